@@ -1,0 +1,1 @@
+"""Tools around the method: papermill entry point and what later issues add."""
