@@ -1,0 +1,71 @@
+"""Publishing: from runs/ to data/results and book/runs; whether an executed notebook is stale. No torch."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from wsss import paths, results
+from wsss.paths import UserError
+
+
+def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) -> list[Path]:
+    """Copy finished records of SOURCE to TARGET/data/results and executed notebooks to TARGET/book/runs.
+
+    `only` are patterns of DATASET/VARIANT; empty: all. All or nothing: a record of an uncommitted tree and a
+    notebook that failed, or ran on one, are refused with UserError before anything is copied.
+    Returns the new files.
+    """
+    source, target = Path(source), Path(target)
+    chosen = [
+        record
+        for record in results.find(source)
+        if any(fnmatch(f"{record['dataset']}/{record['variant']}", pattern) for pattern in only or "*")
+    ]
+    notebooks = sorted((source / "notebooks").glob("*.ipynb"))
+    faults = [fault for record in chosen if (fault := _record_fault(record))]
+    faults += [fault for path in notebooks if (fault := _notebook_fault(path))]
+    if faults or not (chosen or notebooks):
+        raise UserError("nothing was published: " + ("; ".join(faults) or f"{source} holds no finished run"))
+    files = {Path(r["path"]): target / "data" / "results" / f"{results.describe(r)}.json" for r in chosen}
+    counts = {old.with_suffix(".npz"): new.with_suffix(".npz") for old, new in files.items()}
+    files |= {old: new for old, new in counts.items() if old.exists()}
+    files |= {path: target / "book" / "runs" / path.name for path in notebooks}
+    for old, new in files.items():
+        with paths.atomic(new) as temporary:
+            shutil.copyfile(old, temporary)
+    return list(files.values())
+
+
+def _record_fault(record: results.Record) -> str:
+    if record["dirty"]:
+        return f"{results.describe(record)} {DIRTY}"
+    return ""
+
+
+def _notebook_fault(path: Path) -> str:
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    outputs = [out for cell in notebook["cells"] for out in cell.get("outputs", [])]
+    meta = notebook["metadata"]
+    if meta.get("papermill", {}).get("exception") or any(out["output_type"] == "error" for out in outputs):
+        return f"{path.name} failed (mend it, then run it again)"
+    if meta.get("wsss", {}).get("dirty"):
+        return f"{path.name} {DIRTY}"
+    return ""
+
+
+def code_cells(notebook: Mapping[str, Any]) -> list[str]:
+    """Sources of a notebook's code cells, papermill's injected parameters left out."""
+    return [
+        "".join(cell["source"]).strip()
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "code" and "injected-parameters" not in cell["metadata"].get("tags", [])
+    ]
+
+
+def is_stale(executed: Path | str, source: Path | str) -> bool:
+    """Whether an executed notebook's cells no longer are those of its source."""
+    one, other = (json.loads(Path(path).read_text(encoding="utf-8")) for path in (executed, source))
+    return code_cells(one) != code_cells(other)

@@ -1,0 +1,210 @@
+"""Records: one JSON per finished run, with its per-image counts beside it. No torch.
+
+A record's path is ROOT/DATASET/VARIANT/SEED.json. `load` adds its path under "path"; `save` leaves it out.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsss import paths
+from wsss.intervals import Summary, summary
+from wsss.intervals import bootstrap as bootstrap
+from wsss.intervals import bootstrap_miou as bootstrap_miou
+from wsss.paths import UserError
+
+SCHEMA = 1
+Record = dict[str, Any]
+
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "dataset": str,
+    "variant": str,
+    "preset": str,
+    "seed": int,
+    "split": str,
+    "images": int,
+    "fingerprint": dict,
+    "protocol": dict,
+    "results": dict,
+    "config": dict,
+    "commit": str,
+    "dirty": bool,
+    "device": str,
+    "versions": dict,
+    "steps": int,
+    "seconds": dict,
+    "date": str,
+}
+"""What every record holds, and of which type."""
+
+SPLITS = {
+    "voc-train": "voc/train.txt",
+    "voc-val": "voc/val.txt",
+    "voc-test": "voc/test.txt",
+    "coco-val": "coco/val.txt",
+    "coco-val-part": "coco/val_part.txt",
+}
+"""Known splits and the list of their ids below data/lists."""
+
+
+# Fingerprints: which images, and which truth, a number was measured on.
+
+
+def fingerprint(ids: Sequence[str], mask_digests: Sequence[str]) -> dict[str, Any]:
+    """Number of images, sha256 of the sorted ids and of the sorted (id, mask digest) pairs.
+
+    `mask_digests` are hexadecimal, one an id (`mask_digest`). Raises UserError for a repeated id.
+    """
+    if len(set(ids)) != len(ids):
+        raise UserError(
+            "an image id occurs twice in the evaluated list; drop the copy, since each image counts once"
+        )
+    pairs = sorted(zip(ids, mask_digests, strict=True))
+    masks = hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in pairs).encode())
+    return {"images": len(ids), "ids": ids_digest(ids), "masks": masks.hexdigest()}
+
+
+def ids_digest(ids: Iterable[str]) -> str:
+    """sha256 of the sorted ids, joined by line feeds."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
+
+
+def mask_digest(mask: np.ndarray) -> str:
+    """sha256 of a mask (h, w) of class indices at its own size: of the indices, not of the file's bytes."""
+    head = "x".join(map(str, mask.shape)).encode()
+    return hashlib.sha256(head + np.ascontiguousarray(mask, np.uint8).tobytes()).hexdigest()
+
+
+def split_ids(name: str) -> list[str]:
+    """The ids of a known split ("voc-val"), from data/lists."""
+    if name not in SPLITS:
+        raise UserError(
+            f"there is no list of ids for the split {name}; known are {', '.join(sorted(SPLITS))}"
+        )
+    return (paths.project_root() / "data" / "lists" / SPLITS[name]).read_text().split()
+
+
+def require_split(record: Record, name: str) -> None:
+    """Raises UserError unless the record was measured on exactly the images of the known split `name`.
+
+    The masks of VOC and COCO are not part of this project, so their digest cannot be checked here.
+    """
+    ids = split_ids(name)
+    mark, where = record["fingerprint"], describe(record)
+    if not record["images"] == mark["images"] == len(ids):
+        raise UserError(f"{where} has {record['images']} images, but {name} has {len(ids)}; leave it out")
+    if mark["ids"] != ids_digest(ids):
+        raise UserError(f"{where} was measured on other images than {name}; leave it out of this table")
+
+
+# Reading and writing.
+
+
+def validate(record: Any, where: str) -> None:
+    """Raises UserError, naming `where`, if a field is missing or of another type."""
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise UserError(f"{where} is not a record of schema {SCHEMA}; write it anew with `wsss evaluate`")
+    for name, kind in FIELDS.items():
+        if not isinstance(record.get(name), kind):
+            raise UserError(
+                f"the record {where} lacks the field {name!r}; write it anew with `wsss evaluate`"
+            )
+    if not {"images", "ids", "masks"} <= set(record["fingerprint"]):
+        raise UserError(f"the fingerprint of {where} is not whole; write it anew with `wsss evaluate`")
+
+
+def load(path: Path | str) -> Record:
+    """The record at `path`, checked; raises UserError if it is none."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"the record {path} cannot be read ({error}); evaluate the run again") from error
+    validate(record, str(path))
+    return record | {"path": str(path)}
+
+
+def save(record: Record, path: Path | str) -> None:
+    """Write a record, whole or not at all; raises UserError before writing if it is not one."""
+    record = {key: value for key, value in record.items() if key != "path"}
+    validate(record, str(path))
+    paths.write_json(Path(path), record)
+
+
+def save_counts(path: Path | str, ids: Sequence[str], **counts: np.ndarray) -> None:
+    """Per-image counts beside a record: each (images, classes, 3) of TP, FP, FN, as SEED.npz."""
+    with paths.atomic(Path(path)) as temporary, open(temporary, "wb") as file:
+        arrays = {name: count.astype(np.int32) for name, count in counts.items()}
+        np.savez_compressed(file, ids=np.array(ids, dtype=str), **arrays)
+
+
+def load_counts(record: Record) -> dict[str, np.ndarray]:
+    """The per-image counts beside a loaded record; empty if there are none."""
+    path = Path(record.get("path", "")).with_suffix(".npz") if record.get("path") else None
+    if path is None or not path.is_file():
+        return {}
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+def find(*roots: Path | str) -> list[Record]:
+    """All records ROOT/DATASET/VARIANT/SEED.json, sorted; the first root wins over the others."""
+    found: dict[tuple[str, str, int], Record] = {}
+    for root in roots:
+        for path in sorted(Path(root).glob("*/*/*.json")):
+            record = load(path)
+            found.setdefault((record["dataset"], record["variant"], record["seed"]), record)
+    return [found[key] for key in sorted(found)]
+
+
+def published() -> list[Record]:
+    """The records of data/results."""
+    return find(paths.project_root() / "data" / "results")
+
+
+def describe(record: Record) -> str:
+    """A record's name in messages: DATASET/VARIANT/SEED."""
+    return f"{record['dataset']}/{record['variant']}/{record['seed']}"
+
+
+# Numbers of records.
+
+
+def value(record: Record, key: str) -> Any:
+    """The result at a dotted key, e.g. "segmentation.miou"; raises KeyError with the whole key."""
+    node: Any = record["results"]
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            raise KeyError(f"{describe(record)} has no result {key}")
+        node = node[part]
+    return node
+
+
+def select(records: Iterable[Record], dataset: str, variant: str, protocol: str = "") -> list[Record]:
+    """The records of one variant, one a seed; with `protocol`, only those evaluated by it."""
+    return [
+        record
+        for record in records
+        if (record["dataset"], record["variant"]) == (dataset, variant)
+        and protocol in ("", record["protocol"].get("name"))
+    ]
+
+
+def summarise(records: Sequence[Record], key: str) -> Summary:
+    """Mean and sample deviation of one result over seeds.
+
+    Raises UserError if a seed occurs twice or the records differ in images, masks or protocol.
+    """
+    if not records:
+        raise UserError(f"there is no record to take {key} from; run the preset first")
+    for record in records[1:]:
+        for name in ("fingerprint", "protocol"):
+            if record[name] != records[0][name]:
+                pair = f"{describe(record)} and {describe(records[0])}"
+                raise UserError(f"{pair} differ in {name}; do not average them")
+    if len({record["seed"] for record in records}) != len(records):
+        raise UserError(f"a seed occurs twice among the records of {describe(records[0])}; keep one of them")
+    return summary([value(record, key) for record in records])
