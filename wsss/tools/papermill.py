@@ -26,7 +26,7 @@ from papermill.engines import NBClientEngine
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import papermill_io
 
-from wsss.tools import provenance
+from wsss import provenance
 from wsss.tools.parameters import defaults, settle
 
 PAIRS = {"-p", "--parameters", "-r", "--parameters_raw"}

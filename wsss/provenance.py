@@ -4,6 +4,7 @@ The stamp lies in the metadata of every executed notebook (`metadata.wsss`); `ws
 same hashes to run again only what changed.
 """
 
+import ast
 import hashlib
 import os
 import platform
@@ -16,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parent
 REPORTED = ("wsss", "torch", "torchvision", "timm", "numpy", "pillow", "papermill")
 
 
@@ -41,8 +42,42 @@ def files_hash(files: Iterable[Path], root: Path) -> str:
 
 @cache
 def package_hash() -> str:
-    """sha256 of the package's own modules: what a run depends on besides its notebook and data."""
+    """sha256 of all the package's modules."""
     return files_hash(PACKAGE.rglob("*.py"), PACKAGE)
+
+
+def code_hash(*names: str) -> str:
+    """sha256 of the named modules of this package and of those they import, to any depth.
+
+    A change to a module that a run does not use leaves its hash as it is. `names` are dotted
+    (`wsss.train`); a name that is no module of this package counts nothing.
+    """
+    found: dict[str, Path] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        file = _module_file(name)
+        if file and name not in found:
+            found[name] = file
+            waiting += imported_names(file.read_text(encoding="utf-8"))
+    return files_hash(found.values(), PACKAGE)
+
+
+def imported_names(source: str) -> list[str]:
+    """Dotted names that Python source imports from this package: `from wsss import train` gives both."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.split(".")[0] == PACKAGE.name]
+
+
+def _module_file(name: str) -> Path | None:
+    """File of a module or package of ours; None for anything else."""
+    base = PACKAGE.parent.joinpath(*name.split("."))
+    return next((file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()), None)
 
 
 def git_state(root: Path) -> dict[str, Any]:
