@@ -1,0 +1,1 @@
+"""Data sets: the drawn mini set, and what it is drawn with."""

@@ -1,0 +1,154 @@
+"""Reader of the VOC2012 devkit layout: lists, photographs, masks and image labels, each fault in one sentence."""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from wsss.config import IGNORE
+from wsss.paths import UserError
+
+VOC_CLASSES = tuple(
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
+    "sheep sofa train tvmonitor".split()
+)
+MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
+LABEL_FILE = "image_labels.txt"
+
+
+@dataclass(frozen=True)
+class Devkit:
+    """A data set on disk: its root, its foreground classes, and where masks and image labels come from."""
+
+    root: Path
+    classes: tuple[str, ...]
+    mask_source: str
+    """SegmentationClassAug or SegmentationClass; empty where there are no masks."""
+    label_source: str
+    """annotations (XML), text (image_labels.txt) or masks."""
+    part_source: str = ""
+    """SegmentationPart where the distinctive parts are known (mini), else empty."""
+
+
+def open_devkit(root: Path, own: bool = False) -> Devkit:
+    """The data set at `root`; classes.txt there takes the place of VOC's classes. Raises UserError."""
+    if not (root / "JPEGImages").is_dir():
+        raise UserError(
+            f"{root} holds no JPEGImages folder, so it is no VOC-format root; point --data.root (or WSSS_VOC_ROOT) at "
+            "the folder that does"
+        )
+    names = root / "classes.txt"
+    classes = tuple(names.read_text().split("\n")) if names.is_file() else VOC_CLASSES
+    classes = tuple(name.strip() for name in classes if name.strip())
+    if not classes or len(set(classes)) < len(classes) or len(classes) >= IGNORE:
+        raise UserError(f"{names} must name 1 to 254 different classes, one a line, without background")
+    masks = next((name for name in MASK_FOLDERS if (root / name).is_dir()), "")
+    xml = any((root / "Annotations").glob("*.xml"))
+    labels = "annotations" if xml else "text" if (root / LABEL_FILE).is_file() else "masks"
+    if labels == "masks" and not masks:
+        raise UserError(
+            f"{root} has no image labels: neither Annotations/*.xml nor {LABEL_FILE} nor {' nor '.join(MASK_FOLDERS)}"
+        )
+    part = "SegmentationPart" if (root / "SegmentationPart").is_dir() else ""
+    return Devkit(root, classes, masks, labels, part)
+
+
+def read_ids(root: Path, split: str) -> list[str]:
+    """Ids of a split in the order of its list; UserError if the list is missing, empty or repeats an id."""
+    path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    if not path.is_file():
+        known = ", ".join(sorted(x.stem for x in path.parent.glob("*.txt"))) or "none"
+        raise UserError(f"the list {path} does not exist (there: {known}); choose by --data.train_split, --data.val_split")
+    ids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    if not ids:
+        raise UserError(f"the list {path} is empty; put one image id on each line")
+    if len(set(ids)) < len(ids):
+        raise UserError(f"the list {path} names {next(x for x in ids if ids.count(x) > 1)} more than once")
+    return ids
+
+
+def image_file(root: Path, name: str) -> Path:
+    """The photograph of an id, JPEG or PNG; UserError if there is none."""
+    for suffix in (".jpg", ".png", ".jpeg"):
+        path = root / "JPEGImages" / (name + suffix)
+        if path.is_file():
+            return path
+    raise UserError(f"image {name} is listed, but {root}/JPEGImages/{name}.jpg (or .png) does not exist")
+
+
+def read_image(path: Path) -> Image.Image:
+    """A photograph as RGB, whatever its mode; UserError if it cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be decoded ({error}); replace the file") from error
+
+
+def read_mask(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarray, "h w"]:
+    """An index mask of the photograph's `size` (width, height) with values 0..classes and 255; UserError else."""
+    try:
+        with Image.open(path) as mask:
+            mode, array = mask.mode, np.array(mask)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"the mask {path} cannot be decoded ({error}); replace the file") from error
+    if mode not in ("P", "L"):
+        raise UserError(f"the mask {path} is of mode {mode}; it must be an index image (palette or grey) of class numbers")
+    if array.shape[::-1] != tuple(size):
+        raise UserError(f"the mask {path} is {array.shape[1]}x{array.shape[0]}, but its image is {size[0]}x{size[1]}")
+    wrong = array[(array > classes) & (array != IGNORE)]
+    if wrong.size:
+        raise UserError(f"the mask {path} holds the value {wrong[0]}, but only 0..{classes} and {IGNORE} have a meaning")
+    return array
+
+
+def mask_file(kit: Devkit, name: str) -> Path:
+    """The mask of an id; UserError if there is none."""
+    path = kit.root / kit.mask_source / f"{name}.png"
+    if not kit.mask_source or not path.is_file():
+        raise UserError(f"image {name} has no mask: {path} does not exist")
+    return path
+
+
+def read_labels(kit: Devkit, ids: Sequence[str]) -> np.ndarray:
+    """Image labels (len(ids), k), 0 or 1, from the kit's label source. Raises UserError."""
+    index = {name: number for number, name in enumerate(kit.classes)}
+    table = _text_labels(kit.root / LABEL_FILE) if kit.label_source == "text" else {}
+    labels = np.zeros((len(ids), len(kit.classes)), np.float32)
+    for row, name in enumerate(ids):
+        if kit.label_source == "masks":
+            path = mask_file(kit, name)
+            size = read_image(image_file(kit.root, name)).size
+            present = np.unique(read_mask(path, size, len(kit.classes)))
+            labels[row, [value - 1 for value in present if value not in (0, IGNORE)]] = 1
+            continue
+        source = kit.root / LABEL_FILE
+        if kit.label_source == "annotations":
+            source = kit.root / "Annotations" / f"{name}.xml"
+            found = _xml_labels(source)
+        elif name in table:
+            found = table[name]
+        else:
+            raise UserError(f"image {name} has no line in {source}")
+        for label in found:
+            if label not in index:
+                raise UserError(f"{source} gives image {name} the class {label!r}, which is not among the classes")
+            labels[row, index[label]] = 1
+    return labels
+
+
+def _xml_labels(path: Path) -> list[str]:
+    try:
+        tree = ElementTree.parse(path)
+    except (OSError, ElementTree.ParseError) as error:
+        raise UserError(f"the annotation {path} cannot be read ({error})") from error
+    return [item.findtext("name", "").strip() for item in tree.iter("object")]
+
+
+def _text_labels(path: Path) -> dict[str, list[str]]:
+    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    return {row[0]: row[1:] for row in rows}

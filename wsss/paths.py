@@ -1,0 +1,62 @@
+"""Where files go, how they are written, and the error a user can act on."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class UserError(Exception):
+    """One clear sentence for the user: what is wrong, where, and what to do."""
+
+
+def project_root() -> Path:
+    """The nearest folder above the working directory with `_config.yml` and `wsss/`, else the package's parent."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "_config.yml").is_file() and (folder / "wsss").is_dir():
+            return folder
+    return Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write a file or folder at; on success it is moved onto `path`, else removed.
+
+    The parent folder is made. Whoever reads `path` sees the whole of the old or the whole of the new, never a half.
+    Raises UserError where the disk does not allow it.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
+    try:
+        yield scratch / path.name
+        os.replace(scratch / path.name, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; what was there is untouched") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. Raises ValueError for NaN and infinity."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    with atomic(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises UserError if the file is missing or is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
