@@ -1,0 +1,99 @@
+"""Class activation maps and the labels made of them. Equations (2) to (5) of the method page."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from wsss.config import IGNORE
+
+EPSILON = 1e-5
+
+
+def box_mask(box: Int[Tensor, "b 4"], size: tuple[int, int]) -> Bool[Tensor, "b h w"]:
+    """True inside the box (top, bottom, left, right; half open)."""
+    rows = torch.arange(size[0], device=box.device)[None, :, None]
+    columns = torch.arange(size[1], device=box.device)[None, None, :]
+    top, bottom, left, right = (side[:, None, None] for side in box.unbind(1))
+    return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+
+
+def token_mask(box: Int[Tensor, "b 4"], size: tuple[int, int], grid: tuple[int, int]) -> Bool[Tensor, "b i j"]:
+    """V: tokens whose patch lies wholly inside the photograph (`box` in pixels of an image of `size`)."""
+    patch = torch.tensor([size[0] // grid[0], size[0] // grid[0], size[1] // grid[1], size[1] // grid[1]])
+    patch = patch.to(box.device)
+    upper = torch.tensor([True, False, True, False], device=box.device)
+    inside = torch.where(upper, (box + patch - 1) // patch, box // patch)
+    return box_mask(inside, grid)
+
+
+def scores(
+    tokens: Float[Tensor, "b n d"], weight: Float[Tensor, "k d"], grid: tuple[int, int]
+) -> Float[Tensor, "b k i j"]:
+    """Raw CAM W F: the classifier, which has no bias, at every token (eq. 2)."""
+    return torch.einsum("bnd,kd->bkn", tokens, weight).unflatten(2, grid)
+
+
+def mirrored_scores(
+    plain: Float[Tensor, "b k i j"], mirrored: Float[Tensor, "b k i j"], size: tuple[int, int]
+) -> Float[Tensor, "b k h w"]:
+    """ReLU of the larger of a pass and its mirror image's (given as seen, still mirrored), bilinear to `size`."""
+    resized = [F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (plain, mirrored.flip(-1))]
+    return torch.maximum(*resized).relu()
+
+
+def normalise(
+    raw: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b h w"] | None = None
+) -> Float[Tensor, "b k h w"]:
+    """ReLU, then per image and class (x - min) / (max(x - min) + 1e-5), eq. 3.
+
+    With `valid`, minimum and maximum are taken over valid pixels and the result is clipped to [0, 1] outside
+    (Deviations D15); an image without a valid pixel gives zeros there.
+    """
+    raw = raw.relu()
+    if valid is None:
+        low = raw.amin((2, 3), keepdim=True)
+        high = raw.amax((2, 3), keepdim=True)
+        return (raw - low) / (high - low + EPSILON)
+    outside = ~valid[:, None]
+    low = raw.masked_fill(outside, torch.inf).amin((2, 3), keepdim=True)
+    high = raw.masked_fill(outside, -torch.inf).amax((2, 3), keepdim=True)
+    empty = ~valid.any(2).any(1)[:, None, None, None]
+    low, high = low.masked_fill(empty, 0.0), high.masked_fill(empty, 0.0)
+    return ((raw - low) / (high - low + EPSILON)).clamp(0, 1)
+
+
+def masked(cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"]) -> Float[Tensor, "b k h w"]:
+    """The CAM with absent classes set to zero."""
+    return cam * label[:, :, None, None]
+
+
+def training_labels(
+    cam: Float[Tensor, "b k h w"],
+    label: Float[Tensor, "b k"],
+    box: Int[Tensor, "b 4"],
+    high: float,
+    low: float,
+) -> Int[Tensor, "b h w"]:
+    """Labels for training (eq. 4): class + 1 where its CAM is > `high`, 0 where <= `low`, IGNORE between and
+    outside the box."""
+    value, index = masked(cam, label).max(1)
+    labels = torch.where(value <= low, 0, torch.where(value <= high, IGNORE, index + 1))
+    inside = box_mask(box, (cam.shape[2], cam.shape[3]))
+    return torch.where(inside, labels, IGNORE)
+
+
+def evaluation_labels(
+    cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"], background: float
+) -> Int[Tensor, "b h w"]:
+    """Labels for evaluation: class + 1 where its CAM is > `background`, else 0."""
+    value, index = masked(cam, label).max(1)
+    return torch.where(value <= background, 0, index + 1)
+
+
+def roi_codes(
+    cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"], high: float, low: float
+) -> Int[Tensor, "b h w"]:
+    """How sure a pixel is foreground: 0 where the CAM is <= `low`, 2 where >= `high`, else 1."""
+    value = masked(cam, label).amax(1)
+    return (value > low).long() + (value >= high).long()

@@ -1,0 +1,112 @@
+"""Token contrast of the base: patch tokens (L_ptc) and class tokens (L_ctc), with the choice of local crops."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+
+from wsss.config import IGNORE
+
+
+def affinity_labels(labels: Int[Tensor, "b i j"]) -> Int[Tensor, "b n n"]:
+    """Pair targets: 1 same label (background too), 0 different, IGNORE if either is ignored or a token itself."""
+    flat = labels.flatten(1)
+    pairs = (flat[:, :, None] == flat[:, None, :]).long()
+    ignored = flat == IGNORE
+    itself = torch.eye(flat.shape[1], dtype=torch.bool, device=flat.device)
+    return pairs.masked_fill(ignored[:, :, None] | ignored[:, None, :] | itself, IGNORE)
+
+
+def patch_contrast_loss(
+    tokens: Float[Tensor, "b n d"], affinity: Int[Tensor, "b n n"]
+) -> Float[Tensor, ""]:
+    """L_ptc (eq. 7): 0.5 (1 - sum_pos c / (n_pos + 1)) + 0.5 sum_neg c / (n_neg + 1), c = |cos(F_i, F_j)|.
+
+    The counts are those of the local batch; all pairs ignored gives 0.5 and a zero gradient. float32 throughout.
+    """
+    unit = F.normalize(tokens.float(), dim=2)
+    cosine = (unit @ unit.mT).abs()
+    positive, negative = affinity == 1, affinity == 0
+    same = (cosine * positive).sum() / (positive.sum() + 1)
+    different = (cosine * negative).sum() / (negative.sum() + 1)
+    return 0.5 * (1 - same) + 0.5 * different
+
+
+def class_contrast_loss(
+    student: Float[Tensor, "v b p"],
+    teacher: Float[Tensor, "t b p"],
+    flags: Int[Tensor, "b v"],
+    temperature: float,
+    raw_exponentials: bool = False,
+    extra_term: bool = False,
+) -> Float[Tensor, ""]:
+    """L_ctc (eq. 8): InfoNCE from the teacher's global views to the student's views.
+
+    Positives are views of flag 1 (the same view too), negatives those of flag 0, of the same image. Image i:
+    1 / (2 (|P| + eps)) sum over teacher views and positives of -log(e_j / (e_j + N + eps)), e = exp(q.s / T),
+    N the sum of e over negatives; mean over images. eps is 1e-4 with `raw_exponentials` (Deviations D7), else 0;
+    `extra_term` adds -log(1 / (1 + N + eps)) for each image and teacher view (D6). An image always has positives.
+    """
+    similarity = torch.einsum("tbp,vbp->tbv", teacher.detach().float(), student.float()) / temperature
+    positive = flags.bool()[None]
+    epsilon = 1e-4 if raw_exponentials else 0.0
+    if raw_exponentials:
+        exponential = similarity.exp()
+        negatives = exponential.masked_fill(positive, 0.0).sum(2, keepdim=True)
+        terms = -(exponential / (exponential + negatives + epsilon)).log()
+        extra = (1 + negatives + epsilon).log()
+    else:
+        negatives = similarity.masked_fill(positive, -torch.inf).logsumexp(2, keepdim=True)
+        terms = F.softplus(negatives - similarity)
+        extra = F.softplus(negatives)
+    total = terms.masked_fill(~positive, 0.0).sum((0, 2))
+    if extra_term:
+        total = total + extra.sum((0, 2))
+    return (total / (teacher.shape[0] * (flags.sum(1) + epsilon))).mean()
+
+
+def choose_crops(
+    codes: Int[Tensor, "b h w"],
+    inside: Bool[Tensor, "b h w"],
+    size: int,
+    count: int,
+    generator: Generator,
+    padding_in_crops: bool = False,
+) -> tuple[Int[Tensor, "b m 2"], Int[Tensor, "b m"]]:
+    """Top left corners and flags of `count` local crops of `size` pixels an image.
+
+    Centres are drawn without replacement where the roi code is <= 1, half a crop away from the border; where there
+    are too few, from anywhere inside that margin. Flag 0 (negative) if the crop's mean code is <= 0.2, else 1; sure
+    foreground counts double in that mean (Deviations D14). Crops that are mostly padding are not drawn and the mean
+    leaves padding out, unless `padding_in_crops` (D4).
+    """
+    height, width = (side - size + 1 for side in codes.shape[1:])
+    half = size // 2
+    uncertain = codes[:, half : half + height, half : half + width] <= 1
+    counted = torch.ones_like(inside) if padding_in_crops else inside
+    share = F.avg_pool2d(counted[:, None].float(), size, 1)[:, 0]
+    mean_code = F.avg_pool2d((codes * counted)[:, None].float(), size, 1)[:, 0] / share.clamp(min=1e-6)
+    usable = share >= 0.5
+    picks = torch.stack([_draw(u & s, s, count, generator) for u, s in zip(uncertain, usable, strict=True)])
+    flags = (mean_code.flatten(1).gather(1, picks) > 0.2).long()
+    return torch.stack([picks // width, picks % width], 2), flags
+
+
+def _draw(
+    first: Bool[Tensor, "h w"], second: Bool[Tensor, "h w"], count: int, generator: Generator
+) -> Int[Tensor, " m"]:
+    """`count` different places of `first`; of `second` where that is too small, and of everywhere after that."""
+    everywhere = torch.ones_like(first)
+    places = next((x for x in (first, second) if x.sum() >= count), everywhere).flatten().float().cpu()
+    return torch.multinomial(places, count, len(places) < count, generator=generator).to(first.device)
+
+
+def cut(
+    image: Float[Tensor, "b 3 h w"], corners: Int[Tensor, "b m 2"], size: int
+) -> Float[Tensor, "m b 3 q q"]:
+    """Square crops at the given top left corners, crop-major."""
+    rows = [
+        torch.stack([one[:, top : top + size, left : left + size] for top, left in places])
+        for one, places in zip(image, corners.tolist(), strict=True)
+    ]
+    return torch.stack(rows, 1)

@@ -1,0 +1,162 @@
+"""Data sets in memory: training views as batches in a reproducible order, and images with truth for evaluation."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wsss import distributed, transforms
+from wsss.batch import Batch
+from wsss.config import Config
+from wsss.config import Data as DataConfig
+from wsss.data import mini, voc
+from wsss.paths import UserError, project_root
+
+
+def root_of(config: DataConfig) -> Path:
+    """The folder that holds JPEGImages; the mini set is drawn where it is not there yet. Raises UserError."""
+    if config.root:
+        return Path(config.root)
+    if config.name == "mini":
+        return mini.generate(project_root() / "data" / "mini")
+    variable = "WSSS_" + config.name.split("-")[0].upper() + "_ROOT"
+    root = Path(os.environ.get(variable) or project_root() / "data" / config.name)
+    if not root.is_dir():
+        raise UserError(
+            f"the {config.name} data set was not found: {root} is no folder; give --data.root or set {variable} to the "
+            "folder that holds JPEGImages"
+        )
+    return root
+
+
+def name_of(config: DataConfig, root: Path) -> str:
+    """The data set's name in records: the preset's, or the folder's where the root brings its own classes."""
+    own = config.root and (root / "classes.txt").is_file() and not (root / "mini.json").is_file()
+    return root.resolve().name if own and config.name in ("mini", "voc", "voc-animals") else config.name
+
+
+@dataclass
+class Sample:
+    """One image for evaluation."""
+
+    id: str
+    image: Tensor
+    """(3, q, q), squashed to the evaluation size and normalised."""
+    pixels: np.ndarray
+    """(h, w, 3) uint8, the photograph itself."""
+    label: Tensor
+    """(k,) image-level labels."""
+    mask: np.ndarray
+    """(h, w) uint8 truth, 255 ignored."""
+    part: np.ndarray | None
+    """(h, w) uint8, the class where its distinctive part is visible; None where parts are not known."""
+
+
+class Split:
+    """A list of a data set with its image labels, all ids checked against the files when opened."""
+
+    def __init__(self, root: Path, split: str, need_masks: bool = False):
+        self.kit, self.name = voc.open_devkit(root), split
+        self.ids = voc.read_ids(root, split)
+        self.files = [voc.image_file(root, name) for name in self.ids]
+        if need_masks:
+            for name in self.ids:
+                voc.mask_file(self.kit, name)
+        self.labels = torch.from_numpy(voc.read_labels(self.kit, self.ids))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def sample(self, index: int, size: int) -> Sample:
+        """Image and truth of one id."""
+        name, classes = self.ids[index], len(self.kit.classes)
+        photograph = voc.read_image(self.files[index])
+        mask = voc.read_mask(voc.mask_file(self.kit, name), photograph.size, classes)
+        part = None
+        if self.kit.part_source:
+            part = voc.read_mask(self.kit.root / self.kit.part_source / f"{name}.png", photograph.size, classes)
+        image = transforms.squash(photograph, size)
+        return Sample(name, image, np.asarray(photograph), self.labels[index], mask, part)
+
+
+class TrainingViews(Dataset):
+    """Views of photographs. An item is asked for by (index, seed): the same pair gives the same views anywhere."""
+
+    def __init__(self, split: Split, config: Config):
+        self.split, self.config = split, config
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple:
+        index, seed = key
+        photograph = voc.read_image(self.split.files[index])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            first, box, second, local = transforms.views(photograph, self.config.augment, self.config.compat)
+        return self.split.ids[index], first, self.split.labels[index], torch.tensor(box), second, local
+
+
+def collate(items: list[tuple]) -> Batch:
+    """Items of `TrainingViews` as a batch."""
+    ids, *columns = zip(*items, strict=True)
+    image, label, box, view, local = (torch.stack(column) for column in columns)
+    return Batch(list(ids), image, label, box, view, local)
+
+
+class Order:
+    """Micro-batches of (index, seed) from a given step on; each depends on seed, step and place alone.
+
+    Every pass over the data is a new permutation; step s takes the images s * batch .. (s + 1) * batch of that endless
+    sequence. Process r of w computes the micro-batches r, r + w, ... of a step.
+    """
+
+    def __init__(self, length: int, config: Config, first_step: int):
+        self.length, self.config, self.first_step = length, config, first_step
+        self.parts = distributed.world() * config.optim.accumulate
+        if config.optim.batch % self.parts:
+            raise UserError(
+                f"optim.batch ({config.optim.batch}) cannot be shared by {distributed.world()} processes with "
+                f"{config.optim.accumulate} micro-batches each; choose a multiple of {self.parts}"
+            )
+
+    def __len__(self) -> int:
+        return (self.config.optim.steps - self.first_step) * self.config.optim.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        size = self.config.optim.batch // self.parts
+        for step in range(self.first_step, self.config.optim.steps):
+            for part in range(distributed.rank(), self.parts, distributed.world()):
+                start = step * self.config.optim.batch + part * size
+                yield [self._item(place) for place in range(start, start + size)]
+
+    def _item(self, place: int) -> tuple[int, int]:
+        epoch, offset = divmod(place, self.length)
+        if getattr(self, "_epoch", None) != epoch:
+            generator = torch.Generator().manual_seed(mix(self.config.seed, 1, epoch))
+            self._epoch, self._permutation = epoch, torch.randperm(self.length, generator=generator).tolist()
+        return self._permutation[offset], mix(self.config.seed, 2, place)
+
+
+def mix(*numbers: int) -> int:
+    """A seed from several numbers, far apart for near ones."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def training_batches(split: Split, config: Config, first_step: int) -> DataLoader:
+    """The micro-batches of this process, in order, from `first_step` on."""
+    return DataLoader(
+        TrainingViews(split, config),
+        batch_sampler=Order(len(split), config, first_step),
+        collate_fn=collate,
+        num_workers=config.data.workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`."""
+    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(batch).items()}
+    return Batch(**moved)

@@ -1,0 +1,57 @@
+"""Processes of a run: who am I, sum over all, wait for all. One process when not started by torchrun."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@contextmanager
+def group() -> Iterator[torch.device]:
+    """Join torchrun's processes, if there are any; yields this process's device."""
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    started = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
+    if started:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        if started:
+            dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def total(value: Tensor) -> Tensor:
+    """Sum of `value` over all processes; every process gets it."""
+    if world() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def gather(value: object) -> list[object]:
+    """`value` of every process, in order of rank; every process gets the list."""
+    if world() == 1:
+        return [value]
+    values: list[object] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if world() > 1:
+        dist.barrier()

@@ -1,0 +1,36 @@
+"""Losses on the two heads and on the decoder."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wsss.config import IGNORE
+
+
+def classification_loss(logits: Float[Tensor, "b k"], label: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+    """Multilabel soft margin (eq. 1): mean over images and classes of the logistic loss."""
+    return F.multilabel_soft_margin_loss(logits.float(), label)
+
+
+def segmentation_loss(
+    logits: Float[Tensor, "b c i j"], labels: Int[Tensor, "b h w"], undefined: bool = False
+) -> Float[Tensor, ""]:
+    """L_seg (eq. 9): half the mean cross-entropy over background pixels plus half that over foreground pixels.
+
+    Logits are resized bilinearly to the labels. A group without a pixel in the local batch counts 0; with `undefined`
+    it is not a number, as in the base (Deviations D5).
+    """
+    resized = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
+    entropy = F.cross_entropy(resized, labels, ignore_index=IGNORE, reduction="none")
+    background = labels == 0
+    foreground = (labels != 0) & (labels != IGNORE)
+    means = [_masked_mean(entropy, group, undefined) for group in (background, foreground)]
+    return 0.5 * (means[0] + means[1])
+
+
+def _masked_mean(
+    values: Float[Tensor, "b h w"], group: torch.Tensor, undefined: bool
+) -> Float[Tensor, ""]:
+    count = group.sum()
+    return (values * group).sum() / (count if undefined else count.clamp(min=1))

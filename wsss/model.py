@@ -1,0 +1,217 @@
+"""The network: a plain timm ViT, two classifiers, a decoder and a contrast head with its teacher."""
+
+import copy
+import math
+from collections.abc import Iterator
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from wsss import checkpoint
+from wsss.batch import Output
+from wsss.config import Config
+from wsss.config import Model as ModelConfig
+from wsss.paths import UserError
+
+
+class Decoder(nn.Module):
+    """LargeFOV: two 3x3 convolutions of dilation 5 and a 1x1 one; the names are the base's."""
+
+    def __init__(self, width: int, hidden: int, classes: int):
+        super().__init__()
+        self.conv6 = nn.Conv2d(width, hidden, 3, padding=5, dilation=5, bias=False)
+        self.conv7 = nn.Conv2d(hidden, hidden, 3, padding=5, dilation=5, bias=False)
+        self.conv8 = nn.Conv2d(hidden, classes, 1, bias=False)
+
+    def forward(self, features: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c i j"]:
+        return self.conv8(self.conv7(self.conv6(features).relu()).relu())
+
+
+class UnitNormLinear(nn.Module):
+    """A linear layer without bias whose rows have norm g = 1, kept fixed; tensor names are the base's."""
+
+    def __init__(self, width: int, outputs: int):
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(outputs, 1), requires_grad=False)
+        self.weight_v = nn.Parameter(nn.Linear(width, outputs, bias=False).weight.detach())
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n p"]:
+        return F.linear(x, self.weight_g * F.normalize(self.weight_v, dim=1))
+
+
+class ContrastHead(nn.Module):
+    """Three-layer MLP to a normalised bottleneck, then a unit-norm linear layer (method page, L_ctc)."""
+
+    def __init__(self, width: int, hidden: int, bottleneck: int, outputs: int):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        for layer in self.mlp[::2]:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.last_layer = UnitNormLinear(bottleneck, outputs)
+
+    def forward(self, class_token: Float[Tensor, "*n d"]) -> Float[Tensor, "*n p"]:
+        return self.last_layer(F.normalize(self.mlp(class_token), dim=-1))
+
+
+class Wsss(nn.Module):
+    """Encoder and heads. `forward` gives an `Output`; `classes` counts the foreground classes."""
+
+    def __init__(self, config: Config, classes: int):
+        super().__init__()
+        self.encoder = build_encoder(config.model)
+        self.plain_positions = config.compat.plain_positions
+        width, contrast = self.encoder.embed_dim, config.class_contrast
+        self.patch = self.encoder.patch_embed.patch_size[0]
+        self.aux_block = len(self.encoder.blocks) - 2
+        self.classifier = nn.Conv2d(width, classes, 1, bias=False)
+        self.aux_classifier = nn.Conv2d(width, classes, 1, bias=False)
+        with torch.no_grad():
+            for head in (self.classifier, self.aux_classifier):
+                head.weight.mul_(config.model.classifier_scale)
+        self.decoder = Decoder(width, config.model.decoder_width or min(512, width), classes + 1)
+        self.proj_head = ContrastHead(width, contrast.hidden, contrast.bottleneck, contrast.dimension)
+        self.proj_head_t = copy.deepcopy(self.proj_head).requires_grad_(False)
+
+    def encode(
+        self, image: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"], Float[Tensor, "b d"]]:
+        """Patch tokens after the last norm, patch tokens after the aux block, class token.
+
+        Rows and columns of pixels beyond a whole number of patches are dropped.
+        """
+        rows, columns = self.grid(image)
+        vit, prefix = self.encoder, self.encoder.num_prefix_tokens
+        x = vit.patch_embed(image[:, :, : rows * self.patch, : columns * self.patch])
+        x = vit.norm_pre(self._with_positions(x.reshape(len(x), rows, columns, -1)))
+        for number, block in enumerate(vit.blocks, 1):
+            x = block(x)
+            if number == self.aux_block:
+                aux = x[:, prefix:]
+        x = vit.norm(x)
+        return x[:, prefix:], aux, x[:, 0]
+
+    def _with_positions(self, x: Float[Tensor, "b i j d"]) -> Float[Tensor, "b m d"]:
+        """Prefix tokens and patch tokens with their position embeddings, resampled bicubically to the grid; with
+        antialiasing unless `plain_positions` (Deviations D13)."""
+        vit = self.encoder
+        kept = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        positions = resample_abs_pos_embed(
+            vit.pos_embed,
+            new_size=list(x.shape[1:3]),
+            num_prefix_tokens=kept,
+            antialias=not self.plain_positions,
+        )
+        tokens = [vit.cls_token, vit.reg_token]
+        prefix = [token.expand(len(x), -1, -1) for token in tokens if token is not None]
+        if vit.no_embed_class:
+            return torch.cat([*prefix, x.flatten(1, 2) + positions], 1)
+        return torch.cat([*prefix, x.flatten(1, 2)], 1) + positions
+
+    def grid(self, image: Float[Tensor, "b 3 h w"]) -> tuple[int, int]:
+        """Rows and columns of whole patches; UserError where there are none."""
+        rows, columns = image.shape[2] // self.patch, image.shape[3] // self.patch
+        if not rows * columns:
+            size = f"{image.shape[2]}x{image.shape[3]}"
+            raise UserError(f"an image of {size} pixels is smaller than one patch of {self.patch}; raise --augment.crop")
+        return rows, columns
+
+    def forward(self, image: Float[Tensor, "b 3 h w"], segment: bool = True) -> Output:
+        """One pass. `segment=False` leaves the decoder out."""
+        tokens, aux_tokens, class_token = self.encode(image)
+        grid = self.grid(image)
+        features = tokens.mT.unflatten(2, grid)
+        return Output(
+            tokens=tokens,
+            aux_tokens=aux_tokens,
+            class_token=class_token,
+            grid=grid,
+            logits=F.linear(tokens.amax(1), self.classifier.weight.flatten(1)),
+            aux_logits=F.linear(aux_tokens.amax(1), self.aux_classifier.weight.flatten(1)),
+            segmentation=self.decoder(features) if segment else None,
+        )
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """Teacher head <- momentum * teacher + (1 - momentum) * student, once a step before the forward pass."""
+        for slow, fast in zip(self.proj_head_t.parameters(), self.proj_head.parameters(), strict=True):
+            slow.lerp_(fast, 1 - momentum)
+
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        """What learns at the backbone's rate."""
+        return (p for p in self.encoder.parameters() if p.requires_grad)
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """What learns at the heads' rate."""
+        heads = (self.classifier, self.aux_classifier, self.decoder, self.proj_head)
+        return (p for head in heads for p in head.parameters() if p.requires_grad)
+
+
+def build_encoder(config: ModelConfig) -> nn.Module:
+    """The timm ViT of the configuration, position embeddings frozen.
+
+    Raises UserError for a name timm does not know, an architecture that is not a plain ViT with a class token, and
+    weights that cannot be had.
+    """
+    shape = {
+        "patch_size": config.patch_size,
+        "img_size": config.image_size,
+        "embed_dim": config.width,
+        "depth": config.depth,
+        "num_heads": config.heads,
+    }
+    options = {name: value for name, value in shape.items() if value}
+    try:
+        vit = timm.create_model(
+            config.backbone, pretrained=config.pretrained, num_classes=0, dynamic_img_size=True, **options
+        )
+    except Exception as error:
+        known = timm.list_models(config.backbone.split(".")[0])
+        reason = f"its weights could not be fetched ({error})" if known else "timm knows no such architecture"
+        raise UserError(
+            f"backbone {config.backbone}: {reason}; give --model.backbone a tagged timm name, or weights on disk by "
+            "--model.checkpoint with --model.pretrained False"
+        ) from error
+    if not isinstance(vit, timm.models.VisionTransformer) or vit.cls_token is None or len(vit.blocks) < 3:
+        raise UserError(f"backbone {config.backbone} is not a plain ViT with a class token and at least 3 blocks")
+    vit.pos_embed.requires_grad_(False)
+    for block in vit.blocks:
+        block.attn.fused_attn = config.fused_attention and block.attn.fused_attn
+    return vit
+
+
+def build(config: Config, classes: int) -> Wsss:
+    """The model of the configuration with its start weights, initialised from the seed.
+
+    `model.checkpoint` holds either a backbone (timm's names) or a whole model; it must fit exactly.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = Wsss(config, classes)
+    if config.model.checkpoint:
+        tensors = checkpoint.read(checkpoint.resolve(config.model.checkpoint))
+        whole = any(name.startswith("encoder.") for name in tensors)
+        checkpoint.fill(model if whole else model.encoder, tensors, config.model.checkpoint)
+    return model
+
+
+def describe(config: ModelConfig) -> str:
+    """Backbone tag, changes of shape and start weights, for records."""
+    changes = [
+        f"{name} {getattr(config, name)}"
+        for name in ("patch_size", "image_size", "width", "depth", "heads")
+        if getattr(config, name)
+    ]
+    start = config.checkpoint or ("timm weights" if config.pretrained else "random start")
+    return ", ".join([config.backbone, *changes, start])
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of parameters, the teacher head's included."""
+    return sum(math.prod(p.shape) for p in model.parameters())

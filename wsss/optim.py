@@ -1,0 +1,37 @@
+"""AdamW and its schedule (method page, 'Optimiser')."""
+
+from collections.abc import Iterable
+
+import torch
+
+from wsss.config import Optim
+
+START = 1e-6
+
+
+def rate_factor(step: int, config: Optim) -> float:
+    """Factor on the learning rate used by optimizer step `step`, counted from 0 (eq. 11).
+
+    Linear warm-up from 1e-6 over the first `warmup` of the run, then (1 - step / steps) ** power counted from 0, so
+    that the rate drops where the warm-up ends, as in the base.
+    """
+    warmup = round(config.warmup * config.steps)
+    if step < warmup:
+        return 1 - (1 - step / warmup) * (1 - START)
+    return (1 - step / config.steps) ** config.power
+
+
+def build(
+    trunk: Iterable[torch.nn.Parameter], heads: Iterable[torch.nn.Parameter], config: Optim
+) -> torch.optim.AdamW:
+    """AdamW over two groups: the backbone, and heads and decoder at `head_factor` times its rate."""
+    groups = [{"params": list(trunk), "factor": 1.0}, {"params": list(heads), "factor": config.head_factor}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, step: int, config: Optim) -> float:
+    """Set the rates of `step`; returns the backbone's."""
+    rate = config.lr * rate_factor(step, config)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+    return rate

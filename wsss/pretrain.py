@@ -1,0 +1,194 @@
+"""Pretrain a small ViT by image labels alone: the start weights that the CPU presets have in place of ImageNet's."""
+
+import functools
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from safetensors.torch import save_file
+from timm.layers import PatchDropout
+from torch import Tensor, nn
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from wsss import provenance, transforms
+from wsss.config import Model
+from wsss.data import mini, voc
+from wsss.datasets import mix
+from wsss.model import build_encoder, describe
+from wsss.paths import UserError, atomic, write_json
+
+DRAWN = "drawn"
+SMALL_VIT = Model(
+    backbone="vit_tiny_patch16_224", patch_size=8, image_size=64, width=128, depth=8, heads=4, fused_attention=False
+)
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Supervised pretraining of a small ViT on image labels."""
+
+    output: Path = Path("data/weights/vit_mini_drawn.safetensors")
+    """Where the weights go (half precision); the record goes beside them as .json."""
+    minutes: float = 30.0
+    """Length of the run; the schedule follows the time, so any machine ends with a finished run."""
+    images: int = 24_000
+    """Images drawn where the root is 'drawn'; a folder gives all it has."""
+    held_out: float = 0.04
+    """Share of the images kept for the final accuracy."""
+    size: int = 64
+    """Side of the training images in pixels."""
+    batch: int = 128
+    """Images a step."""
+    lr: float = 1.5e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay."""
+    smoothing: float = 0.1
+    """Label smoothing."""
+    drop: float = 0.5
+    """Share of the patch tokens left out ..."""
+    drop_until: float = 0.8
+    """... until this fraction of the run."""
+    warmup: float = 0.05
+    """Fraction of the run with linear warm-up; cosine decay after it."""
+    seed: int = 0
+    """The one source of randomness."""
+    model: Model = field(default_factory=lambda: SMALL_VIT)
+    """The architecture."""
+
+
+class Pretrainer(nn.Module):
+    """A ViT with a linear head on the class token and one on the mean patch token."""
+
+    def __init__(self, config: Pretrain, classes: int):
+        super().__init__()
+        self.encoder = build_encoder(config.model)
+        self.encoder.patch_drop = PatchDropout(config.drop, self.encoder.num_prefix_tokens)
+        self.encoder.pos_embed.requires_grad_(True)
+        self.class_head = nn.Linear(self.encoder.embed_dim, classes)
+        self.patch_head = nn.Linear(self.encoder.embed_dim, classes)
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"]]:
+        """Logits of the class token and of the mean patch token."""
+        tokens = self.encoder.forward_features(image)
+        return self.class_head(tokens[:, 0]), self.patch_head(tokens[:, self.encoder.num_prefix_tokens :].mean(1))
+
+
+def run(root: str, config: Pretrain) -> Path:
+    """Pretrain on `root` (a folder of class folders, or 'drawn'); returns the weights' path. Raises UserError."""
+    images, labels, names = drawn(config) if root == DRAWN else folders(Path(root), config.size)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(config.seed, 0)))
+    held = max(1, int(config.held_out * len(images)))
+    test, train = order[:held], order[held:]
+    torch.manual_seed(config.seed)
+    model = Pretrainer(config, len(names))
+    started, processor = time.monotonic(), time.process_time()
+    log = list(_fit(model, images[train], labels[train], config))
+    accuracy = evaluate(model, images[test], labels[test])
+    record = {
+        "data": f"{len(train)} drawn images of other classes" if root == DRAWN else f"{len(train)} photographs",
+        "classes": names,
+        "held_out": {"images": held, **accuracy},
+        "backbone": describe(config.model),
+        "steps": log[-1]["step"],
+        "epochs": round(log[-1]["step"] * config.batch / len(train), 2),
+        "minutes": round((time.monotonic() - started) / 60, 2),
+        "cpu_hours": round((time.process_time() - processor) / 3600, 3),
+        "config": {k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(config).items()},
+        **provenance.stamp(),
+        "log": log[:: max(1, len(log) // 50)],
+    }
+    with atomic(config.output) as temporary:
+        save_file({k: v.half().contiguous() for k, v in model.encoder.state_dict().items()}, temporary)
+    write_json(config.output.with_suffix(".json"), record)
+    print(json.dumps(record["held_out"]), "->", config.output)
+    return config.output
+
+
+def _fit(model: Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) -> Iterator[dict[str, float]]:
+    """Train for the configured time; yields step, loss and rate of every 20th step and of the last."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    augment = v2.Compose([v2.RandomResizedCrop(config.size, (0.5, 1.0), antialias=True), v2.RandomHorizontalFlip()])
+    started, step, done = time.monotonic(), 0, 0.0
+    model.train()
+    with tqdm(total=100, unit="%", desc="pretrain") as bar:
+        while done < 1:
+            done = min(1.0, (time.monotonic() - started) / (60 * config.minutes))
+            factor = min(done / config.warmup, 0.5 * (1 + np.cos(np.pi * done)))
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * max(factor, 1e-4)
+            model.encoder.patch_drop.prob = config.drop if done < config.drop_until else 0.0
+            chosen = torch.randint(len(images), (config.batch,))
+            inputs = prepare(augment(images[chosen]))
+            inputs = inputs * torch.empty(config.batch, 1, 1, 1).uniform_(0.7, 1.3)
+            loss = sum(F.cross_entropy(x, labels[chosen], label_smoothing=config.smoothing) for x in model(inputs))
+            if not loss.isfinite():
+                raise UserError(f"the pretraining loss is not finite at step {step}; lower --lr ({config.lr})")
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            bar.update(round(100 * done) - bar.n)
+            if step % 20 == 0 or done == 1:
+                bar.set_postfix(step=step, loss=f"{float(loss):.2f}")
+                yield {"step": step, "loss": round(float(loss), 4), "rate": optimizer.param_groups[0]["lr"]}
+
+
+@torch.no_grad()
+def evaluate(model: Pretrainer, images: UInt8[Tensor, "n 3 h w"], labels: Int[Tensor, " n"]) -> dict[str, float]:
+    """Top-1 accuracy in percent of both heads."""
+    model.eval()
+    right = np.zeros(2)
+    for start in range(0, len(images), 256):
+        heads = model(prepare(images[start : start + 256]))
+        right += [float((head.argmax(1) == labels[start : start + 256]).sum()) for head in heads]
+    share = (100 * right / len(images)).round(2).tolist()
+    return {"top1_class_token": share[0], "top1_mean_patch_token": share[1]}
+
+
+def prepare(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Pixels normalised with ImageNet's mean and deviation."""
+    mean, deviation = (torch.tensor(x)[:, None, None] for x in (transforms.MEAN, transforms.DEVIATION))
+    return (images.float() / 255 - mean) / deviation
+
+
+def drawn(config: Pretrain) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, " n"], list[str]]:
+    """Drawn images of classes that the mini set does not have."""
+    images = np.empty((config.images, config.size, config.size, 3), np.uint8)
+    labels = np.empty(config.images, np.int64)
+    draw = functools.partial(mini.draw_pretraining, seed=config.seed, size=config.size)
+    with ProcessPoolExecutor() as pool:
+        rows = pool.map(draw, range(config.images), chunksize=200)
+        for index, row in enumerate(tqdm(rows, desc="draw", unit="image", total=config.images)):
+            images[index], labels[index] = row
+    names = list(mini.PRETRAINING_CLASSES)
+    return torch.from_numpy(images).movedim(3, 1).contiguous(), torch.from_numpy(labels), names
+
+
+def folders(root: Path, size: int) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, " n"], list[str]]:
+    """All photographs of a folder of class folders, squashed to `size`. Raises UserError."""
+    names = sorted(folder.name for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
+    suffixes = {".jpg", ".jpeg", ".png"}
+    files = [
+        (file, number)
+        for number, name in enumerate(names)
+        for file in sorted((root / name).rglob("*"))
+        if file.suffix.lower() in suffixes
+    ]
+    if len(names) < 2 or not files:
+        raise UserError(f"{root} is no folder of at least two class folders with photographs; give such a folder or '{DRAWN}'")
+    images = np.empty((len(files), size, size, 3), np.uint8)
+    for row, (file, _) in enumerate(tqdm(files, desc="read", unit="image")):
+        images[row] = voc.read_image(file).resize((size, size), Image.Resampling.BICUBIC)
+    labels = torch.tensor([number for _, number in files])
+    return torch.from_numpy(images).movedim(3, 1).contiguous(), labels, names

@@ -1,0 +1,99 @@
+"""Training views of a photograph: image in, tensors out. Randomness comes from torch's generator at the call."""
+
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tv
+
+from wsss.config import Augment, Compat
+
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+
+Box = tuple[int, int, int, int]
+
+
+def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
+    """Normalised with ImageNet's mean and deviation, for every backbone as in the base."""
+    return tv.normalize(tv.to_dtype(tv.pil_to_tensor(image), torch.float32, scale=True), MEAN, DEVIATION)
+
+
+def to_pixels(image: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 3 h w"]:
+    """The inverse of `to_tensor`, as 0..255."""
+    mean, deviation = (image.new_tensor(x)[:, None, None] for x in (MEAN, DEVIATION))
+    return (image * deviation + mean) * 255
+
+
+def squash(image: Image.Image, size: int) -> Float[Tensor, "3 q q"]:
+    """The whole photograph resized bilinearly to a square, for evaluation during training."""
+    return to_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def views(
+    photograph: Image.Image, augment: Augment, compat: Compat
+) -> tuple[Float[Tensor, "3 h w"], Box, Float[Tensor, "3 h w"], Float[Tensor, "3 h w"]]:
+    """View 1, its box (top, bottom, left, right), view 2 and the source of local crops (method page, 'Views')."""
+    scaled = _random_scale(photograph, augment.scale)
+    if chance(0.5):
+        scaled = tv.horizontal_flip(scaled)
+    crop, box = random_crop(scaled, augment.crop)
+    main = tv.horizontal_flip(crop) if compat.second_flip and chance(0.5) else crop
+    source = tv.horizontal_flip(crop) if compat.local_flip and chance(0.5) else main
+    first = blur(_colour(main), augment.blur, 1.0)
+    local = blur(_colour(source), augment.blur, 0.5)
+    second = v2.RandomResizedCrop(
+        augment.crop, augment.view_scale, interpolation=tv.InterpolationMode.BICUBIC, antialias=True
+    )(photograph)
+    if chance(0.5):
+        second = tv.horizontal_flip(second)
+    second = v2.RandomSolarize(128, 0.2)(blur(_colour(second), augment.blur, 0.1))
+    return to_tensor(first), box, to_tensor(second), to_tensor(local)
+
+
+def random_crop(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
+    """A square crop at a random place; a side shorter than `size` is padded with black, the image at a random
+    offset in it. The box is where the crop shows the image."""
+    top, bottom, source_top = _place(image.height, size)
+    left, right, source_left = _place(image.width, size)
+    canvas = Image.new("RGB", (size, size))
+    region = (source_left, source_top, source_left + right - left, source_top + bottom - top)
+    canvas.paste(image.crop(region), (left, top))
+    return canvas, (top, bottom, left, right)
+
+
+def blur(image: Image.Image, radius: tuple[float, float], probability: float) -> Image.Image:
+    """Gaussian blur with a radius drawn from the range, with the given probability."""
+    if not chance(probability):
+        return image
+    return image.filter(ImageFilter.GaussianBlur(uniform(*radius)))
+
+
+def chance(probability: float) -> bool:
+    """True with the given probability."""
+    return bool(torch.rand(()) < probability)
+
+
+def uniform(low: float, high: float) -> float:
+    """A number drawn from [low, high)."""
+    return low + (high - low) * float(torch.rand(()))
+
+
+def _place(length: int, size: int) -> tuple[int, int, int]:
+    """Start and end in the crop, and start in the image, along one side."""
+    offset = int(torch.randint(abs(length - size) + 1, ()))
+    return (0, size, offset) if length >= size else (offset, offset + length, 0)
+
+
+def _random_scale(image: Image.Image, scale: tuple[float, float]) -> Image.Image:
+    factor = uniform(*scale)
+    size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _colour(image: Image.Image) -> Image.Image:
+    """Jitter (.4, .4, .2, .1) with probability .8, grey with probability .2."""
+    if chance(0.8):
+        image = v2.ColorJitter(0.4, 0.4, 0.2, 0.1)(image)
+    return v2.RandomGrayscale(0.2)(image)
