@@ -10,6 +10,8 @@ from typing import Any
 from wsss import paths, results
 from wsss.paths import UserError
 
+DIRTY = "was run on a tree with uncommitted changes (commit, then run it again)"
+
 
 def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) -> list[Path]:
     """Copy finished records of SOURCE to TARGET/data/results and executed notebooks to TARGET/book/runs.
@@ -46,6 +48,8 @@ def _record_fault(record: results.Record) -> str:
 
 
 def _notebook_fault(path: Path) -> str:
+    if path.name.endswith((".failed.ipynb", ".running.ipynb")):
+        return f"{path.name} did not come to its end (run it again)"
     notebook = json.loads(path.read_text(encoding="utf-8"))
     outputs = [out for cell in notebook["cells"] for out in cell.get("outputs", [])]
     meta = notebook["metadata"]
@@ -56,16 +60,16 @@ def _notebook_fault(path: Path) -> str:
     return ""
 
 
-def code_cells(notebook: Mapping[str, Any]) -> list[str]:
-    """Sources of a notebook's code cells, papermill's injected parameters left out."""
-    return [
-        "".join(cell["source"]).strip()
-        for cell in notebook["cells"]
-        if cell["cell_type"] == "code" and "injected-parameters" not in cell["metadata"].get("tags", [])
-    ]
-
-
 def is_stale(executed: Path | str, source: Path | str) -> bool:
     """Whether an executed notebook's cells no longer are those of its source."""
     one, other = (json.loads(Path(path).read_text(encoding="utf-8")) for path in (executed, source))
-    return code_cells(one) != code_cells(other)
+    return _cells(one) != _cells(other)
+
+
+def _cells(notebook: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Kind and text of each cell but papermill's injected parameters."""
+    return [
+        (cell["cell_type"], "".join(cell["source"]).strip())
+        for cell in notebook["cells"]
+        if "injected-parameters" not in cell["metadata"].get("tags", [])
+    ]

@@ -1,0 +1,258 @@
+"""Records, their fingerprints, publishing."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from wsss import intervals, paths, publish, results
+from wsss.paths import UserError
+
+
+def record(dataset="mini", variant="mini", seed=0, ids=("a", "b"), **fields):
+    """A small whole record."""
+    digests = [results.mask_digest(np.zeros((2, 2), np.uint8))] * len(ids)
+    whole = {
+        "schema": results.SCHEMA,
+        "dataset": dataset,
+        "variant": variant,
+        "preset": variant,
+        "seed": seed,
+        "split": "val",
+        "images": len(ids),
+        "fingerprint": results.fingerprint(list(ids), digests),
+        "protocol": {"name": "training"},
+        "results": {"segmentation": {"miou": 40.0 + seed, "miou_headline": 40.0 + seed}},
+        "config": {},
+        "commit": "abc1234",
+        "dirty": False,
+        "device": "CPU",
+        "versions": {},
+        "steps": 1,
+        "seconds": {"train": 1.0},
+        "date": "2026-11-22",
+    }
+    return whole | fields
+
+
+def notebook(source="x = 1", tags=(), outputs=(), **metadata):
+    cell = {"cell_type": "code", "source": source, "metadata": {"tags": list(tags)}, "outputs": list(outputs)}
+    return {"cells": [cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+def put(path, content):
+    paths.write_json(path, content)
+    return path
+
+
+def test_fingerprint_knows_images_and_masks_but_not_their_order():
+    ids, digests = ["b", "a"], ["02", "01"]
+    mark = results.fingerprint(ids, digests)
+    assert mark == results.fingerprint(["a", "b"], ["01", "02"])
+    assert mark["images"] == 2 and mark["ids"] == results.ids_digest(["a", "b"])
+    assert mark["masks"] != results.fingerprint(ids, ["01", "02"])["masks"]
+    with pytest.raises(UserError, match="twice"):
+        results.fingerprint(["a", "a"], ["01", "02"])
+
+
+def test_mask_digest_sees_shape_and_values():
+    flat = np.arange(4, dtype=np.uint8)
+    digests = {
+        results.mask_digest(mask) for mask in (flat.reshape(2, 2), flat.reshape(1, 4), flat.reshape(2, 2).T)
+    }
+    assert len(digests) == 3
+    assert results.mask_digest(flat) == results.mask_digest(flat.astype(np.int64))
+
+
+@pytest.mark.parametrize(
+    "split, count", [("voc-train", 1464), ("voc-val", 1449), ("voc-test", 1456), ("coco-val-part", 5000)]
+)
+def test_known_lists_have_their_known_lengths(split, count):
+    ids = results.split_ids(split)
+    assert len(ids) == len(set(ids)) == count
+
+
+def test_voc_takes_only_voc_val():
+    ids = results.split_ids("voc-val")
+    results.require_split(record("voc", ids=ids), "voc-val")
+    for other in (("a", "b"), ids[:-1], (*ids[:-1], "2099_000001")):
+        with pytest.raises(UserError, match="leave it out"):
+            results.require_split(record("voc", ids=other), "voc-val")
+    with pytest.raises(UserError, match="no list"):
+        results.require_split(record(), "voc-vall")
+
+
+def test_save_and_load(tmp_path):
+    path = tmp_path / "mini" / "mini" / "0.json"
+    results.save(record(), path)
+    loaded = results.load(path)
+    assert loaded == record() | {"path": str(path)}
+    results.save(loaded, path)
+    assert "path" not in json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("field", [*results.FIELDS, "schema"])
+def test_a_record_lacking_a_field_is_neither_written_nor_read(tmp_path, field):
+    broken = record()
+    del broken[field]
+    with pytest.raises(UserError):
+        results.save(broken, tmp_path / "0.json")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError):
+        results.load(put(tmp_path / "1.json", broken))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+def test_a_file_that_is_no_record_is_named(tmp_path, text):
+    (tmp_path / "0.json").write_text(text)
+    with pytest.raises(UserError, match="0.json"):
+        results.load(tmp_path / "0.json")
+
+
+def test_find_takes_the_first_root(tmp_path):
+    for root, seeds in (("one", (0,)), ("two", (0, 1))):
+        for seed in seeds:
+            results.save(record(seed=seed, commit=root), tmp_path / root / "mini" / "mini" / f"{seed}.json")
+    put(tmp_path / "one" / "mini" / "mini" / "0" / "config.json", {})  # a run's own folder holds no records
+    found = results.find(tmp_path / "one", tmp_path / "two")
+    assert [(r["seed"], r["commit"]) for r in found] == [(0, "one"), (1, "two")]
+
+
+def test_summary_over_seeds():
+    mean, sd, n = results.summarise([record(seed=seed) for seed in (0, 1, 2)], "segmentation.miou")
+    assert (mean, sd, n) == (41.0, 1.0, 3)
+    assert math.isnan(results.summarise([record()], "segmentation.miou").sd)
+
+
+@pytest.mark.parametrize(
+    "other", [record(), record(seed=1, ids=("a", "c")), record(seed=1, protocol={"name": "final"})]
+)
+def test_summary_refuses_what_does_not_belong_together(other):
+    with pytest.raises(UserError):
+        results.summarise([record(), other], "segmentation.miou")
+
+
+def test_a_missing_result_is_named():
+    with pytest.raises(KeyError, match="mini/mini/0 has no result cam.miou"):
+        results.value(record(), "cam.miou")
+
+
+def test_counts_lie_beside_the_record(tmp_path):
+    path = tmp_path / "mini" / "mini" / "0.json"
+    results.save(record(), path)
+    assert results.load_counts(results.load(path)) == {} == results.load_counts(record())
+    results.save_counts(path.with_suffix(".npz"), ["a", "b"], segmentation=np.ones((2, 3, 3)))
+    counts = results.load_counts(results.load(path))
+    assert counts["ids"].tolist() == ["a", "b"] and counts["segmentation"].shape == (2, 3, 3)
+
+
+def test_counts_of_voc_val_fit_in_half_a_megabyte(tmp_path):
+    """One to three classes an image, as in VOC; three kinds of counts."""
+    rng = np.random.default_rng(0)
+    counts = np.zeros((1449, 21, 3), np.int32)
+    for image in counts:
+        image[rng.choice(21, 3, replace=False)] = rng.integers(0, 200_000, (3, 3))
+    ids = results.split_ids("voc-val")
+    results.save_counts(tmp_path / "0.npz", ids, segmentation=counts, cam=counts, aux_cam=counts)
+    assert (tmp_path / "0.npz").stat().st_size <= 500_000
+
+
+# Intervals.
+
+
+def test_miou_counts_classes_present_in_the_truth():
+    counts = np.array([[[8, 2, 0], [0, 0, 2], [0, 5, 0]]])  # the last class is only predicted
+    assert intervals.miou(counts) == pytest.approx(100 * (0.8 + 0) / 2)
+
+
+def test_bootstrap_holds_the_ratio_and_narrows_with_images():
+    rng = np.random.default_rng(0)
+    widths = []
+    for images in (20, 2000):
+        below = rng.integers(1, 100, images)
+        above = below * rng.uniform(0.2, 0.6, images)
+        low, high = results.bootstrap(above, below)
+        assert low < above.sum() / below.sum() < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 5
+    assert results.bootstrap(np.ones(5), np.full(5, 2)) == (0.5, 0.5)
+
+
+def test_bootstrap_miou_holds_the_mean():
+    counts = np.random.default_rng(0).integers(0, 100, (50, 4, 3))
+    low, high = results.bootstrap_miou(counts)
+    assert low < intervals.miou(counts) < high
+    assert (low, high) == results.bootstrap_miou(counts)
+
+
+@pytest.mark.parametrize("degrees, quantile", [(1, 12.7062), (2, 4.3027), (9, 2.2622), (100, 1.9840)])
+def test_student_quantile_is_the_textbook_one(degrees, quantile):
+    assert intervals.student_quantile(0.975, degrees) == pytest.approx(quantile, abs=2e-4)
+
+
+def test_prediction_interval_holds_a_further_seed_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=(2000, 4))
+    hits = [
+        low <= last <= high for *first, last in draws for low, high in [intervals.prediction_interval(first)]
+    ]
+    assert 0.93 < np.mean(hits) < 0.97
+
+
+# Publishing.
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run below `runs`: one record with counts and one notebook."""
+    results.save(record(), tmp_path / "runs" / "mini" / "mini" / "0.json")
+    results.save_counts(tmp_path / "runs" / "mini" / "mini" / "0.npz", ["a"], cam=np.ones((1, 2, 3)))
+    put(tmp_path / "runs" / "notebooks" / "train_voc.ipynb", notebook(wsss={"dirty": False}))
+    return tmp_path
+
+
+def test_publish_copies_records_counts_and_notebooks(run):
+    publish.publish(run / "runs", run)
+    assert results.load(run / "data" / "results" / "mini" / "mini" / "0.json")["images"] == 2
+    assert (run / "data" / "results" / "mini" / "mini" / "0.npz").is_file()
+    assert (run / "book" / "runs" / "train_voc.ipynb").is_file()
+
+
+FAULTS = {
+    "dirty record": lambda run: results.save(record(seed=1, dirty=True), run / "mini" / "mini" / "1.json"),
+    "dirty notebook": lambda run: put(run / "notebooks" / "b.ipynb", notebook(wsss={"dirty": True})),
+    "error": lambda run: put(run / "notebooks" / "b.ipynb", notebook(outputs=[{"output_type": "error"}])),
+    "exception": lambda run: put(run / "notebooks" / "b.ipynb", notebook(papermill={"exception": True})),
+    "failed": lambda run: put(run / "notebooks" / "b.failed.ipynb", notebook()),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_publish_refuses_all_for_one_fault(run, fault):
+    FAULTS[fault](run / "runs")
+    with pytest.raises(UserError, match="nothing was published"):
+        publish.publish(run / "runs", run)
+    assert not (run / "data").exists() and not (run / "book").exists()
+
+
+def test_publish_takes_what_is_asked_for(run):
+    FAULTS["dirty record"](run / "runs")
+    results.save(record("voc"), run / "runs" / "voc" / "mini" / "0.json")
+    files = publish.publish(run / "runs", run, only=["voc/*"])
+    assert [file.name for file in files] == ["0.json", "train_voc.ipynb"]
+
+
+def test_nothing_to_publish_is_said(tmp_path):
+    with pytest.raises(UserError, match="no finished run"):
+        publish.publish(tmp_path, tmp_path)
+
+
+def test_a_changed_source_makes_an_executed_notebook_stale(tmp_path):
+    source = put(tmp_path / "source.ipynb", notebook("x = 1"))
+    ran = notebook("x = 1\n", outputs=[{"output_type": "stream"}])
+    ran["cells"] += notebook("x = 2", tags=["injected-parameters"])["cells"]
+    executed = put(tmp_path / "executed.ipynb", ran)
+    assert not publish.is_stale(executed, source)
+    put(source, notebook("x = 3"))
+    assert publish.is_stale(executed, source)

@@ -1,0 +1,161 @@
+"""Tables are made of records and published numbers; what does not belong is refused."""
+
+import csv
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_results import record
+
+from wsss import published, results, tables, verdict
+from wsss.paths import UserError
+
+
+def with_results(numbers, **fields):
+    return record(results=numbers, **fields)
+
+
+def seg(miou):
+    return {"segmentation": {"miou": miou, "miou_headline": miou}}
+
+
+def test_numbers_of_the_paper_come_from_the_published_file():
+    assert published.reference("segmentation/This paper/voc_val") == "71.8"
+    assert published.reference("segmentation/ToCo (21k)/voc_test") == "72.2"
+    assert published.reference("toco_logs/voc/vit-b/cam") == "72.334"
+
+
+@pytest.mark.parametrize("path", ["segmentation/Nobody/voc_val", "segmentation/ToCo/x", "nothing/a/b"])
+def test_an_unknown_published_number_is_an_error(path):
+    with pytest.raises(UserError, match="published"):
+        published.reference(path)
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_every_table_builds_from_no_records(name):
+    table = tables.build(name, [])
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    if name != "literature":
+        assert "not run" in table.text() and "wsss train" in table.text()
+
+
+def test_an_unknown_table_names_the_known_ones():
+    with pytest.raises(UserError, match="headline"):
+        tables.build("headlines", [])
+
+
+def test_the_three_forms_hold_the_same_cells():
+    table = tables.build("headline", [])
+    assert list(csv.reader(io.StringIO(table.csv()))) == [list(table.columns), *map(list, table.rows)]
+    for row in table.rows:
+        assert "| " + " | ".join(row) + " |" in table.markdown()
+        assert all(cell in table.text() for cell in row)
+
+
+def voc(ids=None, name="final", seed=0, miou=71.0):
+    ids = results.split_ids("voc-val") if ids is None else ids
+    return with_results(seg(miou), dataset="voc", variant="voc", ids=ids, protocol={"name": name}, seed=seed)
+
+
+def test_a_voc_table_takes_voc_val():
+    records = [voc(seed=seed, miou=miou) for seed, miou in ((0, 71.0), (1, 73.0))]
+    row = tables.build("voc", records).rows[0]
+    assert row == (
+        "segmentation, val",
+        "71.8",
+        "71.1",
+        "72.0 ± 1.4 (2 seeds)",
+        "1,449 val",
+        "+0.2",
+        tables.ABSENT,
+    )
+
+
+@pytest.mark.parametrize("name", ["voc", "headline"])
+@pytest.mark.parametrize("ids", [("a", "b"), results.split_ids("voc-val")[1:]], ids=["mini", "short"])
+def test_a_voc_table_refuses_a_mini_record_and_a_short_list(name, ids):
+    with pytest.raises(UserError, match="voc-val"):
+        tables.build(name, [voc(ids)])
+
+
+def test_a_number_by_the_training_protocol_is_not_set_beside_the_papers():
+    rows = {row[0]: row for row in tables.build("voc", [voc(name="training")]).rows}
+    assert rows["segmentation, val"][3] == "not run"
+    assert rows["segmentation, val, in training"][1:4] == (tables.ABSENT, "69.2", "71.0 (1 seed)")
+
+
+def test_side_by_side_shows_intervals_and_what_was_not_run():
+    part = {"cam": {"part": 70.0, "rest": 25.0, "rest_interval": [22.0, 28.0]}}
+    table = tables.build("mini", [with_results(seg(40.0) | {"coverage": part}, variant="mini-plain")])
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["CAM covers beyond the part"] == ("25.0 (1 seed) [22.0, 28.0]", "not run", "not run")
+    assert rows["segmentation mIoU"][0] == "40.0 (1 seed)"
+    assert "classification mAP" not in rows
+    assert "wsss train mini --seed 0" in table.note and "mini-plain" not in table.note
+
+
+def test_side_by_side_refuses_other_images():
+    with pytest.raises(UserError, match="same images"):
+        tables.build("mini", [record(), record(variant="mini-plain", ids=("a", "c"))])
+
+
+# The verdict.
+
+
+def test_verdict_by_seeds():
+    peers = [with_results(seg(miou), seed=seed) for seed, miou in enumerate((40.0, 41.0, 42.0))]
+    half = 4.3027 * np.sqrt(4 / 3)
+    for yours, within in (
+        (41.0 + half - 0.01, True),
+        (41.0 + half + 0.01, False),
+        (41.0 - half - 0.01, False),
+    ):
+        rows, passed = verdict.verdict(peers, [with_results(seg(yours))])
+        assert passed is within is rows[0]["within"]
+        assert rows[0]["published"] == "41.0 ± 1.0 (3 seeds)"
+        assert rows[0]["difference"] == pytest.approx(yours - 41.0)
+
+
+def saved(tmp_path, seed, miou, counts):
+    path = tmp_path / "mini" / "mini" / f"{seed}.json"
+    results.save(with_results(seg(miou), seed=seed), path)
+    results.save_counts(path.with_suffix(".npz"), ["a", "b"], segmentation=counts)
+    return results.load(path)
+
+
+def test_verdict_is_never_narrower_than_the_bootstrap(tmp_path):
+    counts = np.random.default_rng(0).integers(0, 100, (30, 4, 3))
+    low, high = results.bootstrap_miou(counts)
+    one = [saved(tmp_path, 0, 40.0, counts)]
+    assert verdict.interval(one, "segmentation.miou") == (low, high)
+    both = [*one, saved(tmp_path, 1, 40.0, counts)]  # no spread between the seeds
+    half = (high - low) / 2
+    assert verdict.interval(both, "segmentation.miou") == pytest.approx((40 - half, 40 + half))
+
+
+def test_verdict_without_anything_to_compare_does_not_pass():
+    for peers in ([], [record()], [record(variant="mini-plain"), record(variant="mini-plain", seed=1)]):
+        rows, passed = verdict.verdict(peers, [record()])
+        assert not passed and rows[0]["within"] is None
+    assert "nothing published" in verdict.verdict_table(rows).text()
+    assert verdict.verdict([record()], []) == ([], False)
+
+
+def test_verdict_refuses_a_run_on_other_images():
+    rows, passed = verdict.verdict([record(), record(seed=1)], [record(ids=("a", "c"))])
+    assert not passed and rows[0]["within"] is False
+
+
+def test_verdict_table_reads_as_the_readme_says():
+    rows, _ = verdict.verdict([record(), record(seed=1)], [record()])
+    table = verdict.verdict_table(rows)
+    assert table.columns[-1] == "within the published interval?" and table.rows[0][-1] == "yes"
+
+
+def test_tables_need_no_torch():
+    code = (
+        "import sys, wsss.tables, wsss.verdict, wsss.publish, wsss.figures; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

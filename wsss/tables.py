@@ -1,0 +1,250 @@
+"""Tables from records and data/published, nothing else: no number is typed here. No torch."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from wsss import published, results
+from wsss.intervals import Summary
+from wsss.paths import UserError
+from wsss.results import Record
+
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text, with a title and a note that says what the numbers are."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def text(self) -> str:
+        """Aligned columns for a terminal."""
+        lines = [self.columns, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
+        lines.insert(1, tuple("-" * width for width in widths))
+        body = "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+        return f"{self.title}\n{body}\n" + (f"{self.note}\n" if self.note else "")
+
+    def markdown(self) -> str:
+        """A GitHub table, with the title above and the note below."""
+        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
+        body = "\n".join(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+        )
+        return f"**{self.title}**\n\n{body}\n" + (f"\n{self.note}\n" if self.note else "")
+
+    def csv(self) -> str:
+        """Header and rows."""
+        file = io.StringIO()
+        csv.writer(file, lineterminator="\n").writerows([self.columns, *self.rows])
+        return file.getvalue()
+
+
+def literature(records: Iterable[Record]) -> Table:
+    """Single-stage methods from image labels, as printed by their sources; takes no records."""
+    columns = ("method", "venue", "backbone", "voc_val", "voc_test", "coco_val", "source")
+    chosen = [r for r in published.rows("segmentation") if (r["stages"], r["supervision"]) == ("1", "I")]
+    chosen.sort(key=lambda row: float(row["voc_val"]))
+    rows = tuple(tuple(row[column] or ABSENT for column in columns) for row in chosen)
+    heads = ("method", "venue", "backbone", "VOC val", "VOC test", "COCO val", "source")
+    note = "mIoU in percent, each with its own test protocol; none was measured by this project."
+    return Table("Single-stage methods from image labels", heads, rows, note)
+
+
+# Our numbers beside published ones.
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line that sets a measured number beside published ones; `paper` and `base` are references."""
+
+    label: str
+    dataset: str
+    preset: str
+    key: str
+    paper: str = ""
+    base: str = ""
+    split: str = ""
+    """Known split whose images the records must have; empty: any."""
+    protocol: str = ""
+    """Evaluation that the records must come from; empty: any."""
+    missing: str = ""
+    """Why it cannot be measured here; empty: it can, by a command."""
+
+
+def _final(dataset: str) -> tuple[Row, ...]:
+    """A benchmark's lines by the final protocol. The paper does not name its ViT; DeiT-B is the base's."""
+    row = partial(Row, dataset=dataset, key="segmentation.miou", split=f"{dataset}-val", protocol="final")
+    paper, base, deit = (
+        f"segmentation/{name}/{dataset}_val" for name in ("This paper", "ToCo (21k)", "ToCo")
+    )
+    return (
+        row("segmentation, val", preset=dataset, paper=paper, base=base),
+        row("segmentation, val, base", preset=f"{dataset}-toco", base=base),
+        row("segmentation, val, DeiT-B", preset=f"{dataset}-deit"),
+        row("segmentation, val, DeiT-B, base", preset=f"{dataset}-deit-toco", base=deit),
+    )
+
+
+def _training(dataset: str, split: str) -> tuple[Row, ...]:
+    """A benchmark's lines by the protocol of evaluation in training, beside the base's published log."""
+    kinds = (("segmentation", "segmentation"), ("CAM", "cam"), ("aux CAM", "aux_cam"))
+    return tuple(
+        Row(
+            f"{name}, {split.removeprefix(dataset + '-')}, in training{suffix}",
+            dataset,
+            preset,
+            f"{key}.miou",
+            base=f"toco_logs/{dataset}/vit-b/{key}",
+            split=split,
+            protocol="training",
+        )
+        for name, key in kinds
+        for preset, suffix in ((dataset, ""), (f"{dataset}-toco", ", base"))
+    )
+
+
+VOC_TEST = replace(
+    _final("voc")[0],
+    label="segmentation, test",
+    paper="segmentation/This paper/voc_test",
+    base="segmentation/ToCo (21k)/voc_test",
+    split="voc-test",
+    missing="needs the PASCAL VOC server",
+)
+VOC = (_final("voc")[0], VOC_TEST, *_final("voc")[1:], *_training("voc", "voc-val"))
+COCO = (*_final("coco"), *_training("coco", "coco-val-part"))
+HEADLINE = (
+    replace(VOC[0], label="PASCAL VOC 2012 val"),
+    replace(VOC_TEST, label="PASCAL VOC 2012 test"),
+    replace(COCO[0], label="MS COCO 2014 val"),
+    Row("mini (drawn) val", "mini", "mini", "segmentation.miou_headline"),
+    Row(
+        "VOC 2012 animals, 320 px, first reading", "voc-animals", "voc-animals", "segmentation.miou_headline"
+    ),
+)
+
+
+def beside_published(title: str, rows: Sequence[Row], records: Sequence[Record]) -> Table:
+    """paper | published base | measured | images | difference | command, a line for each row.
+
+    The difference is to the paper where it has a number, else to the base.
+    Raises UserError if a record of a row was not measured on that row's split.
+    """
+    columns = ("mIoU in percent", "paper", "published base", "measured", "images", "difference", "to run it")
+    note = (
+        "Measured: mean ± sample standard deviation over seeds. Difference: to the paper, else to the base."
+    )
+    return Table(title, columns, tuple(_line(row, records) for row in rows), note)
+
+
+def _line(row: Row, records: Sequence[Record]) -> tuple[str, ...]:
+    own = [] if row.missing else results.select(records, row.dataset, row.preset, row.protocol)
+    for record in own if row.split else ():
+        results.require_split(record, row.split)
+    printed = [published.reference(path) if path else "" for path in (row.paper, row.base)]
+    shown = [f"{float(number):.1f}" if number else ABSENT for number in printed]
+    if not own:
+        return (
+            row.label,
+            *shown,
+            "not run",
+            ABSENT,
+            ABSENT,
+            row.missing or f"wsss train {row.preset} --seed 0",
+        )
+    summary = results.summarise(own, row.key)
+    known = [float(number) for number in printed if number]
+    difference = f"{summary.mean - known[0]:+.1f}" if known else ABSENT
+    return (row.label, *shown, measured(summary), images(own[0]), difference, ABSENT)
+
+
+def measured(summary: Summary, digits: int = 1) -> str:
+    """ "41.2 ± 0.9 (3 seeds)", or "41.2 (1 seed)"."""
+    spread = "" if math.isnan(summary.sd) else f" ± {summary.sd:.{digits}f}"
+    return f"{summary.mean:.{digits}f}{spread} ({summary.n} seed{'s' if summary.n > 1 else ''})"
+
+
+def images(record: Record) -> str:
+    """Number of images and split, "200 val"."""
+    return f"{record['images']:,} {record['split']}"
+
+
+# Variants of our own beside each other.
+
+QUANTITIES = (
+    ("classification mAP", "classification.map"),
+    ("CAM mIoU", "cam.miou_headline"),
+    ("aux CAM mIoU", "aux_cam.miou_headline"),
+    ("segmentation mIoU", "segmentation.miou_headline"),
+    ("segmentation mIoU, all present classes", "segmentation.miou"),
+    ("guess: all background, mIoU", "guesses.background"),
+    ("guess: labels painted in the centre, mIoU", "guesses.centre"),
+    ("CAM covers of the part", "coverage.cam.part"),
+    ("CAM covers beyond the part", "coverage.cam.rest"),
+    ("aux CAM covers beyond the part", "coverage.aux_cam.rest"),
+    ("segmentation covers beyond the part", "coverage.segmentation.rest"),
+)
+
+
+def side_by_side(title: str, dataset: str, presets: Sequence[str], records: Sequence[Record]) -> Table:
+    """A column for each preset, a line for each quantity that any of them has."""
+    groups = [results.select(records, dataset, preset) for preset in presets]
+    marks = {record["fingerprint"]["masks"] for group in groups for record in group}
+    if len(marks) > 1:
+        raise UserError(
+            f"the records of {dataset} were not all measured on the same images; evaluate them anew"
+        )
+    lines = [(label, *(_cell(group, key) for group in groups)) for label, key in QUANTITIES]
+    kept = [line for line in lines if set(line[1:]) - {ABSENT, "not run"}] or lines[:4]
+    note = "Percent; mean ± sample standard deviation over seeds. "
+    note += (
+        "In brackets: 95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
+    )
+    runs = [f"`wsss train {p} --seed 0`" for p, group in zip(presets, groups, strict=True) if not group]
+    note += f" Not run: {', '.join(runs)}." if runs else ""
+    found = next((record for group in groups for record in group), None)
+    return Table(title + (f": {images(found)} images" if found else ""), ("", *presets), tuple(kept), note)
+
+
+def _cell(records: Sequence[Record], key: str) -> str:
+    if not records:
+        return "not run"
+    try:
+        text = measured(results.summarise(records, key))
+    except KeyError:
+        return ABSENT
+    try:
+        bounds = [results.value(record, f"{key}_interval") for record in records]
+    except KeyError:
+        return text
+    return f"{text} [{min(low for low, _ in bounds):.1f}, {max(high for _, high in bounds):.1f}]"
+
+
+TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
+    "headline": partial(beside_published, "Paper, base and measured", HEADLINE),
+    "voc": partial(beside_published, "PASCAL VOC 2012", VOC),
+    "coco": partial(beside_published, "MS COCO 2014", COCO),
+    "mini": partial(side_by_side, "mini (drawn)", "mini", ("mini-plain", "mini-toco", "mini")),
+    "voc-animals": partial(
+        side_by_side,
+        "VOC 2012 animals, 320 px: a first reading",
+        "voc-animals",
+        ("voc-animals-plain", "voc-animals-toco", "voc-animals"),
+    ),
+    "literature": literature,
+}
+
+
+def build(name: str, records: Sequence[Record] | None = None) -> Table:
+    """The table of that name, from `records` or else the published ones; UserError for an unknown name."""
+    if name not in TABLES:
+        raise UserError(f"there is no table named {name}; there are {', '.join(TABLES)}")
+    return TABLES[name](results.published() if records is None else records)
