@@ -9,7 +9,7 @@ papermill loads its `papermill.engine` entry points before it reads the command 
 * keep a failed run from replacing a good output, run in the interpreter that papermill itself runs in, and
   stamp where the result comes from into the notebook (`Engine`).
 
-Other people's notebooks are left alone. It imports no torch.
+Other people's notebooks are left alone. It imports no torch. Import papermill first; it loads this module.
 """
 
 import os
@@ -27,6 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import papermill_io
 
 from wsss import provenance
+from wsss.tools import sources
 from wsss.tools.parameters import defaults, settle
 
 PAIRS = {"-p", "--parameters", "-r", "--parameters_raw"}
@@ -153,7 +154,7 @@ class Engine(NBClientEngine):
         """Stamp, run, add the seconds. Paths in the metadata are relative to the project."""
         notebook = _start_folder() / input_path
         root = project_of(notebook) or notebook.parent
-        source = provenance.source_hash(nb_man.nb)
+        source = sources.source_hash(nb_man.nb)
         known, metadata = defaults(nb_man.nb), nb_man.nb.metadata
         name = os.path.relpath(notebook, root)
         metadata.papermill.update(input_path=name, output_path="")
@@ -161,7 +162,8 @@ class Engine(NBClientEngine):
             "notebook": name,
             "source": source,
             "parameters": known | dict(metadata.papermill.parameters),
-            **provenance.stamp(root),
+            "package": sources.package_hash(),
+            **provenance.stamp(),
         }
         super().execute_managed_notebook(nb_man, kernel_name, kernel_manager_class=KernelManager, **options)
         metadata.wsss["seconds"] = round((nb_man.now() - nb_man.start_time).total_seconds(), 1)

@@ -1,0 +1,74 @@
+"""Fixtures, and the rules every test runs under: shapes checked, no network, one thread a worker."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Before anything imports torch, matplotlib or a hub client; child processes inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each slow one another down
+os.environ |= {"MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1"}
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("wsss", "beartype.beartype")  # before anything imports wsss
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of reference material outside the project, $WSSS_SHARED; without it the test is skipped."""
+    folder = os.environ.get("WSSS_SHARED", "")
+    if not folder:
+        pytest.skip("WSSS_SHARED is not set: no reference material to compare with")
+    assert Path(folder).is_dir(), f"WSSS_SHARED is {folder}, which is no folder"
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small mini set: 16 train, 8 val, 8 test images of 128 px. Tests read it and leave it as it is."""
+    from wsss.data import mini
+
+    splits = {"train": 16, "val": 8, "test": 8}
+    return mini.generate(tmp_path_factory.mktemp("data") / "mini", splits, progress=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """No test needs the network: connections leave this machine's loopback by an error."""
+    patch = pytest.MonkeyPatch()
+    connect, lookup = socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:
+            _refuse_unless_loopback(address[0])
+        connect(self, address)
+
+    def guarded_lookup(host: Any, *rest: Any, **options: Any) -> Any:
+        _refuse_unless_loopback(host)
+        return lookup(host, *rest, **options)
+
+    patch.setattr(socket.socket, "connect", guarded_connect)
+    patch.setattr(socket, "getaddrinfo", guarded_lookup)
+    yield
+    patch.undo()
+
+
+def _refuse_unless_loopback(host: Any) -> None:
+    known = {*LOOPBACK, "", socket.gethostname(), None}
+    if (host.decode() if isinstance(host, bytes) else host) not in known:
+        raise RuntimeError(f"a test tried to reach {host}; tests must not need the network")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
+    """Where the reference material is at hand, a comparison with it that is skipped is a failure."""
+    report = yield
+    if report.skipped and "WSSS_SHARED" in os.environ and "WSSS_SHARED" in str(report.longrepr):
+        report.outcome, report.longrepr = "failed", f"skipped although WSSS_SHARED is set: {report.longrepr}"
+    return report

@@ -1,0 +1,229 @@
+"""papermill with this project's entry point: the plain line works, mistakes are said, good outputs stay."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill.engines  # before the plug-in, which it loads
+import pytest
+from click import ClickException
+
+import wsss
+from wsss.tools import papermill as plugin
+from wsss.tools import sources
+from wsss.tools.parameters import defaults, settle
+
+PAPERMILL = str(Path(sys.executable).with_name("papermill"))
+PARAMETERS = "preset = 'mini'\nseed = 0\nlr = 1e-2\nfast = False\nother = None"
+KNOWN = {"preset": "mini", "seed": 0, "lr": 0.01, "fast": False, "other": None}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with one notebook, that fails for seed 13; the working directory is there."""
+    (tmp_path / "_config.yml").touch()
+    (tmp_path / "wsss").symlink_to(Path(wsss.__file__).parent)
+    (tmp_path / "notebooks").mkdir()
+    cells = [
+        nbformat.v4.new_markdown_cell("# Tiny"),
+        nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(
+            "import sys\nprint(sys.prefix, preset, seed, lr)\nassert seed != 13, 'unlucky'"
+        ),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(notebook, tmp_path / "notebooks" / "tiny.ipynb")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """papermill as a real process; its standard input is empty unless told otherwise."""
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 120} | options
+    return subprocess.run([PAPERMILL, "notebooks/tiny.ipynb", *arguments], **options)
+
+
+def printed(path: Path) -> str:
+    """What the executed notebook printed."""
+    return nbformat.read(path, as_version=4).cells[-1].outputs[0].text
+
+
+# The plain line.
+
+
+def test_plain_line_off_a_terminal(project: Path) -> None:
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "runs/notebooks/tiny.ipynb" in done.stderr
+    assert printed(project / "runs/notebooks/tiny.ipynb") == f"{sys.prefix} mini 0 0.01\n"
+
+
+def test_plain_line_with_piped_input(project: Path) -> None:
+    done = run(stdin=None, input="not a notebook")
+    assert done.returncode == 0, done.stderr
+    assert printed(project / "runs/notebooks/tiny.ipynb").endswith("mini 0 0.01\n")
+
+
+def test_plain_line_in_a_terminal(project: Path) -> None:
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [PAPERMILL, "notebooks/tiny.ipynb"], stdin=terminal, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    shown = b""
+    try:
+        while chunk := os.read(master, 4096):
+            shown += chunk
+    except OSError:  # Linux says so that the other end has closed
+        pass
+    os.close(master)
+    assert process.wait(timeout=120) == 0, shown.decode()
+    assert printed(project / "runs/notebooks/tiny.ipynb").endswith("mini 0 0.01\n")
+
+
+def test_module_form_and_text_numbers_from_yaml(project: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "notebooks/tiny.ipynb",
+        "out.ipynb",
+        "-y",
+        "{lr: 1e-3, seed: 7}",
+    ]
+    subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=120)
+    assert printed(project / "out.ipynb").endswith("mini 7 0.001\n")
+    assert not (project / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("NB", "NB OUT --engine wsss"),
+        ("NB -p seed 3", "NB OUT -p seed 3 --engine wsss"),
+        ("-p preset x.ipynb NB", "-p preset x.ipynb NB OUT --engine wsss"),
+        ("--log-output -k python3 NB", "--log-output -k python3 NB OUT --engine wsss"),
+        ("--log-level=INFO NB", "--log-level=INFO NB OUT --engine wsss"),
+        ("NB out.ipynb", "NB out.ipynb --engine wsss"),
+        ("NB --engine nbclient", "NB OUT --engine nbclient"),
+        ("NB -", "NB -"),
+        ("- out.ipynb", "- out.ipynb"),
+        ("--help-notebook NB", "--help-notebook NB"),
+        ("missing.ipynb", "missing.ipynb"),
+        ("", ""),
+    ],
+)
+def test_complete(project: Path, given: str, expected: str) -> None:
+    words = {"NB": "notebooks/tiny.ipynb", "OUT": "runs/notebooks/tiny.ipynb"}
+    assert plugin.complete([words.get(w, w) for w in given.split()]) == [
+        words.get(w, w) for w in expected.split()
+    ]
+
+
+def test_papermill_knows_the_engine() -> None:
+    assert papermill.engines.papermill_engines.get_engine("wsss").__name__ == "Engine"
+
+
+def test_other_projects_are_left_alone(project: Path) -> None:
+    (project / "_config.yml").unlink()
+    assert plugin.complete(["notebooks/tiny.ipynb"]) == ["notebooks/tiny.ipynb"]
+
+
+# Parameters.
+
+
+def test_unknown_parameter_fails_with_the_right_one_and_changes_nothing(project: Path) -> None:
+    done = run("-p", "sead", "3")
+    assert done.returncode != 0
+    assert "no parameter 'sead'; did you mean 'seed'?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((project / "runs/notebooks").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "settled"),
+    [
+        ("lr", "1e-3", 0.001),
+        ("lr", 1, 1.0),
+        ("seed", "1e3", 1000),
+        ("seed", 2.0, 2),
+        ("preset", 3, "3"),
+        ("fast", "true", True),
+        ("fast", 0, False),
+        ("other", [1], [1]),
+    ],
+)
+def test_values_take_the_type_of_the_default(name: str, value: object, settled: object) -> None:
+    (result,) = settle({name: value}, KNOWN).values()
+    assert result == settled
+    assert type(result) is type(settled)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seed", "many", "takes a whole number, not 'many'"),
+        ("seed", 1.5, "takes a whole number, not 1.5"),
+        ("lr", "fast", "takes a number"),
+        ("fast", "perhaps", "takes true or false"),
+        ("zzz", 1, "there are: preset, seed, lr, fast, other"),
+    ],
+)
+def test_impossible_values_are_refused(name: str, value: object, message: str) -> None:
+    with pytest.raises(ClickException, match=message):
+        settle({name: value}, KNOWN)
+
+
+def test_defaults_are_read_from_the_parameters_cell(project: Path) -> None:
+    assert defaults(nbformat.read("notebooks/tiny.ipynb", as_version=4)) == KNOWN
+
+
+# Failure and sources.
+
+
+def test_failed_run_is_set_aside_and_the_good_one_stays_until_the_next(project: Path) -> None:
+    output, failed = project / "runs/notebooks/tiny.ipynb", project / "runs/notebooks/tiny.failed.ipynb"
+    assert run().returncode == 0
+    good = output.read_bytes()
+    stopped = run("-p", "seed", "13")
+    assert stopped.returncode == 1
+    assert "unlucky" in stopped.stderr
+    assert "tiny.failed.ipynb" in stopped.stderr
+    assert output.read_bytes() == good
+    assert "unlucky" in failed.read_text()
+    assert run("-p", "seed", "5").returncode == 0
+    assert printed(output).endswith("mini 5 0.01\n")
+    assert [path.name for path in output.parent.iterdir()] == ["tiny.ipynb"]
+
+
+def test_missing_output_folder_is_said_before_anything_runs(project: Path) -> None:
+    done = run("nowhere/out.ipynb")
+    assert done.returncode == 1
+    assert "nowhere does not exist" in done.stderr
+
+
+def test_stamp_says_where_the_result_comes_from(project: Path) -> None:
+    assert run("-p", "seed", "2").returncode == 0
+    executed = nbformat.read("runs/notebooks/tiny.ipynb", as_version=4)
+    source = nbformat.read("notebooks/tiny.ipynb", as_version=4)
+    stamp = executed.metadata.wsss
+    assert stamp.notebook == "notebooks/tiny.ipynb"
+    assert stamp.source == sources.source_hash(source) == sources.source_hash(executed)
+    assert stamp.parameters == KNOWN | {"seed": 2}
+    assert stamp.package == sources.package_hash()
+    assert {"commit", "dirty", "device", "date"} <= set(stamp)
+    assert {"python", "numpy"} <= set(stamp.versions)
+    assert 0 < stamp.seconds < 120
+    assert str(project) not in nbformat.writes(executed)
+
+
+def test_code_hash_follows_imports_and_nothing_else() -> None:
+    names = sources.imported_names("import os\nfrom wsss import train\nfrom wsss.data import mini")
+    assert names == ["wsss", "wsss.train", "wsss.data", "wsss.data.mini"]
+    assert sources.code_hash("wsss.tools.papermill") != sources.code_hash("wsss.tools.parameters")
+    assert sources.code_hash("wsss.nothing") == sources.code_hash()
