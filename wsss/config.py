@@ -2,8 +2,9 @@
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Mapping, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from wsss.paths import UserError
 
@@ -62,7 +63,9 @@ class Augment:
     """Training views of a photograph (method page, 'Views')."""
 
     crop: int = 448
-    """Side of the training crop in pixels; also the side that evaluation squashes images to."""
+    """Side of the training crop in pixels."""
+    evaluation_size: int = 0
+    """Side of the square that evaluation squashes images to; 0: the crop's, as in the base."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Range of the random scale before the crop."""
     blur: tuple[float, float] = (0.1, 2.0)
@@ -221,7 +224,9 @@ class Config:
             if not low <= value <= high:
                 raise UserError(f"{path} is {value}, but must lie between {low} and {high}; change --{path}")
         if self.cam.low >= self.cam.high:
-            raise UserError(f"cam.low ({self.cam.low}) must be below cam.high ({self.cam.high}); change one of them")
+            raise UserError(
+                f"cam.low ({self.cam.low}) must be below cam.high ({self.cam.high}); change one of them"
+            )
         if self.augment.local_size > self.augment.crop:
             raise UserError(
                 f"augment.local_size ({self.augment.local_size}) is larger than augment.crop ({self.augment.crop}); "
@@ -315,7 +320,9 @@ def _coerce(value: Any, kind: Any, path: str) -> Any:
                 return result
         except (TypeError, ValueError):
             pass
-    raise UserError(f"{path} must be of type {getattr(kind, '__name__', kind)}, but is {value!r}; change --{path}")
+    raise UserError(
+        f"{path} must be of type {getattr(kind, '__name__', kind)}, but is {value!r}; change --{path}"
+    )
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -331,5 +338,7 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
 def _paths(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat.update(_paths(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+        flat.update(
+            _paths(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        )
     return flat

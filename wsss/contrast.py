@@ -17,9 +17,7 @@ def affinity_labels(labels: Int[Tensor, "b i j"]) -> Int[Tensor, "b n n"]:
     return pairs.masked_fill(ignored[:, :, None] | ignored[:, None, :] | itself, IGNORE)
 
 
-def patch_contrast_loss(
-    tokens: Float[Tensor, "b n d"], affinity: Int[Tensor, "b n n"]
-) -> Float[Tensor, ""]:
+def patch_contrast_loss(tokens: Float[Tensor, "b n d"], affinity: Int[Tensor, "b n n"]) -> Float[Tensor, ""]:
     """L_ptc (eq. 7): 0.5 (1 - sum_pos c / (n_pos + 1)) + 0.5 sum_neg c / (n_neg + 1), c = |cos(F_i, F_j)|.
 
     The counts are those of the local batch; all pairs ignored gives 0.5 and a zero gradient. float32 throughout.

@@ -17,13 +17,16 @@ from wsss.config import Data as DataConfig
 from wsss.data import mini, voc
 from wsss.paths import UserError, project_root
 
+DRAWN = {"mini": mini.SPLITS, "smoke": {"train": 24, "val": 8, "test": 8}}
+"""Sets that are drawn where they are not there yet, and how many images their splits have."""
+
 
 def root_of(config: DataConfig) -> Path:
     """The folder that holds JPEGImages; the mini set is drawn where it is not there yet. Raises UserError."""
     if config.root:
         return Path(config.root)
-    if config.name == "mini":
-        return mini.generate(project_root() / "data" / "mini")
+    if config.name in DRAWN:
+        return mini.generate(project_root() / "data" / config.name, DRAWN[config.name])
     variable = "WSSS_" + config.name.split("-")[0].upper() + "_ROOT"
     root = Path(os.environ.get(variable) or project_root() / "data" / config.name)
     if not root.is_dir():
@@ -37,7 +40,7 @@ def root_of(config: DataConfig) -> Path:
 def name_of(config: DataConfig, root: Path) -> str:
     """The data set's name in records: the preset's, or the folder's where the root brings its own classes."""
     own = config.root and (root / "classes.txt").is_file() and not (root / "mini.json").is_file()
-    return root.resolve().name if own and config.name in ("mini", "voc", "voc-animals") else config.name
+    return root.resolve().name if own and config.name in (*DRAWN, "voc", "voc-animals") else config.name
 
 
 @dataclass
@@ -79,7 +82,9 @@ class Split:
         mask = voc.read_mask(voc.mask_file(self.kit, name), photograph.size, classes)
         part = None
         if self.kit.part_source:
-            part = voc.read_mask(self.kit.root / self.kit.part_source / f"{name}.png", photograph.size, classes)
+            part = voc.read_mask(
+                self.kit.root / self.kit.part_source / f"{name}.png", photograph.size, classes
+            )
         image = transforms.squash(photograph, size)
         return Sample(name, image, np.asarray(photograph), self.labels[index], mask, part)
 
@@ -158,5 +163,7 @@ def training_batches(split: Split, config: Config, first_step: int) -> DataLoade
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on `device`."""
-    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(batch).items()}
+    moved = {
+        name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(batch).items()
+    }
     return Batch(**moved)

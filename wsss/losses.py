@@ -29,8 +29,6 @@ def segmentation_loss(
     return 0.5 * (means[0] + means[1])
 
 
-def _masked_mean(
-    values: Float[Tensor, "b h w"], group: torch.Tensor, undefined: bool
-) -> Float[Tensor, ""]:
+def _masked_mean(values: Float[Tensor, "b h w"], group: torch.Tensor, undefined: bool) -> Float[Tensor, ""]:
     count = group.sum()
     return (values * group).sum() / (count if undefined else count.clamp(min=1))

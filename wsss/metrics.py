@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, UInt8
 from sklearn.metrics import average_precision_score, f1_score
 
 from wsss.config import IGNORE
+from wsss.intervals import bootstrap
 
 
 def confusion(
@@ -62,8 +63,14 @@ def classification_scores(
     present = label.any(0)
     precision = [average_precision_score(label[:, k], logits[:, k]) for k in np.flatnonzero(present)]
     f1 = f1_score(label[:, present], logits[:, present] > 0, average="macro", zero_division=0)
-    by_class = dict(zip(np.array(names)[present].tolist(), (round(100 * float(p), 4) for p in precision), strict=True))
-    return {"map": _mean(100 * np.array(precision)), "f1": round(100 * float(f1), 4), "average_precision": by_class}
+    by_class = dict(
+        zip(np.array(names)[present].tolist(), (round(100 * float(p), 4) for p in precision), strict=True)
+    )
+    return {
+        "map": _mean(100 * np.array(precision)),
+        "f1": round(100 * float(f1), 4),
+        "average_precision": by_class,
+    }
 
 
 def centre_guess(label: Float[np.ndarray, " k"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
@@ -71,7 +78,9 @@ def centre_guess(label: Float[np.ndarray, " k"], size: tuple[int, int]) -> UInt8
     guess = np.zeros(size, np.uint8)
     top, left = size[0] // 4, size[1] // 4
     classes = np.flatnonzero(label) + 1
-    for strip, value in zip(np.array_split(np.arange(left, size[1] - left), len(classes) or 1), classes, strict=False):
+    for strip, value in zip(
+        np.array_split(np.arange(left, size[1] - left), len(classes) or 1), classes, strict=False
+    ):
         guess[top : size[0] - top, strip] = value
     return guess
 
@@ -84,6 +93,17 @@ def coverage_counts(
     inside = objects & (part != 0) & (part != IGNORE)
     rest, right = objects & ~inside, prediction == mask
     return np.array([(inside & right).sum(), inside.sum(), (rest & right).sum(), rest.sum()])
+
+
+def coverage_scores(counted: Int[np.ndarray, "m 4"]) -> dict[str, Any]:
+    """Share in percent of part pixels, and of object pixels beyond the part, that get their class; with 95 %
+    bootstrap intervals over images."""
+    found: dict[str, Any] = {}
+    for name, columns in (("part", (0, 1)), ("rest", (2, 3))):
+        right, pixels = (counted[:, column] for column in columns)
+        found[name] = round(100 * float(right.sum() / max(pixels.sum(), 1)), 4)
+        found[f"{name}_interval"] = [round(100 * bound, 4) for bound in bootstrap(right, pixels)]
+    return found
 
 
 def _mean(values: Float[np.ndarray, " n"]) -> float | None:

@@ -49,7 +49,11 @@ class ContrastHead(nn.Module):
     def __init__(self, width: int, hidden: int, bottleneck: int, outputs: int):
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
         )
         for layer in self.mlp[::2]:
             nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -119,7 +123,9 @@ class Wsss(nn.Module):
         rows, columns = image.shape[2] // self.patch, image.shape[3] // self.patch
         if not rows * columns:
             size = f"{image.shape[2]}x{image.shape[3]}"
-            raise UserError(f"an image of {size} pixels is smaller than one patch of {self.patch}; raise --augment.crop")
+            raise UserError(
+                f"an image of {size} pixels is smaller than one patch of {self.patch}; raise --augment.crop"
+            )
         return rows, columns
 
     def forward(self, image: Float[Tensor, "b 3 h w"], segment: bool = True) -> Output:
@@ -179,7 +185,9 @@ def build_encoder(config: ModelConfig) -> nn.Module:
             "--model.checkpoint with --model.pretrained False"
         ) from error
     if not isinstance(vit, timm.models.VisionTransformer) or vit.cls_token is None or len(vit.blocks) < 3:
-        raise UserError(f"backbone {config.backbone} is not a plain ViT with a class token and at least 3 blocks")
+        raise UserError(
+            f"backbone {config.backbone} is not a plain ViT with a class token and at least 3 blocks"
+        )
     vit.pos_embed.requires_grad_(False)
     for block in vit.blocks:
         block.attn.fused_attn = config.fused_attention and block.attn.fused_attn

@@ -13,8 +13,28 @@ from wsss.config import IGNORE
 from wsss.paths import UserError
 
 VOC_CLASSES = tuple(
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
-    "sheep sofa train tvmonitor".split()
+    [
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ]
 )
 MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
 LABEL_FILE = "image_labels.txt"
@@ -62,7 +82,9 @@ def read_ids(root: Path, split: str) -> list[str]:
     path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not path.is_file():
         known = ", ".join(sorted(x.stem for x in path.parent.glob("*.txt"))) or "none"
-        raise UserError(f"the list {path} does not exist (there: {known}); choose by --data.train_split, --data.val_split")
+        raise UserError(
+            f"the list {path} does not exist (there: {known}); choose by --data.train_split, --data.val_split"
+        )
     ids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
     if not ids:
         raise UserError(f"the list {path} is empty; put one image id on each line")
@@ -89,20 +111,27 @@ def read_image(path: Path) -> Image.Image:
         raise UserError(f"{path} cannot be decoded ({error}); replace the file") from error
 
 
-def read_mask(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarray, "h w"]:
-    """An index mask of the photograph's `size` (width, height) with values 0..classes and 255; UserError else."""
+def read_mask(path: Path, size: tuple[int, int] | None, classes: int) -> UInt8[np.ndarray, "h w"]:
+    """An index mask with values 0..classes and 255, of the photograph's `size` (width, height) if that is given;
+    UserError else."""
     try:
         with Image.open(path) as mask:
             mode, array = mask.mode, np.array(mask)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"the mask {path} cannot be decoded ({error}); replace the file") from error
     if mode not in ("P", "L"):
-        raise UserError(f"the mask {path} is of mode {mode}; it must be an index image (palette or grey) of class numbers")
-    if array.shape[::-1] != tuple(size):
-        raise UserError(f"the mask {path} is {array.shape[1]}x{array.shape[0]}, but its image is {size[0]}x{size[1]}")
+        raise UserError(
+            f"the mask {path} is of mode {mode}; it must be an index image (palette or grey) of class numbers"
+        )
+    if size and array.shape[::-1] != tuple(size):
+        raise UserError(
+            f"the mask {path} is {array.shape[1]}x{array.shape[0]}, but its image is {size[0]}x{size[1]}"
+        )
     wrong = array[(array > classes) & (array != IGNORE)]
     if wrong.size:
-        raise UserError(f"the mask {path} holds the value {wrong[0]}, but only 0..{classes} and {IGNORE} have a meaning")
+        raise UserError(
+            f"the mask {path} holds the value {wrong[0]}, but only 0..{classes} and {IGNORE} have a meaning"
+        )
     return array
 
 
@@ -136,7 +165,9 @@ def read_labels(kit: Devkit, ids: Sequence[str]) -> np.ndarray:
             raise UserError(f"image {name} has no line in {source}")
         for label in found:
             if label not in index:
-                raise UserError(f"{source} gives image {name} the class {label!r}, which is not among the classes")
+                raise UserError(
+                    f"{source} gives image {name} the class {label!r}, which is not among the classes"
+                )
             labels[row, index[label]] = 1
     return labels
 

@@ -1,0 +1,7 @@
+"""`python -m wsss`, which is what torchrun starts."""
+
+import sys
+
+from wsss.cli import main
+
+sys.exit(main())

@@ -1,0 +1,270 @@
+"""The command line: `wsss COMMAND`. Every error a user can act on is one sentence and a non-zero exit."""
+
+import difflib
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from wsss.paths import UserError
+
+T = TypeVar("T")
+
+USAGE = """\
+usage: wsss COMMAND ...
+
+  train PRESET             train and evaluate one run; the same words again resume it
+  evaluate RUN             evaluate a run's weights again and write its record
+  score PREDICTIONS TRUTH  compare two folders of index PNGs; prints one JSON line
+  data mini                draw the mini set
+  data check ROOT          look through a VOC-format data set
+  pretrain ROOT            pretrain a small ViT on a folder of class folders, or on drawn images
+  tables                   paper, published base and measured numbers, from records
+  publish                  copy finished runs of a clean commit to data/results and book/runs
+
+`wsss COMMAND --help` explains each; the book explains the method."""
+
+TRAIN_USAGE = """\
+usage: wsss train PRESET [--seed N] [--output DIR] [--data.root ROOT] [--no-resume] [--SETTING VALUE ...]
+
+Train and evaluate one run. It goes to OUTPUT/DATASET/VARIANT/SEED, its record to the same path with .json. The same
+words again resume an interrupted run and return a finished one; --no-resume refuses to touch what is there.
+`wsss train PRESET --help` lists every setting with its value in that preset.
+
+presets: """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if words else 2
+    try:
+        if words[0] not in COMMANDS:
+            raise UserError(
+                f"there is no command named {words[0]}{_near(words[0], COMMANDS)}; see wsss --help"
+            )
+        return COMMANDS[words[0]](words[1:])
+    except UserError as error:
+        print(f"wsss: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("wsss: stopped", file=sys.stderr)
+        return 130
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T | None = None) -> T:
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(
+        kind, args=list(words), prog=f"wsss {command}", config=(tyro.conf.FlagConversionOff,), **options
+    )
+
+
+def _train(words: Sequence[str]) -> int:
+    from wsss import presets
+
+    if not words or words[0] in ("-h", "--help"):
+        print(TRAIN_USAGE + ", ".join(presets.PRESETS))
+        return 0 if words else 2
+    name, settings = words[0], [word for word in words[1:] if word != "--no-resume"]
+    config = presets.get(name)
+    if {"-h", "--help"} & set(settings):
+        _parse(type(config), settings, f"train {name}", presets.PRESETS[name])
+    config = presets.get(name, **_changes(settings))
+    from wsss import datasets, train
+
+    try:
+        record = train.run(config, resume="--no-resume" not in words)
+    except train.Interrupted as stopped:
+        print(f"wsss: {stopped}", file=sys.stderr)
+        return 143
+    if not datasets.distributed.rank():
+        _report(record, train.run_folder(config, datasets.root_of(config.data)))
+    return 0
+
+
+def _changes(words: Sequence[str]) -> dict[str, str]:
+    """`--a.b value` and `--a.b=value` as {path: value}; several values of one setting are joined by commas."""
+    changes: dict[str, list[str]] = {}
+    path = ""
+    for word in words:
+        if word.startswith("--"):
+            path, _, value = word[2:].partition("=")
+            path = path.replace("-", "_")
+            changes[path] = [value] if "=" in word else []
+        elif path:
+            changes[path].append(word)
+        else:
+            raise UserError(f"{word} is no setting; settings are written --NAME VALUE")
+    for path, values in changes.items():
+        if not values:
+            raise UserError(f"--{path} needs a value")
+    return {path: ",".join(values) for path, values in changes.items()}
+
+
+def _report(record: dict[str, Any], folder: Path) -> None:
+    found = record["results"]
+    numbers = ", ".join(
+        f"{kind} {found[kind]['miou_headline']:.1f}" for kind in ("segmentation", "cam", "aux_cam")
+    )
+    print(
+        f"{record['dataset']}/{record['variant']} seed {record['seed']}, {record['images']} images of {record['split']}:"
+    )
+    print(f"mIoU in percent: {numbers}; classification mAP {found['classification']['map']:.1f}")
+    print(f"record: {folder.with_suffix('.json')}; weights, log and examples: {folder}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a run's weights by the protocol of its training and write the record."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
+    weights: str = "last"
+    """last (its record is the run's) or best (SEED.best.json)."""
+    data_root: str = ""
+    """Where the same data set lies now, if it has moved."""
+
+
+def _evaluate(words: Sequence[str]) -> int:
+    asked = _parse(Evaluate, words, "evaluate")
+    from wsss import evaluate
+
+    _report(evaluate.evaluate_run(asked.run, asked.weights, asked.data_root), asked.run)
+    return 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """Compare index PNGs with the truth; prints miou (percent), iou by class, accuracies and the image count."""
+
+    predictions: tyro.conf.Positional[Path]
+    """Folder of ID.png with class numbers."""
+    truth: tyro.conf.Positional[Path]
+    """Folder of ID.png; 255 is not counted. Every mask here needs its prediction."""
+    num_classes: int
+    """Classes with background, e.g. 21 for VOC."""
+
+
+def _score(words: Sequence[str]) -> int:
+    asked = _parse(Score, words, "score")
+    from wsss import scoring
+
+    print(json.dumps(scoring.score(asked.predictions, asked.truth, asked.num_classes)))
+    return 0
+
+
+@dataclass(frozen=True)
+class DrawMini:
+    """Draw the mini set: 1,000 train, 200 val and 200 test images of 128 pixels in VOC format."""
+
+    root: Path = field(default_factory=lambda: _default_mini())
+    """Where it goes; a set that is there already is left as it is."""
+
+
+def _default_mini() -> Path:
+    from wsss.paths import project_root
+
+    return project_root() / "data" / "mini"
+
+
+@dataclass(frozen=True)
+class CheckData:
+    """Look through a VOC-format data set: decodes everything its lists name; exit 1 on any fault."""
+
+    root: tyro.conf.Positional[Path]
+    """The folder that holds JPEGImages."""
+    splits: tuple[str, ...] = ()
+    """Lists to look through; empty: all of ImageSets/Segmentation."""
+
+
+def _data(words: Sequence[str]) -> int:
+    if not words or words[0] not in ("mini", "check"):
+        raise UserError(
+            "wsss data needs one of: mini (draw the mini set), check ROOT (look through a data set)"
+        )
+    if words[0] == "mini":
+        from wsss.data import mini
+
+        print(mini.generate(_parse(DrawMini, words[1:], "data mini").root))
+        return 0
+    asked = _parse(CheckData, words[1:], "data check")
+    from wsss.data import check
+
+    summary, faults = check.check(asked.root, asked.splits)
+    print(summary)
+    for fault in faults:
+        print(f"wsss: error: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _pretrain(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(
+            "usage: wsss pretrain ROOT [--SETTING VALUE ...]\n\nROOT is a folder of class folders, or the word drawn."
+        )
+    from wsss import pretrain
+
+    root = words[0] if words and not words[0].startswith("-") else ""
+    asked = _parse(pretrain.Pretrain, words[1:] if root else (words or ["--help"]), "pretrain ROOT")
+    if not root:
+        raise UserError("wsss pretrain needs a folder of class folders, or the word drawn")
+    pretrain.run(root, asked)
+    return 0
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Print the tables from records: paper, published base, measured, or the command that is still to be run."""
+
+    records: tuple[Path, ...] = ()
+    """Folders of records; empty: data/results of the project."""
+    format: str = "text"
+    """text, markdown or csv."""
+
+
+def _tables(words: Sequence[str]) -> int:
+    asked = _parse(Tables, words, "tables")
+    from wsss import tables
+
+    print(tables.render_all(asked.records, asked.format))
+    return 0
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Copy finished records of runs/ to data/results and executed notebooks to book/runs; a dirty tree is refused."""
+
+    only: tuple[str, ...] = ()
+    """Patterns of DATASET/VARIANT; empty: all."""
+
+
+def _publish(words: Sequence[str]) -> int:
+    asked = _parse(Publish, words, "publish")
+    from wsss import publish
+    from wsss.paths import project_root
+
+    for path in publish.publish(project_root() / "runs", project_root(), asked.only):
+        print(path)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "score": _score,
+    "data": _data,
+    "pretrain": _pretrain,
+    "tables": _tables,
+    "publish": _publish,
+}

@@ -1,0 +1,215 @@
+"""Evaluation as in the base's training: images squashed, one scale, no CRF; each image once over all processes."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from wsss import cam, checkpoint, datasets, distributed, method, provenance, results
+from wsss import config as configuration
+from wsss.config import Config
+from wsss.data import voc
+from wsss.datasets import Split
+from wsss.model import Wsss, build, describe
+from wsss.paths import UserError, atomic, read_json
+from wsss.tally import Tally, counts_by_image, scores
+
+TITLES = {
+    "mini": "mini (drawn)",
+    "mini-coco": "mini as COCO (drawn)",
+    "smoke": "smoke (drawn, a few images)",
+    "voc": "PASCAL VOC 2012",
+    "coco": "MS COCO 2014",
+    "voc-animals": "VOC 2012 animals, 320 px",
+}
+
+
+@torch.inference_mode()
+def predict(
+    model: Wsss, image: Float[Tensor, "b 3 h w"], label: Float[Tensor, "b k"], config: Config
+) -> dict[str, Tensor]:
+    """Normalised multi-scale CAM and aux CAM, masked by the true image labels, segmentation logits, class logits."""
+    output = model(image)
+    main, aux = method.multi_scale_cam(model, image, output, config)
+    return {
+        "cam": cam.masked(cam.normalise(main), label),
+        "aux_cam": cam.masked(cam.normalise(aux), label),
+        "segmentation": output.segmentation,
+        "logits": output.logits,
+    }
+
+
+def to_labels(prediction: dict[str, Tensor], size: tuple[int, int], config: Config) -> dict[str, np.ndarray]:
+    """Kind -> (h, w) uint8 labels of the first image at `size`: argmax of logits, CAM against the background value."""
+
+    def resized(value: Tensor) -> Tensor:
+        return F.interpolate(value[:1].float(), size, mode="bilinear", align_corners=False)
+
+    ones = prediction["cam"].new_ones(1, prediction["cam"].shape[1])
+    maps = {
+        kind: cam.evaluation_labels(resized(prediction[kind]), ones, config.cam.background)
+        for kind in ("cam", "aux_cam")
+    }
+    maps["segmentation"] = resized(prediction["segmentation"]).argmax(1)
+    return {kind: value[0].cpu().numpy().astype(np.uint8) for kind, value in maps.items()}
+
+
+def tally(model: Wsss, split: Split, config: Config, device: torch.device) -> Tally:
+    """Counts over the split; process r of w takes the images r, r + w, ... and every process gets all counts."""
+    size, classes = evaluation_size(config), len(split.kit.classes) + 1
+    was_training, mine = model.training, Tally()
+    model.eval()
+    places = range(distributed.rank(), len(split), distributed.world())
+    for place in tqdm(
+        places, desc=f"evaluate {split.name}", unit="image", disable=distributed.rank() > 0, leave=False
+    ):
+        sample = split.sample(place, size)
+        prediction = predict(model, sample.image[None].to(device), sample.label[None].to(device), config)
+        logits = prediction["logits"][0].float().cpu().numpy()
+        mine.add(sample, to_labels(prediction, sample.mask.shape, config), logits, classes)
+    model.train(was_training)
+    first, *others = distributed.gather(mine)
+    for other in others:
+        first.merge(other)
+    first.sort()
+    return first
+
+
+def evaluation_size(config: Config) -> int:
+    """Side in pixels of the squashed image."""
+    return config.augment.evaluation_size or config.augment.crop
+
+
+def examples(
+    model: Wsss, split: Split, config: Config, device: torch.device, count: int = 8
+) -> dict[str, np.ndarray]:
+    """Arrays for figures: evenly spaced images with CAMs (0..255, of present classes), labels, prediction, truth."""
+    size = evaluation_size(config)
+    rows: list[dict[str, np.ndarray]] = []
+    model.eval()
+    for place in np.linspace(0, len(split) - 1, min(count, len(split))).astype(int):
+        sample = split.sample(int(place), size)
+        label = sample.label[None].to(device)
+        prediction = predict(model, sample.image[None].to(device), label, config)
+        labels = to_labels(prediction, (size, size), config)
+        box = torch.tensor([[0, size, 0, size]])
+        pseudo = cam.training_labels(
+            prediction["cam"].cpu(), sample.label[None], box, config.cam.high, config.cam.low
+        )
+        rows.append(
+            {
+                "ids": np.array(sample.id),
+                "images": _squashed(sample.pixels, size, nearest=False),
+                "cam": _quantised(prediction["cam"]),
+                "aux_cam": _quantised(prediction["aux_cam"]),
+                "pseudo_label": pseudo[0].numpy().astype(np.uint8),
+                "prediction": labels["segmentation"],
+                "truth": _squashed(sample.mask, size, nearest=True),
+            }
+        )
+    arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return {**arrays, "class_names": np.array(["background", *split.kit.classes])}
+
+
+def _quantised(maps: Tensor) -> np.ndarray:
+    return (maps[0].amax(0).clamp(0, 1) * 255).round().byte().cpu().numpy()
+
+
+def _squashed(pixels: np.ndarray, size: int, nearest: bool) -> np.ndarray:
+    tensor = torch.from_numpy(pixels.copy()).float()
+    tensor = tensor[None, None] if nearest else tensor.movedim(2, 0)[None]
+    mode = {"mode": "nearest"} if nearest else {"mode": "bilinear", "antialias": True}
+    array = F.interpolate(tensor, (size, size), **mode)[0].byte().numpy()
+    return array[0] if nearest else np.moveaxis(array, 0, 2)
+
+
+def make_record(
+    counted: Tally, config: Config, split: Split, dataset: str, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """The record of a run: numbers, protocol, configuration and where they come from."""
+    kit, size = split.kit, evaluation_size(config)
+    stamp = provenance.stamp()
+    if torch.cuda.is_available():
+        stamp["device"] = torch.cuda.get_device_name()
+    return {
+        "schema": results.SCHEMA,
+        "dataset": dataset,
+        "dataset_title": TITLES.get(dataset, dataset),
+        "variant": config.variant,
+        "preset": config.name,
+        "seed": config.seed,
+        "split": split.name,
+        "images": len(counted.ids),
+        "fingerprint": results.fingerprint(counted.ids, counted.digests),
+        "protocol": {
+            "name": "training",
+            "size": size,
+            "scales": [1.0],
+            "flip": False,
+            "crf": None,
+            "cam_scales": list(config.cam.scales),
+            "cam_flip": True,
+            "background": config.cam.background,
+            "label_source": kit.label_source,
+            "mask_source": kit.mask_source,
+            "train_images": len(voc.read_ids(kit.root, config.data.train_split)),
+            "train_split": config.data.train_split,
+        },
+        "results": scores(counted, kit.classes, config.data.headline),
+        "config": configuration.to_dict(config) | {"output": "", "data": vars(config.data) | {"root": ""}},
+        "backbone": describe(config.model),
+        "processes": distributed.world(),
+        "threads": torch.get_num_threads(),
+        "steps": config.optim.steps,
+        "seconds": seconds,
+        **stamp,
+    }
+
+
+def evaluate_run(folder: Path, weights: str = "last", data_root: str = "") -> dict[str, Any]:
+    """Evaluate the last or the best weights of a run by the protocol of its training; returns the record.
+
+    The last weights' record takes the place of the run's; that of the best goes to SEED.best.json. Raises UserError.
+    """
+    config = configuration.from_dict(read_json(folder / "config.json"))
+    config = configuration.override(config, {"data.root": data_root} if data_root else {})
+    step = checkpoint.latest(folder)
+    if weights not in ("last", "best") or step is None:
+        raise UserError(
+            f"{folder} has no {weights} weights; --weights is last or best, and the run must have been trained"
+        )
+    with distributed.group() as device:
+        split = Split(datasets.root_of(config.data), config.data.val_split, need_masks=True)
+        model = build(configuration.override(config, {"model.checkpoint": ""}), len(split.kit.classes)).to(
+            device
+        )
+        file = folder / "best.safetensors" if weights == "best" else checkpoint.weights_file(folder, step)
+        checkpoint.fill(model, checkpoint.read(file), str(file))
+        seconds = (
+            read_json(folder.with_suffix(".json"))["seconds"] if folder.with_suffix(".json").is_file() else {}
+        )
+        path = folder.with_suffix(".json" if weights == "last" else ".best.json")
+        return write_record(model, split, config, device, path, seconds)
+
+
+def write_record(
+    model: Wsss, split: Split, config: Config, device: torch.device, path: Path, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """Evaluate, then write examples for figures (RUN/cams.npz), per-image counts, and the record, which comes last."""
+    started = time.monotonic()
+    counted = tally(model, split, config, device)
+    if distributed.rank() == 0:
+        seconds = {**seconds, "evaluate": round(time.monotonic() - started, 1)}
+        with atomic(path.with_suffix("") / "cams.npz") as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **examples(model, split, config, device))
+        dataset = datasets.name_of(config.data, split.kit.root)
+        results.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
+        results.save(make_record(counted, config, split, dataset, seconds), path)
+    distributed.wait()
+    return results.load(path)

@@ -1,0 +1,194 @@
+"""Every run as a row: a name, the preset it starts from, and what differs, in the words of the command line.
+
+`TABLES` names the presets of each table. A preset's twin `X-toco` is the predecessor: the same code, compat all on.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from wsss.config import TOCO, Config, flatten, override
+from wsss.paths import UserError
+
+VOC = {"data.name": "voc", "data.train_split": "train_aug", "model.pretrained": True}
+"""The paper's VOC 2012 scale, the base's numbers: 20,000 steps of 4 images (2 GPUs x 2).
+
+    torchrun --nproc_per_node 2 -m wsss train voc --data.root VOC2012
+
+Expected: the base's published logs end at 69.2 (ViT-B/16, single scale, no CRF); its 3 h 43 min were on 2 A100.
+Not run by this project."""
+
+COCO = {
+    "data.name": "coco",
+    "data.val_split": "val_part",
+    "cam.high": 0.65,
+    "cam.background": 0.45,
+    "class_contrast.temperature": 1.0,
+    "optim.steps": 80_000,
+    "optim.batch": 8,
+    "optim.warmup": 0.01875,
+    "schedule.contrast_start": 0.15,
+    "schedule.final_cam_start": 0.15,
+}
+"""The paper's COCO 2014 scale in three phases: 80,000 steps of 8 images (4 GPUs x 2).
+
+    torchrun --nproc_per_node 4 -m wsss train coco --data.root COCO2014
+
+Expected: the base's 27 h were on 4 A100. Not run by this project."""
+
+DEIT = {"model.backbone": "deit_base_patch16_224.fb_in1k"}
+"""The weaker backbone, pretrained on ImageNet-1k alone."""
+
+MINI = {
+    "data.name": "mini",
+    "data.train_split": "train",
+    "model.backbone": "vit_tiny_patch16_224",
+    "model.pretrained": False,
+    "model.checkpoint": "data/weights/vit_mini_drawn.safetensors",
+    "model.patch_size": 8,
+    "model.image_size": 64,
+    "model.width": 128,
+    "model.depth": 8,
+    "model.heads": 4,
+    "model.fused_attention": False,
+    "model.classifier_scale": 0.1,
+    "augment.crop": 96,
+    "augment.evaluation_size": 128,
+    "augment.scale": (0.7, 1.5),
+    "augment.blur": (0.1, 0.43),
+    "augment.local_size": 24,
+    "class_contrast.hidden": 256,
+    "class_contrast.bottleneck": 64,
+    "class_contrast.dimension": 256,
+    "optim.steps": 500,
+    "optim.batch": 8,
+    "optim.lr": 2e-4,
+}
+"""The drawn set on a laptop: minutes on two CPU cores, offline.
+
+    wsss train mini
+
+Expected: see the records of mini/mini in data/results."""
+
+SMOKE = {
+    "data.name": "smoke",
+    "model.checkpoint": "",
+    "augment.crop": 64,
+    "augment.evaluation_size": 64,
+    "augment.local_crops": 2,
+    "cam.scales": (1.0, 0.5),
+    "class_contrast.hidden": 32,
+    "class_contrast.bottleneck": 16,
+    "class_contrast.dimension": 32,
+    "model.width": 48,
+    "model.depth": 4,
+    "optim.steps": 8,
+    "optim.batch": 4,
+    "log_every": 1,
+}
+"""Seconds: every part of a run once, on a few drawn images, from random weights. Its numbers mean nothing."""
+
+ANIMALS = {
+    "data.name": "voc-animals",
+    "data.train_split": "train_aug",
+    "data.headline": ("background", "cat", "cow", "dog", "horse", "sheep", "person"),
+    "model.checkpoint": "data/weights/vit_tiny_p8_tin.safetensors",
+    "model.width": 0,
+    "model.depth": 0,
+    "model.heads": 0,
+    "augment.crop": 128,
+    "augment.evaluation_size": 128,
+    "augment.scale": (0.22, 0.89),
+    "augment.blur": (0.1, 0.57),
+    "augment.local_size": 32,
+    "optim.steps": 600,
+}
+"""Real photographs at CPU size: VOC 2012 images with cats, cows, dogs, horses or sheep, longest side 320.
+
+    wsss train voc-animals --data.root VOC2012_ANIMALS
+
+The scale range gives objects the size they have in a 448 crop of a full VOC photograph (x 500/320 x 128/448)."""
+
+PLAIN = {"patch_contrast.weight": 0.0, "class_contrast.weight": 0.0, "segmentation.weight": 0.0}
+"""Classification alone, on both layers: the CAM that every other term starts from."""
+
+MINI_COCO = {
+    "data.name": "mini-coco",
+    "cam.high": 0.65,
+    "optim.steps": 60,
+    "schedule.contrast_start": 0.15,
+    "schedule.final_cam_start": 0.15,
+}
+"""The drawn set by way of COCO json: rasteriser, three phases and COCO's thresholds, in a minute."""
+
+TOCO_TWIN = {f"compat.{name}": value for name, value in flatten(TOCO).items()}
+
+ROWS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+    ("voc", "", VOC),
+    ("voc-deit", "voc", DEIT),
+    ("coco", "voc", COCO),
+    ("coco-deit", "coco", DEIT),
+    ("mini", "voc", MINI),
+    ("mini-plain", "mini", PLAIN),
+    ("mini-coco", "mini", MINI_COCO),
+    ("smoke", "mini", SMOKE),
+    ("voc-animals", "mini", ANIMALS),
+    ("voc-animals-plain", "voc-animals", PLAIN),
+    *(
+        (f"{name}-toco", name, TOCO_TWIN)
+        for name in ["voc", "voc-deit", "coco", "coco-deit", "mini", "smoke", "voc-animals"]
+    ),
+)
+
+
+def _build() -> dict[str, Config]:
+    built: dict[str, Config] = {"": Config()}
+    for name, parent, changes in ROWS:
+        built[name] = override(built[parent], {"name": name, **changes})
+    return {name: config for name, config in built.items() if name}
+
+
+PRESETS: dict[str, Config] = _build()
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "voc": ("voc", "voc-toco", "voc-deit", "voc-deit-toco"),
+    "coco": ("coco", "coco-toco", "coco-deit", "coco-deit-toco"),
+    "mini": ("mini-plain", "mini"),
+    "voc-animals": ("voc-animals-plain", "voc-animals"),
+}
+"""The tables of the book and the presets that are their rows."""
+
+FREE = (
+    "seed",
+    "output",
+    "variant",
+    "name",
+    "data.root",
+    "data.workers",
+    "log_every",
+    "save_every",
+    "validate_every",
+)
+"""Settings that do not make another variant."""
+
+
+def get(name: str, /, **changes: Any) -> Config:
+    """The preset `name` with settings replaced; dots in a path are written as two underscores or passed by `**{}`.
+
+    Raises UserError for an unknown preset or setting, with the nearest name.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(PRESETS)}"
+        raise UserError(f"there is no preset named {name}; {hint}")
+    return named(override(PRESETS[name], {path.replace("__", "."): value for path, value in changes.items()}))
+
+
+def named(config: Config) -> Config:
+    """`config` with its variant: the preset's name and every setting that differs from the preset."""
+    if config.variant:
+        return config
+    own, preset = flatten(config), flatten(PRESETS[config.name])
+    changed = [f"{path}={own[path]}" for path in own if own[path] != preset[path] and path not in FREE]
+    variant = "+".join([config.name, *changed]).replace("/", "_").replace(" ", "")
+    return override(config, {"variant": variant})

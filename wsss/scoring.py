@@ -1,0 +1,36 @@
+"""Score predictions on disk against the truth, without a model."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from wsss import metrics
+from wsss.data import voc
+from wsss.paths import UserError
+
+
+def score(predictions: Path, truth: Path, classes: int) -> dict[str, Any]:
+    """Scores in percent of index PNGs in `predictions` against all of `truth`; `classes` counts background.
+
+    Raises UserError for a folder without PNGs, a missing prediction, sizes that differ and values out of range.
+    """
+    files = sorted(truth.glob("*.png"))
+    if not files:
+        raise UserError(f"{truth} holds no PNG; give the folder of the true masks")
+    total = np.zeros((classes, classes), np.int64)
+    for file in tqdm(files, desc="score", unit="image", leave=False):
+        mine = predictions / file.name
+        if not mine.is_file():
+            raise UserError(f"{mine} does not exist, but {file} does; every true mask needs a prediction")
+        mask = voc.read_mask(file, None, classes - 1)
+        prediction = voc.read_mask(mine, mask.shape[::-1], classes - 1)
+        if ((prediction == voc.IGNORE) & (mask != voc.IGNORE)).any():
+            raise UserError(
+                f"{mine} holds {voc.IGNORE}, which is no class; predict one of 0..{classes - 1} everywhere"
+            )
+        total += metrics.confusion(mask, prediction, classes)
+    found = metrics.segmentation_scores(metrics.counts(total), [str(number) for number in range(classes)])
+    del found["miou_headline"]
+    return {**found, "images": len(files)}

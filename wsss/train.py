@@ -1,0 +1,249 @@
+"""The training loop: one run from a configuration to its record. It knows nothing of the method but its seam."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from wsss import checkpoint, datasets, distributed, evaluate, method, optim, results, tally
+from wsss import config as configuration
+from wsss.batch import Batch
+from wsss.config import Config
+from wsss.model import build
+from wsss.paths import UserError, atomic, project_root, read_json, write_json
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+def run(config: Config, resume: bool = True) -> dict[str, Any]:
+    """Train and evaluate one run; returns its record.
+
+    A finished run of the same configuration returns its record at once; an interrupted one goes on where it stopped.
+    `resume=False` starts again and refuses to overwrite what is there. Raises UserError.
+    """
+    with distributed.group() as device:
+        root = datasets.root_of(config.data)
+        train_split = datasets.Split(root, config.data.train_split)
+        val_split = datasets.Split(root, config.data.val_split, need_masks=True)
+        folder = run_folder(config, root)
+        done = _finished(folder, config, resume)
+        if done:
+            return done
+        trainer = Trainer(config, train_split, val_split, folder, device)
+        trainer.fit()
+        return trainer.finish()
+
+
+def run_folder(config: Config, root: Path) -> Path:
+    """OUTPUT/DATASET/VARIANT/SEED; the record is the same path with .json."""
+    output = Path(config.output) if config.output else project_root() / "runs"
+    return output / datasets.name_of(config.data, root) / config.variant / str(config.seed)
+
+
+def _finished(folder: Path, config: Config, resume: bool) -> dict[str, Any] | None:
+    """The record of a finished run; UserError where the folder holds another configuration."""
+    known = folder / "config.json"
+    if not known.is_file():
+        return None
+    if not resume:
+        raise UserError(
+            f"{folder} holds a run already; leave --no-resume out, or choose another --output or --seed"
+        )
+    before, now = (_comparable(tree) for tree in (read_json(known), configuration.to_dict(config)))
+    if before != now:
+        changed = [path for path in now if before.get(path) != now[path]]
+        raise UserError(
+            f"{folder} holds a run with other settings ({', '.join(changed[:3])}); choose another --output or --variant"
+        )
+    record = folder.with_suffix(".json")
+    return results.load(record) if record.is_file() else None
+
+
+def _comparable(tree: dict[str, Any]) -> dict[str, Any]:
+    flat = configuration.flatten(configuration.from_dict(tree))
+    return {
+        path: value for path, value in flat.items() if path not in ("output", "data.workers", "data.root")
+    }
+
+
+class Trainer:
+    """State of a run: model, optimizer, step. `fit` trains to the end or until interrupted."""
+
+    def __init__(
+        self, config: Config, train: datasets.Split, val: datasets.Split, folder: Path, device: torch.device
+    ):
+        self.config, self.train_split, self.val_split = config, train, val
+        self.folder, self.device, self.step, self.best, self.seconds = folder, device, 0, -1.0, 0.0
+        self.model = build(config, len(train.kit.classes)).to(device)
+        self.optimizer = optim.build(
+            self.model.trunk_parameters(), self.model.head_parameters(), config.optim
+        )
+        self.main = distributed.rank() == 0
+        if self.main:
+            write_json(folder / "config.json", configuration.to_dict(config))
+        distributed.wait()
+        found = checkpoint.latest(folder)
+        if found is not None:
+            self._restore(found)
+
+    def fit(self) -> None:
+        """Train to the last step; SIGTERM and Ctrl-C save and raise Interrupted. Raises UserError at a loss that is
+        not finite, before the optimizer sees it."""
+        config, total = self.config.optim, self.config.optim.steps
+        wrapped = method.Step(self.model, self.config)
+        if distributed.world() > 1:
+            wrapped = DistributedDataParallel(wrapped, broadcast_buffers=False, find_unused_parameters=True)
+        batches = iter(datasets.training_batches(self.train_split, self.config, self.step))
+        save_every, validate_every = (
+            max(1, round(x * total)) for x in (self.config.save_every, self.config.validate_every)
+        )
+        with (
+            _stop_signals() as stop,
+            tqdm(
+                total=total,
+                initial=self.step,
+                desc=f"train {self.config.variant}",
+                unit="step",
+                disable=not self.main,
+            ) as bar,
+        ):
+            while self.step < total:
+                started = time.monotonic()
+                optim.set_rate(self.optimizer, self.step, config)
+                terms = self._update(wrapped, batches)
+                self.step += 1
+                self.seconds += time.monotonic() - started
+                self._log(terms, bar)
+                asked = bool(distributed.total(torch.tensor(int(stop.is_set()), device=self.device)))
+                if self.step % validate_every == 0 and self.step < total:
+                    self._validate()
+                if asked or self.step % save_every == 0 or self.step == total:
+                    self._save()
+                if asked and self.step < total:
+                    raise Interrupted(
+                        f"stopped at step {self.step} of {total}; saved in {self.folder}, start again to go on"
+                    )
+
+    def _update(self, wrapped: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
+        """One optimizer step over the process's micro-batches; returns the mean of every term."""
+        config, sums = self.config, {}
+        self.model.train()
+        self.model.update_teacher(config.class_contrast.momentum)
+        self.optimizer.zero_grad()
+        table, aux_labels = method.weights(self.step, config), method.uses_aux_labels(self.step, config)
+        for part in range(config.optim.accumulate):
+            batch = datasets.to_device(next(batches), self.device)
+            place = part * distributed.world() + distributed.rank()
+            generator = torch.Generator().manual_seed(datasets.mix(config.seed, 3, self.step, place))
+            last = part == config.optim.accumulate - 1
+            with nullcontext() if last or distributed.world() == 1 else wrapped.no_sync(), self._autocast():
+                terms = method.losses(wrapped(batch, generator), batch, config, aux_labels)
+                loss = method.objective(terms, table) / config.optim.accumulate
+                self._check(terms, table, batch)
+                loss.backward()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.optim.accumulate
+        self.optimizer.step()
+        return sums
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.config.optim.bfloat16 and computes_bfloat16(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def _check(self, terms: dict[str, torch.Tensor], table: dict[str, float], batch: Batch) -> None:
+        """UserError with step, term and image ids where any process has a loss that is not finite."""
+        wrong = [name for name, value in terms.items() if not value.isfinite()]
+        if distributed.total(torch.tensor(len(wrong), device=self.device)):
+            names = " and ".join(wrong) or "a term of another process"
+            raise UserError(
+                f"the loss is not finite at step {self.step}: {names} on the images {', '.join(batch.ids)}; the last good "
+                f"checkpoint in {self.folder} is untouched: lower --optim.lr, or look at these images"
+            )
+
+    def _log(self, terms: dict[str, float], bar: tqdm) -> None:
+        bar.update()
+        if self.main and (self.step % self.config.log_every == 0 or self.step == self.config.optim.steps):
+            table, rate = method.weights(self.step - 1, self.config), self.optimizer.param_groups[0]["lr"]
+            bar.set_postfix(cls=f"{terms['classification']:.3f}")
+            self._write(
+                {"step": self.step, "lr": rate, "seconds": round(self.seconds, 3), **terms, "weights": table}
+            )
+
+    def _write(self, row: dict[str, Any]) -> None:
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _validate(self) -> None:
+        counted = evaluate.tally(self.model, self.val_split, self.config, self.device)
+        found = tally.scores(counted, self.val_split.kit.classes, self.config.data.headline)
+        if self.main:
+            row = {kind: found[kind]["miou_headline"] for kind in tally.KINDS}
+            self._write({"step": self.step, "validation": {**row, "map": found["classification"]["map"]}})
+            if row["segmentation"] > self.best:
+                self.best = row["segmentation"]
+                checkpoint.write_weights(self.model, self.folder / "best.safetensors")
+
+    def _save(self) -> None:
+        if self.main:
+            state = {"optimizer": self.optimizer.state_dict(), "best": self.best, "seconds": self.seconds}
+            checkpoint.save(self.folder, self.step, self.model, state)
+        distributed.wait()
+
+    def _restore(self, step: int) -> None:
+        state = checkpoint.load(self.folder, step, self.model)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.best, self.seconds = step, state["best"], state["seconds"]
+        log = self.folder / "log.jsonl"
+        if self.main and log.is_file():
+            rows = [
+                row for row in log.read_text().splitlines(keepends=True) if json.loads(row)["step"] <= step
+            ]
+            with atomic(log) as temporary:
+                temporary.write_text("".join(rows))
+
+    def finish(self) -> dict[str, Any]:
+        """Evaluate the last weights and write the record; they are the best where no validation found better ones."""
+        path, seconds = self.folder.with_suffix(".json"), {"train": round(self.seconds, 1)}
+        record = evaluate.write_record(self.model, self.val_split, self.config, self.device, path, seconds)
+        if self.main and record["results"]["segmentation"]["miou_headline"] > self.best:
+            checkpoint.write_weights(self.model, self.folder / "best.safetensors")
+        return record
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and any(name in flags.read_text() for name in ("amx_bf16", "avx512_bf16"))
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set; the handlers before are put back. Only the main thread may ask for it."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
