@@ -18,9 +18,7 @@ def box_mask(box: Int[Tensor, "b 4"], size: tuple[int, int]) -> Bool[Tensor, "b 
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
 
 
-def token_mask(
-    box: Int[Tensor, "b 4"], size: tuple[int, int], grid: tuple[int, int]
-) -> Bool[Tensor, "b i j"]:
+def token_mask(box: Int[Tensor, "b 4"], size: tuple[int, int], grid: tuple[int, int]) -> Bool[Tensor, "b i j"]:
     """V: tokens whose patch lies wholly inside the photograph (`box` in pixels of an image of `size`)."""
     patch = torch.tensor([size[0] // grid[0], size[0] // grid[0], size[1] // grid[1], size[1] // grid[1]])
     patch = patch.to(box.device)
@@ -40,15 +38,11 @@ def mirrored_scores(
     plain: Float[Tensor, "b k i j"], mirrored: Float[Tensor, "b k i j"], size: tuple[int, int]
 ) -> Float[Tensor, "b k h w"]:
     """ReLU of the larger of a pass and its mirror image's (given as seen, still mirrored), bilinear to `size`."""
-    resized = [
-        F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (plain, mirrored.flip(-1))
-    ]
+    resized = [F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (plain, mirrored.flip(-1))]
     return torch.maximum(*resized).relu()
 
 
-def normalise(
-    raw: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b h w"] | None = None
-) -> Float[Tensor, "b k h w"]:
+def normalise(raw: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b h w"] | None = None) -> Float[Tensor, "b k h w"]:
     """ReLU, then per image and class (x - min) / (max(x - min) + 1e-5), eq. 3.
 
     With `valid`, minimum and maximum are taken over valid pixels and the result is clipped to [0, 1] outside

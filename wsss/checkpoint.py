@@ -26,9 +26,7 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read as safetensors ({error}); it may be cut off: copy it again"
-        ) from error
+        raise UserError(f"{path} cannot be read as safetensors ({error}); it may be cut off: copy it again") from error
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
@@ -45,12 +43,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if any(faults.values()):
-        words = "; ".join(
-            f"{len(keys)} {kind} ({', '.join(keys[:4])})" for kind, keys in faults.items() if keys
-        )
-        raise UserError(
-            f"the checkpoint {name} does not fit the model: {words}; check --model.* against its card"
-        )
+        words = "; ".join(f"{len(keys)} {kind} ({', '.join(keys[:4])})" for kind, keys in faults.items() if keys)
+        raise UserError(f"the checkpoint {name} does not fit the model: {words}; check --model.* against its card")
     broken = [key for key, value in tensors.items() if not value.isfinite().all()]
     if broken:
         raise UserError(f"the checkpoint {name} holds values that are not finite, first in {broken[0]}")
@@ -90,9 +84,7 @@ def load(run: Path, step: int, module: nn.Module) -> dict[str, Any]:
     try:
         return torch.load(run / f"step-{step:08d}.pt", weights_only=True)
     except Exception as error:
-        raise UserError(
-            f"{run}/step-{step:08d}.pt cannot be read ({error}); delete it to start again"
-        ) from error
+        raise UserError(f"{run}/step-{step:08d}.pt cannot be read ({error}); delete it to start again") from error
 
 
 def weights_file(run: Path, step: int) -> Path:

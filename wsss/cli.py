@@ -46,9 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     try:
         if words[0] not in COMMANDS:
-            raise UserError(
-                f"there is no command named {words[0]}{_near(words[0], COMMANDS)}; see wsss --help"
-            )
+            raise UserError(f"there is no command named {words[0]}{_near(words[0], COMMANDS)}; see wsss --help")
         return COMMANDS[words[0]](words[1:])
     except UserError as error:
         print(f"wsss: error: {error}", file=sys.stderr)
@@ -65,9 +63,7 @@ def _near(word: str, known: Iterable[str]) -> str:
 
 def _parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T | None = None) -> T:
     options: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(
-        kind, args=list(words), prog=f"wsss {command}", config=(tyro.conf.FlagConversionOff,), **options
-    )
+    return tyro.cli(kind, args=list(words), prog=f"wsss {command}", config=(tyro.conf.FlagConversionOff,), **options)
 
 
 def _train(words: Sequence[str]) -> int:
@@ -114,9 +110,7 @@ def _changes(words: Sequence[str]) -> dict[str, str]:
 
 def _report(record: dict[str, Any], folder: Path) -> None:
     found = record["results"]
-    numbers = ", ".join(
-        f"{kind} {found[kind]['miou_headline']:.1f}" for kind in ("segmentation", "cam", "aux_cam")
-    )
+    numbers = ", ".join(f"{kind} {found[kind]['miou_headline']:.1f}" for kind in ("segmentation", "cam", "aux_cam"))
     print(
         f"{record['dataset']}/{record['variant']} seed {record['seed']}, {record['images']} images of {record['split']}:"
     )
@@ -190,9 +184,7 @@ class CheckData:
 
 def _data(words: Sequence[str]) -> int:
     if not words or words[0] not in ("mini", "check"):
-        raise UserError(
-            "wsss data needs one of: mini (draw the mini set), check ROOT (look through a data set)"
-        )
+        raise UserError("wsss data needs one of: mini (draw the mini set), check ROOT (look through a data set)")
     if words[0] == "mini":
         from wsss.data import mini
 

@@ -224,9 +224,7 @@ class Config:
             if not low <= value <= high:
                 raise UserError(f"{path} is {value}, but must lie between {low} and {high}; change --{path}")
         if self.cam.low >= self.cam.high:
-            raise UserError(
-                f"cam.low ({self.cam.low}) must be below cam.high ({self.cam.high}); change one of them"
-            )
+            raise UserError(f"cam.low ({self.cam.low}) must be below cam.high ({self.cam.high}); change one of them")
         if self.augment.local_size > self.augment.crop:
             raise UserError(
                 f"augment.local_size ({self.augment.local_size}) is larger than augment.crop ({self.augment.crop}); "
@@ -320,9 +318,7 @@ def _coerce(value: Any, kind: Any, path: str) -> Any:
                 return result
         except (TypeError, ValueError):
             pass
-    raise UserError(
-        f"{path} must be of type {getattr(kind, '__name__', kind)}, but is {value!r}; change --{path}"
-    )
+    raise UserError(f"{path} must be of type {getattr(kind, '__name__', kind)}, but is {value!r}; change --{path}")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -338,7 +334,5 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
 def _paths(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat.update(
-            _paths(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-        )
+        flat.update(_paths(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
     return flat

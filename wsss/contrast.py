@@ -99,9 +99,7 @@ def _draw(
     return torch.multinomial(places, count, len(places) < count, generator=generator).to(first.device)
 
 
-def cut(
-    image: Float[Tensor, "b 3 h w"], corners: Int[Tensor, "b m 2"], size: int
-) -> Float[Tensor, "m b 3 q q"]:
+def cut(image: Float[Tensor, "b 3 h w"], corners: Int[Tensor, "b m 2"], size: int) -> Float[Tensor, "m b 3 q q"]:
     """Square crops at the given top left corners, crop-major."""
     rows = [
         torch.stack([one[:, top : top + size, left : left + size] for top, left in places])

@@ -82,9 +82,7 @@ class Split:
         mask = voc.read_mask(voc.mask_file(self.kit, name), photograph.size, classes)
         part = None
         if self.kit.part_source:
-            part = voc.read_mask(
-                self.kit.root / self.kit.part_source / f"{name}.png", photograph.size, classes
-            )
+            part = voc.read_mask(self.kit.root / self.kit.part_source / f"{name}.png", photograph.size, classes)
         image = transforms.squash(photograph, size)
         return Sample(name, image, np.asarray(photograph), self.labels[index], mask, part)
 
@@ -163,7 +161,5 @@ def training_batches(split: Split, config: Config, first_step: int) -> DataLoade
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on `device`."""
-    moved = {
-        name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(batch).items()
-    }
+    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(batch).items()}
     return Batch(**moved)

@@ -66,9 +66,7 @@ def tally(model: Wsss, split: Split, config: Config, device: torch.device) -> Ta
     was_training, mine = model.training, Tally()
     model.eval()
     places = range(distributed.rank(), len(split), distributed.world())
-    for place in tqdm(
-        places, desc=f"evaluate {split.name}", unit="image", disable=distributed.rank() > 0, leave=False
-    ):
+    for place in tqdm(places, desc=f"evaluate {split.name}", unit="image", disable=distributed.rank() > 0, leave=False):
         sample = split.sample(place, size)
         prediction = predict(model, sample.image[None].to(device), sample.label[None].to(device), config)
         logits = prediction["logits"][0].float().cpu().numpy()
@@ -86,9 +84,7 @@ def evaluation_size(config: Config) -> int:
     return config.augment.evaluation_size or config.augment.crop
 
 
-def examples(
-    model: Wsss, split: Split, config: Config, device: torch.device, count: int = 8
-) -> dict[str, np.ndarray]:
+def examples(model: Wsss, split: Split, config: Config, device: torch.device, count: int = 8) -> dict[str, np.ndarray]:
     """Arrays for figures: evenly spaced images with CAMs (0..255, of present classes), labels, prediction, truth."""
     size = evaluation_size(config)
     rows: list[dict[str, np.ndarray]] = []
@@ -99,9 +95,7 @@ def examples(
         prediction = predict(model, sample.image[None].to(device), label, config)
         labels = to_labels(prediction, (size, size), config)
         box = torch.tensor([[0, size, 0, size]])
-        pseudo = cam.training_labels(
-            prediction["cam"].cpu(), sample.label[None], box, config.cam.high, config.cam.low
-        )
+        pseudo = cam.training_labels(prediction["cam"].cpu(), sample.label[None], box, config.cam.high, config.cam.low)
         rows.append(
             {
                 "ids": np.array(sample.id),
@@ -186,14 +180,10 @@ def evaluate_run(folder: Path, weights: str = "last", data_root: str = "") -> di
         )
     with distributed.group() as device:
         split = Split(datasets.root_of(config.data), config.data.val_split, need_masks=True)
-        model = build(configuration.override(config, {"model.checkpoint": ""}), len(split.kit.classes)).to(
-            device
-        )
+        model = build(configuration.override(config, {"model.checkpoint": ""}), len(split.kit.classes)).to(device)
         file = folder / "best.safetensors" if weights == "best" else checkpoint.weights_file(folder, step)
         checkpoint.fill(model, checkpoint.read(file), str(file))
-        seconds = (
-            read_json(folder.with_suffix(".json"))["seconds"] if folder.with_suffix(".json").is_file() else {}
-        )
+        seconds = read_json(folder.with_suffix(".json"))["seconds"] if folder.with_suffix(".json").is_file() else {}
         path = folder.with_suffix(".json" if weights == "last" else ".best.json")
         return write_record(model, split, config, device, path, seconds)
 

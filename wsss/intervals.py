@@ -39,9 +39,7 @@ def student_quantile(probability: float, degrees: int, points: int = 200_001) ->
     return math.sqrt(degrees) * math.tan(np.interp(probability, mass / mass[-1], angle))
 
 
-def bootstrap(
-    numerators: np.ndarray, denominators: np.ndarray, n: int = 1000, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap(numerators: np.ndarray, denominators: np.ndarray, n: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of sum(numerators) / sum(denominators), images (first axis) redrawn."""
     weights = _redraws(len(numerators), n, seed)
     with np.errstate(invalid="ignore", divide="ignore"):

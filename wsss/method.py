@@ -43,9 +43,7 @@ def multi_scale_cam(
             scaled = F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
             plain = model(scaled, segment=False)
         mirrored = model(scaled.flip(-1), segment=False)
-        for layer, maps in enumerate(
-            zip(layer_scores(model, plain), layer_scores(model, mirrored), strict=True)
-        ):
+        for layer, maps in enumerate(zip(layer_scores(model, plain), layer_scores(model, mirrored), strict=True)):
             sums[layer] = sums[layer] + cam.mirrored_scores(*maps, size)
     return sums[0], sums[1]
 
@@ -74,9 +72,7 @@ def contrast_views(model: Wsss, batch: Batch, output: Output, config: Config, ge
     return dataclasses.replace(output, student=model.proj_head(views), teacher=teacher, flags=flags)
 
 
-def losses(
-    output: Output, batch: Batch, config: Config, aux_labels: bool = False
-) -> dict[str, Float[Tensor, ""]]:
+def losses(output: Output, batch: Batch, config: Config, aux_labels: bool = False) -> dict[str, Float[Tensor, ""]]:
     """Every term of the objective, unweighted. `aux_labels`: segmentation learns from the aux CAM's labels.
 
     Pure: no parameter, device or rank is read. Counts are over the given (local) batch.

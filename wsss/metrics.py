@@ -63,9 +63,7 @@ def classification_scores(
     present = label.any(0)
     precision = [average_precision_score(label[:, k], logits[:, k]) for k in np.flatnonzero(present)]
     f1 = f1_score(label[:, present], logits[:, present] > 0, average="macro", zero_division=0)
-    by_class = dict(
-        zip(np.array(names)[present].tolist(), (round(100 * float(p), 4) for p in precision), strict=True)
-    )
+    by_class = dict(zip(np.array(names)[present].tolist(), (round(100 * float(p), 4) for p in precision), strict=True))
     return {
         "map": _mean(100 * np.array(precision)),
         "f1": round(100 * float(f1), 4),
@@ -78,9 +76,7 @@ def centre_guess(label: Float[np.ndarray, " k"], size: tuple[int, int]) -> UInt8
     guess = np.zeros(size, np.uint8)
     top, left = size[0] // 4, size[1] // 4
     classes = np.flatnonzero(label) + 1
-    for strip, value in zip(
-        np.array_split(np.arange(left, size[1] - left), len(classes) or 1), classes, strict=False
-    ):
+    for strip, value in zip(np.array_split(np.arange(left, size[1] - left), len(classes) or 1), classes, strict=False):
         guess[top : size[0] - top, strip] = value
     return guess
 

@@ -185,9 +185,7 @@ def build_encoder(config: ModelConfig) -> nn.Module:
             "--model.checkpoint with --model.pretrained False"
         ) from error
     if not isinstance(vit, timm.models.VisionTransformer) or vit.cls_token is None or len(vit.blocks) < 3:
-        raise UserError(
-            f"backbone {config.backbone} is not a plain ViT with a class token and at least 3 blocks"
-        )
+        raise UserError(f"backbone {config.backbone} is not a plain ViT with a class token and at least 3 blocks")
     vit.pos_embed.requires_grad_(False)
     for block in vit.blocks:
         block.attn.fused_attn = config.fused_attention and block.attn.fused_attn

@@ -21,14 +21,10 @@ def rate_factor(step: int, config: Optim) -> float:
     return (1 - step / config.steps) ** config.power
 
 
-def build(
-    trunk: Iterable[torch.nn.Parameter], heads: Iterable[torch.nn.Parameter], config: Optim
-) -> torch.optim.AdamW:
+def build(trunk: Iterable[torch.nn.Parameter], heads: Iterable[torch.nn.Parameter], config: Optim) -> torch.optim.AdamW:
     """AdamW over two groups: the backbone, and heads and decoder at `head_factor` times its rate."""
     groups = [{"params": list(trunk), "factor": 1.0}, {"params": list(heads), "factor": config.head_factor}]
-    return torch.optim.AdamW(
-        groups, lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay
-    )
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, step: int, config: Optim) -> float:

@@ -86,9 +86,7 @@ class Pretrainer(nn.Module):
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"]]:
         """Logits of the class token and of the mean patch token."""
         tokens = self.encoder.forward_features(image)
-        return self.class_head(tokens[:, 0]), self.patch_head(
-            tokens[:, self.encoder.num_prefix_tokens :].mean(1)
-        )
+        return self.class_head(tokens[:, 0]), self.patch_head(tokens[:, self.encoder.num_prefix_tokens :].mean(1))
 
 
 def run(root: str, config: Pretrain) -> Path:
@@ -103,9 +101,7 @@ def run(root: str, config: Pretrain) -> Path:
     log = list(_fit(model, images[train], labels[train], config))
     accuracy = evaluate(model, images[test], labels[test])
     record = {
-        "data": f"{len(train)} drawn images of other classes"
-        if root == DRAWN
-        else f"{len(train)} photographs",
+        "data": f"{len(train)} drawn images of other classes" if root == DRAWN else f"{len(train)} photographs",
         "classes": names,
         "held_out": {"images": held, **accuracy},
         "backbone": describe(config.model),
@@ -127,9 +123,7 @@ def run(root: str, config: Pretrain) -> Path:
 def _fit(model: Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) -> Iterator[dict[str, float]]:
     """Train for the configured time; yields step, loss and rate of every 20th step and of the last."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    augment = v2.Compose(
-        [v2.RandomResizedCrop(config.size, (0.5, 1.0), antialias=True), v2.RandomHorizontalFlip()]
-    )
+    augment = v2.Compose([v2.RandomResizedCrop(config.size, (0.5, 1.0), antialias=True), v2.RandomHorizontalFlip()])
     started, step, done = time.monotonic(), 0, 0.0
     model.train()
     with tqdm(total=100, unit="%", desc="pretrain") as bar:
@@ -142,13 +136,9 @@ def _fit(model: Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) ->
             chosen = torch.randint(len(images), (config.batch,))
             inputs = prepare(augment(images[chosen]))
             inputs = inputs * torch.empty(config.batch, 1, 1, 1).uniform_(0.7, 1.3)
-            loss = sum(
-                F.cross_entropy(x, labels[chosen], label_smoothing=config.smoothing) for x in model(inputs)
-            )
+            loss = sum(F.cross_entropy(x, labels[chosen], label_smoothing=config.smoothing) for x in model(inputs))
             if not loss.isfinite():
-                raise UserError(
-                    f"the pretraining loss is not finite at step {step}; lower --lr ({config.lr})"
-                )
+                raise UserError(f"the pretraining loss is not finite at step {step}; lower --lr ({config.lr})")
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -161,9 +151,7 @@ def _fit(model: Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) ->
 
 
 @torch.no_grad()
-def evaluate(
-    model: Pretrainer, images: UInt8[Tensor, "n 3 h w"], labels: Int[Tensor, " n"]
-) -> dict[str, float]:
+def evaluate(model: Pretrainer, images: UInt8[Tensor, "n 3 h w"], labels: Int[Tensor, " n"]) -> dict[str, float]:
     """Top-1 accuracy in percent of both heads."""
     model.eval()
     right = np.zeros(2)

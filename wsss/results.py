@@ -60,9 +60,7 @@ def fingerprint(ids: Sequence[str], mask_digests: Sequence[str]) -> dict[str, An
     `mask_digests` are hexadecimal, one an id (`mask_digest`). Raises UserError for a repeated id.
     """
     if len(set(ids)) != len(ids):
-        raise UserError(
-            "an image id occurs twice in the evaluated list; drop the copy, since each image counts once"
-        )
+        raise UserError("an image id occurs twice in the evaluated list; drop the copy, since each image counts once")
     pairs = sorted(zip(ids, mask_digests, strict=True))
     masks = hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in pairs).encode())
     return {"images": len(ids), "ids": ids_digest(ids), "masks": masks.hexdigest()}
@@ -82,9 +80,7 @@ def mask_digest(mask: np.ndarray) -> str:
 def split_ids(name: str) -> list[str]:
     """The ids of a known split ("voc-val"), from data/lists."""
     if name not in SPLITS:
-        raise UserError(
-            f"there is no list of ids for the split {name}; known are {', '.join(sorted(SPLITS))}"
-        )
+        raise UserError(f"there is no list of ids for the split {name}; known are {', '.join(sorted(SPLITS))}")
     return (paths.project_root() / "data" / "lists" / SPLITS[name]).read_text().split()
 
 
@@ -110,9 +106,7 @@ def validate(record: Any, where: str) -> None:
         raise UserError(f"{where} is not a record of schema {SCHEMA}; write it anew with `wsss evaluate`")
     for name, kind in FIELDS.items():
         if not isinstance(record.get(name), kind):
-            raise UserError(
-                f"the record {where} lacks the field {name!r}; write it anew with `wsss evaluate`"
-            )
+            raise UserError(f"the record {where} lacks the field {name!r}; write it anew with `wsss evaluate`")
     if not {"images", "ids", "masks"} <= set(record["fingerprint"]):
         raise UserError(f"the fingerprint of {where} is not whole; write it anew with `wsss evaluate`")
 
@@ -181,6 +175,14 @@ def value(record: Record, key: str) -> Any:
             raise KeyError(f"{describe(record)} has no result {key}")
         node = node[part]
     return node
+
+
+def has(record: Record, key: str) -> bool:
+    """Whether the record holds a result at a dotted key."""
+    try:
+        return value(record, key) is not None
+    except KeyError:
+        return False
 
 
 def select(records: Iterable[Record], dataset: str, variant: str, protocol: str = "") -> list[Record]:

@@ -27,9 +27,7 @@ def score(predictions: Path, truth: Path, classes: int) -> dict[str, Any]:
         mask = voc.read_mask(file, None, classes - 1)
         prediction = voc.read_mask(mine, mask.shape[::-1], classes - 1)
         if ((prediction == voc.IGNORE) & (mask != voc.IGNORE)).any():
-            raise UserError(
-                f"{mine} holds {voc.IGNORE}, which is no class; predict one of 0..{classes - 1} everywhere"
-            )
+            raise UserError(f"{mine} holds {voc.IGNORE}, which is no class; predict one of 0..{classes - 1} everywhere")
         total += metrics.confusion(mask, prediction, classes)
     found = metrics.segmentation_scores(metrics.counts(total), [str(number) for number in range(classes)])
     del found["miou_headline"]

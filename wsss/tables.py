@@ -35,9 +35,7 @@ class Table:
     def markdown(self) -> str:
         """A GitHub table, with the title above and the note below."""
         lines = [self.columns, ("---",) * len(self.columns), *self.rows]
-        body = "\n".join(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-        )
+        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         return f"**{self.title}**\n\n{body}\n" + (f"\n{self.note}\n" if self.note else "")
 
     def csv(self) -> str:
@@ -82,9 +80,7 @@ class Row:
 def _final(dataset: str) -> tuple[Row, ...]:
     """A benchmark's lines by the final protocol. The paper does not name its ViT; DeiT-B is the base's."""
     row = partial(Row, dataset=dataset, key="segmentation.miou", split=f"{dataset}-val", protocol="final")
-    paper, base, deit = (
-        f"segmentation/{name}/{dataset}_val" for name in ("This paper", "ToCo (21k)", "ToCo")
-    )
+    paper, base, deit = (f"segmentation/{name}/{dataset}_val" for name in ("This paper", "ToCo (21k)", "ToCo"))
     return (
         row("segmentation, val", preset=dataset, paper=paper, base=base),
         row("segmentation, val, base", preset=f"{dataset}-toco", base=base),
@@ -126,9 +122,7 @@ HEADLINE = (
     replace(VOC_TEST, label="PASCAL VOC 2012 test"),
     replace(COCO[0], label="MS COCO 2014 val"),
     Row("mini (drawn) val", "mini", "mini", "segmentation.miou_headline"),
-    Row(
-        "VOC 2012 animals, 320 px, first reading", "voc-animals", "voc-animals", "segmentation.miou_headline"
-    ),
+    Row("VOC 2012 animals, 320 px, first reading", "voc-animals", "voc-animals", "segmentation.miou_headline"),
 )
 
 
@@ -139,14 +133,13 @@ def beside_published(title: str, rows: Sequence[Row], records: Sequence[Record])
     Raises UserError if a record of a row was not measured on that row's split.
     """
     columns = ("mIoU in percent", "paper", "published base", "measured", "images", "difference", "to run it")
-    note = (
-        "Measured: mean ± sample standard deviation over seeds. Difference: to the paper, else to the base."
-    )
+    note = "Measured: mean ± sample standard deviation over seeds. Difference: to the paper, else to the base."
     return Table(title, columns, tuple(_line(row, records) for row in rows), note)
 
 
 def _line(row: Row, records: Sequence[Record]) -> tuple[str, ...]:
-    own = [] if row.missing else results.select(records, row.dataset, row.preset, row.protocol)
+    found = [] if row.missing else results.select(records, row.dataset, row.preset, row.protocol)
+    own = [record for record in found if results.has(record, row.key)]
     for record in own if row.split else ():
         results.require_split(record, row.split)
     printed = [published.reference(path) if path else "" for path in (row.paper, row.base)]
@@ -199,15 +192,11 @@ def side_by_side(title: str, dataset: str, presets: Sequence[str], records: Sequ
     groups = [results.select(records, dataset, preset) for preset in presets]
     marks = {record["fingerprint"]["masks"] for group in groups for record in group}
     if len(marks) > 1:
-        raise UserError(
-            f"the records of {dataset} were not all measured on the same images; evaluate them anew"
-        )
+        raise UserError(f"the records of {dataset} were not all measured on the same images; evaluate them anew")
     lines = [(label, *(_cell(group, key) for group in groups)) for label, key in QUANTITIES]
     kept = [line for line in lines if set(line[1:]) - {ABSENT, "not run"}] or lines[:4]
     note = "Percent; mean ± sample standard deviation over seeds. "
-    note += (
-        "In brackets: 95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
-    )
+    note += "In brackets: 95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
     runs = [f"`wsss train {p} --seed 0`" for p, group in zip(presets, groups, strict=True) if not group]
     note += f" Not run: {', '.join(runs)}." if runs else ""
     found = next((record for group in groups for record in group), None)
@@ -217,14 +206,12 @@ def side_by_side(title: str, dataset: str, presets: Sequence[str], records: Sequ
 def _cell(records: Sequence[Record], key: str) -> str:
     if not records:
         return "not run"
-    try:
-        text = measured(results.summarise(records, key))
-    except KeyError:
+    if not all(results.has(record, key) for record in records):
         return ABSENT
-    try:
-        bounds = [results.value(record, f"{key}_interval") for record in records]
-    except KeyError:
+    text = measured(results.summarise(records, key))
+    if not all(results.has(record, f"{key}_interval") for record in records):
         return text
+    bounds = [results.value(record, f"{key}_interval") for record in records]
     return f"{text} [{min(low for low, _ in bounds):.1f}, {max(high for _, high in bounds):.1f}]"
 
 

@@ -18,9 +18,7 @@ class Tally:
     """Counts by image; small enough to keep for every image, so that intervals and paired tests need no pixels."""
 
     ids: list[str] = field(default_factory=list)
-    counts: dict[str, list[np.ndarray]] = field(
-        default_factory=lambda: {kind: [] for kind in KINDS + GUESSES}
-    )
+    counts: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in KINDS + GUESSES})
     """Kind -> per image (c, 3): true positives, false positives, false negatives."""
     coverage: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     """Kind -> per image (4,): see `metrics.coverage_counts`; empty where parts are not known."""
@@ -28,9 +26,7 @@ class Tally:
     logits: list[np.ndarray] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
 
-    def add(
-        self, sample: Sample, predictions: dict[str, np.ndarray], logits: np.ndarray, classes: int
-    ) -> None:
+    def add(self, sample: Sample, predictions: dict[str, np.ndarray], logits: np.ndarray, classes: int) -> None:
         """Count one image: `predictions` by kind, each (h, w) uint8."""
         label = sample.label.numpy()
         guesses = {
@@ -45,9 +41,7 @@ class Tally:
             self.counts[kind].append(metrics.counts(metrics.confusion(sample.mask, prediction, classes)))
         if sample.part is not None:
             for kind in KINDS:
-                self.coverage[kind].append(
-                    metrics.coverage_counts(predictions[kind], sample.mask, sample.part)
-                )
+                self.coverage[kind].append(metrics.coverage_counts(predictions[kind], sample.mask, sample.part))
 
     def merge(self, other: "Tally") -> None:
         """Append another process's images."""
@@ -75,19 +69,14 @@ def scores(counted: Tally, names: Sequence[str], headline: Sequence[str]) -> dic
     """The `results` part of a record."""
     full = ("background", *names)
     found = {
-        kind: metrics.segmentation_scores(np.sum(counted.counts[kind], 0), full, headline)
-        for kind in KINDS + GUESSES
+        kind: metrics.segmentation_scores(np.sum(counted.counts[kind], 0), full, headline) for kind in KINDS + GUESSES
     }
     parts = {
-        kind: metrics.coverage_scores(np.array(counted.coverage[kind]))
-        for kind in KINDS
-        if counted.coverage[kind]
+        kind: metrics.coverage_scores(np.array(counted.coverage[kind])) for kind in KINDS if counted.coverage[kind]
     }
     return {
         **{kind: found[kind] for kind in KINDS},
-        "classification": metrics.classification_scores(
-            np.array(counted.labels), np.array(counted.logits), names
-        ),
+        "classification": metrics.classification_scores(np.array(counted.labels), np.array(counted.logits), names),
         "guesses": {kind: found[kind]["miou"] for kind in GUESSES},
         **({"coverage": parts} if parts else {}),
     }
@@ -96,7 +85,5 @@ def scores(counted: Tally, names: Sequence[str], headline: Sequence[str]) -> dic
 def counts_by_image(counted: Tally) -> dict[str, np.ndarray]:
     """What goes beside a record: per image TP/FP/FN by class of every kind, and its coverage counts."""
     counts = {kind: np.array(counted.counts[kind]) for kind in KINDS}
-    coverage = {
-        f"{kind}_coverage": np.array(counted.coverage[kind]) for kind in KINDS if counted.coverage[kind]
-    }
+    coverage = {f"{kind}_coverage": np.array(counted.coverage[kind]) for kind in KINDS if counted.coverage[kind]}
     return counts | coverage

@@ -58,9 +58,7 @@ def _finished(folder: Path, config: Config, resume: bool) -> dict[str, Any] | No
     if not known.is_file():
         return None
     if not resume:
-        raise UserError(
-            f"{folder} holds a run already; leave --no-resume out, or choose another --output or --seed"
-        )
+        raise UserError(f"{folder} holds a run already; leave --no-resume out, or choose another --output or --seed")
     before, now = (_comparable(tree) for tree in (read_json(known), configuration.to_dict(config)))
     if before != now:
         changed = [path for path in now if before.get(path) != now[path]]
@@ -73,23 +71,17 @@ def _finished(folder: Path, config: Config, resume: bool) -> dict[str, Any] | No
 
 def _comparable(tree: dict[str, Any]) -> dict[str, Any]:
     flat = configuration.flatten(configuration.from_dict(tree))
-    return {
-        path: value for path, value in flat.items() if path not in ("output", "data.workers", "data.root")
-    }
+    return {path: value for path, value in flat.items() if path not in ("output", "data.workers", "data.root")}
 
 
 class Trainer:
     """State of a run: model, optimizer, step. `fit` trains to the end or until interrupted."""
 
-    def __init__(
-        self, config: Config, train: datasets.Split, val: datasets.Split, folder: Path, device: torch.device
-    ):
+    def __init__(self, config: Config, train: datasets.Split, val: datasets.Split, folder: Path, device: torch.device):
         self.config, self.train_split, self.val_split = config, train, val
         self.folder, self.device, self.step, self.best, self.seconds = folder, device, 0, -1.0, 0.0
         self.model = build(config, len(train.kit.classes)).to(device)
-        self.optimizer = optim.build(
-            self.model.trunk_parameters(), self.model.head_parameters(), config.optim
-        )
+        self.optimizer = optim.build(self.model.trunk_parameters(), self.model.head_parameters(), config.optim)
         self.main = distributed.rank() == 0
         if self.main:
             write_json(folder / "config.json", configuration.to_dict(config))
@@ -177,9 +169,7 @@ class Trainer:
         if self.main and (self.step % self.config.log_every == 0 or self.step == self.config.optim.steps):
             table, rate = method.weights(self.step - 1, self.config), self.optimizer.param_groups[0]["lr"]
             bar.set_postfix(cls=f"{terms['classification']:.3f}")
-            self._write(
-                {"step": self.step, "lr": rate, "seconds": round(self.seconds, 3), **terms, "weights": table}
-            )
+            self._write({"step": self.step, "lr": rate, "seconds": round(self.seconds, 3), **terms, "weights": table})
 
     def _write(self, row: dict[str, Any]) -> None:
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
@@ -207,9 +197,7 @@ class Trainer:
         self.step, self.best, self.seconds = step, state["best"], state["seconds"]
         log = self.folder / "log.jsonl"
         if self.main and log.is_file():
-            rows = [
-                row for row in log.read_text().splitlines(keepends=True) if json.loads(row)["step"] <= step
-            ]
+            rows = [row for row in log.read_text().splitlines(keepends=True) if json.loads(row)["step"] <= step]
             with atomic(log) as temporary:
                 temporary.write_text("".join(rows))
 

@@ -42,7 +42,7 @@ def verdict(published: Sequence[Record], own: Sequence[Record]) -> tuple[list[di
     A row: what, published, yours, difference, low, high, within (None: nothing published to compare with).
     False also if nothing could be compared. A run on other images than the published one is never within.
     """
-    rows = [_row(published, record, label, key) for record in own for label, key in KEYS if _has(record, key)]
+    rows = [_row(published, record, label, key) for record in own for label, key in KEYS if results.has(record, key)]
     judged = [row["within"] for row in rows if row["within"] is not None]
     return rows, bool(judged) and all(judged)
 
@@ -55,7 +55,7 @@ def _row(published: Sequence[Record], record: Record, label: str, key: str) -> d
         "yours": yours,
     }
     row |= {"difference": None, "low": None, "high": None, "within": None}
-    peers = [r for r in results.select(published, record["dataset"], record["variant"]) if _has(r, key)]
+    peers = [r for r in results.select(published, record["dataset"], record["variant"]) if results.has(r, key)]
     bounds = interval(peers, key) if peers else None
     if not peers or bounds is None:
         return row
@@ -64,14 +64,6 @@ def _row(published: Sequence[Record], record: Record, label: str, key: str) -> d
     within = bool(same and bounds[0] <= yours <= bounds[1])
     row |= {"published": measured(over), "difference": yours - over.mean, "within": within}
     return row | {"low": bounds[0], "high": bounds[1]}
-
-
-def _has(record: Record, key: str) -> bool:
-    try:
-        results.value(record, key)
-    except KeyError:
-        return False
-    return True
 
 
 def verdict_table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -16,9 +16,7 @@ def check(root: Path, splits: Sequence[str] = ()) -> tuple[str, list[str]]:
     kit = voc.open_devkit(root)
     names = splits or sorted(path.stem for path in (root / "ImageSets" / "Segmentation").glob("*.txt"))
     if not names:
-        raise UserError(
-            f"{root}/ImageSets/Segmentation holds no list; put one image id on each line of a NAME.txt"
-        )
+        raise UserError(f"{root}/ImageSets/Segmentation holds no list; put one image id on each line of a NAME.txt")
     ids = {name: voc.read_ids(root, name) for name in names}
     histogram: Counter[str] = Counter()
     faults: list[str] = []

@@ -91,7 +91,9 @@ def _sprite(random: RandomState, index: int, size: int, count: int) -> Sprite:
     low, high = LENGTH
     length = between(random, low, high - 6 * (count - 1)) * size / 128
     degrees = random.randint(-_TURNS[body], _TURNS[body] + 1)
-    return draw_object(random, BODIES[body], PATTERNS[pattern], hue + between(random, -HUE_JITTER, HUE_JITTER), length, degrees)
+    return draw_object(
+        random, BODIES[body], PATTERNS[pattern], hue + between(random, -HUE_JITTER, HUE_JITTER), length, degrees
+    )
 
 
 def _arrange(random: RandomState, sprites: list[Sprite], size: int) -> tuple[list[tuple[int, int]], np.ndarray]:
@@ -170,7 +172,9 @@ def draw_pretraining(index: int, seed: int, size: int = 64) -> tuple[np.ndarray,
 def voc_palette() -> list[int]:
     """The 256 colours of VOC's masks as 768 numbers: bits of the index dealt to red, green, blue from the top down."""
     return [
-        sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for index in range(256) for channel in range(3)
+        sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
+        for index in range(256)
+        for channel in range(3)
     ]
 
 
@@ -238,7 +242,12 @@ def _annotation(name: str, drawing: Drawing) -> str:
     for index, *box in drawing.boxes:
         item = add(top, "object")
         cut = min(box[:2]) == 1 or box[2] == width or box[3] == height
-        for tag, value in (("name", CLASSES[index - 1]), ("pose", "Unspecified"), ("truncated", int(cut)), ("difficult", 0)):
+        for tag, value in (
+            ("name", CLASSES[index - 1]),
+            ("pose", "Unspecified"),
+            ("truncated", int(cut)),
+            ("difficult", 0),
+        ):
             add(item, tag, value)
         extent = add(item, "bndbox")
         for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True):

@@ -82,7 +82,9 @@ def draw_object(random: RandomState, body: Body, glyph: Glyph, hue: float, lengt
 def _texture(random: RandomState, height: int, width: int, length: float, fine: bool) -> np.ndarray:
     """Factor on a body's colour, (height, width, 1): light from above, mottles, perhaps spots or bands."""
     rows = np.linspace(1, -1, height, dtype=np.float32)[:, None]
-    factor = 1 + np.float32(LIGHT) * rows + np.float32(TEXTURE) * noise(random, height, width, length / 4, 2 if fine else 1)
+    factor = (
+        1 + np.float32(LIGHT) * rows + np.float32(TEXTURE) * noise(random, height, width, length / 4, 2 if fine else 1)
+    )
     kind, strength = random.randint(4), np.float32((-1, 1)[random.randint(2)] * TEXTURE * 1.4)
     if kind == 0:
         spots = [ellipse(width * random.random_sample(), height * random.random_sample(), length * between(random, 0.02, 0.05),
@@ -153,8 +155,17 @@ def ridge(random: RandomState, image: np.ndarray, level: float) -> None:
         land = fill([outline], size, size)[..., None]
         image += land * (rock - image)
         if far:
-            caps = [np.array([(x, y), (x + 0.2 * size / 6, y + 0.045 * size), (x, y + 0.035 * size),
-                              (x - 0.2 * size / 6, y + 0.045 * size)]) for x, y in zip(xs[::2], ys[::2], strict=True)]
+            caps = [
+                np.array(
+                    [
+                        (x, y),
+                        (x + 0.2 * size / 6, y + 0.045 * size),
+                        (x, y + 0.035 * size),
+                        (x - 0.2 * size / 6, y + 0.045 * size),
+                    ]
+                )
+                for x, y in zip(xs[::2], ys[::2], strict=True)
+            ]
             image += fill(caps, size, size)[..., None] * land * (oklch(0.95, 0.01, 250) - image)
 
 

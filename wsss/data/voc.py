@@ -124,9 +124,7 @@ def read_mask(path: Path, size: tuple[int, int] | None, classes: int) -> UInt8[n
             f"the mask {path} is of mode {mode}; it must be an index image (palette or grey) of class numbers"
         )
     if size and array.shape[::-1] != tuple(size):
-        raise UserError(
-            f"the mask {path} is {array.shape[1]}x{array.shape[0]}, but its image is {size[0]}x{size[1]}"
-        )
+        raise UserError(f"the mask {path} is {array.shape[1]}x{array.shape[0]}, but its image is {size[0]}x{size[1]}")
     wrong = array[(array > classes) & (array != IGNORE)]
     if wrong.size:
         raise UserError(
@@ -165,9 +163,7 @@ def read_labels(kit: Devkit, ids: Sequence[str]) -> np.ndarray:
             raise UserError(f"image {name} has no line in {source}")
         for label in found:
             if label not in index:
-                raise UserError(
-                    f"{source} gives image {name} the class {label!r}, which is not among the classes"
-                )
+                raise UserError(f"{source} gives image {name} the class {label!r}, which is not among the classes")
             labels[row, index[label]] = 1
     return labels
 

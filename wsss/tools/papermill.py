@@ -148,9 +148,7 @@ class Engine(NBClientEngine):
         return done
 
     @classmethod
-    def execute_managed_notebook(
-        cls, nb_man: Any, kernel_name: str, input_path: str = "", **options: Any
-    ) -> None:
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, input_path: str = "", **options: Any) -> None:
         """Stamp, run, add the seconds. Paths in the metadata are relative to the project."""
         notebook = _start_folder() / input_path
         root = project_of(notebook) or notebook.parent

@@ -1,0 +1,213 @@
+"""Figures from records, logs and published numbers. No torch.
+
+Each function returns a `Picture`: a matplotlib Figure that carries the words for those who cannot see it, and
+shows itself in a notebook with them. Colours are Okabe and Ito's (classes, lines) and cividis (values).
+"""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from matplotlib import colors, patches
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from wsss import published, results
+from wsss.paths import UserError
+from wsss.results import Record
+
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+SKY, VERMILION, YELLOW, BLACK = "#56B4E9", "#D55E00", "#F0E442", "#000000"
+PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, YELLOW)
+IGNORE = 255
+
+
+class Picture(Figure):
+    """A figure with an alternative text."""
+
+    alt: str = ""
+
+    def png(self, dpi: int = 110) -> bytes:
+        """The figure as PNG."""
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+        return file.getvalue()
+
+    def html(self) -> str:
+        """An <img> element that holds the picture and its alternative text."""
+        data = base64.b64encode(self.png()).decode()
+        return f'<img class="wsss-figure" alt="{html.escape(self.alt)}" src="data:image/png;base64,{data}">'
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display  # present wherever this is called
+
+        display({"text/html": self.html(), "text/plain": self.alt}, raw=True)
+
+
+def class_colours(mask: np.ndarray) -> np.ndarray:
+    """Index mask (h, w) -> colours (h, w, 3) in 0..1: background black, IGNORE light grey, classes by `colour`."""
+    table = np.full((256, 3), 0.85)
+    table[0] = 0
+    for index in range(1, 255):
+        table[index] = colour(index)
+    return table[mask]
+
+
+def colour(index: int) -> np.ndarray:
+    """The colour of class `index` >= 1: PALETTE in order; beyond seven classes the colours repeat, darker."""
+    turn, place = divmod(index - 1, len(PALETTE))
+    return np.array(colors.to_rgb(PALETTE[place])) * 0.6**turn
+
+
+def load_samples(path: Path | str) -> dict[str, np.ndarray]:
+    """The arrays of a run's cams.npz."""
+    if not Path(path).is_file():
+        raise UserError(f"there is no file of examples {path}; `wsss train` writes it at the end of a run")
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+PANELS = (
+    ("image", "images"),
+    ("aux CAM", "aux_cam"),
+    ("CAM", "cam"),
+    ("pseudo label", "pseudo_label"),
+    ("prediction", "prediction"),
+    ("truth", "truth"),
+)
+
+
+def cam_rows(samples: Mapping[str, np.ndarray], rows: int = 4) -> Picture:
+    """A row an image: image, aux CAM, CAM (0..1, largest over present classes), pseudo label, prediction, truth.
+
+    `samples` as a run writes them: images (n, h, w, 3), the others (n, h, w), uint8, and class_names.
+    """
+    rows = min(rows, len(samples["images"]))
+    picture = Picture(figsize=(9, 1.55 * rows + 0.5), layout="constrained")
+    grid = picture.subplots(rows, len(PANELS), squeeze=False)
+    for i, axes in enumerate(grid):
+        for axis, (title, name) in zip(axes, PANELS, strict=True):
+            _show(axis, name, samples[name][i])
+            if i == 0:
+                axis.set_title(title, fontsize=9)
+    names = [str(name) for name in samples["class_names"]]
+    _class_legend(picture, names, samples["truth"][:rows])
+    picture.alt = (
+        f"{rows} images in rows: image, aux CAM, CAM, pseudo label, prediction and truth. "
+        f"Classes: {', '.join(names[i] for i in _present(samples['truth'][:rows]))}."
+    )
+    return picture
+
+
+def _show(axis: Axes, name: str, array: np.ndarray) -> None:
+    axis.set_axis_off()
+    if name.endswith("cam"):
+        axis.imshow(array, cmap="cividis", vmin=0, vmax=255)
+    else:
+        axis.imshow(array if name == "images" else class_colours(array), interpolation="nearest")
+
+
+def _present(masks: np.ndarray) -> list[int]:
+    return [int(index) for index in np.unique(masks) if index not in (0, IGNORE)]
+
+
+def _class_legend(picture: Picture, names: Sequence[str], masks: np.ndarray) -> None:
+    shown = [(names[index], colour(index)) for index in _present(masks)]
+    shown += [("background", "black"), ("ignored", "0.85")]
+    handles = [patches.Patch(color=value, label=name) for name, value in shown]
+    picture.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+
+
+def set_examples(root: Path | str, split: str = "train", count: int = 8) -> Picture:
+    """The first images of a VOC-format set with their masks below, and their names."""
+    root = Path(root)
+    ids = (root / "ImageSets" / "Segmentation" / f"{split}.txt").read_text().split()[:count]
+    names = ["background", *(root / "classes.txt").read_text().splitlines()]
+    masks = [np.array(PIL.Image.open(root / "SegmentationClass" / f"{name}.png")) for name in ids]
+    picture = Picture(figsize=(9, 2.9), layout="constrained")
+    for (above, below), name, mask in zip(picture.subplots(2, len(ids), squeeze=False).T, ids, masks, strict=True):
+        above.imshow(PIL.Image.open(root / "JPEGImages" / f"{name}.jpg"))
+        below.imshow(class_colours(mask), interpolation="nearest")
+        above.set_axis_off(), below.set_axis_off()
+    labels = np.concatenate([mask.ravel() for mask in masks])
+    _class_legend(picture, names, labels)
+    shown = ", ".join(names[i] for i in _present(labels))
+    picture.alt = f"{len(ids)} images of the set, with their masks below. Classes shown: {shown}."
+    return picture
+
+
+KINDS = (
+    ("CAM", "cam", BLUE, "-"),
+    ("aux CAM", "aux_cam", VERMILION, "--"),
+    ("segmentation", "segmentation", GREEN, ":"),
+)
+
+
+def learning_curves(log: Path | str) -> Picture:
+    """Losses, unweighted, and validation over steps, from a run's log.jsonl."""
+    rows = [json.loads(line) for line in Path(log).read_text().splitlines()]
+    steps = [row for row in rows if "weights" in row]
+    checks = [(row["step"], row["validation"]) for row in rows if "validation" in row]
+    picture = Picture(figsize=(9, 3.2), layout="constrained")
+    left, right = picture.subplots(1, 2)
+    for name, value in zip(steps[-1]["weights"], (*PALETTE, BLACK), strict=False):
+        seen = [row for row in steps if name in row]
+        left.plot([r["step"] for r in seen], [r[name] for r in seen], color=value, label=name.replace("_", " "))
+    for label, name, value, style in KINDS:
+        numbers = [check[name] for _, check in checks]
+        right.plot([step for step, _ in checks], numbers, style, marker="o", color=value, label=label)
+    for axis, title in ((left, "loss, unweighted"), (right, "validation mIoU, %")):
+        axis.set(xlabel="step", title=title)
+        axis.legend(fontsize=8, frameon=False)
+    last = "; ".join(
+        f"{name.replace('_', ' ')} {steps[-1][name]:.3f}" for name in steps[-1]["weights"] if name in steps[-1]
+    )
+    picture.alt = (
+        f"Losses over {steps[-1]['step']} steps, at the end: {last}. Beside it mIoU at {len(checks)} validations."
+    )
+    return picture
+
+
+def coverage_bars(records: Sequence[Record], dataset: str = "mini", kind: str = "cam") -> Picture:
+    """How much of the part and of the rest of the objects each variant covers: mean over seeds, a dot a seed."""
+    variants = list(
+        dict.fromkeys(r["variant"] for r in records if r["dataset"] == dataset and "coverage" in r["results"])
+    )
+    picture = Picture(figsize=(6, 3.2), layout="constrained")
+    axis, said = picture.subplots(), []
+    for place, variant in enumerate(variants):
+        group = results.select(records, dataset, variant)
+        for shift, key, value in ((-0.2, "part", ORANGE), (0.2, "rest", BLUE)):
+            numbers = [results.value(record, f"coverage.{kind}.{key}") for record in group]
+            axis.bar(place + shift, np.mean(numbers), 0.36, color=value, label=key if place == 0 else None)
+            axis.plot([place + shift] * len(numbers), numbers, "o", color=BLACK, markersize=4)
+            said.append(f"{variant} {key} {np.mean(numbers):.1f}")
+    axis.set_xticks(range(len(variants)), variants)
+    axis.set(ylabel=f"covered by the {kind.replace('_', ' ')}, %", ylim=(0, 100))
+    axis.legend(frameon=False)
+    picture.alt = f"Share of the distinctive part and of the rest covered, percent: {'; '.join(said) or 'no records'}."
+    return picture
+
+
+def published_curves() -> Picture:
+    """mIoU over steps in the base's published logs: VOC val and COCO val_part, two backbones; not measured here."""
+    rows = [row for row in published.rows("toco_logs") if row["class"] == "mIoU"]
+    runs = list(dict.fromkeys((row["dataset"], row["backbone"]) for row in rows))
+    picture = Picture(figsize=(9, 5.2), layout="constrained")
+    for axis, run in zip(picture.subplots(2, 2).flat, runs, strict=True):
+        own = sorted((r for r in rows if (r["dataset"], r["backbone"]) == run), key=lambda r: int(r["step"]))
+        for label, name, value, style in KINDS:
+            x, y = [int(r["step"]) / 1000 for r in own], [float(r[name]) for r in own]
+            axis.plot(x, y, style, color=value, label=label)
+        axis.set(title=f"{run[0].upper()}, {run[1]}", xlabel="thousand steps", ylabel="mIoU, %")
+        axis.legend(fontsize=8, frameon=False)
+    picture.alt = (
+        "mIoU over steps in the published logs of ToCo, four panels: VOC and COCO with two backbones. "
+        "The aux CAM leads early in three of them, the CAM of the last layer leads at the end in all."
+    )
+    return picture
