@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -50,7 +51,7 @@ class Picture(Figure):
 
 
 def class_colours(mask: np.ndarray) -> np.ndarray:
-    """Index mask (h, w) -> colours (h, w, 3) in 0..1: background black, IGNORE light grey, classes by `colour`."""
+    """Index mask (h, w) -> colours (h, w, 3) in 0..1: background black, IGNORE grey, classes by `colour`."""
     table = np.full((256, 3), 0.85)
     table[0] = 0
     for index in range(1, 255):
@@ -83,7 +84,7 @@ PANELS = (
 
 
 def cam_rows(samples: Mapping[str, np.ndarray], rows: int = 4) -> Picture:
-    """A row an image: image, aux CAM, CAM (0..1, largest over present classes), pseudo label, prediction, truth.
+    """Image, aux CAM, CAM (0..1, largest over present classes), pseudo label, prediction, truth: a row each.
 
     `samples` as a run writes them: images (n, h, w, 3), the others (n, h, w), uint8, and class_names.
     """
@@ -155,26 +156,29 @@ def learning_curves(log: Path | str) -> Picture:
     checks = [(row["step"], row["validation"]) for row in rows if "validation" in row]
     picture = Picture(figsize=(9, 3.2), layout="constrained")
     left, right = picture.subplots(1, 2)
-    for name, value in zip(steps[-1]["weights"], (*PALETTE, BLACK), strict=False):
-        seen = [row for row in steps if name in row]
-        left.plot([r["step"] for r in seen], [r[name] for r in seen], color=value, label=name.replace("_", " "))
+    for name, value in zip(_terms(steps[-1]), (*PALETTE, BLACK), strict=False):
+        left.plot(
+            [row["step"] for row in steps], [row[name] for row in steps], color=value, label=name.replace("_", " ")
+        )
     for label, name, value, style in KINDS:
         numbers = [check[name] for _, check in checks]
         right.plot([step for step, _ in checks], numbers, style, marker="o", color=value, label=label)
     for axis, title in ((left, "loss, unweighted"), (right, "validation mIoU, %")):
         axis.set(xlabel="step", title=title)
         axis.legend(fontsize=8, frameon=False)
-    last = "; ".join(
-        f"{name.replace('_', ' ')} {steps[-1][name]:.3f}" for name in steps[-1]["weights"] if name in steps[-1]
-    )
-    picture.alt = (
-        f"Losses over {steps[-1]['step']} steps, at the end: {last}. Beside it mIoU at {len(checks)} validations."
-    )
+    last = "; ".join(f"{key.replace('_', ' ')} {number:.3f}" for key, number in _terms(steps[-1]).items())
+    picture.alt = f"Losses over {steps[-1]['step']} steps, at the end: {last}. "
+    picture.alt += f"Beside it mIoU at {len(checks)} validations."
     return picture
 
 
+def _terms(row: Mapping[str, Any]) -> dict[str, float]:
+    """The losses in a line of the log: the names that have a weight and were computed."""
+    return {name: row[name] for name in row["weights"] if name in row}
+
+
 def coverage_bars(records: Sequence[Record], dataset: str = "mini", kind: str = "cam") -> Picture:
-    """How much of the part and of the rest of the objects each variant covers: mean over seeds, a dot a seed."""
+    """Share of the part and of the rest that each variant covers, in percent: mean over seeds, a dot a seed."""
     variants = list(
         dict.fromkeys(r["variant"] for r in records if r["dataset"] == dataset and "coverage" in r["results"])
     )
@@ -188,17 +192,18 @@ def coverage_bars(records: Sequence[Record], dataset: str = "mini", kind: str = 
             axis.plot([place + shift] * len(numbers), numbers, "o", color=BLACK, markersize=4)
             said.append(f"{variant} {key} {np.mean(numbers):.1f}")
     axis.set_xticks(range(len(variants)), variants)
-    axis.set(ylabel=f"covered by the {kind.replace('_', ' ')}, %", ylim=(0, 100))
+    name = next(label for label, key, *_ in KINDS if key == kind)
+    axis.set(ylabel=f"covered by the {name}, %", ylim=(0, 100))
     axis.legend(frameon=False)
     picture.alt = f"Share of the distinctive part and of the rest covered, percent: {'; '.join(said) or 'no records'}."
     return picture
 
 
 def published_curves() -> Picture:
-    """mIoU over steps in the base's published logs: VOC val and COCO val_part, two backbones; not measured here."""
+    """mIoU over steps in the base's published logs, VOC val and COCO val_part; not measured here."""
     rows = [row for row in published.rows("toco_logs") if row["class"] == "mIoU"]
     runs = list(dict.fromkeys((row["dataset"], row["backbone"]) for row in rows))
-    picture = Picture(figsize=(9, 5.2), layout="constrained")
+    picture, ends = Picture(figsize=(9, 5.2), layout="constrained"), []
     for axis, run in zip(picture.subplots(2, 2).flat, runs, strict=True):
         own = sorted((r for r in rows if (r["dataset"], r["backbone"]) == run), key=lambda r: int(r["step"]))
         for label, name, value, style in KINDS:
@@ -206,8 +211,7 @@ def published_curves() -> Picture:
             axis.plot(x, y, style, color=value, label=label)
         axis.set(title=f"{run[0].upper()}, {run[1]}", xlabel="thousand steps", ylabel="mIoU, %")
         axis.legend(fontsize=8, frameon=False)
-    picture.alt = (
-        "mIoU over steps in the published logs of ToCo, four panels: VOC and COCO with two backbones. "
-        "The aux CAM leads early in three of them, the CAM of the last layer leads at the end in all."
-    )
+        last = ", ".join(f"{label} {own[-1][name]}" for label, name, *_ in KINDS)
+        ends.append(f"{run[0].upper()} {run[1]}: {last}")
+    picture.alt = f"mIoU over steps in the published logs of ToCo, four panels. At the end: {'; '.join(ends)}."
     return picture
