@@ -58,9 +58,7 @@ def test_fingerprint_knows_images_and_masks_but_not_their_order():
 
 def test_mask_digest_sees_shape_and_values():
     flat = np.arange(4, dtype=np.uint8)
-    digests = {
-        results.mask_digest(mask) for mask in (flat.reshape(2, 2), flat.reshape(1, 4), flat.reshape(2, 2).T)
-    }
+    digests = {results.mask_digest(mask) for mask in (flat.reshape(2, 2), flat.reshape(1, 4), flat.reshape(2, 2).T)}
     assert len(digests) == 3
     assert results.mask_digest(flat) == results.mask_digest(flat.astype(np.int64))
 
@@ -133,6 +131,15 @@ def test_summary_refuses_what_does_not_belong_together(other):
         results.summarise([record(), other], "segmentation.miou")
 
 
+def test_one_record_is_found_or_missed_in_words():
+    records = [record(), record(seed=1)]
+    assert results.one(records, "mini", 1)["seed"] == 1
+    with pytest.raises(UserError, match="wsss train voc --seed 0"):
+        results.one(records, "voc", 0)
+    with pytest.raises(UserError, match="mini/mini/0, other/mini/0"):
+        results.one([record(), record("other")], "mini", 0)
+
+
 def test_a_missing_result_is_named():
     with pytest.raises(KeyError, match="mini/mini/0 has no result cam.miou"):
         results.value(record(), "cam.miou")
@@ -194,9 +201,7 @@ def test_student_quantile_is_the_textbook_one(degrees, quantile):
 def test_prediction_interval_holds_a_further_seed_as_often_as_it_says():
     rng = np.random.default_rng(0)
     draws = rng.normal(size=(2000, 4))
-    hits = [
-        low <= last <= high for *first, last in draws for low, high in [intervals.prediction_interval(first)]
-    ]
+    hits = [low <= last <= high for *first, last in draws for low, high in [intervals.prediction_interval(first)]]
     assert 0.93 < np.mean(hits) < 0.97
 
 

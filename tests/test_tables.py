@@ -101,6 +101,14 @@ def test_side_by_side_refuses_other_images():
         tables.build("mini", [record(), record(variant="mini-plain", ids=("a", "c"))])
 
 
+def test_the_table_of_a_run_says_what_it_was_measured_on():
+    part = {"cam": {"part": 70.0, "rest": 25.0, "rest_interval": [22.0, 28.0]}}
+    table = tables.of_run(with_results(seg(40.0) | {"coverage": part}))
+    assert ("CAM covers beyond the part", "25.0", "22.0 to 28.0") in table.rows
+    assert "2 val images" in table.title and "abc1234" in table.note and "Protocol training" in table.note
+    assert "<caption>mini/mini/0" in table.as_html()
+
+
 # The verdict.
 
 
@@ -155,7 +163,5 @@ def test_verdict_table_reads_as_the_readme_says():
 
 
 def test_tables_need_no_torch():
-    code = (
-        "import sys, wsss.tables, wsss.verdict, wsss.publish, wsss.figures; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, wsss.tables, wsss.verdict, wsss.publish, wsss.figures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,7 +1,9 @@
 """Publishing: from runs/ to data/results and book/runs; whether an executed notebook is stale. No torch."""
 
+import argparse
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -73,3 +75,21 @@ def _cells(notebook: Mapping[str, Any]) -> list[tuple[str, str]]:
         for cell in notebook["cells"]
         if "injected-parameters" not in cell["metadata"].get("tags", [])
     ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m wsss.publish [DATASET/VARIANT ...]`: publish from runs/ of the project. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="wsss.publish", description=publish.__doc__)
+    parser.add_argument("only", nargs="*", metavar="DATASET/VARIANT", help="patterns of what to publish; none: all")
+    root = paths.project_root()
+    try:
+        files = publish(root / "runs", root, parser.parse_args(argv).only)
+    except UserError as error:
+        print(f"wsss: error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(str(file.relative_to(root)) for file in files))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

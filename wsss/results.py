@@ -195,6 +195,17 @@ def select(records: Iterable[Record], dataset: str, variant: str, protocol: str 
     ]
 
 
+def one(records: Iterable[Record], variant: str, seed: int) -> Record:
+    """The one record of a variant and seed; raises UserError if there is none, or one in each of several data sets."""
+    found = [record for record in records if (record["variant"], record["seed"]) == (variant, seed)]
+    if len(found) == 1:
+        return found[0]
+    places = ", ".join(map(describe, found)) or "none"
+    raise UserError(
+        f"looked for one record of {variant}, seed {seed}, found {places}; run `wsss train {variant} --seed {seed}`"
+    )
+
+
 def summarise(records: Sequence[Record], key: str) -> Summary:
     """Mean and sample deviation of one result over seeds.
 

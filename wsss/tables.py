@@ -1,48 +1,13 @@
 """Tables from records and data/published, nothing else: no number is typed here. No torch."""
 
-import csv
-import io
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from wsss import published, results
-from wsss.intervals import Summary
 from wsss.paths import UserError
 from wsss.results import Record
-
-ABSENT = "–"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text, with a title and a note that says what the numbers are."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-    def text(self) -> str:
-        """Aligned columns for a terminal."""
-        lines = [self.columns, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
-        lines.insert(1, tuple("-" * width for width in widths))
-        body = "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-        return f"{self.title}\n{body}\n" + (f"{self.note}\n" if self.note else "")
-
-    def markdown(self) -> str:
-        """A GitHub table, with the title above and the note below."""
-        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"**{self.title}**\n\n{body}\n" + (f"\n{self.note}\n" if self.note else "")
-
-    def csv(self) -> str:
-        """Header and rows."""
-        file = io.StringIO()
-        csv.writer(file, lineterminator="\n").writerows([self.columns, *self.rows])
-        return file.getvalue()
+from wsss.table import ABSENT, Table, measured
 
 
 def literature(records: Iterable[Record]) -> Table:
@@ -159,12 +124,6 @@ def _line(row: Row, records: Sequence[Record]) -> tuple[str, ...]:
     return (row.label, *shown, measured(summary), images(own[0]), difference, ABSENT)
 
 
-def measured(summary: Summary, digits: int = 1) -> str:
-    """ "41.2 ± 0.9 (3 seeds)", or "41.2 (1 seed)"."""
-    spread = "" if math.isnan(summary.sd) else f" ± {summary.sd:.{digits}f}"
-    return f"{summary.mean:.{digits}f}{spread} ({summary.n} seed{'s' if summary.n > 1 else ''})"
-
-
 def images(record: Record) -> str:
     """Number of images and split, "200 val"."""
     return f"{record['images']:,} {record['split']}"
@@ -213,6 +172,40 @@ def _cell(records: Sequence[Record], key: str) -> str:
         return text
     bounds = [results.value(record, f"{key}_interval") for record in records]
     return f"{text} [{min(low for low, _ in bounds):.1f}, {max(high for _, high in bounds):.1f}]"
+
+
+def of_run(record: Record) -> Table:
+    """One run's numbers, and in the note what they were measured on, with what and by whom."""
+    found = [(label, key) for label, key in QUANTITIES if results.has(record, key)]
+    rows = tuple((label, f"{results.value(record, key):.1f}", _bounds(record, key)) for label, key in found)
+    title = f"{results.describe(record)}: {images(record)} images of {record.get('dataset_title', record['dataset'])}"
+    columns = ("percent", "measured", "95 % interval over images")
+    return Table(title, columns, rows, provenance(record))
+
+
+def provenance(record: Record) -> str:
+    """One paragraph: protocol, steps, backbone, device, time, commit."""
+    used, seconds, versions = record["protocol"], record["seconds"], record["versions"]
+    changed = ", with uncommitted changes" if record["dirty"] else ""
+    return (
+        f"Protocol {used.get('name')}: {'; '.join(f'{k} {v}' for k, v in used.items() if k != 'name')}. "
+        f"{record['steps']} steps, backbone {record.get('backbone', 'see config')}, seed {record['seed']}; "
+        f"{', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())} on {record['device']}. "
+        f"{', '.join(f'{name} {version}' for name, version in versions.items())}; "
+        f"commit {record['commit']}{changed}, {record['date']}."
+    )
+
+
+def _bounds(record: Record, key: str) -> str:
+    if results.has(record, f"{key}_interval"):
+        low, high = results.value(record, f"{key}_interval")
+    else:
+        kind, _, last = key.partition(".")
+        counts = results.load_counts(record).get(kind) if last == "miou" else None
+        if counts is None:
+            return ABSENT
+        low, high = results.bootstrap_miou(counts)
+    return f"{low:.1f} to {high:.1f}"
 
 
 TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {

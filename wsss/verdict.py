@@ -6,7 +6,7 @@ from typing import Any
 from wsss import results
 from wsss.intervals import bootstrap_miou, prediction_interval, summary
 from wsss.results import Record
-from wsss.tables import ABSENT, Table, measured
+from wsss.table import ABSENT, Table, measured
 
 KEYS = (
     ("segmentation mIoU", "segmentation.miou"),
