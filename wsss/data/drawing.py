@@ -6,6 +6,7 @@ an imaging library, so that masks are the same bytes on every platform. Pillow o
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -58,42 +59,94 @@ def smooth(points: Sequence[tuple[float, float]] | Polygon, times: int = 2) -> P
     """Round the corners of a polygon by cutting them `times` times (Chaikin 1974)."""
     polygon = np.asarray(points, float)
     for _ in range(times):
-        following = np.roll(polygon, -1, axis=0)
-        polygon = np.stack([0.75 * polygon + 0.25 * following, 0.25 * polygon + 0.75 * following], 1).reshape(-1, 2)
+        quarter = 0.25 * (polygon[_corners((len(polygon),))[0]] - polygon)
+        polygon = np.concatenate([polygon + quarter, polygon + 3 * quarter], 1).reshape(-1, 2)
     return polygon
 
 
-def move(polygon: Polygon, scale: float, degrees: int = 0, x: float = 0, y: float = 0, flip: bool = False) -> Polygon:
-    """Flip left-right, scale, turn clockwise, then shift."""
-    c, s = turn(degrees % 360)
-    px, py = polygon[:, 0] * (-scale if flip else scale), polygon[:, 1] * scale
-    return np.stack([px * c - py * s + x, px * s + py * c + y], 1)
+@dataclass(frozen=True)
+class Pose:
+    """Flip left-right, scale, turn clockwise by whole degrees, then shift to x, y."""
+
+    scale: float
+    degrees: int = 0
+    x: float = 0.0
+    y: float = 0.0
+    flip: bool = False
+
+    def __call__(self, points: Polygon) -> Polygon:
+        c, s = turn(self.degrees % 360)
+        px, py = points[:, 0] * (-self.scale if self.flip else self.scale), points[:, 1] * self.scale
+        return np.array([px * c - py * s + self.x, px * s + py * c + self.y]).T
 
 
-def fill(polygons: Sequence[Polygon], height: int, width: int) -> np.ndarray:
-    """Coverage, (height, width) float32 in [0, 1], of the union of simple polygons given in pixels.
+@lru_cache(1024)
+def _corners(lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For the corners of polygons in a row: the next corner of each, the polygons' starts, the polygon of each."""
+    starts = np.cumsum((0, *lengths))
+    following = np.arange(starts[-1]) + 1
+    following[starts[1:] - 1] = starts[:-1]
+    return following, starts[:-1], np.repeat(np.arange(len(lengths)), lengths)
 
-    Signed-area accumulation: at each sample row every edge adds its step where it crosses the row, and a running sum
+
+def fill(polygons: Sequence[Polygon], height: int, width: int, pose: Pose = Pose(1.0)) -> np.ndarray:
+    """Coverage, (height, width) float32 in [0, 1], of the union of simple polygons, in pixels once posed.
+
+    Signed-area accumulation: on each sample row every edge adds its step where it crosses the row, and a running sum
     along the row is the coverage. In integers of 1/64 pixel throughout.
     """
-    edges = []
-    for polygon in polygons:
-        start = np.floor(polygon * 64 + 0.5).astype(np.int64)
-        stop = np.roll(start, -1, axis=0)
-        area = (start[:, 0] * stop[:, 1] - stop[:, 0] * start[:, 1]).sum()
-        edges.append(np.hstack([start, stop] if area > 0 else [stop, start]))
-    x0, y0, x1, y1 = np.concatenate(edges).T[:, :, None]
-    step = 64 // SUBROWS
-    y = np.arange(height * SUBROWS) * step + step // 2
-    edge, row = np.nonzero((y0 <= y) != (y1 <= y))
-    x0, y0, x1, y1 = x0[edge, 0], y0[edge, 0], x1[edge, 0], y1[edge, 0]
-    x = np.clip(x0 + (y[row] - y0) * (x1 - x0) // (y1 - y0), 0, width * 64)
-    sign = np.where(y1 < y0, 1, -1)
-    cell = row * (width + 2) + (x >> 6)
-    size = height * SUBROWS * (width + 2)
-    total = np.bincount(cell, sign * (64 - (x & 63)), size) + np.bincount(cell + 1, sign * (x & 63), size)
-    total = np.clip(total.reshape(-1, width + 2).cumsum(1)[:, :width], 0, 64)
-    return (total.reshape(height, SUBROWS, width).sum(1) / (64 * SUBROWS)).astype(np.float32)
+    following, starts, polygon_of = _corners(tuple(len(p) for p in polygons))
+    x0, y0 = np.floor(pose(np.concatenate(polygons)) * 64 + 0.5).astype(np.int64).T
+    coverage = np.zeros((height, width), np.float32)
+    left, top = max(int(x0.min()) >> 6, 0), max(int(y0.min()) >> 6, 0)
+    right, bottom = min((int(x0.max()) >> 6) + 1, width), min((int(y0.max()) >> 6) + 1, height)
+    if left >= right or top >= bottom:
+        return coverage
+    columns, rows, step = right - left, (bottom - top) * SUBROWS, 64 // SUBROWS
+    x0, y0 = x0 - left * 64, y0 - top * 64
+    x1, y1 = x0[following], y0[following]
+    winding = np.sign(np.add.reduceat(x0 * y1 - y0 * x1, starts))[polygon_of]
+
+    # the first sample row at or below each corner; an edge crosses the rows between those of its ends
+    row0 = np.minimum(np.maximum((y0 + (step // 2 - 1)) // step, 0), rows)
+    row1 = row0[following]
+    count = np.abs(row1 - row0)
+    edge = np.repeat(np.arange(len(count)), count)
+    row = np.arange(len(edge)) + (np.minimum(row0, row1) + count - np.cumsum(count))[edge]
+    rise = y1 - y0
+    x = x0[edge] + (row * step + step // 2 - y0[edge]) * (x1 - x0)[edge] // rise[edge]
+    x = np.minimum(np.maximum(x, 0), columns * 64)
+    sign = (np.where(rise < 0, winding, -winding))[edge]
+    cell, late = row * (columns + 2) + (x >> 6), sign * (x & 63)
+    steps = np.zeros(rows * (columns + 2) + 1, np.int16)
+    np.add.at(steps, cell, (64 * sign - late).astype(np.int16))
+    np.add.at(steps, cell + 1, late.astype(np.int16))
+    # the steps of one row sum to zero, so a single running sum serves all rows
+    total = np.minimum(steps.cumsum(dtype=np.int16)[:-1], 64).reshape(-1, SUBROWS, columns + 2)
+    total = sum(total[:, i, :columns] for i in range(SUBROWS))
+    coverage[top:bottom, left:right] = total * np.float32(1 / (64 * SUBROWS))
+    return coverage
+
+
+def disc(x: float, y: float, radius: float, height: int, width: int) -> np.ndarray:
+    """Coverage, (height, width) float32, of a disc; soft over one pixel around its rim."""
+    across, down = np.arange(width) + (0.5 - x), np.arange(height) + (0.5 - y)
+    reach = radius + 0.5 - np.sqrt(across * across + (down * down)[:, None])
+    return np.minimum(np.maximum(reach, 0), 1).astype(np.float32)
+
+
+def bands(height: int, width: int, degrees: int, gap: float, share: float) -> np.ndarray:
+    """Coverage, (height, width) float32, of parallel bands: one every `gap` pixels, `share` of it wide."""
+    c, s = turn(degrees % 360)
+    across = (np.arange(width) * c + (np.arange(height) * s)[:, None]) / gap
+    off = np.abs(across - np.floor(across) - 0.5) * 2
+    return np.minimum(np.maximum((share - off) * (gap / 2) + 0.5, 0), 1).astype(np.float32)
+
+
+@lru_cache(None)
+def ramp(n: int) -> np.ndarray:
+    """(n,) float32 from -1 to 1."""
+    return np.linspace(-1, 1, n, dtype=np.float32)
 
 
 def oklch(lightness: float, chroma: float, hue: float) -> np.ndarray:
@@ -116,7 +169,7 @@ def noise(random: RandomState, height: int, width: int, cell: float, octaves: in
     field = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         rows, columns = (max(2, math.ceil(n * 2**octave / cell) + 1) for n in (height, width))
-        grid = Image.fromarray(random.randint(0, 256, (rows, columns)).astype(np.uint8))
+        grid = Image.frombytes("L", (columns, rows), random.bytes(rows * columns))
         fine = np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC), np.float32)
         field += (fine - np.float32(127.5)) * np.float32(2**-octave / 127.5)
     return field * np.float32(0.6)

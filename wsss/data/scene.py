@@ -1,11 +1,11 @@
 """From shapes to pictures: objects with texture and light, backgrounds, shadows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import RandomState
 
-from wsss.data.drawing import between, blur, ellipse, fill, line, move, noise, oklch, rectangle
+from wsss.data.drawing import Pose, bands, between, blur, disc, ellipse, fill, noise, oklch, ramp
 from wsss.data.shapes import Body, Glyph
 
 PART_SCALE = 1.0
@@ -15,87 +15,90 @@ TEXTURE = 0.07
 LIGHT = 0.12
 """Strength of the light: shading of bodies, slope and brightness over the image."""
 
+_CAP = np.array([(0, -0.1), (1, 1), (0.45, 0.72), (0.1, 1.05), (-0.35, 0.7), (-1, 1)])
+"""Snow on a peak at (0, 0)."""
+
 
 @dataclass(frozen=True)
 class Sprite:
-    """One object in its own window. `colour` (h, w, 3) is premultiplied by `alpha` (h, w); `mask`, `part` are bool."""
+    """One object in its own window: `canvas` (h, w, 4) float32, colour premultiplied by alpha; `part` (h, w) bool."""
 
-    colour: np.ndarray
-    alpha: np.ndarray
+    canvas: np.ndarray
     part: np.ndarray
+
+    @property
+    def alpha(self) -> np.ndarray:
+        return self.canvas[..., 3]
 
     @property
     def mask(self) -> np.ndarray:
         return self.alpha >= np.float32(0.5)
 
 
-def body_palette(random: RandomState) -> dict[str, np.ndarray]:
-    """Colours of a body: any hue, a second hue that goes with it, a dark, a light."""
+def _palette(random: RandomState, part_hue: float) -> dict[str, np.ndarray]:
+    """Opaque colours by role: a body of any hue, a second hue that goes with it, a dark, a light; those of the part."""
     hue = between(random, 0, 360)
     lightness, chroma = between(random, 0.60, 0.80), between(random, 0.06, 0.13)
     other = hue + (40, -40, 150, -150, 180)[random.randint(5)]
-    return {
+    colours = {
         "main": oklch(lightness, chroma, hue),
         "shade": oklch(lightness - 0.18, chroma, hue + 10),
         "tint": oklch(lightness + 0.11, chroma * 0.6, hue),
         "second": oklch(between(random, 0.55, 0.85), between(random, 0.05, 0.12), other),
         "dark": oklch(0.32, 0.04, hue),
         "light": oklch(0.95, 0.02, 90),
+        "paper": oklch(0.50, 0.16, part_hue),
+        "ink": oklch(0.95, 0.03, part_hue),
     }
+    return {role: np.concatenate([colour, np.ones(1, np.float32)]) for role, colour in colours.items()}
 
 
-def draw_object(random: RandomState, body: Body, glyph: Glyph, hue: float, length: float, degrees: int,
-                fine: bool = True) -> Sprite:  # fmt: skip
+def draw_object(random: RandomState, body: Body, glyph: Glyph, hue: float, length: float, degrees: int) -> Sprite:
     """Draw a body of `length` pixels, turned and perhaps mirrored, with its pattern in a hue on the part."""
-    flip = bool(random.randint(2))
-    palette = body_palette(random)
+    turned = Pose(length, degrees, flip=bool(random.randint(2)))
+    palette = _palette(random, hue)
     layers, (x, y, radius) = body(random)
-    points = np.concatenate([move(p, length, degrees, flip=flip) for _, polygons in layers for p in polygons])
+    points = turned(np.concatenate([p for _, polygons in layers for p in polygons]))
     low = np.floor(points.min(0)) - 2
-    width, height = (np.ceil(points.max(0)) + 2 - low).astype(int)
-    colour, alpha = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
+    width, height = (int(n) for n in np.ceil(points.max(0)) + 2 - low)
+    pose = replace(turned, x=-low[0], y=-low[1])
+    canvas = np.zeros((height, width, 4), np.float32)
 
-    def paint(coverage: np.ndarray, shade: np.ndarray) -> None:
-        colour[:] += coverage[..., None] * (shade - colour)
-        alpha[:] += coverage * (1 - alpha)
+    def paint(coverage: np.ndarray, colour: np.ndarray) -> None:
+        canvas[:] += coverage[..., None] * (colour - canvas)
 
-    def place(polygon: np.ndarray) -> np.ndarray:
-        return move(polygon, length, degrees, -low[0], -low[1], flip)
-
-    texture = _texture(random, height, width, length, fine)
+    texture = _texture(random, height, width, length)
     for role, polygons in layers:
-        paint(fill([place(p) for p in polygons], height, width), palette[role] * texture)
-    radius *= PART_SCALE
-    paper, ink = oklch(0.50, 0.16, hue), oklch(0.95, 0.03, hue)
-    badge = fill([place(ellipse(x, y, radius))], height, width)
+        paint(fill(polygons, height, width, pose), palette[role] * texture)
+    (x, y), radius = pose(np.array([[x, y]]))[0], radius * length * PART_SCALE
+    badge = disc(x, y, radius, height, width)
     paint(badge, palette["dark"])
-    inner = fill([place(ellipse(x, y, radius * 0.92))], height, width)
-    paint(inner, paper)
-    tilt = random.randint(-12, 13)
+    inside = disc(x, y, radius * 0.91, height, width)
+    paint(inside, palette["paper"])
+    # the pattern is not mirrored with the body: it is read like a painted sign
+    sign = Pose(radius * 0.91, degrees + random.randint(-12, 13), x, y)
     for role, polygons in glyph:
-        # mirrored bodies keep their pattern unmirrored, as a painted sign would be
-        marks = [place(move(p, radius * 0.92, tilt, x, y, flip)) for p in polygons]
-        paint(np.minimum(fill(marks, height, width), inner), ink if role == "ink" else paper)
-    return Sprite(colour, alpha, badge >= np.float32(0.5))
+        paint(np.minimum(fill(polygons, height, width, sign), inside), palette[role])
+    return Sprite(canvas, badge >= np.float32(0.5))
 
 
-def _texture(random: RandomState, height: int, width: int, length: float, fine: bool) -> np.ndarray:
-    """Factor on a body's colour, (height, width, 1): light from above, mottles, perhaps spots or bands."""
-    rows = np.linspace(1, -1, height, dtype=np.float32)[:, None]
-    factor = (
-        1 + np.float32(LIGHT) * rows + np.float32(TEXTURE) * noise(random, height, width, length / 4, 2 if fine else 1)
-    )
+def _texture(random: RandomState, height: int, width: int, length: float) -> np.ndarray:
+    """Factor on a body's colour and alpha, (height, width, 4): light from above, mottles, perhaps spots or bands."""
+    factor = 1 - np.float32(LIGHT) * ramp(height)[:, None]
+    factor = factor + np.float32(TEXTURE) * noise(random, height, width, length / 4, 2)
     kind, strength = random.randint(4), np.float32((-1, 1)[random.randint(2)] * TEXTURE * 1.4)
     if kind == 0:
-        spots = [ellipse(width * random.random_sample(), height * random.random_sample(), length * between(random, 0.02, 0.05),
-                         corners=12) for _ in range(24)]  # fmt: skip
-        factor += strength * fill(spots, height, width)
+        factor += strength * fill(_discs(random, 20, width, height, 0.02 * length, 0.05 * length), height, width)
     if kind == 1:
-        angle, gap, reach = random.randint(180), between(random, 0.10, 0.18) * length, length * 1.5
-        bands = [move(rectangle(-reach, g * gap, reach, (g + 0.5) * gap), 1, angle, width / 2, height / 2)
-                 for g in range(-9, 9)]  # fmt: skip
-        factor += strength * fill(bands, height, width)
-    return np.clip(factor, 0.5, 1.4)[..., None]
+        factor += strength * bands(height, width, random.randint(180), between(random, 0.10, 0.18) * length, 0.5)
+    tinted = np.ones((height, width, 4), np.float32)
+    tinted[..., :3] = factor[..., None]
+    return tinted
+
+
+def _discs(random: RandomState, count: int, width: float, height: float, low: float, high: float) -> list[np.ndarray]:
+    places = random.random_sample((count, 3)) * (width, height, high - low)
+    return [ellipse(x, y, low + r, corners=12) for x, y, r in places]
 
 
 def background(random: RandomState, size: int, octaves: int = 4) -> np.ndarray:
@@ -103,70 +106,62 @@ def background(random: RandomState, size: int, octaves: int = 4) -> np.ndarray:
     hue = between(random, 0, 360)
     near = oklch(between(random, 0.55, 0.88), between(random, 0.02, 0.07), hue)
     far = oklch(between(random, 0.50, 0.85), between(random, 0.02, 0.07), hue + between(random, -60, 60))
-    field = noise(random, size, size, size / between(random, 1.5, 4), octaves)
-    slope = np.linspace(-1, 1, size, dtype=np.float32)
     a, b = np.float32(between(random, -0.5, 0.5)), np.float32(between(random, -0.7, 0.7))
-    mix = np.clip(np.float32(0.5) + np.float32(0.6) * field + a * slope + b * slope[:, None], 0, 1)[..., None]
-    ground = near + mix * (far - near)
-    kind = random.randint(3)
+    mix = np.float32(0.6) * noise(random, size, size, size / between(random, 1.5, 4), octaves)
+    mix = np.clip(mix + (np.float32(0.5) + a * ramp(size) + b * ramp(size)[:, None]), 0, 1)
+    kind, strength = random.randint(3), np.float32(TEXTURE * (-1, 1)[random.randint(2)])
+    lift = np.zeros((), np.float32)
     if kind == 0:
-        angle, gap = random.randint(180), size * between(random, 0.04, 0.09)
-        strokes = [move(line(-size, g * gap, size, g * gap, gap * 0.35), 1, angle, size / 2, size / 2)
-                   for g in range(-int(0.75 * size / gap), int(0.75 * size / gap))]  # fmt: skip
-        ground = ground + fill(strokes, size, size)[..., None] * np.float32(TEXTURE * (-1, 1)[random.randint(2)])
+        lift = (
+            np.float32(0.7)
+            * strength
+            * bands(size, size, random.randint(180), size * between(random, 0.04, 0.09), 0.35)
+        )
     if kind == 1:
-        discs = [ellipse(size * random.random_sample(), size * random.random_sample(), size * between(random, 0.04, 0.13))
-                 for _ in range(10)]  # fmt: skip
-        soft = blur(fill(discs, size, size), size / 64)
-        ground = ground + soft[..., None] * np.float32(1.5 * TEXTURE * (-1, 1)[random.randint(2)])
-    return ground
+        discs = _discs(random, 10, size, size, 0.04 * size, 0.13 * size)
+        lift = np.float32(1.5) * strength * blur(fill(discs, size, size), size / 64)
+    return near + mix[..., None] * (far - near) + lift[..., None]
 
 
 def water(random: RandomState, image: np.ndarray, level: float) -> None:
-    """Paint water with waves below row `level`."""
+    """Paint water with scalloped waves from row `level` down, in place."""
     size = len(image)
-    deep = oklch(between(random, 0.48, 0.58), 0.09, between(random, 215, 250))
     level = min(level, size * 0.86)
-    xs = np.arange(0, size + 9, 4)
+    deep, crest = oklch(between(random, 0.46, 0.60), 0.09, between(random, 205, 250)), oklch(0.93, 0.03, 215)
+    period = size / 7.5
+    xs = np.arange(0, size + 2, 1.5 * size / 128)
 
-    def crest(y: float, tall: float, period: int, thick: float) -> np.ndarray:
-        phase = random.randint(period)
-        wave = tall * np.abs((xs + phase) % period - period / 2) / (period / 2)
-        return np.concatenate([np.stack([xs, y + wave], 1), np.stack([xs, y + wave + thick], 1)[::-1]])
+    def wave(y: float, thick: float) -> np.ndarray:
+        phase = (xs / period + random.random_sample()) % 1 * 2 - 1
+        top = y + size * 0.028 * (1 - phase * phase)
+        return np.concatenate([np.stack([xs, top], 1), np.stack([xs, top + thick], 1)[::-1]])
 
-    sea = fill([crest(level, 3, 16, size)], size, size)[..., None]
-    depth = np.linspace(1.15, 0.85, size, dtype=np.float32)[:, None, None]
-    image += sea * (deep * depth - image)
-    rows = np.arange(level + 5, size, 7)
-    foam = fill([crest(y, 2.5, 16, 1.2) for y in rows], size, size)[..., None]
-    image += np.float32(0.45) * foam * sea * (oklch(0.93, 0.03, 220) - image)
+    sea = fill([wave(level, 2 * size)], size, size)[..., None]
+    image += sea * (deep * (1 - np.float32(0.12) * ramp(size)[:, None, None]) - image)
+    foam = fill([wave(y, size * 0.011) for y in np.arange(level + 0.05 * size, size, 0.058 * size)], size, size)
+    broken = np.clip(0.5 + 1.2 * noise(random, size, size, size / 8, 1), 0, 1)
+    image += (np.float32(0.7) * foam * broken)[..., None] * sea * (crest - image)
 
 
 def ridge(random: RandomState, image: np.ndarray, level: float) -> None:
-    """Paint two mountain ridges with snow caps; the higher peaks reach up to row `level`."""
+    """Paint a far ridge with snow on its peaks from about row `level` down, and a near one before it, in place."""
     size = len(image)
-    for far in (True, False):
-        hue = between(random, 250, 290)
-        rock = oklch(0.62 if far else 0.46, 0.05, hue)
-        top = level + (0 if far else size * 0.14)
-        xs = np.linspace(-0.1, 1.1, 8) * size
-        ys = top + size * 0.22 * np.array([(i % 2) * 0.9 + between(random, -0.3, 0.4) for i in range(8)])
-        outline = np.concatenate([np.stack([xs, ys], 1), [(1.1 * size, 2 * size), (-0.1 * size, 2 * size)]])
+    hue = between(random, 240, 300)
+    snow = oklch(0.95, 0.015, 250)
+    for rock, top, capped in (
+        (oklch(0.62, 0.05, hue), level, True),
+        (oklch(0.46, 0.055, hue), level + size * 0.17, False),
+    ):
+        xs = (np.arange(8) - 0.5 - random.random_sample()) * size / 5.5
+        ys = top + size * np.array(
+            [between(random, 0.12, 0.2) if i % 2 else between(random, -0.08, 0.04) for i in range(8)]
+        )
+        outline = np.concatenate([np.stack([xs, ys], 1), [(xs[-1], 3 * size), (xs[0], 3 * size)]])
         land = fill([outline], size, size)[..., None]
-        image += land * (rock - image)
-        if far:
-            caps = [
-                np.array(
-                    [
-                        (x, y),
-                        (x + 0.2 * size / 6, y + 0.045 * size),
-                        (x, y + 0.035 * size),
-                        (x - 0.2 * size / 6, y + 0.045 * size),
-                    ]
-                )
-                for x, y in zip(xs[::2], ys[::2], strict=True)
-            ]
-            image += fill(caps, size, size)[..., None] * land * (oklch(0.95, 0.01, 250) - image)
+        image += land * (rock * (1 + np.float32(0.10) * ramp(size)[:, None, None]) - image)
+        if capped:
+            caps = [_CAP * (0.12 * size, 0.075 * size) + peak for peak in zip(xs[::2], ys[::2], strict=True)]
+            image += fill(caps, size, size)[..., None] * land * (snow - image)
 
 
 def paste(image: np.ndarray, sprite: Sprite, left: int, top: int, shadow: float = 0.3) -> None:
@@ -177,7 +172,7 @@ def paste(image: np.ndarray, sprite: Sprite, left: int, top: int, shadow: float 
         into(dark, sprite.alpha, left + round(size * 0.018), top + round(size * 0.03))
         image *= 1 - np.float32(shadow) * blur(dark, size * 0.022)[..., None]
     y, x, v, u = _overlap(image, sprite.alpha, left, top)
-    image[y, x] = image[y, x] * (1 - sprite.alpha[v, u, None]) + sprite.colour[v, u]
+    image[y, x] = image[y, x] * (1 - sprite.canvas[v, u, 3:]) + sprite.canvas[v, u, :3]
 
 
 def into(canvas: np.ndarray, window: np.ndarray, left: int, top: int) -> np.ndarray:
@@ -196,9 +191,8 @@ def _overlap(canvas: np.ndarray, window: np.ndarray, left: int, top: int) -> tup
 def expose(random: RandomState, image: np.ndarray) -> np.ndarray:
     """Light, contrast and grain over the whole picture; returns uint8."""
     size = len(image)
-    slope = np.linspace(-1, 1, size, dtype=np.float32)
     a, b, c = (np.float32(between(random, -LIGHT, LIGHT)) for _ in range(3))
-    image = np.clip(image * (1 + a + b * slope[:, None, None] + c * slope[:, None]), 0, 1)
-    image = image + np.float32(between(random, -0.3, 0.3)) * image * (1 - image)
-    grain = random.randint(-4, 5, (size, size, 1)).astype(np.float32)
-    return np.clip(image * 255 + grain, 0, 255).astype(np.uint8)
+    image = np.clip(image * (1 + a + b * ramp(size)[:, None] + c * ramp(size))[..., None], 0, 1)
+    image += np.float32(between(random, -0.3, 0.3)) * image * (1 - image)
+    grain = np.frombuffer(random.bytes(size * size), np.uint8).reshape(size, size, 1) & 7
+    return np.clip(image * 255 + (grain - np.float32(3.5)), 0, 255).astype(np.uint8)

@@ -1,0 +1,191 @@
+"""The mini set: its bytes, the promises of its construction, and how it is written."""
+
+import hashlib
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+from numpy.random import RandomState
+from PIL import Image
+
+from wsss.data import mini, scene, vocformat
+from wsss.data.drawing import Pose, ellipse, fill, rectangle
+from wsss.paths import UserError
+
+SPLITS = {"train": 9, "val": 2, "test": 1}
+LABELS_SHA256 = "3caa062ce0c670306c4b89bb98beed32e4ddc00ede729bc99fdfe15dc8703dca"
+JPEG_SHA256 = {"13.0.0": "0c9054db1ce6c43892ece54d66ec8337bd0796da86e40cef96c16063be6e640a"}
+"""By Pillow version. `python -m tests.test_mini` prints both, for a new version of the generator."""
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def labels_sha256(root: Path) -> str:
+    """Over ids, masks, part masks (as pixels: zlib may pack them differently) and annotations."""
+    digest = hashlib.sha256()
+    for path in sorted((root / "Annotations").iterdir()):
+        digest.update(path.stem.encode() + path.read_bytes())
+        for folder in ("SegmentationClass", "SegmentationPart"):
+            digest.update(read(root / folder / f"{path.stem}.png").tobytes())
+    return digest.hexdigest()
+
+
+def jpeg_sha256(root: Path) -> str:
+    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted((root / "JPEGImages").iterdir()))).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mini.generate(tmp_path_factory.mktemp("mini") / "mini", SPLITS, progress=False)
+
+
+@pytest.fixture(scope="module")
+def drawings() -> list[mini.Drawing]:
+    return [mini.draw(RandomState([7, i]), first=1 + i % len(mini.CLASSES)) for i in range(108)]
+
+
+def test_labels_and_masks_are_the_same_everywhere(root: Path) -> None:
+    assert labels_sha256(root) == LABELS_SHA256
+
+
+@pytest.mark.skipif(PIL.__version__ not in JPEG_SHA256, reason="JPEG bytes are known for one Pillow version")
+def test_jpeg_files_are_the_same_for_one_pillow(root: Path) -> None:
+    assert jpeg_sha256(root) == JPEG_SHA256[PIL.__version__]
+
+
+def test_same_seed_same_bytes_other_seed_others(root: Path, tmp_path: Path) -> None:
+    same = mini.generate(tmp_path / "same", SPLITS, progress=False)
+    other = mini.generate(tmp_path / "other", SPLITS, seed=1, progress=False)
+    files = sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(same) for p in same.rglob("*") if p.is_file())
+    assert all((root / p).read_bytes() == (same / p).read_bytes() for p in files)
+    assert labels_sha256(other) != labels_sha256(root)
+
+
+def test_an_image_does_not_depend_on_the_others(root: Path) -> None:
+    drawing = mini.draw(RandomState([0, 0, 4]), first=5)
+    assert np.array_equal(read(root / "SegmentationClass" / "train_00004.png"), drawing.mask)
+
+
+def test_folder_is_voc(root: Path) -> None:
+    names = [name for split in SPLITS for name in (root / f"ImageSets/Segmentation/{split}.txt").read_text().split()]
+    assert len(names) == sum(SPLITS.values()) == len(set(names))
+    assert (root / "classes.txt").read_text().split() == list(mini.CLASSES)
+    for name in names:
+        assert read(root / f"JPEGImages/{name}.jpg").shape == (128, 128, 3)
+        with Image.open(root / f"SegmentationClass/{name}.png") as mask:
+            assert mask.mode == "P" and mask.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]
+            values = set(np.unique(mask))
+        tree = ElementTree.parse(root / f"Annotations/{name}.xml")
+        written = {mini.CLASSES.index(item.findtext("name")) + 1 for item in tree.iter("object")}
+        assert written == values - {0, mini.IGNORE}
+
+
+def test_one_to_three_objects_of_known_classes(drawings: list[mini.Drawing]) -> None:
+    for drawing in drawings:
+        assert 1 <= len(drawing.boxes) <= 3
+        present = set(np.unique(drawing.mask)) - {0, mini.IGNORE}
+        assert present == {box[0] for box in drawing.boxes} <= set(range(1, 10))
+        assert set(np.unique(drawing.part)) - {0} == present
+        for _, xmin, ymin, xmax, ymax in drawing.boxes:
+            assert 1 <= xmin < xmax <= 128 and 1 <= ymin < ymax <= 128
+
+
+def test_part_is_on_its_object_and_at_most_a_third_of_it(drawings: list[mini.Drawing]) -> None:
+    for drawing in drawings:
+        assert not (drawing.part[drawing.part != drawing.mask]).any()
+        for index in np.unique(drawing.part)[1:]:
+            assert 3 * (drawing.part == index).sum() <= (drawing.mask == index).sum()
+
+
+def test_every_class_is_about_as_frequent_and_half_the_images_have_one(drawings: list[mini.Drawing]) -> None:
+    present = [{box[0] for box in drawing.boxes} for drawing in drawings]
+    counts = np.array([sum(c in p for p in present) for c in range(1, 10)])
+    assert counts.min() >= 12 and counts.max() <= 2 * counts.min()
+    assert 0.4 <= np.mean([len(p) == 1 for p in present]) <= 0.7
+
+
+def test_classes_of_one_body_differ_in_the_part_only() -> None:
+    ring, stripe = (
+        scene.draw_object(RandomState(3), body, mini.PATTERNS[pattern], hue, 70.0, 10)
+        for body, pattern, hue in ((mini.BODIES["fish"], "ring", 20.0), (mini.BODIES["fish"], "stripe", 150.0))
+    )
+    assert np.array_equal(ring.part, stripe.part)
+    differs = np.abs(ring.canvas - stripe.canvas).max(2) > 0
+    assert differs.any() and not differs[~ring.part].any()
+
+
+def test_contour_is_one_pixel_on_either_side() -> None:
+    shown = np.zeros((4, 6), int)
+    shown[:, 3:] = 1
+    assert np.array_equal(mini.contour(shown), np.tile([False, False, True, True, False, False], (4, 1)))
+
+
+def test_fill_is_exact_coverage() -> None:
+    square = fill([rectangle(1.5, 1, 3, 2.75)], 4, 5)
+    assert np.array_equal(square[1], [0, 0.5, 1, 0, 0]) and np.array_equal(square[2], [0, 0.375, 0.75, 0, 0])
+    overlap = fill([rectangle(0, 0, 2, 2), rectangle(1, 1, 3, 3)[::-1]], 4, 4)
+    assert overlap.max() == 1 and overlap.sum() == 7
+    assert fill([rectangle(-9, -9, 20, 20)], 4, 4).min() == 1
+    assert fill([rectangle(-9, -9, -2, 20)], 4, 4).max() == 0
+    assert abs(fill([ellipse(0, 0, 1)], 40, 40, Pose(15, 33, 20, 20, True)).sum() / (np.pi * 225) - 1) < 0.02
+
+
+def test_pretraining_images_are_of_other_classes() -> None:
+    bodies, patterns = ({name.split("-")[i] for name in mini.PRETRAINING_CLASSES} for i in (1, 0))
+    assert len(mini.PRETRAINING_CLASSES) == 48
+    assert not bodies & set(mini.BODIES) and not patterns & set(mini.PATTERNS)
+    image, label = mini.draw_pretraining(5, seed=0)
+    assert image.shape == (64, 64, 3) and image.dtype == np.uint8 and 0 <= label < 48
+    assert np.array_equal(image, mini.draw_pretraining(5, seed=0)[0])
+    assert len({mini.draw_pretraining(i, seed=0)[1] for i in range(60)}) > 25
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vocformat, "write_mask", stop)
+    with pytest.raises(KeyboardInterrupt):
+        mini.generate(tmp_path / "mini", SPLITS, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_set_that_is_there_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mini, "draw", None)
+    assert mini.generate(root, SPLITS, progress=False) == root
+
+
+@pytest.mark.parametrize("change", [{"version": -1}, {"seed": 5}, {"splits": {"train": 1}}])
+def test_another_set_is_refused(root: Path, tmp_path: Path, change: dict) -> None:
+    card = json.loads((root / "mini.json").read_text()) | change
+    (tmp_path / "mini.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="is not this version of the mini set"):
+        mini.generate(tmp_path, SPLITS, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["mini.json"]
+
+
+def test_a_foreign_folder_and_a_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("mine")
+    for place in (tmp_path, tmp_path / "note.txt"):
+        with pytest.raises(UserError, match="remove it or name another folder"):
+            mini.generate(place, SPLITS, progress=False)
+    with pytest.raises(UserError, match="cannot write"):
+        mini.generate(tmp_path / "note.txt" / "mini", SPLITS, progress=False)
+    assert (tmp_path / "note.txt").read_text() == "mine"
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = mini.generate(Path(folder) / "mini", SPLITS, progress=False)
+        print(
+            f'LABELS_SHA256 = "{labels_sha256(drawn)}"\nJPEG_SHA256 = {{"{PIL.__version__}": "{jpeg_sha256(drawn)}"}}'
+        )
