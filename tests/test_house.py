@@ -21,20 +21,18 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ROWS = (
     "wsss batch config distributed intervals paths provenance",
     "cam checkpoint contrast losses metrics optim transforms "
-    "figures publish published results tables verdict",
+    "figures publish published results table tables verdict",
     "datasets model data",
     "method",
     "presets",
-    "evaluate explore pretrain score train reproduce tools",
-    "cli",
+    "evaluate explore pretrain scoring tally train reproduce tools",
+    "cli __main__",
 )
 NO_TORCH = [
     *("wsss", "wsss.config", "wsss.paths", "wsss.presets", "wsss.provenance", "wsss.results", "wsss.publish"),
     *("wsss.tables", "wsss.verdict", "wsss.figures", "wsss.reproduce", "wsss.cli", "papermill"),
 ]
-METHOD = (
-    "batch cam checkpoint config contrast datasets distributed losses method metrics model optim transforms"
-)
+METHOD = "batch cam checkpoint config contrast datasets distributed losses method metrics model optim transforms"
 
 
 def module_name(file: Path) -> str:
@@ -126,18 +124,14 @@ def test_median_function_is_short_and_the_method_fits_in_2000_lines() -> None:
     lengths = [code_lines(f, file.read_text().splitlines()) for file in FILES for f in functions(file)]
     assert statistics.median(lengths) <= 10
     path = [file for file in FILES if row(module_name(file)) <= row("method")]
-    assert (
-        sum(code_lines(ast.parse(file.read_text()), file.read_text().splitlines()) for file in path) <= 3000
-    )
+    assert sum(code_lines(ast.parse(file.read_text()), file.read_text().splitlines()) for file in path) <= 3000
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)
 def test_public_functions_are_typed_and_described(file: Path) -> None:
     for function in functions(file):
         if not function.name.startswith("_"):
-            arguments = [
-                a for a in function.args.args + function.args.kwonlyargs if a.arg not in ("self", "cls")
-            ]
+            arguments = [a for a in function.args.args + function.args.kwonlyargs if a.arg not in ("self", "cls")]
             assert function.returns, f"{function.name} does not say what it returns"
             assert all(a.annotation for a in arguments), f"{function.name} has an argument without a type"
 
@@ -196,9 +190,7 @@ def test_no_local_paths() -> None:
     found = []
     for path in tracked():
         if path.suffix in TEXT and path != Path(__file__):
-            found += [
-                f"{path.relative_to(ROOT)}: {m}" for m in LOCAL.findall(path.read_text(errors="replace"))
-            ]
+            found += [f"{path.relative_to(ROOT)}: {m}" for m in LOCAL.findall(path.read_text(errors="replace"))]
     assert not found, f"paths of one machine in {found}"
 
 

@@ -5,6 +5,7 @@ Executed notebooks carry them in their metadata; `wsss.reproduce` compares them 
 
 import ast
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,13 @@ def code_hash(*names: str) -> str:
             found[name] = file
             waiting += imported_names(file.read_text(encoding="utf-8"))
     return files_hash(found.values(), PACKAGE)
+
+
+def notebook_imports(path: Path) -> list[str]:
+    """Dotted names that a notebook's code cells import from this package."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return imported_names("\n".join(code))
 
 
 def imported_names(source: str) -> list[str]:

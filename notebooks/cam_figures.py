@@ -1,0 +1,59 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Class activation maps of a run
+#
+# The pictures of one finished run, from the arrays that it kept (`cams.npz`, written at its end). Nothing is
+# trained or evaluated here.
+
+# %% tags=["parameters"]
+preset = "mini"
+seed = 0
+data_root = ""  # not needed: the run kept its pictures
+output = ""  # folder of your runs; empty: runs/ of the project
+
+# %%
+from pathlib import Path
+
+from wsss import figures, paths, presets, results, tables
+
+own = Path(output) if output else paths.project_root() / "runs"
+records = results.find(own, paths.project_root() / "data" / "results")
+record = results.one(records, presets.get(preset).variant, seed)
+run = Path(record["path"]).with_suffix("")
+
+# %% [markdown]
+# ## Maps, labels, prediction
+
+# %%
+figures.cam_rows(figures.load_samples(run / "cams.npz"), rows=8)
+
+# %% [markdown]
+# *Evenly spaced validation images. CAM: the largest value over the classes that are present, dark 0, bright 1,
+# summed over scales and mirror images and normalised. Pseudo label: sure background, sure foreground, the rest
+# ignored. Prediction: of the decoder, which sees the image alone.*
+#
+# ## How they came about
+
+# %%
+figures.learning_curves(run / "log.jsonl")
+
+# %% [markdown]
+# *Terms of the objective and validation mIoU over steps, from the run's `log.jsonl`.*
+
+# %%
+tables.of_run(record)
+
+# %% [markdown]
+# *The run's numbers on the whole validation list, from its record.*

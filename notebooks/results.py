@@ -1,0 +1,82 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Results
+#
+# Every table and figure here is made of records: one JSON file a run, with its numbers, protocol, configuration
+# and origin. Your own records in `runs/` come first, the published ones in `data/results` fill the rest. Nothing
+# is trained and no number is typed.
+
+# %% tags=["parameters"]
+preset = "mini"  # the run whose curves are shown
+seed = 0
+data_root = ""  # not needed: records hold all that is shown
+output = ""  # folder of your runs; empty: runs/ of the project
+
+# %%
+from pathlib import Path
+
+from wsss import figures, paths, presets, results, tables
+
+own = Path(output) if output else paths.project_root() / "runs"
+records = results.find(own, paths.project_root() / "data" / "results")
+record = results.one(records, presets.get(preset).variant, seed)
+
+# %% [markdown]
+# ## The paper, its base, and what was measured
+#
+# "not run" means that this project has no record of it, and says the command that makes one.
+
+# %%
+tables.build("headline", records)
+
+# %% [markdown]
+# ## The drawn set
+#
+# Its classes differ by a small part on a body that they share, so a classifier needs to look at the part only.
+# The share of the *rest* that is covered tells how far a CAM reaches beyond it.
+
+# %%
+tables.build("mini", records)
+
+# %%
+figures.coverage_bars(records)
+
+# %% [markdown]
+# *How much of the distinctive part and of the rest of the objects each variant's CAM covers on the validation
+# list; a dot a seed.*
+#
+# ## Photographs, a first reading
+
+# %%
+tables.build("voc-animals", records)
+
+# %% [markdown]
+# ## One run
+#
+# The numbers of the run named by the parameters, with what they were measured on.
+
+# %%
+tables.of_run(record)
+
+# %% [markdown]
+# ## Published curves of the base
+#
+# For comparison, the base's own training logs. They are its authors' numbers; none was measured here.
+
+# %%
+figures.published_curves()
+
+# %% [markdown]
+# *mIoU of CAM, aux CAM and segmentation over training steps, from ToCo's published logs.*
