@@ -110,10 +110,10 @@ def _changes(words: Sequence[str]) -> dict[str, str]:
 
 def _report(record: dict[str, Any], folder: Path) -> None:
     found = record["results"]
-    numbers = ", ".join(f"{kind} {found[kind]['miou_headline']:.1f}" for kind in ("segmentation", "cam", "aux_cam"))
-    print(
-        f"{record['dataset']}/{record['variant']} seed {record['seed']}, {record['images']} images of {record['split']}:"
-    )
+    kinds = ("segmentation", "cam", "aux_cam")
+    numbers = ", ".join(f"{kind} {found[kind]['miou_headline']:.1f}" for kind in kinds)
+    run = f"{record['dataset']}/{record['variant']} seed {record['seed']}"
+    print(f"{run}, {record['images']} images of {record['split']}:")
     print(f"mIoU in percent: {numbers}; classification mAP {found['classification']['map']:.1f}")
     print(f"record: {folder.with_suffix('.json')}; weights, log and examples: {folder}")
 
@@ -227,9 +227,13 @@ class Tables:
 
 def _tables(words: Sequence[str]) -> int:
     asked = _parse(Tables, words, "tables")
-    from wsss import tables
+    from wsss import results, tables
 
-    print(tables.render_all(asked.records, asked.format))
+    if asked.format not in ("text", "markdown", "csv"):
+        raise UserError(f"--format is {asked.format}; it is one of text, markdown, csv")
+    records = results.find(*asked.records) if asked.records else results.published()
+    for name in tables.TABLES:
+        print(getattr(tables.build(name, records), asked.format)())
     return 0
 
 

@@ -14,7 +14,7 @@ from wsss import distributed, transforms
 from wsss.batch import Batch
 from wsss.config import Config
 from wsss.config import Data as DataConfig
-from wsss.data import mini, voc
+from wsss.data import coco, mini, voc
 from wsss.paths import UserError, project_root
 
 DRAWN = {"mini": mini.SPLITS, "smoke": {"train": 24, "val": 8, "test": 8}}
@@ -27,6 +27,8 @@ def root_of(config: DataConfig) -> Path:
         return Path(config.root)
     if config.name in DRAWN:
         return mini.generate(project_root() / "data" / config.name, DRAWN[config.name])
+    if config.name == "mini-coco":
+        return coco.drawn(project_root() / "data" / config.name)
     variable = "WSSS_" + config.name.split("-")[0].upper() + "_ROOT"
     root = Path(os.environ.get(variable) or project_root() / "data" / config.name)
     if not root.is_dir():

@@ -97,7 +97,7 @@ def run(root: str, config: Pretrain) -> Path:
     test, train = order[:held], order[held:]
     torch.manual_seed(config.seed)
     model = Pretrainer(config, len(names))
-    started, processor = time.monotonic(), time.process_time()
+    started, processor, stamp = time.monotonic(), time.process_time(), provenance.stamp()
     log = list(_fit(model, images[train], labels[train], config))
     accuracy = evaluate(model, images[test], labels[test])
     record = {
@@ -110,7 +110,7 @@ def run(root: str, config: Pretrain) -> Path:
         "minutes": round((time.monotonic() - started) / 60, 2),
         "cpu_hours": round((time.process_time() - processor) / 3600, 3),
         "config": {k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(config).items()},
-        **provenance.stamp(),
+        **stamp,
         "log": log[:: max(1, len(log) // 50)],
     }
     with atomic(config.output) as temporary:

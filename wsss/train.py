@@ -98,9 +98,8 @@ class Trainer:
         if distributed.world() > 1:
             wrapped = DistributedDataParallel(wrapped, broadcast_buffers=False, find_unused_parameters=True)
         batches = iter(datasets.training_batches(self.train_split, self.config, self.step))
-        save_every, validate_every = (
-            max(1, round(x * total)) for x in (self.config.save_every, self.config.validate_every)
-        )
+        save_every = max(1, round(self.config.save_every * total))
+        validate_every = max(1, round(self.config.validate_every * total))
         with (
             _stop_signals() as stop,
             tqdm(
@@ -160,8 +159,8 @@ class Trainer:
         if distributed.total(torch.tensor(len(wrong), device=self.device)):
             names = " and ".join(wrong) or "a term of another process"
             raise UserError(
-                f"the loss is not finite at step {self.step}: {names} on the images {', '.join(batch.ids)}; the last good "
-                f"checkpoint in {self.folder} is untouched: lower --optim.lr, or look at these images"
+                f"the loss is not finite at step {self.step}: {names} on the images {', '.join(batch.ids)}; the last "
+                f"good checkpoint in {self.folder} is untouched: lower --optim.lr, or look at these images"
             )
 
     def _log(self, terms: dict[str, float], bar: tqdm) -> None:

@@ -133,6 +133,22 @@ def read_mask(path: Path, size: tuple[int, int] | None, classes: int) -> UInt8[n
     return array
 
 
+def index_image(labels: UInt8[np.ndarray, "h w"]) -> Image.Image:
+    """A mask as VOC stores it: class numbers as a palette image."""
+    image = Image.frombytes("P", labels.shape[::-1], np.ascontiguousarray(labels).tobytes())
+    image.putpalette(palette())
+    return image
+
+
+def palette() -> list[int]:
+    """The 256 colours of VOC's masks as 768 numbers: bits of the index dealt to red, green, blue from the top down."""
+    return [
+        sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
+        for index in range(256)
+        for channel in range(3)
+    ]
+
+
 def mask_file(kit: Devkit, name: str) -> Path:
     """The mask of an id; UserError if there is none."""
     path = kit.root / kit.mask_source / f"{name}.png"
