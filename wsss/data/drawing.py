@@ -16,11 +16,13 @@ from PIL import Image, ImageFilter
 Polygon = np.ndarray
 """(n, 2) float array of x, y; x to the right, y down; closed implicitly."""
 
+Number = int | float
+
 SUBROWS = 4
 """Sample rows in a pixel; along a row the coverage is exact to 1/64 pixel."""
 
 
-def between(random: RandomState, low: float, high: float) -> float:
+def between(random: RandomState, low: Number, high: Number) -> float:
     """A uniform number; spelled out because the compiled `uniform` may fuse its multiply and add."""
     return low + (high - low) * random.random_sample()
 
@@ -37,17 +39,17 @@ def _circle(corners: int) -> Polygon:
     return np.array([turn(round(360 * i / corners)) for i in range(corners)])
 
 
-def ellipse(x: float, y: float, rx: float, ry: float | None = None, corners: int = 24) -> Polygon:
+def ellipse(x: Number, y: Number, rx: Number, ry: Number | None = None, corners: int = 24) -> Polygon:
     """An ellipse around x, y (a circle if `ry` is left out; a regular polygon for few corners)."""
     return _circle(corners) * (rx, rx if ry is None else ry) + (x, y)
 
 
-def rectangle(x0: float, y0: float, x1: float, y1: float) -> Polygon:
+def rectangle(x0: Number, y0: Number, x1: Number, y1: Number) -> Polygon:
     """An upright rectangle from two opposite corners."""
     return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], float)
 
 
-def line(x0: float, y0: float, x1: float, y1: float, width: float) -> Polygon:
+def line(x0: Number, y0: Number, x1: Number, y1: Number, width: Number) -> Polygon:
     """A straight stroke of a given width."""
     a, b = np.array((x0, y0), float), np.array((x1, y1), float)
     along = (b - a) * (width / 2 / max(np.sqrt(((b - a) ** 2).sum()), 1e-9))
@@ -55,7 +57,7 @@ def line(x0: float, y0: float, x1: float, y1: float, width: float) -> Polygon:
     return np.stack([a + side, b + side, b - side, a - side])
 
 
-def smooth(points: Sequence[tuple[float, float]] | Polygon, times: int = 2) -> Polygon:
+def smooth(points: Sequence[tuple[Number, Number]] | Polygon, times: int = 2) -> Polygon:
     """Round the corners of a polygon by cutting them `times` times (Chaikin 1974)."""
     polygon = np.asarray(points, float)
     for _ in range(times):
@@ -68,10 +70,10 @@ def smooth(points: Sequence[tuple[float, float]] | Polygon, times: int = 2) -> P
 class Pose:
     """Flip left-right, scale, turn clockwise by whole degrees, then shift to x, y."""
 
-    scale: float
+    scale: Number
     degrees: int = 0
-    x: float = 0.0
-    y: float = 0.0
+    x: Number = 0.0
+    y: Number = 0.0
     flip: bool = False
 
     def __call__(self, points: Polygon) -> Polygon:
@@ -128,14 +130,14 @@ def fill(polygons: Sequence[Polygon], height: int, width: int, pose: Pose = Pose
     return coverage
 
 
-def disc(x: float, y: float, radius: float, height: int, width: int) -> np.ndarray:
+def disc(x: Number, y: Number, radius: Number, height: int, width: int) -> np.ndarray:
     """Coverage, (height, width) float32, of a disc; soft over one pixel around its rim."""
     across, down = np.arange(width) + (0.5 - x), np.arange(height) + (0.5 - y)
     reach = radius + 0.5 - np.sqrt(across * across + (down * down)[:, None])
     return np.minimum(np.maximum(reach, 0), 1).astype(np.float32)
 
 
-def bands(height: int, width: int, degrees: int, gap: float, share: float) -> np.ndarray:
+def bands(height: int, width: int, degrees: int, gap: Number, share: Number) -> np.ndarray:
     """Coverage, (height, width) float32, of parallel bands: one every `gap` pixels, `share` of it wide."""
     c, s = turn(degrees % 360)
     across = (np.arange(width) * c + (np.arange(height) * s)[:, None]) / gap
@@ -149,7 +151,7 @@ def ramp(n: int) -> np.ndarray:
     return np.linspace(-1, 1, n, dtype=np.float32)
 
 
-def oklch(lightness: float, chroma: float, hue: float) -> np.ndarray:
+def oklch(lightness: Number, chroma: Number, hue: Number) -> np.ndarray:
     """A colour in [0, 1]^3, float32, from OKLCH (Ottosson 2020): even in lightness over hues; clipped to sRGB."""
     a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
@@ -164,7 +166,7 @@ def oklch(lightness: float, chroma: float, hue: float) -> np.ndarray:
     return np.array(rgb, np.float32) / np.float32(255)
 
 
-def noise(random: RandomState, height: int, width: int, cell: float, octaves: int = 3) -> np.ndarray:
+def noise(random: RandomState, height: int, width: int, cell: Number, octaves: int = 3) -> np.ndarray:
     """Smooth random field, (height, width) float32 around 0, about within [-1, 1]; `cell` pixels a coarse grid cell."""
     field = np.zeros((height, width), np.float32)
     for octave in range(octaves):
@@ -175,7 +177,7 @@ def noise(random: RandomState, height: int, width: int, cell: float, octaves: in
     return field * np.float32(0.6)
 
 
-def blur(coverage: np.ndarray, radius: float) -> np.ndarray:
+def blur(coverage: np.ndarray, radius: Number) -> np.ndarray:
     """Gaussian blur of a coverage map."""
     picture = Image.fromarray((coverage * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
     return np.asarray(picture, np.float32) / np.float32(255)

@@ -9,7 +9,6 @@ a context (water, mountains) that is labelled background. Everything is drawn, n
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from wsss.data.drawing import between
 from wsss.data.others import OTHER_BODIES, OTHER_PATTERNS
 from wsss.data.scene import Sprite, background, draw_object, expose, into, paste, ridge, water
 from wsss.data.shapes import BODIES, PATTERNS
-from wsss.data.vocformat import FOLDERS, voc_palette, write
+from wsss.data.vocformat import FOLDERS, Drawing, voc_palette, write
 from wsss.paths import UserError, atomic
 
 __all__ = ["CLASSES", "PRETRAINING_CLASSES", "Drawing", "draw", "draw_pretraining", "generate", "voc_palette"]
@@ -58,20 +57,6 @@ PRETRAINING_CLASSES: tuple[str, ...] = tuple(f"{pattern}-{body}" for body in OTH
 
 Corner = tuple[int, int]
 """Left, top of a sprite's window in the image."""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One drawn image with its labels."""
-
-    image: np.ndarray
-    """(h, w, 3) uint8."""
-    mask: np.ndarray
-    """(h, w) uint8: 0 background, 1..9 classes, 255 contours."""
-    part: np.ndarray
-    """(h, w) uint8: the class where its distinctive part shows, else 0."""
-    boxes: list[tuple[int, int, int, int, int]]
-    """(class, xmin, ymin, xmax, ymax) of what shows of each object, from 1 and inclusive as in VOC, back to front."""
 
 
 def draw(random: RandomState, size: int = 128, first: int | None = None) -> Drawing:

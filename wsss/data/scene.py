@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.random import RandomState
 
-from wsss.data.drawing import Pose, bands, between, blur, disc, ellipse, fill, noise, oklch, ramp
+from wsss.data.drawing import Number, Polygon, Pose, bands, between, blur, disc, ellipse, fill, noise, oklch, ramp
 from wsss.data.shapes import Body, Glyph
 
 PART_SCALE = 1.0
-"""Size of the distinctive part; 1 is 15 to 25 % of the object."""
+"""Size of the distinctive part; 1 is 20 to 28 % of an object that shows whole, 19 to 32 pixels across."""
+PAPER, INK = (0.50, 0.16), (0.95, 0.03)
+"""Lightness and chroma (OKLCH) of the part's ground and of the pattern on it."""
 TEXTURE = 0.07
 """Strength of the texture of bodies and backgrounds."""
 LIGHT = 0.12
@@ -35,7 +37,7 @@ class Sprite:
         return self.alpha >= np.float32(0.5)
 
 
-def _palette(random: RandomState, part_hue: float) -> dict[str, np.ndarray]:
+def _palette(random: RandomState, part_hue: Number) -> dict[str, np.ndarray]:
     """Opaque colours by role: a body of any hue, a second hue that goes with it, a dark, a light; those of the part."""
     hue = between(random, 0, 360)
     lightness, chroma = between(random, 0.60, 0.80), between(random, 0.06, 0.13)
@@ -47,13 +49,13 @@ def _palette(random: RandomState, part_hue: float) -> dict[str, np.ndarray]:
         "second": oklch(between(random, 0.55, 0.85), between(random, 0.05, 0.12), other),
         "dark": oklch(0.32, 0.04, hue),
         "light": oklch(0.95, 0.02, 90),
-        "paper": oklch(0.50, 0.16, part_hue),
-        "ink": oklch(0.95, 0.03, part_hue),
+        "paper": oklch(*PAPER, part_hue),
+        "ink": oklch(*INK, part_hue),
     }
     return {role: np.concatenate([colour, np.ones(1, np.float32)]) for role, colour in colours.items()}
 
 
-def draw_object(random: RandomState, body: Body, glyph: Glyph, hue: float, length: float, degrees: int) -> Sprite:
+def draw_object(random: RandomState, body: Body, glyph: Glyph, hue: Number, length: Number, degrees: int) -> Sprite:
     """Draw a body of `length` pixels, turned and perhaps mirrored, with its pattern in a hue on the part."""
     turned = Pose(length, degrees, flip=bool(random.randint(2)))
     palette = _palette(random, hue)
@@ -82,13 +84,13 @@ def draw_object(random: RandomState, body: Body, glyph: Glyph, hue: float, lengt
     return Sprite(canvas, badge >= np.float32(0.5))
 
 
-def _texture(random: RandomState, height: int, width: int, length: float) -> np.ndarray:
+def _texture(random: RandomState, height: int, width: int, length: Number) -> np.ndarray:
     """Factor on a body's colour and alpha, (height, width, 4): light from above, mottles, perhaps spots or bands."""
     factor = 1 - np.float32(LIGHT) * ramp(height)[:, None]
     factor = factor + np.float32(TEXTURE) * noise(random, height, width, length / 4, 2)
     kind, strength = random.randint(4), np.float32((-1, 1)[random.randint(2)] * TEXTURE * 1.4)
     if kind == 0:
-        factor += strength * fill(_discs(random, 20, width, height, 0.02 * length, 0.05 * length), height, width)
+        factor += strength * fill(_discs(random, 20, (width, height), (0.02 * length, 0.05 * length)), height, width)
     if kind == 1:
         factor += strength * bands(height, width, random.randint(180), between(random, 0.10, 0.18) * length, 0.5)
     tinted = np.ones((height, width, 4), np.float32)
@@ -96,9 +98,10 @@ def _texture(random: RandomState, height: int, width: int, length: float) -> np.
     return tinted
 
 
-def _discs(random: RandomState, count: int, width: float, height: float, low: float, high: float) -> list[np.ndarray]:
-    places = random.random_sample((count, 3)) * (width, height, high - low)
-    return [ellipse(x, y, low + r, corners=12) for x, y, r in places]
+def _discs(random: RandomState, count: int, extent: tuple[int, int], radius: tuple[Number, Number]) -> list[Polygon]:
+    """Discs of a radius between two, anywhere in an extent (width, height)."""
+    low, high = radius
+    return [ellipse(x, y, low + r, corners=12) for x, y, r in random.random_sample((count, 3)) * (*extent, high - low)]
 
 
 def background(random: RandomState, size: int, octaves: int = 4) -> np.ndarray:
@@ -112,18 +115,15 @@ def background(random: RandomState, size: int, octaves: int = 4) -> np.ndarray:
     kind, strength = random.randint(3), np.float32(TEXTURE * (-1, 1)[random.randint(2)])
     lift = np.zeros((), np.float32)
     if kind == 0:
-        lift = (
-            np.float32(0.7)
-            * strength
-            * bands(size, size, random.randint(180), size * between(random, 0.04, 0.09), 0.35)
-        )
+        hatch = bands(size, size, random.randint(180), size * between(random, 0.04, 0.09), 0.35)
+        lift = np.float32(0.7) * strength * hatch
     if kind == 1:
-        discs = _discs(random, 10, size, size, 0.04 * size, 0.13 * size)
+        discs = _discs(random, 10, (size, size), (0.04 * size, 0.13 * size))
         lift = np.float32(1.5) * strength * blur(fill(discs, size, size), size / 64)
     return near + mix[..., None] * (far - near) + lift[..., None]
 
 
-def water(random: RandomState, image: np.ndarray, level: float) -> None:
+def water(random: RandomState, image: np.ndarray, level: Number) -> None:
     """Paint water with scalloped waves from row `level` down, in place."""
     size = len(image)
     level = min(level, size * 0.86)
@@ -131,7 +131,7 @@ def water(random: RandomState, image: np.ndarray, level: float) -> None:
     period = size / 7.5
     xs = np.arange(0, size + 2, 1.5 * size / 128)
 
-    def wave(y: float, thick: float) -> np.ndarray:
+    def wave(y: Number, thick: Number) -> np.ndarray:
         phase = (xs / period + random.random_sample()) % 1 * 2 - 1
         top = y + size * 0.028 * (1 - phase * phase)
         return np.concatenate([np.stack([xs, top], 1), np.stack([xs, top + thick], 1)[::-1]])
@@ -143,7 +143,7 @@ def water(random: RandomState, image: np.ndarray, level: float) -> None:
     image += (np.float32(0.7) * foam * broken)[..., None] * sea * (crest - image)
 
 
-def ridge(random: RandomState, image: np.ndarray, level: float) -> None:
+def ridge(random: RandomState, image: np.ndarray, level: Number) -> None:
     """Paint a far ridge with snow on its peaks from about row `level` down, and a near one before it, in place."""
     size = len(image)
     hue = between(random, 240, 300)
@@ -164,7 +164,7 @@ def ridge(random: RandomState, image: np.ndarray, level: float) -> None:
             image += fill(caps, size, size)[..., None] * land * (snow - image)
 
 
-def paste(image: np.ndarray, sprite: Sprite, left: int, top: int, shadow: float = 0.3) -> None:
+def paste(image: np.ndarray, sprite: Sprite, left: int, top: int, shadow: Number = 0.3) -> None:
     """Lay a sprite and its soft shadow onto an image, in place; what lies outside is cut off."""
     size = len(image)
     if shadow:

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.random import RandomState
 
-from wsss.data.drawing import Polygon, Pose, between, ellipse, line, rectangle, smooth
+from wsss.data.drawing import Number, Polygon, Pose, between, ellipse, line, rectangle, smooth
 
 Layer = tuple[str, list[Polygon]]
 """Role: main, shade (main, darker), tint (main, lighter), second (the other body colour), dark, light."""
-Parts = tuple[list[Layer], tuple[float, float, float]]
+Parts = tuple[list[Layer], tuple[Number, Number, Number]]
 """Layers from back to front; x, y and radius of the distinctive part."""
 Body = Callable[[RandomState], Parts]
 
@@ -80,7 +80,7 @@ def boat(random: RandomState) -> Parts:
     return layers, (0.125, -0.115, 0.175)
 
 
-def star(corners: int, inner: float, radius: float) -> Polygon:
+def star(corners: int, inner: Number, radius: Number) -> Polygon:
     """A star with its first tip up."""
     outer, inner = ellipse(0, 0, radius, corners=corners), ellipse(0, 0, inner * radius, corners=corners)
     return Pose(1, -90)(np.stack([outer, Pose(1, 180 // corners)(inner)], 1).reshape(-1, 2))

@@ -2,8 +2,8 @@
 
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -11,13 +11,18 @@ from PIL import Image
 FOLDERS = ("JPEGImages", "SegmentationClass", "SegmentationPart", "Annotations", "ImageSets/Segmentation")
 
 
-class Labelled(Protocol):
-    """What `write` needs: see `wsss.data.mini.Drawing`."""
+@dataclass(frozen=True)
+class Drawing:
+    """One drawn image with its labels."""
 
     image: np.ndarray
+    """(h, w, 3) uint8."""
     mask: np.ndarray
+    """(h, w) uint8: 0 background, 1..K classes, 255 contours."""
     part: np.ndarray
+    """(h, w) uint8: the class where its distinctive part shows, else 0."""
     boxes: list[tuple[int, int, int, int, int]]
+    """(class, xmin, ymin, xmax, ymax) of what shows of each object, from 1 and inclusive as in VOC, back to front."""
 
 
 def voc_palette() -> list[int]:
@@ -32,7 +37,7 @@ def _channel(index: int, channel: int) -> int:
 _PALETTE = bytes(voc_palette())
 
 
-def write(root: Path, name: str, drawing: Labelled, classes: Sequence[str]) -> None:
+def write(root: Path, name: str, drawing: Drawing, classes: Sequence[str]) -> None:
     """Write one image with its masks and annotation below `root`."""
     Image.fromarray(drawing.image).save(root / "JPEGImages" / f"{name}.jpg", quality=90)
     write_mask(root / "SegmentationClass" / f"{name}.png", drawing.mask)
@@ -47,7 +52,7 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     picture.save(path)
 
 
-def annotation(name: str, drawing: Labelled, classes: Sequence[str]) -> str:
+def annotation(name: str, drawing: Drawing, classes: Sequence[str]) -> str:
     """VOC's XML of an image: its size and, of every object, the class and the box of what shows."""
     height, width = drawing.mask.shape
     tree = ET.Element("annotation")
