@@ -36,6 +36,8 @@ class Output:
     """Class token after the last norm."""
     grid: tuple[int, int]
     """Rows and columns of the token grid, rows * columns = n."""
+    patch: int
+    """Side of a token's patch in pixels."""
     logits: Float[Tensor, "b k"]
     """Classifier on the channel-wise maximum of the patch tokens."""
     aux_logits: Float[Tensor, "b k"]

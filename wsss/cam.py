@@ -18,10 +18,8 @@ def box_mask(box: Int[Tensor, "b 4"], size: tuple[int, int]) -> Bool[Tensor, "b 
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
 
 
-def token_mask(box: Int[Tensor, "b 4"], size: tuple[int, int], grid: tuple[int, int]) -> Bool[Tensor, "b i j"]:
-    """V: tokens whose patch lies wholly inside the photograph (`box` in pixels of an image of `size`)."""
-    patch = torch.tensor([size[0] // grid[0], size[0] // grid[0], size[1] // grid[1], size[1] // grid[1]])
-    patch = patch.to(box.device)
+def token_mask(box: Int[Tensor, "b 4"], patch: int, grid: tuple[int, int]) -> Bool[Tensor, "b i j"]:
+    """V: tokens whose patch of `patch` pixels lies wholly inside the photograph (`box` in pixels)."""
     upper = torch.tensor([True, False, True, False], device=box.device)
     inside = torch.where(upper, (box + patch - 1) // patch, box // patch)
     return box_mask(inside, grid)
@@ -30,8 +28,10 @@ def token_mask(box: Int[Tensor, "b 4"], size: tuple[int, int], grid: tuple[int, 
 def scores(
     tokens: Float[Tensor, "b n d"], weight: Float[Tensor, "k d"], grid: tuple[int, int]
 ) -> Float[Tensor, "b k i j"]:
-    """Raw CAM W F: the classifier, which has no bias, at every token (eq. 2)."""
-    return torch.einsum("bnd,kd->bkn", tokens, weight).unflatten(2, grid)
+    """Raw CAM W F: the classifier, which has no bias, at every token (eq. 2). Outside autocast: the labels compare
+    it with thresholds that bfloat16 is too coarse for."""
+    with torch.autocast(tokens.device.type, enabled=False):
+        return torch.einsum("bnd,kd->bkn", tokens, weight).unflatten(2, grid)
 
 
 def mirrored_scores(

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from wsss.config import IGNORE
+from wsss.losses import upcast
 
 
 def affinity_labels(labels: Int[Tensor, "b i j"]) -> Int[Tensor, "b n n"]:
@@ -20,10 +21,12 @@ def affinity_labels(labels: Int[Tensor, "b i j"]) -> Int[Tensor, "b n n"]:
 def patch_contrast_loss(tokens: Float[Tensor, "b n d"], affinity: Int[Tensor, "b n n"]) -> Float[Tensor, ""]:
     """L_ptc (eq. 7): 0.5 (1 - sum_pos c / (n_pos + 1)) + 0.5 sum_neg c / (n_neg + 1), c = |cos(F_i, F_j)|.
 
-    The counts are those of the local batch; all pairs ignored gives 0.5 and a zero gradient. float32 throughout.
+    The counts are those of the local batch; all pairs ignored gives 0.5 and a zero gradient. Outside autocast, which
+    would round the cosines to bfloat16.
     """
-    unit = F.normalize(tokens.float(), dim=2)
-    cosine = (unit @ unit.mT).abs()
+    unit = F.normalize(upcast(tokens), dim=2)
+    with torch.autocast(tokens.device.type, enabled=False):
+        cosine = (unit @ unit.mT).abs()
     positive, negative = affinity == 1, affinity == 0
     same = (cosine * positive).sum() / (positive.sum() + 1)
     different = (cosine * negative).sum() / (negative.sum() + 1)
@@ -44,8 +47,10 @@ def class_contrast_loss(
     1 / (2 (|P| + eps)) sum over teacher views and positives of -log(e_j / (e_j + N + eps)), e = exp(q.s / T),
     N the sum of e over negatives; mean over images. eps is 1e-4 with `raw_exponentials` (Deviations D7), else 0;
     `extra_term` adds -log(1 / (1 + N + eps)) for each image and teacher view (D6). An image always has positives.
+    Outside autocast.
     """
-    similarity = torch.einsum("tbp,vbp->tbv", teacher.detach().float(), student.float()) / temperature
+    with torch.autocast(student.device.type, enabled=False):
+        similarity = torch.einsum("tbp,vbp->tbv", upcast(teacher.detach()), upcast(student)) / temperature
     positive = flags.bool()[None]
     epsilon = 1e-4 if raw_exponentials else 0.0
     if raw_exponentials:

@@ -8,9 +8,14 @@ from torch import Tensor
 from wsss.config import IGNORE
 
 
+def upcast(x: Tensor) -> Tensor:
+    """`x` in float32 where it is of a half type; float64 stays, so that gradients can be checked in it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def classification_loss(logits: Float[Tensor, "b k"], label: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
     """Multilabel soft margin (eq. 1): mean over images and classes of the logistic loss."""
-    return F.multilabel_soft_margin_loss(logits.float(), label)
+    return F.multilabel_soft_margin_loss(upcast(logits), label)
 
 
 def segmentation_loss(
@@ -21,7 +26,7 @@ def segmentation_loss(
     Logits are resized bilinearly to the labels. A group without a pixel in the local batch counts 0; with `undefined`
     it is not a number, as in the base (Deviations D5).
     """
-    resized = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
+    resized = F.interpolate(upcast(logits), labels.shape[1:], mode="bilinear", align_corners=False)
     entropy = F.cross_entropy(resized, labels, ignore_index=IGNORE, reduction="none")
     background = labels == 0
     foreground = (labels != 0) & (labels != IGNORE)

@@ -104,12 +104,12 @@ def token_affinity(output: Output, batch: Batch, config: Config) -> Tensor:
     IGNORE outside V, the tokens wholly inside the photograph; with compat.box_in_pixels outside the pixel box laid
     on the token grid (Deviations D1).
     """
-    size, grid = batch.image.shape[2:], output.grid
+    grid = output.grid
     small = F.interpolate(output.aux_cam, grid, mode="bilinear", align_corners=False)
     everywhere = batch.box.new_tensor([0, grid[0], 0, grid[1]]).expand(len(batch.box), 4)
     labels = cam.training_labels(small, batch.label, everywhere, config.cam.high, config.cam.low)
     pixels = config.compat.box_in_pixels
-    valid = cam.box_mask(batch.box, grid) if pixels else cam.token_mask(batch.box, tuple(size), grid)
+    valid = cam.box_mask(batch.box, grid) if pixels else cam.token_mask(batch.box, output.patch, grid)
     return contrast.affinity_labels(torch.where(valid, labels, IGNORE))
 
 

@@ -138,6 +138,7 @@ class Wsss(nn.Module):
             aux_tokens=aux_tokens,
             class_token=class_token,
             grid=grid,
+            patch=self.patch,
             logits=F.linear(tokens.amax(1), self.classifier.weight.flatten(1)),
             aux_logits=F.linear(aux_tokens.amax(1), self.aux_classifier.weight.flatten(1)),
             segmentation=self.decoder(features) if segment else None,

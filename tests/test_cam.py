@@ -1,0 +1,169 @@
+"""CAMs and labels: equal to their slow loops, properties, deviation D15."""
+
+import numpy as np
+import pytest
+import reference
+import torch
+from builders import IGNORE, QUICK, noise, seeds, tensor
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsss import cam
+
+
+def boxes(side):
+    """A half-open range of rows or columns of 0..side, maybe empty."""
+    return st.tuples(st.integers(0, side), st.integers(0, side)).map(sorted)
+
+
+def random_maps(seed, images=2, classes=3, size=(5, 4)):
+    """CAM values in 0..1 and image labels, the last class absent everywhere."""
+    maps = 1 / (1 + np.exp(-2 * noise(seed, images, classes, *size)))
+    label = (noise(seed + 1, images, classes) > -0.5).astype(float)
+    label[:, -1] = 0
+    return maps, label
+
+
+@QUICK
+@given(boxes(20), boxes(17), st.sampled_from([2, 3, 8]))
+def test_token_mask_equals_the_slow_loop(rows, columns, patch):
+    """Sizes that the patch does not divide as well: 20 x 17 pixels."""
+    grid = (20 // patch, 17 // patch)
+    mask = cam.token_mask(torch.tensor([[*rows, *columns]]), patch, grid)
+    np.testing.assert_array_equal(mask[0].numpy(), reference.token_mask((*rows, *columns), patch, grid))
+
+
+@QUICK
+@given(boxes(6), boxes(5))
+def test_box_mask_equals_the_slow_loop(rows, columns):
+    mask = cam.box_mask(torch.tensor([[*rows, *columns]]), (6, 5))[0].numpy()
+    wanted = [[reference.inside((*rows, *columns), row, column) for column in range(5)] for row in range(6)]
+    np.testing.assert_array_equal(mask, wanted)
+
+
+def test_scores_equal_the_slow_loop_and_put_tokens_row_by_row():
+    tokens, weight = noise(0, 2, 6, 4), noise(1, 3, 4)
+    fast = cam.scores(tensor(tokens), tensor(weight), (2, 3))
+    np.testing.assert_allclose(fast, reference.cam_scores(tokens, weight, (2, 3)), rtol=1e-12)
+
+
+def test_scores_keep_float32_under_autocast():
+    tokens, weight = tensor(noise(0, 1, 4, 64)).float(), tensor(noise(1, 2, 64)).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = cam.scores(tokens, weight, (2, 2))
+    assert torch.equal(inside, cam.scores(tokens, weight, (2, 2)))
+
+
+@QUICK
+@given(seeds(), st.booleans(), boxes(5), boxes(4))
+def test_normalise_equals_the_slow_loop(seed, masked, rows, columns):
+    raw = noise(seed, 2, 3, 5, 4)
+    raw[0, 0] = -abs(raw[0, 0])
+    box = torch.tensor([[0, 5, 0, 4], [*rows, *columns]])
+    valid = cam.box_mask(box, (5, 4)) if masked else None
+    wanted = reference.normalise(raw, valid.numpy() if masked else None)
+    np.testing.assert_allclose(cam.normalise(tensor(raw), valid), wanted, atol=1e-9)
+
+
+@QUICK
+@given(seeds(), st.floats(0.5, 100))
+def test_normalise_properties(seed, scale):
+    raw = tensor(noise(seed, 2, 3, 5, 4)) * 10
+    maps = cam.normalise(raw)
+    assert maps.min() >= 0 and maps.max() < 1
+    assert (maps.amin((2, 3)) == 0).all()
+    torch.testing.assert_close(cam.normalise(scale * raw), maps, atol=1e-4, rtol=1e-4)
+    assert torch.equal(cam.normalise(raw.flip(3)), maps.flip(3))
+    assert torch.equal(cam.normalise(raw.relu()), maps)
+
+
+def test_normalise_of_a_flat_map_is_zero():
+    for value in (-1.0, 0.0, 3.0):
+        assert not cam.normalise(torch.full((1, 1, 2, 2), value)).any()
+
+
+def test_normalise_closed_form():
+    raw = torch.tensor([[[[-5.0, 1.0], [2.0, 4.0]]]])
+    expected = torch.tensor([[[[0.0, 0.25], [0.5, 1.0]]]])
+    torch.testing.assert_close(cam.normalise(raw), expected, atol=1e-5, rtol=0)
+
+
+def test_D15_padding_in_minimum_and_maximum():
+    """A hot column in the padding halves the object's CAM in the predecessor and leaves it alone here."""
+    raw = torch.tensor([[[[1.0, 2.0, 4.0], [1.0, 1.5, 4.0]]]])
+    valid = cam.box_mask(torch.tensor([[0, 2, 0, 2]]), (2, 3))
+    predecessor, fixed = cam.normalise(raw), cam.normalise(raw, valid)
+    torch.testing.assert_close(predecessor[0, 0, 0], torch.tensor([0, 1 / 3, 1]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(fixed[0, 0, 0], torch.tensor([0.0, 1.0, 1.0]), atol=1e-4, rtol=0)
+    everywhere = torch.ones_like(valid)
+    torch.testing.assert_close(cam.normalise(raw, everywhere), predecessor)
+    nowhere = torch.zeros_like(valid)
+    assert cam.normalise(raw, nowhere).isfinite().all()
+
+
+@QUICK
+@given(seeds(), boxes(5), boxes(4), st.floats(0.5, 0.9), st.floats(0.05, 0.45))
+def test_labels_equal_the_slow_loops(seed, rows, columns, high, low):
+    maps, label = random_maps(seed)
+    box = np.array([[0, 5, 0, 4], [*rows, *columns]])
+    given = tensor(maps), tensor(label)
+    training = cam.training_labels(*given, tensor(box), high, low)
+    np.testing.assert_array_equal(training, reference.training_labels(maps, label, box, high, low))
+    evaluation = cam.evaluation_labels(*given, low)
+    np.testing.assert_array_equal(evaluation, reference.evaluation_labels(maps, label, low))
+    np.testing.assert_array_equal(cam.roi_codes(*given, high, low), reference.roi_codes(maps, label, high, low))
+
+
+def test_thresholds_belong_to_the_lower_side():
+    """v <= low is background and v <= high ignored, but v >= high counts as sure for the roi code."""
+    maps = torch.tensor([0.25, 0.5, 0.75, 0.875])[None, None, None]
+    whole, label = torch.tensor([[0, 1, 0, 4]]), torch.ones(1, 1)
+    assert cam.training_labels(maps, label, whole, 0.75, 0.25).tolist() == [[[0, IGNORE, IGNORE, 1]]]
+    assert cam.evaluation_labels(maps, label, 0.5).tolist() == [[[0, 0, 1, 1]]]
+    assert cam.roi_codes(maps, label, 0.75, 0.25).tolist() == [[[0, 1, 2, 2]]]
+
+
+@QUICK
+@given(seeds(), st.permutations(range(3)))
+def test_labels_follow_a_permutation_of_the_classes(seed, order):
+    maps, label = (tensor(x) for x in random_maps(seed))
+    whole = torch.tensor([[0, 5, 0, 4]] * 2)
+    names = torch.arange(256)
+    names[1:4] = torch.tensor(order).argsort() + 1
+    plain = cam.training_labels(maps, label, whole, 0.7, 0.25)
+    assert torch.equal(cam.training_labels(maps[:, order], label[:, order], whole, 0.7, 0.25), names[plain])
+
+
+def test_absent_classes_never_label():
+    maps, label = random_maps(0)
+    maps[:, -1] = 1.0
+    labels = cam.training_labels(tensor(maps), tensor(label), torch.tensor([[0, 5, 0, 4]] * 2), 0.7, 0.25)
+    assert not (labels == 3).any()
+
+
+def test_mirrored_scores_equal_the_slow_loop():
+    """The mirrored pass is turned back, the larger value taken after resizing, negatives cut last."""
+    plain, mirrored = noise(0, 1, 2, 2, 3), noise(1, 1, 2, 2, 3)
+    fast = cam.mirrored_scores(tensor(plain), tensor(mirrored), (4, 6))
+    for k in range(2):
+        one, two = (reference.bilinear(x, (4, 6)) for x in (plain[0, k], mirrored[0, k, :, ::-1]))
+        np.testing.assert_allclose(fast[0, k], np.maximum(np.maximum(one, two), 0), atol=1e-12)
+
+
+def test_masked_keeps_present_classes_as_they_are():
+    maps, label = (tensor(x) for x in random_maps(3))
+    kept = cam.masked(maps, label)
+    assert torch.equal(kept[label == 1], maps[label == 1]) and not kept[label == 0].any()
+
+
+def test_gradient_of_the_normalised_cam():
+    raw = tensor(noise(0, 1, 2, 3, 3)).abs().requires_grad_()
+    assert torch.autograd.gradcheck(cam.normalise, raw)
+    tokens, weight = tensor(noise(1, 1, 6, 3)).requires_grad_(), tensor(noise(2, 2, 3)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda f, w: cam.scores(f, w, (2, 3)), (tokens, weight))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5)])
+def test_one_token(size):
+    maps = cam.normalise(torch.ones(1, 2, *size))
+    assert maps.shape == (1, 2, *size) and maps.isfinite().all()

@@ -1,0 +1,244 @@
+"""Patch and class token contrast and the choice of local crops: slow loops, gradients, deviations D4, D6, D7."""
+
+import math
+
+import numpy as np
+import pytest
+import reference
+import torch
+from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsss import cam, contrast
+
+# Patch tokens.
+
+
+@QUICK
+@given(label_maps(classes=2, side=3), seeds())
+def test_patch_contrast_equals_the_slow_loop(labels, seed):
+    """IGNORE anywhere, one token, one image, no positive or no negative pair."""
+    tokens = noise(seed, len(labels), labels[0].size, 4)
+    affinity = contrast.affinity_labels(tensor(labels))
+    np.testing.assert_array_equal(affinity, reference.affinity(labels))
+    loss = contrast.patch_contrast_loss(tensor(tokens), affinity)
+    assert loss.item() == pytest.approx(reference.patch_contrast(tokens, affinity.numpy()), rel=1e-12)
+
+
+@QUICK
+@given(label_maps(classes=3, side=3), seeds())
+def test_affinity_is_symmetric_and_leaves_itself_out(labels, seed):
+    affinity = contrast.affinity_labels(tensor(labels))
+    assert torch.equal(affinity, affinity.mT)
+    assert (affinity.diagonal(dim1=1, dim2=2) == IGNORE).all()
+
+
+@QUICK
+@given(seeds(), st.floats(0.1, 10))
+def test_patch_contrast_sees_directions_up_to_sign(seed, scale):
+    tokens, labels = tensor(noise(seed, 1, 6, 3)), torch.tensor([[[0, 0, 1], [1, 2, IGNORE]]])
+    affinity = contrast.affinity_labels(labels)
+    loss = contrast.patch_contrast_loss(tokens, affinity)
+    torch.testing.assert_close(contrast.patch_contrast_loss(-scale * tokens, affinity), loss)
+    assert 0 < loss < 1
+
+
+def test_patch_contrast_closed_forms():
+    """Two equal pairs of one label: 4 ordered positives, 8 negatives of cosine 0; then all tokens alike."""
+    affinity = contrast.affinity_labels(torch.tensor([[[0, 0, 1, 1]]]))
+    apart = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, -3.0]]])
+    alike = torch.ones(1, 4, 2)
+    assert contrast.patch_contrast_loss(apart, affinity).item() == pytest.approx(0.5 * (1 - 4 / 5))
+    assert contrast.patch_contrast_loss(alike, affinity).item() == pytest.approx(0.5 * (1 - 4 / 5) + 0.5 * 8 / 9)
+
+
+def test_patch_contrast_with_all_pairs_ignored():
+    tokens = tensor(noise(0, 1, 4, 3)).requires_grad_()
+    loss = contrast.patch_contrast_loss(tokens, torch.full((1, 4, 4), IGNORE))
+    loss.backward()
+    assert loss == 0.5 and not tokens.grad.any()
+
+
+def test_patch_contrast_gradient():
+    affinity = contrast.affinity_labels(torch.tensor([[[0, 1, 1], [2, 0, IGNORE]]]))
+    tokens = tensor(noise(0, 1, 6, 4)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: contrast.patch_contrast_loss(x, affinity), tokens)
+
+
+# Class tokens.
+
+
+def views(seed, images=2, crops=4, width=6, scale=1.0):
+    """Student and teacher outputs of 2 + crops views, and flags with the global views positive."""
+    student, teacher = scale * noise(seed, 2 + crops, images, width), scale * noise(seed + 1, 2, images, width)
+    flags = (noise(seed + 2, images, 2 + crops) > 0).astype(int)
+    flags[:, :2] = 1
+    return student, teacher, flags
+
+
+@QUICK
+@given(seeds(), st.integers(1, 3), st.integers(0, 4), st.sampled_from([0.125, 0.5, 1.0]))
+def test_class_contrast_equals_the_slow_loop(seed, images, crops, temperature):
+    """Images without a negative view as well (no crops at all)."""
+    student, teacher, flags = views(seed, images, crops)
+    fast = [tensor(x) for x in (student, teacher, flags)]
+    for epsilon, extra in ((0.0, False), (0.0, True), (1e-4, False), (1e-4, True)):
+        loss = contrast.class_contrast_loss(*fast, temperature, epsilon > 0, extra)
+        wanted = reference.class_contrast(student, teacher, flags, temperature, epsilon, extra)
+        assert loss.item() == pytest.approx(wanted, rel=1e-6, abs=1e-12)
+
+
+def test_class_contrast_closed_form():
+    """One image, one negative: each of 2 x 2 positives of similarity 1 against one of similarity 0."""
+    q = torch.tensor([1.0, 0.0]).expand(2, 1, 2)
+    student = torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 1.0]]])
+    loss = contrast.class_contrast_loss(student, q, torch.tensor([[1, 1, 0]]), 0.5)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)))
+
+
+def test_class_contrast_orders_views_as_it_should():
+    """A positive nearer to the teacher lowers the loss, a negative nearer raises it."""
+    student, teacher, flags = (tensor(x) for x in views(0, images=1))
+    flags[0] = torch.tensor([1, 1, 1, 1, 0, 0])
+    losses = []
+    for place in (3, 4):
+        moved = student.clone()
+        moved[place] = student[place] + 0.1 * teacher.sum(0)
+        losses.append(contrast.class_contrast_loss(moved, teacher, flags, 0.5))
+    plain = contrast.class_contrast_loss(student, teacher, flags, 0.5)
+    assert losses[0] < plain < losses[1]
+
+
+def test_class_contrast_without_negatives_is_zero_with_a_finite_gradient():
+    student, teacher, flags = (tensor(x) for x in views(0, crops=0))
+    loss = contrast.class_contrast_loss(student.requires_grad_(), teacher, flags, 0.5)
+    loss.backward()
+    assert loss == 0 and not student.grad.any() and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("raw", "extra"), [(False, False), (False, True), (True, True)])
+def test_class_contrast_gradient_reaches_the_student_only(raw, extra):
+    student, teacher, flags = (tensor(x) for x in views(0, images=1, crops=2, width=3))
+    flags[0, 3] = 0
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: contrast.class_contrast_loss(s, teacher, flags, 0.5, raw, extra), student)
+    teacher.requires_grad_()
+    contrast.class_contrast_loss(student, teacher, flags, 0.5, raw, extra).backward()
+    assert teacher.grad is None
+
+
+def test_D6_extra_term_adds_the_negatives_alone():
+    """-log(1 / (1 + N)) for each teacher view, divided by 2 |P|: positive, and zero only without negatives."""
+    student, teacher, flags = (tensor(x) for x in views(0, images=1))
+    plain, more = (contrast.class_contrast_loss(student, teacher, flags, 0.5, extra_term=e) for e in (False, True))
+    e = (torch.einsum("tbp,vbp->tv", teacher, student) / 0.5).exp()
+    mass = e[:, flags[0] == 0].sum(1)
+    torch.testing.assert_close(more - plain, (1 + mass).log().sum() / (2 * flags.sum()))
+    assert more > plain
+
+
+def test_D7_raw_exponentials_overflow_and_logsumexp_does_not():
+    student, teacher, flags = (tensor(x).float() for x in views(0, width=64, scale=8.0))
+    student.requires_grad_()
+    predecessor = contrast.class_contrast_loss(student, teacher, flags.long(), 0.5, raw_exponentials=True)
+    assert not predecessor.isfinite()
+    fixed = contrast.class_contrast_loss(student, teacher, flags.long(), 0.5)
+    fixed.backward()
+    assert fixed.isfinite() and student.grad.isfinite().all()
+
+
+def test_D7_differs_by_its_epsilons_only():
+    student, teacher, flags = (tensor(x) for x in views(0))
+    one, two = (contrast.class_contrast_loss(student, teacher, flags, 0.5, raw) for raw in (False, True))
+    assert 0 < abs(one - two) < 1e-3
+
+
+def test_losses_keep_float32_under_autocast():
+    """Cosines and similarities would be rounded to 8 bits of mantissa."""
+    student, teacher, flags = (tensor(x) for x in views(0, width=64))
+    tokens = tensor(noise(5, 1, 9, 64)).float().requires_grad_()
+    affinity = contrast.affinity_labels(torch.tensor([[[0, 0, 1], [1, 2, IGNORE], [0, 1, 2]]]))
+    student = student.bfloat16().requires_grad_()
+    results = []
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            patch = contrast.patch_contrast_loss(tokens, affinity)
+            token = contrast.class_contrast_loss(student, teacher.bfloat16(), flags, 0.5)
+        results.append((patch, token))
+    assert results[0] == results[1]
+    sum(results[0]).backward()
+    assert tokens.grad.isfinite().all() and student.grad.isfinite().all()
+
+
+# Local crops.
+
+
+def crop_case(seed, side=12):
+    """Roi codes of two images, the second padded on the left half and at the top."""
+    codes = np.random.RandomState(seed).choice([0, 0, 1, 2], size=(2, side, side))
+    box = torch.tensor([[0, side, 0, side], [2, side, side // 2, side]])
+    return torch.from_numpy(codes), cam.box_mask(box, (side, side))
+
+
+@QUICK
+@given(seeds(), st.sampled_from([3, 4, 5, 12]), st.booleans())
+def test_crops_lie_in_the_image_on_uncertain_centres_with_the_flag_of_the_slow_loop(seed, size, padding):
+    codes, inside = crop_case(seed)
+    generator = torch.Generator().manual_seed(seed)
+    corners, flags = contrast.choose_crops(codes, inside, size, 3, generator, padding)
+    assert corners.shape == (2, 3, 2) and flags.shape == (2, 3)
+    for b in range(2):
+        for (top, left), flag in zip(corners[b].tolist(), flags[b].tolist(), strict=True):
+            assert 0 <= top <= 12 - size and 0 <= left <= 12 - size
+            if size <= 5:
+                assert codes[b, top + size // 2, left + size // 2] <= 1
+            assert flag == reference.crop_flag(codes[b].numpy(), inside[b].numpy(), top, left, size, padding)
+        if size <= 5:
+            assert len(set(map(tuple, corners[b].tolist()))) == 3
+
+
+def test_crops_come_from_anywhere_where_nothing_is_uncertain():
+    codes, inside = torch.full((1, 6, 6), 2), torch.ones(1, 6, 6, dtype=torch.bool)
+    corners, flags = contrast.choose_crops(codes, inside, 4, 5, torch.Generator().manual_seed(0))
+    assert len(set(map(tuple, corners[0].tolist()))) == 5 and flags.all()
+
+
+def test_crops_depend_on_the_generator_alone():
+    codes, inside = crop_case(0)
+    draws = [contrast.choose_crops(codes, inside, 4, 3, torch.Generator().manual_seed(n))[0] for n in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_D4_padding_neither_drawn_nor_a_negative():
+    """An image shown in its left half, all of it sure foreground but a strip; the padding's code is 0."""
+    codes = torch.zeros(1, 8, 16, dtype=torch.long)
+    codes[:, :, :8], codes[:, :, 2:4] = 2, 1
+    inside = cam.box_mask(torch.tensor([[0, 8, 0, 8]]), (8, 16))
+    draws = {}
+    for padding in (False, True):
+        corners, flags = contrast.choose_crops(codes, inside, 4, 5, torch.Generator().manual_seed(0), padding)
+        draws[padding] = (corners[0, :, 1] + 2, flags[0])
+    centres, flags = draws[False]
+    assert (centres <= 8).all() and flags.all(), "only crops that show the image at least by half, all foreground"
+    centres, flags = draws[True]
+    assert (centres > 8).any() and not flags[centres >= 10].any(), "the predecessor takes padding for background"
+
+
+def test_D14_sure_foreground_counts_double_in_the_flag():
+    codes, inside = torch.zeros(1, 5, 5, dtype=torch.long), torch.ones(1, 5, 5, dtype=torch.bool)
+    flags = {}
+    for value in (1, 2):
+        codes[0, 0, :4] = value
+        flags[value] = contrast.choose_crops(codes, inside, 5, 1, torch.Generator())[1].item()
+    assert flags == {1: 0, 2: 1}, "4 of 25 pixels: mean code .16 or .32 against .2"
+
+
+def test_cut_is_crop_major():
+    image = torch.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4).float()
+    corners = torch.tensor([[[0, 1], [2, 2], [1, 0]], [[0, 0], [2, 0], [1, 2]]])
+    crops = contrast.cut(image, corners, 2)
+    assert crops.shape == (3, 2, 3, 2, 2)
+    for m, b in np.ndindex(3, 2):
+        top, left = corners[b, m].tolist()
+        assert torch.equal(crops[m, b], image[b, :, top : top + 2, left : left + 2])

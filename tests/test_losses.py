@@ -1,0 +1,116 @@
+"""Classification and segmentation losses: equal to their slow loops, gradients, limits, deviation D5."""
+
+import math
+
+import numpy as np
+import pytest
+import reference
+import torch
+from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsss.losses import classification_loss, segmentation_loss, upcast
+
+
+@QUICK
+@given(seeds(), st.integers(1, 3), st.integers(1, 5))
+def test_classification_equals_the_slow_loop(seed, images, classes):
+    logits, label = 3 * noise(seed, images, classes), (noise(seed + 1, images, classes) > 0).astype(float)
+    loss = classification_loss(tensor(logits), tensor(label))
+    assert loss.item() == pytest.approx(reference.classification(logits, label), rel=1e-12)
+
+
+def test_classification_closed_forms():
+    zero = torch.zeros(2, 3)
+    assert classification_loss(zero, torch.eye(2, 3)).item() == pytest.approx(math.log(2))
+    sure = torch.tensor([[30.0, -30.0]])
+    assert classification_loss(sure, torch.tensor([[1.0, 0.0]])) < 1e-12
+    assert classification_loss(sure, torch.tensor([[0.0, 1.0]])).item() == pytest.approx(30)
+
+
+@QUICK
+@given(label_maps(classes=2), seeds())
+def test_segmentation_equals_the_slow_loop(labels, seed):
+    """IGNORE, batches without background or foreground, one pixel; logits at half the labels' size or at one token."""
+    logits = noise(seed, len(labels), 3, *(max(1, side // 2) for side in labels.shape[1:]))
+    loss = segmentation_loss(tensor(logits), tensor(labels))
+    assert loss.item() == pytest.approx(reference.segmentation(logits, labels), rel=1e-12, abs=1e-12)
+
+
+def test_segmentation_closed_form_2x2():
+    """One background pixel of probability 1/2, two foreground ones of 3/4, one ignored that would cost much."""
+    labels = torch.tensor([[[0, 1], [1, IGNORE]]])
+    foreground = torch.tensor([[0.0, math.log(3)], [math.log(3), 50.0]])
+    loss = segmentation_loss(torch.stack([torch.zeros(2, 2), foreground])[None], labels)
+    assert loss.item() == pytest.approx(0.5 * (math.log(2) + math.log(4 / 3)))
+
+
+def test_segmentation_weighs_the_groups_alike_however_large_they_are():
+    logits = tensor(noise(0, 1, 2, 4, 4))
+    labels = torch.zeros(1, 4, 4, dtype=torch.long)
+    labels[:, 0, 0] = 1
+    entropy = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    expected = 0.5 * (entropy[labels == 1].mean() + entropy[labels == 0].mean())
+    torch.testing.assert_close(segmentation_loss(logits, labels), expected)
+
+
+@QUICK
+@given(label_maps(classes=2), seeds())
+def test_segmentation_ignores_what_is_ignored(labels, seed):
+    logits = tensor(noise(seed, len(labels), 3, *labels.shape[1:])).requires_grad_()
+    segmentation_loss(logits, tensor(labels)).backward()
+    assert logits.grad.isfinite().all()
+    assert not logits.grad.movedim(1, 3)[tensor(labels) == IGNORE].any()
+
+
+def test_D5_a_group_without_a_pixel():
+    logits = tensor(noise(0, 1, 3, 2, 2)).requires_grad_()
+    for labels, empty in (([[0, 0], [0, IGNORE]], "foreground"), ([[1, 2], [1, IGNORE]], "background")):
+        labels = torch.tensor([labels])
+        assert segmentation_loss(logits, labels, undefined=True).isnan(), f"no {empty}: 0 / 0 in the predecessor"
+        fixed = segmentation_loss(logits, labels)
+        kept = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE)
+        torch.testing.assert_close(fixed, 0.5 * kept)
+    nothing = segmentation_loss(logits, torch.full((1, 2, 2), IGNORE))
+    nothing.backward()
+    assert nothing == 0 and not logits.grad.any()
+
+
+def test_D5_changes_nothing_where_both_groups_have_pixels():
+    logits, labels = tensor(noise(0, 1, 3, 2, 2)), torch.tensor([[[0, 1], [2, IGNORE]]])
+    assert segmentation_loss(logits, labels, undefined=True) == segmentation_loss(logits, labels)
+
+
+def test_gradients():
+    label = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: classification_loss(x, label), tensor(noise(0, 1, 3)).requires_grad_())
+    labels = torch.tensor([[[0, 1, 2], [IGNORE, 0, 0], [2, 2, 1]]])
+    logits = tensor(noise(1, 1, 3, 2, 2)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: segmentation_loss(x, labels), logits)
+
+
+@pytest.mark.parametrize("scale", [1, 1e3])
+def test_finite_under_autocast(scale):
+    logits = (scale * torch.randn(2, 3, 2, 2, generator=torch.manual_seed(0))).bfloat16().requires_grad_()
+    labels = torch.tensor([[[0, 1], [2, IGNORE]]] * 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        one = segmentation_loss(logits, labels)
+        two = classification_loss(logits[:, :, 0, 0], torch.eye(2, 3))
+    (one + two).backward()
+    assert one.dtype == two.dtype == torch.float32
+    assert one.isfinite() and two.isfinite() and logits.grad.isfinite().all()
+
+
+def test_upcast_lifts_half_types_only():
+    kinds = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
+    for kind in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+        assert upcast(torch.zeros(1, dtype=kind)).dtype == kinds.get(kind, kind)
+
+
+def test_slow_bilinear_is_the_packages():
+    """The slow loop that other tests lean on, against the function the package uses."""
+    plane = noise(0, 3, 5)
+    for size in ((6, 10), (7, 4), (1, 1)):
+        fast = torch.nn.functional.interpolate(tensor(plane)[None, None], size, mode="bilinear", align_corners=False)
+        np.testing.assert_allclose(reference.bilinear(plane, size), fast[0, 0], atol=1e-12)
