@@ -179,9 +179,10 @@ def _terms(row: Mapping[str, Any]) -> dict[str, float]:
 
 def coverage_bars(records: Sequence[Record], dataset: str = "mini", kind: str = "cam") -> Picture:
     """Share of the part and of the rest that each variant covers, in percent: mean over seeds, a dot a seed."""
-    variants = list(
-        dict.fromkeys(r["variant"] for r in records if r["dataset"] == dataset and "coverage" in r["results"])
-    )
+    known = {
+        record["variant"] for record in records if record["dataset"] == dataset and "coverage" in record["results"]
+    }
+    variants = sorted(known, key=lambda name: (not name.endswith("-plain"), not name.endswith("-toco"), name))
     picture = Picture(figsize=(6, 3.2), layout="constrained")
     axis, said = picture.subplots(), []
     for place, variant in enumerate(variants):
