@@ -1,0 +1,158 @@
+"""The book: a missing number fails the strict build, a changed record shows, executed notebooks are not stale."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_results import notebook, put, record
+
+from wsss import publish, results
+from wsss.config import Compat
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "book"
+PAGES = re.findall(r"file: (\S+)", (BOOK / "_toc.yml").read_text())
+RUN_PAGES = [page.removeprefix("runs/") for page in PAGES if page.startswith("runs/")]
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project of one record, with the book's own extension and a page to write."""
+    (tmp_path / "_config.yml").touch()
+    (tmp_path / "wsss").symlink_to(ROOT / "wsss")
+    shutil.copytree(BOOK / "_ext", tmp_path / "book" / "_ext", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "data" / "published", tmp_path / "data" / "published")
+    results.save(record(), tmp_path / "data" / "results" / "mini" / "mini" / "0.json")
+    return tmp_path
+
+
+def build(project, text="", **environment):
+    """Strict build of one page; returns what Sphinx says and the page."""
+    if text:
+        (project / "book" / "index.rst").write_text(f"Title\n=====\n\n{text}\n")
+    command = [sys.executable, "-m", "sphinx", "-qWC", "--keep-going", "-D", "extensions=wsss_book", "book", "_html"]
+    paths = os.pathsep.join(str(path) for path in (project / "book" / "_ext", project))
+    own = {key: value for key, value in os.environ.items() if key != "WSSS_RUNS"}
+    done = subprocess.run(
+        command, cwd=project, env=own | {"PYTHONPATH": paths} | environment, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stderr, (project / "_html" / "index.html").read_text()
+
+
+def test_numbers_of_records_and_of_the_literature(project):
+    text = ":result:`mini/mini#segmentation.miou` :result:`mini/mini/0#images` "
+    text += ":result:`published#segmentation/ToCo (21k)/voc_val`"
+    code, said, page = build(project, text)
+    assert code == 0, said
+    shown = re.findall(r'<abbr class="wsss-result" title="[^"]+">([^<]+)</abbr>', page)
+    assert shown == ["40.0 (1 seed)", "2", "71.1"]
+
+
+@pytest.mark.parametrize(
+    "reference", ["mini/mini#cam.miou", "mini/nobody#segmentation.miou", "published#segmentation/Nobody/voc_val", "x"]
+)
+def test_a_missing_number_fails_the_strict_build(project, reference):
+    code, said, page = build(project, f":result:`{reference}`")
+    assert code != 0 and f"result {reference}" in said and "n/a" in page
+
+
+@pytest.mark.parametrize("directive", ["results-table:: nothing", "results-figure:: nothing", "results-figure:: a#0"])
+def test_an_unknown_table_or_figure_fails_the_strict_build(project, directive):
+    assert build(project, f".. {directive}")[0] != 0
+
+
+def test_a_changed_record_and_a_new_one_change_the_page(project):
+    assert "40.0 (1 seed)" in build(project, ":result:`mini/mini#segmentation.miou`")[2]
+    results.save(record(seed=1), project / "data" / "results" / "mini" / "mini" / "1.json")
+    assert "40.5 ± 0.7 (2 seeds)" in build(project)[2]
+    changed = record(results={"segmentation": {"miou": 50.0}})
+    results.save(changed, project / "data" / "results" / "mini" / "mini" / "0.json")
+    assert "45.5 ± 6.4 (2 seeds)" in build(project)[2]
+
+
+def test_a_table_shows_what_was_not_run(project):
+    code, said, page = build(project, ".. results-table:: headline\n   :name: t\n   :caption: Words.")
+    assert code == 0, said
+    assert "Words." in page and "wsss train voc --seed 0" in re.sub("<[^>]+>", "", page) and "40.0 (1 seed)" in page
+
+
+def test_a_figure_has_its_words(project):
+    code, said, page = build(project, ".. results-figure:: published_curves")
+    assert code == 0, said
+    assert 'alt="mIoU over steps in the published logs' in page
+
+
+def test_your_run_is_shown_in_your_book_only(project):
+    row = {"what": "mini, seed 0: CAM mIoU", "published": "40.0 (1 seed)", "yours": 41.0, "difference": 1.0}
+    put(
+        project / "runs" / "verdict.json", {"rows": [row | {"low": 38.0, "high": 42.0, "within": True}], "passed": True}
+    )
+    assert "Nothing was run yet" in build(project, ".. verdict::")[2]
+    page = build(project, WSSS_RUNS="runs")[2]
+    assert "mini, seed 0: CAM mIoU" in page and "All numbers lie within" in page
+
+
+# The pages.
+
+
+@pytest.mark.parametrize("name", RUN_PAGES)
+def test_an_executed_notebook_matches_its_source(name):
+    executed, source = BOOK / "runs" / f"{name}.ipynb", ROOT / "notebooks" / f"{name}.ipynb"
+    assert executed.is_file(), f"book/runs/{name}.ipynb is missing: run the notebook, then `make publish`"
+    assert not publish.is_stale(executed, source), f"notebooks/{name}.ipynb has changed since: run it, `make publish`"
+    stamp = json.loads(executed.read_text())["metadata"]["wsss"]
+    assert stamp["commit"] and not stamp["dirty"]
+
+
+def test_a_stale_notebook_is_found(tmp_path):
+    source, executed = put(tmp_path / "a.ipynb", notebook("x = 1")), put(tmp_path / "b.ipynb", notebook("x = 2"))
+    assert publish.is_stale(executed, source)
+
+
+def test_every_switch_has_its_row_among_the_deviations():
+    page = (BOOK / "deviations.md").read_text()
+    for field in dataclasses.fields(Compat):
+        assert f"`{field.name}`" in page, f"compat.{field.name} has no row in book/deviations.md"
+
+
+EQUATIONS = {
+    "losses.py": {"classification_loss": "cls", "segmentation_loss": "seg"},
+    "cam.py": {"scores": "scores", "normalise": "cam", "training_labels": "labels"},
+    "contrast.py": {"patch_contrast_loss": "ptc", "class_contrast_loss": "ctc"},
+    "method.py": {"objective": "objective"},
+    "optim.py": {"rate_factor": "rate"},
+}
+
+
+@pytest.mark.parametrize("file", EQUATIONS)
+def test_docstrings_name_the_equations_as_the_book_numbers_them(file):
+    labels = re.findall(r"\(eq-(\w+)\)$", (BOOK / "method.md").read_text(), re.MULTILINE)
+    source = (ROOT / "wsss" / file).read_text()
+    for function, label in EQUATIONS[file].items():
+        number = re.search(rf'def {function}\(.*?""".*?eq\. (\d+)', source, re.DOTALL)
+        assert number and int(number[1]) == labels.index(label) + 1, f"{function} names another equation than the book"
+
+
+@pytest.mark.slow
+def test_strict_build_without_torch_and_without_network(tmp_path):
+    """Everything jupyter-book sees, with a torch that cannot be imported; no page asks another host for anything."""
+    for name in ("_config.yml", "book", "data", "notebooks", "tests", "wsss"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    (tmp_path / "no_torch").mkdir()
+    (tmp_path / "no_torch" / "torch.py").write_text('raise ImportError("the book must not need torch")\n')
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "book", "-W", "-n", "--keep-going"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "no_torch")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    pages = list((tmp_path / "_build" / "html").rglob("*.html"))
+    assert {f"{page}.html" for page in PAGES} <= {str(p.relative_to(tmp_path / "_build" / "html")) for p in pages}
+    for page in pages:
+        foreign = re.findall(r'(?:src|<link[^>]+href)="(?:https?:)?//[^"]+', page.read_text())
+        assert not foreign, f"{page.name} asks for {foreign}"
