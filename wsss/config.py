@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -223,6 +223,12 @@ class Config:
             value = get(self, path)
             if not low <= value <= high:
                 raise UserError(f"{path} is {value}, but must lie between {low} and {high}; change --{path}")
+        for path in ("augment.scale", "augment.blur", "augment.view_scale"):
+            low, high = get(self, path)
+            if not 0 <= low <= high:
+                raise UserError(f"{path} is ({low}, {high}), but must be a range from 0 up; change --{path}")
+        if not self.cam.scales or min(self.cam.scales) <= 0:
+            raise UserError(f"cam.scales is {self.cam.scales}, but must be positive numbers; change --cam.scales")
         if self.cam.low >= self.cam.high:
             raise UserError(f"cam.low ({self.cam.low}) must be below cam.high ({self.cam.high}); change one of them")
         if self.augment.local_size > self.augment.crop:
@@ -303,7 +309,8 @@ def _coerce(value: Any, kind: Any, path: str) -> Any:
     """`value` as `kind`: numbers may come as text (YAML reads 1e-3 so), tuples as lists."""
     if get_origin(kind) is tuple:
         parts = get_args(kind)
-        items = value.split(",") if isinstance(value, str) else list(value)
+        items = [x for x in value.split(",") if x] if isinstance(value, str) else value
+        items = list(items) if isinstance(items, Sequence) else [items]
         kinds = [parts[0]] * len(items) if parts[-1] is ... else list(parts)
         if len(items) == len(kinds):
             return tuple(_coerce(item, one, path) for item, one in zip(items, kinds, strict=True))

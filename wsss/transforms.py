@@ -35,20 +35,15 @@ def views(
     photograph: Image.Image, augment: Augment, compat: Compat
 ) -> tuple[Float[Tensor, "3 h w"], Box, Float[Tensor, "3 h w"], Float[Tensor, "3 h w"]]:
     """View 1, its box (top, bottom, left, right), view 2 and the source of local crops (method page, 'Views')."""
-    scaled = _random_scale(photograph, augment.scale)
-    if chance(0.5):
-        scaled = tv.horizontal_flip(scaled)
-    crop, box = random_crop(scaled, augment.crop)
-    main = tv.horizontal_flip(crop) if compat.second_flip and chance(0.5) else crop
-    source = tv.horizontal_flip(crop) if compat.local_flip and chance(0.5) else main
+    crop, box = random_crop(flip(_random_scale(photograph, augment.scale)), augment.crop)
+    main = flip(crop) if compat.second_flip else crop
+    source = flip(crop) if compat.local_flip else main
     first = blur(_colour(main), augment.blur, 1.0)
     local = blur(_colour(source), augment.blur, 0.5)
     second = v2.RandomResizedCrop(
         augment.crop, augment.view_scale, interpolation=tv.InterpolationMode.BICUBIC, antialias=True
     )(photograph)
-    if chance(0.5):
-        second = tv.horizontal_flip(second)
-    second = v2.RandomSolarize(128, 0.2)(blur(_colour(second), augment.blur, 0.1))
+    second = v2.RandomSolarize(128, 0.2)(blur(_colour(flip(second)), augment.blur, 0.1))
     return to_tensor(first), box, to_tensor(second), to_tensor(local)
 
 
@@ -61,6 +56,11 @@ def random_crop(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
     region = (source_left, source_top, source_left + right - left, source_top + bottom - top)
     canvas.paste(image.crop(region), (left, top))
     return canvas, (top, bottom, left, right)
+
+
+def flip(image: Image.Image) -> Image.Image:
+    """The image or its mirror image, with equal chance."""
+    return tv.horizontal_flip(image) if chance(0.5) else image
 
 
 def blur(image: Image.Image, radius: tuple[float, float], probability: float) -> Image.Image:

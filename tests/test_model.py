@@ -1,0 +1,367 @@
+"""The network: token order, positions, patches, registers, sizes, heads, teacher, names, strict checkpoints, D13."""
+
+import copy
+
+import numpy as np
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+from builders import noise, tensor, tiny, training_batch
+from safetensors.torch import save_file
+
+from wsss import checkpoint, method, model
+from wsss.paths import UserError
+
+
+def network(classes=4, **changes):
+    return model.build(tiny(**changes), classes).eval()
+
+
+def image(*size, images=2):
+    return torch.randn(images, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+# Shapes and sizes.
+
+
+@pytest.mark.parametrize("patch", [8, 14, 16])
+@pytest.mark.parametrize("size", [(56, 56), (33, 61), (16, 100)])
+def test_any_patch_and_size(patch, size):
+    """Sizes that the patch does not divide: the remainder is dropped, so its pixels change nothing."""
+    net = network(model__patch_size=patch, model__image_size=4 * patch)
+    photographs = image(*size)
+    with torch.no_grad():
+        output = net(photographs)
+    rows, columns = size[0] // patch, size[1] // patch
+    assert output.grid == (rows, columns) and output.patch == patch
+    assert output.tokens.shape == output.aux_tokens.shape == (2, rows * columns, 24)
+    assert output.class_token.shape == (2, 24)
+    assert output.logits.shape == output.aux_logits.shape == (2, 4)
+    assert output.segmentation.shape == (2, 5, rows, columns)
+    changed = photographs.clone()
+    changed[:, :, rows * patch :], changed[:, :, :, columns * patch :] = 9.0, 9.0
+    with torch.no_grad():
+        assert torch.equal(net(changed).tokens, output.tokens)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "registers"),
+    [("vit_base_patch16_224", 0), ("vit_small_patch14_reg4_dinov2", 4), ("deit3_small_patch16_224", 0)],
+)
+def test_plain_vits_of_timm(backbone, registers):
+    """With register tokens, and with positions that leave the class token out (both of timm's layouts)."""
+    net = network(model__backbone=backbone, model__image_size=32)
+    assert net.encoder.num_prefix_tokens == 1 + registers
+    photographs = image(32, 32)
+    with torch.no_grad():
+        tokens, _, class_token = net.encode(photographs)
+        whole = net.encoder.forward_features(photographs)
+    torch.testing.assert_close(class_token, whole[:, 0])
+    torch.testing.assert_close(tokens, whole[:, 1 + registers :])
+
+
+def test_aux_tokens_are_those_before_the_last_two_blocks_without_norm():
+    net = network(model__depth=5)
+    photographs = image(32, 32)
+    with torch.no_grad():
+        _, aux, _ = net.encode(photographs)
+        theirs = net.encoder.forward_intermediates(photographs, indices=[5 - 3], intermediates_only=True, norm=False)
+    torch.testing.assert_close(aux, theirs[0].flatten(2).mT)
+    assert net.aux_block == 3
+
+
+def test_width_depth_and_heads_follow_the_configuration():
+    net = network(model__width=36, model__depth=4, model__heads=6)
+    assert net.encoder.embed_dim == 36 and len(net.encoder.blocks) == 4
+    assert net.encoder.blocks[0].attn.num_heads == 6
+    assert net.decoder.conv6.weight.shape == (36, 36, 3, 3)
+    assert network(model__decoder_width=20).decoder.conv7.weight.shape == (20, 20, 3, 3)
+
+
+def test_fused_and_plain_attention_agree():
+    nets = [network(model__fused_attention=fused) for fused in (True, False)]
+    assert [net.encoder.blocks[0].attn.fused_attn for net in nets] == [True, False]
+    with torch.no_grad():
+        torch.testing.assert_close(*(net(image(32, 32)).tokens for net in nets))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model__backbone": "vit_huge_patch3"}, "timm knows no such architecture"),
+        ({"model__backbone": "resnet18", "model__width": 0}, "backbone resnet18"),
+        ({"model__depth": 2}, "at least 3 blocks"),
+    ],
+)
+def test_backbones_that_cannot_be_used(changes, words):
+    with pytest.raises(UserError, match=words):
+        network(**changes)
+
+
+def test_an_image_smaller_than_a_patch():
+    with pytest.raises(UserError, match="7x20 pixels is smaller than one patch of 8"):
+        network()(image(7, 20))
+
+
+# Positions.
+
+
+def added_positions(net, size):
+    """What the encoder adds to the patches of an image of `size`, on the grid; and to the class token."""
+    rows, columns = net.grid(torch.zeros(1, 3, *size))
+    with torch.no_grad():
+        x = net._with_positions(torch.zeros(1, rows, columns, 24))
+    prefix = net.encoder.num_prefix_tokens
+    return x[0, prefix:].unflatten(0, (rows, columns)), x[0, 0]
+
+
+def test_positions_keep_their_place_on_the_trained_grid():
+    net = network(model__image_size=32)
+    grid, class_token = added_positions(net, (32, 32))
+    stored = net.encoder.pos_embed[0]
+    for row, column in np.ndindex(4, 4):
+        assert torch.equal(grid[row, column], stored[1 + 4 * row + column])
+    assert torch.equal(class_token, stored[0] + net.encoder.cls_token[0, 0])
+
+
+@pytest.mark.parametrize("size", [(64, 48), (16, 16), (16, 64)])
+def test_D13_positions_resampled_with_antialiasing(size):
+    """Fixed: with antialiasing; predecessor: without. They agree where the grid grows and differ where it shrinks.
+    16 x 64 has as many tokens as the trained grid, in another shape."""
+    grids = {}
+    for plain in (True, False):
+        net = network(compat__plain_positions=plain)
+        grids[plain], class_token = added_positions(net, size)
+        stored = net.encoder.pos_embed[0, 1:].mT.unflatten(1, (4, 4))[None]
+        target = (size[0] // 8, size[1] // 8)
+        by_hand = F.interpolate(stored, target, mode="bicubic", align_corners=False, antialias=not plain)
+        torch.testing.assert_close(grids[plain], by_hand[0].permute(1, 2, 0))
+        assert torch.equal(class_token, net.encoder.pos_embed[0, 0] + net.encoder.cls_token[0, 0])
+    difference = (grids[True] - grids[False]).square().mean() / grids[True].square().mean()
+    assert difference > 1e-2 if min(size) < 32 else difference < 0.1
+
+
+def test_positions_are_frozen():
+    net = network()
+    assert not net.encoder.pos_embed.requires_grad
+    learning = {id(p) for p in [*net.trunk_parameters(), *net.head_parameters()]}
+    assert id(net.encoder.pos_embed) not in learning
+
+
+# Heads.
+
+
+def test_classifiers_look_at_the_maximum_of_each_channel():
+    """So a positive logit does not imply a positive CAM token."""
+    net = network()
+    with torch.no_grad():
+        output = net(image(32, 32))
+    for tokens, head, logits in (
+        (output.tokens, net.classifier, output.logits),
+        (output.aux_tokens, net.aux_classifier, output.aux_logits),
+    ):
+        by_hand = tokens.numpy().max(1) @ head.weight.detach().numpy()[:, :, 0, 0].T
+        np.testing.assert_allclose(logits, by_hand, atol=1e-5)
+
+
+def test_decoder_equals_the_slow_loop():
+    decoder = model.Decoder(3, 4, 5).double()
+    x = noise(0, 3, 7, 6)
+    layers = [layer.weight.detach().numpy() for layer in (decoder.conv6, decoder.conv7, decoder.conv8)]
+    slow = np.maximum(reference.convolution(x, layers[0], 5), 0)
+    slow = np.maximum(reference.convolution(slow, layers[1], 5), 0)
+    slow = reference.convolution(slow, layers[2], 1)
+    with torch.no_grad():
+        np.testing.assert_allclose(decoder(tensor(x)[None])[0], slow, atol=1e-9)
+
+
+def test_contrast_head_ends_in_rows_of_unit_norm():
+    """Its last layer is torch's weight_norm with g = 1: unit input, unit rows, outputs not normalised."""
+    head = model.ContrastHead(6, 10, 5, 7)
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    bottleneck = F.normalize(head.mlp(x), dim=1)
+    torch.testing.assert_close(bottleneck.norm(dim=1), torch.ones(3))
+    theirs = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(5, 7, bias=False), dim=0)
+    with torch.no_grad():
+        theirs.parametrizations.weight.original0.fill_(1)
+        theirs.parametrizations.weight.original1.copy_(head.last_layer.weight_v)
+    torch.testing.assert_close(head(x), theirs(bottleneck))
+    assert not head.last_layer.weight_g.requires_grad and head.last_layer.weight_v.requires_grad
+    assert all(not layer.bias.any() for layer in head.mlp[::2])
+    wide = model.ContrastHead(64, 512, 64, 7)
+    assert wide.mlp[2].weight.std().item() == pytest.approx(0.02, rel=0.02)
+
+
+def test_classifier_scale_multiplies_the_start():
+    one, tenth = (network(model__classifier_scale=scale) for scale in (1.0, 0.1))
+    torch.testing.assert_close(tenth.classifier.weight, 0.1 * one.classifier.weight)
+    torch.testing.assert_close(tenth.aux_classifier.weight, 0.1 * one.aux_classifier.weight)
+    assert torch.equal(tenth.decoder.conv6.weight, one.decoder.conv6.weight)
+
+
+def test_start_depends_on_the_seed_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, two, other = network(seed=3), network(seed=3), network(seed=4)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert not torch.equal(one.decoder.conv6.weight, other.decoder.conv6.weight)
+
+
+# Teacher.
+
+
+def test_teacher_starts_as_a_copy_and_follows_by_its_momentum():
+    net = network()
+    start = copy.deepcopy(net.proj_head_t.state_dict())
+    assert all(torch.equal(start[name], value) for name, value in net.proj_head.state_dict().items())
+    with torch.no_grad():
+        for parameter in net.proj_head.parameters():
+            parameter.add_(torch.ones_like(parameter))
+    for _ in range(2):
+        net.update_teacher(0.9)
+    for name, value in net.proj_head_t.state_dict().items():
+        student = net.proj_head.state_dict()[name]
+        by_hand = 0.9 * (0.9 * start[name] + 0.1 * student) + 0.1 * student
+        torch.testing.assert_close(value, by_hand)
+    before = copy.deepcopy(net.proj_head_t.state_dict())
+    net.update_teacher(1.0)
+    assert all(torch.equal(before[name], value) for name, value in net.proj_head_t.state_dict().items())
+
+
+def test_teacher_receives_no_gradient():
+    config = tiny(cam__low=0.69)  # many crops of background, so that there are negatives
+    net, batch = model.build(config, 4), training_batch(config)
+    output = method.forward(net, batch, config, torch.Generator().manual_seed(0))
+    method.objective(method.losses(output, batch, config), method.weights(0, config)).backward()
+    assert not output.teacher.requires_grad and output.student.requires_grad
+    assert all(p.grad is None and not p.requires_grad for p in net.proj_head_t.parameters())
+    assert net.proj_head.last_layer.weight_v.grad.any()
+    learning = {id(p) for p in [*net.trunk_parameters(), *net.head_parameters()]}
+    assert not learning & {id(p) for p in net.proj_head_t.parameters()}
+
+
+def test_every_learning_parameter_is_in_one_group():
+    net = network()
+    trunk, heads = ({id(p) for p in group} for group in (net.trunk_parameters(), net.head_parameters()))
+    assert not trunk & heads
+    assert trunk | heads == {id(p) for p in net.parameters() if p.requires_grad}
+
+
+# Names and checkpoints.
+
+NAMES = {
+    "classifier.weight": (4, 24, 1, 1),
+    "aux_classifier.weight": (4, 24, 1, 1),
+    "decoder.conv6.weight": (24, 24, 3, 3),
+    "decoder.conv7.weight": (24, 24, 3, 3),
+    "decoder.conv8.weight": (5, 24, 1, 1),
+    "mlp.0.weight": (16, 24),
+    "mlp.0.bias": (16,),
+    "mlp.2.weight": (16, 16),
+    "mlp.2.bias": (16,),
+    "mlp.4.weight": (8, 16),
+    "mlp.4.bias": (8,),
+    "last_layer.weight_g": (12, 1),
+    "last_layer.weight_v": (12, 8),
+}
+"""The tensors of the predecessor's released checkpoints beside the encoder's, `module.` taken off, at small widths."""
+
+
+def test_tensor_names_are_the_predecessors():
+    net = network()
+    own = {name: tuple(x.shape) for name, x in net.state_dict().items()}
+    wanted = {name: shape for name, shape in NAMES.items() if name.startswith(("classifier", "aux", "decoder"))}
+    for head in ("proj_head", "proj_head_t"):
+        wanted |= {f"{head}.{name}": shape for name, shape in NAMES.items() if name.startswith(("mlp", "last"))}
+    assert {name: shape for name, shape in own.items() if not name.startswith("encoder.")} == wanted
+    encoder = {name.removeprefix("encoder.").split(".")[0] for name in own if name.startswith("encoder.")}
+    assert encoder == {"cls_token", "pos_embed", "patch_embed", "blocks", "norm"}
+
+
+def test_encoder_names_are_timms(shared):
+    with np.load(shared / "reference" / "toco.npz") as arrays:
+        theirs = {name.removeprefix("encoder/weight/") for name in arrays.files if "encoder/weight" in name}
+    own = {name.removeprefix("encoder.") for name in network(model__depth=12).state_dict() if name[:8] == "encoder."}
+    assert own == theirs
+
+
+def test_a_checkpoint_fills_backbone_or_whole_model(tmp_path):
+    start, path = network(seed=1), tmp_path / "weights.safetensors"
+    checkpoint.write_weights(start, path)
+    whole = network(seed=2, model__checkpoint=str(path))
+    assert all(torch.equal(x, start.state_dict()[name]) for name, x in whole.state_dict().items())
+    half = {name: x.half() for name, x in start.encoder.state_dict().items()}
+    save_file(half, path)
+    backbone = network(seed=2, model__checkpoint=str(path))
+    for name, x in backbone.encoder.state_dict().items():
+        assert x.dtype == torch.float32 and torch.equal(x, half[name].float())
+    assert torch.equal(backbone.decoder.conv6.weight, network(seed=2).decoder.conv6.weight)
+
+
+def _without(tensors):
+    del tensors["norm.weight"], tensors["norm.bias"]
+
+
+def _with(tensors):
+    tensors["head.weight"] = torch.zeros(2, 24)
+
+
+def _reshaped(tensors):
+    tensors["pos_embed"] = torch.zeros(1, 5, 24)
+
+
+def _broken(tensors):
+    tensors["norm.bias"][3] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_without, r"does not fit the model: 2 missing \(norm.bias, norm.weight\)"),
+        (_with, r"1 unexpected \(head.weight\)"),
+        (_reshaped, r"1 of another shape \(pos_embed \(1, 5, 24\) for \(1, 17, 24\)\)"),
+        (_broken, "not finite, first in norm.bias"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_says_which_keys(tmp_path, change, words):
+    tensors, path = network().encoder.state_dict(), tmp_path / "weights.safetensors"
+    tensors = {name: x.clone() for name, x in tensors.items()}
+    change(tensors)
+    save_file(tensors, path)
+    with pytest.raises(UserError, match=words):
+        network(model__checkpoint=str(path))
+
+
+def test_a_checkpoint_that_is_none(tmp_path):
+    with pytest.raises(UserError, match="does not exist; check --model.checkpoint"):
+        network(model__checkpoint=str(tmp_path / "none.safetensors"))
+    cut = tmp_path / "cut.safetensors"
+    checkpoint.write_weights(network(), cut)
+    cut.write_bytes(cut.read_bytes()[:-100])
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
+        network(model__checkpoint=str(cut))
+
+
+def test_the_last_two_files_of_a_run_are_a_pair(tmp_path):
+    """Weights without their state (a kill between the two writes) do not count."""
+    net = network()
+    for step in (2, 4):
+        checkpoint.save(tmp_path, step, net, {"step": step})
+    assert checkpoint.latest(tmp_path) == 4
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["step-00000004.pt", "step-00000004.safetensors"]
+    checkpoint.write_weights(net, tmp_path / "step-00000006.safetensors")
+    assert checkpoint.latest(tmp_path) == 4
+    assert checkpoint.load(tmp_path, 4, net) == {"step": 4}
+    (tmp_path / "step-00000004.pt").write_bytes(b"torn")
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoint.load(tmp_path, 4, net)
+    assert checkpoint.latest(tmp_path / "nowhere") is None
+
+
+def test_describe_and_count():
+    text = model.describe(tiny(model__patch_size=16).model)
+    assert "patch_size 16" in text and "width 24" in text and "random start" in text
+    net = network()
+    assert model.parameter_count(net) == sum(p.numel() for p in net.parameters())

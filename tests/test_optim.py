@@ -1,0 +1,82 @@
+"""The learning rate and the two groups of AdamW."""
+
+import pytest
+import reference
+import torch
+from builders import QUICK, tiny, training_batch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsss import method, model, optim
+from wsss.config import Config, Optim
+from wsss.presets import PRESETS
+
+
+@QUICK
+@given(st.integers(0, 19_999))
+def test_rate_equals_the_slow_formula(step):
+    assert 6e-5 * optim.rate_factor(step, Config().optim) == pytest.approx(reference.learning_rate(step), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["voc", "voc-deit-toco", "coco", "coco-deit"])
+def test_warm_up_is_1500_steps_at_full_scale(name):
+    config = PRESETS[name].optim
+    for step in (0, 1, 1499, 1500, 1501, config.steps - 1):
+        wanted = reference.learning_rate(step, steps=config.steps)
+        assert config.lr * optim.rate_factor(step, config) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_rate_rises_drops_where_the_warm_up_ends_and_falls_to_nearly_zero():
+    rising = [optim.rate_factor(step, Config().optim) for step in (0, 1, 2, 500, 1498, 1499)]
+    falling = [optim.rate_factor(step, Config().optim) for step in (1499, 1500, 1501, 5_000, 19_998, 19_999)]
+    assert rising == sorted(rising) and falling == sorted(falling, reverse=True)
+    assert rising[0] == pytest.approx(1e-6) and 0 < falling[-1] < 2e-4
+    assert 1 - falling[1] / falling[0] == pytest.approx(0.067, abs=1e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_very_short_runs(steps):
+    factors = [optim.rate_factor(step, Optim(steps=steps)) for step in range(steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert optim.rate_factor(0, Optim(steps=steps, warmup=0.0)) == 1
+
+
+def test_adamw_is_the_predecessors():
+    config = tiny()
+    net = model.build(config, 4)
+    optimizer = optim.build(net.trunk_parameters(), net.head_parameters(), config.optim)
+    optim.set_rate(optimizer, 3, config.optim)
+    trunk, heads = optimizer.param_groups
+    assert heads["lr"] == pytest.approx(10 * trunk["lr"])
+    for group in (trunk, heads):
+        assert group["betas"] == (0.9, 0.999) and group["eps"] == 1e-8 and group["weight_decay"] == 0.01
+    one, two = ({id(p) for p in group["params"]} for group in (trunk, heads))
+    assert not one & two and one | two == {id(p) for p in net.parameters() if p.requires_grad}
+
+
+def test_one_step_by_hand():
+    """The first step of AdamW moves by its rate against the sign of the gradient, after the decay."""
+    weight = torch.nn.Parameter(torch.tensor([2.0, -1.0]))
+    config = Optim(steps=10, warmup=0.0, lr=0.1, weight_decay=0.5)
+    optimizer = optim.build([weight], [torch.nn.Parameter(torch.ones(1))], config)
+    assert optim.set_rate(optimizer, 0, config) == 0.1
+    weight.grad = torch.tensor([3.0, -4.0])
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([2.0, -1.0]) * (1 - 0.05) - torch.tensor([0.1, -0.1]))
+
+
+def test_terms_of_weight_zero_still_run_the_counters():
+    """In the first phase the decoder has zero gradients, not absent ones: its counters run and only decay moves it."""
+    config = tiny(schedule__segmentation_start=1.0, optim__warmup=0.0, optim__lr=1e-2)
+    net, batch = model.build(config, 4), training_batch(config)
+    optimizer = optim.build(net.trunk_parameters(), net.head_parameters(), config.optim)
+    before = net.decoder.conv6.weight.detach().clone()
+    for step in range(2):
+        rate = optim.set_rate(optimizer, step, config.optim)
+        output = method.forward(net, batch, config, torch.Generator().manual_seed(step))
+        method.objective(method.losses(output, batch, config), method.weights(step, config)).backward()
+        assert net.decoder.conv6.weight.grad is not None and not net.decoder.conv6.weight.grad.any()
+        optimizer.step()
+        before *= 1 - 10 * rate * 0.01
+    assert optimizer.state[net.decoder.conv6.weight]["step"] == 2
+    torch.testing.assert_close(net.decoder.conv6.weight.detach(), before)

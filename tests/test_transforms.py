@@ -1,0 +1,162 @@
+"""Training views: the box, padding, the two flips (D2, D3), ranges, and that a seed decides everything."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from builders import QUICK
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from wsss import transforms
+from wsss.config import Augment, Compat
+from wsss.datasets import Split, TrainingViews, collate
+from wsss.presets import get
+
+AUGMENT = Augment(crop=32, local_size=16)
+
+
+def photograph(width=40, height=30):
+    """Brightness rises from left to right and no pixel is black."""
+    ramp = np.linspace(40, 250, width).astype(np.uint8)
+    return Image.fromarray(np.stack([np.broadcast_to(ramp, (height, width))] * 3, 2))
+
+
+def seeded(seed, function, *arguments):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return function(*arguments)
+
+
+@QUICK
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 10**6))
+def test_random_crop_box_is_where_the_photograph_is(width, height, seed):
+    """Black outside the box and never inside it; the pixels inside are a piece of the photograph."""
+    source = np.random.RandomState(seed).randint(1, 256, (height, width, 3)).astype(np.uint8)
+    crop, (top, bottom, left, right) = seeded(seed, transforms.random_crop, Image.fromarray(source), 32)
+    pixels = np.asarray(crop)
+    assert pixels.shape == (32, 32, 3)
+    assert (bottom - top, right - left) == (min(height, 32), min(width, 32))
+    inside = np.zeros((32, 32), bool)
+    inside[top:bottom, left:right] = True
+    assert not pixels[~inside].any() and pixels[inside].all()
+    piece = pixels[top:bottom, left:right]
+    windows = np.lib.stride_tricks.sliding_window_view(source, piece.shape)
+    assert (windows == piece).all((-1, -2, -3)).any()
+
+
+def test_random_crop_reaches_every_offset():
+    small, large = Image.new("RGB", (30, 32), "white"), photograph(34, 32)
+    boxes = {seeded(seed, transforms.random_crop, small, 32)[1] for seed in range(40)}
+    assert boxes == {(0, 32, left, left + 30) for left in range(3)}
+    starts = {np.asarray(seeded(seed, transforms.random_crop, large, 32)[0])[0, 0, 0] for seed in range(40)}
+    assert starts == set(np.asarray(large)[0, :3, 0])
+
+
+def test_padding_is_black_before_colours_change():
+    """Without colour changes the padding is pixel 0, normalised; it is the same in view 1 and the local source."""
+    plain = replace(AUGMENT, blur=(0.0, 0.0), scale=(0.5, 0.5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transforms, "_colour", lambda image: image)
+        view, (top, bottom, left, right), _, local = seeded(1, transforms.views, photograph(), plain, Compat())
+    pixels = transforms.to_pixels(view)
+    inside = torch.zeros(32, 32, dtype=torch.bool)
+    inside[top:bottom, left:right] = True
+    assert (bottom - top, right - left) == (15, 20)
+    assert pixels[:, ~inside].abs().max() < 1e-3 and pixels[:, inside].min() > 30
+    assert torch.equal(view, local)
+
+
+def test_views_have_their_shapes_and_depend_on_the_seed_alone():
+    for size in ((40, 30), (9, 100), (1, 1)):
+        draws = [seeded(seed, transforms.views, photograph(*size), AUGMENT, Compat()) for seed in (1, 1, 2)]
+        for view in (draws[0][0], draws[0][2], draws[0][3]):
+            assert view.shape == (3, 32, 32) and view.dtype == torch.float32 and view.isfinite().all()
+        assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(draws[0], draws[1], strict=True))
+        assert not torch.equal(draws[0][2], draws[2][2]) or size == (1, 1)
+
+
+def directions(compat, count=100):
+    """For each draw: is the photograph's brightness rising in view 1, in the local source; and where the box lies
+    against the black padding of view 1 (True where they agree)."""
+    found = []
+    narrow = replace(AUGMENT, scale=(0.5, 0.5), blur=(0.0, 0.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transforms, "_colour", lambda image: image)
+        for seed in range(count):
+            main, box, _, local = seeded(seed, transforms.views, photograph(), narrow, Compat(**compat))
+            planes = [transforms.to_pixels(x)[0, (box[0] + box[1]) // 2] for x in (main, local)]
+            shown = [(plane > 5).nonzero().flatten() for plane in planes]
+            rising = [bool(plane[s[-1]] > plane[s[0]]) for plane, s in zip(planes, shown, strict=True)]
+            found.append((*rising, (shown[0][0].item(), shown[0][-1].item() + 1) == box[2:]))
+    return np.array(found)
+
+
+def test_views_flip_half_the_time_and_the_box_with_them():
+    main, local, box_agrees = directions({}).T
+    assert 0.35 < main.mean() < 0.65
+    assert (main == local).all() and box_agrees.all()
+
+
+def test_D2_second_flip_leaves_the_box_behind():
+    """Half of the draws are mirrored after the crop; their box is right only where the padding is symmetric."""
+    main, local, box_agrees = directions({"second_flip": True}).T
+    assert 0.35 < main.mean() < 0.65
+    assert (main == local).all()
+    assert 0.3 < 1 - box_agrees.mean() < 0.6
+
+
+@pytest.mark.parametrize("second_flip", [False, True])
+def test_D3_local_source_flips_on_its_own(second_flip):
+    """View 1 and the source of local crops point in different directions half the time, with D2 as well."""
+    main, local, _ = directions({"local_flip": True, "second_flip": second_flip}).T
+    assert 0.4 < (main != local).mean() < 0.6
+
+
+def test_scale_range():
+    sizes = {seeded(s, transforms._random_scale, photograph(), (0.5, 2.0)).size for s in range(200)}
+    widths, heights = zip(*sizes, strict=True)
+    assert min(widths) >= 20 and max(widths) < 80 and min(heights) >= 15 and max(heights) < 60
+    assert max(widths) - min(widths) > 50
+    assert seeded(0, transforms._random_scale, photograph(1, 1), (0.5, 0.5)).size == (1, 1)
+
+
+def test_blur_radius_and_probability():
+    sharp = Image.fromarray((np.indices((16, 16)).sum(0) % 2 * 255).astype(np.uint8)).convert("RGB")
+    assert seeded(0, transforms.blur, sharp, (1.0, 2.0), 0.0) is sharp
+    blurred = [np.asarray(seeded(s, transforms.blur, sharp, (1.0, 2.0), 1.0)).std() for s in range(5)]
+    assert max(blurred) < 40 < np.asarray(sharp).std()
+    share = np.mean([seeded(s, transforms.blur, sharp, (1.0, 2.0), 0.3) is not sharp for s in range(300)])
+    assert 0.2 < share < 0.4
+
+
+def test_normalisation_and_its_inverse():
+    pixels = transforms.to_pixels(transforms.to_tensor(photograph()))
+    np.testing.assert_allclose(pixels.permute(1, 2, 0), np.asarray(photograph()), atol=1e-3)
+    white = transforms.to_tensor(Image.new("RGB", (1, 1), "white")).flatten()
+    torch.testing.assert_close(white, (1 - torch.tensor(transforms.MEAN)) / torch.tensor(transforms.DEVIATION))
+
+
+def test_squash_takes_the_whole_photograph():
+    pixels = transforms.to_pixels(transforms.squash(photograph(), 24))
+    assert pixels.shape == (3, 24, 24)
+    assert pixels[0, 0, 0] < 50 and pixels[0, 0, -1] > 240
+
+
+def test_items_are_the_same_for_the_same_index_and_seed(mini_root):
+    """Whatever was drawn before, and without a trace in the global generator."""
+    config = get("mini")
+    items = TrainingViews(Split(mini_root, "train"), config)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = items[(3, 77)]
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5), items[(2, 5)]
+    again, other = items[(3, 77)], items[(3, 78)]
+    assert first[0] == again[0] and all(torch.equal(a, b) for a, b in zip(first[1:], again[1:], strict=True))
+    assert not torch.equal(first[1], other[1])
+    batch = collate([first, other])
+    assert batch.ids == [first[0]] * 2 and batch.image.shape == (2, 3, 96, 96) and batch.box.shape == (2, 4)
+    assert torch.equal(batch.local[1], other[5]) and torch.equal(batch.view[0], first[4])
