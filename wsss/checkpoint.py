@@ -1,5 +1,6 @@
 """Weights (safetensors) and training state (weights-only pickle) on disk: written atomically, read safely."""
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from wsss.paths import UserError, atomic, project_root
@@ -53,15 +55,19 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
 
 def write_weights(module: nn.Module, path: Path) -> None:
     """All tensors of `module` to a safetensors file, atomically."""
+    # By way of bytes: the library's own writer has other errors for a full disk, and hides the file from other users.
+    data = to_bytes({key: value.contiguous() for key, value in module.state_dict().items()})
     with atomic(path) as temporary:
-        save_file({key: value.contiguous() for key, value in module.state_dict().items()}, temporary)
+        temporary.write_bytes(data)
 
 
 def save(run: Path, step: int, module: nn.Module, state: Mapping[str, Any]) -> None:
     """Keep weights and state of `step` in `run`; the pair before is removed only when both files are there."""
     write_weights(module, run / f"step-{step:08d}.safetensors")
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
     with atomic(run / f"step-{step:08d}.pt") as temporary:
-        torch.save(dict(state), temporary)
+        temporary.write_bytes(buffer.getvalue())
     for file in run.glob("step-*"):
         if file.suffix in (".safetensors", ".pt") and file.stem != f"step-{step:08d}":
             file.unlink()
@@ -79,12 +85,20 @@ def _step(file: Path) -> int:
 
 
 def load(run: Path, step: int, module: nn.Module) -> dict[str, Any]:
-    """Weights of `step` into `module`; returns the state."""
+    """Weights of `step` into `module`; returns the state. UserError where a file is cut off or holds more than tensors
+    and plain values, which is never run."""
     fill(module, read(weights_file(run, step)), str(weights_file(run, step)))
+    path = run / f"step-{step:08d}.pt"
     try:
-        return torch.load(run / f"step-{step:08d}.pt", weights_only=True)
+        state = torch.load(path, weights_only=True)
     except Exception as error:
-        raise UserError(f"{run}/step-{step:08d}.pt cannot be read ({error}); delete it to start again") from error
+        kind = type(error).__name__
+        raise UserError(
+            f"{path} is cut off or is no training state of wsss ({kind}); delete it to start this run again"
+        ) from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path} is no training state of wsss; delete it to start this run again")
+    return state
 
 
 def weights_file(run: Path, step: int) -> Path:

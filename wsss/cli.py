@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -49,11 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"there is no command named {words[0]}{_near(words[0], COMMANDS)}; see wsss --help")
         return COMMANDS[words[0]](words[1:])
     except UserError as error:
-        print(f"wsss: error: {error}", file=sys.stderr)
-        return 1
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}; what was there is untouched")
     except KeyboardInterrupt:
         print("wsss: stopped", file=sys.stderr)
         return 130
+
+
+def _fail(sentence: str) -> int:
+    print(f"wsss: error: {' '.join(sentence.split())}", file=sys.stderr)
+    return 1
 
 
 def _near(word: str, known: Iterable[str]) -> str:
@@ -84,7 +91,7 @@ def _train(words: Sequence[str]) -> int:
     except train.Interrupted as stopped:
         print(f"wsss: {stopped}", file=sys.stderr)
         return 143
-    if not datasets.distributed.rank():
+    if os.environ.get("RANK", "0") == "0":
         _report(record, train.run_folder(config, datasets.root_of(config.data)))
     return 0
 
@@ -111,11 +118,15 @@ def _changes(words: Sequence[str]) -> dict[str, str]:
 def _report(record: dict[str, Any], folder: Path) -> None:
     found = record["results"]
     kinds = ("segmentation", "cam", "aux_cam")
-    numbers = ", ".join(f"{kind} {found[kind]['miou_headline']:.1f}" for kind in kinds)
+    numbers = ", ".join(f"{kind} {_number(found[kind]['miou_headline'])}" for kind in kinds)
     run = f"{record['dataset']}/{record['variant']} seed {record['seed']}"
     print(f"{run}, {record['images']} images of {record['split']}:")
-    print(f"mIoU in percent: {numbers}; classification mAP {found['classification']['map']:.1f}")
+    print(f"mIoU in percent: {numbers}; classification mAP {_number(found['classification']['map'])}")
     print(f"record: {folder.with_suffix('.json')}; weights, log and examples: {folder}")
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.1f}"
 
 
 @dataclass(frozen=True)

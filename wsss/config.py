@@ -335,6 +335,8 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """The configuration that `to_dict` (or its JSON) came from."""
+    if not isinstance(tree, Mapping):
+        raise UserError("the configuration is no mapping of settings; train the run again")
     return override(Config(), _paths(tree))
 
 

@@ -150,15 +150,20 @@ def mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def training_batches(split: Split, config: Config, first_step: int) -> DataLoader:
-    """The micro-batches of this process, in order, from `first_step` on."""
-    return DataLoader(
+def training_batches(split: Split, config: Config, first_step: int) -> Iterator[Batch]:
+    """The micro-batches of this process, in order, from `first_step` on. Raises UserError."""
+    order = Order(len(split), config, first_step)
+    loader = DataLoader(
         TrainingViews(split, config),
-        batch_sampler=Order(len(split), config, first_step),
+        batch_sampler=order,
         collate_fn=collate,
         num_workers=config.data.workers,
         pin_memory=torch.cuda.is_available(),
     )
+    try:
+        yield from loader
+    except UserError as error:  # a loader process puts its traceback before the sentence
+        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

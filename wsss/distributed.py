@@ -1,12 +1,15 @@
 """Processes of a run: who am I, sum over all, wait for all. One process when not started by torchrun."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -55,3 +58,13 @@ def wait() -> None:
     """Until all processes are here."""
     if world() > 1:
         dist.barrier()
+
+
+def main_first(work: Callable[[], T]) -> T:
+    """`work()` in process 0, then in all others: what it makes on disk is made once."""
+    if rank():
+        wait()
+    value = work()
+    if not rank():
+        wait()
+    return value

@@ -4,6 +4,7 @@
 """
 
 import difflib
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -172,6 +173,10 @@ FREE = (
 """Settings that do not make another variant."""
 
 
+LONGEST = 160
+"""Characters of a variant's name; a longer one ends in a digest of the rest."""
+
+
 def get(name: str, /, **changes: Any) -> Config:
     """The preset `name` with settings replaced; dots in a path are written as two underscores or passed by `**{}`.
 
@@ -191,4 +196,6 @@ def named(config: Config) -> Config:
     own, preset = flatten(config), flatten(PRESETS[config.name])
     changed = [f"{path}={own[path]}" for path in own if own[path] != preset[path] and path not in FREE]
     variant = "+".join([config.name, *changed]).replace("/", "_").replace(" ", "")
+    if len(variant) > LONGEST:  # file systems stop at 255 bytes
+        variant = f"{variant[: LONGEST - 9]}+{hashlib.sha256(variant.encode()).hexdigest()[:8]}"
     return override(config, {"variant": variant})

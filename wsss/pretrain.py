@@ -38,6 +38,19 @@ SMALL_VIT = Model(
 )
 
 
+BOUNDS = (
+    ("minutes", 1e-3, 1e6),
+    ("images", 2, 10**8),
+    ("held_out", 0, 0.9),
+    ("size", 1, 10**4),
+    ("batch", 1, 10**6),
+    ("lr", 0, 10),
+    ("drop", 0, 0.99),
+    ("warmup", 1e-6, 1),
+    ("seed", 0, 2**31 - 1),
+)
+
+
 @dataclass(frozen=True)
 class Pretrain:
     """Supervised pretraining of a small ViT on image labels."""
@@ -71,6 +84,12 @@ class Pretrain:
     model: Model = field(default_factory=lambda: SMALL_VIT)
     """The architecture."""
 
+    def __post_init__(self) -> None:
+        for name, low, high in BOUNDS:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UserError(f"{name} is {value}, but must lie between {low} and {high}; change --{name}")
+
 
 class Pretrainer(nn.Module):
     """A ViT with a linear head on the class token and one on the mean patch token."""
@@ -91,6 +110,7 @@ class Pretrainer(nn.Module):
 
 def run(root: str, config: Pretrain) -> Path:
     """Pretrain on `root` (a folder of class folders, or 'drawn'); returns the weights' path. Raises UserError."""
+    config.output.parent.mkdir(parents=True, exist_ok=True)  # rather now than after the training
     images, labels, names = drawn(config) if root == DRAWN else folders(Path(root), config.size)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(config.seed, 0)))
     held = max(1, int(config.held_out * len(images)))
@@ -191,7 +211,7 @@ def folders(root: Path, size: int) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor
         for file in sorted((root / name).rglob("*"))
         if file.suffix.lower() in suffixes
     ]
-    if len(names) < 2 or not files:
+    if len(names) < 2 or len(files) < 2:
         raise UserError(
             f"{root} is no folder of at least two class folders with photographs; give such a folder or '{DRAWN}'"
         )

@@ -16,6 +16,8 @@ def score(predictions: Path, truth: Path, classes: int) -> dict[str, Any]:
 
     Raises UserError for a folder without PNGs, a missing prediction, sizes that differ and values out of range.
     """
+    if not 1 <= classes <= voc.IGNORE:
+        raise UserError(f"--num-classes is {classes}, but must lie between 1 and {voc.IGNORE}, background included")
     files = sorted(truth.glob("*.png"))
     if not files:
         raise UserError(f"{truth} holds no PNG; give the folder of the true masks")

@@ -1,6 +1,7 @@
 """The training loop: one run from a configuration to its record. It knows nothing of the method but its seam."""
 
 import json
+import shutil
 import signal
 import threading
 import time
@@ -34,11 +35,12 @@ def run(config: Config, resume: bool = True) -> dict[str, Any]:
     `resume=False` starts again and refuses to overwrite what is there. Raises UserError.
     """
     with distributed.group() as device:
-        root = datasets.root_of(config.data)
+        root = distributed.main_first(lambda: datasets.root_of(config.data))
         train_split = datasets.Split(root, config.data.train_split)
         val_split = datasets.Split(root, config.data.val_split, need_masks=True)
         folder = run_folder(config, root)
-        done = _finished(folder, config, resume)
+        done = _finished(folder, config, resume, val_split)
+        distributed.wait()
         if done:
             return done
         trainer = Trainer(config, train_split, val_split, folder, device)
@@ -52,10 +54,13 @@ def run_folder(config: Config, root: Path) -> Path:
     return output / datasets.name_of(config.data, root) / config.variant / str(config.seed)
 
 
-def _finished(folder: Path, config: Config, resume: bool) -> dict[str, Any] | None:
-    """The record of a finished run; UserError where the folder holds another configuration."""
-    known = folder / "config.json"
-    if not known.is_file():
+def _finished(folder: Path, config: Config, resume: bool, val: datasets.Split) -> dict[str, Any] | None:
+    """The record of a finished run; UserError where the folder holds another configuration or other images.
+
+    A folder with neither record nor checkpoint has nothing to lose and is taken over.
+    """
+    known, path = folder / "config.json", folder.with_suffix(".json")
+    if not known.is_file() or not (path.is_file() or checkpoint.latest(folder)):
         return None
     if not resume:
         raise UserError(f"{folder} holds a run already; leave --no-resume out, or choose another --output or --seed")
@@ -65,8 +70,10 @@ def _finished(folder: Path, config: Config, resume: bool) -> dict[str, Any] | No
         raise UserError(
             f"{folder} holds a run with other settings ({', '.join(changed[:3])}); choose another --output or --variant"
         )
-    record = folder.with_suffix(".json")
-    return results.load(record) if record.is_file() else None
+    record = results.load(path) if path.is_file() else None
+    if record and record["fingerprint"]["ids"] != results.ids_digest(val.ids):
+        raise UserError(f"{path} was measured on other images than {val.kit.root} has; choose another --output")
+    return record
 
 
 def _comparable(tree: dict[str, Any]) -> dict[str, Any]:
@@ -83,12 +90,14 @@ class Trainer:
         self.model = build(config, len(train.kit.classes)).to(device)
         self.optimizer = optim.build(self.model.trunk_parameters(), self.model.head_parameters(), config.optim)
         self.main = distributed.rank() == 0
-        if self.main:
-            write_json(folder / "config.json", configuration.to_dict(config))
-        distributed.wait()
+        check_sizes(config, self.model.patch)
         found = checkpoint.latest(folder)
         if found is not None:
             self._restore(found)
+        if self.main:
+            write_json(folder / "config.json", configuration.to_dict(config))
+            self._start_log()
+        distributed.wait()
 
     def fit(self) -> None:
         """Train to the last step; SIGTERM and Ctrl-C save and raise Interrupted. Raises UserError at a loss that is
@@ -97,7 +106,7 @@ class Trainer:
         wrapped = method.Step(self.model, self.config)
         if distributed.world() > 1:
             wrapped = DistributedDataParallel(wrapped, broadcast_buffers=False, find_unused_parameters=True)
-        batches = iter(datasets.training_batches(self.train_split, self.config, self.step))
+        batches = datasets.training_batches(self.train_split, self.config, self.step)
         save_every = max(1, round(self.config.save_every * total))
         validate_every = max(1, round(self.config.validate_every * total))
         with (
@@ -170,43 +179,84 @@ class Trainer:
             bar.set_postfix(cls=f"{terms['classification']:.3f}")
             self._write({"step": self.step, "lr": rate, "seconds": round(self.seconds, 3), **terms, "weights": table})
 
+    def _start_log(self) -> None:
+        """Keep the whole rows of the steps that are done, after a first row that says where the labels come from;
+        clear away what a killed run was writing."""
+        log, kit = self.folder / "log.jsonl", self.train_split.kit
+        for scratch in self.folder.glob(".*.*"):
+            shutil.rmtree(scratch, ignore_errors=True)
+        sources = {"labels": kit.label_source, "masks": kit.mask_source, "classes": len(kit.classes)}
+        splits = {split.name: len(split) for split in (self.train_split, self.val_split)}
+        first = json.dumps({"step": 0, "data": {**sources, **splits}}) + "\n"
+        old = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
+        rows = [row for row in old if row.endswith("\n") and 0 < json.loads(row)["step"] <= self.step]
+        with atomic(log) as temporary:
+            temporary.write_text("".join([first, *rows]), encoding="utf-8")
+
     def _write(self, row: dict[str, Any]) -> None:
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def _validate(self) -> None:
+        self._check_weights()
         counted = evaluate.tally(self.model, self.val_split, self.config, self.device)
         found = tally.scores(counted, self.val_split.kit.classes, self.config.data.headline)
         if self.main:
             row = {kind: found[kind]["miou_headline"] for kind in tally.KINDS}
             self._write({"step": self.step, "validation": {**row, "map": found["classification"]["map"]}})
-            if row["segmentation"] > self.best:
-                self.best = row["segmentation"]
-                checkpoint.write_weights(self.model, self.folder / "best.safetensors")
+            self._keep_best(row["segmentation"])
+
+    def _keep_best(self, miou: float | None) -> None:
+        if miou is not None and miou > self.best:
+            self.best = miou
+            checkpoint.write_weights(self.model, self.folder / "best.safetensors")
+
+    def _check_weights(self) -> None:
+        """UserError where the last update broke the weights, before they take the place of good ones."""
+        broken = [name for name, value in self.model.state_dict().items() if not value.isfinite().all()]
+        if broken:
+            raise UserError(
+                f"the weights are not finite after step {self.step}, first {broken[0]}; the last good checkpoint in "
+                f"{self.folder} is untouched: lower --optim.lr"
+            )
 
     def _save(self) -> None:
+        self._check_weights()
         if self.main:
             state = {"optimizer": self.optimizer.state_dict(), "best": self.best, "seconds": self.seconds}
+            state["images"] = results.ids_digest(self.train_split.ids)
             checkpoint.save(self.folder, self.step, self.model, state)
         distributed.wait()
 
     def _restore(self, step: int) -> None:
         state = checkpoint.load(self.folder, step, self.model)
+        if state.get("images") != results.ids_digest(self.train_split.ids):
+            raise UserError(
+                f"{self.folder} was trained on other images than {self.train_split.kit.root} lists in "
+                f"{self.train_split.name}; choose another --output"
+            )
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best, self.seconds = step, state["best"], state["seconds"]
-        log = self.folder / "log.jsonl"
-        if self.main and log.is_file():
-            rows = [row for row in log.read_text().splitlines(keepends=True) if json.loads(row)["step"] <= step]
-            with atomic(log) as temporary:
-                temporary.write_text("".join(rows))
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the last weights and write the record; they are the best where no validation found better ones."""
         path, seconds = self.folder.with_suffix(".json"), {"train": round(self.seconds, 1)}
         record = evaluate.write_record(self.model, self.val_split, self.config, self.device, path, seconds)
-        if self.main and record["results"]["segmentation"]["miou_headline"] > self.best:
-            checkpoint.write_weights(self.model, self.folder / "best.safetensors")
+        if self.main:
+            self._keep_best(record["results"]["segmentation"]["miou_headline"])
         return record
+
+
+def check_sizes(config: Config, patch: int) -> None:
+    """UserError where an image that a run encodes is smaller than one patch."""
+    least = min(1.0, *config.cam.scales)
+    squashed = evaluate.evaluation_size(config)
+    sides = {"augment.crop": config.augment.crop * least, "augment.evaluation_size": squashed * least}
+    if config.class_contrast.weight:
+        sides["augment.local_size"] = config.augment.local_size
+    for path, side in sides.items():
+        if side < patch:
+            raise UserError(f"an image of {side:g} pixels is smaller than one patch of {patch}; raise --{path}")
 
 
 def computes_bfloat16(device: torch.device) -> bool:

@@ -62,8 +62,7 @@ def open_devkit(root: Path, own: bool = False) -> Devkit:
             "the folder that does"
         )
     names = root / "classes.txt"
-    classes = tuple(names.read_text().split("\n")) if names.is_file() else VOC_CLASSES
-    classes = tuple(name.strip() for name in classes if name.strip())
+    classes = tuple(read_lines(names)) if names.is_file() else VOC_CLASSES
     if not classes or len(set(classes)) < len(classes) or len(classes) >= IGNORE:
         raise UserError(f"{names} must name 1 to 254 different classes, one a line, without background")
     masks = next((name for name in MASK_FOLDERS if (root / name).is_dir()), "")
@@ -77,6 +76,15 @@ def open_devkit(root: Path, own: bool = False) -> Devkit:
     return Devkit(root, classes, masks, labels, part)
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines that say something, stripped; UserError where the file is no text."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text ({error}); save it as UTF-8") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def read_ids(root: Path, split: str) -> list[str]:
     """Ids of a split in the order of its list; UserError if the list is missing, empty or repeats an id."""
     path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
@@ -85,7 +93,7 @@ def read_ids(root: Path, split: str) -> list[str]:
         raise UserError(
             f"the list {path} does not exist (there: {known}); choose by --data.train_split, --data.val_split"
         )
-    ids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    ids = [line.split()[0] for line in read_lines(path)]
     if not ids:
         raise UserError(f"the list {path} is empty; put one image id on each line")
     if len(set(ids)) < len(ids):
@@ -106,7 +114,9 @@ def read_image(path: Path) -> Image.Image:
     """A photograph as RGB, whatever its mode; UserError if it cannot be decoded."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            if image.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be decoded ({error}); replace the file") from error
 
@@ -193,5 +203,5 @@ def _xml_labels(path: Path) -> list[str]:
 
 
 def _text_labels(path: Path) -> dict[str, list[str]]:
-    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    rows = [line.split() for line in read_lines(path)]
     return {row[0]: row[1:] for row in rows}

@@ -1,0 +1,175 @@
+"""Runs for tests: the smoke preset at its smallest, and small data sets of one's own on disk."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from wsss.cli import main
+from wsss.data import voc
+
+TINY = {
+    "variant": "tiny",
+    "augment.crop": 32,
+    "augment.evaluation_size": 32,
+    "augment.local_size": 16,
+    "cam.scales": 1.0,
+    "model.depth": 3,
+    "optim.steps": 4,
+    "optim.batch": 2,
+    "save_every": 0.5,
+}
+"""What makes smoke smaller still: a run of less than a second on an own set."""
+
+
+def tiny(root: Path, output: Path, *more: str) -> list[str]:
+    """Words of a tiny smoke run; later words win over earlier ones."""
+    settings = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
+    return ["train", "smoke", *settings, "--data.root", str(root), "--output", str(output), *more]
+
+
+def run(*words: str) -> int:
+    """The command in process, on one thread."""
+    with one_thread():
+        return main([str(word) for word in words])
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread, so that the machine is shared fairly."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def command(*words: str, processes: int = 0) -> list[str]:
+    """The command as a process of its own, or under torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes else []
+    return [sys.executable, *launcher, "-m", "wsss", *map(str, words)]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """One thread a process; gloo by way of this machine's loopback."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **extra}
+
+
+def process(*words: str, processes: int = 0, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a real process to its end."""
+    done = command(*words, processes=processes)
+    return subprocess.run(done, capture_output=True, text=True, env=environment(**extra), timeout=300)
+
+
+def folder(output: Path) -> Path:
+    """The one run's folder below `output`."""
+    found = [path.parent for path in output.glob("*/*/*/config.json")]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def record(output: Path) -> dict:
+    """The one run's record."""
+    return json.loads(folder(output).with_suffix(".json").read_text())
+
+
+def log(output: Path) -> list[dict]:
+    """Rows of the one run's log, without the time they took."""
+    rows = [json.loads(line) for line in (folder(output) / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def hashes(output: Path) -> dict[str, str]:
+    """Relative path -> digest of every file below `output`."""
+    files = sorted(path for path in output.rglob("*") if path.is_file())
+    return {str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, best weights, optimizer and log of two runs are equal to the bit; so are their numbers."""
+    first, second = folder(one), folder(other)
+    names = sorted(path.name for path in first.glob("*.safetensors"))
+    assert names == sorted(path.name for path in second.glob("*.safetensors")) and len(names) == 2
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    states = [torch.load(next(path.glob("*.pt")), weights_only=True) for path in (first, second)]
+    for state in states:
+        state.pop("seconds")
+    assert_same(*states)
+    assert log(one) == log(other)
+    assert record(one)["results"] == record(other)["results"]
+
+
+def assert_same(one: object, other: object) -> None:
+    """Equal trees of tensors and plain values."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            assert_same(*pair)
+    else:
+        assert one == other
+
+
+@dataclass
+class Photo:
+    """One image of an own data set; its mask shows the classes side by side, the background at the left."""
+
+    size: tuple[int, int] = (48, 40)
+    mode: str = "RGB"
+    suffix: str = ".jpg"
+    classes: tuple[int, ...] = (1,)
+    background: bool = True
+
+
+PHOTOS = (Photo(), Photo(classes=(2,)), Photo(classes=(1, 2)), Photo(classes=(2,), size=(31, 57)))
+
+
+def own_set(root: Path, photos: Sequence[Photo] = PHOTOS, names: Sequence[str] = ("cup", "jug")) -> Path:
+    """A data set in the VOC layout with its own classes.txt and labels from masks; train and val are the same images
+    under two names."""
+    random = np.random.default_rng(0)
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / name).mkdir(parents=True)
+    (root / "classes.txt").write_text("\n".join(names) + "\n")
+    for split in ("train", "val"):
+        ids = [f"{split}_{number}" for number in range(len(photos))]
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(ids) + "\n")
+        for one, photo in zip(ids, photos, strict=True):
+            write_photo(root, one, photo, random)
+    return root
+
+
+def write_photo(root: Path, name: str, photo: Photo, random: np.random.Generator) -> None:
+    """Image and mask of one id."""
+    width, height = photo.size
+    pixels = Image.fromarray(random.integers(0, 256, (height, width, 4), dtype=np.uint8), "RGBA")
+    pixels.convert(photo.mode).save(root / "JPEGImages" / (name + photo.suffix))
+    values = np.array([*([0] if photo.background else []), *photo.classes], np.uint8)
+    mask = np.broadcast_to(values[np.arange(width) * len(values) // width], (height, width)).copy()
+    mask[0, 0] = voc.IGNORE
+    write_mask(root / "SegmentationClass" / f"{name}.png", mask)
+
+
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    """Class numbers as a palette image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.frombytes("P", mask.shape[::-1], np.ascontiguousarray(mask).tobytes())
+    image.putpalette([value for index in range(256) for value in (index, 255 - index, index)])
+    image.save(path)

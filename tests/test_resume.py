@@ -1,0 +1,225 @@
+"""A run that is stopped anywhere goes on to the same bits as one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from running import assert_same_run, command, environment, folder, log, own_set, process, run, tiny
+
+from wsss import checkpoint, train
+from wsss.paths import UserError
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of four images."""
+    return own_set(tmp_path_factory.mktemp("data") / "own")
+
+
+@pytest.fixture(scope="module")
+def whole(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run of 4 steps that nothing stopped."""
+    output = tmp_path_factory.mktemp("whole")
+    assert run(*tiny(own, output)) == 0
+    return output
+
+
+def ask_to_stop(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal in the middle of the given step."""
+    update = train.Trainer._update
+
+    def updated(self, *arguments):
+        if self.step == step - 1:
+            signal.raise_signal(number)
+        return update(self, *arguments)
+
+    monkeypatch.setattr(train.Trainer, "_update", updated)
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_stopped_and_resumed_is_bit_equal(whole, own, tmp_path, monkeypatch, capsys, step):
+    with monkeypatch.context() as patch:
+        ask_to_stop(patch, step)
+        assert run(*tiny(own, tmp_path)) == 143
+    assert f"stopped at step {step} of 4" in capsys.readouterr().err
+    assert checkpoint.latest(folder(tmp_path)) == step and not folder(tmp_path).with_suffix(".json").exists()
+    assert run(*tiny(own, tmp_path)) == 0
+    assert_same_run(whole, tmp_path)
+
+
+def test_a_stop_signal_in_the_last_step_ends_a_whole_run(whole, own, tmp_path, monkeypatch):
+    ask_to_stop(monkeypatch, 4, signal.SIGINT)
+    assert run(*tiny(own, tmp_path)) == 0
+    assert_same_run(whole, tmp_path)
+
+
+def test_signal_handlers_are_put_back(own, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    run(*tiny(own, tmp_path, "--optim.steps", "1"))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """End the process's run without a word to it, as a kill would."""
+    update = train.Trainer._update
+
+    def updated(self, *arguments):
+        if self.step == step - 1:
+            raise KeyboardInterrupt
+        return update(self, *arguments)
+
+    monkeypatch.setattr(train.Trainer, "_update", updated)
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_run_that_broke_off_anywhere_goes_on_from_its_checkpoint(whole, own, tmp_path, monkeypatch, step):
+    with monkeypatch.context() as patch:
+        fail_at(patch, step)
+        assert run(*tiny(own, tmp_path)) == 130
+    assert run(*tiny(own, tmp_path)) == 0
+    assert_same_run(whole, tmp_path)
+
+
+def test_half_a_line_in_the_log_is_dropped(whole, own, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        fail_at(patch, 4)
+        run(*tiny(own, tmp_path))
+    with open(folder(tmp_path) / "log.jsonl", "a") as file:
+        file.write('{"step": 4, "lr": 0.0')
+    scratch = folder(tmp_path) / ".step-00000004.pt.x1y2z3"
+    scratch.mkdir()
+    assert run(*tiny(own, tmp_path)) == 0
+    assert_same_run(whole, tmp_path)
+    assert not scratch.exists()
+
+
+@pytest.mark.parametrize("name", ["step-00000004.safetensors", "step-00000004.pt"])
+def test_killed_between_the_two_files_of_a_checkpoint(whole, own, tmp_path, monkeypatch, name):
+    """Only one file of the newer pair is there: the older pair is used."""
+    with monkeypatch.context() as patch:
+        fail_at(patch, 4)
+        run(*tiny(own, tmp_path))
+    (folder(tmp_path) / name).write_bytes((folder(whole) / name).read_bytes())
+    assert checkpoint.latest(folder(tmp_path)) == 2
+    assert run(*tiny(own, tmp_path)) == 0
+    assert_same_run(whole, tmp_path)
+
+
+def test_the_older_pair_stays_until_the_newer_is_whole(tmp_path, monkeypatch):
+    model, write = torch.nn.Linear(2, 2), Path.write_bytes
+    checkpoint.save(tmp_path, 1, model, {"optimizer": {}})
+
+    def full(self: Path, data: bytes) -> int:
+        if self.suffix == ".pt":
+            raise OSError(28, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        checkpoint.save(tmp_path, 2, model, {"optimizer": {}})
+    assert checkpoint.latest(tmp_path) == 1
+    monkeypatch.undo()
+    checkpoint.save(tmp_path, 2, model, {"optimizer": {}})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002.pt", "step-00000002.safetensors"]
+
+
+# Whole processes.
+
+LONG = ("--optim.steps", "12", "--save_every", "0.17", "--validate_every", "0.5")
+
+
+def descendants(parent: int) -> list[int]:
+    """Process ids below `parent`, from /proc."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):
+            continue
+    found = [child for child, above in parents.items() if above == parent]
+    return found + [below for child in found for below in descendants(child)]
+
+
+def start(words: list[str], output: Path, step: int, processes: int) -> subprocess.Popen:
+    """Start a run and come back when its log has reached `step`."""
+    child = subprocess.Popen(
+        command(*words, processes=processes), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 180
+    while child.poll() is None and time.monotonic() < deadline:
+        files = list(output.glob("*/*/*/log.jsonl"))
+        if files and f'{{"step": {step},' in files[0].read_text():
+            return child
+        time.sleep(0.002)
+    raise AssertionError(f"the run ended before step {step}: {child.stderr.read().decode()}")
+
+
+def kill(child: subprocess.Popen) -> None:
+    """Kill -9 the process and all below it."""
+    for number in [child.pid, *descendants(child.pid)]:
+        os.kill(number, signal.SIGKILL)
+    assert child.wait(30) == -signal.SIGKILL
+    child.stderr.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [0, 2], ids=["one-process", "two-processes"])
+def test_killed_at_a_random_step_and_resumed(own, tmp_path, processes):
+    step = random.SystemRandom().randrange(1, 12)
+    print(f"killed at step {step}")
+    one, other = tmp_path / "one", tmp_path / "other"
+    done = process(*tiny(own, one, *LONG), processes=processes)
+    assert done.returncode == 0, done.stderr
+    kill(start(tiny(own, other, *LONG), other, step, processes))
+    done = process(*tiny(own, other, *LONG), processes=processes)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(one, other)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_143(own, tmp_path):
+    words = tiny(own, tmp_path, "--optim.steps", "1000", "--save_every", "1")
+    child = start(words, tmp_path, 3, 0)
+    child.send_signal(signal.SIGTERM)
+    message = child.communicate(timeout=60)[1].decode()
+    assert child.returncode == 143 and "Traceback" not in message
+    step = checkpoint.latest(folder(tmp_path))
+    assert step >= 3 and f"stopped at step {step} of 1000; saved in" in message
+    assert log(tmp_path)[-1]["step"] == step
+
+
+# Refusals.
+
+
+def stopped(root: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with monkeypatch.context() as patch:
+        ask_to_stop(patch, 2)
+        assert run(*tiny(root, output)) == 143
+    return folder(output)
+
+
+def test_other_settings_in_the_same_folder_are_refused(own, tmp_path, monkeypatch, capsys):
+    stopped(own, tmp_path, monkeypatch)
+    assert run(*tiny(own, tmp_path, "--optim.lr", "0.5")) == 1
+    assert "other settings (optim.lr)" in capsys.readouterr().err
+
+
+def test_no_resume_refuses_to_touch_what_is_there(own, tmp_path, monkeypatch, capsys):
+    stopped(own, tmp_path, monkeypatch)
+    assert run(*tiny(own, tmp_path, "--no-resume")) == 1
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_a_folder_without_checkpoint_and_record_is_taken_over(own, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        fail_at(patch, 2)
+        assert run(*tiny(own, tmp_path)) == 130
+    assert run(*tiny(own, tmp_path, "--optim.lr", "1e-5", "--no-resume")) == 0
+    assert json.loads((folder(tmp_path) / "config.json").read_text())["optim"]["lr"] == 1e-5
+    assert [row["step"] for row in log(tmp_path) if "weights" in row] == [1, 2, 3, 4]
