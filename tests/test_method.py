@@ -1,0 +1,316 @@
+"""One step of the method: CAM reuse (D8), encoder passes, schedule, objective, deviations D1 and D15 by way of it."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+from builders import IGNORE, QUICK, noise, seeds, tensor, tiny, training_batch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsss import cam, contrast, losses, method, model
+from wsss.batch import Output
+from wsss.config import override
+from wsss.presets import PRESETS
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def step(config, batch, seed=0, aux_labels=False):
+    """Network, output and losses of one forward pass."""
+    net = model.build(config, batch.label.shape[1])
+    output = method.forward(net, batch, config, generator(seed))
+    return net, output, method.losses(output, batch, config, aux_labels)
+
+
+def passes(net, config, batch):
+    """Shapes of the inputs of every encoder pass of a step, with whether it keeps a graph."""
+    seen = []
+    hook = net.encoder.patch_embed.register_forward_hook(
+        lambda _, inputs, __: seen.append((tuple(inputs[0].shape), torch.is_grad_enabled()))
+    )
+    method.forward(net, batch, config, generator())
+    hook.remove()
+    return seen
+
+
+# Every encoder pass.
+
+
+def naive_multi_scale_cam(net, image, scales):
+    """Two passes a scale, nothing reused, the scores by a slow loop over classes."""
+    sums = [0.0, 0.0]
+    for scale in scales:
+        scaled = F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
+        outputs = [net(x) for x in (scaled, scaled.flip(3))]
+        for layer, (tokens, head) in enumerate((("tokens", "classifier"), ("aux_tokens", "aux_classifier"))):
+            weight, grid = getattr(net, head).weight[:, :, 0, 0], outputs[0].grid
+            maps = [(getattr(output, tokens) @ weight.T).mT.unflatten(2, grid) for output in outputs]
+            maps[1] = maps[1].flip(3)
+            large = [F.interpolate(x, image.shape[2:], mode="bilinear", align_corners=False) for x in maps]
+            sums[layer] = sums[layer] + torch.maximum(*large).clamp(min=0)
+    return sums
+
+
+@pytest.mark.parametrize("scales", [(1.0, 0.5, 1.5), (0.5, 1.0), (0.75,), (1.0,)])
+def test_D8_multi_scale_cam_equals_the_naive_one(scales):
+    config = tiny(cam__scales=scales)
+    net, image = model.build(config, 3), training_batch(config).image
+    with torch.no_grad():
+        wanted = naive_multi_scale_cam(net, image, scales)
+    found = method.multi_scale_cam(net, image, net(image), config)
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert not mine.requires_grad and mine.max() > 0
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_D8_every_pass_of_a_step_once():
+    """The whole list: main, its mirror image, two passes for each other scale, view 2, local crops."""
+    config = tiny(cam__scales=(1.0, 0.5, 1.5))
+    net, batch = model.build(config, 4), training_batch(config)
+    side = config.augment.crop
+    large, half, more = ((2, 3, s, s) for s in (side, side // 2, side * 3 // 2))
+    local = (2 * config.augment.local_crops, 3, 16, 16)
+    assert passes(net, config, batch) == [
+        *((large, True), (large, False), (half, False), (half, False), (more, False), (more, False)),
+        *((large, True), (local, True)),
+    ]
+
+
+def test_D8_tokens_of_a_step_at_full_size():
+    """6,560 forward and 1,856 backward patch tokens an image and step, as the deviations page says."""
+    sizes = {"augment.crop": 448, "augment.local_size": 96, "augment.local_crops": 8}
+    config = override(tiny(PRESETS["voc"]), {**sizes, "model.width": 4, "model.heads": 1})
+    net, batch = model.build(config, 2), training_batch(config, 2, images=1)
+    seen = [(shape[0] * (shape[2] // 16) * (shape[3] // 16), grad) for shape, grad in passes(net, config, batch)]
+    assert sum(tokens for tokens, _ in seen) == 6560
+    assert sum(tokens for tokens, grad in seen if grad) == 1856
+
+
+def test_without_class_contrast_its_passes_are_left_out():
+    config = tiny(class_contrast__weight=0)
+    net, batch = model.build(config, 4), training_batch(config)
+    assert len(passes(net, config, batch)) == 6
+    _, output, terms = step(config, batch)
+    assert output.student is None and output.teacher is None and output.flags is None
+    assert "class_contrast" not in terms
+
+
+def test_output_of_a_step_has_its_shapes():
+    config = tiny()
+    batch = training_batch(config)
+    net, output, terms = step(config, batch)
+    assert output.cam.shape == output.aux_cam.shape == (2, 4, 32, 32)
+    assert output.student.shape == (4, 2, 12) and output.teacher.shape == (2, 2, 12) and output.flags.shape == (2, 4)
+    assert (output.flags[:, :2] == 1).all() and set(output.flags.unique().tolist()) <= {0, 1}
+    assert not output.cam.requires_grad and not output.aux_cam.requires_grad and not output.teacher.requires_grad
+    assert set(terms) == set(method.weights(0, config))
+    plain = net(batch.image)
+    torch.testing.assert_close(output.tokens, plain.tokens)
+    assert plain.cam is None and plain.student is None
+
+
+def test_student_views_are_the_main_pass_view_2_and_the_crops_of_the_local_source():
+    config = tiny()
+    batch = training_batch(config)
+    net, output, _ = step(config, batch, seed=5)
+    codes = cam.roi_codes(output.aux_cam, batch.label, config.cam.high, config.cam.low)
+    corners, flags = contrast.choose_crops(codes, cam.box_mask(batch.box, (32, 32)), 16, 2, generator(5))
+    assert torch.equal(output.flags[:, 2:], flags)
+    with torch.no_grad():
+        for image in range(2):
+            pieces = [batch.image[image], batch.view[image]]
+            pieces += [batch.local[image][:, top : top + 16, left : left + 16] for top, left in corners[image].tolist()]
+            for place, piece in enumerate(pieces):
+                class_token = net.encode(piece[None])[2]
+                torch.testing.assert_close(output.student[place, image], net.proj_head(class_token)[0])
+                if place < 2:
+                    torch.testing.assert_close(output.teacher[place, image], net.proj_head_t(class_token)[0])
+
+
+def test_a_step_depends_on_the_generator_alone():
+    config = tiny()
+    batch = training_batch(config)
+    net = model.build(config, 4)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one, two = (method.forward(net, batch, config, generator(3)) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one.student, two.student) and torch.equal(one.cam, two.cam)
+
+
+# Labels and losses.
+
+
+def test_losses_are_the_parts_put_together():
+    config = tiny(cam__low=0.6)
+    batch = training_batch(config)
+    _, output, terms = step(config, batch)
+    assert terms["classification"] == losses.classification_loss(output.logits, batch.label)
+    assert terms["aux_classification"] == losses.classification_loss(output.aux_logits, batch.label)
+    labels = cam.training_labels(output.cam, batch.label, batch.box, config.cam.high, config.cam.low)
+    assert terms["segmentation"] == losses.segmentation_loss(output.segmentation, labels)
+    affinity = method.token_affinity(output, batch, config)
+    assert terms["patch_contrast"] == contrast.patch_contrast_loss(output.tokens, affinity)
+    contrasted = contrast.class_contrast_loss(output.student, output.teacher, output.flags, 0.5)
+    assert terms["class_contrast"] == contrasted
+
+
+def test_segmentation_labels_come_from_the_layer_asked_for():
+    config = tiny(cam__low=0.6)
+    batch = training_batch(config)
+    _, output, final = step(config, batch)
+    aux = method.losses(output, batch, config, aux_labels=True)
+    labels = cam.training_labels(output.aux_cam, batch.label, batch.box, config.cam.high, config.cam.low)
+    assert aux["segmentation"] == losses.segmentation_loss(output.segmentation, labels)
+    assert aux["segmentation"] != final["segmentation"]
+    assert all(aux[name] == final[name] for name in final if name != "segmentation")
+
+
+def affinity_case(box, compat=False, grid=(4, 4)):
+    """Pair targets of one image of 32 pixels with patch 8, class 1 everywhere, as a map of labelled tokens."""
+    config = tiny(compat__box_in_pixels=compat)
+    batch = dataclasses.replace(training_batch(config, 1, images=1), box=torch.tensor([box]), label=torch.ones(1, 1))
+    tokens = torch.zeros(1, grid[0] * grid[1], 2)
+    sure = torch.ones(1, 1, 32, 32)
+    output = Output(tokens, tokens, tokens[:, 0], grid, 8, batch.label, batch.label, aux_cam=sure)
+    return (method.token_affinity(output, batch, config)[0] == 1).any(1).unflatten(0, grid)
+
+
+def test_D1_pixel_box_on_the_token_grid():
+    """An image padded above and on the left, as many VOC crops are: the predecessor loses every label of it."""
+    box = [9, 32, 8, 32]
+    fixed = affinity_case(box)
+    np.testing.assert_array_equal(fixed, reference.token_mask(box, 8, (4, 4)))
+    assert fixed.sum() == 6
+    assert not affinity_case(box, compat=True).any()
+    assert affinity_case([0, 20, 0, 32], compat=True).all(), "padding below is labelled as if it were the photograph"
+    assert affinity_case([0, 20, 0, 32]).sum() == 8
+    assert affinity_case([0, 32, 0, 32], compat=True).all() and affinity_case([0, 32, 0, 32]).all()
+
+
+@QUICK
+@given(seeds(), st.integers(0, 16), st.integers(17, 32))
+def test_token_affinity_equals_the_slow_loop(seed, start, stop):
+    config = tiny()
+    batch = training_batch(config, 3, images=1)
+    batch = dataclasses.replace(batch, box=torch.tensor([[start, stop, 0, stop]]))
+    maps = 1 / (1 + np.exp(-3 * noise(seed, 1, 3, 32, 32)))
+    tokens = torch.zeros(1, 16, 2)
+    output = Output(tokens, tokens, tokens[:, 0], (4, 4), 8, batch.label, batch.label, aux_cam=tensor(maps))
+    small = np.stack([reference.bilinear(plane, (4, 4)) for plane in maps[0]])[None]
+    labels = reference.training_labels(small, batch.label.numpy(), [(0, 4, 0, 4)], config.cam.high, config.cam.low)
+    labels[0][~reference.token_mask((start, stop, 0, stop), 8, (4, 4))] = IGNORE
+    np.testing.assert_array_equal(method.token_affinity(output, batch, config), reference.affinity(labels))
+
+
+def test_D15_cam_of_a_step_sees_the_photograph_only():
+    """Fixed: within the box each present class reaches its maximum; predecessor: the padding may hold it."""
+    for padding in (True, False):
+        config = tiny(compat__padding_in_cam=padding)
+        batch = training_batch(config)
+        net, output, _ = step(config, batch)
+        raw = method.multi_scale_cam(net, batch.image, net(batch.image), config)
+        inside = cam.box_mask(batch.box, (32, 32)).numpy()
+        for mine, theirs in zip((output.cam, output.aux_cam), raw, strict=True):
+            wanted = reference.normalise(theirs.double().numpy(), None if padding else inside)
+            np.testing.assert_allclose(mine, wanted, atol=1e-4)
+
+
+def test_switches_reach_the_losses():
+    """D4, D5, D6 and D7 by way of the configuration: each changes its own term of the same output."""
+    batch = training_batch(tiny(), images=3)
+    base = tiny(cam__low=0.69)
+    _, output, plain = step(base, batch)
+    for name in ("extra_contrast_term", "raw_exponentials"):
+        changed = method.losses(output, batch, override(base, {f"compat.{name}": True}))
+        assert {key for key in plain if plain[key] != changed[key]} == {"class_contrast"}
+    nothing = dataclasses.replace(output, cam=torch.zeros_like(output.cam))
+    fixed = method.losses(nothing, batch, base)
+    predecessor = method.losses(nothing, batch, override(base, {"compat.undefined_segmentation": True}))
+    assert fixed["segmentation"].isfinite() and predecessor["segmentation"].isnan()
+
+
+def test_gradients_of_a_step_reach_every_learning_parameter():
+    config = tiny(cam__low=0.69)
+    net, _, terms = step(config, training_batch(config))
+    table = dict.fromkeys(terms, 1.0)
+    method.objective(terms, table).backward()
+    silent = [name for name, p in net.named_parameters() if p.requires_grad and not p.grad.any()]
+    assert not silent, f"no gradient in {silent}"
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+
+
+def test_a_step_under_autocast_is_near_that_in_float32():
+    config = tiny(cam__low=0.69)
+    batch = training_batch(config)
+    net, _, exact = step(config, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = method.forward(net, batch, config, generator())
+        terms = method.losses(output, batch, config)
+    method.objective(terms, dict.fromkeys(terms, 1.0)).backward()
+    assert output.cam.dtype == torch.float32
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in terms.values())
+    for name in ("classification", "aux_classification"):
+        assert terms[name].item() == pytest.approx(exact[name].item(), rel=0.02)
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+
+
+# Schedule and objective.
+
+FIRST = {"classification": 1.0, "aux_classification": 1.0}
+CONTRAST = {"patch_contrast": 0.2, "class_contrast": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "on", "aux_labels"),
+    [
+        ("voc", 0, FIRST | CONTRAST, False),
+        ("voc", 2000, FIRST | CONTRAST, False),
+        ("voc", 2001, FIRST | CONTRAST | {"segmentation": 0.1}, False),
+        ("voc", 19_999, FIRST | CONTRAST | {"segmentation": 0.1}, False),
+        ("voc-deit", 2000, FIRST | CONTRAST, False),
+        ("voc-toco", 2001, FIRST | CONTRAST | {"segmentation": 0.1}, False),
+        ("coco", 0, FIRST, True),
+        ("coco", 8000, FIRST, True),
+        ("coco", 8001, FIRST | {"segmentation": 0.1}, True),
+        ("coco", 12_000, FIRST | {"segmentation": 0.1}, True),
+        ("coco", 12_001, FIRST | CONTRAST | {"segmentation": 0.1}, False),
+        ("coco-deit", 12_000, FIRST | {"segmentation": 0.1}, True),
+        ("coco-toco", 12_001, FIRST | CONTRAST | {"segmentation": 0.1}, False),
+        ("coco", 79_999, FIRST | CONTRAST | {"segmentation": 0.1}, False),
+    ],
+)
+def test_weights_are_the_published_schedule(name, step, on, aux_labels):
+    config = PRESETS[name]
+    table = method.weights(step, config)
+    assert {term: weight for term, weight in table.items() if weight} == on
+    assert json.dumps(table) and method.uses_aux_labels(step, config) == aux_labels
+
+
+def test_fractions_of_a_run_scale_with_it():
+    config = override(PRESETS["coco"], {"optim.steps": 800})
+    for step in (80, 81, 120, 121):
+        assert method.weights(step, config) == method.weights(
+            {81: 8001, 121: 12_001}.get(step, step * 100), PRESETS["coco"]
+        )
+
+
+def test_objective_is_the_weighted_sum_and_keeps_terms_of_weight_zero():
+    one, two = torch.tensor(2.0, requires_grad=True), torch.tensor(3.0, requires_grad=True)
+    total = method.objective({"a": one, "b": two}, {"a": 0.5, "b": 0.0})
+    total.backward()
+    assert total == 1.0 and one.grad == 0.5 and two.grad == 0.0
+
+
+def test_step_is_forward():
+    config = tiny()
+    net, batch = model.build(config, 4), training_batch(config)
+    wrapped = method.Step(net, config)(batch, generator(2))
+    assert torch.equal(wrapped.student, method.forward(net, batch, config, generator(2)).student)

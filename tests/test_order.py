@@ -1,0 +1,85 @@
+"""The order of training data: every image once an epoch, any start, any number of processes and workers."""
+
+import pytest
+import torch
+from builders import QUICK, tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsss import datasets, distributed
+from wsss.paths import UserError
+
+
+def order(length, steps, batch, first=0, seed=0, accumulate=1):
+    changes = {"optim__steps": steps, "optim__batch": batch, "seed": seed, "optim__accumulate": accumulate}
+    return datasets.Order(length, tiny(**changes), first)
+
+
+@QUICK
+@given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 12), st.integers(0, 99))
+def test_every_image_once_an_epoch(length, batch, steps, seed):
+    places = [item for part in order(length, steps, batch, seed=seed) for item in part]
+    assert len(places) == steps * batch
+    for start in range(0, len(places), length):
+        epoch = [index for index, _ in places[start : start + length]]
+        assert len(set(epoch)) == len(epoch) and set(epoch) <= set(range(length))
+    assert len({item_seed for _, item_seed in places}) == len(places), "no two views share their random numbers"
+
+
+@QUICK
+@given(st.integers(1, 12), st.integers(1, 6), st.data())
+def test_a_later_start_is_a_slice(length, batch, data):
+    first = data.draw(st.integers(0, 8))
+    whole, rest = (list(order(length, 8, batch, first=start)) for start in (0, first))
+    assert rest == whole[first:]
+    assert len(order(length, 8, batch, first=first)) == len(rest)
+
+
+def test_epochs_and_seeds_differ():
+    epochs = list(order(50, 2, 50))
+    other = list(order(50, 2, 50, seed=1))
+    assert [i for i, _ in epochs[0]] != [i for i, _ in epochs[1]]
+    assert epochs[0] != other[0]
+    assert epochs == list(order(50, 2, 50))
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (1, 2), (2, 2), (4, 1)])
+def test_processes_and_micro_batches_share_a_step(monkeypatch, world, accumulate):
+    """Together they take the images of one process, each once; micro-batch m is the same whoever computes it."""
+    whole = list(order(10, 3, 8))
+    parts = {}
+    monkeypatch.setattr(distributed, "world", lambda: world)
+    for rank in range(world):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        mine = order(10, 3, 8, accumulate=accumulate)
+        found = list(mine)
+        assert len(found) == len(mine) == 3 * accumulate
+        for place, items in enumerate(found):
+            step, part = divmod(place, accumulate)
+            parts[step, part * world + rank] = items
+    for step in range(3):
+        assert [item for number in range(world * accumulate) for item in parts[step, number]] == whole[step]
+
+
+def test_a_batch_that_cannot_be_shared():
+    with pytest.raises(UserError, match=r"optim.batch \(8\) cannot be shared by 1 processes with 3"):
+        order(10, 3, 8, accumulate=3)
+
+
+def test_mix_keeps_near_numbers_apart():
+    found = {datasets.mix(seed, kind, place) for seed in range(4) for kind in range(3) for place in range(50)}
+    assert len(found) == 600 and min(found) >= 0 and max(found) < 2**63
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_do_not_depend_on_workers(mini_root, workers):
+    config = tiny(optim__steps=3, data__workers=workers)
+    split = datasets.Split(mini_root, "train")
+    alone = list(datasets.training_batches(split, tiny(optim__steps=3), 0))
+    shared = list(datasets.training_batches(split, config, 0))
+    later = list(datasets.training_batches(split, config, 2))
+    for one, two in [*zip(alone, shared, strict=True), (alone[2], later[0])]:
+        assert one.ids == two.ids
+        for name in ("image", "label", "box", "view", "local"):
+            assert torch.equal(getattr(one, name), getattr(two, name))
+    assert len(later) == 1

@@ -1,0 +1,81 @@
+"""Every row of the presets: it exists, it is what the tables name, it takes a training step."""
+
+import pytest
+import torch
+from builders import tiny, training_batch
+
+from wsss import method, model, optim, presets
+from wsss.config import TOCO, Compat, flatten
+from wsss.paths import UserError
+from wsss.presets import PRESETS, TABLES
+
+
+@pytest.mark.parametrize("name", [name for table in TABLES.values() for name in table])
+def test_tables_name_presets(name):
+    assert name in PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_knows_its_name_and_its_compat(name):
+    assert PRESETS[name].name == name
+    assert PRESETS[name].compat == (TOCO if name.endswith("-toco") else Compat())
+
+
+@pytest.mark.parametrize("name", ["smoke", "mini", "voc-animals", "voc", "voc-deit", "coco", "coco-deit"])
+def test_a_twin_differs_by_its_compat_alone(name):
+    own, twin = flatten(PRESETS[name]), flatten(PRESETS[f"{name}-toco"])
+    assert {path for path in own if own[path] != twin[path]} == {"name", *(f"compat.{x}" for x in vars(TOCO))}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_takes_a_training_step(name):
+    """Made tiny by overrides, past every start of the schedule."""
+    config = tiny(PRESETS[name])
+    net, batch = model.build(config, 4), training_batch(config)
+    optimizer = optim.build(net.trunk_parameters(), net.head_parameters(), config.optim)
+    optim.set_rate(optimizer, 3, config.optim)
+    before = {part: p.detach().clone() for part, p in net.named_parameters()}
+    net.update_teacher(config.class_contrast.momentum)
+    terms = method.losses(method.forward(net, batch, config, torch.Generator().manual_seed(0)), batch, config)
+    loss = method.objective(terms, method.weights(3, config))
+    assert loss.isfinite(), f"terms are {terms}"
+    loss.backward()
+    optimizer.step()
+    moved = {part for part, p in net.named_parameters() if not torch.equal(before[part], p)}
+    assert {"classifier.weight", "aux_classifier.weight", "encoder.cls_token"} <= moved
+    assert "encoder.pos_embed" not in moved and not any(part.startswith("proj_head_t") for part in moved)
+    assert ("decoder.conv8.weight" in moved) == ("plain" not in name) or not config.segmentation.weight
+
+
+def test_plain_presets_are_classification_alone():
+    for name in ("mini-plain", "voc-animals-plain"):
+        table = method.weights(PRESETS[name].optim.steps, PRESETS[name])
+        assert {term for term, weight in table.items() if weight} == {"classification", "aux_classification"}
+
+
+def test_full_scale_presets_have_the_published_numbers():
+    voc, coco = PRESETS["voc"], PRESETS["coco"]
+    assert (voc.optim.steps, voc.optim.batch, voc.augment.crop, voc.optim.lr) == (20_000, 4, 448, 6e-5)
+    assert (coco.optim.steps, coco.optim.batch, coco.augment.crop, coco.optim.lr) == (80_000, 8, 448, 6e-5)
+    assert (voc.cam.high, voc.cam.low, voc.cam.background) == (0.7, 0.25, 0.5)
+    assert (coco.cam.high, coco.cam.low, coco.cam.background) == (0.65, 0.25, 0.45)
+    assert (voc.class_contrast.temperature, coco.class_contrast.temperature) == (0.5, 1.0)
+    assert voc.cam.scales == (1.0, 0.5, 1.5) and voc.class_contrast.momentum == 0.9
+    for name in ("voc", "voc-deit", "coco", "coco-deit"):
+        assert PRESETS[name].model.pretrained and "." in PRESETS[name].model.backbone, "always with timm's weight tag"
+
+
+def test_an_unknown_preset_suggests_the_nearest():
+    with pytest.raises(UserError, match="no preset named voc-diet; did you mean voc-deit"):
+        presets.get("voc-diet")
+    with pytest.raises(UserError, match="choose one of voc"):
+        presets.get("zzzz")
+
+
+def test_a_variant_is_named_by_what_differs():
+    assert presets.get("mini").variant == "mini"
+    assert presets.get("mini", seed=4, data__workers=2, output="elsewhere").variant == "mini"
+    changed = presets.get("mini", patch_contrast__weight=0, optim__steps=7)
+    assert changed.variant == "mini+patch_contrast.weight=0.0+optim.steps=7"
+    assert presets.get("mini", variant="own", optim__steps=7).variant == "own"
+    assert "/" not in presets.get("mini", model__checkpoint="a/b").variant
