@@ -72,10 +72,14 @@ def set_address(app: Sphinx, config: Config) -> None:
         options["launch_buttons"] = {}
 
 
-def drop_thebe(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Leave out sphinx-thebe: it would load a script from another host, and fails without one."""
-    context["script_files"] = [s for s in context["script_files"] if "thebe" not in _text(s)]
-    context["css_files"] = [s for s in context["css_files"] if "thebe" not in _text(s)]
+def choose_scripts(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Leave out sphinx-thebe, which loads a script from another host and fails without one; MathJax once, not twice."""
+    context["css_files"] = [asset for asset in context["css_files"] if "thebe" not in _text(asset)]
+    kept: dict[str, Any] = {}
+    for asset in context["script_files"]:
+        if "thebe" not in _text(asset):
+            kept.setdefault(_text(asset), asset)
+    context["script_files"] = list(kept.values())
 
 
 def _text(asset: Any) -> str:
@@ -88,6 +92,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", tidy_api, priority=900)  # after autoapi has read the package
     app.connect("source-read", own_notebook)
     app.connect("doctree-read", stamp_run)
-    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", choose_scripts, priority=900)
     app.add_css_file("wsss.css")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
