@@ -21,6 +21,7 @@ test: $(VENV)/installed-test
 
 publish: $(VENV)/installed
 	$(BIN)/python -m wsss.publish
+	$(BIN)/python -m wsss.tools.readme
 
 book: $(VENV)/installed
 	$(BIN)/jupyter-book build book

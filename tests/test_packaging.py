@@ -1,5 +1,6 @@
 """What is declared once stays in step: pyproject, environment.yml, installed versions, the book's group."""
 
+import re
 import tomllib
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -11,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import wsss
+from wsss.tools import readme
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -63,3 +65,17 @@ def test_entry_points_load() -> None:
     (engine,) = entry_points(group="papermill.engine", name="wsss")
     assert callable(command.load())
     assert engine.load() is papermill.engines.papermill_engines.get_engine("wsss")
+
+
+def test_readme_table_is_of_the_published_records() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert readme.refreshed(text) == text, "run `python -m wsss.tools.readme`"
+
+
+def test_readme_starts_with_the_two_lines_and_its_links_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    first = text.splitlines()[:10]
+    assert any(line.startswith("make reproduce") for line in first)
+    assert any(line.startswith("make test") for line in first)
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+    assert all((ROOT / link).is_file() for link in links), links

@@ -1,0 +1,29 @@
+"""The table in README.md is made of records like every other: `python -m wsss.tools.readme` writes it anew."""
+
+from pathlib import Path
+
+from wsss import tables
+from wsss.paths import UserError, atomic, project_root
+
+START, END = "<!-- table headline: written by python -m wsss.tools.readme -->", "<!-- end of table -->"
+
+
+def refreshed(text: str) -> str:
+    """text with the table between START and END made of the published records. Raises UserError without them."""
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise UserError(f"README.md has no place for the table: a line {START} and a line {END}")
+    return f"{before}{START}\n\n{tables.build('headline').markdown()}\n{END}{after}"
+
+
+def main() -> None:
+    """Write README.md anew."""
+    path: Path = project_root() / "README.md"
+    text = refreshed(path.read_text(encoding="utf-8"))
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
