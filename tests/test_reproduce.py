@@ -1,0 +1,120 @@
+"""`make reproduce`: a step runs when something it depends on changed, and only then; the verdict is the exit code."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from wsss import reproduce
+from wsss.paths import UserError, read_json
+from wsss.reproduce import Step, follow, missing, set_aside
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "input.txt").write_text("one")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def step(code: str = "open('count', 'a').write('x')", **changes: object) -> Step:
+    """A step that leaves one letter in `count` each time that it runs."""
+    return Step("count", (sys.executable, "-c", code), **({"makes": ("count",), "reads": ("*.txt",)} | changes))
+
+
+def runs(folder: Path) -> int:
+    return len((folder / "count").read_text())
+
+
+def test_nothing_changed_runs_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    follow(step())
+    follow(step())
+    assert runs(folder) == 1
+    assert "skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["content", "new file", "gone file", "command", "code", "lost output"])
+def test_a_change_runs_it_again(folder: Path, change: str) -> None:
+    (folder / "other.txt").write_text("two")
+    follow(step())
+    again = step()
+    if change == "content":
+        (folder / "input.txt").write_text("three")
+    elif change == "new file":
+        (folder / "third.txt").touch()
+    elif change == "gone file":
+        (folder / "other.txt").unlink()
+    elif change == "command":
+        again = step("open('count', 'a').write('x') ")
+    elif change == "code":
+        again = replace(step(), code=("wsss.paths",))
+    else:
+        (folder / "count").unlink()
+    follow(again)
+    assert runs(folder) == (1 if change == "lost output" else 2)
+
+
+def test_a_failed_step_stops_in_words_and_runs_again(folder: Path) -> None:
+    with pytest.raises(UserError, match="count failed"):
+        follow(step("open('count', 'a').write('x'); raise SystemExit(3)"))
+    with pytest.raises(UserError, match="count failed"):
+        follow(step("open('count', 'a').write('x'); raise SystemExit(3)"))
+    assert runs(folder) == 2
+
+
+def test_a_step_that_leaves_nothing_is_an_error(folder: Path) -> None:
+    with pytest.raises(UserError, match="left no nothing.html"):
+        follow(step(makes=("nothing.html",)))
+    assert missing(step(makes=("nothing.html", "input.txt"))) == ["nothing.html"]
+
+
+def test_steps_know_their_notebooks_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[1])
+    by_name = {one.name: one for one in reproduce.steps()}
+    assert list(by_name) == ["mini set", "train_voc", "train_coco", "cam_figures", "results"]
+    assert "wsss.train" in by_name["train_voc"].code
+    assert "wsss.train" not in by_name["results"].code
+
+
+def test_a_run_of_older_code_is_set_aside(folder: Path) -> None:
+    record = folder / "runs/mini/mini/0.json"
+    for attempt in ("first", "second"):
+        record.with_suffix("").mkdir(parents=True)
+        record.write_text(attempt)
+        set_aside(record.relative_to(folder))
+        assert not record.exists()
+        assert not record.with_suffix("").exists()
+        assert (folder / "runs/earlier/mini/mini/0.json").read_text() == attempt
+
+
+def test_training_again_only_if_what_it_depends_on_changed(folder: Path) -> None:
+    record = Path("runs/mini/mini/0.json")
+    train = f"from pathlib import Path; f = Path('{record}'); f.parent.mkdir(parents=True, exist_ok=True); f.touch()"
+    notebook = step(train, makes=(str(record),), reads=("book.txt", "input.txt"), record=str(record))
+    follow(notebook)
+    (folder / "book.txt").write_text("the notebook's words changed, the data did not")
+    follow(notebook)
+    assert not Path("runs/earlier").exists()
+    (folder / "input.txt").write_text("other data")
+    follow(notebook)
+    assert Path("runs/earlier/mini/mini/0.json").exists()
+    assert record.exists()
+
+
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
+def test_verdict_is_the_exit_code(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], passed: bool, code: int
+) -> None:
+    row = {"what": "mini, seed 0: CAM mIoU", "published": "50.0 (1 seed)", "yours": 40.0, "difference": -10.0}
+    row |= {"low": 45.0, "high": 55.0, "within": passed}
+    monkeypatch.setattr(reproduce, "project_root", lambda: folder)
+    monkeypatch.setattr(reproduce, "steps", lambda: ())
+    monkeypatch.setattr(reproduce, "book", lambda: step())
+    monkeypatch.setattr(reproduce.results, "load", lambda path: {})
+    monkeypatch.setattr(reproduce.verdict, "verdict", lambda published, own: ([row], passed))
+    assert reproduce.main() == code
+    assert read_json(folder / "runs/verdict.json")["rows"] == [row]
+    said = capsys.readouterr().out
+    assert "within the published interval?" in said
+    assert ("outside the published interval: mini, seed 0: CAM mIoU" in said) is not passed
