@@ -16,8 +16,11 @@ from wsss.model import Wsss
 
 def forward(model: Wsss, batch: Batch, config: Config, generator: Generator) -> Output:
     """Every encoder pass of a step, in order: main, CAM passes, then view 2 and the local crops where class token
-    contrast has a weight. The unflipped scale-1 CAM pass and the student's view 1 are the main pass (D8)."""
+    contrast has a weight. The unflipped scale-1 CAM pass and the student's view 1 are the main pass (D8). Where no
+    term of weight learns from a CAM (plain classification), the main pass is all."""
     output = model(batch.image)
+    if not any(term.weight for term in (config.patch_contrast, config.class_contrast, config.segmentation)):
+        return output
     main, aux = multi_scale_cam(model, batch.image, output, config)
     valid = None if config.compat.padding_in_cam else cam.box_mask(batch.box, batch.image.shape[2:])
     output = dataclasses.replace(output, cam=cam.normalise(main, valid), aux_cam=cam.normalise(aux, valid))
@@ -73,19 +76,22 @@ def contrast_views(model: Wsss, batch: Batch, output: Output, config: Config, ge
 
 
 def losses(output: Output, batch: Batch, config: Config, aux_labels: bool = False) -> dict[str, Float[Tensor, ""]]:
-    """Every term of the objective, unweighted. `aux_labels`: segmentation learns from the aux CAM's labels.
+    """Every term of the objective, unweighted; without a CAM, the two of classification. `aux_labels`: segmentation
+    learns from the aux CAM's labels.
 
     Pure: no parameter, device or rank is read. Counts are over the given (local) batch.
     """
-    high, low = config.cam.high, config.cam.low
-    source = output.aux_cam if aux_labels else output.cam
-    labels = cam.training_labels(source, batch.label, batch.box, high, low)
     terms = {
         "classification": classification_loss(output.logits, batch.label),
         "aux_classification": classification_loss(output.aux_logits, batch.label),
-        "patch_contrast": contrast.patch_contrast_loss(output.tokens, token_affinity(output, batch, config)),
-        "segmentation": segmentation_loss(output.segmentation, labels, config.compat.undefined_segmentation),
     }
+    if output.cam is None:
+        return terms
+    source = output.aux_cam if aux_labels else output.cam
+    labels = cam.training_labels(source, batch.label, batch.box, config.cam.high, config.cam.low)
+    affinity = token_affinity(output, batch, config)
+    terms["patch_contrast"] = contrast.patch_contrast_loss(output.tokens, affinity)
+    terms["segmentation"] = segmentation_loss(output.segmentation, labels, config.compat.undefined_segmentation)
     if output.student is not None:
         terms["class_contrast"] = contrast.class_contrast_loss(
             output.student,
