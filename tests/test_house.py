@@ -20,8 +20,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # A module imports only lower rows; modules of one sub-package may import one another.
 ROWS = (
     "wsss batch config distributed intervals paths provenance",
-    "cam checkpoint contrast losses metrics optim transforms "
-    "figures publish published results table tables verdict",
+    "cam checkpoint contrast losses metrics optim transforms figures publish published results table tables verdict",
     "datasets model data",
     "method",
     "presets",

@@ -30,9 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cells = [
         nbformat.v4.new_markdown_cell("# Tiny"),
         nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell(
-            "import sys\nprint(sys.prefix, preset, seed, lr)\nassert seed != 13, 'unlucky'"
-        ),
+        nbformat.v4.new_code_cell("import sys\nprint(sys.prefix, preset, seed, lr)\nassert seed != 13, 'unlucky'"),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
@@ -71,9 +69,7 @@ def test_plain_line_with_piped_input(project: Path) -> None:
 
 def test_plain_line_in_a_terminal(project: Path) -> None:
     master, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [PAPERMILL, "notebooks/tiny.ipynb"], stdin=terminal, stdout=terminal, stderr=terminal
-    )
+    process = subprocess.Popen([PAPERMILL, "notebooks/tiny.ipynb"], stdin=terminal, stdout=terminal, stderr=terminal)
     os.close(terminal)
     shown = b""
     try:
@@ -120,9 +116,7 @@ def test_module_form_and_text_numbers_from_yaml(project: Path) -> None:
 )
 def test_complete(project: Path, given: str, expected: str) -> None:
     words = {"NB": "notebooks/tiny.ipynb", "OUT": "runs/notebooks/tiny.ipynb"}
-    assert plugin.complete([words.get(w, w) for w in given.split()]) == [
-        words.get(w, w) for w in expected.split()
-    ]
+    assert plugin.complete([words.get(w, w) for w in given.split()]) == [words.get(w, w) for w in expected.split()]
 
 
 def test_papermill_knows_the_engine() -> None:
