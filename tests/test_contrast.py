@@ -204,6 +204,13 @@ def test_crops_come_from_anywhere_where_nothing_is_uncertain():
     assert len(set(map(tuple, corners[0].tolist()))) == 5 and flags.all()
 
 
+def test_crops_are_centred_on_uncertain_pixels_as_on_background():
+    codes, inside = torch.full((1, 8, 8), 2), torch.ones(1, 8, 8, dtype=torch.bool)
+    codes[:, 3, 2:6] = 1
+    corners, _ = contrast.choose_crops(codes, inside, 4, 4, torch.Generator().manual_seed(0))
+    assert sorted(map(tuple, (corners[0] + 2).tolist())) == [(3, 2), (3, 3), (3, 4), (3, 5)]
+
+
 def test_crops_depend_on_the_generator_alone():
     codes, inside = crop_case(0)
     draws = [contrast.choose_crops(codes, inside, 4, 3, torch.Generator().manual_seed(n))[0] for n in (1, 1, 2)]

@@ -102,6 +102,14 @@ def test_without_class_contrast_its_passes_are_left_out():
     assert "class_contrast" not in terms
 
 
+def test_plain_classification_takes_the_main_pass_alone():
+    config = tiny(PRESETS["mini-plain"])
+    net, batch = model.build(config, 4), training_batch(config)
+    assert passes(net, config, batch) == [((2, 3, 32, 32), True)]
+    _, output, terms = step(config, batch)
+    assert output.cam is None and set(terms) == {"classification", "aux_classification"}
+
+
 def test_output_of_a_step_has_its_shapes():
     config = tiny()
     batch = training_batch(config)
