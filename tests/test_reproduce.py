@@ -1,5 +1,6 @@
 """`make reproduce`: a step runs when something it depends on changed, and only then; the verdict is the exit code."""
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -118,3 +119,15 @@ def test_verdict_is_the_exit_code(
     said = capsys.readouterr().out
     assert "within the published interval?" in said
     assert ("outside the published interval: mini, seed 0: CAM mIoU" in said) is not passed
+
+
+def test_the_line_that_make_runs_really_runs(folder: Path) -> None:
+    (folder / "_config.yml").touch()
+    (folder / "wsss").symlink_to(Path(reproduce.__file__).parent)
+    (folder / "notebooks").mkdir()
+    for name in ("train_voc", "train_coco", "cam_figures", "results"):
+        (folder / f"notebooks/{name}.ipynb").write_text('{"cells": []}')
+    (folder / "data").write_text("a file where the drawn set should go")
+    done = subprocess.run([sys.executable, "-m", "wsss.reproduce"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "wsss: error: mini set failed" in done.stderr

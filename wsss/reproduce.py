@@ -171,3 +171,7 @@ def fingerprint(step: Step) -> str:
 def missing(step: Step) -> list[str]:
     """What a step should have made and is not there."""
     return [name for name in step.makes if not Path(name).is_file()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
