@@ -142,6 +142,16 @@ def test_student_views_are_the_main_pass_view_2_and_the_crops_of_the_local_sourc
                     torch.testing.assert_close(output.teacher[place, image], net.proj_head_t(class_token)[0])
 
 
+def test_local_crops_are_chosen_by_the_aux_cam():
+    config = tiny()
+    net, batch = model.build(config, 4), training_batch(config)
+    nothing, sure = torch.zeros(2, 4, 32, 32), torch.ones(2, 4, 32, 32)
+    for aux, final, flag in ((nothing, sure, 0), (sure, nothing, 1)):
+        output = dataclasses.replace(net(batch.image), cam=final, aux_cam=aux)
+        found = method.contrast_views(net, batch, output, config, generator())
+        assert (found.flags[:, 2:] == flag).all()
+
+
 def test_a_step_depends_on_the_generator_alone():
     config = tiny()
     batch = training_batch(config)
