@@ -20,6 +20,9 @@ from wsss.model import Wsss, build, describe
 from wsss.paths import UserError, atomic, read_json
 from wsss.tally import Tally, counts_by_image, scores
 
+BATCH = 8
+"""Images evaluated at once; all are squashed to one size."""
+
 TITLES = {
     "mini": "mini (drawn)",
     "mini-coco": "mini as COCO (drawn)",
@@ -46,10 +49,10 @@ def predict(
 
 
 def to_labels(prediction: dict[str, Tensor], size: tuple[int, int], config: Config) -> dict[str, np.ndarray]:
-    """Kind -> (h, w) uint8 labels of the first image at `size`: argmax of logits, CAM against the background value."""
+    """Kind -> (h, w) uint8 labels at `size` of one image's prediction: argmax of logits, CAM against background."""
 
     def resized(value: Tensor) -> Tensor:
-        return F.interpolate(value[:1].float(), size, mode="bilinear", align_corners=False)
+        return F.interpolate(value.float(), size, mode="bilinear", align_corners=False)
 
     ones = prediction["cam"].new_ones(1, prediction["cam"].shape[1])
     maps = {
@@ -66,11 +69,16 @@ def tally(model: Wsss, split: Split, config: Config, device: torch.device) -> Ta
     was_training, mine = model.training, Tally()
     model.eval()
     places = range(distributed.rank(), len(split), distributed.world())
-    for place in tqdm(places, desc=f"evaluate {split.name}", unit="image", disable=distributed.rank() > 0, leave=False):
-        sample = split.sample(place, size)
-        prediction = predict(model, sample.image[None].to(device), sample.label[None].to(device), config)
-        logits = prediction["logits"][0].float().cpu().numpy()
-        mine.add(sample, to_labels(prediction, sample.mask.shape, config), logits, classes)
+    with tqdm(total=len(places), desc=f"evaluate {split.name}", unit="image", disable=distributed.rank() > 0) as bar:
+        for start in range(0, len(places), BATCH):
+            samples = [split.sample(place, size) for place in places[start : start + BATCH]]
+            image, label = (torch.stack([getattr(x, name) for x in samples]) for name in ("image", "label"))
+            prediction = predict(model, image.to(device), label.to(device), config)
+            for row, sample in enumerate(samples):
+                own = {kind: value[row : row + 1] for kind, value in prediction.items()}
+                logits = own["logits"][0].float().cpu().numpy()
+                mine.add(sample, to_labels(own, sample.mask.shape, config), logits, classes)
+            bar.update(len(samples))
     model.train(was_training)
     first, *others = distributed.gather(mine)
     for other in others:
@@ -123,14 +131,9 @@ def _squashed(pixels: np.ndarray, size: int, nearest: bool) -> np.ndarray:
     return array[0] if nearest else np.moveaxis(array, 0, 2)
 
 
-def make_record(
-    counted: Tally, config: Config, split: Split, dataset: str, seconds: dict[str, float]
-) -> dict[str, Any]:
+def make_record(counted: Tally, config: Config, split: Split, dataset: str) -> dict[str, Any]:
     """The record of a run: numbers, protocol, configuration and where they come from."""
     kit, size = split.kit, evaluation_size(config)
-    stamp = provenance.stamp()
-    if torch.cuda.is_available():
-        stamp["device"] = torch.cuda.get_device_name()
     return {
         "schema": results.SCHEMA,
         "dataset": dataset,
@@ -161,9 +164,14 @@ def make_record(
         "processes": distributed.world(),
         "threads": torch.get_num_threads(),
         "steps": config.optim.steps,
-        "seconds": seconds,
-        **stamp,
+        **stamp(),
     }
+
+
+def stamp() -> dict[str, Any]:
+    """Commit, device, versions and date; the device is the accelerator where there is one."""
+    found = provenance.stamp()
+    return found | {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else found
 
 
 def evaluate_run(folder: Path, weights: str = "last", data_root: str = "") -> dict[str, Any]:
@@ -183,23 +191,27 @@ def evaluate_run(folder: Path, weights: str = "last", data_root: str = "") -> di
         model = build(configuration.override(config, {"model.checkpoint": ""}), len(split.kit.classes)).to(device)
         file = folder / "best.safetensors" if weights == "best" else checkpoint.weights_file(folder, step)
         checkpoint.fill(model, checkpoint.read(file), str(file))
-        seconds = read_json(folder.with_suffix(".json"))["seconds"] if folder.with_suffix(".json").is_file() else {}
+        known = results.load(folder.with_suffix(".json")) if folder.with_suffix(".json").is_file() else {}
+        origin = {name: known[name] for name in ("seconds", "processes", *stamp()) if name in known}
         path = folder.with_suffix(".json" if weights == "last" else ".best.json")
-        return write_record(model, split, config, device, path, seconds)
+        return write_record(model, split, config, device, path, origin)
 
 
 def write_record(
-    model: Wsss, split: Split, config: Config, device: torch.device, path: Path, seconds: dict[str, float]
+    model: Wsss, split: Split, config: Config, device: torch.device, path: Path, origin: dict[str, Any]
 ) -> dict[str, Any]:
-    """Evaluate, then write examples for figures (RUN/cams.npz), per-image counts, and the record, which comes last."""
+    """Evaluate, then write examples for figures (RUN/cams.npz), per-image counts, and the record, which comes last.
+
+    `origin` goes into the record: seconds so far, and the stamp of the code that made the weights.
+    """
     started = time.monotonic()
     counted = tally(model, split, config, device)
     if distributed.rank() == 0:
-        seconds = {**seconds, "evaluate": round(time.monotonic() - started, 1)}
+        seconds = {**origin.get("seconds", {}), "evaluate": round(time.monotonic() - started, 1)}
         with atomic(path.with_suffix("") / "cams.npz") as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **examples(model, split, config, device))
         dataset = datasets.name_of(config.data, split.kit.root)
         results.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
-        results.save(make_record(counted, config, split, dataset, seconds), path)
+        results.save(make_record(counted, config, split, dataset) | origin | {"seconds": seconds}, path)
     distributed.wait()
     return results.load(path)

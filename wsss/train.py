@@ -89,7 +89,7 @@ class Trainer:
         self.folder, self.device, self.step, self.best, self.seconds = folder, device, 0, -1.0, 0.0
         self.model = build(config, len(train.kit.classes)).to(device)
         self.optimizer = optim.build(self.model.trunk_parameters(), self.model.head_parameters(), config.optim)
-        self.main = distributed.rank() == 0
+        self.main, self.stamp = distributed.rank() == 0, evaluate.stamp()
         check_sizes(config, self.model.patch)
         found = checkpoint.latest(folder)
         if found is not None:
@@ -240,8 +240,8 @@ class Trainer:
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the last weights and write the record; they are the best where no validation found better ones."""
-        path, seconds = self.folder.with_suffix(".json"), {"train": round(self.seconds, 1)}
-        record = evaluate.write_record(self.model, self.val_split, self.config, self.device, path, seconds)
+        path, origin = self.folder.with_suffix(".json"), self.stamp | {"seconds": {"train": round(self.seconds, 1)}}
+        record = evaluate.write_record(self.model, self.val_split, self.config, self.device, path, origin)
         if self.main:
             self._keep_best(record["results"]["segmentation"]["miou_headline"])
         return record
