@@ -130,6 +130,8 @@ def follow(step: Step, memory: Path = Path("runs/reproduce.json")) -> None:
     if before.get("training", training) != training:
         set_aside(Path(step.record))
     write_json(memory, known | {step.name: {"training": training}})
+    for name in step.makes:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(step.command, env=os.environ | ENVIRONMENT)
     if done.returncode:
         raise UserError(f"{step.name} failed (see above); mend it, and `make reproduce` goes on from there")
