@@ -145,15 +145,14 @@ def follow(step: Step, memory: Path = Path("runs/reproduce.json")) -> None:
 
 def set_aside(record: Path) -> None:
     """Move a run that other code, data or weights made to runs/earlier, so that it is trained anew."""
-    folder = record.with_suffix("")
-    kept = Path("runs/earlier") / folder.relative_to("runs")
-    for path in (folder, record, record.with_suffix(".npz")):
+    kept = Path("runs/earlier") / record.parent.relative_to("runs")
+    for path in (record.with_suffix(""), record, record.with_suffix(".npz")):
         if path.exists():
-            target = kept.parent / path.name
+            target = kept / path.name
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            kept.mkdir(parents=True, exist_ok=True)
             path.replace(target)
-    print(f"the training code or what it reads has changed: the earlier run is now {kept}", flush=True)
+            print(f"the training code or what it reads has changed: {path} is now {target}", flush=True)
 
 
 def training_key(step: Step) -> str:
