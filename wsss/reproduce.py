@@ -80,11 +80,12 @@ def main() -> int:
     started = time.monotonic()
     os.chdir(project_root())
     try:
+        Path("runs/notebooks").mkdir(parents=True, exist_ok=True)
         for step in steps():
             follow(step)
         rows, passed = judge(started)
         follow(book())
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"wsss: error: {error}", file=sys.stderr)
         return 1
     print(f"\n{verdict.verdict_table(rows).text()}")
@@ -130,8 +131,6 @@ def follow(step: Step, memory: Path = Path("runs/reproduce.json")) -> None:
     if before.get("training", training) != training:
         set_aside(Path(step.record))
     write_json(memory, known | {step.name: {"training": training}})
-    for name in step.makes:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(step.command, env=os.environ | ENVIRONMENT)
     if done.returncode:
         raise UserError(f"{step.name} failed (see above); mend it, and `make reproduce` goes on from there")
