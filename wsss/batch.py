@@ -18,10 +18,10 @@ class Batch:
     """Image-level labels, multi-hot, without background."""
     box: Int[Tensor, "b 4"]
     """Rows and columns (top, bottom, left, right; half open) of view 1 that show the photograph, not padding."""
-    view: Float[Tensor, "b 3 h w"]
-    """View 2: a random resized crop of the unscaled photograph."""
-    local: Float[Tensor, "b 3 h w"]
-    """The crop of view 1 with colours of its own: the source of local crops."""
+    view: Float[Tensor, "b 3 h w"] | None
+    """View 2: a random resized crop of the unscaled photograph; None where class token contrast is off."""
+    local: Float[Tensor, "b 3 h w"] | None
+    """The crop of view 1 with colours of its own: the source of local crops; None with view 2."""
 
 
 @dataclass

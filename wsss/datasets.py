@@ -100,14 +100,15 @@ class TrainingViews(Dataset):
         photograph = voc.read_image(self.split.files[index])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            first, box, second, local = transforms.views(photograph, self.config.augment, self.config.compat)
+            contrast = self.config.class_contrast.weight > 0
+            first, box, second, local = transforms.views(photograph, self.config.augment, self.config.compat, contrast)
         return self.split.ids[index], first, self.split.labels[index], torch.tensor(box), second, local
 
 
 def collate(items: list[tuple]) -> Batch:
     """Items of `TrainingViews` as a batch."""
     ids, *columns = zip(*items, strict=True)
-    image, label, box, view, local = (torch.stack(column) for column in columns)
+    image, label, box, view, local = (None if column[0] is None else torch.stack(column) for column in columns)
     return Batch(list(ids), image, label, box, view, local)
 
 

@@ -32,13 +32,18 @@ def squash(image: Image.Image, size: int) -> Float[Tensor, "3 q q"]:
 
 
 def views(
-    photograph: Image.Image, augment: Augment, compat: Compat
-) -> tuple[Float[Tensor, "3 h w"], Box, Float[Tensor, "3 h w"], Float[Tensor, "3 h w"]]:
-    """View 1, its box (top, bottom, left, right), view 2 and the source of local crops (method page, 'Views')."""
+    photograph: Image.Image, augment: Augment, compat: Compat, contrast: bool = True
+) -> tuple[Float[Tensor, "3 h w"], Box, Float[Tensor, "3 h w"] | None, Float[Tensor, "3 h w"] | None]:
+    """View 1, its box (top, bottom, left, right), view 2 and the source of local crops (method page, 'Views').
+
+    Without `contrast` the last two, which serve class token contrast alone, are None; view 1 is the same either way.
+    """
     crop, box = random_crop(flip(_random_scale(photograph, augment.scale)), augment.crop)
     main = flip(crop) if compat.second_flip else crop
     source = flip(crop) if compat.local_flip else main
     first = blur(_colour(main), augment.blur, 1.0)
+    if not contrast:
+        return to_tensor(first), box, None, None
     local = blur(_colour(source), augment.blur, 0.5)
     second = v2.RandomResizedCrop(
         augment.crop, augment.view_scale, interpolation=tv.InterpolationMode.BICUBIC, antialias=True
