@@ -1,8 +1,8 @@
-"""The table in README.md is made of records like every other: `python -m wsss.tools.readme` writes it anew."""
+"""Table and picture of README.md: `python -m wsss.tools.readme` writes them anew, from records and a run's examples."""
 
 from pathlib import Path
 
-from wsss import tables
+from wsss import figures, tables
 from wsss.paths import UserError, atomic, project_root
 
 START, END = "<!-- table headline: written by python -m wsss.tools.readme -->", "<!-- end of table -->"
@@ -18,7 +18,11 @@ def refreshed(text: str) -> str:
 
 
 def main() -> None:
-    """Write README.md anew."""
+    """Write README.md anew; its picture too, where the published run's examples are at hand."""
+    examples = project_root() / "runs" / "mini" / "mini" / "0" / "cams.npz"
+    if examples.is_file():
+        with atomic(project_root() / "book" / "_static" / "overview.png") as temporary:
+            temporary.write_bytes(figures.cam_rows(figures.load_samples(examples)).png())
     path: Path = project_root() / "README.md"
     text = refreshed(path.read_text(encoding="utf-8"))
     with atomic(path) as temporary:
