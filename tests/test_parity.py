@@ -90,7 +90,9 @@ def test_segmentation(reference):
 
 def test_schedule(reference):
     steps, rates = reference("schedule/in")["step"], reference("schedule/out")["lr"]
-    optimizer = optim.build([torch.nn.Parameter(torch.ones(1))], [torch.nn.Parameter(torch.ones(1))], Config().optim)
+    optimizer = optim.build(
+        [torch.nn.Parameter(torch.ones(1))], [torch.nn.Parameter(torch.ones(1))], [], Config().optim
+    )
     for step, rate in zip(steps.tolist(), rates.tolist(), strict=True):
         assert optim.set_rate(optimizer, step, Config().optim) == pytest.approx(rate, rel=1e-5)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, 10 * rate], rel=1e-5)

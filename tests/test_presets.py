@@ -32,7 +32,7 @@ def test_a_preset_takes_a_training_step(name):
     """Made tiny by overrides, past every start of the schedule."""
     config = tiny(PRESETS[name])
     net, batch = model.build(config, 4), training_batch(config)
-    optimizer = optim.build(net.trunk_parameters(), net.head_parameters(), config.optim)
+    optimizer = optim.build(net.trunk_parameters(), net.head_parameters(), net.decoder.parameters(), config.optim)
     optim.set_rate(optimizer, 3, config.optim)
     before = {part: p.detach().clone() for part, p in net.named_parameters()}
     net.update_teacher(config.class_contrast.momentum)

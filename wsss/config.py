@@ -68,6 +68,8 @@ class Augment:
     """Side of the square that evaluation squashes images to; 0: the crop's, as in the base."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Range of the random scale before the crop."""
+    colour: float = 1.0
+    """Factor on the strength of the colour jitter and on the chance of grey."""
     blur: tuple[float, float] = (0.1, 2.0)
     """Range of the Gaussian blur radius in pixels."""
     view_scale: tuple[float, float] = (0.4, 1.0)
@@ -151,7 +153,9 @@ class Optim:
     lr: float = 6e-5
     """Learning rate of the backbone."""
     head_factor: float = 10.0
-    """Heads and decoder learn this much faster."""
+    """Heads learn this much faster than the backbone."""
+    decoder_factor: float = 10.0
+    """The decoder learns this much faster; the base has one factor for both."""
     weight_decay: float = 0.01
     """Decoupled weight decay on everything with a gradient."""
     warmup: float = 0.075

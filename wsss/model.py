@@ -156,7 +156,7 @@ class Wsss(nn.Module):
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """What learns at the heads' rate."""
-        heads = (self.classifier, self.aux_classifier, self.decoder, self.proj_head)
+        heads = (self.classifier, self.aux_classifier, self.proj_head)
         return (p for head in heads for p in head.parameters() if p.requires_grad)
 
 

@@ -21,9 +21,15 @@ def rate_factor(step: int, config: Optim) -> float:
     return (1 - step / config.steps) ** config.power
 
 
-def build(trunk: Iterable[torch.nn.Parameter], heads: Iterable[torch.nn.Parameter], config: Optim) -> torch.optim.AdamW:
-    """AdamW over two groups: the backbone, and heads and decoder at `head_factor` times its rate."""
-    groups = [{"params": list(trunk), "factor": 1.0}, {"params": list(heads), "factor": config.head_factor}]
+def build(
+    trunk: Iterable[torch.nn.Parameter],
+    heads: Iterable[torch.nn.Parameter],
+    decoder: Iterable[torch.nn.Parameter],
+    config: Optim,
+) -> torch.optim.AdamW:
+    """AdamW over three groups: the backbone, heads and decoder at `head_factor` and `decoder_factor` times its rate."""
+    parts = ((trunk, 1.0), (heads, config.head_factor), (decoder, config.decoder_factor))
+    groups = [{"params": list(part), "factor": factor} for part, factor in parts]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay)
 
 

@@ -88,7 +88,8 @@ class Trainer:
         self.config, self.train_split, self.val_split = config, train, val
         self.folder, self.device, self.step, self.best, self.seconds = folder, device, 0, -1.0, 0.0
         self.model = build(config, len(train.kit.classes)).to(device)
-        self.optimizer = optim.build(self.model.trunk_parameters(), self.model.head_parameters(), config.optim)
+        parts = (self.model.trunk_parameters(), self.model.head_parameters(), self.model.decoder.parameters())
+        self.optimizer = optim.build(*parts, config.optim)
         self.main, self.stamp = distributed.rank() == 0, evaluate.stamp()
         check_sizes(config, self.model.patch)
         found = checkpoint.latest(folder)
