@@ -106,11 +106,11 @@ class ResultRole(SphinxRole):
 
 
 class TestedRole(SphinxRole):
-    """{tested}: the tests of a deviation, which are those named test_d5_... for D5."""
+    """{tested}: the tests of a deviation, which are those named test_D5_... for D5."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         depend(self.env, "tests/test_*.py")
-        pattern = re.compile(rf"^def (test_{self.text.lower()}_\w+)", re.MULTILINE)
+        pattern = re.compile(rf"^def (test_{self.text}_\w+)", re.MULTILINE)
         found = [
             f"{f.name}::{name}"
             for f in sorted((ROOT / "tests").glob("test_*.py"))
