@@ -113,6 +113,7 @@ def test_verdict_is_the_exit_code(
     monkeypatch.setattr(reproduce, "steps", lambda: ())
     monkeypatch.setattr(reproduce, "book", lambda: step())
     monkeypatch.setattr(reproduce.results, "load", lambda path: {})
+    monkeypatch.setattr(reproduce.results, "published", list)
     monkeypatch.setattr(reproduce.verdict, "verdict", lambda published, own: ([row], passed))
     assert reproduce.main() == code
     assert read_json(folder / "runs/verdict.json")["rows"] == [row]
