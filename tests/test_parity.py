@@ -95,7 +95,9 @@ def test_schedule(reference):
     )
     for step, rate in zip(steps.tolist(), rates.tolist(), strict=True):
         assert optim.set_rate(optimizer, step, Config().optim) == pytest.approx(rate, rel=1e-5)
-        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, 10 * rate], rel=1e-5)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+            [rate, 10 * rate, 10 * rate], rel=1e-5
+        )
 
 
 def test_metrics(reference):

@@ -59,7 +59,7 @@ def test_padding_is_black_before_colours_change():
     """Without colour changes the padding is pixel 0, normalised; it is the same in view 1 and the local source."""
     plain = replace(AUGMENT, blur=(0.0, 0.0), scale=(0.5, 0.5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transforms, "_colour", lambda image: image)
+        patch.setattr(transforms, "_colour", lambda image, strength: image)
         view, (top, bottom, left, right), _, local = seeded(1, transforms.views, photograph(), plain, Compat())
     pixels = transforms.to_pixels(view)
     inside = torch.zeros(32, 32, dtype=torch.bool)
@@ -84,7 +84,7 @@ def directions(compat, count=100):
     found = []
     narrow = replace(AUGMENT, scale=(0.5, 0.5), blur=(0.0, 0.0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transforms, "_colour", lambda image: image)
+        patch.setattr(transforms, "_colour", lambda image, strength: image)
         for seed in range(count):
             main, box, _, local = seeded(seed, transforms.views, photograph(), narrow, Compat(**compat))
             planes = [transforms.to_pixels(x)[0, (box[0] + box[1]) // 2] for x in (main, local)]
@@ -147,7 +147,7 @@ def test_squash_takes_the_whole_photograph():
 
 def test_items_are_the_same_for_the_same_index_and_seed(mini_root):
     """Whatever was drawn before, and without a trace in the global generator."""
-    config = get("mini")
+    config = get("mini", class_contrast__weight=0.5)
     items = TrainingViews(Split(mini_root, "train"), config)
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -160,3 +160,13 @@ def test_items_are_the_same_for_the_same_index_and_seed(mini_root):
     batch = collate([first, other])
     assert batch.ids == [first[0]] * 2 and batch.image.shape == (2, 3, 96, 96) and batch.box.shape == (2, 4)
     assert torch.equal(batch.local[1], other[5]) and torch.equal(batch.view[0], first[4])
+
+
+def test_without_class_contrast_its_views_are_left_out(mini_root):
+    """View 1 and its box are the same with and without."""
+    split = Split(mini_root, "train")
+    full, lean = (TrainingViews(split, get("mini", class_contrast__weight=weight))[(3, 77)] for weight in (0.5, 0.0))
+    assert torch.equal(full[1], lean[1]) and torch.equal(full[3], lean[3])
+    assert lean[4] is None and lean[5] is None
+    batch = collate([lean, lean])
+    assert batch.view is None and batch.local is None
