@@ -61,14 +61,15 @@ def command(*words: str, processes: int = 0) -> list[str]:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """One thread a process; gloo by way of this machine's loopback."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **extra}
+    """One thread a process, this package wherever the working folder is, gloo by way of the machine's loopback."""
+    package = str(Path(voc.__file__).parents[2])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": package, **extra}
 
 
 def process(*words: str, processes: int = 0, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a real process to its end."""
     done = command(*words, processes=processes)
-    return subprocess.run(done, capture_output=True, text=True, env=environment(**extra), timeout=300)
+    return subprocess.run(done, capture_output=True, text=True, env=environment(**extra), timeout=600)
 
 
 def folder(output: Path) -> Path:

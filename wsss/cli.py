@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return COMMANDS[words[0]](words[1:])
     except UserError as error:
         return _fail(str(error))
+    except BrokenPipeError:  # the reader of the output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         return _fail(f"{error.filename or 'a file'}: {error.strerror or error}; what was there is untouched")
     except KeyboardInterrupt:
@@ -133,7 +136,7 @@ def _number(value: float | None) -> str:
 class Evaluate:
     """Evaluate a run's weights by the protocol of its training and write the record."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
     weights: str = "last"
     """last (its record is the run's) or best (SEED.best.json)."""
@@ -153,9 +156,9 @@ def _evaluate(words: Sequence[str]) -> int:
 class Score:
     """Compare index PNGs with the truth; prints miou (percent), iou by class, accuracies and the image count."""
 
-    predictions: tyro.conf.Positional[Path]
+    predictions: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PREDICTIONS")]
     """Folder of ID.png with class numbers."""
-    truth: tyro.conf.Positional[Path]
+    truth: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TRUTH")]
     """Folder of ID.png; 255 is not counted. Every mask here needs its prediction."""
     num_classes: int
     """Classes with background, e.g. 21 for VOC."""
@@ -187,7 +190,7 @@ def _default_mini() -> Path:
 class CheckData:
     """Look through a VOC-format data set: decodes everything its lists name; exit 1 on any fault."""
 
-    root: tyro.conf.Positional[Path]
+    root: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ROOT")]
     """The folder that holds JPEGImages."""
     splits: tuple[str, ...] = ()
     """Lists to look through; empty: all of ImageSets/Segmentation."""

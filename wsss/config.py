@@ -337,8 +337,8 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(tree: Mapping[str, Any]) -> Config:
-    """The configuration that `to_dict` (or its JSON) came from."""
+def from_dict(tree: Any) -> Config:
+    """The configuration that `to_dict` (or its JSON) came from. Raises UserError."""
     if not isinstance(tree, Mapping):
         raise UserError("the configuration is no mapping of settings; train the run again")
     return override(Config(), _paths(tree))

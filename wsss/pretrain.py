@@ -110,7 +110,7 @@ class Pretrainer(nn.Module):
 
 def run(root: str, config: Pretrain) -> Path:
     """Pretrain on `root` (a folder of class folders, or 'drawn'); returns the weights' path. Raises UserError."""
-    config.output.parent.mkdir(parents=True, exist_ok=True)  # rather now than after the training
+    _check_output(config.output)  # rather now than after the training
     images, labels, names = drawn(config) if root == DRAWN else folders(Path(root), config.size)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(config.seed, 0)))
     held = max(1, int(config.held_out * len(images)))
@@ -140,6 +140,13 @@ def run(root: str, config: Pretrain) -> Path:
     return config.output
 
 
+def _check_output(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from error
+
+
 def _fit(model: Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) -> Iterator[dict[str, float]]:
     """Train for the configured time; yields step, loss and rate of every 20th step and of the last."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
@@ -166,8 +173,8 @@ def _fit(model: Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) ->
             step += 1
             bar.update(round(100 * done) - bar.n)
             if step % 20 == 0 or done == 1:
-                bar.set_postfix(step=step, loss=f"{float(loss):.2f}")
-                yield {"step": step, "loss": round(float(loss), 4), "rate": optimizer.param_groups[0]["lr"]}
+                bar.set_postfix(step=step, loss=f"{loss.item():.2f}")
+                yield {"step": step, "loss": round(loss.item(), 4), "rate": optimizer.param_groups[0]["lr"]}
 
 
 @torch.no_grad()

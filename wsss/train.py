@@ -106,7 +106,7 @@ class Trainer:
         config, total = self.config.optim, self.config.optim.steps
         wrapped = method.Step(self.model, self.config)
         if distributed.world() > 1:
-            wrapped = DistributedDataParallel(wrapped, broadcast_buffers=False, find_unused_parameters=True)
+            wrapped = DistributedDataParallel(wrapped, find_unused_parameters=True)
         batches = datasets.training_batches(self.train_split, self.config, self.step)
         save_every = max(1, round(self.config.save_every * total))
         validate_every = max(1, round(self.config.validate_every * total))

@@ -1,0 +1,256 @@
+"""The reader of the VOC layout: one's own data, label and mask sources, and the real photographs."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from running import PHOTOS, Photo, folder, log, own_set, record, run, tiny, write_mask
+
+from wsss import datasets, presets
+from wsss.config import Data
+from wsss.data import check, voc
+from wsss.paths import UserError
+
+ODD = (
+    Photo(mode="L"),
+    Photo(mode="RGBA", suffix=".png", classes=(2,)),
+    Photo(mode="LA", suffix=".png", size=(5, 90)),
+    Photo(mode="P", suffix=".png", size=(90, 3), classes=(2, 1)),
+    Photo(mode="1", suffix=".png", size=(1, 1), background=False),
+    Photo(mode="CMYK", suffix=".jpeg", background=False),
+)
+
+
+def test_own_data_of_every_kind_trains_with_no_change_of_code(tmp_path, capsys):
+    """Grey, RGBA, palette and CMYK images, PNG, odd sizes down to one pixel, images without background."""
+    root = own_set(tmp_path / "crockery", ODD)
+    assert run("train", "smoke", "--data.root", root, "--output", tmp_path / "out", "--optim.steps", "4") == 0
+    found = record(tmp_path / "out")
+    assert (found["dataset"], found["images"], found["steps"]) == ("crockery", 6, 4)
+    assert list(found["results"]["segmentation"]["iou"]) == ["background", "cup", "jug"]
+    assert found["protocol"]["label_source"] == "masks" == log(tmp_path / "out")[0]["data"]["labels"]
+    assert "crockery/smoke" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("compat", ["smoke", "smoke-toco"])
+def test_one_class_everywhere(tmp_path, compat):
+    """A set with one class: every image has it, so nothing is there to tell apart; precision is 100 by definition."""
+    root = own_set(tmp_path / "cups", [Photo(), Photo(size=(33, 33))], names=["cup"])
+    words = tiny(root, tmp_path / "out")
+    assert run("train", compat, *words[2:], "--schedule.segmentation_start", "1") == 0
+    assert record(tmp_path / "out")["results"]["classification"]["map"] == 100
+
+
+def test_no_pixel_of_background(tmp_path):
+    root = own_set(tmp_path / "full", [Photo(background=False), Photo(classes=(1, 2), background=False)])
+    assert run(*tiny(root, tmp_path / "out")) == 0
+    found = record(tmp_path / "out")["results"]["segmentation"]
+    assert found["iou"]["background"] is None and found["miou"] is not None
+
+
+def test_no_label_and_no_truth_at_all(tmp_path, capsys):
+    """Images without any object, all of whose pixels are ignored: numbers are undefined, the run still ends."""
+    root = own_set(tmp_path / "none", [Photo(), Photo()])
+    for path in (root / "SegmentationClass").glob("*.png"):
+        write_mask(path, np.full((40, 48), voc.IGNORE, np.uint8))
+    assert run(*tiny(root, tmp_path / "out")) == 0
+    found = record(tmp_path / "out")["results"]
+    assert found["segmentation"]["miou"] is None and found["classification"]["map"] is None
+    assert "segmentation undefined" in capsys.readouterr().out
+
+
+def test_a_set_smaller_than_a_batch(tmp_path):
+    root = own_set(tmp_path / "one", [Photo()])
+    assert run(*tiny(root, tmp_path / "out", "--optim.batch", "4")) == 0
+
+
+# Where labels and masks come from.
+
+XML = "<annotation><object><name>jug</name></object><object><name> jug </name></object></annotation>"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    return own_set(tmp_path / "own")
+
+
+def label_of(root: Path, name: str = "train_0") -> list[str]:
+    kit = voc.open_devkit(root)
+    return [kit.classes[k] for k in np.flatnonzero(voc.read_labels(kit, [name])[0])]
+
+
+def test_annotations_come_before_text_and_text_before_masks(own):
+    assert label_of(own) == ["cup"] and voc.open_devkit(own).label_source == "masks"
+    (own / voc.LABEL_FILE).write_text("train_0 cup jug\ntrain_1\n")
+    assert label_of(own) == ["cup", "jug"] and voc.open_devkit(own).label_source == "text"
+    assert label_of(own, "train_1") == []
+    (own / "Annotations").mkdir()
+    assert label_of(own) == ["cup", "jug"], "an empty folder holds no annotations"
+    (own / "Annotations/train_0.xml").write_text(XML)
+    assert label_of(own) == ["jug"] and voc.open_devkit(own).label_source == "annotations"
+    with pytest.raises(UserError, match="train_1.xml cannot be read"):
+        label_of(own, "train_1")
+
+
+def test_augmented_masks_are_preferred(own, tmp_path):
+    write_mask(own / "SegmentationClassAug/val_0.png", np.full((40, 48), 2, np.uint8))
+    with pytest.raises(UserError, match="image val_1 has no mask: .*SegmentationClassAug/val_1.png"):
+        datasets.Split(own, "val", need_masks=True)
+    for path in (own / "SegmentationClass").glob("*.png"):
+        shutil.copy(path, own / "SegmentationClassAug")
+    assert run(*tiny(own, tmp_path / "out")) == 0
+    assert record(tmp_path / "out")["protocol"]["mask_source"] == "SegmentationClassAug"
+    assert log(tmp_path / "out")[0]["data"]["masks"] == "SegmentationClassAug"
+
+
+def test_training_needs_no_masks(own, tmp_path):
+    (own / voc.LABEL_FILE).write_text("".join(f"{s}_{n} cup\n" for s in ("train", "val") for n in range(4)))
+    for path in (own / "SegmentationClass").glob("train*"):
+        path.unlink()
+    assert run(*tiny(own, tmp_path / "out")) == 0
+
+
+def test_text_files_of_other_systems(own):
+    """A byte order mark, carriage returns, empty lines and a second column do not matter."""
+    (own / "classes.txt").write_bytes("\ufeffcup\r\n\r\nknäckebröd\r\n".encode())
+    (own / "ImageSets/Segmentation/train.txt").write_bytes(b"\xef\xbb\xbftrain_0 1\r\ntrain_1 -1\r\n")
+    assert voc.open_devkit(own).classes == ("cup", "knäckebröd")
+    assert voc.read_ids(own, "train") == ["train_0", "train_1"]
+
+
+def test_names_in_records(own, mini_root):
+    smoke, voc_preset = Data(name="smoke", root=str(own)), Data(name="voc", root=str(own))
+    assert datasets.name_of(smoke, own) == datasets.name_of(voc_preset, own) == "own"
+    assert datasets.name_of(Data(name="smoke", root=str(mini_root)), mini_root) == "smoke"
+    (own / "classes.txt").unlink()
+    assert datasets.name_of(voc_preset, own) == "voc"
+    assert voc.open_devkit(own).classes == voc.VOC_CLASSES and len(voc.VOC_CLASSES) == 20
+
+
+# Pixels.
+
+
+def test_modes_become_rgb(tmp_path):
+    grey = np.arange(0, 250, 25, dtype=np.uint8)[None].repeat(4, 0)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey.astype(np.uint16) * 256).save(tmp_path / "deep.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "clear.png", transparency=bytes([0, 128]))
+    for name in ("grey", "deep", "clear"):
+        image = voc.read_image(tmp_path / f"{name}.png")
+        assert image.mode == "RGB"
+        assert np.array_equal(np.asarray(image), grey[..., None].repeat(3, 2)), name
+
+
+def test_masks_keep_their_indices(tmp_path):
+    mask = np.array([[0, 1], [20, 255]], np.uint8)
+    write_mask(tmp_path / "p.png", mask)
+    Image.fromarray(mask).save(tmp_path / "l.png")
+    for name in ("p.png", "l.png"):
+        assert np.array_equal(voc.read_mask(tmp_path / name, (2, 2), 20), mask)
+    with pytest.raises(UserError, match="holds the value 20, but only 0..19"):
+        voc.read_mask(tmp_path / "p.png", (2, 2), 19)
+
+
+def test_a_sample_is_what_lies_on_disk(own):
+    split = datasets.Split(own, "val", need_masks=True)
+    sample = split.sample(3, 32)
+    assert sample.id == "val_3" and sample.image.shape == (3, 32, 32) and sample.part is None
+    assert sample.mask.shape == (57, 31) and sample.pixels.shape == (57, 31, 3)
+    assert sample.label.tolist() == [0, 1]
+
+
+def test_a_view_depends_on_its_seed_alone(own):
+    views = datasets.TrainingViews(datasets.Split(own, "train"), presets.get("smoke"))
+    one = views[(1, 5)]
+    torch.manual_seed(1234)
+    again, other = views[(1, 5)], views[(1, 6)]
+    assert one[0] == "train_1" and torch.equal(one[1], again[1]) and not torch.equal(one[1], other[1])
+    assert float(torch.rand(())) == pytest.approx(0.029015, abs=1e-4), "the global generator is left alone"
+
+
+# wsss data.
+
+
+def test_check_finds_nothing_in_a_sound_set(mini_root, capsys):
+    assert run("data", "check", mini_root) == 0
+    out = capsys.readouterr().out
+    assert "test 8, train 16, val 8; labels from annotations, masks from SegmentationClass" in out
+    assert out.strip().endswith("0 faults")
+
+
+def test_check_names_every_fault(own, capsys):
+    (own / voc.LABEL_FILE).write_text("".join(f"{s}_{n} cup\n" for s in ("train", "val") for n in range(4)))
+    (own / "JPEGImages/train_0.jpg").write_bytes(b"nothing")
+    (own / "ImageSets/Segmentation/val.txt").write_text("val_0\ntrain_0\n")
+    assert run("data", "check", own) == 1
+    err = capsys.readouterr().err
+    assert err.count("wsss: error:") == 5
+    assert "train_0.jpg cannot be decoded" in err
+    assert "train_1.png shows jug, which the image labels of train_1 do not name" in err
+    assert "1 images of the list val are also trained on, first train_0" in err
+    assert check.check(own, ["val"])[0].count("\n") == 3
+
+
+def test_mini_is_drawn_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
+    from wsss.data import mini
+
+    generate = mini.generate
+    monkeypatch.setattr(mini, "generate", lambda root: generate(root, {"train": 1, "val": 1}))
+    for _ in range(2):
+        assert run("data", "mini", "--root", tmp_path / "mini") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'mini'}\n" * 2
+    assert json.loads((tmp_path / "mini/mini.json").read_text())["splits"] == {"train": 1, "val": 1}
+
+
+# Real photographs.
+
+
+@pytest.fixture
+def animals(shared: Path) -> Path:
+    return shared / "data/voc12_animals/VOC2012"
+
+
+def handful(animals: Path, root: Path) -> Path:
+    """Six training and four validation images, copied."""
+    for name in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClassAug"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(animals / voc.LABEL_FILE, root)
+    for split, count in (("train_aug", 6), ("val", 4)):
+        ids = voc.read_ids(animals, split)[:count]
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(ids))
+        for name in ids:
+            shutil.copy(animals / f"JPEGImages/{name}.jpg", root / "JPEGImages")
+            if (animals / f"SegmentationClassAug/{name}.png").is_file():
+                shutil.copy(animals / f"SegmentationClassAug/{name}.png", root / "SegmentationClassAug")
+    return root
+
+
+def test_photographs_open(animals):
+    train, val = datasets.Split(animals, "train_aug"), datasets.Split(animals, "val", need_masks=True)
+    assert train.kit.label_source == "text" and train.kit.mask_source == "SegmentationClassAug"
+    assert len(train.kit.classes) == 20 and train.labels.shape[1] == 20
+    assert train.labels.any(1).all() and not set(train.ids) & set(val.ids)
+    names = dict(line.split(maxsplit=1) for line in (animals / voc.LABEL_FILE).read_text().splitlines())
+    for place in range(0, len(val), 100):
+        sample = val.sample(place, 64)
+        seen = {voc.VOC_CLASSES[value - 1] for value in np.unique(sample.mask) if value not in (0, 255)}
+        assert seen == set(names[sample.id].split())
+
+
+def test_photographs_are_checked_and_trained_on(animals, tmp_path, capsys):
+    root = handful(animals, tmp_path / "voc")
+    assert run("data", "check", root) == 0, capsys.readouterr().err
+    small = ["--model.checkpoint", "", "--model.width", "48", "--model.depth", "3", "--model.heads", "3"]
+    small += ["--model.image_size", "64", "--optim.steps", "2", "--optim.batch", "2", "--augment.crop", "64"]
+    small += ["--augment.evaluation_size", "64", "--augment.local_size", "16", "--variant", "tiny"]
+    assert run("train", "voc-animals", "--data.root", root, "--output", tmp_path / "out", *small) == 0
+    found = record(tmp_path / "out")
+    assert (found["dataset"], found["images"]) == ("voc-animals", 4)
+    assert found["protocol"]["label_source"] == "text"
+    assert found["results"]["segmentation"]["miou_headline"] is not None
+    assert len(found["results"]["segmentation"]["iou"]) == 21
+    assert folder(tmp_path / "out").parent.name == "tiny" and len(PHOTOS) == 4

@@ -1,0 +1,104 @@
+"""Several processes: the same numbers as one, each image counted once, errors without a hang."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from running import Photo, folder, own_set, process, record, run, tiny
+from safetensors.torch import load_file
+
+from wsss import datasets, distributed, presets, results
+
+PHOTOS = (Photo(), Photo(classes=(2,)), Photo(classes=(1, 2)), Photo(classes=(2,), size=(31, 57)), Photo())
+EXACT = ("--optim.bfloat16", "false", "--optim.batch", "4", "--optim.lr", "1e-4")
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five images: an odd number for two processes."""
+    return own_set(tmp_path_factory.mktemp("data") / "own", PHOTOS)
+
+
+@pytest.fixture(scope="module")
+def pair(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run of two gloo processes under torchrun."""
+    output = tmp_path_factory.mktemp("pair")
+    done = process(*tiny(own, output, *EXACT), processes=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mIoU in percent") == 1, "one process reports"
+    return output
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_that_accumulates(pair, own, tmp_path):
+    """The same two micro-batches: gradients are averaged over processes as over micro-batches."""
+    assert run(*tiny(own, tmp_path, *EXACT, "--optim.accumulate", "2")) == 0
+    one, two = (load_file(folder(output) / "step-00000004.safetensors") for output in (tmp_path, pair))
+    difference = {name: float((one[name] - two[name]).abs().max()) for name in one}
+    worst = max(difference, key=difference.get)
+    assert difference[worst] <= 1e-6, (worst, difference[worst])
+
+
+@pytest.mark.slow
+def test_two_processes_count_each_image_once(pair, own, tmp_path):
+    """The record of two processes equals that of one process that evaluates the same weights."""
+    two, counts = record(pair), counts_of(pair)
+    assert two["processes"] == 2 and two["images"] == two["fingerprint"]["images"] == 5
+    assert run("evaluate", folder(pair)) == 0
+    one = record(pair)
+    assert one["fingerprint"] == two["fingerprint"]
+    for name, value in counts_of(pair).items():  # batches differ, and with them the last bit of a logit
+        assert value.shape == counts[name].shape and len(value) == 5
+        assert name == "ids" or np.abs(value - counts[name]).sum() <= 8
+    done = process("evaluate", folder(pair), processes=2)
+    assert done.returncode == 0, done.stderr
+    assert record(pair)["results"] == two["results"]
+
+
+def counts_of(output: Path) -> dict[str, np.ndarray]:
+    """The counts by image beside the one run's record."""
+    return results.load_counts(results.load(folder(output).with_suffix(".json")))
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_all(tmp_path):
+    """Only one process meets the broken photograph; the other must not wait for ever."""
+    root = own_set(tmp_path / "own", PHOTOS)
+    config = presets.get("smoke", **{"optim.steps": 4, "optim.batch": 2})
+    second = next(iter(datasets.Order(len(PHOTOS), config, 0)))[1]  # what the second process takes in the first step
+    broken = f"train_{second[0]}.jpg"
+    (root / "image_labels.txt").write_text("".join(f"{s}_{n} cup\n" for s in ("train", "val") for n in range(5)))
+    (root / "JPEGImages" / broken).write_bytes(b"\xff\xd8\xff")
+    done = process(*tiny(root, tmp_path / "out"), processes=2)
+    assert done.returncode != 0
+    assert done.stderr.count("wsss: error:") == 1 and f"{broken} cannot be decoded" in done.stderr
+    assert not (tmp_path / "out/own/tiny/0.json").exists()
+
+
+def test_micro_batches_of_all_processes_make_the_batch(monkeypatch):
+    """Whoever computes them, the images and seeds of a step are the same."""
+    config = presets.get("smoke", **{"optim.steps": 3, "optim.batch": 4})
+
+    def order(rank: int, world: int, accumulate: int) -> list:
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        monkeypatch.setattr(distributed, "world", lambda: world)
+        shared = presets.override(config, {"optim.accumulate": accumulate})
+        return list(datasets.Order(7, shared, 0))
+
+    whole = [item for batch in order(0, 1, 1) for item in batch]
+    halves = order(0, 1, 2)
+    assert [item for batch in halves for item in batch] == whole
+    first, second = order(0, 2, 1), order(1, 2, 1)
+    assert [batch for pair in zip(first, second, strict=True) for batch in pair] == halves
+    quarters = [order(rank, 2, 2) for rank in (0, 1)]
+    turns = [quarters[rank][2 * step + part] for step in range(3) for part in (0, 1) for rank in (0, 1)]
+    assert [item for batch in turns for item in batch] == whole
+
+
+def test_one_process_needs_no_group():
+    with distributed.group() as device:
+        assert device.type in ("cpu", "cuda")
+        assert (distributed.rank(), distributed.world()) == (0, 1)
+        assert distributed.total(torch.tensor(3)) == 3 and distributed.gather("x") == ["x"]
+        assert distributed.main_first(lambda: 7) == 7

@@ -1,0 +1,246 @@
+"""Evaluation of weights and of predictions on disk: numbers equal those counted by hand."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from running import Photo, folder, hashes, own_set, record, run, tiny, write_mask
+
+from wsss import datasets, evaluate, presets, results, tally
+from wsss.config import IGNORE
+from wsss.model import build
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of three images, one of them not square."""
+    photos = [Photo(), Photo(classes=(2,)), Photo(classes=(1, 2), size=(31, 57))]
+    return own_set(tmp_path_factory.mktemp("data") / "own", photos)
+
+
+@pytest.fixture(scope="module")
+def made(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs")
+    assert run(*tiny(own, output)) == 0
+    return output
+
+
+@pytest.fixture
+def done(made: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run's output."""
+    return shutil.copytree(made, tmp_path / "runs")
+
+
+# wsss evaluate.
+
+
+def test_evaluating_again_gives_the_same_record(done):
+    before, files = record(done), hashes(done)
+    assert run("evaluate", folder(done)) == 0
+    after = record(done)
+    assert after["seconds"].pop("evaluate") >= 0 and before["seconds"].pop("evaluate") >= 0
+    assert after == before
+    changed = {name for name, value in hashes(done).items() if files.get(name) != value}
+    assert {Path(name).name for name in changed} <= {"0.json", "0.npz", "cams.npz"}
+
+
+def test_best_weights_have_a_record_of_their_own(done):
+    before = (folder(done).with_suffix(".json")).read_bytes()
+    assert run("evaluate", folder(done), "--weights", "best") == 0
+    assert (folder(done).with_suffix(".json")).read_bytes() == before
+    best = results.load(folder(done).with_suffix(".best.json"))
+    assert best["images"] == 3 and best["results"]["segmentation"]["miou"] >= 0
+
+
+def test_a_data_set_that_has_moved(done, own, tmp_path):
+    before = record(done)
+    moved = shutil.copytree(own, tmp_path / "elsewhere" / "own")
+    assert run("evaluate", folder(done), "--data-root", moved) == 0
+    assert record(done)["results"] == before["results"]
+    assert record(done)["fingerprint"] == before["fingerprint"]
+
+
+def test_start_weights_may_be_gone(own, done, tmp_path):
+    """A run's own weights are all that evaluation reads."""
+    start = Path(shutil.copy(folder(done) / "best.safetensors", tmp_path / "start.safetensors"))
+    assert run(*tiny(own, tmp_path / "out", "--model.checkpoint", str(start), "--optim.steps", "1")) == 0
+    start.unlink()
+    assert run("evaluate", folder(tmp_path / "out")) == 0
+
+
+# Numbers.
+
+
+@pytest.fixture
+def counted(own: Path):
+    """A model of random weights, its split and its tally."""
+    config = presets.get("smoke", **{"model.depth": 3, "augment.evaluation_size": 32})
+    split = datasets.Split(own, "val", need_masks=True)
+    model = build(config, 2)
+    return config, split, model, evaluate.tally(model, split, config, torch.device("cpu"))
+
+
+def test_each_image_counts_once_at_its_own_size(counted):
+    config, split, model, found = counted
+    assert found.ids == ["val_0", "val_1", "val_2"]
+    for place, name in enumerate(found.ids):
+        sample = split.sample(split.ids.index(name), 32)
+        prediction = evaluate.predict(model.eval(), sample.image[None], sample.label[None], config)
+        labels = evaluate.to_labels(prediction, sample.mask.shape, config)
+        for kind in tally.KINDS:
+            assert labels[kind].shape == sample.mask.shape
+            rows = by_hand(sample.mask, labels[kind], 3)
+            # batches may differ in the last bit of a logit
+            assert np.abs(found.counts[kind][place] - rows).sum() <= 8
+            assert rows[:, [0, 2]].sum() == (sample.mask != IGNORE).sum()
+        assert found.digests[place] == results.mask_digest(sample.mask)
+
+
+def by_hand(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
+    """True positives, false positives, false negatives by class, pixel by pixel."""
+    rows = np.zeros((classes, 3), int)
+    for t, p in zip(truth.flat, prediction.flat, strict=True):
+        if t == IGNORE:
+            continue
+        if t == p:
+            rows[t, 0] += 1
+        else:
+            rows[p, 1] += 1
+            rows[t, 2] += 1
+    return rows
+
+
+def test_cams_are_masked_by_the_true_image_labels(counted):
+    config, split, model, _ = counted
+    sample = split.sample(0, 32)
+    prediction = evaluate.predict(model.eval(), sample.image[None], sample.label[None], config)
+    for kind in ("cam", "aux_cam"):
+        assert prediction[kind][0, 1].eq(0).all(), "jug is not in the image"
+        assert float(prediction[kind][0, 0].max()) == pytest.approx(1, abs=1e-4)
+        assert set(np.unique(evaluate.to_labels(prediction, (40, 48), config)[kind])) <= {0, 1}
+
+
+def test_evaluation_leaves_the_mode_of_the_model(counted):
+    config, split, model, _ = counted
+    for mode in (True, False):
+        model.train(mode)
+        evaluate.tally(model, split, config, torch.device("cpu"))
+        assert model.training == mode
+
+
+def test_merging_the_tallies_of_processes(counted, monkeypatch):
+    """Two halves, put together in any order, are the whole."""
+    from wsss import distributed
+
+    config, split, model, whole = counted
+    halves = []
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "gather", lambda mine: [mine])
+    for rank in (1, 0):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        halves.append(evaluate.tally(model, split, config, torch.device("cpu")))
+    assert [half.ids for half in halves] == [["val_1"], ["val_0", "val_2"]]
+    both, other = halves
+    both.merge(other)
+    both.sort()
+    assert both.ids == whole.ids and both.digests == whole.digests
+    for kind in tally.KINDS:
+        for one, two in zip(both.counts[kind], whole.counts[kind], strict=True):
+            assert np.abs(one - two).sum() <= 8
+
+
+def test_guesses_are_counted_by_hand(own):
+    """All background, and the image's class in the central half, on a 48x40 image whose right half is class 1."""
+    split = datasets.Split(own, "val", need_masks=True)
+    one = tally.Tally()
+    sample = split.sample(0, 32)
+    blank = {kind: np.zeros_like(sample.mask) for kind in tally.KINDS}
+    one.add(sample, blank, np.zeros(2), 3)
+    found = tally.scores(one, ["cup", "jug"], ())
+    half = 48 * 40 // 2
+    assert found["guesses"]["background"] == pytest.approx(100 * (half - 1) / (2 * half - 1) / 2, abs=1e-3)
+    inside, quarter = 12 * 20, half // 2  # the central half is 24x20, and half of it is class 1
+    background = 100 * (half - 1 - inside) / (half - 1 + half - inside)
+    centre = 100 * inside / (half + quarter - inside)
+    assert found["guesses"]["centre"] == pytest.approx((background + centre) / 2, abs=1e-3)
+    assert found["segmentation"]["iou"]["jug"] is None
+
+
+# wsss score.
+
+TRUTH = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 255, 255]], np.uint8)
+PREDICTION = np.array([[0, 0, 1, 0], [0, 1, 1, 1], [2, 0, 2, 0]], np.uint8)
+
+
+def write(folder: Path, **masks: np.ndarray) -> Path:
+    for name, mask in masks.items():
+        write_mask(folder / f"{name}.png", mask)
+    return folder
+
+
+def score(capsys: pytest.CaptureFixture, *words: object) -> dict:
+    assert run("score", *words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    return json.loads(lines[0])
+
+
+def test_score_equals_the_numbers_by_hand(tmp_path, capsys):
+    truth = write(tmp_path / "truth", a=TRUTH, b=np.zeros((2, 2), np.uint8))
+    mine = write(tmp_path / "mine", a=PREDICTION, b=np.zeros((2, 2), np.uint8), extra=TRUTH)
+    found = score(capsys, mine, truth, "--num-classes", 4)
+    assert list(found) == ["miou", "iou", "pixel_accuracy", "mean_accuracy", "images"]
+    iou = {"0": 700 / 10, "1": 300 / 5, "2": 100 / 2, "3": None}
+    assert found["iou"] == pytest.approx({k: v for k, v in iou.items() if v} | {"3": None})
+    assert found["miou"] == pytest.approx((70 + 60 + 50) / 3, abs=1e-3)
+    assert found["pixel_accuracy"] == pytest.approx(100 * 11 / 14, abs=1e-3)
+    assert found["mean_accuracy"] == pytest.approx(100 * (7 / 8 + 3 / 4 + 1 / 2) / 3, abs=1e-3)
+    assert found["images"] == 2
+
+
+def test_a_perfect_prediction_scores_100(tmp_path, capsys):
+    truth = write(tmp_path / "truth", a=TRUTH)
+    mine = write(tmp_path / "mine", a=np.where(TRUTH == 255, 0, TRUTH).astype(np.uint8))
+    found = score(capsys, mine, truth, "--num-classes", 3)
+    assert (found["miou"], found["pixel_accuracy"], found["mean_accuracy"]) == (100, 100, 100)
+    ignored = score(capsys, truth, truth, "--num-classes", 3)
+    assert ignored == found, "255 in a prediction is fine where the truth is 255 too"
+
+
+FAULTS = {
+    "missing": (lambda p: (p / "a.png").unlink(), "a.png does not exist, but"),
+    "size": (lambda p: write_mask(p / "a.png", PREDICTION.T), "is 3x4, but its image is 4x3"),
+    "value": (lambda p: write_mask(p / "a.png", PREDICTION + 1), "holds the value 3, but only 0..2 and 255"),
+    "ignored": (lambda p: write_mask(p / "a.png", np.full_like(TRUTH, 255)), "holds 255, which is no class"),
+    "colours": (lambda p: Image.new("RGB", (4, 3)).save(p / "a.png"), "is of mode RGB"),
+    "no picture": (lambda p: (p / "a.png").write_text("x"), "cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_score_refuses(fault, tmp_path, capsys):
+    spoil, says = FAULTS[fault]
+    truth, mine = write(tmp_path / "truth", a=TRUTH), write(tmp_path / "mine", a=PREDICTION)
+    spoil(mine)
+    assert run("score", mine, truth, "--num-classes", 3) == 1
+    got = capsys.readouterr()
+    assert got.out == "" and f"{says}" in got.err and "wsss: error:" in got.err
+
+
+def test_score_of_a_run_equals_its_record(counted, tmp_path, capsys):
+    """Predictions written to disk and scored without a model give the numbers of the record."""
+    config, split, model, found = counted
+    model.eval()
+    for place, name in enumerate(split.ids):
+        sample = split.sample(place, 32)
+        prediction = evaluate.predict(model, sample.image[None], sample.label[None], config)
+        write_mask(tmp_path / f"mine/{name}.png", evaluate.to_labels(prediction, sample.mask.shape, config)["cam"])
+        write_mask(tmp_path / f"truth/{name}.png", sample.mask)
+    got = score(capsys, tmp_path / "mine", tmp_path / "truth", "--num-classes", 3)
+    own = tally.scores(found, ["cup", "jug"], ())["cam"]
+    assert got["miou"] == pytest.approx(own["miou"], abs=0.5)
+    assert list(got["iou"].values()) == pytest.approx(list(own["iou"].values()), abs=0.5)

@@ -1,0 +1,442 @@
+"""Bad input ends in one sentence and a non-zero exit, and overwrites nothing."""
+
+import os
+import pickle
+import re
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from running import command, environment, hashes, own_set, run, tiny, write_mask
+from safetensors.torch import load_file, save_file
+
+from wsss import results, train
+from wsss.data import voc
+
+IDS = "ImageSets/Segmentation"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DATA: an own data set with labels as text; OUT: a finished run of seed 0, one of seed 1 stopped at step 2."""
+    base = tmp_path_factory.mktemp("made")
+    root = own_set(base / "data")
+    rows = [f"{split}_{n} {name}" for split in ("train", "val") for n, name in enumerate(("cup", "jug", "cup jug", ""))]
+    (root / voc.LABEL_FILE).write_text("\n".join(rows))
+    update = train.Trainer._update
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(base)  # relative words, so that a copy is a run of the same words
+        assert run(*tiny(Path("data"), Path("out"))) == 0
+        patch.setattr(
+            train.Trainer,
+            "_update",
+            lambda self, *rest: (signal.raise_signal(signal.SIGTERM) if self.step else None, update(self, *rest))[1],
+        )
+        assert run(*train_words()) == 143
+    return base
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `made` to spoil; the working folder."""
+    monkeypatch.chdir(shutil.copytree(made, tmp_path / "place"))
+    return tmp_path / "place"
+
+
+def sentence(err: str) -> str:
+    """The one sentence of an error: the last line on stderr, the only one that is no progress bar."""
+    lines = [line.strip() for line in re.split(r"[\r\n]", err) if line.strip()]
+    words = [line for line in lines if not re.match(r"(train|evaluate|check|read|score|pretrain)\b.*\d", line)]
+    assert len(words) == 1 and words == lines[-1:], err
+    assert words[0].startswith("wsss: error: ") and len(words[0]) > 30, err
+    return words[0]
+
+
+def assert_refused(words: Iterable[str], says: str, place: Path, capsys: pytest.CaptureFixture) -> None:
+    """Exit 1, one sentence that matches `says`, and nothing that was there has changed but lines added to a log."""
+    before = hashes(place)
+    assert run(*words) == 1
+    found = sentence(capsys.readouterr().err)
+    assert re.search(says, found), found
+    after = hashes(place)
+    changed = {name for name, value in before.items() if after.get(name) != value}
+    assert not {name for name in changed if not name.endswith("log.jsonl")}
+
+
+def train_words(*more: str) -> list[str]:
+    """The run that was stopped."""
+    return tiny(Path("data"), Path("out"), "--seed", "1", *more)
+
+
+# The data set.
+
+
+def image(place: Path, name: str) -> Path:
+    return place / "data/JPEGImages" / f"{name}.jpg"
+
+
+def mask(place: Path, name: str) -> Path:
+    return place / "data/SegmentationClass" / f"{name}.png"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def repaint(path: Path, value: int) -> None:
+    array = np.array(Image.open(path))
+    array[5, 5] = value
+    write_mask(path, array)
+
+
+def masks_only(place: Path) -> None:
+    (place / "data" / voc.LABEL_FILE).unlink()
+
+
+def annotate(place: Path, text: str) -> None:
+    (place / "data/Annotations").mkdir()
+    for name in ("train", "val"):
+        for number in range(4):
+            (place / f"data/Annotations/{name}_{number}.xml").write_text(text)
+
+
+def labels(place: Path, text: str) -> None:
+    (place / "data" / voc.LABEL_FILE).write_text(text)
+
+
+DATA: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no root": (lambda p: shutil.rmtree(p / "data"), "holds no JPEGImages folder"),
+    "no list": (lambda p: (p / f"data/{IDS}/train.txt").unlink(), r"train.txt does not exist \(there: val\)"),
+    "empty list": (lambda p: (p / f"data/{IDS}/train.txt").write_text("\n \n"), "train.txt is empty"),
+    "list of bytes": (lambda p: (p / f"data/{IDS}/train.txt").write_bytes(b"\xff\xd8\x00"), "cannot be read as text"),
+    "repeated id": (lambda p: (p / f"data/{IDS}/val.txt").write_text("val_0\nval_0\n"), "names val_0 more than once"),
+    "id without image": (lambda p: image(p, "train_2").unlink(), "image train_2 is listed, but .* does not exist"),
+    "id without mask": (lambda p: mask(p, "val_1").unlink(), "image val_1 has no mask"),
+    "no masks": (lambda p: shutil.rmtree(p / "data/SegmentationClass"), "has no mask"),
+    "no labels": (
+        lambda p: (masks_only(p), shutil.rmtree(p / "data/SegmentationClass")),
+        "has no image labels: neither Annotations",
+    ),
+    "broken JPEG": (lambda p: (masks_only(p), cut(image(p, "train_3"))), "train_3.jpg cannot be decoded"),
+    "broken JPEG in training": (
+        lambda p: [cut(image(p, f"train_{n}")) for n in range(4)],
+        r"train_\d.jpg cannot be decoded",
+    ),
+    "mask value 37 in a label": (
+        lambda p: (masks_only(p), repaint(mask(p, "train_2"), 37)),
+        r"train_2.png holds the value 37",
+    ),
+    "label of unknown class": (
+        lambda p: labels(p, "".join(f"train_{n} cup\nval_{n} mug\n" for n in range(4))),
+        "gives image val_0 the class 'mug', which is not among",
+    ),
+    "image without labels": (lambda p: labels(p, "train_0 cup\n"), "image train_1 has no line in"),
+    "XML of unknown class": (
+        lambda p: annotate(p, "<annotation><object><name>mug</name></object></annotation>"),
+        "gives image train_0 the class 'mug'",
+    ),
+    "broken XML": (lambda p: annotate(p, "<annotation><object>"), "train_0.xml cannot be read"),
+    "no classes": (lambda p: (p / "data/classes.txt").write_text("\n"), "must name 1 to 254 different classes"),
+    "a class twice": (lambda p: (p / "data/classes.txt").write_text("cup\ncup\n"), "1 to 254 different classes"),
+    "other images": (
+        lambda p: (p / f"data/{IDS}/train.txt").write_text("train_1\ntrain_2\n"),
+        "was trained on other images than",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", DATA)
+def test_data(fault, place, capsys):
+    spoil, says = DATA[fault]
+    spoil(place)
+    assert_refused(train_words(), says, place, capsys)
+
+
+TRUTH: dict[str, tuple[Callable[[Path], object], str]] = {
+    "broken JPEG in evaluation": (lambda p: cut(image(p, "val_3")), "val_3.jpg cannot be decoded"),
+    "no JPEG at all": (lambda p: image(p, "val_0").write_text("a page that says 404"), "val_0.jpg cannot be decoded"),
+    "mask of another size": (
+        lambda p: write_mask(mask(p, "val_0"), np.ones((9, 7), np.uint8)),
+        "val_0.png is 7x9, but its image is 48x40",
+    ),
+    "mask value 37": (lambda p: repaint(mask(p, "val_2"), 37), r"holds the value 37, but only 0..2 and 255"),
+    "RGB mask": (lambda p: Image.new("RGB", (48, 40)).save(mask(p, "val_0")), "val_0.png is of mode RGB"),
+    "broken mask": (lambda p: cut(mask(p, "val_0")), "mask .*val_0.png cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize("fault", TRUTH)
+def test_truth(fault, place, capsys):
+    """Faults that evaluation meets."""
+    spoil, says = TRUTH[fault]
+    spoil(place)
+    assert_refused(["evaluate", "out/data/tiny/0"], says, place, capsys)
+
+
+def test_a_broken_jpeg_met_by_a_loader_process(place, capsys):
+    for number in range(4):
+        cut(image(place, f"train_{number}"))
+    assert_refused(train_words("--seed", "3", "--data.workers", "1"), "cannot be decoded", place, capsys)
+
+
+def test_a_finished_run_is_not_taken_for_one_on_other_images(place, capsys):
+    (place / f"data/{IDS}/val.txt").write_text("val_0\nval_1\n")
+    assert_refused(tiny(Path("data"), Path("out")), "measured on other images", place, capsys)
+
+
+# Words.
+
+WORDS: dict[str, tuple[list[str], str]] = {
+    "unknown setting": (["--optim.step", "3"], "no setting named optim.step; did you mean optim.steps"),
+    "no number": (["--optim.lr", "fast"], "optim.lr must be of type float, but is 'fast'"),
+    "half a step": (["--optim.steps", "2.5"], "optim.steps must be of type int"),
+    "not a number": (["--optim.lr", "nan"], "optim.lr is nan, but must lie between"),
+    "neither true nor false": (["--compat.second_flip", "maybe"], "compat.second_flip must be of type bool"),
+    "zero steps": (["--optim.steps", "0"], "optim.steps is 0, but must lie between 1 and"),
+    "no value": (["--optim.lr"], "--optim.lr needs a value"),
+    "thresholds crossed": (["--cam.low", "0.9"], r"cam.low \(0.9\) must be below cam.high"),
+    "crop smaller than a patch": (
+        ["--augment.crop", "6", "--augment.local_size", "6"],
+        "an image of 6 pixels is smaller than one patch of 8; raise --augment.crop",
+    ),
+    "scaled crop smaller than a patch": (
+        ["--cam.scales", "1,0.2"],
+        "image of 6.4 pixels is smaller than one patch of 8; raise --augment.crop",
+    ),
+    "local crop smaller than a patch": (["--augment.local_size", "4"], "raise --augment.local_size"),
+    "local crop larger than the crop": (["--augment.local_size", "48"], "is larger than augment.crop"),
+    "squashed smaller than a patch": (["--augment.evaluation_size", "7"], "raise --augment.evaluation_size"),
+    "batch that cannot be shared": (["--optim.accumulate", "3"], r"optim.batch \(2\) cannot be shared by 1 processes"),
+    "unknown backbone": (["--model.backbone", "vit_huge_nothing"], "timm knows no such architecture"),
+    "no plain ViT": (["--model.backbone", "resnet18"], "backbone resnet18"),
+    "heads that do not divide the width": (["--model.heads", "5"], "backbone vit_tiny_patch16_224"),
+    "no checkpoint there": (["--model.checkpoint", "nowhere.safetensors"], "nowhere.safetensors does not exist"),
+    "other settings": (["--seed", "0", "--optim.lr", "1"], "holds a run with other settings .optim.lr"),
+}
+
+
+@pytest.mark.parametrize("fault", WORDS)
+def test_words(fault, place, capsys):
+    more, says = WORDS[fault]
+    assert_refused(train_words("--seed", "2", *more), says, place, capsys)
+
+
+COMMANDS: dict[str, tuple[list[str], str]] = {
+    "unknown command": (["trian", "smoke"], "no command named trian; did you mean train"),
+    "unknown preset": (["train", "smok"], "no preset named smok; did you mean smoke"),
+    "a word that is no setting": (["train", "smoke", "fast"], "fast is no setting"),
+    "data set that is not there": (["train", "voc"], "the voc data set was not found.*give --data.root"),
+    "evaluate a folder without run": (["evaluate", "{place}/data"], "cannot read .*config.json"),
+    "evaluate what is not there": (["evaluate", "{place}/nothing"], "cannot read .*config.json"),
+    "evaluate unknown weights": (["evaluate", "{run}", "--weights", "first"], "has no first weights"),
+    "evaluate on no data set": (["evaluate", "{run}", "--data-root", "{place}/x"], "holds no JPEGImages folder"),
+    "data without a word": (["data"], "wsss data needs one of"),
+    "check of nothing": (["data", "check", "{place}/out"], "holds no JPEGImages folder"),
+    "mini set over something else": (["data", "mini", "--root", "{place}/data"], "exists and is not this"),
+    "score of nothing": (["score", "{place}/x", "{place}/y", "--num-classes", "3"], "holds no PNG"),
+    "score without prediction": (
+        ["score", "{place}/x", "{place}/data/SegmentationClass", "--num-classes", "3"],
+        "train_0.png does not exist, but .* does",
+    ),
+    "score with no class": (
+        ["score", "{place}/x", "{place}/data/SegmentationClass", "--num-classes", "0"],
+        "--num-classes is 0, but must lie between 1 and 255",
+    ),
+    "pretrain on nothing": (["pretrain", "{place}/x"], "is no folder of at least two class folders"),
+    "pretrain for no time": (["pretrain", "drawn", "--minutes", "0"], "minutes is 0.0, but must lie between"),
+    "tables in no format": (["tables", "--format", "pdf"], "--format is pdf"),
+}
+
+
+@pytest.mark.parametrize("fault", COMMANDS)
+def test_commands(fault, place, capsys, monkeypatch):
+    monkeypatch.delenv("WSSS_VOC_ROOT", raising=False)
+    words, says = COMMANDS[fault]
+    words = [word.format(place=place, run=place / "out/data/tiny/0") for word in words]
+    assert_refused(words, says, place, capsys)
+
+
+MISSPELT = ["evaluate", "score a", "evaluate a --weihgts best", "score a b --num-classes x", "publish --onyl x"]
+
+
+@pytest.mark.parametrize("words", MISSPELT)
+def test_misspelt_options_end_with_2_and_no_traceback(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(*words.split())
+    assert end.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# Weights.
+
+
+class Hostile:
+    """Runs a command where it is unpickled carelessly."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+def spoil_weights(path: Path, how: str) -> None:
+    tensors = load_file(path)
+    name = "encoder.blocks.0.attn.qkv.weight"
+    if how == "nan":
+        tensors[name][0, 0] = float("nan")
+    elif how == "shape":
+        tensors[name] = tensors[name][:, :-1].contiguous()
+    elif how == "names":
+        tensors["block.0"] = tensors.pop(name)
+    save_file(tensors, path)
+
+
+WEIGHTS = {
+    "nan": "holds values that are not finite, first in encoder.blocks.0.attn.qkv.weight",
+    "shape": "1 of another shape .encoder.blocks.0.attn.qkv.weight .144, 47. for .144, 48.",
+    "names": "1 missing .encoder.blocks.0.attn.qkv.weight.; 1 unexpected .block.0",
+}
+
+
+@pytest.mark.parametrize("how", WEIGHTS)
+def test_start_weights_that_do_not_fit(how, place, capsys):
+    path = shutil.copy(place / "out/data/tiny/0/best.safetensors", place / "start.safetensors")
+    spoil_weights(Path(path), how)
+    assert_refused(train_words("--seed", "2", "--model.checkpoint", path), WEIGHTS[how], place, capsys)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no tensors here", None], ids=["empty", "zip", "cut off"])
+def test_start_weights_that_are_none(content, place, capsys):
+    path = Path(shutil.copy(place / "out/data/tiny/0/best.safetensors", place / "start.safetensors"))
+    cut(path) if content is None else path.write_bytes(content)
+    words = train_words("--seed", "2", "--model.checkpoint", str(path))
+    assert_refused(words, "cannot be read as safetensors", place, capsys)
+
+
+@pytest.mark.parametrize("how", WEIGHTS)
+def test_a_run_whose_weights_were_spoilt(how, place, capsys):
+    spoil_weights(place / "out/data/tiny/1/step-00000002.safetensors", how)
+    assert_refused(train_words(), WEIGHTS[how], place, capsys)
+    spoil_weights(place / "out/data/tiny/0/step-00000004.safetensors", how)
+    assert_refused(["evaluate", str(place / "out/data/tiny/0")], WEIGHTS[how], place, capsys)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_checkpoint_that_is_cut_off(suffix, place, capsys):
+    cut(place / f"out/data/tiny/1/step-00000002{suffix}")
+    assert_refused(train_words(), rf"step-00000002{suffix} (is|cannot be read as safetensors.*) cut off", place, capsys)
+
+
+def test_a_hostile_training_state_is_not_run(place, capsys):
+    state = place / "out/data/tiny/1/step-00000002.pt"
+    torch.save({"optimizer": Hostile(place / "hacked")}, state)
+    assert_refused(train_words(), "is no training state of wsss", place, capsys)
+    state.write_bytes(pickle.dumps(Hostile(place / "hacked")))
+    assert_refused(train_words(), "is no training state of wsss", place, capsys)
+    assert not (place / "hacked").exists()
+
+
+@pytest.mark.parametrize("state", [[1, 2], {}, {"optimizer": {}, "best": 1.0, "seconds": 1.0}], ids=str)
+def test_a_training_state_of_something_else(state, place, capsys):
+    torch.save(state, place / "out/data/tiny/1/step-00000002.pt")
+    assert_refused(train_words(), "is no training state of wsss|other images", place, capsys)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"optim": {"speed": 3}}', '{"seed": "x"}'])
+def test_a_configuration_that_is_none(text, place, capsys):
+    (place / "out/data/tiny/0/config.json").write_text(text)
+    assert_refused(["evaluate", str(place / "out/data/tiny/0")], "wsss", place, capsys)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1}'])
+def test_a_record_that_is_none(text, place, capsys):
+    (place / "out/data/tiny/0.json").write_text(text)
+    assert_refused(tiny(Path("data"), Path("out")), "0.json", place, capsys)
+
+
+# Disk.
+
+
+def test_output_below_a_file(place, capsys):
+    (place / "file").write_text("something")
+    words = tiny(Path("data"), place / "file" / "runs")
+    assert_refused(words, "cannot write .*Not a directory.*choose another place", place, capsys)
+
+
+@pytest.mark.parametrize("name", ["config.json", "log.jsonl", "step-00000004.safetensors", "step-00000004.pt"])
+def test_full_disk_while_training(name, place, capsys, monkeypatch):
+    """Whatever file the disk has no room for, the checkpoint before stays."""
+    for method in ("write_bytes", "write_text"):
+        monkeypatch.setattr(Path, method, no_room(getattr(Path, method), name))
+    assert_refused(train_words(), "No space left on device", place, capsys)
+
+
+def no_room(write: Callable, name: str) -> Callable:
+    def full(self: Path, *rest: object, **options: object) -> object:
+        if self.name == name:
+            raise OSError(28, "No space left on device", str(self))
+        return write(self, *rest, **options)
+
+    return full
+
+
+@pytest.mark.parametrize("name", ["cams.npz", "1.npz", "1.json"])
+def test_full_disk_at_the_end(name, place, capsys, monkeypatch):
+    """The trained weights are kept; with room again only the evaluation is done."""
+    save, error = np.savez_compressed, OSError(28, "No space left on device")
+
+    def full(file: object, **arrays: object) -> None:
+        if Path(file.name).name == name:
+            raise error
+        save(file, **arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez_compressed", full)
+        patch.setattr(Path, "write_text", no_room(Path.write_text, name))
+        assert run(*train_words()) == 1
+    assert "No space left on device" in sentence(capsys.readouterr().err)
+    assert not (place / "out/data/tiny/1.json").exists()
+    assert (place / "out/data/tiny/1/step-00000004.safetensors").exists()
+    monkeypatch.setattr(train.Trainer, "_update", None)
+    assert run(*train_words()) == 0
+    assert results.load(place / "out/data/tiny/1.json")["images"] == 4
+
+
+# Real processes.
+
+REAL: dict[str, tuple[list[str], str]] = {
+    "unknown preset": (["train", "voc-animal"], "did you mean voc-animals"),
+    "no root": (["train", "smoke", "--data.root", "nowhere"], "nowhere holds no JPEGImages folder"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", REAL)
+def test_real_process(fault, tmp_path):
+    words, says = REAL[fault]
+    done = subprocess.run(command(*words), capture_output=True, text=True, env=environment(), timeout=300)
+    assert done.returncode == 1 and says in sentence(done.stderr)
+
+
+@pytest.mark.slow
+def test_real_process_on_a_full_disk(place):
+    """No file may grow beyond 300 kB, less than the weights: the checkpoint before stays."""
+    before = hashes(place / "out")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    done = subprocess.run(
+        command(*train_words()), capture_output=True, text=True, env=environment(), timeout=300, preexec_fn=limit
+    )
+    assert done.returncode == 1 and "File too large" in sentence(done.stderr)
+    after = hashes(place / "out")
+    assert {name for name in before if after.get(name) != before[name]} <= {"data/tiny/1/log.jsonl"}

@@ -1,0 +1,122 @@
+"""Pretraining on class folders and on drawn images: the weights start a run, the record says how they were made."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from running import own_set, record, run, tiny
+from safetensors.torch import load_file
+
+from wsss import pretrain
+from wsss.data import mini
+from wsss.paths import UserError
+
+SMALL = ["--minutes", "0.02", "--batch", "8", "--size", "32"]
+SMALL += ["--model.width", "48", "--model.depth", "3", "--model.heads", "3", "--model.image-size", "64"]
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two class folders of plain colours, one with a folder inside, with PNG, JPEG and grey images."""
+    root, random = tmp_path_factory.mktemp("classes"), np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 150)):
+        (root / name / "more").mkdir(parents=True)
+        for number in range(8):
+            pixels = random.integers(low, low + 100, (20 + number, 30, 3), dtype=np.uint8)
+            image = Image.fromarray(pixels).convert("L" if number == 3 else "RGB")
+            image.save(root / name / ("more" if number % 2 else ".") / f"{number}.{'png' if number % 3 else 'JPG'}")
+    (root / "notes.txt").write_text("no class")
+    return root
+
+
+def test_class_folders(classes, tmp_path, capsys):
+    path = tmp_path / "weights" / "start.safetensors"
+    assert run("pretrain", classes, "--output", path, *SMALL) == 0
+    assert "top1_class_token" in capsys.readouterr().out
+    assert all(value.dtype == torch.float16 for value in load_file(path).values())
+    found = json.loads(path.with_suffix(".json").read_text())
+    assert found["data"] == "15 photographs" and found["classes"] == ["dark", "light"]
+    assert found["held_out"].keys() == {"images", "top1_class_token", "top1_mean_patch_token"}
+    assert {"steps", "epochs", "minutes", "cpu_hours", "backbone", "commit", "versions", "date"} <= found.keys()
+    assert found["config"]["seed"] == 0 and found["config"]["batch"] == 8
+    assert found["log"][-1]["step"] == found["steps"] and found["log"][-1]["rate"] < 1e-5
+
+
+def test_a_run_starts_from_the_weights(classes, tmp_path):
+    path = tmp_path / "start.safetensors"
+    assert run("pretrain", classes, "--output", path, *SMALL) == 0
+    own = own_set(tmp_path / "own")
+    words = ["--model.checkpoint", str(path), "--model.heads", "3"]
+    assert run(*tiny(own, tmp_path / "out", *words, "--optim.lr", "0")) == 0
+    trained = load_file(next((tmp_path / "out").glob("*/*/0/step-*.safetensors")))
+    for name, value in load_file(path).items():
+        assert torch.equal(trained[f"encoder.{name}"], value.float()), name
+    assert str(path) in record(tmp_path / "out")["backbone"]
+
+
+def test_drawn_images(tmp_path):
+    path = tmp_path / "start.safetensors"
+    assert run("pretrain", "drawn", "--images", "40", "--output", path, *SMALL) == 0
+    found = json.loads(path.with_suffix(".json").read_text())
+    assert found["classes"] == list(mini.PRETRAINING_CLASSES)
+    assert "drawn images of other classes" in found["data"]
+
+
+def test_drawn_classes_are_not_those_of_the_mini_set():
+    mine = {part for name in mini.CLASSES for part in name.split("-")}
+    others = {part for name in mini.PRETRAINING_CLASSES for part in name.split("-")}
+    assert not mine & others
+
+
+def test_drawn_images_depend_on_the_seed_alone():
+    config = pretrain.Pretrain(images=4, size=32)
+    one, again = pretrain.drawn(config), pretrain.drawn(config)
+    other = pretrain.drawn(pretrain.Pretrain(images=4, size=32, seed=1))
+    assert torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
+    assert not torch.equal(one[0], other[0])
+
+
+def test_class_folders_are_read_in_order(classes):
+    images, labels, names = pretrain.folders(classes, 16)
+    assert images.shape == (16, 3, 16, 16) and names == ["dark", "light"] and labels.tolist() == [0] * 8 + [1] * 8
+    assert float(images[labels == 0].float().mean()) < 80 < float(images[labels == 1].float().mean())
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_little_to_learn_from(tmp_path, count):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    for number in range(count):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"a/{number}.png")
+    with pytest.raises(UserError, match="is no folder of at least two class folders"):
+        pretrain.folders(tmp_path, 16)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("minutes", 0.0), ("batch", 0), ("warmup", 0.0), ("drop", 1.0), ("held_out", 0.95)]
+)
+def test_settings_out_of_range(name, value):
+    with pytest.raises(UserError, match=f"{name} is {value}, but must lie between"):
+        pretrain.Pretrain(**{name: value})
+
+
+def test_faults_are_met_before_the_training(classes, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pretrain, "_fit", None)
+    (tmp_path / "file").write_text("")
+    assert run("pretrain", classes, "--output", tmp_path / "file" / "x.safetensors", *SMALL) == 1
+    assert re.search(r"cannot write .*x.safetensors: .*; choose another --output", capsys.readouterr().err)
+    (classes / "dark/broken.png").write_bytes(b"x")
+    assert run("pretrain", classes, "--output", tmp_path / "x.safetensors", *SMALL) == 1
+    assert "broken.png cannot be decoded" in capsys.readouterr().err
+    (classes / "dark/broken.png").unlink()
+
+
+def test_a_loss_that_is_not_finite_ends_in_words(classes, tmp_path, capsys):
+    path = tmp_path / "start.safetensors"
+    assert run("pretrain", classes, "--output", path, *SMALL, "--weight-decay", "1e30", "--minutes", "1") == 1
+    assert "the pretraining loss is not finite at step" in capsys.readouterr().err
+    assert not path.exists()

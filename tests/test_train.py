@@ -1,0 +1,198 @@
+"""A run from the command line to its record, and what stops one."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from running import assert_same_run, folder, hashes, log, own_set, record, run, tiny
+from safetensors.torch import load_file
+
+from wsss import checkpoint, figures, method, presets, results, tables, train
+from wsss.results import FIELDS
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of four images."""
+    return own_set(tmp_path_factory.mktemp("data") / "own")
+
+
+@pytest.fixture(scope="module")
+def done(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a finished run."""
+    output = tmp_path_factory.mktemp("runs")
+    assert run(*tiny(own, output)) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def drawn(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run of the smoke preset on drawn images, under its own name."""
+    output = tmp_path_factory.mktemp("drawn")
+    assert run("train", "smoke", "--data.root", mini_root, "--output", output, "--augment.local_size", "16") == 0
+    return output
+
+
+def test_the_record_is_whole(drawn):
+    found = record(drawn)
+    assert results.load(folder(drawn).with_suffix(".json"))["schema"] == 1
+    assert set(FIELDS) | {"dataset_title", "backbone", "processes", "threads"} <= found.keys()
+    assert (found["dataset"], found["preset"], found["seed"], found["split"]) == ("smoke", "smoke", 0, "val")
+    assert found["images"] == found["fingerprint"]["images"] == 8
+    protocol = {"label_source": "annotations", "mask_source": "SegmentationClass", "train_images": 16, "size": 64}
+    assert protocol.items() <= found["protocol"].items()
+    assert found["results"].keys() == {
+        *("segmentation", "cam", "aux_cam", "classification", "guesses", "coverage"),
+    }
+    assert found["config"]["optim"]["steps"] == found["steps"] == 8
+    assert found["seconds"].keys() == {"train", "evaluate"}
+    assert str(drawn) not in json.dumps(found), "no path of this machine in a record"
+
+
+def test_the_numbers_follow_from_the_counts_beside_the_record(drawn):
+    found = results.load(folder(drawn).with_suffix(".json"))
+    counts = results.load_counts(found)
+    assert counts["ids"].tolist() == sorted(counts["ids"]) and len(counts["ids"]) == 8
+    for kind in ("segmentation", "cam", "aux_cam"):
+        right, extra, missed = counts[kind].sum(0).T.astype(float)
+        present = right + missed > 0
+        iou = 100 * right[present] / (right + extra + missed)[present]
+        assert found["results"][kind]["miou"] == pytest.approx(iou.mean(), abs=1e-3)
+    assert (folder(drawn).with_suffix(".npz")).stat().st_size < 500_000
+
+
+def test_tables_see_the_record(drawn):
+    found = results.find(drawn)
+    assert [one["variant"] for one in found] == ["smoke+augment.local_size=16"]
+    assert tables.build("headline", found).rows
+
+
+def test_what_a_run_leaves_behind(drawn):
+    names = {path.name for path in folder(drawn).iterdir()}
+    assert names == {
+        *("config.json", "log.jsonl", "cams.npz", "best.safetensors"),
+        *("step-00000008.safetensors", "step-00000008.pt"),
+    }
+    rows = log(drawn)
+    assert rows[0] == {
+        "step": 0,
+        "data": {"labels": "annotations", "masks": "SegmentationClass", "classes": 9, "train": 16, "val": 8},
+    }
+    assert [row["step"] for row in rows if "weights" in row] == list(range(1, 9))
+    assert [row["step"] for row in rows if "validation" in row] == [4]
+    with np.load(folder(drawn) / "cams.npz") as arrays:
+        assert len(arrays["ids"]) == 8 and arrays["images"].shape == (8, 64, 64, 3)
+    assert "step" in figures.learning_curves(folder(drawn) / "log.jsonl").alt
+
+
+def test_best_weights_are_those_of_the_best_validation(done):
+    checks = [row["validation"]["segmentation"] for row in log(done) if "validation" in row]
+    last = load_file(folder(done) / "step-00000004.safetensors")
+    best = load_file(folder(done) / "best.safetensors")
+    same = all(torch.equal(last[name], best[name]) for name in last)
+    assert same == (record(done)["results"]["segmentation"]["miou_headline"] > max(checks))
+
+
+def test_the_same_words_again_return_at_once(done, own, monkeypatch, capsys):
+    before = hashes(done)
+    monkeypatch.setattr(train.Trainer, "__init__", None)
+    assert run(*tiny(own, done)) == 0
+    assert "mIoU in percent" in capsys.readouterr().out
+    assert hashes(done) == before
+
+
+def test_same_seed_same_bits(done, own, tmp_path):
+    torch.manual_seed(99)  # whatever was drawn before
+    np.random.seed(99)
+    assert run(*tiny(own, tmp_path)) == 0
+    assert_same_run(done, tmp_path)
+
+
+def test_loader_processes_change_nothing(done, own, tmp_path):
+    assert run(*tiny(own, tmp_path, "--data.workers", "2")) == 0
+    assert_same_run(done, tmp_path)
+
+
+def test_another_seed_other_bits(done, own, tmp_path):
+    assert run(*tiny(own, tmp_path, "--seed", "1")) == 0
+    one, other = (load_file(folder(x) / "step-00000004.safetensors") for x in (done, tmp_path))
+    assert not torch.equal(one["encoder.blocks.0.attn.qkv.weight"], other["encoder.blocks.0.attn.qkv.weight"])
+
+
+def test_more_loader_order_is_a_permutation_a_pass(own):
+    from wsss import datasets
+
+    config = presets.get("smoke", **{"optim.steps": 6, "optim.batch": 2})
+    items = [item for batch in datasets.Order(4, config, 0) for item in batch]
+    for start in (0, 4, 8):
+        assert sorted(index for index, _ in items[start : start + 4]) == [0, 1, 2, 3]
+    assert len({seed for _, seed in items}) == 12
+    assert [item for batch in datasets.Order(4, config, 3) for item in batch] == items[6:]
+
+
+# Losses and weights that are no numbers.
+
+
+@pytest.mark.parametrize("term", ["classification", "patch_contrast", "segmentation"])
+def test_a_loss_that_is_not_finite_stops_the_run(term, own, tmp_path, monkeypatch, capsys):
+    losses = method.losses
+    with monkeypatch.context() as patch:
+        patch.setattr(method, "losses", broken_after(losses, term, 3))
+        assert run(*tiny(own, tmp_path)) == 1
+    found = re.split(r"[\r\n]", capsys.readouterr().err.strip())[-1]
+    assert found.startswith(f"wsss: error: the loss is not finite at step 3: {term} on the images train_")
+    assert re.search(r"on the images train_\d, train_\d; the last good checkpoint .* is untouched", found)
+    assert checkpoint.latest(folder(tmp_path)) == 2
+    assert run(*tiny(own, tmp_path)) == 0, "with the cause gone the run goes on"
+
+
+def broken_after(losses, term: str, step: int):
+    calls = 0
+
+    def broken(*arguments):
+        nonlocal calls
+        calls += 1
+        terms = losses(*arguments)
+        return terms | ({term: terms[term] * math.nan} if calls > step else {})
+
+    return broken
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_an_update_that_breaks_the_weights_is_never_saved(step, own, tmp_path, monkeypatch, capsys):
+    """The loss was finite, its gradient was not: saving would lose the last good checkpoint."""
+    update = train.Trainer._update
+
+    def broken(self, *arguments):
+        terms = update(self, *arguments)
+        if self.step == step:
+            with torch.no_grad():
+                self.model.classifier.weight[0, 0] = math.inf
+        return terms
+
+    monkeypatch.setattr(train.Trainer, "_update", broken)
+    assert run(*tiny(own, tmp_path)) == 1
+    found = re.split(r"[\r\n]", capsys.readouterr().err.strip())[-1]
+    assert f"the weights are not finite after step {step + 1}, first classifier.weight" in found
+    assert checkpoint.latest(folder(tmp_path)) == (None if step == 1 else 2)
+    assert not (folder(tmp_path) / "best.safetensors").exists() or step == 3
+
+
+def test_a_weight_of_zero_keeps_the_term_in_the_log(own, tmp_path):
+    assert run(*tiny(own, tmp_path, "--patch_contrast.weight", "0", "--class_contrast.weight", "0")) == 0
+    last = log(tmp_path)[-1]
+    assert last["weights"]["patch_contrast"] == 0 and last["patch_contrast"] > 0
+    assert "class_contrast" not in last
+
+
+def test_a_long_variant_is_cut_to_a_name_that_a_disk_takes(own, tmp_path):
+    long = [word for n in ("crop", "evaluation_size", "local_size") for word in (f"--augment.{n}", "32")]
+    more = ["--model.checkpoint", "", "--optim.steps", "1", "--optim.lr", "0.00012345", "--cam.background", "0.41"]
+    more += ["--class_contrast.temperature", "0.4321", "--schedule.contrast_start", "0.01", "--cam.low", "0.2"]
+    assert run("train", "smoke", "--data.root", own, "--output", tmp_path, *long, *more) == 0
+    name = folder(tmp_path).parent.name
+    assert name.startswith("smoke+augment.crop=32") and len(name) == presets.LONGEST
