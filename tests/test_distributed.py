@@ -41,7 +41,7 @@ def test_two_processes_equal_one_that_accumulates(pair, own, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_count_each_image_once(pair, own, tmp_path):
+def test_D10_two_processes_count_each_image_once(pair, own, tmp_path):
     """The record of two processes equals that of one process that evaluates the same weights."""
     two, counts = record(pair), counts_of(pair)
     assert two["processes"] == 2 and two["images"] == two["fingerprint"]["images"] == 5
