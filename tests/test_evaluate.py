@@ -120,7 +120,7 @@ def test_cams_are_masked_by_the_true_image_labels(counted):
     prediction = evaluate.predict(model.eval(), sample.image[None], sample.label[None], config)
     for kind in ("cam", "aux_cam"):
         assert prediction[kind][0, 1].eq(0).all(), "jug is not in the image"
-        assert float(prediction[kind][0, 0].max()) == pytest.approx(1, abs=1e-4)
+        assert float(prediction[kind][0, 0].max()) == pytest.approx(1, abs=2e-3)  # 1e-5 is added to the raw range
         assert set(np.unique(evaluate.to_labels(prediction, (40, 48), config)[kind])) <= {0, 1}
 
 
