@@ -121,6 +121,7 @@ class Order:
 
     def __init__(self, length: int, config: Config, first_step: int):
         self.length, self.config, self.first_step = length, config, first_step
+        self._epoch, self._permutation = -1, []
         self.parts = distributed.world() * config.optim.accumulate
         if config.optim.batch % self.parts:
             raise UserError(
@@ -140,7 +141,7 @@ class Order:
 
     def _item(self, place: int) -> tuple[int, int]:
         epoch, offset = divmod(place, self.length)
-        if getattr(self, "_epoch", None) != epoch:
+        if self._epoch != epoch:
             generator = torch.Generator().manual_seed(mix(self.config.seed, 1, epoch))
             self._epoch, self._permutation = epoch, torch.randperm(self.length, generator=generator).tolist()
         return self._permutation[offset], mix(self.config.seed, 2, place)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -152,7 +153,7 @@ class Trainer:
             with nullcontext() if last or distributed.world() == 1 else wrapped.no_sync(), self._autocast():
                 terms = method.losses(wrapped(batch, generator), batch, config, aux_labels)
                 loss = method.objective(terms, table) / config.optim.accumulate
-                self._check(terms, table, batch)
+                self._check(terms, batch)
                 loss.backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.optim.accumulate
@@ -163,7 +164,7 @@ class Trainer:
         enabled = self.config.optim.bfloat16 and computes_bfloat16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def _check(self, terms: dict[str, torch.Tensor], table: dict[str, float], batch: Batch) -> None:
+    def _check(self, terms: dict[str, torch.Tensor], batch: Batch) -> None:
         """UserError with step, term and image ids where any process has a loss that is not finite."""
         wrong = [name for name, value in terms.items() if not value.isfinite()]
         if distributed.total(torch.tensor(len(wrong), device=self.device)):
@@ -260,6 +261,7 @@ def check_sizes(config: Config, patch: int) -> None:
             raise UserError(f"an image of {side:g} pixels is smaller than one patch of {patch}; raise --{path}")
 
 
+@cache  # asked for every micro-batch
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from wsss.config import IGNORE
 from wsss.data import mini, voc
+from wsss.data.vocformat import write_mask
 from wsss.paths import UserError, atomic
 
 DRAWN_SPLITS = {"train": 160, "val": 40}
@@ -59,7 +60,7 @@ def _prepare_split(tree: dict[str, Any], images: Path, root: Path, split: str, n
         name = Path(row["file_name"]).stem
         _link(images / row["file_name"], root / "JPEGImages" / row["file_name"])
         mask = rasterise(mine, index, (row["height"], row["width"]))
-        voc.index_image(mask).save(root / "SegmentationClass" / f"{name}.png")
+        write_mask(root / "SegmentationClass" / f"{name}.png", mask)
         ids.append(name)
         lines.append(" ".join([name, *(names[number - 1] for number in present)]))
     if not ids:

@@ -21,10 +21,10 @@ from wsss.data.drawing import between
 from wsss.data.others import OTHER_BODIES, OTHER_PATTERNS
 from wsss.data.scene import Sprite, background, draw_object, expose, into, paste, ridge, water
 from wsss.data.shapes import BODIES, PATTERNS
-from wsss.data.vocformat import FOLDERS, Drawing, voc_palette, write
+from wsss.data.vocformat import FOLDERS, Drawing, write
 from wsss.paths import UserError, atomic
 
-__all__ = ["CLASSES", "PRETRAINING_CLASSES", "Drawing", "draw", "draw_pretraining", "generate", "voc_palette"]
+__all__ = ["CLASSES", "PRETRAINING_CLASSES", "Drawing", "draw", "draw_pretraining", "generate"]
 
 VERSION = 2
 """Of the generator: changes whenever one byte of its labels or masks does."""

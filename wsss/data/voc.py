@@ -54,7 +54,7 @@ class Devkit:
     """SegmentationPart where the distinctive parts are known (mini), else empty."""
 
 
-def open_devkit(root: Path, own: bool = False) -> Devkit:
+def open_devkit(root: Path) -> Devkit:
     """The data set at `root`; classes.txt there takes the place of VOC's classes. Raises UserError."""
     if not (root / "JPEGImages").is_dir():
         raise UserError(
@@ -141,22 +141,6 @@ def read_mask(path: Path, size: tuple[int, int] | None, classes: int) -> UInt8[n
             f"the mask {path} holds the value {wrong[0]}, but only 0..{classes} and {IGNORE} have a meaning"
         )
     return array
-
-
-def index_image(labels: UInt8[np.ndarray, "h w"]) -> Image.Image:
-    """A mask as VOC stores it: class numbers as a palette image."""
-    image = Image.frombytes("P", labels.shape[::-1], np.ascontiguousarray(labels).tobytes())
-    image.putpalette(palette())
-    return image
-
-
-def palette() -> list[int]:
-    """The 256 colours of VOC's masks as 768 numbers: bits of the index dealt to red, green, blue from the top down."""
-    return [
-        sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
-        for index in range(256)
-        for channel in range(3)
-    ]
 
 
 def mask_file(kit: Devkit, name: str) -> Path:
