@@ -19,8 +19,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports only lower rows; modules of one sub-package may import one another.
 ROWS = (
-    "wsss batch config distributed intervals paths provenance",
-    "cam checkpoint contrast losses metrics optim transforms figures publish published results table tables verdict",
+    "wsss batch command config distributed intervals paths provenance",
+    "alignment cam checkpoint contrast crf energy losses metrics optim refine subspace transforms "
+    "figures publish published results table tables verdict",
     "datasets model data",
     "method",
     "presets",

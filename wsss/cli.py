@@ -1,19 +1,18 @@
 """The command line: `wsss COMMAND`. Every error a user can act on is one sentence and a non-zero exit."""
 
-import difflib
+import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import tyro
 
+from wsss.command import near, parse
 from wsss.paths import UserError
-
-T = TypeVar("T")
 
 USAGE = """\
 usage: wsss COMMAND ...
@@ -21,8 +20,7 @@ usage: wsss COMMAND ...
   train PRESET             train and evaluate one run; the same words again resume it
   evaluate RUN             evaluate a run's weights again and write its record
   score PREDICTIONS TRUTH  compare two folders of index PNGs; prints one JSON line
-  data mini                draw the mini set
-  data check ROOT          look through a VOC-format data set
+  data WHAT                draw the mini set, prepare VOC or COCO, look through a data set: see wsss data --help
   pretrain ROOT            pretrain a small ViT on a folder of class folders, or on drawn images
   tables                   paper, published base and measured numbers, from records
   publish                  copy finished runs of a clean commit to data/results and book/runs
@@ -47,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     try:
         if words[0] not in COMMANDS:
-            raise UserError(f"there is no command named {words[0]}{_near(words[0], COMMANDS)}; see wsss --help")
-        return COMMANDS[words[0]](words[1:])
+            raise UserError(f"there is no command named {words[0]}{near(words[0], COMMANDS)}; see wsss --help")
+        return _command(words[0])(words[1:])
     except UserError as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader of the output, `head` say, has seen enough
@@ -61,19 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _command(name: str) -> Callable[[Sequence[str]], int]:
+    """The function of a command: of this module, or named as module:function and imported when it is asked for."""
+    found = COMMANDS[name]
+    if not isinstance(found, str):
+        return found
+    module, _, function = found.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
 def _fail(sentence: str) -> int:
     print(f"wsss: error: {' '.join(sentence.split())}", file=sys.stderr)
     return 1
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T | None = None) -> T:
-    options: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=list(words), prog=f"wsss {command}", config=(tyro.conf.FlagConversionOff,), **options)
 
 
 def _train(words: Sequence[str]) -> int:
@@ -85,7 +82,7 @@ def _train(words: Sequence[str]) -> int:
     name, settings = words[0], [word for word in words[1:] if word != "--no-resume"]
     config = presets.get(name)
     if {"-h", "--help"} & set(settings):
-        _parse(type(config), settings, f"train {name}", presets.PRESETS[name])
+        parse(type(config), settings, f"train {name}", presets.PRESETS[name])
     config = presets.get(name, **_changes(settings))
     from wsss import datasets, train
 
@@ -145,7 +142,7 @@ class Evaluate:
 
 
 def _evaluate(words: Sequence[str]) -> int:
-    asked = _parse(Evaluate, words, "evaluate")
+    asked = parse(Evaluate, words, "evaluate")
     from wsss import evaluate
 
     _report(evaluate.evaluate_run(asked.run, asked.weights, asked.data_root), asked.run)
@@ -165,53 +162,11 @@ class Score:
 
 
 def _score(words: Sequence[str]) -> int:
-    asked = _parse(Score, words, "score")
+    asked = parse(Score, words, "score")
     from wsss import scoring
 
     print(json.dumps(scoring.score(asked.predictions, asked.truth, asked.num_classes)))
     return 0
-
-
-@dataclass(frozen=True)
-class DrawMini:
-    """Draw the mini set: 1,000 train, 200 val and 200 test images of 128 pixels in VOC format."""
-
-    root: Path = field(default_factory=lambda: _default_mini())
-    """Where it goes; a set that is there already is left as it is."""
-
-
-def _default_mini() -> Path:
-    from wsss.paths import project_root
-
-    return project_root() / "data" / "mini"
-
-
-@dataclass(frozen=True)
-class CheckData:
-    """Look through a VOC-format data set: decodes everything its lists name; exit 1 on any fault."""
-
-    root: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ROOT")]
-    """The folder that holds JPEGImages."""
-    splits: tuple[str, ...] = ()
-    """Lists to look through; empty: all of ImageSets/Segmentation."""
-
-
-def _data(words: Sequence[str]) -> int:
-    if not words or words[0] not in ("mini", "check"):
-        raise UserError("wsss data needs one of: mini (draw the mini set), check ROOT (look through a data set)")
-    if words[0] == "mini":
-        from wsss.data import mini
-
-        print(mini.generate(_parse(DrawMini, words[1:], "data mini").root))
-        return 0
-    asked = _parse(CheckData, words[1:], "data check")
-    from wsss.data import check
-
-    summary, faults = check.check(asked.root, asked.splits)
-    print(summary)
-    for fault in faults:
-        print(f"wsss: error: {fault}", file=sys.stderr)
-    return 1 if faults else 0
 
 
 def _pretrain(words: Sequence[str]) -> int:
@@ -222,7 +177,7 @@ def _pretrain(words: Sequence[str]) -> int:
     from wsss import pretrain
 
     root = words[0] if words and not words[0].startswith("-") else ""
-    asked = _parse(pretrain.Pretrain, words[1:] if root else (words or ["--help"]), "pretrain ROOT")
+    asked = parse(pretrain.Pretrain, words[1:] if root else (words or ["--help"]), "pretrain ROOT")
     if not root:
         raise UserError("wsss pretrain needs a folder of class folders, or the word drawn")
     pretrain.run(root, asked)
@@ -240,7 +195,7 @@ class Tables:
 
 
 def _tables(words: Sequence[str]) -> int:
-    asked = _parse(Tables, words, "tables")
+    asked = parse(Tables, words, "tables")
     from wsss import results, tables
 
     if asked.format not in ("text", "markdown", "csv"):
@@ -260,7 +215,7 @@ class Publish:
 
 
 def _publish(words: Sequence[str]) -> int:
-    asked = _parse(Publish, words, "publish")
+    asked = parse(Publish, words, "publish")
     from wsss import publish
     from wsss.paths import project_root
 
@@ -269,11 +224,11 @@ def _publish(words: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+COMMANDS: dict[str, Callable[[Sequence[str]], int] | str] = {
     "train": _train,
     "evaluate": _evaluate,
     "score": _score,
-    "data": _data,
+    "data": "wsss.data.commands:run",
     "pretrain": _pretrain,
     "tables": _tables,
     "publish": _publish,
