@@ -1,0 +1,423 @@
+"""Cross-layer CAM alignment (Module B): slow loops, gradients, what each term sees and does not, direction."""
+
+import math
+
+import numpy as np
+import pytest
+import reference
+import torch
+from builders import QUICK, noise, seeds, tensor
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from wsss import alignment
+from wsss.paths import UserError
+
+# The definitions as loops over plain numbers.
+
+
+def slow_student_cam(tokens, weight, grid, valid, floor):
+    """Also the range that each class of each image is divided by."""
+    raw = np.maximum(reference.cam_scores(tokens, weight, grid), 0)
+    out, ranges = np.zeros(raw.shape), np.zeros(raw.shape[:2])
+    for b, k in np.ndindex(*raw.shape[:2]):
+        seen = raw[b, k][valid[b]]
+        low, high = (seen.min(), seen.max()) if seen.size else (0.0, 0.0)
+        ranges[b, k] = max(high - low, floor)
+        out[b, k] = np.clip((raw[b, k] - low) / ranges[b, k], 0, 1)
+    return out, ranges
+
+
+def slow_intensity(student, teacher, label, valid, beta):
+    terms = []
+    for b, k, i, j in np.ndindex(*student.shape):
+        if label[b, k] and valid[b, i, j]:
+            error = abs(student[b, k, i, j] - teacher[b, k, i, j])
+            terms.append(error**2 / (2 * beta) if error < beta else error - beta / 2)
+    return sum(terms) / len(terms) if terms else 0.0
+
+
+def slow_affinity(cam, label, i, j, background):
+    """Cosine of two tokens of one image, (k, n) and (k,)."""
+    present = [k for k in range(len(label)) if label[k]]
+    vectors = [[cam[k, t] for k in present] for t in (i, j)]
+    if background:
+        vectors = [[1 - max(v, default=0.0), *v] for v in vectors]
+    norms = [math.sqrt(sum(x * x for x in v)) for v in vectors]
+    return sum(x * y for x, y in zip(*vectors, strict=True)) / (max(norms[0], 1e-6) * max(norms[1], 1e-6))
+
+
+def slow_structure(student, teacher, label, valid, background, balance):
+    student, teacher = (x.reshape(*x.shape[:2], -1) for x in (student, teacher))
+    valid, near, far = valid.reshape(len(valid), -1), [], []
+    for b, i, j in np.ndindex(len(valid), valid.shape[1], valid.shape[1]):
+        if i != j and valid[b, i] and valid[b, j] and label[b].any():
+            target = slow_affinity(teacher[b], label[b], i, j, background)
+            error = (slow_affinity(student[b], label[b], i, j, background) - target) ** 2
+            (near if target >= 0.5 else far).append(error)
+    groups = [near, far] if balance else [near + far]
+    return sum(sum(group) / len(group) for group in groups if group) / len(groups)
+
+
+def cams(seed, images=2, classes=3, grid=(2, 3)):
+    """Student, teacher in [0, 1], label (images without a class as well) and valid (images without a token as well)."""
+    rng = np.random.RandomState(seed)
+    student, teacher = rng.random_sample((2, images, classes, *grid))
+    teacher[rng.random_sample(teacher.shape) < 0.3] = 0
+    label = (rng.random_sample((images, classes)) < 0.6).astype(float)
+    valid = rng.random_sample((images, *grid)) < rng.choice([0.1, 0.8, 1.0], size=(images, 1, 1))
+    return student, teacher, label, valid
+
+
+def one_class(*planes):
+    """(1, 1, 1, n) CAMs of one-class images with their label and valid."""
+    maps = [tensor(plane)[None, None, None] for plane in planes]
+    return *maps, torch.ones(1, 1), torch.ones(1, 1, maps[0].shape[-1], dtype=torch.bool)
+
+
+def gradient(loss, student, *rest, **options):
+    student = student.clone().requires_grad_()
+    loss(student, *rest, **options).backward()
+    return student.grad
+
+
+LOSSES = [alignment.intensity_loss, alignment.structure_loss]
+
+# Student and teacher CAM.
+
+
+@QUICK
+@given(seeds(), st.integers(1, 3), st.sampled_from([1e-3, 2.0]))
+def test_student_cam_equals_the_slow_loop(seed, classes, floor):
+    """Images without a valid token as well; floors that do and do not act."""
+    tokens, weight, valid = noise(seed, 2, 6, 4), noise(seed + 1, classes, 4), cams(seed)[3]
+    for mask in (valid, np.ones_like(valid)):
+        cam = alignment.student_cam(tensor(tokens), tensor(weight), (2, 3), tensor(mask), floor)
+        np.testing.assert_allclose(cam, slow_student_cam(tokens, weight, (2, 3), mask, floor)[0], atol=1e-12)
+    assert torch.equal(cam, alignment.student_cam(tensor(tokens), tensor(weight), (2, 3), None, floor))
+
+
+@QUICK
+@given(seeds())
+def test_student_cam_gradient_is_the_classifier_over_the_range(seed):
+    """Minimum, maximum and classifier are held: d S / d F = w / range at every valid token with a positive score,
+    the strongest and the weakest included, and 0 elsewhere."""
+    tokens, weight, upstream = noise(seed, 1, 6, 4), noise(seed + 1, 2, 4), noise(seed + 2, 1, 2, 2, 3)
+    every = np.ones((1, 2, 3), bool)
+    ranges = slow_student_cam(tokens, weight, (2, 3), every, 1e-3)[1]
+    inputs, classifier = tensor(tokens).requires_grad_(), tensor(weight).requires_grad_()
+    (alignment.student_cam(inputs, classifier, (2, 3), tensor(every)) * tensor(upstream)).sum().backward()
+    wanted = np.zeros_like(tokens)
+    for n, k in np.ndindex(6, 2):
+        if tokens[0, n] @ weight[k] > 0:
+            wanted[0, n] += upstream[0, k, n // 3, n % 3] * weight[k] / ranges[0, k]
+    np.testing.assert_allclose(inputs.grad, wanted, atol=1e-9)
+    assert classifier.grad is None
+
+
+def test_student_cam_passes_gradcheck_at_tokens_that_set_no_extreme():
+    """Fixed tokens of score 0 and 100 set minimum and maximum of both classes."""
+    weight = torch.eye(2, dtype=torch.float64)
+    fixed = torch.tensor([[[0.0, 0.0], [100.0, 100.0]]], dtype=torch.float64)
+    free = tensor(10 + noise(0, 1, 4, 2)).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: alignment.student_cam(torch.cat([fixed, x], 1), weight, (2, 3), None), free
+    )
+
+
+def test_student_cam_floor_bounds_the_gradient_of_a_flat_cam():
+    tokens = torch.full((1, 4, 1), 0.5, dtype=torch.float64).requires_grad_()
+    cam = alignment.student_cam(tokens, torch.ones(1, 1, dtype=torch.float64), (2, 2), None)
+    cam.sum().backward()
+    assert not cam.any() and tokens.grad.flatten().tolist() == pytest.approx([1000] * 4)
+
+
+@QUICK
+@given(seeds())
+def test_student_cam_does_not_see_tokens_outside_valid(seed):
+    tokens, weight, valid = tensor(noise(seed, 2, 6, 4)), tensor(noise(seed + 1, 2, 4)), tensor(cams(seed)[3])
+    moved = torch.where(valid.flatten(1)[:, :, None], tokens, 50 * tokens.flip(2))
+    one, two = (alignment.student_cam(x, weight, (2, 3), valid) for x in (tokens, moved))
+    inside = valid[:, None].expand_as(one)
+    assert torch.equal(one[inside], two[inside])
+    assert two.min() >= 0 and two.max() <= 1
+
+
+def test_student_cam_is_in_float32_under_autocast():
+    tokens, weight = tensor(noise(0, 1, 6, 64)).bfloat16().requires_grad_(), tensor(noise(1, 2, 64)).float()
+    plain = alignment.student_cam(tokens, weight, (2, 3), None)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = alignment.student_cam(tokens, weight, (2, 3), None)
+    mixed.square().sum().backward()
+    assert mixed.dtype == torch.float32 and torch.equal(plain, mixed) and tokens.grad.isfinite().all()
+
+
+def test_teacher_cam_is_bilinear_and_detached():
+    cam = tensor(noise(0, 1, 2, 6, 8)).requires_grad_()
+    small = alignment.teacher_cam(cam, (2, 3))
+    assert not small.requires_grad
+    for k in range(2):
+        np.testing.assert_allclose(small[0, k], reference.bilinear(cam.detach()[0, k], (2, 3)), atol=1e-12)
+
+
+def test_teacher_cam_keeps_a_peak_that_areas_would_flatten():
+    """A hot token of 16 pixels, blurred as bilinear upsampling blurs it."""
+    hot = torch.zeros(1, 1, 5, 5)
+    hot[0, 0, 2, 2] = 1
+    image = torch.nn.functional.interpolate(hot, (80, 80), mode="bilinear", align_corners=False)
+    area = torch.nn.functional.interpolate(image, (5, 5), mode="area")
+    assert alignment.teacher_cam(image, (5, 5)).max() > 0.9 and area.max() < 0.65
+
+
+# Intensity and structure against their slow loops.
+
+
+@QUICK
+@given(seeds(), st.integers(1, 3), st.sampled_from([(2, 3), (1, 1)]), st.sampled_from([0.1, 0.5]))
+def test_intensity_equals_the_slow_loop(seed, classes, grid, beta):
+    """Images without a class or without a valid token; one token."""
+    arrays = cams(seed, 2, classes, grid)
+    loss = alignment.intensity_loss(*map(tensor, arrays), beta)
+    assert loss.item() == pytest.approx(slow_intensity(*arrays, beta), rel=1e-9, abs=1e-12)
+
+
+@QUICK
+@given(seeds(), st.integers(1, 3), st.sampled_from([(2, 3), (1, 1)]), st.booleans(), st.booleans())
+def test_structure_equals_the_slow_loop(seed, classes, grid, background, balance):
+    """Images without a class, without a valid token or with one only; tokens without a response."""
+    arrays = cams(seed, 2, classes, grid)
+    loss = alignment.structure_loss(*map(tensor, arrays), background, balance)
+    assert loss.item() == pytest.approx(slow_structure(*arrays, background, balance), rel=1e-9, abs=1e-12)
+
+
+@QUICK
+@given(seeds(), st.integers(1, 3), st.booleans())
+def test_affinity_equals_the_slow_loop(seed, classes, background):
+    cam, _, label, _ = cams(seed, 2, classes)
+    found = alignment.affinity(tensor(cam), tensor(label), background)
+    for b, i, j in np.ndindex(*found.shape):
+        wanted = slow_affinity(cam[b].reshape(classes, -1), label[b], i, j, background)
+        assert found[b, i, j].item() == pytest.approx(wanted, abs=1e-12)
+
+
+def test_closed_forms():
+    """S = (1, 0) against T = (1, 1): the tokens are foreign for the student (A 0) and one for the teacher (A 1)."""
+    arrays = one_class([1.0, 0.0], [1.0, 1.0])
+    assert alignment.intensity_loss(*arrays).item() == pytest.approx((1 - 0.05) / 2)
+    assert alignment.structure_loss(*arrays).item() == pytest.approx(0.5), "half the mean over near pairs, no far ones"
+    assert alignment.structure_loss(*arrays, balance=False).item() == pytest.approx(1)
+    small = one_class([0.5, 0.5], [0.54, 0.5])
+    assert alignment.intensity_loss(*small).item() == pytest.approx(0.04**2 / 0.2 / 2), "quadratic below beta"
+
+
+def test_balance_weighs_near_and_far_pairs_alike():
+    """9 tokens alike and one apart: 72 near pairs, 18 far ones; an error on the far ones only."""
+    student, teacher, label, valid = one_class([0.0] * 10, [0.0] * 9 + [1.0])
+    assert alignment.structure_loss(student, teacher, label, valid).item() == pytest.approx(0.5)
+    assert alignment.structure_loss(student, teacher, label, valid, balance=False).item() == pytest.approx(18 / 90)
+
+
+# Gradients.
+
+
+@pytest.mark.parametrize("options", [{}, {"background": False}, {"balance": False}])
+def test_structure_gradient(options):
+    student, teacher, _, valid = map(tensor, cams(1))
+    label = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    valid[:, 0] = True
+    student.requires_grad_()
+    loss = lambda x: alignment.structure_loss(x, teacher, label, valid, **options)  # noqa: E731
+    assert torch.autograd.gradcheck(loss, student)
+    assert loss(student) > 0
+
+
+def test_intensity_gradient():
+    student, teacher, label, valid = map(tensor, cams(1))
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: alignment.intensity_loss(x, teacher, label, valid), student)
+    assert alignment.intensity_loss(student, teacher, label, valid) > 0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradient_reaches_present_classes_and_valid_tokens_of_the_student_only(loss):
+    student, teacher, label, valid = map(tensor, cams(1))
+    label[0], valid[:, 0, :2] = torch.tensor([1.0, 0.0, 1.0]), True
+    teacher.requires_grad_()
+    found = gradient(loss, student, teacher, label, valid)
+    counted = (label > 0)[:, :, None, None] & valid[:, None]
+    assert teacher.grad is None
+    assert found[counted].any() and not found[~counted].any()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("empty", ["label", "valid"])
+def test_nothing_to_compare_is_zero_with_a_zero_gradient(loss, empty):
+    student, teacher, label, valid = map(tensor, cams(1))
+    label, valid = (torch.zeros_like(x) if name == empty else x for name, x in (("label", label), ("valid", valid)))
+    for options in ({}, {"background": False}) if loss is alignment.structure_loss else ({},):
+        assert loss(student, teacher, label, valid, **options) == 0
+        found = gradient(loss, student, teacher, label, valid, **options)
+        assert found.isfinite().all() and not found.any()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_image_without_a_class_does_not_dilute_the_others(loss):
+    student, teacher, label, valid = map(tensor, cams(1))
+    label, valid = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), torch.ones_like(valid)
+    alone = loss(student[:1], teacher[:1], label[:1], valid[:1])
+    torch.testing.assert_close(loss(student, teacher, label, valid), alone)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_finite_under_autocast(loss):
+    """Flat student CAMs at 0 and 1 as well, and the value of float32."""
+    student, teacher, label, valid = map(tensor, cams(1))
+    student[0, 0], student[0, 1] = 0, 1
+    label, student = torch.ones_like(label), student.bfloat16()
+    plain = loss(student, teacher, label, valid)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, found = loss(student, teacher, label, valid), gradient(loss, student, teacher, label, valid)
+        half = loss(student, teacher.bfloat16(), label, valid)
+    assert torch.equal(plain, mixed) and half.dtype == torch.float32
+    assert found.isfinite().all() and found.any()
+
+
+# Invariances.
+
+
+@QUICK
+@given(seeds(), st.booleans(), st.booleans())
+def test_losses_do_not_depend_on_the_order_of_classes_and_images_or_on_a_flip(seed, background, balance):
+    rng = np.random.RandomState(seed)
+    student, teacher, label, valid = map(tensor, cams(seed))
+    images, classes = rng.permutation(2), rng.permutation(3)
+    moved = [x[images][:, classes].flip(-1) for x in (student, teacher)]
+    moved += [label[images][:, classes], valid[images].flip(-1)]
+    for loss, options in zip(LOSSES, ({}, {"background": background, "balance": balance}), strict=True):
+        torch.testing.assert_close(loss(*moved, **options), loss(student, teacher, label, valid, **options))
+
+
+@QUICK
+@given(seeds())
+def test_losses_do_not_see_absent_classes_or_tokens_outside_valid(seed):
+    student, teacher, label, valid = map(tensor, cams(seed))
+    seen = (label > 0)[:, :, None, None] & valid[:, None]
+    others = [torch.where(seen, x, 1 - x.flip(1)) for x in (student, teacher)]
+    for loss in LOSSES:
+        assert torch.equal(loss(*others, label, valid), loss(student, teacher, label, valid))
+
+
+@QUICK
+@given(seeds(), st.booleans(), st.booleans())
+def test_a_student_that_is_its_teacher_has_no_loss(seed, background, balance):
+    student, _, label, valid = map(tensor, cams(seed))
+    assert alignment.intensity_loss(student, student, label, valid) == 0
+    assert alignment.structure_loss(student, student, label, valid, background, balance) == 0
+
+
+# What each term sees, and why the two are joined.
+
+
+@QUICK
+@given(seeds())
+def test_without_the_background_channel_a_one_class_image_has_no_structure(seed):
+    """Every cosine is 1 where the CAM is positive, whatever its values: no gradient. With the channel there is one."""
+    rng = np.random.RandomState(seed)
+    arrays = one_class(*rng.uniform(0.01, 1, size=(2, 6)))
+    bare = gradient(alignment.structure_loss, *arrays, background=False)
+    assert bare.abs().max() < 1e-12
+    assert alignment.structure_loss(*arrays, background=False) < 1e-24
+    assert gradient(alignment.structure_loss, *arrays).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9])
+def test_without_the_background_channel_a_token_without_response_has_no_gradient(value):
+    """Its cosine has no derivative; 1 / eps would be a step of 1e6."""
+    arrays = one_class([value, 0.5, 1.0], [0.2, 0.4, 1.0])
+    assert not gradient(alignment.structure_loss, *arrays, background=False)[..., 0].any()
+    assert alignment.structure_loss(*arrays, background=False).item() == pytest.approx(0.5 * 4 / 6)
+
+
+@QUICK
+@given(seeds())
+def test_structure_is_blind_to_a_swap_of_foreground_and_background_and_intensity_is_not(seed):
+    plane, teacher = np.random.RandomState(seed).random_sample((2, 6))
+    swapped, _, label, valid = one_class(1 - plane, teacher)
+    plain, target, _, _ = one_class(plane, teacher)
+    one, two = (alignment.structure_loss(x, target, label, valid) for x in (plain, swapped))
+    torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+    exact = [loss(1 - target, target, label, valid) for loss in LOSSES]
+    assert exact[0] > 0.05 and exact[1] < 1e-24, "the very inverse of the teacher satisfies structure"
+
+
+@QUICK
+@given(seeds(), st.booleans())
+def test_structure_is_blind_to_a_swap_of_classes_and_intensity_is_not(seed, background):
+    _, teacher, _, _ = map(tensor, cams(seed, 1, 2))
+    label, valid = torch.ones(1, 2), torch.ones(1, 2, 3, dtype=torch.bool)
+    swapped = teacher.flip(1)
+    assume((swapped - teacher).abs().max() > 0.1)
+    assert alignment.structure_loss(swapped, teacher, label, valid, background) < 1e-24
+    assert alignment.intensity_loss(swapped, teacher, label, valid) > 1e-3
+
+
+@QUICK
+@given(seeds(), st.floats(0.05, 0.95), st.integers(1, 3))
+def test_structure_has_no_gradient_at_a_flat_cam_and_intensity_has(seed, level, classes):
+    _, teacher, _, _ = map(tensor, cams(seed, 1, classes))
+    label, valid = torch.ones(1, classes), torch.ones(1, 2, 3, dtype=torch.bool)
+    student = torch.full_like(teacher, level)
+    assert alignment.structure_loss(student, teacher, label, valid) > 0 or classes == 1
+    assert gradient(alignment.structure_loss, student, teacher, label, valid).abs().max() < 1e-12
+    assert gradient(alignment.intensity_loss, student, teacher, label, valid).abs().max() > 1e-3
+
+
+def test_the_background_channel_takes_the_gradient_of_the_strongest_present_class_only():
+    """Where all CAMs are 0 an absent class does not share it: one class among 20 has the gradient it has alone."""
+    student, teacher, label, valid = one_class([0.0, 0.3, 1.0], [0.2, 0.9, 1.0])
+    alone = gradient(alignment.structure_loss, student, teacher, label, valid)
+    among = [torch.cat([x, torch.zeros(1, 19, 1, 3, dtype=x.dtype)], 1) for x in (student, teacher)]
+    found = gradient(alignment.structure_loss, *among, torch.eye(1, 20), valid)
+    assert alone[..., 0].abs() > 1e-3
+    torch.testing.assert_close(found[:, :1], alone)
+
+
+# Direction.
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_fixed_directions(progress):
+    fixed = {"aux_to_last": (1, 0), "last_to_aux": (0, 1), "both": (0.5, 0.5)}
+    for direction, wanted in fixed.items():
+        assert alignment.direction_weights(progress, direction, 0.3) == wanted
+
+
+def test_the_scheduled_direction_crosses_over_linearly():
+    table = [(0.0, 1), (0.4, 1), (0.425, 0.75), (0.45, 0.5), (0.475, 0.25), (0.5, 0), (1.0, 0)]
+    for progress, first in table:
+        found = alignment.direction_weights(progress, "scheduled", 0.45)
+        assert found == pytest.approx((first, 1 - first), abs=1e-9)
+    assert alignment.direction_weights(0.4, "scheduled", 0.45, 0.2) == pytest.approx((0.75, 0.25))
+
+
+@QUICK
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_scheduled_weights_sum_to_1_and_turn_once(progress, crossing, ramp):
+    first, second = alignment.direction_weights(progress, "scheduled", crossing, ramp)
+    later = alignment.direction_weights(min(progress + 0.01, 1.0), "scheduled", crossing, ramp)[1]
+    assert 0 <= first <= 1 and first + second == 1 and later >= second
+
+
+def test_a_crossing_of_0_means_the_last_layer_leads_from_the_start():
+    assert alignment.direction_weights(0.0, "scheduled", 0.0) == (0, 1)
+    assert alignment.direction_weights(0.0, "scheduled", 0.05) == pytest.approx((1, 0))
+
+
+def test_a_ramp_of_0_is_a_step():
+    found = [alignment.direction_weights(progress, "scheduled", 0.5, 0.0) for progress in (0.49, 0.5)]
+    assert found == [(1, 0), (0, 1)]
+
+
+def test_an_unknown_direction_is_an_error_that_names_the_four():
+    with pytest.raises(UserError, match="'sideways'.*aux_to_last, last_to_aux, both, scheduled"):
+        alignment.direction_weights(0.5, "sideways", 0.3)

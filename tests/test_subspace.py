@@ -1,0 +1,395 @@
+"""Multi-subspace token contrast (Module A): slow loops, gradients, closed forms, invariances, anchors."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsss import contrast, subspace
+
+# The definitions as loops over plain numbers.
+
+
+def slow_class_term(student, teacher, flags, temperature):
+    """Mean over subspaces and images of the mean over teacher views and positives of -log(e / (e + negatives))."""
+    values = []
+    for k, b in np.ndindex(student.shape[2], student.shape[1]):
+        terms = []
+        for q in teacher[:, b, k]:
+            e = [math.exp(q @ s / temperature) for s in student[:, b, k]]
+            mass = sum(x for x, flag in zip(e, flags[b], strict=True) if not flag)
+            terms += [-math.log(x / (x + mass)) for x, flag in zip(e, flags[b], strict=True) if flag]
+        values.append(sum(terms) / len(terms))
+    return sum(values) / len(values)
+
+
+def slow_patch_term(z, labels, images, temperature):
+    """A2, one subspace and one anchor after the other."""
+    values = []
+    for k in range(z.shape[1]):
+        terms = []
+        for i in range(len(z)):
+            others = [a for a in range(len(z)) if a != i]
+            positive = [p for p in others if labels[p] == labels[i] and (labels[i] != 0 or images[p] == images[i])]
+            negative = [a for a in others if labels[a] != labels[i]]
+            e = {a: math.exp(z[i, k] @ z[a, k] / temperature) for a in positive + negative}
+            if positive:
+                terms.append(-sum(math.log(e[p] / sum(e.values())) for p in positive) / len(positive))
+        values.append(sum(terms) / len(terms) if terms else 0.0)
+    return sum(values) / len(values)
+
+
+def slow_orthogonality(projection):
+    subspaces, width, _ = projection.shape
+    values = [
+        sum((projection[k, a] @ projection[m, b]) ** 2 for a, b in np.ndindex(width, width)) / width
+        for k, m in np.ndindex(subspaces, subspaces)
+        if k != m
+    ]
+    return sum(values) / len(values) if values else 0.0
+
+
+def slow_decorrelation(z, labels, centre=True):
+    """L_dec; without `centre` the raw penalty, centred by the mean of all."""
+    count, subspaces, width = z.shape
+    scaled = np.zeros_like(z)
+    for k, d in np.ndindex(subspaces, width):
+        column = z[:, k, d]
+        means = [np.mean(column[labels == label]) if centre else np.mean(column) for label in labels]
+        centred = column - np.array(means)
+        scaled[:, k, d] = centred / (math.sqrt(sum(x * x for x in centred) / max(count, 1)) + 1e-5)
+    values = []
+    for k, m in np.ndindex(subspaces, subspaces):
+        if k != m:
+            values += [(scaled[:, k, a] @ scaled[:, m, b] / max(count, 1)) ** 2 for a, b in np.ndindex(width, width)]
+    return sum(values) / len(values) if values else 0.0
+
+
+def unit(array):
+    return array / np.linalg.norm(array, axis=-1, keepdims=True)
+
+
+def anchors(labels, seed, subspaces=2, width=3):
+    """Normalised z, label and image of every labelled token of (b, i, j) maps."""
+    flat = labels.reshape(len(labels), -1)
+    images, tokens = np.nonzero(flat != IGNORE)
+    return unit(noise(seed, len(images), subspaces, width)), flat[images, tokens], images
+
+
+def views(seed, images=2, crops=3, subspaces=2, width=4):
+    """Student and teacher outputs of 2 + crops views, and flags with the global views positive."""
+    shape = (images, subspaces, width)
+    flags = (noise(seed + 2, images, 2 + crops) > 0).astype(int)
+    flags[:, :2] = 1
+    return unit(noise(seed, 2 + crops, *shape)), unit(noise(seed + 1, 2, *shape)), flags
+
+
+# Six anchors in two images: classes with and without a partner, background in both images.
+LABELS, IMAGES = torch.tensor([1, 1, 2, 0, 0, 0]), torch.tensor([0, 1, 0, 0, 0, 1])
+
+# Projection.
+
+
+@QUICK
+@given(seeds(), st.integers(1, 3), st.booleans())
+def test_project_equals_the_slow_loop(seed, subspaces, normalise):
+    g, projection = unit(noise(seed, 2, 3, 5)), unit(noise(seed + 1, subspaces, 4, 5))
+    z = subspace.project(tensor(g), tensor(projection), normalise)
+    assert z.shape == (2, 3, subspaces, 4)
+    for a, b, k in np.ndindex(2, 3, subspaces):
+        wanted = projection[k] @ g[a, b]
+        wanted = wanted / math.sqrt(wanted @ wanted) if normalise else wanted
+        np.testing.assert_allclose(z[a, b, k], wanted, atol=1e-12)
+
+
+def test_one_raw_subspace_is_the_linear_layer_of_the_base():
+    """Bit by bit, in autocast's type as well."""
+    g, rows = tensor(unit(noise(0, 3, 2, 8))).float(), tensor(unit(noise(1, 6, 8))).float()
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found, wanted = subspace.project(g, rows[None], False)[:, :, 0], torch.nn.functional.linear(g, rows)
+        assert torch.equal(found, wanted) and found.dtype == wanted.dtype
+
+
+def test_projection_gradient():
+    g, projection = tensor(unit(noise(0, 2, 4))).requires_grad_(), tensor(unit(noise(1, 2, 3, 4))).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, p: subspace.project(x, p, True), (g, projection))
+
+
+def test_projections_have_norm_1_in_float32_under_autocast():
+    g, projection = tensor(unit(noise(0, 5, 64))).float(), tensor(unit(noise(1, 2, 16, 64))).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        z = subspace.project(g, projection, True)
+    torch.testing.assert_close(z.norm(dim=-1), torch.ones(5, 2), rtol=0, atol=1e-6)
+
+
+# A1, class tokens.
+
+
+@QUICK
+@given(seeds(), st.integers(1, 3), st.integers(0, 3), st.integers(1, 3))
+def test_class_term_equals_the_slow_loop(seed, images, crops, subspaces):
+    arrays = views(seed, images, crops, subspaces)
+    loss = subspace.subspace_contrast_loss(*map(tensor, arrays), 0.125)
+    assert loss.item() == pytest.approx(slow_class_term(*arrays, 0.125), rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize(("raw", "extra"), [(False, False), (False, True), (True, False), (True, True)])
+def test_class_term_is_the_mean_of_the_bases_over_subspaces(raw, extra):
+    student, teacher, flags = map(tensor, views(0, images=3, subspaces=4))
+    loss = subspace.subspace_contrast_loss(student, teacher, flags, 0.5, raw, extra)
+    each = [contrast.class_contrast_loss(student[:, :, k], teacher[:, :, k], flags, 0.5, raw, extra) for k in range(4)]
+    torch.testing.assert_close(loss, torch.stack(each).mean())
+    alone = subspace.subspace_contrast_loss(student[:, :, :1], teacher[:, :, :1], flags, 0.5, raw, extra)
+    assert torch.equal(alone, each[0])
+
+
+def test_class_term_gradient_reaches_the_student_only():
+    student, teacher, flags = map(tensor, views(0, crops=2, width=3))
+    flags[0, 3] = 0
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: subspace.subspace_contrast_loss(s, teacher, flags, 0.5), student)
+    teacher.requires_grad_()
+    subspace.subspace_contrast_loss(student, teacher, flags, 0.5).backward()
+    assert teacher.grad is None
+
+
+# Anchors.
+
+
+@QUICK
+@given(label_maps(classes=2), seeds(), st.integers(1, 4), st.integers(1, 20))
+def test_anchors_are_labelled_balanced_and_within_both_limits(labels, seed, per_class, total):
+    """Every group gives the same quota, or all it has; the last round of a full batch may leave groups one short."""
+    flat = labels.reshape(len(labels), -1)
+    chosen = subspace.choose_anchors(tensor(flat), torch.Generator().manual_seed(seed), per_class, total).numpy()
+    assert len(set(map(tuple, chosen))) == len(chosen) and sorted(map(tuple, chosen)) == list(map(tuple, chosen))
+    picked = flat[chosen[:, 0], chosen[:, 1]]
+    sizes = {(b, c): int((flat[b] == c).sum()) for b in range(len(flat)) for c in set(flat[b]) - {IGNORE}}
+    drawn = {(b, c): int(((chosen[:, 0] == b) & (picked == c)).sum()) for b, c in sizes}
+    assert sum(drawn.values()) == len(chosen), "no IGNORE, no other image"
+    assert len(chosen) == min(total, sum(min(size, per_class) for size in sizes.values()))
+    highest = max(drawn.values(), default=0)
+    assert highest <= per_class
+    for group, size in sizes.items():
+        short = 0 if len(chosen) < total else 1
+        assert min(size, highest) - short <= drawn[group] <= size
+
+
+def test_anchors_default_limits_on_a_large_batch():
+    """8 images of 784 tokens: 8 x 3 groups of up to 64 are more than 512, so each gives 21 or 22."""
+    labels = torch.arange(784).remainder(4).expand(8, 784).clone()
+    labels[labels == 3] = IGNORE
+    chosen = subspace.choose_anchors(labels, torch.Generator().manual_seed(0))
+    counts = torch.bincount(chosen[:, 0] * 3 + labels[chosen[:, 0], chosen[:, 1]])
+    assert counts.sum() == 512 and set(counts.tolist()) == {21, 22}
+    few = subspace.choose_anchors(labels[:2], torch.Generator().manual_seed(0))
+    assert torch.bincount(few[:, 0] * 3 + labels[few[:, 0], few[:, 1]]).tolist() == [64] * 6
+
+
+def test_anchors_depend_on_the_generator_alone_and_cover_every_token():
+    labels = torch.zeros(1, 12, dtype=torch.long)
+    draws = [subspace.choose_anchors(labels, torch.Generator().manual_seed(n), 4) for n in (1, 1, *range(2, 60))]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    counts = torch.bincount(torch.cat(draws[1:])[:, 1], minlength=12)
+    assert counts.min() > 5, "each token is drawn in a third of 59 draws"
+
+
+def test_anchors_take_the_same_random_numbers_whatever_the_labels():
+    """What is drawn after them does not depend on the model."""
+    states = []
+    for labels in (torch.zeros(2, 9), torch.arange(18).reshape(2, 9) % 5, torch.full((2, 9), IGNORE)):
+        generator = torch.Generator().manual_seed(0)
+        subspace.choose_anchors(labels.long(), generator)
+        states.append(generator.get_state())
+    assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])
+
+
+def test_no_anchors_keep_the_shape():
+    for labels in (torch.full((2, 5), IGNORE), torch.zeros(2, 0, dtype=torch.long)):
+        assert subspace.choose_anchors(labels, torch.Generator()).shape == (0, 2)
+
+
+# A2, patch tokens.
+
+
+@QUICK
+@given(label_maps(classes=2, side=2), seeds(), st.integers(1, 3), st.sampled_from([0.1, 1.0]))
+def test_patch_term_equals_the_slow_loop(labels, seed, subspaces, temperature):
+    """IGNORE anywhere, no anchors, one anchor, anchors without positives or negatives."""
+    z, label, images = anchors(labels, seed, subspaces)
+    loss = subspace.patch_subspace_loss(*map(tensor, (z, label, images)), temperature)
+    assert loss.item() == pytest.approx(slow_patch_term(z, label, images, temperature), rel=1e-9, abs=1e-12)
+
+
+def test_patch_term_closed_form():
+    """Two anchors of a class at one place, one of another opposite: log(1 + e^(-2/T)) for the two, the third skipped."""
+    z = torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]], [[-1.0, 0.0]]], dtype=torch.float64)
+    loss = subspace.patch_subspace_loss(z, torch.tensor([1, 1, 2]), torch.tensor([0, 1, 0]), 0.5)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-4)))
+
+
+def test_backgrounds_of_two_images_are_neither_positives_nor_negatives():
+    """Image 1's only background anchor does not act on image 0's background, and has no loss of its own."""
+    z, labels, images = tensor(unit(noise(0, 4, 1, 3))), torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 0])
+    loss = subspace.patch_subspace_loss(z, labels, images, 0.1)
+    torch.testing.assert_close(
+        loss, subspace.patch_subspace_loss(z[[0, 1, 3]], labels[[0, 1, 3]], images[[0, 1, 3]], 0.1)
+    )
+    classes = subspace.patch_subspace_loss(z, torch.tensor([2, 2, 2, 1]), images, 0.1)
+    assert not torch.isclose(loss, classes), "a class is one thing in all images"
+
+
+@pytest.mark.parametrize("labels", [[], [1], [1, 2, 3]])
+def test_patch_term_without_positives_is_zero_with_a_zero_gradient(labels):
+    z = tensor(unit(noise(0, len(labels), 2, 3))).requires_grad_()
+    labels = torch.tensor(labels, dtype=torch.long)
+    loss = subspace.patch_subspace_loss(z, labels, torch.zeros_like(labels), 0.1)
+    loss.backward()
+    assert loss == 0 and z.grad.isfinite().all() and not z.grad.any()
+
+
+def test_patch_term_gradient():
+    z = tensor(unit(noise(0, 6, 2, 3))).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: subspace.patch_subspace_loss(x, LABELS, IMAGES, 0.5), z)
+
+
+def test_patch_term_draws_a_class_together_and_others_apart():
+    """Two anchors of class 1 a right angle apart, each a right angle away from the only one of class 2."""
+    labels, images = torch.tensor([1, 1, 2]), torch.tensor([0, 1, 0])
+    losses = []
+    for step in ([0.0, 0.2, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.2]):
+        z = torch.eye(3, dtype=torch.float64)
+        z[0] = torch.nn.functional.normalize(z[0] + torch.tensor(step), dim=0)
+        losses.append(subspace.patch_subspace_loss(z[:, None], labels, images, 0.1))
+    assert losses[0] < losses[1] < losses[2]
+
+
+# Decoupling.
+
+
+@QUICK
+@given(seeds(), st.integers(1, 4), st.integers(1, 3))
+def test_orthogonality_equals_the_slow_loop(seed, subspaces, width):
+    projection = unit(noise(seed, subspaces, width, 5))
+    loss = subspace.orthogonality_loss(tensor(projection))
+    assert loss.item() == pytest.approx(slow_orthogonality(projection), rel=1e-12, abs=1e-15)
+
+
+def test_orthogonality_closed_forms():
+    """0 for orthogonal subspaces; 1 for one orthonormal basis taken thrice; cos^2 for two lines."""
+    basis = torch.linalg.qr(tensor(noise(0, 12, 12)))[0].reshape(3, 4, 12)
+    assert subspace.orthogonality_loss(basis).item() == pytest.approx(0, abs=1e-28)
+    assert subspace.orthogonality_loss(basis[:1].expand(3, -1, -1)).item() == pytest.approx(1)
+    lines = torch.tensor([[[1.0, 0.0]], [[0.6, 0.8]]])
+    assert subspace.orthogonality_loss(lines).item() == pytest.approx(0.36)
+
+
+@QUICK
+@given(label_maps(classes=2, side=2), seeds(), st.integers(1, 3))
+def test_decorrelation_equals_the_slow_loop(labels, seed, subspaces):
+    """No anchors, one anchor, labels of one anchor."""
+    z, label, _ = anchors(labels, seed, subspaces)
+    loss = subspace.decorrelation_loss(tensor(z), tensor(label))
+    assert loss.item() == pytest.approx(slow_decorrelation(z, label), rel=1e-9, abs=1e-12)
+
+
+def test_decorrelation_closed_forms():
+    """A subspace taken twice: C is the correlation matrix of its d dimensions, 1/d for independent ones (1 on the
+    diagonal, about 0 beside it). Independent subspaces: the squares' expectation 1/n."""
+    labels = torch.zeros(4000, dtype=torch.long)
+    z = tensor(noise(0, 4000, 1, 4))
+    twice = subspace.decorrelation_loss(z.expand(-1, 2, -1), labels)
+    assert twice.item() == pytest.approx(1 / 4, rel=0.01)
+    assert subspace.decorrelation_loss(tensor(noise(1, 4000, 2, 4)), labels) < 3 / 4000
+    line = subspace.decorrelation_loss(z[:, :, :1].expand(-1, 2, -1), labels)
+    assert line.item() == pytest.approx(1, rel=1e-4)
+
+
+def test_decorrelation_does_not_mind_class_codes():
+    """Every subspace sees its own code of the same class plus independent noise, as contrast asks for: raw subspaces
+    are correlated, label-centred ones are not."""
+    labels = np.arange(2000) % 3
+    codes = 3 * noise(0, 3, 2, 4)
+    z = codes[labels] + noise(1, 2000, 2, 4)
+    loss = subspace.decorrelation_loss(tensor(z), tensor(labels)).item()
+    raw = slow_decorrelation(z, labels, centre=False)
+    assert loss < 2 / 2000 and raw > 0.2
+    blind = subspace.decorrelation_loss(tensor(z), torch.zeros(2000, dtype=torch.long))
+    assert blind.item() == pytest.approx(raw), "the labels are what makes the difference"
+
+
+@pytest.mark.parametrize("scale", [0.5, 20.0])
+def test_decorrelation_sees_correlations_only(scale):
+    """Shifts of a label and scales of a dimension do not matter."""
+    z, shift = tensor(noise(0, 6, 2, 3)), tensor(noise(1, 3, 2, 3))
+    moved = z * torch.tensor([1.0, scale, 2.0]) + shift[LABELS]
+    one, two = subspace.decorrelation_loss(z, LABELS), subspace.decorrelation_loss(moved, LABELS)
+    torch.testing.assert_close(one, two, rtol=1e-3, atol=0)
+
+
+def test_decoupling_of_one_subspace_or_of_no_anchors_is_zero_with_a_zero_gradient():
+    projection = tensor(unit(noise(0, 1, 3, 4))).requires_grad_()
+    single, none = tensor(noise(0, 6, 1, 3)).requires_grad_(), torch.zeros(0, 2, 3).requires_grad_()
+    total = subspace.orthogonality_loss(projection) + subspace.decorrelation_loss(single, LABELS)
+    total = total + subspace.decorrelation_loss(none, LABELS[:0])
+    total.backward()
+    assert total == 0 and none.grad is not None
+    assert not projection.grad.any() and not single.grad.any()
+
+
+def test_decorrelation_has_a_finite_gradient_where_a_dimension_does_not_vary():
+    z = tensor(noise(0, 6, 2, 3))
+    z[:, 0, 1] = 0.25
+    z.requires_grad_()
+    subspace.decorrelation_loss(z, LABELS).backward()
+    assert z.grad.isfinite().all() and z.grad.any()
+
+
+def test_decoupling_gradients():
+    projection = tensor(unit(noise(0, 3, 2, 4))).requires_grad_()
+    assert torch.autograd.gradcheck(subspace.orthogonality_loss, projection)
+    z = tensor(noise(1, 6, 2, 3)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: subspace.decorrelation_loss(x, LABELS), z)
+
+
+# All terms.
+
+
+@QUICK
+@given(seeds())
+def test_terms_do_not_depend_on_the_order_of_anchors_subspaces_images_or_classes(seed):
+    rng = np.random.RandomState(seed)
+    z, order = tensor(unit(noise(seed, 6, 3, 4))), torch.from_numpy(rng.permutation(6))
+    one = [subspace.patch_subspace_loss(z, LABELS, IMAGES, 0.1), subspace.decorrelation_loss(z, LABELS)]
+    z, renamed = z[:, rng.permutation(3)], torch.tensor([0, 7, 3])[LABELS]
+    two = [
+        subspace.patch_subspace_loss(z[order], renamed[order], 5 - IMAGES[order], 0.1),
+        subspace.decorrelation_loss(z[order], renamed[order]),
+    ]
+    torch.testing.assert_close(one, two)
+
+
+def test_terms_keep_float32_under_autocast():
+    """Similarities would be rounded to 8 bits of mantissa."""
+    z = tensor(unit(noise(0, 6, 2, 64))).float().requires_grad_()
+    projection = tensor(unit(noise(1, 2, 8, 64))).bfloat16().requires_grad_()
+    student, teacher, flags = map(tensor, views(2, width=64))
+    student = student.bfloat16().requires_grad_()
+    results = []
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            terms = [
+                subspace.subspace_contrast_loss(student, teacher.bfloat16(), flags, 0.125),
+                subspace.patch_subspace_loss(z, LABELS, IMAGES, 0.1),
+                subspace.orthogonality_loss(projection),
+                subspace.decorrelation_loss(z, LABELS),
+            ]
+        results.append(torch.stack(terms))
+    assert torch.equal(*results) and results[0].dtype == torch.float32
+    results[0].sum().backward()
+    assert all(x.grad.isfinite().all() and x.grad.any() for x in (z, projection, student))

@@ -1,0 +1,141 @@
+"""Module A, multi-subspace token contrast (MSC): projections, class and patch token terms, decoupling.
+
+Source: the method page, Module A. The equations are this project's reconstruction; each choice stands where it is made.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+
+from wsss.config import IGNORE
+from wsss.contrast import class_contrast_loss
+from wsss.losses import upcast
+
+EPSILON = 1e-5
+
+
+def project(
+    bottleneck: Float[Tensor, "*n m"], projection: Float[Tensor, "s d m"], normalise: bool
+) -> Float[Tensor, "*n s d"]:
+    """z_k = P_k g in each of s subspaces, divided by its norm with `normalise` (method page, Module A).
+
+    `bottleneck` g is the trunk's output of norm 1, `projection` has unit rows. It is a layer, so it runs in autocast's
+    type as the base's last layer does (s = 1 without `normalise` is that layer, bit by bit); norms are in float32.
+    """
+    z = F.linear(bottleneck, projection.flatten(0, 1)).unflatten(-1, projection.shape[:2])
+    return F.normalize(upcast(z), dim=-1) if normalise else z
+
+
+def subspace_contrast_loss(
+    student: Float[Tensor, "v b s d"],
+    teacher: Float[Tensor, "t b s d"],
+    flags: Int[Tensor, "b v"],
+    temperature: float,
+    raw_exponentials: bool = False,
+    extra_term: bool = False,
+) -> Float[Tensor, ""]:
+    """A1: the base's class token contrast in every subspace, mean over subspaces (method page, Module A).
+
+    Subspaces are folded into images, whose mean is the mean over both; s = 1 is L_ctc. The teacher gets no gradient;
+    the last two arguments are those of `class_contrast_loss` (Deviations D6, D7).
+    """
+    folded = flags.repeat_interleave(student.shape[2], 0)
+    return class_contrast_loss(
+        student.flatten(1, 2), teacher.flatten(1, 2), folded, temperature, raw_exponentials, extra_term
+    )
+
+
+def choose_anchors(
+    labels: Int[Tensor, "b n"], generator: Generator, per_class: int = 64, total: int = 512
+) -> Int[Tensor, "a 2"]:
+    """Class-balanced sample of labelled tokens: rows (image, token), ascending; none gives shape (0, 2).
+
+    `labels` are 0 (background), class + 1 or IGNORE. A group is one label of one image and gives at most `per_class`
+    tokens. Where that is more than `total` over the batch, every group has one and the same smaller quota: groups give
+    in rounds, one random token each, until `total` are drawn, so groups that could give more differ by at most one.
+    Drawn on the CPU from `generator`, whatever the device of `labels`; a batch takes as many random numbers as it has
+    tokens, so what is drawn later does not depend on the labels.
+    """
+    flat = labels.flatten().cpu()
+    shuffle = torch.randperm(len(flat), generator=generator)
+    image = torch.arange(len(flat)) // labels.shape[1]
+    usable = shuffle[flat[shuffle] != IGNORE]
+    turn = _occurrence((image * (IGNORE + 1) + flat)[usable])
+    in_rounds = turn.argsort(stable=True)[: (turn < per_class).sum()]
+    chosen = usable[in_rounds[:total]].sort().values
+    return torch.stack([chosen // labels.shape[1], chosen % labels.shape[1]], 1).to(labels.device)
+
+
+def _occurrence(groups: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """How many earlier entries have the same number: 5 5 3 5 -> 0 1 0 2."""
+    ordered, order = groups.sort(stable=True)
+    counts = ordered.unique_consecutive(return_counts=True)[1]
+    first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return torch.empty_like(order).scatter(0, order, torch.arange(len(order)) - first)
+
+
+def patch_subspace_loss(
+    z: Float[Tensor, "a s d"], labels: Int[Tensor, " a"], images: Int[Tensor, " a"], temperature: float
+) -> Float[Tensor, ""]:
+    """A2: supervised contrast of patch tokens (method page, Module A), mean over anchors, then over subspaces.
+
+    l_i = -1/|P(i)| sum_{p in P(i)} log [ exp(z_i.z_p / T) / sum_{a in P(i) u N(i)} exp(z_i.z_a / T) ]. P(i): other
+    anchors of its label, across images too, but for background only within its image, since two photographs'
+    backgrounds need not look alike; N(i): anchors of other labels; other images' backgrounds are neither for
+    background. Anchors without positives are left out of the mean; if none is left, 0 with a zero gradient. `z` is
+    normalised; logsumexp in float32, outside autocast.
+    """
+    positive, negative = _relations(labels, images)
+    count = positive.sum(1)
+    kept = count > 0
+    # A row that is left out still runs through logsumexp, and a row without entries would make its gradient NaN.
+    entries = positive | negative | ~kept[:, None]
+    with torch.autocast(z.device.type, enabled=False):
+        unit = upcast(z).movedim(1, 0)
+        similarity = unit @ unit.mT / temperature
+        attraction = (similarity * positive).sum(2) / count.clamp(min=1)
+        terms = similarity.masked_fill(~entries, -torch.inf).logsumexp(2) - attraction
+        return ((terms * kept).sum(1) / kept.sum().clamp(min=1)).mean()
+
+
+def _relations(labels: Int[Tensor, " a"], images: Int[Tensor, " a"]) -> tuple[Bool[Tensor, "a a"], Bool[Tensor, "a a"]]:
+    """Positives P and negatives N of every anchor, as rows."""
+    same = labels[:, None] == labels
+    comparable = (labels != 0) | (images[:, None] == images)
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    return same & comparable & ~itself, ~same
+
+
+def orthogonality_loss(projection: Float[Tensor, "s d m"]) -> Float[Tensor, ""]:
+    """L_orth = mean_{k != l} ||P_k P_l^T||_F^2 / d (method page, Module A): 0 if orthogonal, 1 if all are one and the
+    same orthonormal basis; a single subspace gives 0 with a zero gradient. Outside autocast."""
+    rows = upcast(projection).flatten(0, 1)
+    with torch.autocast(rows.device.type, enabled=False):
+        return _mean_between(rows @ rows.mT, projection.shape[0]) / projection.shape[1]
+
+
+def decorrelation_loss(z: Float[Tensor, "a s d"], labels: Int[Tensor, " a"]) -> Float[Tensor, ""]:
+    """L_dec = mean_{k != l} mean_ab (C^kl_ab)^2, C^kl = z_k^T z_l / n over the n anchors (method page, Module A).
+
+    Each z is first centred by the mean of the anchors of its label in the whole local batch, since class codes alone
+    correlate raw subspaces and a raw penalty would fight the contrast; then divided, dimension by dimension, by its
+    (population) deviation over all anchors + 1e-5, so that C is a correlation. Gradients run through mean and
+    deviation. A single subspace or no anchors: 0 with a zero gradient. Outside autocast.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        codes = upcast(z).flatten(1)
+        same = (labels[:, None] == labels).to(codes.dtype)
+        centred = codes - same @ codes / same.sum(1, keepdim=True)
+        count = max(len(codes), 1)
+        # The norm, unlike a square root, has a zero gradient where a dimension does not vary.
+        scaled = centred / (torch.linalg.vector_norm(centred, dim=0) / count**0.5 + EPSILON)
+        return _mean_between(scaled.mT @ scaled / count, z.shape[1]) / z.shape[2] ** 2
+
+
+def _mean_between(gram: Float[Tensor, "q q"], subspaces: int) -> Float[Tensor, ""]:
+    """Mean over ordered pairs of different subspaces of the squared Frobenius norm of their block."""
+    width = len(gram) // subspaces
+    blocks = gram.square().reshape(subspaces, width, subspaces, width).sum((1, 3))
+    different = ~torch.eye(subspaces, dtype=torch.bool, device=gram.device)
+    return (blocks * different).sum() / max(subspaces * (subspaces - 1), 1)
