@@ -227,7 +227,7 @@ def test_patch_term_equals_the_slow_loop(labels, seed, subspaces, temperature):
 
 
 def test_patch_term_closed_form():
-    """Two anchors of a class at one place, one of another opposite: log(1 + e^(-2/T)) for the two, the third skipped."""
+    """Two anchors of a class at one place, one of another opposite: log(1 + e^(-2/T)); the third is skipped."""
     z = torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]], [[-1.0, 0.0]]], dtype=torch.float64)
     loss = subspace.patch_subspace_loss(z, torch.tensor([1, 1, 2]), torch.tensor([0, 1, 0]), 0.5)
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-4)))
