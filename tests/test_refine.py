@@ -1,0 +1,324 @@
+"""Pixel-adaptive refinement and the segmentation pseudo label: equal to a slow loop and to the predecessor's numbers,
+properties, deviation D16."""
+
+import numpy as np
+import pytest
+import torch
+from builders import IGNORE, QUICK, noise, seeds, tensor
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsss import cam, refine
+from wsss.transforms import DEVIATION, MEAN
+
+SIZE = (9, 7)
+HIGH, LOW = 0.7, 0.25
+
+
+def slow_weights(image, box, row, column, dilations):
+    """Places and weights of one pixel's neighbours, from the definition; image (3, h, w)."""
+    top, bottom, left, right = box
+    places, distances = [], []
+    for dilation in dilations:
+        for down in (-1, 0, 1):
+            for across in (-1, 0, 1):
+                if down or across:
+                    y = min(max(row + dilation * down, top), bottom - 1)
+                    x = min(max(column + dilation * across, left), right - 1)
+                    places.append((y, x))
+                    distances.append(dilation * (2**0.5 if down and across else 1))
+    exponent = np.zeros(len(places))
+    for colour in image:
+        around = np.array([colour[place] for place in places])
+        exponent -= (abs(around - colour[row, column]) / (around.std(ddof=1) + 1e-8) / 0.3) ** 2 / 3
+    far = -((np.array(distances) / np.std(distances, ddof=1) / 0.3) ** 2)
+    colour_part, distance_part = np.exp(exponent - exponent.max()), np.exp(far - far.max())
+    return places, colour_part / colour_part.sum() + 0.01 * distance_part / distance_part.sum()
+
+
+def slow_refine(image, masks, box, iterations, dilations):
+    """(3, h, w), (c, h, w) -> (c, h, w), zero outside the box."""
+    inside = [(y, x) for y in range(box[0], box[1]) for x in range(box[2], box[3])]
+    weights = {place: slow_weights(image, box, *place, dilations) for place in inside}
+    for _ in range(iterations):
+        out = np.zeros(masks.shape)
+        for y, x in inside:
+            for place, weight in zip(*weights[y, x], strict=True):
+                out[:, y, x] += weight * masks[(slice(None), *place)]
+        masks = out
+    return masks
+
+
+def uniform(seed, *shape):
+    """Numbers in 0..1, float64."""
+    return tensor(np.random.RandomState(seed).uniform(size=shape))
+
+
+def pictures(seed, images=2, size=SIZE):
+    """Images in 0..255, float64."""
+    return 255 * uniform(seed, images, 3, *size)
+
+
+def normalised(pixels):
+    """0..255 -> what `transforms.to_tensor` gives."""
+    mean, deviation = (pixels.new_tensor(x)[:, None, None] for x in (MEAN, DEVIATION))
+    return (pixels / 255 - mean) / deviation
+
+
+def spans(side):
+    """A half-open range of rows or columns of 0..side with at least one of them."""
+    return st.tuples(st.integers(0, side - 1), st.integers(1, side)).map(lambda s: (min(s[0], s[1] - 1), s[1]))
+
+
+def whole(images, size):
+    return torch.tensor([[0, size[0], 0, size[1]]]).expand(images, 4)
+
+
+def pseudo_label(pixels, maps, label, box, across_box=False, iterations=10):
+    return refine.segmentation_labels(
+        normalised(pixels), maps, label, box, HIGH, LOW, across_box, iterations=iterations
+    )
+
+
+@QUICK
+@given(seeds(), spans(SIZE[0]), spans(SIZE[1]), st.sampled_from([(1,), (2, 1), (1, 2, 4)]), st.integers(0, 3))
+def test_refine_equals_the_slow_loop(seed, rows, columns, dilations, iterations):
+    """Boxes down to one pixel, images smaller than the dilations."""
+    image, masks = pictures(seed), tensor(noise(seed, 2, 3, *SIZE))
+    box = [(0, SIZE[0], 0, SIZE[1]), (*rows, *columns)]
+    fast = refine.refine(image, masks, torch.tensor(box), iterations, dilations)
+    for one in range(2):
+        slow = slow_refine(image[one].numpy(), masks[one].numpy(), box[one], iterations, dilations)
+        top, bottom, left, right = box[one]
+        region = np.s_[:, top:bottom, left:right]
+        np.testing.assert_allclose(fast[one].numpy()[region], slow[region], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (3, 2), (9, 7)])
+def test_refine_without_a_box_is_the_slow_loop_over_the_whole_image(size):
+    """The 48 neighbours of the method; all images but the last kind are smaller than most of its dilations."""
+    image, masks = pictures(0, 1, size), tensor(noise(0, 1, 2, *size))
+    slow = slow_refine(image[0].numpy(), masks[0].numpy(), (0, size[0], 0, size[1]), 10, (1, 2, 4, 8, 12, 24))
+    np.testing.assert_allclose(refine.refine(image, masks)[0], slow, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", ["par", "par_resize"])
+def test_refine_equals_the_predecessor(shared, case):
+    with np.load(shared / "reference" / "toco.npz") as arrays:
+        image, masks, wanted = (tensor(arrays[f"{case}/{x}"]) for x in ("in/image", "in/masks", "out/refined"))
+    error = refine.refine(image, masks) - wanted
+    assert error.abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_segmentation_labels_equal_the_predecessor(shared):
+    """Refined across the box's edge, as there; otherwise the labels differ where padding is near."""
+    with np.load(shared / "reference" / "toco.npz") as arrays:
+        names = ("in/image", "in/valid_cam", "in/image_label", "in/box", "out/label")
+        image, maps, label, box, wanted = (tensor(arrays[f"refine/{name}"]) for name in names)
+    found = pseudo_label(image, maps, label, box.long(), across_box=True)
+    assert (found != wanted).float().mean() <= 1e-3
+    fixed = pseudo_label(image, maps, label, box.long())
+    assert torch.equal(fixed[0], found[0])  # its box is the whole image
+    assert (fixed[1:] != found[1:]).any()
+
+
+@QUICK
+@given(seeds(), spans(SIZE[0]), spans(SIZE[1]))
+def test_weights_sum_to_1_01(seed, rows, columns):
+    """So a constant mask grows by that factor at each iteration, in even images as well."""
+    image = pictures(seed)
+    image[0, :, :5] = 17.0
+    box = torch.tensor([[*rows, *columns]] * 2)
+    weights = refine.affinity(image, box)
+    assert weights.shape == (2, *SIZE, 48) and (weights > 0).any(3).all() and (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(3), torch.full((2, *SIZE), 1.01, dtype=torch.float64))
+    constant = torch.full((2, 1, *SIZE), 0.3, dtype=torch.float64)
+    torch.testing.assert_close(refine.refine(image, constant, box, 3), 0.3 * 1.01**3 * torch.ones_like(constant))
+
+
+def test_an_even_image_is_averaged_evenly():
+    """Closed form: all colours equal, so a colour weight is 1/8; all distances but the diagonal's are equal too."""
+    far = np.array([1, 2**0.5])
+    deviation = np.std([*([1] * 4), *([2**0.5] * 4)], ddof=1)
+    near, diagonal = np.exp(-((far / deviation / 0.3) ** 2)) / (4 * np.exp(-((far / deviation / 0.3) ** 2)).sum())
+    masks = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
+    masks[..., 0, 1] = 1
+    found = refine.refine(torch.full((1, 3, 3, 3), 90.0, dtype=torch.float64), masks, None, 1, (1,))
+    assert found[0, 0, 1, 1] == pytest.approx(1 / 8 + 0.01 * near)
+    assert found[0, 0, 1, 0] == pytest.approx(1 / 8 + 0.01 * diagonal)
+    assert found[0, 0, 2, 1] == 0
+
+
+def test_D16_refinement_does_not_cross_the_edge_of_the_box():
+    """Neither the refined masks nor the labels depend on what lies outside the box; the predecessor's (D16) do."""
+    image, masks, label = pictures(0, size=(24, 20)), uniform(1, 2, 3, 24, 20), torch.ones(2, 3).double()
+    box = torch.tensor([[3, 19, 0, 15], [0, 24, 5, 20]])
+    outside = ~cam.box_mask(box, (24, 20))[:, None]
+    other_image = torch.where(outside, pictures(1, size=(24, 20)), image)
+    other_masks = torch.where(outside, 1 - masks.flip(1), masks)
+
+    refined = refine.refine(image, masks, box)
+    assert torch.equal(refined, refine.refine(other_image, other_masks, box))
+    across, other = refine.refine(image, masks), refine.refine(other_image, other_masks)
+    assert (across - other).abs().masked_fill(outside, 0.0).amax((1, 2, 3)).min() > 1e-3
+
+    for iterations in (0, 10):
+        fixed = [pseudo_label(*x, label, box, False, iterations) for x in ((image, masks), (other_image, other_masks))]
+        assert torch.equal(*fixed)
+    compat = [pseudo_label(*x, label, box, True) for x in ((image, masks), (other_image, other_masks))]
+    assert (compat[0] != compat[1]).any()
+
+
+@QUICK
+@given(seeds(), spans(SIZE[0]), spans(SIZE[1]))
+def test_a_boxed_image_is_refined_as_the_crop_of_it_and_repeats_its_edge_outside(seed, rows, columns):
+    image, masks = pictures(seed), tensor(noise(seed, 2, 2, *SIZE))
+    region = np.s_[..., slice(*rows), slice(*columns)]
+    found = refine.refine(image, masks, torch.tensor([[*rows, *columns]] * 2), 2)
+    crop = refine.refine(image[region], masks[region], None, 2)
+    torch.testing.assert_close(found[region], crop, rtol=1e-9, atol=1e-12)
+    assert torch.equal(found, refine.repeat_edge(found, torch.tensor([[*rows, *columns]] * 2)))
+    assert torch.equal(found[0, :, 0, 0], found[0, :, rows[0], columns[0]])
+
+
+def test_a_boxed_photograph_is_labelled_as_the_crop_of_it():
+    image, maps, label = pictures(0, 1, (24, 20)), uniform(2, 1, 2, 24, 20), torch.ones(1, 2).double()
+    found = pseudo_label(image, maps, label, torch.tensor([[4, 20, 2, 18]]))
+    region = np.s_[..., 4:20, 2:18]
+    assert torch.equal(found[region], pseudo_label(image[region], maps[region], label, whole(1, (16, 16))))
+    assert (found == IGNORE).sum() >= 24 * 20 - 16 * 16
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_mirrored_input_gives_mirrored_output(axis):
+    image, maps, label = pictures(3, size=(24, 20)), uniform(3, 2, 3, 24, 20), torch.ones(2, 3).double()
+    box = torch.tensor([[2, 20, 4, 20], [0, 24, 0, 20]])
+    mirrored = box.clone()
+    first = 2 * (axis - 2)
+    mirrored[:, first], mirrored[:, first + 1] = (
+        image.shape[axis] - box[:, first + 1],
+        image.shape[axis] - box[:, first],
+    )
+    found = refine.refine(image.flip(axis), maps.flip(axis), mirrored)
+    torch.testing.assert_close(found, refine.refine(image, maps, box).flip(axis))
+    labels = pseudo_label(image, maps, label, box)
+    assert torch.equal(pseudo_label(image.flip(axis), maps.flip(axis), label, mirrored), labels.flip(axis - 1))
+    assert len(labels.unique()) > 2
+
+
+def test_a_blurred_mask_sharpens_at_a_colour_edge():
+    """Half dark, half bright; the mask rises linearly across. Refined, each half is near its own mean."""
+    image = torch.full((1, 3, 16, 24), 20.0) + uniform(20, 1, 3, 16, 24).float()
+    image[..., 12:] += 200
+    ramp = torch.linspace(0, 1, 24).expand(1, 1, 16, 24)
+    found = refine.refine(image, ramp)[0, 0] / 1.01**10
+    step_before, step_after = (x[..., 12] - x[..., 11] for x in (ramp[0, 0], found))
+    assert (step_after > 5 * step_before).all()
+    assert found[:, :12].max() < 0.45 and found[:, 12:].min() > 0.55
+
+
+def test_masks_of_another_size_are_resized_with_aligned_corners():
+    masks = torch.tensor([[[[0.0, 3.0], [6.0, 9.0]]]])
+    found = refine.refine(torch.zeros(1, 3, 2, 4), masks, iterations=0)
+    torch.testing.assert_close(found[0, 0], torch.tensor([[0.0, 1.0, 2.0, 3.0], [6.0, 7.0, 8.0, 9.0]]))
+
+
+@QUICK
+@given(spans(12), spans(7))
+def test_the_box_at_half_size_is_the_pixels_that_show_a_part_of_it(rows, columns):
+    top, bottom, left, right = refine._shrunk(torch.tensor([[*rows, *columns]]), (12, 7), (6, 3))[0].tolist()
+    assert set(range(top, bottom)) == {row // 2 for row in range(*rows)}
+    assert 0 <= left < right <= 3  # 7 columns on 3: a part of one is enough
+    assert left <= columns[0] * 3 / 7 and right >= columns[1] * 3 / 7
+
+
+def test_labels_follow_the_two_backgrounds():
+    """Even images with even CAMs, so refinement changes nothing: class above `high`, background below `low`."""
+    values = torch.tensor([0.9, 0.71, 0.69, 0.26, 0.24, 0.0])
+    maps = torch.zeros(6, 3, 8, 8)
+    maps[:, 1] = values[:, None, None]
+    label = torch.tensor([[0.0, 1.0, 0.0]]).expand(6, 3)
+    image = torch.full((6, 3, 8, 8), 100.0)
+    for iterations in (0, 10):
+        found = pseudo_label(image, maps, label, whole(6, (8, 8)), iterations=iterations)
+        assert (found == found[:, :1, :1]).all()
+        assert found[:, 0, 0].tolist() == [2, 2, IGNORE, IGNORE, 0, 0]
+
+
+def test_the_stronger_of_two_classes_wins_and_a_tie_with_the_background_is_background():
+    maps = torch.tensor([[0.8, 0.95, 0.9], [0.95, 0.8, 0.9], [0.7, 0.7, 0.9], [0.25, 0.25, 0.9]])[..., None, None]
+    label = torch.tensor([[1.0, 1.0, 0.0]]).expand(4, 3)
+    image = torch.full((4, 3, 4, 4), 50.0)
+    found = pseudo_label(image, maps.expand(4, 3, 4, 4).contiguous(), label, whole(4, (4, 4)))
+    assert found[:, 0, 0].tolist() == [2, 1, IGNORE, 0]
+
+
+def test_absent_classes_stay_absent_and_images_do_not_influence_one_another():
+    """Images of no, one, two and all classes together; absent ones have the highest CAM."""
+    image, maps = pictures(0, 4, (16, 12)), uniform(4, 4, 5, 16, 12)
+    label = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 0], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]]).double()
+    maps[:, :, :8] = 0.9 + 0.1 * maps[:, :, :8]
+    maps = torch.where(label[:, :, None, None] > 0, maps, 1.0)
+    box = torch.tensor([[0, 16, 0, 12], [0, 16, 0, 12], [2, 16, 0, 12], [0, 16, 1, 12]])
+    together = pseudo_label(image, maps, label, box)
+    for one in range(4):
+        mine = slice(one, one + 1)
+        assert torch.equal(together[mine], pseudo_label(image[mine], maps[mine], label[mine], box[mine]))
+        allowed = {0, IGNORE} | {1 + int(k) for k in label[one].nonzero()}
+        assert set(together[one].unique().tolist()) <= allowed
+        assert bool(((together[one] > 0) & (together[one] < IGNORE)).any()) == bool(label[one].any())
+    assert not together[0].any()
+
+
+def test_classes_absent_from_the_batch_are_not_refined(monkeypatch):
+    """One channel for each class of the richest image and the background, twice, whatever the number of classes."""
+    seen = []
+    plain = refine.refine
+
+    def spy(image, masks, *rest):
+        seen.append(tuple(masks.shape))
+        return plain(image, masks, *rest)
+
+    monkeypatch.setattr(refine, "refine", spy)
+    label = torch.zeros(2, 80)
+    label[0, [5, 70]] = label[1, 33] = 1
+    pseudo_label(pictures(0, 2, (8, 8)).float(), uniform(21, 2, 80, 8, 8).float(), label, whole(2, (8, 8)))
+    assert seen == [(2, 6, 4, 4)]
+
+
+@QUICK
+@given(seeds(), spans(SIZE[0]), spans(SIZE[1]), st.booleans())
+def test_labels_outside_the_box_are_ignored(seed, rows, columns, across_box):
+    """Boxes down to one pixel at odd places of an image of odd size."""
+    image, maps = pictures(seed), torch.full((2, 1, *SIZE), 0.9).double()
+    box = torch.tensor([[*rows, *columns], [0, SIZE[0], 0, SIZE[1]]])
+    found = pseudo_label(image, maps, torch.ones(2, 1).double(), box, across_box)
+    assert torch.equal(found == 1, cam.box_mask(box, SIZE))
+    assert torch.equal(found == IGNORE, ~cam.box_mask(box, SIZE))
+
+
+def test_a_box_without_a_pixel_is_all_ignored():
+    box = torch.tensor([[3, 3, 0, 7], [9, 9, 7, 7], [0, 9, 0, 0]])
+    maps, label = uniform(5, 3, 2, *SIZE), torch.ones(3, 2).double()
+    assert (pseudo_label(pictures(0, 3), maps, label, box) == IGNORE).all()
+    assert refine.refine(pictures(0, 3), maps, box).isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (2, 3), (5, 31)])
+def test_tiny_images(size):
+    maps = torch.full((1, 1, *size), 0.9)
+    found = pseudo_label(pictures(0, 1, size).float(), maps, torch.ones(1, 1), whole(1, size))
+    assert found.tolist() == torch.ones(1, *size).tolist()
+
+
+def test_the_result_is_that_of_float32_under_autocast_and_without_gradient():
+    image, maps, label = pictures(0).float(), uniform(22, 2, 2, *SIZE).float().requires_grad_(), torch.ones(2, 2)
+    box = whole(2, SIZE)
+    wanted = refine.refine(image, maps), pseudo_label(image, maps, label, box)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(refine.refine(image, maps), wanted[0])
+        assert torch.equal(pseudo_label(image, maps, label, box), wanted[1])
+    assert not wanted[0].requires_grad
+    half = refine.refine(image.bfloat16(), maps.bfloat16())
+    assert half.dtype == torch.float32 and half.isfinite().all()
+    torch.testing.assert_close(half, wanted[0], atol=0.05, rtol=0.05)

@@ -1,0 +1,181 @@
+"""Pixel-adaptive refinement (PAR) of masks by the colours around each pixel, and the segmentation pseudo label made
+with it. From the description of the base (ToCo, Ru et al., CVPR 2023)."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wsss.cam import box_mask
+from wsss.config import IGNORE
+from wsss.losses import upcast
+from wsss.transforms import to_pixels
+
+DILATIONS = (1, 2, 4, 8, 12, 24)
+WIDTH = 0.3
+"""Width of the colour and of the distance kernel, in deviations over the neighbours."""
+DISTANCE_WEIGHT = 0.01
+EPSILON = 1e-8
+
+
+def offsets(dilations: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Rows down and columns right of the neighbours: the eight around a pixel, at each dilation."""
+    ring = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
+    return [(d * down, d * right) for d in dilations for down, right in ring]
+
+
+def clamped(
+    box: Int[Tensor, "b 4"], size: tuple[int, int], margin: int = 0
+) -> tuple[Int[Tensor, "b i"], Int[Tensor, "b j"]]:
+    """For the rows -margin ... h + margin - 1, and the columns alike, the nearest one inside the box. A box without a
+    pixel counts as its top left corner."""
+    sides = []
+    for length, start, stop in zip(size, (box[:, 0], box[:, 2]), (box[:, 1], box[:, 3]), strict=True):
+        places = torch.arange(-margin, length + margin, device=box.device)
+        inside = torch.minimum(places[None], stop[:, None] - 1)
+        sides.append(torch.maximum(inside, start[:, None]).clamp(0, length - 1))
+    return sides[0], sides[1]
+
+
+def repeat_edge(x: Float[Tensor, "b c h w"], box: Int[Tensor, "b 4"], margin: int = 0) -> Float[Tensor, "b c i j"]:
+    """`x` with everything outside the box replaced by the nearest value inside it, enlarged by `margin` each side."""
+    rows, columns = clamped(box, (x.shape[2], x.shape[3]), margin)
+    each = zip(x, rows, columns, strict=True)
+    return torch.stack([one.index_select(1, row).index_select(2, column) for one, row, column in each])
+
+
+def affinity(
+    image: Float[Tensor, "b 3 h w"], box: Int[Tensor, "b 4"], dilations: tuple[int, ...] = DILATIONS
+) -> Float[Tensor, "b h w n"]:
+    """Weights of the n = 8 x dilations neighbours of a pixel; they sum to 1.01.
+
+    Softmax over the neighbours of -(|dI| / (sd + 1e-8) / 0.3)^2, averaged over the three colours, sd the unbiased
+    deviation of the neighbours' values; plus 0.01 x softmax of -(distance / sd / 0.3)^2. Neighbours beyond the box
+    are the nearest pixels inside it.
+    """
+    around, (height, width) = offsets(dilations), image.shape[2:]
+    margin = max(dilations)
+    padded = repeat_edge(image, box, margin)
+
+    def shifted(down: int, right: int) -> Tensor:
+        top, left = margin + down, margin + right
+        return padded[:, :, top : top + height, left : left + width]
+
+    views = [shifted(*offset) for offset in around]
+    # Two passes: a sum of squares would lose the deviation of a nearly even neighbourhood to rounding.
+    mean = sum(views) / len(views)
+    deviation = (sum((view - mean).square_() for view in views) / (len(views) - 1)).sqrt()
+    scale = 1 / ((deviation + EPSILON) * WIDTH)
+    centre = shifted(0, 0)
+    colour = torch.stack([((view - centre) * scale).square_().mean(1).neg_() for view in views], 1).softmax(1)
+    distance = torch.tensor(around, dtype=image.dtype, device=image.device).norm(dim=1)
+    nearness = torch.softmax(-(distance / distance.std() / WIDTH).square(), 0)
+    # Plane by plane until here, which is faster; the look-ups want the weights of a pixel side by side.
+    return colour.add_(nearness[:, None, None], alpha=DISTANCE_WEIGHT).movedim(1, 3).contiguous()
+
+
+def neighbours(
+    box: Int[Tensor, "b 4"], size: tuple[int, int], dilations: tuple[int, ...] = DILATIONS
+) -> Int[Tensor, "m n"]:
+    """For every pixel of the batch, row by row and image by image, the numbers of its n neighbours in that order."""
+    margin = max(dilations)
+    rows, columns = (x.int() for x in clamped(box, size, margin))
+    around = torch.tensor(offsets(dilations), device=box.device) + margin
+    down = rows[:, torch.arange(size[0], device=box.device)[:, None] + around[:, 0]]
+    right = columns[:, torch.arange(size[1], device=box.device)[:, None] + around[:, 1]]
+    first = torch.arange(len(box), dtype=torch.int32, device=box.device)[:, None, None] * (size[0] * size[1])
+    return ((first + down * size[1])[:, :, None] + right[:, None]).flatten(0, 2)
+
+
+@torch.no_grad()
+def refine(
+    image: Float[Tensor, "b 3 h w"],
+    masks: Float[Tensor, "b c i j"],
+    box: Int[Tensor, "b 4"] | None = None,
+    iterations: int = 10,
+    dilations: tuple[int, ...] = DILATIONS,
+) -> Float[Tensor, "b c h w"]:
+    """PAR: `iterations` times, every mask becomes the affinity-weighted sum of its neighbours (scaled by 1.01).
+
+    `image` in 0..255. Masks of another size are resized to it bilinearly with aligned corners first. `box` (top,
+    bottom, left, right in pixels of `image`; half open) is the photograph: neighbours beyond it are the nearest pixels
+    inside, and so is the result outside it. Without one they are those of the image's border, and padding inside the
+    image takes part, as in the base (Deviations D16). Outside autocast; no gradient.
+    """
+    batch, size = len(image), (image.shape[2], image.shape[3])
+    with torch.autocast(image.device.type, enabled=False):
+        image = upcast(image)
+        masks = masks.to(image.dtype)
+        masks = F.interpolate(masks, size, mode="bilinear", align_corners=True)
+        whole = torch.tensor([[0, size[0], 0, size[1]]], device=image.device).expand(batch, 4)
+        edges = whole if box is None else box
+        if iterations > 0:
+            # Weighted look-ups of whole pixels: nothing of the size of 48 masks is ever made.
+            weights = affinity(image, edges, dilations).flatten(0, 2)
+            index = neighbours(edges, size, dilations)
+            values = masks.movedim(1, 3).flatten(0, 2)
+            for _ in range(iterations):
+                values = F.embedding_bag(index, values, mode="sum", per_sample_weights=weights)
+            masks = values.unflatten(0, (batch, *size)).movedim(3, 1)
+        return masks if box is None else repeat_edge(masks, box)
+
+
+@torch.no_grad()
+def segmentation_labels(
+    image: Float[Tensor, "b 3 h w"],
+    cam: Float[Tensor, "b k h w"],
+    label: Float[Tensor, "b k"],
+    box: Int[Tensor, "b 4"],
+    high: float,
+    low: float,
+    across_box: bool = False,
+    *,
+    iterations: int = 10,
+) -> Int[Tensor, "b h w"]:
+    """The segmentation pseudo label: class + 1, 0 background, IGNORE where unsure and outside the box.
+
+    `image` as `transforms.to_tensor` gives it, `cam` in 0..1. At half the size, softmax over a constant background
+    and the CAMs of the image's own classes, refined, resized back, arg max; once with background `high`, once with
+    `low`. The label is the first result's class; background where both say background; else IGNORE. The base refines
+    across the box's edge, as `across_box` does (Deviations D16); otherwise nothing outside the box has any influence.
+    `iterations` 0 leaves the refinement out. Outside autocast; no gradient.
+    """
+    height, width = image.shape[2:]
+    half = (max(1, height // 2), max(1, width // 2))
+    with torch.autocast(image.device.type, enabled=False):
+        planes, classes = _own_classes(upcast(cam), label)
+        pixels = to_pixels(upcast(image))
+        if not across_box:
+            planes, pixels = repeat_edge(planes, box), repeat_edge(pixels, box)
+        planes, pixels = (F.interpolate(x, half, mode="bilinear", align_corners=False) for x in (planes, pixels))
+        # -inf gives a slot without a class no mass, and refinement leaves it none.
+        planes = planes.masked_fill((classes == 0)[:, :, None, None], -torch.inf)
+        levels = [F.pad(planes, (0, 0, 0, 0, 1, 0), value=level).softmax(1) for level in (high, low)]
+        smaller = None if across_box else _shrunk(box, (height, width), half)
+        refined = refine(pixels, torch.cat(levels, 1), smaller, iterations)
+        refined = F.interpolate(refined.contiguous(), (height, width), mode="bilinear", align_corners=False)
+    (strict, slot), (loose, _) = (x[:, 1:].max(1) for x in refined.chunk(2, 1))
+    strict_background, loose_background = (x[:, 0] for x in refined.chunk(2, 1))
+    found = classes.gather(1, slot.flatten(1)).view_as(slot)
+    unsure = torch.where(loose_background >= loose, 0, IGNORE)
+    labels = torch.where(strict > strict_background, found, unsure)
+    return labels.masked_fill(~box_mask(box, (height, width)), IGNORE)
+
+
+def _own_classes(
+    cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"]
+) -> tuple[Float[Tensor, "b s h w"], Int[Tensor, "b s"]]:
+    """The CAMs of each image's own classes and their numbers + 1, in order; 0 where an image has fewer than another."""
+    present, classes = (label > 0).sort(dim=1, descending=True, stable=True)
+    slots = max(1, int(present.sum(1).max()))
+    present, classes = present[:, :slots], classes[:, :slots]
+    planes = torch.stack([one.index_select(0, own) for one, own in zip(cam, classes, strict=True)])
+    return planes, (classes + 1) * present
+
+
+def _shrunk(box: Int[Tensor, "b 4"], size: tuple[int, int], half: tuple[int, int]) -> Int[Tensor, "b 4"]:
+    """The box at half the size: every pixel there that shows a part of it."""
+    top, bottom, left, right = box.unbind(1)
+    starts = [x * small // large for x, small, large in zip((top, left), half, size, strict=True)]
+    stops = [-(-x * small // large) for x, small, large in zip((bottom, right), half, size, strict=True)]
+    return torch.stack([starts[0], stops[0], starts[1], stops[1]], 1)
