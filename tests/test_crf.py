@@ -1,0 +1,154 @@
+"""Dense CRF: the predecessor's numbers, what it does to clean and to noisy probabilities, what it refuses."""
+
+import inspect
+import multiprocessing
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+from builders import noise
+
+from wsss.crf import dense_crf
+from wsss.paths import UserError
+
+
+def halves(height=24, width=32):
+    """A dark half and a bright half, and the mask of the bright one."""
+    image = np.full((height, width, 3), 40, np.uint8)
+    image[:, width // 2 :] = (210, 180, 150)
+    return image, image[..., 0] > 100
+
+
+def softmax(scores):
+    e = np.exp(scores - scores.max(0))
+    return (e / e.sum(0)).astype(np.float32)
+
+
+def test_equals_the_predecessor(shared):
+    with np.load(shared / "reference" / "toco.npz") as stored:
+        image, probability, q = (stored[f"crf/{name}"] for name in ("in/image", "in/probability", "out/q"))
+    mine = dense_crf(image, probability)
+    assert mine.dtype == np.float32 and mine.shape == q.shape
+    assert np.abs(mine - q).max() <= 1e-5 * q.max()
+
+
+def test_no_iteration_gives_the_clipped_probability_back():
+    image, bright = halves(3, 4)
+    probability = np.stack([~bright, bright]).astype(np.float64)
+    expected = np.clip(probability, 1e-5, 1) / (1 + 1e-5)
+    np.testing.assert_allclose(dense_crf(image, probability, iterations=0), expected, rtol=1e-5)
+
+
+def test_one_iteration_of_the_position_term_alone_lies_near_the_slow_loop():
+    """The lattice approximates the Gaussian; normalised symmetrically the two differ by some per cent."""
+    image, sigma, weight = halves(6, 9)[0], 1.5, 4.0
+    probability = softmax(noise(0, 3, 6, 9))
+    mine = dense_crf(image, probability, 1, (sigma, weight), (1.0, 1.0, 0.0))
+    row, column = np.divmod(np.arange(54), 9)
+    kernel = np.exp(-((row[:, None] - row) ** 2 + (column[:, None] - column) ** 2) / (2 * sigma**2))
+    scale = 1 / np.sqrt(kernel.sum(1))
+    flat = probability.reshape(3, -1)
+    message = weight * (flat @ (scale[:, None] * kernel * scale))
+    expected = softmax(np.log(flat) + message).reshape(3, 6, 9)
+    assert np.abs(mine - expected).max() < 0.03
+    assert np.abs(mine - probability).max() > 0.1
+
+
+def test_uniform_stays_uniform():
+    image = np.random.RandomState(0).randint(0, 256, (17, 23, 3)).astype(np.uint8)
+    np.testing.assert_allclose(dense_crf(image, np.full((4, 17, 23), 0.25)), 0.25, atol=1e-5)
+
+
+def test_a_sure_map_that_follows_the_image_is_kept():
+    image, bright = halves()
+    probability = np.where(np.stack([~bright, bright]), 0.95, 0.05)
+    q = dense_crf(image, probability)
+    assert (q.argmax(0) == bright).all()
+    assert np.abs(q.sum(0) - 1).max() < 1e-5
+
+
+def test_a_noisy_map_on_two_colours_is_cleaned():
+    """A fifth of the pixels say the wrong class; afterwards none does. Without the colour term it would not do."""
+    image, bright = halves()
+    said = bright ^ (np.random.RandomState(0).rand(*bright.shape) < 0.2)
+    probability = np.where(np.stack([~said, said]), 0.7, 0.3).astype(np.float32)
+    before = (probability.argmax(0) != bright).mean()
+    after = (dense_crf(image, probability).argmax(0) != bright).mean()
+    blind = (dense_crf(np.full_like(image, 90), probability).argmax(0) != bright).mean()
+    assert before > 0.15 and after == 0 and blind > 0.1
+
+
+def test_width_and_height_are_not_swapped():
+    """Transposing everything transposes the result, up to the lattice, which lies askew."""
+    image, bright = halves(10, 30)
+    probability = softmax(np.stack([~bright, bright]) + 0.5 * noise(0, 2, 10, 30))
+    q = dense_crf(image, probability)
+    turned = dense_crf(image.swapaxes(0, 1), probability.swapaxes(1, 2)).swapaxes(1, 2)
+    assert q.shape == (2, 10, 30)
+    assert np.abs(q - turned).max() < 0.05
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 3)])
+@pytest.mark.parametrize("classes", [1, 2, 21])
+def test_any_size(shape, classes):
+    image = np.random.RandomState(0).randint(0, 256, (*shape, 3)).astype(np.uint8)
+    q = dense_crf(image, softmax(noise(0, classes, *shape)))
+    assert q.shape == (classes, *shape) and np.abs(q.sum(0) - 1).max() < 1e-5
+
+
+def test_leaves_its_inputs_and_takes_read_only_and_strided_ones():
+    image, bright = halves(12, 16)
+    probability = softmax(np.stack([~bright, bright]) + noise(0, 2, 12, 16))
+    copies = image.copy(), probability.copy()
+    expected = dense_crf(image, probability)
+    assert np.array_equal(image, copies[0]) and np.array_equal(probability, copies[1])
+    image.flags.writeable = probability.flags.writeable = False
+    assert np.array_equal(dense_crf(image, probability), expected)
+    strided = np.repeat(image, 2, 0)[::2], np.asfortranarray(probability)
+    assert np.array_equal(dense_crf(*strided), expected)
+
+
+@pytest.mark.parametrize(
+    ("image", "probability"),
+    [
+        (np.zeros((4, 6, 3), np.float32), np.ones((2, 4, 6))),
+        (np.zeros((3, 4, 6), np.uint8), np.ones((2, 4, 6))),
+        (np.zeros((4, 6), np.uint8), np.ones((2, 4, 6))),
+        (np.zeros((4, 6, 3), np.uint8), np.ones((2, 6, 4))),
+        (np.zeros((4, 6, 3), np.uint8), np.ones((4, 6))),
+        (np.zeros((4, 6, 3), np.uint8), np.ones((0, 4, 6))),
+        (np.zeros((0, 6, 3), np.uint8), np.ones((2, 0, 6))),
+    ],
+)
+def test_refuses_what_does_not_fit(image, probability):
+    with pytest.raises(ValueError, match="dense CRF: "):
+        inspect.unwrap(dense_crf)(image, probability)  # as users call it, without the tests' shape checks
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_refuses_what_is_not_finite(bad):
+    probability = np.full((2, 4, 6), 0.5)
+    probability[1, 2, 3] = bad
+    with pytest.raises(UserError, match="finite"):
+        dense_crf(np.zeros((4, 6, 3), np.uint8), probability)
+
+
+@pytest.mark.parametrize("terms", [((0.0, 1.0), (121.0, 5.0, 4.0)), ((1.0, 1.0), (121.0, 0.0, 4.0))])
+def test_refuses_a_width_that_is_not_positive(terms):
+    with pytest.raises(ValueError, match="positive"):
+        dense_crf(np.zeros((4, 6, 3), np.uint8), np.full((2, 4, 6), 0.5), 1, *terms)
+
+
+def test_runs_in_a_pool_of_processes():
+    image, bright = halves(12, 16)
+    jobs = [softmax(np.stack([~bright, bright]) + noise(seed, 2, 12, 16)) for seed in range(3)]
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(dense_crf, [image] * 3, jobs))
+    assert all(np.array_equal(one, dense_crf(image, job)) for one, job in zip(found, jobs, strict=True))
+
+
+def test_imports_no_torch():
+    code = "import sys, wsss.crf; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

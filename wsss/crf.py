@@ -1,0 +1,47 @@
+"""Dense CRF, the last step of the final evaluation. Numpy and pydensecrf alone, so that processes start fast."""
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+from pydensecrf import densecrf
+
+from wsss.paths import UserError
+
+CLIP = 1e-5
+
+
+def dense_crf(
+    image: UInt8[np.ndarray, "h w 3"],
+    probability: Float[np.ndarray, "c p q"],
+    iterations: int = 10,
+    gaussian: tuple[float, float] = (1.0, 1.0),
+    bilateral: tuple[float, float, float] = (121.0, 5.0, 4.0),
+) -> Float32[np.ndarray, "c p q"]:
+    """Mean-field marginals Q after `iterations` steps of a fully connected CRF (Kraehenbuehl and Koltun 2011).
+
+    Unary energy -log of the probability, clipped to [1e-5, 1]; Potts terms, symmetrically normalised: `gaussian` is
+    (sigma in pixels, weight), `bilateral` (sigma in pixels, sigma in grey levels of 255, weight). The defaults are
+    the base's. No iterations give the clipped probability back, normalised.
+    Raises ValueError where image and probability do not fit or a sigma is not positive, UserError where a probability
+    is not a finite number.
+    """
+    _check(image, probability)
+    if min(gaussian[0], *bilateral[:2]) <= 0:
+        raise ValueError(f"dense CRF: sigmas must be positive, not {gaussian[0]} and {bilateral[:2]}")
+    classes, height, width = probability.shape
+    field = densecrf.DenseCRF2D(width, height, classes)
+    energy = -np.log(np.clip(probability, CLIP, 1.0)).astype(np.float32)
+    field.setUnaryEnergy(np.ascontiguousarray(energy.reshape(classes, -1)))
+    kind = {"kernel": densecrf.KernelType.DIAG_KERNEL, "normalization": densecrf.NormalizationType.NORMALIZE_SYMMETRIC}
+    field.addPairwiseGaussian(gaussian[0], gaussian[1], **kind)
+    writable = np.require(image, requirements=["C", "W"])  # pydensecrf takes no read-only array
+    field.addPairwiseBilateral(bilateral[0], bilateral[1], writable, bilateral[2], **kind)
+    return np.array(field.inference(iterations), np.float32, order="C").reshape(probability.shape)
+
+
+def _check(image: np.ndarray, probability: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"dense CRF: the image must be uint8 (h, w, 3), not {image.dtype} {image.shape}")
+    if probability.ndim != 3 or probability.shape[1:] != image.shape[:2] or not probability.size:
+        raise ValueError(f"dense CRF: probability {probability.shape} does not fit the image {image.shape}")
+    if not np.isfinite(probability).all():
+        raise UserError("dense CRF: a probability is not a finite number; the network that gave it has diverged")

@@ -1,0 +1,123 @@
+"""The dense energy loss L_reg and its bilateral filter, which needs no compiled extension beside pydensecrf.
+
+Everything here lives at half the image's size, rounded down: S is halved bilinearly; image, labels and box are halved
+by taking every second pixel.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Int, UInt8
+from pydensecrf import densecrf, eigen
+from torch import Tensor
+
+from wsss.cam import box_mask
+from wsss.config import IGNORE
+from wsss.losses import upcast
+from wsss.transforms import to_pixels
+
+_WORKER = ThreadPoolExecutor(1, "energy")
+
+
+def half_probability(logits: Float[Tensor, "b c i j"], size: tuple[int, int]) -> Float[Tensor, "b c p q"]:
+    """S: softmax of the logits resized bilinearly to `size`, halved bilinearly, which is the mean of 2 x 2 pixels.
+
+    float32 for half types, under autocast too; differentiable. The last row or column of an odd size is dropped.
+    """
+    resized = F.interpolate(upcast(logits), size, mode="bilinear", align_corners=False)
+    return F.avg_pool2d(resized.softmax(1), 2)
+
+
+def start(
+    image: Float[Tensor, "b 3 h w"],
+    probability: Float[Tensor, "b c p q"],
+    box: Int[Tensor, "b 4"],
+    sigma_xy: float = 100.0,
+    sigma_rgb: float = 15.0,
+) -> Callable[[], Float32[Tensor, "b c p q"]]:
+    """Begin `filtered` in a worker thread; the call that is returned waits for its result, on S's device.
+
+    pydensecrf holds the interpreter's lock while it works (about 20 ms an image), so the images follow one another
+    and a second thread would gain nothing. What overlaps is work outside the lock: one long operation, a backward
+    pass, kernels a GPU has in its queue. An error of the worker is raised by the call.
+    Raises ValueError where a sigma is not positive.
+    """
+    if min(sigma_xy, sigma_rgb) <= 0:
+        raise ValueError(f"the energy's sigmas must be positive, not {sigma_xy} and {sigma_rgb}")
+    pixels = to_pixels(_half(image).float()).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    inside = probability.detach().float() * _half_box(box, image.shape[2:])[:, None]
+    future = _WORKER.submit(_filter_batch, pixels, inside, sigma_xy / 2, sigma_rgb)
+    return future.result
+
+
+def filtered(
+    image: Float[Tensor, "b 3 h w"],
+    probability: Float[Tensor, "b c p q"],
+    box: Int[Tensor, "b 4"],
+    sigma_xy: float = 100.0,
+    sigma_rgb: float = 15.0,
+) -> Float32[Tensor, "b c p q"]:
+    """K S' of every image and class: S' = S inside the box (full-size pixels) and 0 outside, K the permutohedral
+    lattice's Gaussian of position (`sigma_xy` full-size pixels) and colour (`sigma_rgb` of 255), not normalised.
+
+    `image` is normalised as the network sees it and rounded to whole grey levels. No gradient. The lattice (Adams et
+    al. 2010) is the base's, bit for bit: .4 to .65 of the exact Gaussian sum where colours are smooth, symmetric to
+    .3 %. Pixels outside the box add points to it, so what they show changes K a little, as in the base.
+    """
+    return start(image, probability, box, sigma_xy, sigma_rgb)()
+
+
+def energy_loss(
+    probability: Float[Tensor, "b c p q"],
+    filtered: Float[Tensor, "b c p q"],
+    labels: Int[Tensor, "b h w"],
+    box: Int[Tensor, "b 4"],
+    weight: float = 1e-7,
+) -> Float[Tensor, ""]:
+    """L_reg, the dense energy: -weight / B times the sum of gate * S' * K S', with `filtered` = K S'.
+
+    The gate is max(0, 1 - max_k S_k), and 1 where the label is IGNORE; it is 0 outside the box (full-size pixels).
+    Gate and K S' are held in the gradient, which is -2 weight / B * gate * K S': S enters twice, K taken as symmetric.
+    """
+    inside = _half_box(box, labels.shape[1:])
+    doubt = (1 - probability.detach().amax(1)).clamp(min=0)
+    gate = torch.where(_half(labels) == IGNORE, 1.0, doubt) * inside
+    total = (gate[:, None] * filtered.detach() * upcast(probability)).sum()
+    return -weight / len(labels) * (2 * total - total.detach())
+
+
+def _half(plane: Tensor) -> Tensor:
+    """Every second pixel of the last two axes; the last of an odd side is dropped."""
+    height, width = (side // 2 * 2 for side in plane.shape[-2:])
+    return plane[..., :height:2, :width:2]
+
+
+def _half_box(box: Int[Tensor, "b 4"], size: tuple[int, int]) -> Bool[Tensor, "b p q"]:
+    return _half(box_mask(box, tuple(size)))
+
+
+def _filter_batch(
+    pixels: UInt8[Tensor, "b p q 3"], values: Float32[Tensor, "b c p q"], sigma_xy: float, sigma_rgb: float
+) -> Float32[Tensor, "b c p q"]:
+    images = zip(pixels.cpu().numpy(), values.cpu().numpy(), strict=True)
+    planes = [_bilateral(image, value, sigma_xy, sigma_rgb) for image, value in images]
+    return torch.from_numpy(np.stack(planes)).to(values.device)
+
+
+def _bilateral(
+    image: UInt8[np.ndarray, "p q 3"], values: Float32[np.ndarray, "c p q"], sigma_xy: float, sigma_rgb: float
+) -> Float32[np.ndarray, "c p q"]:
+    """The lattice inside pydensecrf, reached by one mean-field step: with Potts weight -1, no unary energy and no
+    normalisation the step leaves the filtered values in its second scratch matrix, before any exponential. That
+    matrix is made by us because only a matrix made from an array can be read back."""
+    classes, height, width = values.shape
+    field = densecrf.DenseCRF2D(width, height, classes)
+    kind = {"kernel": densecrf.KernelType.DIAG_KERNEL, "normalization": densecrf.NormalizationType.NO_NORMALIZATION}
+    field.addPairwiseBilateral(sigma_xy, sigma_rgb, np.ascontiguousarray(image), -1.0, **kind)
+    flat = np.ascontiguousarray(values.reshape(classes, -1))
+    out = eigen.matrixXf(np.zeros_like(flat))
+    field.stepInference(eigen.matrixXf(flat), eigen.MatrixXf(), out)
+    return np.array(out, np.float32, order="C").reshape(values.shape)
