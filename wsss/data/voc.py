@@ -1,9 +1,12 @@
 """Reader of the VOC2012 devkit layout: lists, photographs, masks and image labels, each fault in one sentence."""
 
+import struct
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.parsers import expat
 
 import numpy as np
 from jaxtyping import UInt8
@@ -36,6 +39,12 @@ VOC_CLASSES = tuple(
         "tvmonitor",
     ]
 )
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow only warns between 89 and 179 million pixels
+UNDECODABLE = (
+    *(OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
+"""What Pillow raises for a file that is no picture, or claims to be a picture of more than 89 million pixels."""
 MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
 LABEL_FILE = "image_labels.txt"
 
@@ -117,7 +126,7 @@ def read_image(path: Path) -> Image.Image:
             if image.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
                 return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNDECODABLE as error:
         raise UserError(f"{path} cannot be decoded ({error}); replace the file") from error
 
 
@@ -127,7 +136,7 @@ def read_mask(path: Path, size: tuple[int, int] | None, classes: int) -> UInt8[n
     try:
         with Image.open(path) as mask:
             mode, array = mask.mode, np.array(mask)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNDECODABLE as error:
         raise UserError(f"the mask {path} cannot be decoded ({error}); replace the file") from error
     if mode not in ("P", "L"):
         raise UserError(
@@ -178,12 +187,25 @@ def read_labels(kit: Devkit, ids: Sequence[str]) -> np.ndarray:
     return labels
 
 
-def _xml_labels(path: Path) -> list[str]:
+def read_xml(path: Path) -> ElementTree.Element:
+    """The root of an annotation. Raises UserError, also for one with a DOCTYPE: VOC's have none, and the entities that
+    it can declare let a file of a kilobyte fill the memory."""
     try:
-        tree = ElementTree.parse(path)
-    except (OSError, ElementTree.ParseError) as error:
+        text = path.read_bytes()
+        guard = expat.ParserCreate()
+        guard.StartDoctypeDeclHandler = _refuse_doctype  # before any entity is declared, in whatever encoding
+        guard.Parse(text, True)
+        return ElementTree.fromstring(text)
+    except (OSError, expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise UserError(f"the annotation {path} cannot be read ({error})") from error
-    return [item.findtext("name", "").strip() for item in tree.iter("object")]
+
+
+def _refuse_doctype(name: str, *_: object) -> None:
+    raise ValueError(f"it declares a DOCTYPE {name}, which no annotation of VOC does")
+
+
+def _xml_labels(path: Path) -> list[str]:
+    return [item.findtext("name", "").strip() for item in read_xml(path).iter("object")]
 
 
 def _text_labels(path: Path) -> dict[str, list[str]]:

@@ -1,0 +1,404 @@
+"""`wsss data prepare voc`: what it builds from small archives, what it checks, and what it refuses."""
+
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from running import command, environment, hashes, run
+from scipy.io import savemat
+
+from wsss.data import archives, prepare_voc, voc
+from wsss.data.vocformat import voc_palette, write_mask
+from wsss.paths import UserError, project_root
+
+IDS = "ImageSets/Segmentation"
+SIZES = {"2007_000001": (30, 20), "2007_000002": (20, 30), "2008_000003": (24, 24), "2008_000004": (31, 17)}
+"""Of VOC train, VOC val, and two of SBD alone; SBD lists the first two as well."""
+TRAIN, VAL, LOW, HIGH = SIZES
+TEST = "2008_000009"
+
+
+def photo(path: Path, size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(sum(size)).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def filled(size: tuple[int, int], value: int) -> np.ndarray:
+    array = np.zeros(size[::-1], np.uint8)
+    array[2:9, 3:12] = value
+    return array
+
+
+def sbd_mat(path: Path, mask: np.ndarray) -> None:
+    savemat(path, {"GTcls": {"Segmentation": mask, "Boundaries": np.zeros(20)}}, do_compression=True)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Working folder with VOCdevkit/VOC2012, SBD and test folders as they unpack: 4 images and a test image."""
+    monkeypatch.chdir(tmp_path)
+    devkit, sbd, test = (tmp_path / name for name in ("VOCdevkit/VOC2012", "benchmark_RELEASE/dataset", "test/VOC2012"))
+    for folder in (devkit / IDS, devkit / "SegmentationClass", devkit / "Annotations", sbd / "cls", test / IDS):
+        folder.mkdir(parents=True)
+    for name, size in SIZES.items():
+        photo(devkit / f"JPEGImages/{name}.jpg", size)
+        sbd_mat(sbd / f"cls/{name}.mat", filled(size, 8))
+        row = "<object><name>cat</name></object>"
+        (devkit / f"Annotations/{name}.xml").write_text(
+            f"<annotation>{row}<object><name>bus</name></object></annotation>"
+        )
+    for split, name in (("train", TRAIN), ("val", VAL)):
+        mask = filled(SIZES[name], 12)
+        mask[0] = voc.IGNORE
+        write_mask(devkit / f"SegmentationClass/{name}.png", mask)
+        (devkit / IDS / f"{split}.txt").write_text(f"{name}\n")
+    (sbd / "train.txt").write_text(f"{HIGH}\n{VAL}\n{LOW}\n")
+    (sbd / "val.txt").write_text(f"{TRAIN}\n")
+    photo(test / f"JPEGImages/{TEST}.jpg", (9, 9))
+    (test / IDS / "test.txt").write_text(f"{TEST}\n")
+    return tmp_path
+
+
+def pack(place: Path) -> None:
+    """The folders as voc.tar, sbd.tgz, test.tar, under the names and with the extras that official archives have."""
+    (place / "benchmark_RELEASE/dataset/._train.txt").write_bytes(b"\0")
+    for name, folder, mode in (("voc.tar", "VOCdevkit", "w"), ("sbd.tgz", "benchmark_RELEASE", "w:gz")):
+        with tarfile.open(place / name, mode) as tar:
+            tar.add(place / folder, arcname=folder)
+    with tarfile.open(place / "test.tar", "w") as tar:
+        tar.add(place / "test/VOC2012", arcname="./VOCdevkit/VOC2012")
+
+
+FOLDERS = ["--voc", "VOCdevkit", "--sbd", "benchmark_RELEASE"]
+TARS = ["--voc", "voc.tar", "--sbd", "sbd.tgz", "--test", "test.tar"]
+
+
+def prepare(*words: str) -> int:
+    return run("data", "prepare", "voc", "out/VOC2012", *words)
+
+
+def read(path: str) -> np.ndarray:
+    with Image.open(f"out/VOC2012/{path}") as image:
+        return np.array(image)
+
+
+def assert_refused(says: str, words: list[str], place: Path, capsys: pytest.CaptureFixture) -> None:
+    """One sentence that matches, exit 1, and no file more or less than before."""
+    before = hashes(place)
+    assert prepare(*words, "--partial") == 1
+    found = re.split(r"[\r\n]", capsys.readouterr().err.strip())[-1]
+    assert found.startswith("wsss: error: ") and re.search(says, found), found
+    assert hashes(place) == before and not list(place.glob("out/*")) and not list(place.glob("out/.*"))
+
+
+# What it builds.
+
+
+@pytest.mark.parametrize("words", [[*FOLDERS, "--test", "test"], TARS], ids=["folders", "archives"])
+def test_builds_the_set(place, capsys, words):
+    pack(place)
+    assert prepare(*words, "--partial") == 0
+    assert capsys.readouterr().out == "out/VOC2012: train 1, train_aug 3, val 1, test 1\n"
+    root = Path("out/VOC2012")
+    lists = {path.stem: path.read_text().split() for path in (root / IDS).iterdir()}
+    assert lists == {"train": [TRAIN], "train_aug": [TRAIN, LOW, HIGH], "val": [VAL], "test": [TEST]}, "VOC val is out"
+    assert {path.stem for path in (root / "JPEGImages").iterdir()} == {*SIZES, TEST}
+    assert {path.stem for path in (root / "SegmentationClass").iterdir()} == {TRAIN, VAL}
+    assert {path.stem for path in (root / "SegmentationClassAug").iterdir()} == set(SIZES)
+    assert (root / voc.LABEL_FILE).read_text() == "".join(f"{name} bus cat\n" for name in sorted(SIZES))
+    assert not [path for path in Path("out").iterdir() if path.name != "VOC2012"]
+
+
+def test_masks_of_voc_win(place):
+    assert prepare(*FOLDERS, "--partial") == 0
+    for name, value in ((TRAIN, 12), (VAL, 12), (LOW, 8), (HIGH, 8)):
+        mask = read(f"SegmentationClassAug/{name}.png")
+        assert mask[5, 5] == value and mask[15, 15] == 0 and mask.shape == SIZES[name][::-1]
+        assert (mask[0, 0] == voc.IGNORE) == (value == 12), "only VOC ignores contours"
+    with Image.open(f"out/VOC2012/SegmentationClassAug/{LOW}.png") as image:
+        assert image.mode == "P" and image.getpalette() == voc_palette()
+
+
+def test_a_prepared_set_is_sound(place, capsys):
+    for path in Path("VOCdevkit/VOC2012/Annotations").iterdir():
+        path.write_text("<a>" + "".join(f"<object><name>{n}</name></object>" for n in ("cat", "diningtable")) + "</a>")
+    for name in (TRAIN, VAL):
+        write_mask(Path(f"VOCdevkit/VOC2012/SegmentationClass/{name}.png"), filled(SIZES[name], 11))
+    assert prepare(*FOLDERS, "--partial") == 0
+    assert run("data", "check", "out/VOC2012") == 0, capsys.readouterr().err
+
+
+def test_folders_are_linked_where_the_disk_allows_it(place, monkeypatch):
+    assert prepare(*FOLDERS, "--partial") == 0
+    first = Path(f"out/VOC2012/JPEGImages/{LOW}.jpg")
+    assert first.samefile(f"VOCdevkit/VOC2012/JPEGImages/{LOW}.jpg")
+    shutil.rmtree("out")
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("another disk")))
+    assert prepare(*FOLDERS, "--partial") == 0
+    assert first.read_bytes() == Path(f"VOCdevkit/VOC2012/JPEGImages/{LOW}.jpg").read_bytes()
+    assert not first.samefile(f"VOCdevkit/VOC2012/JPEGImages/{LOW}.jpg")
+
+
+def test_again_changes_nothing(place, capsys):
+    assert prepare(*FOLDERS, "--partial") == 0
+    before = hashes(place)
+    shutil.rmtree("benchmark_RELEASE")
+    assert prepare("--partial") == 0, "what is done needs no archive"
+    assert {name: value for name, value in before.items() if "RELEASE" not in name} == hashes(place)
+    assert capsys.readouterr().out.count("out/VOC2012: train 1, train_aug 3, val 1\n") == 2
+    for words, says in (([], "holds another set"), (["--partial", "--test", "test"], "was made without test")):
+        assert prepare(*words) == 1
+        assert says in capsys.readouterr().err
+
+
+def test_a_folder_of_other_hands_is_left_alone(place, capsys):
+    Path("out/VOC2012").mkdir(parents=True)
+    assert prepare(*FOLDERS, "--partial") == 1
+    assert "exists and was not made by wsss data prepare" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_it_leaves_nothing(place, kind, monkeypatch):
+    monkeypatch.setattr(prepare_voc, "_place_masks", lambda *_: signal.raise_signal(kind))
+    before = hashes(place)
+    if kind == signal.SIGTERM:
+        with pytest.raises(SystemExit) as stopped:
+            prepare(*FOLDERS, "--partial")
+        assert stopped.value.code == 143
+    else:
+        assert prepare(*FOLDERS, "--partial") == 130
+    assert hashes(place) == before and not list(Path("out").iterdir())
+    monkeypatch.undo()
+    os.chdir(place)
+    assert prepare(*FOLDERS, "--partial") == 0
+
+
+@pytest.mark.slow
+def test_as_a_process(place):
+    pack(place)
+    words = command("data", "prepare", "voc", "out/VOC2012", *TARS, "--partial")
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=300)
+    assert done.returncode == 0 and done.stdout == "out/VOC2012: train 1, train_aug 3, val 1, test 1\n", done.stderr
+
+
+# What it checks.
+
+
+def test_counts_are_held_against_the_published_ones(place, capsys):
+    assert prepare(*FOLDERS) == 1
+    assert "the list train has 1 images, but VOC 2012 with SBD has 1,464" in capsys.readouterr().err
+    assert not list(Path("out").iterdir())
+
+
+def published(split: str) -> list[str]:
+    return voc.read_lines(project_root() / f"data/lists/voc/{split}.txt")
+
+
+def test_lists_are_held_against_the_published_ones():
+    lists = {split: published(split) for split in prepare_voc.COUNTS}
+    prepare_voc.check_lists(lists)
+    lists["val"][7] = "2000_000000"
+    with pytest.raises(UserError, match="list val is not the published one: 2 ids .* first 2000_000000"):
+        prepare_voc.check_lists(lists)
+
+
+def test_published_lists_follow_their_rule():
+    """train_aug holds VOC's train and nothing of its val or test; labels cover train_aug and val."""
+    train, aug, val, test = (set(published(split)) for split in ("train", "train_aug", "val", "test"))
+    assert [len(x) for x in (train, aug, val, test)] == [1464, 10582, 1449, 1456]
+    assert train < aug and not aug & val and not test & (aug | val)
+    rows = voc.read_lines(project_root() / "data/lists/voc" / voc.LABEL_FILE)
+    assert [row.split()[0] for row in rows] == sorted(aug | val)
+
+
+def test_published_lists_are_the_shared_ones(shared):
+    for path in sorted((shared / "data/lists/voc").iterdir()):
+        assert path.read_text() == (project_root() / "data/lists/voc" / path.name).read_text(), path.name
+
+
+def test_other_labels_are_noted(place, monkeypatch, capsys):
+    monkeypatch.setattr(prepare_voc, "check_lists", lambda _: None)
+    assert prepare(*FOLDERS) == 0
+    assert "note: image labels of 4 images are not those of image_labels.txt" in capsys.readouterr().out
+
+
+# What it refuses.
+
+
+def cut(path: str, share: float = 0.5) -> None:
+    data = Path(path).read_bytes()
+    Path(path).write_bytes(data[: int(len(data) * share)])
+
+
+def add(archive: str, name: str, **fields: object) -> None:
+    """A member more, at the end of a plain tar."""
+    member = tarfile.TarInfo(name)
+    for field, value in fields.items():
+        setattr(member, field, value)
+    with tarfile.open(archive, "a") as tar:
+        tar.addfile(member, io.BytesIO(b"x" * member.size))
+
+
+DEV = "VOCdevkit/VOC2012"
+SYMLINK, HARDLINK, DEVICE = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE
+ARCHIVES: dict[str, tuple[Callable[[], object], str]] = {
+    "missing": (lambda: Path("voc.tar").unlink(), "voc.tar does not exist; give the archive of VOC 2012"),
+    "no tar": (lambda: Path("voc.tar").write_text("<html>" * 999), "voc.tar is no tar archive or is cut short"),
+    "empty": (lambda: Path("voc.tar").write_bytes(b""), "voc.tar is no tar archive or is cut short"),
+    "cut tar": (lambda: cut("voc.tar"), "voc.tar is no tar archive or is cut short"),
+    "no end": (
+        lambda: Path("voc.tar").write_bytes(Path("voc.tar").read_bytes().rstrip(b"\0")),
+        "voc.tar is no tar archive or is cut short",
+    ),
+    "cut tgz": (lambda: cut("sbd.tgz"), "sbd.tgz is no tar archive or is cut short"),
+    "tgz without end": (lambda: cut("sbd.tgz", 0.99), "sbd.tgz is no tar archive or is cut short"),
+    "the other archive": (lambda: shutil.copy("voc.tar", "sbd.tgz"), "sbd.tgz holds no cls, so it is not"),
+    "leaves the folder": (lambda: add("voc.tar", "../../evil", size=1), r"'../../evil' would be written outside"),
+    "inside out": (
+        lambda: add("voc.tar", f"{DEV}/JPEGImages/../../../../evil.jpg", size=1),
+        "would be written outside",
+    ),
+    "absolute": (lambda: add("voc.tar", "/evil", size=1), "'/evil' would be written outside"),
+    "symlink out": (lambda: add("voc.tar", "x", type=SYMLINK, linkname="../.."), "'x' is a link to '../..'"),
+    "symlink to root": (lambda: add("voc.tar", "x", type=SYMLINK, linkname="/etc"), "'x' is a link to '/etc'"),
+    "symlink for a photograph": (
+        lambda: add("voc.tar", f"{DEV}/JPEGImages/1.jpg", type=SYMLINK, linkname="2.jpg"),
+        "is a link to '2.jpg'",
+    ),
+    "hard link": (lambda: add("voc.tar", f"{DEV}/{IDS}/x.txt", type=HARDLINK, linkname="y"), "is a link to 'y'"),
+    "device": (lambda: add("voc.tar", "null", type=DEVICE), "'null' is a device or pipe"),
+    "giant": (lambda: add("voc.tar", f"{DEV}/JPEGImages/1.jpg", size=archives.LARGEST + 1), "claims 16,777,217 bytes"),
+    "two sets": (lambda: add("voc.tar", "VOC2007/JPEGImages/1.jpg", size=1), "holds more than one set"),
+}
+
+
+@pytest.mark.parametrize("case", ARCHIVES)
+def test_bad_archives(case, place, capsys):
+    pack(place)
+    spoil, says = ARCHIVES[case]
+    spoil()
+    assert_refused(says, TARS, place, capsys)
+
+
+def test_links_that_nobody_needs_are_passed_over(place):
+    pack(place)
+    add("voc.tar", "VOCdevkit/latest", type=SYMLINK, linkname="VOC2012")
+    assert prepare(*TARS, "--partial") == 0
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa">' + "".join(
+    f'<!ENTITY {chr(98 + n)} "{f"&{chr(97 + n)};" * 10}">' for n in range(12)
+)
+
+
+def bomb_png(size: tuple[int, int]) -> bytes:
+    """The header of a palette PNG of that size, with next to nothing in it."""
+    path = io.BytesIO()
+    Image.new("P", (1, 1)).save(path, "PNG")
+    data = bytearray(path.getvalue())
+    data[16:24] = b"".join(side.to_bytes(4, "big") for side in size)
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
+
+
+SBD_CLS = "benchmark_RELEASE/dataset/cls"
+LOW_MAT, LOW_XML, LOW_JPG = f"{SBD_CLS}/{LOW}.mat", f"{DEV}/Annotations/{LOW}.xml", f"{DEV}/JPEGImages/{LOW}.jpg"
+TRAIN_PNG = f"{DEV}/SegmentationClass/{TRAIN}.png"
+FILES: dict[str, tuple[Callable[[], object], str]] = {
+    "no mat": (lambda: Path(LOW_MAT).unlink(), f"SBD lists {LOW}, but .*mat does not exist"),
+    "broken mat": (lambda: Path(LOW_MAT).write_bytes(b"MATLAB 5.0" * 50), "holds no GTcls.Segmentation"),
+    "cut mat": (lambda: cut(LOW_MAT, 0.8), "holds no GTcls.Segmentation"),
+    "empty mat": (lambda: Path(LOW_MAT).write_bytes(b""), "holds no GTcls.Segmentation"),
+    "mat of something else": (lambda: savemat(LOW_MAT, {"GTinst": 1}), "holds no GTcls.Segmentation .*KeyError"),
+    "mat of text": (lambda: savemat(LOW_MAT, {"GTcls": {"Segmentation": "cat"}}), "holds <U3 of shape"),
+    "mat of another size": (lambda: sbd_mat(Path(LOW_MAT), filled((20, 24), 8)), "is 20x24, but its image is 24x24"),
+    "mat of class 21": (lambda: sbd_mat(Path(LOW_MAT), filled((24, 24), 21)), "holds the value 21"),
+    "no photograph": (lambda: Path(LOW_JPG).unlink(), f"image {LOW} is listed, but"),
+    "cut photograph": (lambda: cut(LOW_JPG), "jpg cannot be decoded"),
+    "no mask of VOC": (lambda: Path(TRAIN_PNG).unlink(), f"VOC lists {TRAIN}, but"),
+    "bomb for a mask": (
+        lambda: Path(TRAIN_PNG).write_bytes(bomb_png((60000, 60000))),
+        "cannot be decoded .*3600000000",
+    ),
+    "bomb for a photograph": (
+        lambda: Path(LOW_JPG).write_bytes(bomb_png((60000, 60000))),
+        "cannot be decoded .*pixels",
+    ),
+    "no annotation": (lambda: Path(LOW_XML).unlink(), "xml cannot be read"),
+    "cut annotation": (lambda: cut(LOW_XML), "xml cannot be read"),
+    "unknown class": (
+        lambda: Path(LOW_XML).write_text("<a><object><name>gnu</name></object></a>"),
+        "names the class 'gnu'",
+    ),
+    "entity bomb": (lambda: Path(LOW_XML).write_text(f"{BOMB}]><a>&m;</a>"), "declares a DOCTYPE a"),
+    "entity bomb in UTF-16": (
+        lambda: Path(LOW_XML).write_text(f'<?xml version="1.0" encoding="UTF-16"?>{BOMB}]><a>&m;</a>', "utf-16"),
+        "declares a DOCTYPE a",
+    ),
+    "no list": (lambda: Path(f"{DEV}/{IDS}/val.txt").unlink(), "the list .*val.txt does not exist"),
+    "empty list": (lambda: Path(f"{DEV}/{IDS}/val.txt").write_text("\n"), "val.txt is empty"),
+    "list twice": (lambda: Path(f"{DEV}/{IDS}/val.txt").write_text(f"{VAL}\n{VAL}"), "names an image twice"),
+    "list of paths": (lambda: Path(f"{DEV}/{IDS}/val.txt").write_text("../../x"), r"names '../../x', which is no id"),
+    "list of bytes": (lambda: Path(f"{DEV}/{IDS}/val.txt").write_bytes(b"\xff\xfe\x80"), "cannot be read as text"),
+    "no folder": (lambda: shutil.rmtree("benchmark_RELEASE"), "benchmark_RELEASE does not exist"),
+    "empty folder": (lambda: shutil.rmtree(SBD_CLS), "holds no folder cls"),
+    "two sets": (lambda: shutil.copytree(DEV, "VOCdevkit/VOC2007"), "holds more than one set"),
+}
+
+
+BOTH = [(case, packed) for case in FILES for packed in (False, True) if not (packed and case.endswith(" folder"))]
+
+
+@pytest.mark.parametrize(("case", "packed"), BOTH, ids=[f"{c}{', packed' * p}" for c, p in BOTH])
+def test_bad_files(case, packed, place, capsys):
+    spoil, says = FILES[case]
+    spoil()
+    if packed:
+        pack(place)
+    assert_refused(says, TARS if packed else FOLDERS, place, capsys)
+
+
+def test_sentences_name_the_archive_not_where_it_was_unpacked(place, capsys):
+    cut(LOW_JPG)
+    pack(place)
+    assert prepare(*TARS, "--partial") == 1
+    assert f"wsss: error: voc.tar/JPEGImages/{LOW}.jpg cannot be decoded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [(60000, 60000), (10000, 10000)], ids=["error", "warning"])
+def test_pictures_that_claim_too_many_pixels(tmp_path, size):
+    """Pillow raises at one size and warns at the other; neither is decoded."""
+    path = tmp_path / "bomb.png"
+    path.write_bytes(bomb_png(size))
+    for reader in (lambda: voc.read_image(path), lambda: voc.read_mask(path, None, 20)):
+        with pytest.raises(UserError, match="bomb.png cannot be decoded .*pixels"):
+            reader()
+
+
+def test_nothing_to_read(place, capsys):
+    assert prepare("--voc", "VOCdevkit") == 1
+    assert "needs --voc PATH and --sbd PATH, or --download DIR" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written(place, capsys):
+    Path("out").write_text("a file")
+    assert prepare(*FOLDERS, "--partial") == 1
+    assert "cannot write out/VOC2012" in capsys.readouterr().err
+
+
+def test_words(capsys):
+    assert run("data", "prepare", "--help") == 0 and run("data", "prepare") == 2
+    assert capsys.readouterr().out.count("wsss data prepare voc OUTPUT") == 2
+    assert run("data", "prepare", "vos") == 1
+    assert "knows no vos; did you mean voc?" in capsys.readouterr().err
