@@ -12,7 +12,7 @@ from running import PHOTOS, Photo, folder, log, own_set, record, run, tiny, writ
 
 from wsss import datasets, presets
 from wsss.config import Data
-from wsss.data import check, voc
+from wsss.data import voc
 from wsss.paths import UserError
 
 ODD = (
@@ -173,26 +173,6 @@ def test_a_view_depends_on_its_seed_alone(own):
 
 
 # wsss data.
-
-
-def test_check_finds_nothing_in_a_sound_set(mini_root, capsys):
-    assert run("data", "check", mini_root) == 0
-    out = capsys.readouterr().out
-    assert "test 8, train 16, val 8; labels from annotations, masks from SegmentationClass" in out
-    assert out.strip().endswith("0 faults")
-
-
-def test_check_names_every_fault(own, capsys):
-    (own / voc.LABEL_FILE).write_text("".join(f"{s}_{n} cup\n" for s in ("train", "val") for n in range(4)))
-    (own / "JPEGImages/train_0.jpg").write_bytes(b"nothing")
-    (own / "ImageSets/Segmentation/val.txt").write_text("val_0\ntrain_0\n")
-    assert run("data", "check", own) == 1
-    err = capsys.readouterr().err
-    assert err.count("wsss: error:") == 5
-    assert "train_0.jpg cannot be decoded" in err
-    assert "train_1.png shows jug, which the image labels of train_1 do not name" in err
-    assert "1 images of the list val are also trained on, first train_0" in err
-    assert check.check(own, ["val"])[0].count("\n") == 3
 
 
 def test_mini_is_drawn_where_it_is_asked_for(tmp_path, monkeypatch, capsys):

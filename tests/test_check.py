@@ -1,0 +1,264 @@
+"""`wsss data check`: a sound set passes, and every kind of fault is named, all of them of every image."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from running import own_set, run, write_mask
+
+from wsss.data import check, pool, voc, vocformat
+from wsss.data.instances import CROWD_FILE
+from wsss.paths import UserError
+
+IDS = "ImageSets/Segmentation"
+CLASSES = (("cup",), ("jug",), ("cup", "jug"), ("jug",))
+"""Of the four images of a split, as running.PHOTOS draws them."""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Four images a split with the masks' classes as text: cup; jug; cup and jug; jug."""
+    root = own_set(tmp_path / "own")
+    rows = [[f"{split}_{n}", *names] for split in ("train", "val") for n, names in enumerate(CLASSES)]
+    (root / voc.LABEL_FILE).write_text("".join(" ".join(row) + "\n" for row in rows))
+    for path in (root / "SegmentationClass").iterdir():
+        vocformat.write_mask(path, np.array(Image.open(path)))
+    return root
+
+
+def faults(root: Path, *splits: str) -> list[str]:
+    return check.check(root, splits)[1]
+
+
+def notes(root: Path, *splits: str) -> list[str]:
+    return [line for line in check.check(root, splits)[0].splitlines() if line.startswith("note:")]
+
+
+def test_check_finds_nothing_in_a_sound_set(mini_root, own, capsys):
+    assert run("data", "check", mini_root) == 0
+    out = capsys.readouterr().out
+    assert "test 8, train 16, val 8; labels from annotations, masks from SegmentationClass" in out
+    assert out.strip().endswith("0 faults")
+    assert not faults(own) and not notes(own)
+
+
+def test_check_names_every_fault(own, capsys):
+    (own / voc.LABEL_FILE).write_text("".join(f"{s}_{n} cup\n" for s in ("train", "val") for n in range(4)))
+    (own / "JPEGImages/train_0.jpg").write_bytes(b"nothing")
+    (own / f"{IDS}/val.txt").write_text("val_0\ntrain_0\n")
+    assert run("data", "check", own) == 1
+    err = capsys.readouterr().err
+    assert err.count("wsss: error:") == 5
+    assert "train_0.jpg cannot be decoded" in err
+    assert "train_1.png shows jug, which the image labels of train_1 do not name" in err
+    assert "1 images of the list val are also trained on, first train_0" in err
+
+
+def test_the_histogram_counts_images_and_pixels(own):
+    rows = check.check(own, ["val"])[0].splitlines()
+    assert rows[0].endswith("val 4; labels from text, masks from SegmentationClass") and rows[-1] == "0 faults"
+    pixels = np.zeros(256, int)
+    for path in (own / "SegmentationClass").glob("val*"):
+        pixels += np.bincount(np.array(Image.open(path)).ravel(), minlength=256)
+    cup, share = pixels[1], pixels[1] / pixels[:255].sum()
+    assert rows[2].split() == ["cup", "2", "images", str(cup), "pixels", f"{share:.2%}"]
+    assert rows[1].split()[:2] == ["background", str(pixels[0])] and rows[4].split() == ["ignored", "4", "pixels"]
+    shutil.rmtree(own / "SegmentationClass")
+    rows = check.check(own, ["val"])[0].splitlines()
+    assert rows[1].split() == ["cup", "2", "images"] and rows[3] == "note: 4 images have no mask, first val_0"
+
+
+def test_processes_find_the_same(own, monkeypatch):
+    mask(own, "val_1", lambda array: array + 1)
+    one = check.check(own)
+    monkeypatch.setattr(check, "PAYS", 1)
+    monkeypatch.setattr(pool, "CHUNK", 2)
+    monkeypatch.setattr(pool, "cores", lambda: 2)
+    assert check.check(own) == one and len(one[1]) == 2
+
+
+# Faults, one each.
+
+
+def mask(root: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    path = root / "SegmentationClass" / f"{name}.png"
+    vocformat.write_mask(path, change(np.array(Image.open(path))).astype(np.uint8))
+
+
+def set_pixels(*values: int) -> Callable[[np.ndarray], np.ndarray]:
+    def change(array: np.ndarray) -> np.ndarray:
+        array[1, : len(values)] = values
+        return array
+
+    return change
+
+
+def text(root: Path, name: str, change: Callable[[str], str]) -> None:
+    (root / name).write_text(change((root / name).read_text()))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def as_rgb(path: Path) -> None:
+    Image.open(path).convert("RGB").save(path)
+
+
+def annotate(root: Path, body: str) -> None:
+    (root / "Annotations").mkdir()
+    for split in ("train", "val"):
+        for number, names in enumerate(CLASSES):
+            objects = "".join(f"<object><name>{name}</name></object>" for name in names)
+            (root / f"Annotations/{split}_{number}.xml").write_text(f"<annotation>{objects}</annotation>")
+    (root / "Annotations/train_1.xml").write_text(body)
+
+
+JPEG, PNG = "JPEGImages/train_1.jpg", "SegmentationClass/val_1.png"
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no photograph": (lambda r: (r / JPEG).unlink(), "image train_1 is listed, but .* does not exist"),
+    "cut photograph": (lambda r: cut(r / JPEG), "train_1.jpg cannot be decoded"),
+    "empty photograph": (lambda r: (r / JPEG).write_bytes(b""), "train_1.jpg cannot be decoded"),
+    "no mask in val": (lambda r: (r / PNG).unlink(), "image val_1 has no mask: .*val_1.png does not exist"),
+    "cut mask": (lambda r: cut(r / PNG), "the mask .*val_1.png cannot be decoded"),
+    "mask of colours": (lambda r: as_rgb(r / PNG), "val_1.png is of mode RGB; it must be an index image"),
+    "mask of another size": (lambda r: mask(r, "val_1", lambda a: a[1:]), "val_1.png is 48x39, but its image is 48x40"),
+    "value": (lambda r: mask(r, "val_1", set_pixels(7)), r"val_1.png holds the value 7, but only 0..2 and 255"),
+    "values": (lambda r: mask(r, "val_1", set_pixels(7, 9, 254)), "val_1.png holds the values 7, 9, 254, but"),
+    "pixel without label": (
+        lambda r: mask(r, "val_1", set_pixels(1)),
+        "val_1.png shows cup, which the image labels of",
+    ),
+    "no line of labels": (lambda r: text(r, voc.LABEL_FILE, lambda t: t.replace("val_1", "x")), "val_1 has no line in"),
+    "unknown label": (
+        lambda r: text(r, voc.LABEL_FILE, lambda t: t + "\nval_3 jug mug\n"),
+        "val_3 the class 'mug', whi",
+    ),
+    "two lines": (
+        lambda r: text(r, voc.LABEL_FILE, lambda t: t + "val_1 jug\n"),
+        "names 1 images more than once.*val_1",
+    ),
+    "broken XML": (lambda r: annotate(r, "<annotation>"), "train_1.xml cannot be read"),
+    "unknown class in XML": (
+        lambda r: annotate(r, "<annotation><object><name>mug</name></object></annotation>"),
+        "gives image train_1 the class 'mug'",
+    ),
+    "empty list": (lambda r: (r / IDS / "test.txt").write_text("\n"), "the list .*test.txt is empty"),
+    "id twice in a list": (lambda r: (r / IDS / "test.txt").write_text("val_1\nval_1\n"), "names val_1 more than once"),
+    "list of bytes": (lambda r: (r / IDS / "test.txt").write_bytes(b"\xff\x00"), "test.txt cannot be read as text"),
+    "trained and evaluated on": (
+        lambda r: text(r, f"{IDS}/train.txt", lambda t: t + "val_1\n"),
+        "1 images of the list val are also trained on, first val_1",
+    ),
+    "same photograph": (
+        lambda r: shutil.copy(r / JPEG, r / "JPEGImages/val_1.jpg"),
+        "image train_1, which is trained on, and image val_1, which is evaluated on, are the same photograph",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_fault(own, capsys, kind):
+    spoil, says = FAULTS[kind]
+    spoil(own)
+    assert run("data", "check", own) == 1
+    found = [line for line in capsys.readouterr().err.splitlines() if "wsss: error:" in line]
+    if kind != "unknown label":  # there a second line of the image is a fault, too
+        assert len(found) == 1, found
+    assert any(re.search(says, line) for line in found), found
+
+
+def test_all_faults_of_one_image(own):
+    (own / JPEG).unlink()
+    mask(own, "train_1", set_pixels(1, 7))
+    mask(own, "val_1", lambda array: set_pixels(1, 7)(array)[1:])
+    found = faults(own)
+    assert len(found) == 6
+    assert sum("train_1" in fault for fault in found) == 3 == sum("val_1" in fault for fault in found)
+
+
+def test_no_more_than_a_hundred_are_named(own, monkeypatch):
+    monkeypatch.setattr(check, "MOST", 3)
+    shutil.rmtree(own / "JPEGImages")
+    (own / "JPEGImages").mkdir()
+    summary, named = check.check(own)
+    assert len(named) == 4 and named[-1] == "... and 5 more" and summary.endswith("8 faults")
+
+
+def test_nothing_to_check(own, tmp_path):
+    with pytest.raises(UserError, match="holds no JPEGImages folder"):
+        check.check(tmp_path)
+    shutil.rmtree(own / IDS)
+    with pytest.raises(UserError, match="holds no list"):
+        check.check(own)
+
+
+# What is odd, but no fault.
+
+
+def test_masks_as_label_source(own):
+    """Labels are what the masks show; a mask that is missing is a fault in training, too."""
+    (own / voc.LABEL_FILE).unlink()
+    mask(own, "val_1", set_pixels(1))
+    assert not faults(own)
+    (own / "SegmentationClass/train_1.png").unlink()
+    assert [fault.split(":")[0] for fault in faults(own)] == ["image train_1 has no mask"]
+
+
+def test_notes(own):
+    mask(own, "val_2", lambda array: np.where(array == 2, 0, array))
+    write_mask(own / "SegmentationClass/val_0.png", np.ones((40, 48), np.uint8))
+    Image.fromarray(np.full((40, 48), 2, np.uint8)).save(own / "SegmentationClass/train_1.png")
+    (own / "SegmentationClass/train_0.png").unlink()
+    shutil.copy(own / JPEG, own / "JPEGImages/spare.jpg")
+    assert not faults(own)
+    assert notes(own) == [
+        "note: 1 files of JPEGImages are in no list, first spare",
+        "note: 1 images have a label that their mask does not show, first val_2",
+        "note: 1 images have no mask, first train_0",
+        "note: 1 masks have a palette other than VOC's, first val_0",
+    ]
+    assert not any("in no list" in note for note in notes(own, "train")), "not all lists were looked through"
+
+
+def test_what_only_a_crowd_shows_needs_no_label(own):
+    mask(own, "val_1", set_pixels(1))
+    assert len(faults(own)) == 1
+    (own / CROWD_FILE).write_text("val_1 cup\n")
+    assert not faults(own)
+
+
+def test_lists_of_voc(own):
+    """trainval is neither trained nor evaluated on; train_aug is; val_part is evaluated on; test needs no masks."""
+    ids = {name: (own / f"{IDS}/{name}.txt").read_text() for name in ("train", "val")}
+    (own / f"{IDS}/trainval.txt").write_text(ids["train"] + ids["val"])
+    (own / f"{IDS}/val_part.txt").write_text("val_0\n")
+    assert not faults(own)
+    (own / f"{IDS}/train_aug.txt").write_text(ids["train"] + "val_0\n")
+    assert [fault.split("the list ")[1].split()[0] for fault in faults(own)] == ["val", "val_part"]
+    shutil.copy(own / JPEG, own / "JPEGImages/test_0.jpg")
+    (own / f"{IDS}/test.txt").write_text("test_0\n")
+    (own / f"{IDS}/train.txt").unlink()
+    (own / f"{IDS}/train_aug.txt").unlink()
+    (own / f"{IDS}/trainval.txt").unlink()
+    text(own, voc.LABEL_FILE, lambda old: old + "test_0 cup\n")
+    assert not faults(own)
+
+
+# Real photographs.
+
+
+def test_photographs(shared, tmp_path):
+    """Every fortieth image of the animals; the whole set takes longer."""
+    animals, root = shared / "data/voc12_animals/VOC2012", tmp_path / "voc"
+    (root / IDS).mkdir(parents=True)
+    for name in ("JPEGImages", "SegmentationClassAug", voc.LABEL_FILE):
+        (root / name).symlink_to(animals / name)
+    for split in ("train_aug", "val"):
+        (root / f"{IDS}/{split}.txt").write_text("\n".join(voc.read_ids(animals, split)[::40]))
+    summary, found = check.check(root, ["train_aug", "val"])
+    assert not found and "train_aug 79, val 8; labels from text, masks from SegmentationClassAug" in summary

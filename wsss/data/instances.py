@@ -1,0 +1,219 @@
+"""COCO's instances_*.json: read with every fault in words, and masks of its objects."""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image
+from pycocotools import mask as rle
+
+from wsss.config import IGNORE
+from wsss.paths import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+OFFICIAL = re.compile(r"COCO_(?:train|val|test)\d{4}_(\d{12})")
+"""File names of 2014; those of 2017 are the number alone."""
+CROWD_FILE = "crowds.txt"
+"""`id class class ...`: what the mask of a prepared image shows as a crowd only, so that its labels do not name it."""
+Json = dict[str, Any]
+Outline = list[np.ndarray] | np.ndarray
+"""Polygons (x, y, x, y ...), or run lengths down the columns, background first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """An annotated object, or a crowd of them."""
+
+    number: int
+    """Its class, from 1."""
+    area: float
+    crowd: bool
+    outline: Outline
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photograph with its objects in the order of the json."""
+
+    name: str
+    """Its id: the file's name without suffix; of COCO_val2014_000000000042 the number 000000000042 alone."""
+    file: str
+    size: tuple[int, int]
+    """Height and width."""
+    things: list[Thing] = field(default_factory=list)
+
+    def numbers(self, crowd: bool = False) -> set[int]:
+        """Classes of its objects, or of its crowds."""
+        return {thing.number for thing in self.things if thing.crowd == crowd}
+
+
+def number_of(name: str) -> str:
+    """The number alone of an official name of 2014; any other name as it is."""
+    found = OFFICIAL.fullmatch(name)
+    return found[1] if found else name
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file. Raises UserError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"the annotations {path} cannot be read ({error.strerror}); name the file or its folder"
+        ) from None
+
+
+def read(path: Path) -> tuple[tuple[str, ...], list[Photo]]:
+    """Class names in the order of their category ids, spaces as underscores, and photographs sorted by id.
+
+    Raises UserError, naming what is wrong, for a file that is missing, cut short or not of this kind.
+    """
+    tree = _parse(path)
+    categories = sorted(_each(path, "category", tree["categories"], _category))
+    classes = tuple(name for _, name in categories)
+    numbers = {key: number for number, (key, _) in enumerate(categories, 1)}
+    if not classes or len(set(classes)) < len(classes) or len(numbers) < len(classes) or len(classes) >= IGNORE:
+        raise UserError(f"{path} must have 1 to 254 different categories; give it as it was downloaded or exported")
+    photos: dict[int, Photo] = dict(_each(path, "image", tree["images"], _photo))
+    names = {photo.name for photo in photos.values()}
+    if not len(names) == len(photos) == len(tree["images"]):
+        raise UserError(f"{path} lists an image more than once; give it as it was downloaded or exported")
+    convert = partial(_thing, numbers=numbers, photos=photos)
+    for key, thing in _each(path, "annotation", tree["annotations"], convert):
+        photos[key].things.append(thing)
+    return classes, sorted(photos.values(), key=lambda photo: photo.name)
+
+
+def _parse(path: Path) -> Json:
+    try:
+        tree = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"the annotations {path} cannot be read ({error.strerror}); name the file or its folder"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not whole JSON ({error}); download or export it again") from None
+    for key in ("categories", "images", "annotations"):
+        if not isinstance(tree, dict) or not isinstance(tree.get(key), list):
+            raise UserError(f"{path} has no list {key!r}, so it is no COCO instances file; give instances_*.json")
+    return tree
+
+
+def _each(path: Path, kind: str, rows: list[Any], convert: Callable[[Any], Any]) -> Iterator[Any]:
+    """convert(row) of each row; its faults in words."""
+    for place, row in enumerate(rows, 1):
+        try:
+            if not isinstance(row, dict):
+                raise ValueError("it is no object")
+            yield convert(row)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            wrong = f"lacks the key {error}" if isinstance(error, KeyError) else f"is malformed: {error}"
+            raise UserError(f"{path}: {kind} number {place} {wrong}; download or export the file again") from None
+
+
+def _category(row: Json) -> tuple[int, str]:
+    name = row["name"]
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError("its name is no text")
+    return int(row["id"]), "_".join(name.split())
+
+
+def _photo(row: Json) -> tuple[int, Photo]:
+    file, size = row["file_name"], (row["height"], row["width"])
+    if not isinstance(file, str) or Path(file).name != file or Path(file).suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{file!r} is not the plain name of a JPEG or PNG file")
+    if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > (Image.MAX_IMAGE_PIXELS or 1e8):
+        raise ValueError(f"a photograph cannot be of height and width {size}")
+    stem = Path(file).stem
+    if len(stem.split()) != 1 or stem.split()[0] != stem:
+        raise ValueError(f"{file!r} holds a blank, which a list of ids cannot")
+    return row["id"], Photo(number_of(stem), file, size)
+
+
+def _thing(row: Json, numbers: dict[int, int], photos: dict[int, Photo]) -> tuple[int, Thing]:
+    key, category, shape = row["image_id"], row["category_id"], row["segmentation"]
+    if key not in photos:
+        raise ValueError(f"image {key} is not listed")
+    if category not in numbers:
+        raise ValueError(f"category {category} is not defined")
+    area = float(row["area"])
+    if not np.isfinite(area):
+        raise ValueError(f"an area of {area}")
+    if not isinstance(shape, list | dict):
+        raise ValueError("its segmentation is neither polygons nor run lengths")
+    outline = _polygons(shape, photos[key].size) if isinstance(shape, list) else _runs(shape, photos[key].size)
+    return key, Thing(numbers[category], area, bool(row.get("iscrowd", 0)), outline)
+
+
+def _polygons(rows: Sequence[Any], size: tuple[int, int]) -> list[np.ndarray]:
+    """Polygons as arrays; those of fewer than three points cover nothing and are passed over.
+
+    pycocotools never returns from a coordinate that is infinite or far away, and takes an odd number of them.
+    """
+    polygons = [np.asarray(row, np.float64) for row in rows]
+    reach = max(size)
+    for polygon in polygons:
+        if polygon.ndim != 1 or polygon.size % 2:
+            raise ValueError(f"a polygon of {polygon.size} numbers, not pairs of x and y")
+        if not ((polygon >= -reach) & (polygon <= 2 * reach)).all():
+            raise ValueError("a polygon far outside of its image")
+    return [polygon for polygon in polygons if polygon.size >= 6]
+
+
+def _runs(shape: Json, size: tuple[int, int]) -> np.ndarray:
+    """Run lengths of a list or of COCO's string. pycocotools reads beyond its memory if they do not fill the image."""
+    if tuple(shape["size"]) != size:
+        raise ValueError(f"run lengths of size {tuple(shape['size'])} in an image of {size}")
+    counts = shape["counts"]
+    runs = np.asarray(_decompress(counts) if isinstance(counts, str) else counts)
+    if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any() or runs.sum() != size[0] * size[1]:
+        raise ValueError(f"run lengths that do not add up to {size[0]} x {size[1]} pixels")
+    return runs
+
+
+def _decompress(text: str) -> list[int]:
+    """Run lengths of COCO's string: five bits a character, lowest first; from the fourth on, change against the run
+    two before."""
+    runs: list[int] = []
+    value = shift = 0
+    for code in text.encode("ascii"):
+        bits = code - 48
+        if not 0 <= bits < 64:
+            raise ValueError("run lengths with a character that has no meaning")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits >> 4 & 1) << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs
+
+
+def object_mask(outline: Outline, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """Pixels of one object, as pycocotools fills them."""
+    if isinstance(outline, np.ndarray):
+        encoded = rle.frPyObjects({"counts": outline.tolist(), "size": list(size)}, *size)
+    elif outline:
+        encoded = rle.merge(rle.frPyObjects(outline, *size))
+    else:
+        return np.zeros(size, bool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools is not yet written for numpy 2
+        return rle.decode(encoded).astype(bool)
+
+
+def rasterise(things: Sequence[Thing], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+    """Class numbers of an image: crowds first, under every object; then larger objects (`area`) before smaller ones."""
+    mask = np.zeros(size, np.uint8)
+    for thing in sorted(things, key=lambda thing: (not thing.crowd, -thing.area)):
+        mask[object_mask(thing.outline, size)] = thing.number
+    return mask

@@ -1,0 +1,47 @@
+"""Work spread over processes, its results in order; the processes end with the one that started them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import Any
+
+from wsss.paths import UserError
+
+CHUNK = 8
+"""Items a process takes at once: few, so that a stop is soon heard."""
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def spread(work: Callable[[Any], Any], items: Sequence[Any], workers: int = 0) -> Iterator[Any]:
+    """work(item) of each item, in order, by `workers` processes (0: one a core; 1: in this one).
+
+    `work` and the items are pickled, so `work` is a function of a module or a `partial` of one. The first exception
+    of a worker is raised here and ends the work. Raises UserError if a process dies.
+    """
+    workers = min(workers or cores(), -(-len(items) // CHUNK))
+    if workers <= 1:
+        yield from map(work, items)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of whatever threads there are
+    try:
+        with ProcessPoolExecutor(workers, context, _obey) as pool:
+            yield from pool.map(work, items, chunksize=CHUNK)
+    except BrokenProcessPool as error:
+        raise UserError("a worker process was killed, for want of memory perhaps; ask for fewer --workers") from error
+
+
+def _obey() -> None:
+    """Leave Ctrl-C to the parent, and end when the parent does, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent:
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
