@@ -237,7 +237,7 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(source, tmp_path, m
     finished = sorted(scratch.glob("SegmentationClass/*.png"))
     assert not root.exists() and len(finished) == 3
     finished[1].write_bytes(finished[1].read_bytes()[:40])  # what a crash of the machine may leave
-    (scratch / "SegmentationClass/.left.png.x").mkdir()
+    (scratch / coco.DRAFTS / "1-left.png").write_bytes(b"of a process that was killed")
     calls[:] = 10 * [None]
     assert prepare(source, root) == 0
     assert len(calls) == 10 + 8 - 3 + 1, "two of three finished masks were kept"

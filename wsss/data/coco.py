@@ -31,6 +31,8 @@ VERSION = 1
 """Of what `prepare` writes; an interrupted preparation of another version is not gone on with."""
 CARD = "coco.json"
 """File at the root of a prepared set: which annotations it was made from."""
+DRAFTS = ".drafts"
+"""Folder of a growing set: files that are being written."""
 Ids = dict[str, list[str]]
 
 
@@ -125,8 +127,7 @@ def _growing(root: Path, card: Mapping[str, Any]) -> Iterator[Path | None]:
             else:
                 _adopt(scratch, card)
                 yield scratch
-                for path in scratch.glob("*/.*"):  # left by a process that was killed
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(scratch / DRAFTS)
                 os.replace(scratch, root)
         (root / ".lock").unlink(missing_ok=True)
     except OSError as error:
@@ -153,7 +154,7 @@ def _adopt(scratch: Path, card: Mapping[str, Any]) -> None:
         raise UserError(f"{scratch} exists and is no unfinished set; remove it or name another folder")
     else:
         write_json(scratch / CARD, card)
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+    for folder in (DRAFTS, "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (scratch / folder).mkdir(parents=True, exist_ok=True)
 
 
@@ -177,25 +178,40 @@ def _write_photo(root: Path, images: Path, classes: int, photo: Photo) -> None:
             f"{source} is {found[0]}x{found[1]}, but its annotations are for {size[0]}x{size[1]}; unpack its archive "
             "again, and do not resize"
         )
-    _link(source, root / "JPEGImages" / (photo.name + source.suffix.lower()))
+    _link(source, root, photo.name + source.suffix.lower())
     path = root / "SegmentationClass" / f"{photo.name}.png"
     if path.is_file():
         with suppress(UserError):
             voc.read_mask(path, size, classes)
             return
-    with atomic(path) as scratch:
-        write_mask(scratch, rasterise(photo.things, photo.size))
+    with _draft(root, path) as draft:
+        write_mask(draft, rasterise(photo.things, photo.size))
 
 
-def _link(source: Path, target: Path) -> None:
+@contextmanager
+def _draft(root: Path, target: Path) -> Iterator[Path]:
+    """A path in the growing set to write at, then moved onto `target`. Like `atomic`, without a folder for each file,
+    which would take as long as a mask."""
+    draft = root / DRAFTS / f"{os.getpid()}-{target.name}"
+    try:
+        yield draft
+        os.replace(draft, target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _link(source: Path, root: Path, name: str) -> None:
     """A hard link where the disk allows it, else a copy; nothing where it is there already."""
+    target = root / "JPEGImages" / name
     if target.is_file() and target.stat().st_size == source.stat().st_size:
         return
-    with atomic(target) as scratch:
+    with _draft(root, target) as draft:
         try:
-            os.link(source.resolve(), scratch)
+            os.link(source.resolve(), draft)
         except OSError:
-            shutil.copyfile(source, scratch)
+            shutil.copyfile(source, draft)
 
 
 def _write_texts(root: Path, classes: Sequence[str], photos: Sequence[Photo], lists: Ids) -> None:
