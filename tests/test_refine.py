@@ -7,6 +7,7 @@ import torch
 from builders import IGNORE, QUICK, noise, seeds, tensor
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import bilinear
 
 from wsss import cam, refine
 from wsss.transforms import DEVIATION, MEAN
@@ -47,6 +48,25 @@ def slow_refine(image, masks, box, iterations, dilations):
                 out[:, y, x] += weight * masks[(slice(None), *place)]
         masks = out
     return masks
+
+
+def slow_labels(image, maps, label, box, iterations):
+    """(3, h, w) in 0..255, (k, h, w), (k,) -> (h, w): the predecessor's pseudo label, refined across the box's edge."""
+    size, half = image.shape[1:], tuple(side // 2 for side in image.shape[1:])
+    small = np.stack([bilinear(plane, half) for plane in image])
+    own = [k for k in range(len(label)) if label[k]]
+    results = []
+    for background in (HIGH, LOW):
+        planes = np.exp(np.stack([np.full(half, background), *(bilinear(maps[k], half) for k in own)]))
+        whole_image = (0, half[0], 0, half[1])
+        refined = slow_refine(small, planes / planes.sum(0), whole_image, iterations, (1, 2, 4, 8, 12, 24))
+        best = np.stack([bilinear(plane, size) for plane in refined]).argmax(0)
+        results.append(np.array([0, *(k + 1 for k in own)])[best])
+    strict, loose = results
+    labels = np.where(strict > 0, strict, np.where(loose == 0, 0, IGNORE))
+    seen = np.zeros(size, bool)
+    seen[box[0] : box[1], box[2] : box[3]] = True
+    return np.where(seen, labels, IGNORE)
 
 
 def uniform(seed, *shape):
@@ -108,6 +128,18 @@ def test_refine_equals_the_predecessor(shared, case):
         image, masks, wanted = (tensor(arrays[f"{case}/{x}"]) for x in ("in/image", "in/masks", "out/refined"))
     error = refine.refine(image, masks) - wanted
     assert error.abs().max() <= 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 10])
+def test_segmentation_labels_equal_the_slow_loop(iterations):
+    image, label, box = pictures(5, 2, (17, 22)), torch.tensor([[1, 0, 1], [0, 1, 0]]), [(0, 17, 0, 22), (3, 17, 0, 19)]
+    hot = torch.linspace(-1.2, 1.2, 22) * torch.tensor([1.0, -1.0, -1.0])[:, None, None]
+    maps = (hot + uniform(6, 2, 3, 17, 22)).clamp(0, 1)
+    found = pseudo_label(image, maps, label.double(), torch.tensor(box), True, iterations)
+    for one in range(2):
+        slow = slow_labels(image[one].numpy(), maps[one].numpy(), label[one].numpy(), box[one], iterations)
+        np.testing.assert_array_equal(found[one], slow)
+    assert found.unique().tolist() == [0, 1, 2, 3, IGNORE]
 
 
 def test_segmentation_labels_equal_the_predecessor(shared):
