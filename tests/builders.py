@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from wsss.batch import Batch
-from wsss.config import Config, override
+from wsss.config import Config
+from wsss.settings import override
 
 IGNORE = 255
 
@@ -27,7 +28,7 @@ TINY = {
     "augment.local_crops": 2,
     "class_contrast.hidden": 16,
     "class_contrast.bottleneck": 8,
-    "class_contrast.dimension": 12,
+    "msc.dimension": 2,
     "optim.steps": 4,
     "optim.batch": 2,
 }

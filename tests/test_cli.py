@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from running import command, environment, folder, own_set, record, run, tiny
 
-from wsss import cli, config, presets, train
+from wsss import cli, config, presets, settings, train
 from wsss.paths import UserError
 
 
@@ -60,7 +60,7 @@ def test_every_setting_is_explained(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         run("train", "mini", "--help")
     out = capsys.readouterr().out
-    for path in config.flatten(presets.PRESETS["mini"]):
+    for path in settings.flatten(presets.PRESETS["mini"]):
         assert f"--{path.replace('_', '-')}" in out
 
 

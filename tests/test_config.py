@@ -10,9 +10,10 @@ from builders import QUICK
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss.config import TOCO, Compat, Config, flatten, from_dict, get, override, to_dict
+from wsss.config import TOCO, Compat, Config, from_dict, to_dict
 from wsss.paths import UserError
 from wsss.presets import PRESETS
+from wsss.settings import flatten, get, override
 
 
 def test_override_changes_what_it_names_and_nothing_else():

@@ -11,6 +11,7 @@ from builders import noise, tensor, tiny, training_batch
 from safetensors.torch import save_file
 
 from wsss import checkpoint, method, model
+from wsss.config import ClassContrast, Msc
 from wsss.paths import UserError
 
 
@@ -55,7 +56,8 @@ def test_plain_vits_of_timm(backbone, registers):
     assert net.encoder.num_prefix_tokens == 1 + registers
     photographs = image(32, 32)
     with torch.no_grad():
-        tokens, _, class_token = net.encode(photographs)
+        encoded = net.encode(photographs)
+        tokens, class_token = encoded.tokens, encoded.class_token
         whole = net.encoder.forward_features(photographs)
     torch.testing.assert_close(class_token, whole[:, 0])
     torch.testing.assert_close(tokens, whole[:, 1 + registers :])
@@ -65,7 +67,7 @@ def test_aux_tokens_are_those_before_the_last_two_blocks_without_norm():
     net = network(model__depth=5)
     photographs = image(32, 32)
     with torch.no_grad():
-        _, aux, _ = net.encode(photographs)
+        aux = net.encode(photographs).aux_tokens
         theirs = net.encoder.forward_intermediates(photographs, indices=[5 - 3], intermediates_only=True, norm=False)
     torch.testing.assert_close(aux, theirs[0].flatten(2).mT)
     assert net.aux_block == 3
@@ -80,10 +82,40 @@ def test_width_depth_and_heads_follow_the_configuration():
 
 
 def test_fused_and_plain_attention_agree():
-    nets = [network(model__fused_attention=fused) for fused in (True, False)]
-    assert [net.encoder.blocks[0].attn.fused_attn for net in nets] == [True, False]
+    """Which of the two is chosen by the number of tokens: 16 here."""
+    nets = [network(model__fused_from=start) for start in (0, 16, 17)]
     with torch.no_grad():
-        torch.testing.assert_close(*(net(image(32, 32)).tokens for net in nets))
+        tokens = [net(image(32, 32)).tokens for net in nets]
+    assert [net.encoder.blocks[0].attn.fused_attn for net in nets] == [True, True, False]
+    torch.testing.assert_close(tokens[0], tokens[2])
+
+
+def test_activation_checkpointing_changes_nothing_but_memory():
+    one, two = network(), network(model__activation_checkpointing=True)
+    for net in (one, two):
+        output = net(image(32, 32))
+        (output.logits.sum() + output.aux_logits.sum() + output.segmentation.square().sum()).backward()
+    grads = [{name: p.grad for name, p in net.named_parameters() if p.grad is not None} for net in (one, two)]
+    assert grads[0].keys() == grads[1].keys() and all(torch.equal(grads[0][name], grads[1][name]) for name in grads[0])
+
+
+def test_an_aligned_layer_beyond_the_aux_has_its_own_classifier():
+    net = network(model__depth=5, csa__layers=(1, 3))
+    assert net.extra_blocks == (4, 2) and len(net.extra_classifiers) == 2
+    output = net(image(32, 32))
+    taps = []
+    for number in net.extra_blocks:
+        hook = net.encoder.blocks[number - 1].register_forward_hook(lambda _, __, out: taps.append(out[:, 1:]))
+        net(image(32, 32))
+        hook.remove()
+    for mine, theirs, logits, head in zip(
+        output.extra_tokens, taps, output.extra_logits, net.extra_classifiers, strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+        torch.testing.assert_close(logits, theirs.amax(1) @ head.weight[:, :, 0, 0].T)
+    assert network(model__depth=5, csa__layers=(1, 3), csa__weight=0).extra_blocks == ()
+    with pytest.raises(UserError, match="the ViT has 3 blocks"):
+        network(csa__layers=(3,))
 
 
 @pytest.mark.parametrize(
@@ -176,9 +208,15 @@ def test_decoder_equals_the_slow_loop():
         np.testing.assert_allclose(decoder(tensor(x)[None])[0], slow, atol=1e-9)
 
 
+def head_of(width, hidden, bottleneck, subspaces, dimension, normalise):
+    return model.ContrastHead(
+        width, ClassContrast(hidden=hidden, bottleneck=bottleneck), Msc(subspaces, dimension, normalise)
+    )
+
+
 def test_contrast_head_ends_in_rows_of_unit_norm():
-    """Its last layer is torch's weight_norm with g = 1: unit input, unit rows, outputs not normalised."""
-    head = model.ContrastHead(6, 10, 5, 7)
+    """Of the base: its last layer is torch's weight_norm with g = 1: unit input, unit rows, outputs not normalised."""
+    head = head_of(6, 10, 5, 1, 7, False)
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
     bottleneck = F.normalize(head.mlp(x), dim=1)
     torch.testing.assert_close(bottleneck.norm(dim=1), torch.ones(3))
@@ -186,11 +224,23 @@ def test_contrast_head_ends_in_rows_of_unit_norm():
     with torch.no_grad():
         theirs.parametrizations.weight.original0.fill_(1)
         theirs.parametrizations.weight.original1.copy_(head.last_layer.weight_v)
-    torch.testing.assert_close(head(x), theirs(bottleneck))
+    torch.testing.assert_close(head(x)[:, 0], theirs(bottleneck))
     assert not head.last_layer.weight_g.requires_grad and head.last_layer.weight_v.requires_grad
     assert all(not layer.bias.any() for layer in head.mlp[::2])
-    wide = model.ContrastHead(64, 512, 64, 7)
+    wide = head_of(64, 512, 64, 1, 7, False)
     assert wide.mlp[2].weight.std().item() == pytest.approx(0.02, rel=0.02)
+
+
+def test_subspaces_start_orthogonal_and_share_the_trunk():
+    head = head_of(6, 10, 8, 4, 2, True)
+    rows = head.projection().flatten(0, 1)
+    torch.testing.assert_close(rows @ rows.T, torch.eye(8))
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    bottleneck = F.normalize(head.mlp(x), dim=1)
+    codes = head(x)
+    assert codes.shape == (3, 4, 2)
+    torch.testing.assert_close(codes.norm(dim=2), torch.ones(3, 4))
+    torch.testing.assert_close(codes[:, 2], F.normalize(bottleneck @ head.projection()[2].T, dim=1))
 
 
 def test_classifier_scale_multiplies_the_start():
@@ -271,7 +321,7 @@ NAMES = {
 
 
 def test_tensor_names_are_the_predecessors():
-    net = network()
+    net = network(msc__subspaces=1, msc__dimension=12, msc__normalise=False)
     own = {name: tuple(x.shape) for name, x in net.state_dict().items()}
     wanted = {name: shape for name, shape in NAMES.items() if name.startswith(("classifier", "aux", "decoder"))}
     for head in ("proj_head", "proj_head_t"):

@@ -8,8 +8,9 @@ import torch
 
 from wsss import cam, contrast, losses, method, metrics, model, optim
 from wsss.batch import Batch, Output
-from wsss.config import TOCO, Config, override
+from wsss.config import TOCO, Config
 from wsss.presets import TOCO_TWIN
+from wsss.settings import override
 
 GOLDEN = Path(__file__).parent / "golden" / "toco.npz"
 
@@ -121,8 +122,8 @@ def test_token_affinity_of_a_whole_step(reference):
     blank = torch.zeros(images, 3, height, width)
     batch = Batch([""] * images, blank, label, whole, blank, blank)
     tokens = torch.zeros(images, 12, 2)
-    output = Output(tokens, tokens, tokens[:, 0], (4, 3), 16, label, label, aux_cam=maps)
-    affinity = method.token_affinity(output, batch, override(Config(), TOCO_TWIN))
+    output = Output(tokens, tokens, (), tokens[:, 0], (4, 3), 16, label, label, aux_cam=maps)
+    affinity = contrast.affinity_labels(method.token_labels(output, batch, override(Config(), TOCO_TWIN)))
     small = torch.nn.functional.interpolate(maps, (4, 3), mode="bilinear", align_corners=False)
     labels = cam.training_labels(small, label, whole * 0 + torch.tensor([0, 4, 0, 3]), 0.7, 0.25)
     assert torch.equal(affinity, contrast.affinity_labels(labels))
@@ -144,7 +145,8 @@ def test_encoder(shared):
     network.encoder.load_state_dict(weights)
     for name in ("same", "wider", "small"):
         with torch.no_grad():
-            tokens, aux_tokens, class_token = network.encode(stored[f"in/{name}"])
+            encoded = network.encode(stored[f"in/{name}"])
+            tokens, aux_tokens, class_token = encoded.tokens, encoded.aux_tokens, encoded.class_token
         close(class_token, stored[f"out/{name}_class_token"])
         close(tokens, stored[f"out/{name}_tokens"])
         close(aux_tokens, stored[f"out/{name}_aux_tokens"])

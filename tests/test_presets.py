@@ -5,9 +5,10 @@ import torch
 from builders import tiny, training_batch
 
 from wsss import method, model, optim, presets
-from wsss.config import TOCO, Compat, flatten
+from wsss.config import TOCO, Compat
 from wsss.paths import UserError
 from wsss.presets import PRESETS, TABLES
+from wsss.settings import flatten
 
 
 @pytest.mark.parametrize("name", [name for table in TABLES.values() for name in table])
@@ -21,16 +22,25 @@ def test_a_preset_knows_its_name_and_its_compat(name):
     assert PRESETS[name].compat == (TOCO if name.endswith("-toco") else Compat())
 
 
+MODULES = ("msc.subspaces", "msc.dimension", "msc.normalise", "msc.level", "msc.decoupling", "csa.weight")
+
+
 @pytest.mark.parametrize("name", ["smoke", "mini", "voc-animals", "voc", "voc-deit", "coco", "coco-deit"])
-def test_a_twin_differs_by_its_compat_alone(name):
+def test_a_twin_is_the_base(name):
+    """It differs by its compat, by the two modules and by the temperature of outputs that are not normalised."""
     own, twin = flatten(PRESETS[name]), flatten(PRESETS[f"{name}-toco"])
-    assert {path for path in own if own[path] != twin[path]} == {"name", *(f"compat.{x}" for x in vars(TOCO))}
+    known = {"name", *MODULES, "class_contrast.temperature", *(f"compat.{x}" for x in vars(TOCO))}
+    assert {path for path in own if own[path] != twin[path]} <= known
+    assert [twin[path] for path in MODULES if path != "msc.dimension"] == [1, False, "class", "none", 0.0]
+    ratio = twin["class_contrast.temperature"] / own["class_contrast.temperature"]
+    assert ratio == pytest.approx(4), "two outputs of norm 2"
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_takes_a_training_step(name):
     """Made tiny by overrides, past every start of the schedule."""
-    config = tiny(PRESETS[name])
+    own = {} if PRESETS[name].msc.subspaces > 1 else {"msc__dimension": 12}
+    config = tiny(PRESETS[name], **own)
     net, batch = model.build(config, 4), training_batch(config)
     optimizer = optim.build(net.trunk_parameters(), net.head_parameters(), net.decoder.parameters(), config.optim)
     optim.set_rate(optimizer, 3, config.optim)
@@ -49,8 +59,7 @@ def test_a_preset_takes_a_training_step(name):
 
 def test_plain_presets_are_classification_alone():
     for name in ("mini-plain", "voc-animals-plain"):
-        table = method.weights(PRESETS[name].optim.steps, PRESETS[name])
-        assert {term for term, weight in table.items() if weight} == {"classification", "aux_classification"}
+        assert not PRESETS[name].uses_cams
 
 
 def test_full_scale_presets_have_the_published_numbers():
@@ -59,7 +68,8 @@ def test_full_scale_presets_have_the_published_numbers():
     assert (coco.optim.steps, coco.optim.batch, coco.augment.crop, coco.optim.lr) == (80_000, 8, 448, 6e-5)
     assert (voc.cam.high, voc.cam.low, voc.cam.background) == (0.7, 0.25, 0.5)
     assert (coco.cam.high, coco.cam.low, coco.cam.background) == (0.65, 0.25, 0.45)
-    assert (voc.class_contrast.temperature, coco.class_contrast.temperature) == (0.5, 1.0)
+    assert [PRESETS[f"{x}-toco"].class_contrast.temperature for x in ("voc", "coco")] == [0.5, 1.0]
+    assert (PRESETS["voc-toco"].msc.dimension, PRESETS["coco-toco"].msc.dimension) == (1024, 1024)
     assert voc.cam.scales == (1.0, 0.5, 1.5) and voc.class_contrast.momentum == 0.9
     for name in ("voc", "voc-deit", "coco", "coco-deit"):
         assert PRESETS[name].model.pretrained and "." in PRESETS[name].model.backbone, "always with timm's weight tag"

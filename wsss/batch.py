@@ -25,15 +25,26 @@ class Batch:
 
 
 @dataclass
-class Output:
-    """What the network says about a batch; the same in every mode, with the optional fields documented."""
+class Encoded:
+    """Tokens of one pass of the encoder."""
 
     tokens: Float[Tensor, "b n d"]
     """Patch tokens after the last norm (F^12)."""
     aux_tokens: Float[Tensor, "b n d"]
     """Patch tokens after the aux block (F^10), no norm."""
+    extra_tokens: tuple[Float[Tensor, "b n d"], ...]
+    """Patch tokens after the other aligned blocks, no norm; empty in all but some ablations."""
     class_token: Float[Tensor, "b d"]
     """Class token after the last norm."""
+
+
+@dataclass
+class Output(Encoded):
+    """What the network says about a batch; the same in every mode, with the optional fields documented.
+
+    Layers come in the order last, aux, extra wherever there is one of each.
+    """
+
     grid: tuple[int, int]
     """Rows and columns of the token grid, rows * columns = n."""
     patch: int
@@ -42,15 +53,38 @@ class Output:
     """Classifier on the channel-wise maximum of the patch tokens."""
     aux_logits: Float[Tensor, "b k"]
     """The same on the aux tokens."""
+    extra_logits: tuple[Float[Tensor, "b k"], ...] = ()
+    """The same on each of the extra tokens."""
     segmentation: Float[Tensor, "b c i j"] | None = None
     """Decoder logits on the token grid, background first; None where only CAMs were asked for."""
     cam: Float[Tensor, "b k h w"] | None = None
     """Normalised multi-scale CAM of the last layer at image size, without gradient; None in a plain pass."""
     aux_cam: Float[Tensor, "b k h w"] | None = None
     """The same of the aux layer."""
-    student: Float[Tensor, "v b p"] | None = None
+    extra_cams: tuple[Float[Tensor, "b k h w"], ...] = ()
+    """The same of the extra layers."""
+    student_cams: tuple[Float[Tensor, "b k i j"], ...] = ()
+    """Single-scale CAM of every layer on the token grid, gradient into its tokens; empty when alignment is off."""
+    token_labels: Int[Tensor, "b i j"] | None = None
+    """Labels of tokens made of the aux CAM, IGNORE outside the photograph; None in a plain pass."""
+    probability: Float[Tensor, "b c p q"] | None = None
+    """Softmax of the segmentation at half the image's size, with gradient; None when the energy is off."""
+    filtered: Float[Tensor, "b c p q"] | None = None
+    """`probability` filtered by the dense kernel (K S'), without gradient; None when the energy is off."""
+    student: Float[Tensor, "v b s e"] | None = None
     """Contrast head on the class tokens of view 1, view 2 and the local crops (v = 2 + crops); None when off."""
-    teacher: Float[Tensor, "2 b p"] | None = None
+    teacher: Float[Tensor, "2 b s e"] | None = None
     """Teacher head on the class tokens of the two global views, without gradient; None when off."""
     flags: Int[Tensor, "b v"] | None = None
     """1 where a view shows foreground (both global views, local crops by the aux CAM), else 0; None when off."""
+    anchors: Int[Tensor, "a 2"] | None = None
+    """Image and token (counted along the rows) of the anchors of patch contrast in subspaces; None when off."""
+    anchor_codes: Float[Tensor, "a s e"] | None = None
+    """The anchors' tokens in the subspaces; None when off."""
+    projection: Float[Tensor, "s e m"] | None = None
+    """The subspaces' projections, rows of norm 1; None when their orthogonality is no term."""
+
+    @property
+    def cams(self) -> tuple[Float[Tensor, "b k h w"], ...]:
+        """The multi-scale CAM of every layer."""
+        return (self.cam, self.aux_cam, *self.extra_cams)

@@ -1,12 +1,12 @@
 """Configuration: frozen dataclasses. Each choice of the method is one field; its docstring is its `--help`."""
 
 import dataclasses
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from wsss.paths import UserError
+from wsss.settings import get, override, paths
 
 IGNORE = 255
 """Label of pixels and pairs that no loss and no measure counts."""
@@ -54,8 +54,13 @@ class Model:
     """Channels of the decoder; 0: the token width, at most 512."""
     classifier_scale: float = 1.0
     """Factor on PyTorch's default start of the two max-pooled classifiers."""
-    fused_attention: bool = True
-    """PyTorch's fused attention; unfused is faster for short sequences on CPUs."""
+    fused_from: int = 0
+    """Fewest tokens for which PyTorch's fused attention is used on a CPU; below, the unfused one is faster there. An
+    accelerator always fuses. Measured on the page 'Speed'."""
+    activation_checkpointing: bool = False
+    """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, more time."""
+    compile: bool = False
+    """Compile the encoder's blocks with torch.compile; worth it on accelerators, needs a C++ compiler on CPUs."""
 
 
 @dataclass(frozen=True)
@@ -104,20 +109,75 @@ class PatchContrast:
 
 @dataclass(frozen=True)
 class ClassContrast:
-    """Class token contrast (L_ctc) between views and local crops, with a teacher head."""
+    """Class token contrast between views and local crops, with a teacher head: L_ctc of the base, A1 in subspaces."""
 
     weight: float = 0.5
     """Weight in the objective; 0 leaves out its encoder passes as well."""
-    temperature: float = 0.5
-    """Temperature of the contrast; the base's outputs are not normalised."""
+    temperature: float = 0.125
+    """Temperature of normalised projections (base: 0.5 on outputs of norm about 2)."""
     momentum: float = 0.9
     """Momentum of the teacher head."""
     hidden: int = 2048
     """Hidden width of the contrast head."""
     bottleneck: int = 256
-    """Width before the last, weight-normed layer."""
-    dimension: int = 1024
-    """Output width of the contrast head."""
+    """Width m of the contrast head's normalised output, from which the subspaces are projected."""
+
+
+@dataclass(frozen=True)
+class Msc:
+    """Module A, multi-subspace token contrast: our reconstruction ('Reconstruction choices')."""
+
+    subspaces: int = 4
+    """Number K of projection subspaces; the base has 1."""
+    dimension: int = 64
+    """Width d of each subspace (base: 1024)."""
+    normalise: bool = True
+    """Divide each projection by its norm; the base does not."""
+    level: str = "both"
+    """Tokens that are contrasted in the subspaces: class, patch or both. `patch` leaves class token contrast out."""
+    patch_weight: float = 0.1
+    """Weight of patch token contrast in subspaces (A2)."""
+    patch_temperature: float = 0.1
+    """Temperature of A2."""
+    anchors_per_class: int = 64
+    """Most anchors of one label in one image."""
+    anchors: int = 512
+    """Most anchors on a device and step."""
+    decoupling: str = "both"
+    """Which penalty keeps the subspaces apart (A3): none, orth (rows), dec (codes) or both."""
+    orthogonality_weight: float = 0.05
+    """Weight of L_orth."""
+    decorrelation_weight: float = 0.05
+    """Weight of L_dec."""
+
+
+@dataclass(frozen=True)
+class Csa:
+    """Module B, cross-layer CAM structural alignment: our reconstruction ('Reconstruction choices')."""
+
+    weight: float = 0.1
+    """Weight in the objective; 0 leaves it out."""
+    intensity: float = 1.0
+    """Weight alpha of the response intensity term."""
+    structure: float = 1.0
+    """Weight beta of the spatial structure term."""
+    layers: tuple[int, ...] = (2,)
+    """Aligned layers, as blocks before the last; 2 is the aux layer (10 of 12). Others get a classifier each."""
+    direction: str = "scheduled"
+    """Who learns: aux_to_last (the last layer), last_to_aux (the earlier one), both, or scheduled (first the one, then
+    the other)."""
+    crossing: float = 0.3
+    """Fraction of the run where the last layer's CAM overtakes the aux CAM; `scheduled` changes direction there."""
+    ramp: float = 0.1
+    """Fraction of the run over which `scheduled` changes direction."""
+    smooth: float = 0.1
+    """Difference up to which the intensity term is quadratic."""
+    floor: float = 1e-3
+    """Least range that a student CAM is normalised by."""
+    background: bool = True
+    """Lead the vectors of the structure term by a background channel."""
+    balance: bool = True
+    """Weigh similar and dissimilar pairs of the structure term equally."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +186,22 @@ class Segmentation:
 
     weight: float = 0.1
     """Weight in the objective."""
+    refinements: int = 10
+    """Iterations of pixel-adaptive refinement of those labels; 0 leaves it out."""
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Dense energy of the prediction (L_reg): neighbours of like colour should get like labels."""
+
+    weight: float = 0.05
+    """Weight in the objective; 0 leaves out the filter as well."""
+    scale: float = 1e-7
+    """Factor inside the term, the base's."""
+    sigma_xy: float = 100.0
+    """Reach in pixels of the crop."""
+    sigma_rgb: float = 15.0
+    """Reach in grey values, 0 to 255."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +264,10 @@ class Compat:
     """D13: position embeddings are resampled without antialiasing."""
     padding_in_cam: bool = False
     """D15: the CAM's minimum and maximum see padded tokens."""
+    refine_across_box: bool = False
+    """D16: pixel-adaptive refinement reads neighbours beyond the photograph's edge."""
+    energy_across_box: bool = False
+    """D17: the dense energy's kernel is built of padding too."""
 
 
 TOCO = Compat(**{row.name: True for row in dataclasses.fields(Compat)})
@@ -217,30 +297,46 @@ class Config:
     cam: Cam = field(default_factory=Cam)
     patch_contrast: PatchContrast = field(default_factory=PatchContrast)
     class_contrast: ClassContrast = field(default_factory=ClassContrast)
+    msc: Msc = field(default_factory=Msc)
+    csa: Csa = field(default_factory=Csa)
     segmentation: Segmentation = field(default_factory=Segmentation)
+    energy: Energy = field(default_factory=Energy)
     schedule: Schedule = field(default_factory=Schedule)
     optim: Optim = field(default_factory=Optim)
     compat: Compat = field(default_factory=Compat)
 
-    def __post_init__(self) -> None:
-        for path, low, high in BOUNDS:
-            value = get(self, path)
-            if not low <= value <= high:
-                raise UserError(f"{path} is {value}, but must lie between {low} and {high}; change --{path}")
-        for path in ("augment.scale", "augment.blur", "augment.view_scale"):
-            low, high = get(self, path)
-            if not 0 <= low <= high:
-                raise UserError(f"{path} is ({low}, {high}), but must be a range from 0 up; change --{path}")
-        if not self.cam.scales or min(self.cam.scales) <= 0:
-            raise UserError(f"cam.scales is {self.cam.scales}, but must be positive numbers; change --cam.scales")
-        if self.cam.low >= self.cam.high:
-            raise UserError(f"cam.low ({self.cam.low}) must be below cam.high ({self.cam.high}); change one of them")
-        if self.augment.local_size > self.augment.crop:
-            raise UserError(
-                f"augment.local_size ({self.augment.local_size}) is larger than augment.crop ({self.augment.crop}); "
-                "local crops are cut from the crop, so lower --augment.local_size"
-            )
+    @property
+    def contrasts_classes(self) -> bool:
+        """Whether class tokens are contrasted, which needs the passes on view 2 and the local crops."""
+        return self.class_contrast.weight > 0 and self.msc.level != "patch"
 
+    @property
+    def contrasts_patches(self) -> bool:
+        """Whether patch tokens are contrasted in the subspaces (A2)."""
+        return self.msc.patch_weight > 0 and self.msc.level != "class"
+
+    def decouples(self, kind: str) -> bool:
+        """Whether the penalty `kind` (orth or dec) of A3 is on."""
+        return self.msc.subspaces > 1 and self.msc.decoupling in (kind, "both")
+
+    @property
+    def uses_cams(self) -> bool:
+        """Whether any term learns from a CAM; without, a step is the main pass alone."""
+        terms = (self.patch_contrast.weight, self.csa.weight, self.segmentation.weight, self.energy.weight)
+        decoupled = self.decouples("orth") or self.decouples("dec")
+        return any(terms) or self.contrasts_classes or self.contrasts_patches or decoupled
+
+    def __post_init__(self) -> None:
+        _check_bounds(self)
+        _check_words(self)
+        _check_sizes(self)
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "msc.level": ("class", "patch", "both"),
+    "msc.decoupling": ("none", "orth", "dec", "both"),
+    "csa.direction": ("aux_to_last", "last_to_aux", "both", "scheduled"),
+}
 
 BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("optim.steps", 1, 10**9),
@@ -258,6 +354,26 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("patch_contrast.weight", 0, 1e6),
     ("class_contrast.weight", 0, 1e6),
     ("segmentation.weight", 0, 1e6),
+    ("segmentation.refinements", 0, 1000),
+    ("energy.weight", 0, 1e6),
+    ("energy.sigma_xy", 1e-3, 1e6),
+    ("energy.sigma_rgb", 1e-3, 1e6),
+    ("msc.subspaces", 1, 10**4),
+    ("msc.dimension", 1, 10**5),
+    ("msc.patch_weight", 0, 1e6),
+    ("msc.patch_temperature", 1e-6, 1e6),
+    ("msc.anchors_per_class", 1, 10**6),
+    ("msc.anchors", 1, 10**6),
+    ("msc.orthogonality_weight", 0, 1e6),
+    ("msc.decorrelation_weight", 0, 1e6),
+    ("csa.weight", 0, 1e6),
+    ("csa.intensity", 0, 1e6),
+    ("csa.structure", 0, 1e6),
+    ("csa.crossing", 0, 1),
+    ("csa.ramp", 0, 1),
+    ("csa.smooth", 0, 1),
+    ("csa.floor", 1e-12, 1),
+    ("model.fused_from", 0, 10**9),
     ("save_every", 1e-9, 1),
     ("validate_every", 1e-9, 1),
     ("log_every", 1, 10**9),
@@ -266,70 +382,46 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
 )
 
 
-def get(config: Any, path: str) -> Any:
-    """The value at a dotted path."""
-    for name in path.split("."):
-        config = getattr(config, name)
-    return config
+def _check_bounds(config: Config) -> None:
+    """UserError for a number outside its bounds."""
+    for path, low, high in BOUNDS:
+        value = get(config, path)
+        if not low <= value <= high:
+            raise UserError(f"{path} is {value}, but must lie between {low} and {high}; change --{path}")
+    for path in ("augment.scale", "augment.blur", "augment.view_scale"):
+        low, high = get(config, path)
+        if not 0 <= low <= high:
+            raise UserError(f"{path} is ({low}, {high}), but must be a range from 0 up; change --{path}")
+    if not config.cam.scales or min(config.cam.scales) <= 0:
+        raise UserError(f"cam.scales is {config.cam.scales}, but must be positive numbers; change --cam.scales")
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted path -> value of every leaf."""
-    flat: dict[str, Any] = {}
-    for row in dataclasses.fields(config):
-        value = getattr(config, row.name)
-        nested = dataclasses.is_dataclass(value)
-        flat.update(flatten(value, f"{prefix}{row.name}.") if nested else {prefix + row.name: value})
-    return flat
+def _check_words(config: Config) -> None:
+    """UserError for a word that is no choice, or layers that are none."""
+    for path, words in CHOICES.items():
+        value = get(config, path)
+        if value not in words:
+            raise UserError(f"{path} is {value!r}, but must be one of {', '.join(words)}; change --{path}")
+    layers = config.csa.layers
+    if not layers or min(layers) < 1 or len(set(layers)) < len(layers):
+        raise UserError(f"csa.layers is {layers}, but must name different blocks before the last, from 1 up")
 
 
-def override(config: Config, changes: Mapping[str, Any]) -> Config:
-    """`config` with dotted paths replaced, e.g. {"patch_contrast.weight": 0}.
-
-    Raises UserError for an unknown path (with the nearest one) or a value of the wrong kind.
-    """
-    known = flatten(config)
-    for path in changes:
-        if path not in known:
-            near = difflib.get_close_matches(path, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"there is no setting named {path}{hint}")
-    return _replace(config, {path: value for path, value in changes.items()}, "")
-
-
-def _replace(node: Any, changes: Mapping[str, Any], prefix: str) -> Any:
-    hints, new = get_type_hints(type(node)), {}
-    for row in dataclasses.fields(node):
-        value = getattr(node, row.name)
-        if dataclasses.is_dataclass(value):
-            inner = {k.partition(".")[2]: v for k, v in changes.items() if k.partition(".")[0] == row.name}
-            new[row.name] = _replace(value, inner, f"{prefix}{row.name}.") if inner else value
-        elif row.name in changes:
-            new[row.name] = _coerce(changes[row.name], hints[row.name], prefix + row.name)
-    return dataclasses.replace(node, **new)
-
-
-def _coerce(value: Any, kind: Any, path: str) -> Any:
-    """`value` as `kind`: numbers may come as text (YAML reads 1e-3 so), tuples as lists."""
-    if get_origin(kind) is tuple:
-        parts = get_args(kind)
-        items = [x for x in value.split(",") if x] if isinstance(value, str) else value
-        items = list(items) if isinstance(items, Sequence) else [items]
-        kinds = [parts[0]] * len(items) if parts[-1] is ... else list(parts)
-        if len(items) == len(kinds):
-            return tuple(_coerce(item, one, path) for item, one in zip(items, kinds, strict=True))
-    elif kind is bool:
-        known = {"true": True, "false": False, "1": True, "0": False}
-        if str(value).lower() in known:
-            return known[str(value).lower()]
-    else:
-        try:
-            result = kind(value)
-            if kind is not int or float(value) == result:
-                return result
-        except (TypeError, ValueError):
-            pass
-    raise UserError(f"{path} must be of type {getattr(kind, '__name__', kind)}, but is {value!r}; change --{path}")
+def _check_sizes(config: Config) -> None:
+    """UserError where two settings do not fit one another."""
+    cam, msc, augment, width = config.cam, config.msc, config.augment, config.class_contrast.bottleneck
+    if cam.low >= cam.high:
+        raise UserError(f"cam.low ({cam.low}) must be below cam.high ({cam.high}); change one of them")
+    if (config.decouples("orth") or config.decouples("dec")) and msc.subspaces * msc.dimension > width:
+        raise UserError(
+            f"{msc.subspaces} subspaces of msc.dimension {msc.dimension} cannot be orthogonal in {width} dimensions; "
+            "lower --msc.dimension or set --msc.decoupling none"
+        )
+    if augment.local_size > augment.crop:
+        raise UserError(
+            f"augment.local_size ({augment.local_size}) is larger than augment.crop ({augment.crop}); local crops are "
+            "cut from the crop, so lower --augment.local_size"
+        )
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -341,11 +433,4 @@ def from_dict(tree: Any) -> Config:
     """The configuration that `to_dict` (or its JSON) came from. Raises UserError."""
     if not isinstance(tree, Mapping):
         raise UserError("the configuration is no mapping of settings; train the run again")
-    return override(Config(), _paths(tree))
-
-
-def _paths(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat.update(_paths(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
-    return flat
+    return override(Config(), paths(tree))

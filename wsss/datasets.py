@@ -100,7 +100,7 @@ class TrainingViews(Dataset):
         photograph = voc.read_image(self.split.files[index])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            contrast = self.config.class_contrast.weight > 0
+            contrast = self.config.contrasts_classes
             first, box, second, local = transforms.views(photograph, self.config.augment, self.config.compat, contrast)
         return self.split.ids[index], first, self.split.labels[index], torch.tensor(box), second, local
 

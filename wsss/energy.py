@@ -37,6 +37,7 @@ def start(
     box: Int[Tensor, "b 4"],
     sigma_xy: float = 100.0,
     sigma_rgb: float = 15.0,
+    across_box: bool = False,
 ) -> Callable[[], Float32[Tensor, "b c p q"]]:
     """Begin `filtered` in a worker thread; the call that is returned waits for its result, on S's device.
 
@@ -48,9 +49,10 @@ def start(
     if min(sigma_xy, sigma_rgb) <= 0:
         raise ValueError(f"the energy's sigmas must be positive, not {sigma_xy} and {sigma_rgb}")
     pixels = to_pixels(_half(image).float()).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-    inside = probability.detach().float() * _half_box(box, image.shape[2:])[:, None]
-    future = _WORKER.submit(_filter_batch, pixels, inside, sigma_xy / 2, sigma_rgb)
-    return future.result
+    seen = _half_box(box, image.shape[2:])
+    inside = probability.detach().float() * seen[:, None]
+    lattice = torch.ones_like(seen) if across_box else seen
+    return _WORKER.submit(_filter_batch, pixels, inside, lattice, sigma_xy / 2, sigma_rgb).result
 
 
 def filtered(
@@ -59,15 +61,17 @@ def filtered(
     box: Int[Tensor, "b 4"],
     sigma_xy: float = 100.0,
     sigma_rgb: float = 15.0,
+    across_box: bool = False,
 ) -> Float32[Tensor, "b c p q"]:
     """K S' of every image and class: S' = S inside the box (full-size pixels) and 0 outside, K the permutohedral
     lattice's Gaussian of position (`sigma_xy` full-size pixels) and colour (`sigma_rgb` of 255), not normalised.
 
     `image` is normalised as the network sees it and rounded to whole grey levels. No gradient. The lattice (Adams et
     al. 2010) is the base's, bit for bit: .4 to .65 of the exact Gaussian sum where colours are smooth, symmetric to
-    .3 %. Pixels outside the box add points to it, so what they show changes K a little, as in the base.
+    .3 %. It is built of the pixels inside the box; with `across_box` of all, so that what padding shows changes K a
+    little, as in the base (Deviations D17). K S' is 0 outside the lattice.
     """
-    return start(image, probability, box, sigma_xy, sigma_rgb)()
+    return start(image, probability, box, sigma_xy, sigma_rgb, across_box)()
 
 
 def energy_loss(
@@ -100,11 +104,21 @@ def _half_box(box: Int[Tensor, "b 4"], size: tuple[int, int]) -> Bool[Tensor, "b
 
 
 def _filter_batch(
-    pixels: UInt8[Tensor, "b p q 3"], values: Float32[Tensor, "b c p q"], sigma_xy: float, sigma_rgb: float
+    pixels: UInt8[Tensor, "b p q 3"],
+    values: Float32[Tensor, "b c p q"],
+    lattice: Bool[Tensor, "b p q"],
+    sigma_xy: float,
+    sigma_rgb: float,
 ) -> Float32[Tensor, "b c p q"]:
-    images = zip(pixels.cpu().numpy(), values.cpu().numpy(), strict=True)
-    planes = [_bilateral(image, value, sigma_xy, sigma_rgb) for image, value in images]
-    return torch.from_numpy(np.stack(planes)).to(values.device)
+    """The filter of every image, over the rectangle of its lattice."""
+    out = np.zeros(values.shape, np.float32)
+    arrays = (x.cpu().numpy() for x in (pixels, values, lattice))
+    for place, image, value, used in zip(out, *arrays, strict=True):
+        rows, columns = (np.flatnonzero(used.any(axis)) for axis in (1, 0))
+        if rows.size:
+            part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            place[:, *part] = _bilateral(image[part], value[:, *part], sigma_xy, sigma_rgb)
+    return torch.from_numpy(out).to(values.device)
 
 
 def _bilateral(

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from wsss import cam, checkpoint, datasets, distributed, method, provenance, results
+from wsss import cam, checkpoint, datasets, distributed, method, provenance, results, settings
 from wsss import config as configuration
 from wsss.config import Config
 from wsss.data import voc
@@ -39,7 +39,7 @@ def predict(
 ) -> dict[str, Tensor]:
     """Normalised multi-scale CAM and aux CAM, masked by the true image labels, segmentation logits, class logits."""
     output = model(image)
-    main, aux = method.multi_scale_cam(model, image, output, config)
+    main, aux, *_ = method.multi_scale_cam(model, image, output, config, label)
     return {
         "cam": cam.masked(cam.normalise(main), label),
         "aux_cam": cam.masked(cam.normalise(aux), label),
@@ -180,7 +180,7 @@ def evaluate_run(folder: Path, weights: str = "last", data_root: str = "") -> di
     The last weights' record takes the place of the run's; that of the best goes to SEED.best.json. Raises UserError.
     """
     config = configuration.from_dict(read_json(folder / "config.json"))
-    config = configuration.override(config, {"data.root": data_root} if data_root else {})
+    config = settings.override(config, {"data.root": data_root} if data_root else {})
     step = checkpoint.latest(folder)
     if weights not in ("last", "best") or step is None:
         raise UserError(
@@ -188,7 +188,7 @@ def evaluate_run(folder: Path, weights: str = "last", data_root: str = "") -> di
         )
     with distributed.group() as device:
         split = Split(datasets.root_of(config.data), config.data.val_split, need_masks=True)
-        model = build(configuration.override(config, {"model.checkpoint": ""}), len(split.kit.classes)).to(device)
+        model = build(settings.override(config, {"model.checkpoint": ""}), len(split.kit.classes)).to(device)
         file = folder / "best.safetensors" if weights == "best" else checkpoint.weights_file(folder, step)
         checkpoint.fill(model, checkpoint.read(file), str(file))
         known = results.load(folder.with_suffix(".json")) if folder.with_suffix(".json").is_file() else {}

@@ -4,10 +4,10 @@ import dataclasses
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
-from wsss import cam, contrast
+from wsss import alignment, cam, contrast, energy, refine, subspace
 from wsss.batch import Batch, Output
 from wsss.config import IGNORE, Config
 from wsss.losses import classification_loss, segmentation_loss
@@ -15,50 +15,79 @@ from wsss.model import Wsss
 
 
 def forward(model: Wsss, batch: Batch, config: Config, generator: Generator) -> Output:
-    """Every encoder pass of a step, in order: main, CAM passes, then view 2 and the local crops where class token
-    contrast has a weight. The unflipped scale-1 CAM pass and the student's view 1 are the main pass (D8). Where no
-    term of weight learns from a CAM (plain classification), the main pass is all."""
+    """Every pass of a step, in order: main, CAM passes, then view 2, local crops and the contrast head where they have
+    a weight. The unflipped scale-1 CAM pass and the student's view 1 are the main pass (D8). Where no term of weight
+    learns from a CAM (plain classification), the main pass is all."""
     output = model(batch.image)
-    if not any(term.weight for term in (config.patch_contrast, config.class_contrast, config.segmentation)):
+    if not config.uses_cams:
         return output
-    main, aux = multi_scale_cam(model, batch.image, output, config)
-    valid = None if config.compat.padding_in_cam else cam.box_mask(batch.box, batch.image.shape[2:])
-    output = dataclasses.replace(output, cam=cam.normalise(main, valid), aux_cam=cam.normalise(aux, valid))
-    if config.class_contrast.weight:
-        output = contrast_views(model, batch, output, config, generator)
-    return output
+    filtering = None
+    if config.energy.weight:
+        probability = energy.half_probability(output.segmentation, batch.image.shape[2:])
+        output = dataclasses.replace(output, probability=probability)
+        reach = (config.energy.sigma_xy, config.energy.sigma_rgb, config.compat.energy_across_box)
+        filtering = energy.start(batch.image, probability.detach(), batch.box, *reach)  # beside the passes below
+    output = add_cams(model, batch, output, config)
+    if config.contrasts_classes:
+        output = add_class_codes(model, batch, output, config, generator)
+    if config.contrasts_patches or config.decouples("dec") or config.decouples("orth"):
+        output = add_patch_codes(model, output, config, generator)
+    return dataclasses.replace(output, filtered=filtering()) if filtering else output
+
+
+def add_cams(model: Wsss, batch: Batch, output: Output, config: Config) -> Output:
+    """The CAM passes; the normalised CAM of every layer, labels of the tokens, and the students of alignment."""
+    inside = cam.box_mask(batch.box, batch.image.shape[2:])
+    valid = None if config.compat.padding_in_cam else inside
+    raw = multi_scale_cam(model, batch.image, output, config, batch.label)
+    main, aux, *extra = (cam.normalise(maps, valid) for maps in raw)
+    output = dataclasses.replace(output, cam=main, aux_cam=aux, extra_cams=tuple(extra))
+    output = dataclasses.replace(output, token_labels=token_labels(output, batch, config))
+    if not config.csa.weight:
+        return output
+    tokens, seen = (output.tokens, output.aux_tokens, *output.extra_tokens), token_validity(output, batch, config)
+    weights = [head.weight.flatten(1) for head in model.classifiers()]
+    students = [
+        alignment.student_cam(one, weight, output.grid, seen, config.csa.floor)
+        for one, weight in zip(tokens, weights, strict=True)
+    ]
+    return dataclasses.replace(output, student_cams=tuple(students))
 
 
 @torch.no_grad()
 def multi_scale_cam(
-    model: Wsss, image: Float[Tensor, "b 3 h w"], output: Output, config: Config
-) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b k h w"]]:
-    """Raw multi-scale CAM of the last and of the aux layer: sum over scales of the larger of image and mirror image.
+    model: Wsss, image: Float[Tensor, "b 3 h w"], output: Output, config: Config, label: Float[Tensor, "b k"]
+) -> tuple[Float[Tensor, "b k h w"], ...]:
+    """Raw multi-scale CAM of every layer: sum over scales of the larger of image and mirror image.
 
-    `output` is the pass on `image` itself and serves as the unflipped pass of scale 1.
+    `output` is the pass on `image` itself and serves as the unflipped pass of scale 1. Classes that no image of the
+    batch has by its `label` are left at zero.
     """
-    size = (image.shape[2], image.shape[3])
-    sums = [image.new_zeros(()), image.new_zeros(())]
+    size, present = (image.shape[2], image.shape[3]), label.any(0)
+    present[0] |= not present.any()  # a batch without any label still has a map
+    present = present.nonzero()[:, 0]
+    sums = [image.new_zeros(len(image), len(present), *size) for _ in model.classifiers()]
     for scale in config.cam.scales:
         if scale == 1:
-            plain, scaled = output, image
+            passes = [output, model(image.flip(-1), segment=False)]
         else:
             scaled = F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
-            plain = model(scaled, segment=False)
-        mirrored = model(scaled.flip(-1), segment=False)
-        for layer, maps in enumerate(zip(layer_scores(model, plain), layer_scores(model, mirrored), strict=True)):
-            sums[layer] = sums[layer] + cam.mirrored_scores(*maps, size)
-    return sums[0], sums[1]
+            passes = [model(scaled, segment=False), model(scaled.flip(-1), segment=False)]
+        plain, mirrored = (layer_scores(model, one, present) for one in passes)
+        for total, *maps in zip(sums, plain, mirrored, strict=True):
+            total += cam.mirrored_scores(*maps, size)
+    whole = image.new_zeros(len(image), label.shape[1], *size)
+    return tuple(whole.index_copy(1, present, total) for total in sums)
 
 
-def layer_scores(model: Wsss, output: Output) -> tuple[Float[Tensor, "b k i j"], Float[Tensor, "b k i j"]]:
-    """Raw CAM of the last and of the aux layer on the token grid."""
-    final = cam.scores(output.tokens, model.classifier.weight.flatten(1), output.grid)
-    aux = cam.scores(output.aux_tokens, model.aux_classifier.weight.flatten(1), output.grid)
-    return final, aux
+def layer_scores(model: Wsss, output: Output, classes: Int[Tensor, " p"]) -> list[Float[Tensor, "b p i j"]]:
+    """Raw CAM of every layer on the token grid, for the given classes."""
+    layers = (output.tokens, output.aux_tokens, *output.extra_tokens)
+    weights = (head.weight.flatten(1)[classes] for head in model.classifiers())
+    return [cam.scores(tokens, weight, output.grid) for tokens, weight in zip(layers, weights, strict=True)]
 
 
-def contrast_views(model: Wsss, batch: Batch, output: Output, config: Config, generator: Generator) -> Output:
+def add_class_codes(model: Wsss, batch: Batch, output: Output, config: Config, generator: Generator) -> Output:
     """Class tokens of view 2 and of the local crops, cut by the aux CAM; student and teacher heads on them."""
     size, count = config.augment.local_size, config.augment.local_crops
     padded = config.compat.padding_in_crops
@@ -66,8 +95,8 @@ def contrast_views(model: Wsss, batch: Batch, output: Output, config: Config, ge
     inside = cam.box_mask(batch.box, batch.image.shape[2:])
     corners, flags = contrast.choose_crops(codes, inside, size, count, generator, padded)
     crops = contrast.cut(batch.local, corners, size).flatten(0, 1)
-    view = model.encode(batch.view)[2]
-    local = model.encode(crops)[2].unflatten(0, (count, -1))
+    view = model.encode(batch.view).class_token
+    local = model.encode(crops).class_token.unflatten(0, (count, -1))
     views = torch.cat([output.class_token[None], view[None], local])
     with torch.no_grad():
         teacher = model.proj_head_t(views[:2])
@@ -75,8 +104,20 @@ def contrast_views(model: Wsss, batch: Batch, output: Output, config: Config, ge
     return dataclasses.replace(output, student=model.proj_head(views), teacher=teacher, flags=flags)
 
 
+def add_patch_codes(model: Wsss, output: Output, config: Config, generator: Generator) -> Output:
+    """Anchors among the labelled tokens and their codes in the subspaces (A2, A3); the head sees the anchors alone."""
+    if config.decouples("orth"):
+        output = dataclasses.replace(output, projection=model.proj_head.projection())
+    if not (config.contrasts_patches or config.decouples("dec")):
+        return output
+    labels = output.token_labels.flatten(1)
+    anchors = subspace.choose_anchors(labels, generator, config.msc.anchors_per_class, config.msc.anchors)
+    codes = model.proj_head(output.tokens[anchors[:, 0], anchors[:, 1]])
+    return dataclasses.replace(output, anchors=anchors, anchor_codes=codes)
+
+
 def losses(output: Output, batch: Batch, config: Config, aux_labels: bool = False) -> dict[str, Float[Tensor, ""]]:
-    """Every term of the objective, unweighted; without a CAM, the two of classification. `aux_labels`: segmentation
+    """Every term of the objective, unweighted; without a CAM, those of classification. `aux_labels`: segmentation
     learns from the aux CAM's labels.
 
     Pure: no parameter, device or rank is read. Counts are over the given (local) batch.
@@ -85,15 +126,28 @@ def losses(output: Output, batch: Batch, config: Config, aux_labels: bool = Fals
         "classification": classification_loss(output.logits, batch.label),
         "aux_classification": classification_loss(output.aux_logits, batch.label),
     }
+    if output.extra_logits:
+        extra = [classification_loss(logits, batch.label) for logits in output.extra_logits]
+        terms["extra_classification"] = torch.stack(extra).sum()
     if output.cam is None:
         return terms
-    source = output.aux_cam if aux_labels else output.cam
-    labels = cam.training_labels(source, batch.label, batch.box, config.cam.high, config.cam.low)
-    affinity = token_affinity(output, batch, config)
+    affinity = contrast.affinity_labels(output.token_labels)
     terms["patch_contrast"] = contrast.patch_contrast_loss(output.tokens, affinity)
+    terms |= subspace_terms(output, config) | alignment_terms(output, batch, config)
+    labels = segmentation_labels(output, batch, config, aux_labels)
     terms["segmentation"] = segmentation_loss(output.segmentation, labels, config.compat.undefined_segmentation)
+    if output.filtered is not None:
+        terms["energy"] = energy.energy_loss(
+            output.probability, output.filtered, labels, batch.box, config.energy.scale
+        )
+    return terms
+
+
+def subspace_terms(output: Output, config: Config) -> dict[str, Float[Tensor, ""]]:
+    """Module A: class tokens (A1; L_ctc with one subspace), patch tokens (A2), decoupling (A3)."""
+    terms: dict[str, Float[Tensor, ""]] = {}
     if output.student is not None:
-        terms["class_contrast"] = contrast.class_contrast_loss(
+        terms["class_contrast"] = subspace.subspace_contrast_loss(
             output.student,
             output.teacher,
             output.flags,
@@ -101,34 +155,86 @@ def losses(output: Output, batch: Batch, config: Config, aux_labels: bool = Fals
             config.compat.raw_exponentials,
             config.compat.extra_contrast_term,
         )
+    if output.projection is not None:
+        terms["orthogonality"] = subspace.orthogonality_loss(output.projection)
+    if output.anchors is not None:
+        images, labels = output.anchors[:, 0], output.token_labels.flatten(1)[output.anchors.unbind(1)]
+        if config.contrasts_patches:
+            temperature = config.msc.patch_temperature
+            terms["patch_subspace"] = subspace.patch_subspace_loss(output.anchor_codes, labels, images, temperature)
+        if config.decouples("dec"):
+            terms["decorrelation"] = subspace.decorrelation_loss(output.anchor_codes, labels)
     return terms
 
 
-def token_affinity(output: Output, batch: Batch, config: Config) -> Tensor:
-    """Pair targets (b, n, n) of patch token contrast: the aux CAM, bilinear to the token grid, thresholded.
+def alignment_terms(output: Output, batch: Batch, config: Config) -> dict[str, Float[Tensor, ""]]:
+    """Module B: intensity and structure, mean over the aligned layers; `_last` where the last layer learns from the
+    earlier one, `_aux` where the earlier one learns from the last."""
+    if not output.student_cams:
+        return {}
+    csa, valid = config.csa, token_validity(output, batch, config)
+    teachers = [alignment.teacher_cam(maps, output.grid) for maps in output.cams]
+    aligned = range(1 if 2 in csa.layers else 2, len(teachers))
+    terms: dict[str, Float[Tensor, ""]] = {}
+    for side, pairs in (("last", [(0, layer) for layer in aligned]), ("aux", [(layer, 0) for layer in aligned])):
+        maps = [(output.student_cams[student], teachers[teacher], batch.label, valid) for student, teacher in pairs]
+        intensity = [alignment.intensity_loss(*pair, csa.smooth) for pair in maps]
+        structure = [alignment.structure_loss(*pair, csa.background, csa.balance) for pair in maps]
+        terms |= {
+            f"intensity_{side}": torch.stack(intensity).mean(),
+            f"structure_{side}": torch.stack(structure).mean(),
+        }
+    return terms
 
-    IGNORE outside V, the tokens wholly inside the photograph; with compat.box_in_pixels outside the pixel box laid
-    on the token grid (Deviations D1).
-    """
-    grid = output.grid
-    small = F.interpolate(output.aux_cam, grid, mode="bilinear", align_corners=False)
-    everywhere = batch.box.new_tensor([0, grid[0], 0, grid[1]]).expand(len(batch.box), 4)
+
+def segmentation_labels(output: Output, batch: Batch, config: Config, aux_labels: bool) -> Int[Tensor, "b h w"]:
+    """Pixel labels made of the last (or the aux) CAM, refined by the colours of view 1 where refinement is on."""
+    source, levels = output.aux_cam if aux_labels else output.cam, (config.cam.high, config.cam.low)
+    if not config.segmentation.refinements:
+        return cam.training_labels(source, batch.label, batch.box, *levels)
+    options = {"across_box": config.compat.refine_across_box, "iterations": config.segmentation.refinements}
+    return refine.segmentation_labels(batch.image, source, batch.label, batch.box, *levels, **options)
+
+
+def token_labels(output: Output, batch: Batch, config: Config) -> Int[Tensor, "b i j"]:
+    """Labels of tokens: the aux CAM, bilinear to the token grid, thresholded; IGNORE outside the photograph."""
+    small = F.interpolate(output.aux_cam, output.grid, mode="bilinear", align_corners=False)
+    everywhere = batch.box.new_tensor([0, output.grid[0], 0, output.grid[1]]).expand(len(batch.box), 4)
     labels = cam.training_labels(small, batch.label, everywhere, config.cam.high, config.cam.low)
-    pixels = config.compat.box_in_pixels
-    valid = cam.box_mask(batch.box, grid) if pixels else cam.token_mask(batch.box, output.patch, grid)
-    return contrast.affinity_labels(torch.where(valid, labels, IGNORE))
+    return torch.where(token_validity(output, batch, config), labels, IGNORE)
+
+
+def token_validity(output: Output, batch: Batch, config: Config) -> Tensor:
+    """V (b, i, j): tokens wholly inside the photograph; with compat.box_in_pixels those inside the pixel box laid on
+    the token grid (Deviations D1)."""
+    if config.compat.box_in_pixels:
+        return cam.box_mask(batch.box, output.grid)
+    return cam.token_mask(batch.box, output.patch, output.grid)
 
 
 def weights(step: int, config: Config) -> dict[str, float]:
     """The whole schedule as a table: the weight of every term at `step`, counted from 0."""
     contrasting = _active(config.schedule.contrast_start, step, config)
     segmenting = _active(config.schedule.segmentation_start, step, config)
+    msc, csa = config.msc, config.csa
+    progress = step / config.optim.steps
+    to_last, to_aux = alignment.direction_weights(progress, csa.direction, csa.crossing, csa.ramp)
+    aligning = csa.weight * contrasting
     return {
         "classification": 1.0,
         "aux_classification": 1.0,
+        "extra_classification": 1.0,
         "patch_contrast": config.patch_contrast.weight * contrasting,
         "class_contrast": config.class_contrast.weight * contrasting,
+        "patch_subspace": msc.patch_weight * contrasting,
+        "orthogonality": msc.orthogonality_weight * contrasting,
+        "decorrelation": msc.decorrelation_weight * contrasting,
+        "intensity_last": aligning * to_last * csa.intensity,
+        "structure_last": aligning * to_last * csa.structure,
+        "intensity_aux": aligning * to_aux * csa.intensity,
+        "structure_aux": aligning * to_aux * csa.structure,
         "segmentation": config.segmentation.weight * segmenting,
+        "energy": config.energy.weight * segmenting,
     }
 
 

@@ -10,12 +10,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
+from torch.utils import checkpoint as activations
 
-from wsss import checkpoint
-from wsss.batch import Output
-from wsss.config import Config
+from wsss import checkpoint, subspace
+from wsss.batch import Encoded, Output
+from wsss.config import ClassContrast, Config, Msc
 from wsss.config import Model as ModelConfig
 from wsss.paths import UserError
+
+AUX = 2
+"""The aux layer lies this many blocks before the last."""
 
 
 class Decoder(nn.Module):
@@ -34,20 +38,27 @@ class Decoder(nn.Module):
 class UnitNormLinear(nn.Module):
     """A linear layer without bias whose rows have norm g = 1, kept fixed; tensor names are the base's."""
 
-    def __init__(self, width: int, outputs: int):
+    def __init__(self, width: int, outputs: int, orthogonal: bool):
         super().__init__()
         self.weight_g = nn.Parameter(torch.ones(outputs, 1), requires_grad=False)
         self.weight_v = nn.Parameter(nn.Linear(width, outputs, bias=False).weight.detach())
+        if orthogonal:
+            nn.init.orthogonal_(self.weight_v)
 
-    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n p"]:
-        return F.linear(x, self.weight_g * F.normalize(self.weight_v, dim=1))
+    def rows(self) -> Float[Tensor, "p d"]:
+        """The layer's matrix, its rows of norm 1."""
+        return self.weight_g * F.normalize(self.weight_v, dim=1)
 
 
 class ContrastHead(nn.Module):
-    """Three-layer MLP to a normalised bottleneck, then a unit-norm linear layer (method page, L_ctc)."""
+    """A three-layer MLP to a normalised bottleneck shared by all subspaces, then one projection a subspace.
 
-    def __init__(self, width: int, hidden: int, bottleneck: int, outputs: int):
+    The base (L_ctc) is one subspace whose projections are not normalised; normalised subspaces start orthogonal.
+    """
+
+    def __init__(self, width: int, contrast: ClassContrast, msc: Msc):
         super().__init__()
+        hidden, bottleneck = contrast.hidden, contrast.bottleneck
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden),
             nn.GELU(),
@@ -58,10 +69,15 @@ class ContrastHead(nn.Module):
         for layer in self.mlp[::2]:
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
-        self.last_layer = UnitNormLinear(bottleneck, outputs)
+        self.subspaces, self.normalise = msc.subspaces, msc.normalise
+        self.last_layer = UnitNormLinear(bottleneck, msc.subspaces * msc.dimension, msc.normalise)
 
-    def forward(self, class_token: Float[Tensor, "*n d"]) -> Float[Tensor, "*n p"]:
-        return self.last_layer(F.normalize(self.mlp(class_token), dim=-1))
+    def projection(self) -> Float[Tensor, "s e m"]:
+        """P, the projections of all subspaces, rows of norm 1."""
+        return self.last_layer.rows().unflatten(0, (self.subspaces, -1))
+
+    def forward(self, token: Float[Tensor, "*n d"]) -> Float[Tensor, "*n s e"]:
+        return subspace.project(F.normalize(self.mlp(token), dim=-1), self.projection(), self.normalise)
 
 
 class Wsss(nn.Module):
@@ -71,35 +87,40 @@ class Wsss(nn.Module):
         super().__init__()
         self.encoder = build_encoder(config.model)
         self.plain_positions = config.compat.plain_positions
-        width, contrast = self.encoder.embed_dim, config.class_contrast
+        self.fused_from, self.recompute = config.model.fused_from, config.model.activation_checkpointing
+        width, blocks = self.encoder.embed_dim, len(self.encoder.blocks)
         self.patch = self.encoder.patch_embed.patch_size[0]
-        self.aux_block = len(self.encoder.blocks) - 2
+        self.aux_block, self.extra_blocks = blocks - AUX, aligned_blocks(config, blocks)
         self.classifier = nn.Conv2d(width, classes, 1, bias=False)
         self.aux_classifier = nn.Conv2d(width, classes, 1, bias=False)
-        with torch.no_grad():
-            for head in (self.classifier, self.aux_classifier):
-                head.weight.mul_(config.model.classifier_scale)
         self.decoder = Decoder(width, config.model.decoder_width or min(512, width), classes + 1)
-        self.proj_head = ContrastHead(width, contrast.hidden, contrast.bottleneck, contrast.dimension)
+        self.proj_head = ContrastHead(width, config.class_contrast, config.msc)
         self.proj_head_t = copy.deepcopy(self.proj_head).requires_grad_(False)
+        self.extra_classifiers = nn.ModuleList(nn.Conv2d(width, classes, 1, bias=False) for _ in self.extra_blocks)
+        with torch.no_grad():
+            for head in self.classifiers():
+                head.weight.mul_(config.model.classifier_scale)
 
-    def encode(
-        self, image: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"], Float[Tensor, "b d"]]:
-        """Patch tokens after the last norm, patch tokens after the aux block, class token.
-
-        Rows and columns of pixels beyond a whole number of patches are dropped.
-        """
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Encoded:
+        """One pass of the encoder. Rows and columns of pixels beyond a whole number of patches are dropped."""
         rows, columns = self.grid(image)
-        vit, prefix = self.encoder, self.encoder.num_prefix_tokens
+        vit, prefix, kept = self.encoder, self.encoder.num_prefix_tokens, {}
+        recompute = self.recompute and torch.is_grad_enabled()
+        fused = image.is_cuda or rows * columns >= self.fused_from
         x = vit.patch_embed(image[:, :, : rows * self.patch, : columns * self.patch])
         x = vit.norm_pre(self._with_positions(x.reshape(len(x), rows, columns, -1)))
         for number, block in enumerate(vit.blocks, 1):
-            x = block(x)
-            if number == self.aux_block:
-                aux = x[:, prefix:]
+            block.attn.fused_attn = fused
+            x = activations.checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            if number == self.aux_block or number in self.extra_blocks:
+                kept[number] = x[:, prefix:]
         x = vit.norm(x)
-        return x[:, prefix:], aux, x[:, 0]
+        extra = tuple(kept[number] for number in self.extra_blocks)
+        return Encoded(x[:, prefix:], kept[self.aux_block], extra, x[:, 0])
+
+    def classifiers(self) -> list[nn.Conv2d]:
+        """The classifier of every layer: last, aux, extra."""
+        return [self.classifier, self.aux_classifier, *self.extra_classifiers]
 
     def _with_positions(self, x: Float[Tensor, "b i j d"]) -> Float[Tensor, "b m d"]:
         """Prefix tokens and patch tokens with their position embeddings, resampled bicubically to the grid; with
@@ -130,18 +151,18 @@ class Wsss(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 3 h w"], segment: bool = True) -> Output:
         """One pass. `segment=False` leaves the decoder out."""
-        tokens, aux_tokens, class_token = self.encode(image)
-        grid = self.grid(image)
-        features = tokens.mT.unflatten(2, grid)
+        encoded, grid = self.encode(image), self.grid(image)
+        layers = (encoded.tokens, encoded.aux_tokens, *encoded.extra_tokens)
+        weights = (head.weight.flatten(1) for head in self.classifiers())
+        logits = [F.linear(tokens.amax(1), weight) for tokens, weight in zip(layers, weights, strict=True)]
         return Output(
-            tokens=tokens,
-            aux_tokens=aux_tokens,
-            class_token=class_token,
+            **vars(encoded),
             grid=grid,
             patch=self.patch,
-            logits=F.linear(tokens.amax(1), self.classifier.weight.flatten(1)),
-            aux_logits=F.linear(aux_tokens.amax(1), self.aux_classifier.weight.flatten(1)),
-            segmentation=self.decoder(features) if segment else None,
+            logits=logits[0],
+            aux_logits=logits[1],
+            extra_logits=tuple(logits[2:]),
+            segmentation=self.decoder(encoded.tokens.mT.unflatten(2, grid)) if segment else None,
         )
 
     @torch.no_grad()
@@ -156,7 +177,7 @@ class Wsss(nn.Module):
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """What learns at the heads' rate."""
-        heads = (self.classifier, self.aux_classifier, self.proj_head)
+        heads = (*self.classifiers(), self.proj_head)
         return (p for head in heads for p in head.parameters() if p.requires_grad)
 
 
@@ -188,9 +209,22 @@ def build_encoder(config: ModelConfig) -> nn.Module:
     if not isinstance(vit, timm.models.VisionTransformer) or vit.cls_token is None or len(vit.blocks) < 3:
         raise UserError(f"backbone {config.backbone} is not a plain ViT with a class token and at least 3 blocks")
     vit.pos_embed.requires_grad_(False)
-    for block in vit.blocks:
-        block.attn.fused_attn = config.fused_attention and block.attn.fused_attn
+    if config.compile:
+        for block in vit.blocks:
+            block.compile()
     return vit
+
+
+def aligned_blocks(config: Config, blocks: int) -> tuple[int, ...]:
+    """Numbers of the blocks, counted from 1, that alignment needs beside the last and the aux block.
+
+    Raises UserError for a layer before the first block.
+    """
+    if not config.csa.weight:
+        return ()
+    if max(config.csa.layers) >= blocks:
+        raise UserError(f"csa.layers is {config.csa.layers}, but the ViT has {blocks} blocks; change --csa.layers")
+    return tuple(blocks - layer for layer in sorted(config.csa.layers) if layer != AUX)
 
 
 def build(config: Config, classes: int) -> Wsss:

@@ -8,10 +8,11 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from wsss.config import TOCO, Config, flatten, override
+from wsss.config import TOCO, Config
 from wsss.paths import UserError
+from wsss.settings import flatten, override
 
-VOC = {"data.name": "voc", "data.train_split": "train_aug", "model.pretrained": True}
+VOC = {"data.name": "voc", "data.train_split": "train_aug", "model.pretrained": True, "csa.crossing": 0.45}
 """The paper's VOC 2012 scale, the base's numbers: 20,000 steps of 4 images (2 GPUs x 2).
 
     torchrun --nproc_per_node 2 -m wsss train voc --data.root VOC2012
@@ -24,7 +25,8 @@ COCO = {
     "data.val_split": "val_part",
     "cam.high": 0.65,
     "cam.background": 0.45,
-    "class_contrast.temperature": 1.0,
+    "class_contrast.temperature": 0.25,
+    "csa.crossing": 0.15,
     "optim.steps": 80_000,
     "optim.batch": 8,
     "optim.warmup": 0.01875,
@@ -37,8 +39,11 @@ COCO = {
 
 Expected: the base's 27 h were on 4 A100. Not run by this project."""
 
-DEIT = {"model.backbone": "deit_base_patch16_224.fb_in1k"}
+DEIT = {"model.backbone": "deit_base_patch16_224.fb_in1k", "csa.crossing": 0.27}
 """The weaker backbone, pretrained on ImageNet-1k alone."""
+
+COCO_DEIT = {**DEIT, "csa.crossing": 0.0}
+"""In the base's log of this run the aux CAM never leads from step 4,000 on."""
 
 MINI = {
     "data.name": "mini",
@@ -64,7 +69,8 @@ MINI = {
     "class_contrast.weight": 0.0,
     "class_contrast.hidden": 256,
     "class_contrast.bottleneck": 64,
-    "class_contrast.dimension": 256,
+    "msc.dimension": 16,
+    "csa.crossing": 0.3,
     "segmentation.weight": 0.3,
     "schedule.contrast_start": 0.3,
     "schedule.segmentation_start": 0.35,
@@ -91,7 +97,7 @@ SMOKE = {
     "class_contrast.weight": 0.5,
     "class_contrast.hidden": 32,
     "class_contrast.bottleneck": 16,
-    "class_contrast.dimension": 32,
+    "msc.dimension": 4,
     "model.width": 48,
     "model.depth": 4,
     "optim.steps": 8,
@@ -130,7 +136,15 @@ ANIMALS = {
 
 The scale range gives objects the size they have in a 448 crop of a full VOC photograph (x 500/320 x 128/448)."""
 
-PLAIN = {"patch_contrast.weight": 0.0, "class_contrast.weight": 0.0, "segmentation.weight": 0.0}
+PLAIN = {
+    "patch_contrast.weight": 0.0,
+    "class_contrast.weight": 0.0,
+    "msc.patch_weight": 0.0,
+    "msc.decoupling": "none",
+    "csa.weight": 0.0,
+    "segmentation.weight": 0.0,
+    "energy.weight": 0.0,
+}
 """Classification alone, on both layers: the CAM that every other term starts from."""
 
 MINI_COCO = {
@@ -145,23 +159,42 @@ MINI_COCO = {
 }
 """The drawn set by way of COCO json: rasteriser, three phases and COCO's thresholds, in a minute."""
 
-TOCO_TWIN = {f"compat.{name}": value for name, value in flatten(TOCO).items()}
+TOCO_TWIN = {
+    **{f"compat.{name}": value for name, value in flatten(TOCO).items()},
+    "class_contrast.temperature": 0.5,
+    "msc.subspaces": 1,
+    "msc.dimension": 1024,
+    "msc.normalise": False,
+    "msc.level": "class",
+    "msc.decoupling": "none",
+    "csa.weight": 0.0,
+}
+"""The base: one subspace that is not normalised, contrasted for class tokens alone, and no alignment."""
+
+COCO_TWIN = {**TOCO_TWIN, "class_contrast.temperature": 1.0}
+
+MINI_TWIN = {**TOCO_TWIN, "msc.dimension": 256}
+
+SMOKE_TWIN = {**TOCO_TWIN, "msc.dimension": 32}
 
 ROWS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("voc", "", VOC),
     ("voc-deit", "voc", DEIT),
     ("coco", "voc", COCO),
-    ("coco-deit", "coco", DEIT),
+    ("coco-deit", "coco", COCO_DEIT),
     ("mini", "voc", MINI),
     ("mini-plain", "mini", PLAIN),
     ("mini-coco", "mini", MINI_COCO),
     ("smoke", "mini", SMOKE),
     ("voc-animals", "mini", ANIMALS),
     ("voc-animals-plain", "voc-animals", PLAIN),
-    *(
-        (f"{name}-toco", name, TOCO_TWIN)
-        for name in ["voc", "voc-deit", "coco", "coco-deit", "mini", "smoke", "voc-animals"]
-    ),
+    ("voc-toco", "voc", TOCO_TWIN),
+    ("voc-deit-toco", "voc-deit", TOCO_TWIN),
+    ("coco-toco", "coco", COCO_TWIN),
+    ("coco-deit-toco", "coco-deit", COCO_TWIN),
+    ("mini-toco", "mini", MINI_TWIN),
+    ("smoke-toco", "smoke", SMOKE_TWIN),
+    ("voc-animals-toco", "voc-animals", MINI_TWIN),
 )
 
 

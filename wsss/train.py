@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from wsss import checkpoint, datasets, distributed, evaluate, method, optim, results, tally
+from wsss import checkpoint, datasets, distributed, evaluate, method, optim, results, settings, tally
 from wsss import config as configuration
 from wsss.batch import Batch
 from wsss.config import Config
@@ -78,7 +78,7 @@ def _finished(folder: Path, config: Config, resume: bool, val: datasets.Split) -
 
 
 def _comparable(tree: dict[str, Any]) -> dict[str, Any]:
-    flat = configuration.flatten(configuration.from_dict(tree))
+    flat = settings.flatten(configuration.from_dict(tree))
     return {path: value for path, value in flat.items() if path not in ("output", "data.workers", "data.root")}
 
 
@@ -254,7 +254,7 @@ def check_sizes(config: Config, patch: int) -> None:
     least = min(1.0, *config.cam.scales)
     squashed = evaluate.evaluation_size(config)
     sides = {"augment.crop": config.augment.crop * least, "augment.evaluation_size": squashed * least}
-    if config.class_contrast.weight:
+    if config.contrasts_classes:
         sides["augment.local_size"] = config.augment.local_size
     for path, side in sides.items():
         if side < patch:
