@@ -45,6 +45,7 @@ SPLITS = {
     "voc-train": "voc/train.txt",
     "voc-val": "voc/val.txt",
     "voc-test": "voc/test.txt",
+    "coco-train": "coco/train.txt",
     "coco-val": "coco/val.txt",
     "coco-val-part": "coco/val_part.txt",
 }

@@ -13,8 +13,9 @@ from wsss.data import coco, voc
 from wsss.data.instances import number_of
 from wsss.paths import UserError, project_root
 
-COUNTS = {2014: {"train": 82_081, "val": 40_137}, 2017: {"train": 117_266, "val": 4_952}}
-"""Images with an object. Those of 2014 are what single-stage papers use; both years hold the same photographs."""
+SPLITS, YEARS = ("train", "val"), (2014, 2017)
+COUNTS = {"train": 82_081, "val": 40_137}
+"""Images of 2014 with an object, as in the published lists. For 2017 there is no list to compare with."""
 PART = 5_000
 """Length of val_part, the beginning of val, on which the base evaluates while it trains."""
 FILE = re.compile(r"instances_(train|val)(2014|2017)\.json")
@@ -75,7 +76,7 @@ def find(paths: Sequence[Path], year: int | None, partial: bool) -> tuple[int, d
     """The year and its instances files by split, train first. Raises UserError where they are not clear or not all."""
     files = [file for path in paths for file in (sorted(path.glob("instances_*.json")) if path.is_dir() else [path])]
     named = [(match, file) for file in files if (match := FILE.fullmatch(file.name))]
-    years = {int(match[2]) for match, _ in named} & ({year} if year else set(COUNTS))
+    years = {int(match[2]) for match, _ in named} & ({year} if year else set(YEARS))
     given = " ".join(map(str, paths))
     if not years:
         kind = year or "(2014 or 2017)"
@@ -84,24 +85,25 @@ def find(paths: Sequence[Path], year: int | None, partial: bool) -> tuple[int, d
         raise UserError(f"{given} holds annotations of 2014 and of 2017; choose by --year")
     chosen = years.pop()
     found = {match[1]: file for match, file in sorted(named, key=str) if int(match[2]) == chosen}
-    for split in COUNTS[chosen]:
+    for split in SPLITS:
         if split not in found and not partial:
             raise UserError(
                 f"instances_{split}{chosen}.json is not in {given}; give it, or --partial to do without a split"
             )
-    return chosen, {split: found[split] for split in COUNTS[chosen] if split in found}
+    return chosen, {split: found[split] for split in SPLITS if split in found}
 
 
 def require_whole(ids: coco.Ids, year: int) -> None:
-    """Raises UserError unless the splits have the published counts and, where the project has a list, its ids."""
-    for split, count in COUNTS[year].items():
+    """Raises UserError unless the splits of 2014 have the published counts and, where the project has a list, its ids;
+    those of 2017 are taken as they are."""
+    for split, count in COUNTS.items() if year == 2014 else ():
         if len(ids[split]) != count:
             raise UserError(
                 f"{split}{year} has {len(ids[split])} images with an object, but should have {count}; download the "
                 "annotations again, or give --partial to prepare a part of COCO"
             )
         path = project_root() / "data" / "lists" / "coco" / f"{split}.txt"
-        if year == 2014 and path.is_file():
+        if path.is_file():
             differ = {number_of(name) for name in voc.read_lines(path)} ^ set(ids[split])
             if differ:
                 raise UserError(
