@@ -95,12 +95,9 @@ def affinity(
     Absent classes are zeros in v. A token of norm <= 1e-6 has no direction: affinity 0 and no gradient, which would be
     of the order 1e6 (without the background channel only; with it no norm is below 0.7).
     """
-    values, present = upcast(cam).flatten(2), (label > 0)[:, :, None]
-    vectors = values * present
+    vectors = upcast(cam).flatten(2) * (label > 0)[:, :, None]
     if background:
-        # Absent classes lie below every CAM, or they would share the maximum's gradient where it is 0.
-        foreground = values.masked_fill(~present, -1.0).amax(1, keepdim=True)
-        vectors = torch.cat([1 - foreground, vectors], 1)
+        vectors = torch.cat([1 - vectors.amax(1, keepdim=True), vectors], 1)
     norm = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     unit = torch.where(norm > EPSILON, vectors / norm.clamp(min=EPSILON), 0.0)
     with torch.autocast(cam.device.type, enabled=False):
