@@ -1,5 +1,6 @@
 """Evaluation as in the base's training: images squashed, one scale, no CRF; each image once over all processes."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from wsss import cam, checkpoint, datasets, distributed, method, provenance, results, settings
+from wsss import alignment, cam, checkpoint, datasets, distributed, method, provenance, results, settings
 from wsss import config as configuration
+from wsss.batch import Batch
 from wsss.config import Config
 from wsss.data import voc
 from wsss.datasets import Split
 from wsss.model import Wsss, build, describe
 from wsss.paths import UserError, atomic, read_json
-from wsss.tally import Tally, counts_by_image, scores
+from wsss.tally import LAYERS, Tally, counts_by_image, scores
 
 BATCH = 8
 """Images evaluated at once; all are squashed to one size."""
@@ -37,36 +39,71 @@ TITLES = {
 def predict(
     model: Wsss, image: Float[Tensor, "b 3 h w"], label: Float[Tensor, "b k"], config: Config
 ) -> dict[str, Tensor]:
-    """Normalised multi-scale CAM and aux CAM, masked by the true image labels, segmentation logits, class logits."""
+    """Of a batch: normalised multi-scale CAM and aux CAM, masked by the true image labels; segmentation and class
+    logits; and the pseudo label that segmentation would learn from the last CAM, refined, with gaps of 255 (b, h, w).
+    """
     output = model(image)
     main, aux, *_ = method.multi_scale_cam(model, image, output, config, label)
-    return {
-        "cam": cam.masked(cam.normalise(main), label),
-        "aux_cam": cam.masked(cam.normalise(aux), label),
-        "segmentation": output.segmentation,
-        "logits": output.logits,
-    }
+    maps = {name: cam.masked(cam.normalise(raw), label) for name, raw in (("cam", main), ("aux_cam", aux))}
+    box = torch.tensor([0, image.shape[2], 0, image.shape[3]], device=image.device).expand(len(image), 4)
+    batch = Batch([], image, label, box, None, None)
+    pseudo = method.segmentation_labels(dataclasses.replace(output, **maps), batch, config, aux_labels=False)
+    return {**maps, "segmentation": output.segmentation, "logits": output.logits, "pseudo_label": pseudo}
 
 
-def to_labels(prediction: dict[str, Tensor], size: tuple[int, int], config: Config) -> dict[str, np.ndarray]:
-    """Kind -> (h, w) uint8 labels at `size` of one image's prediction: argmax of logits, CAM against background."""
+@torch.inference_mode()
+def agreement(prediction: dict[str, Tensor], label: Float[Tensor, "b k"]) -> Float[Tensor, "b 2"]:
+    """How far the CAMs of the last and of the aux layer lie apart on the token grid, in percent, image by image: mean
+    |M^12 - M^10| over present classes and tokens, and mean |A^12 - A^10| over pairs of different tokens, A the
+    structure affinities of Module B. Not a number for an image without a class."""
+    grid, present = prediction["segmentation"].shape[2:], label > 0
+    layers = [alignment.teacher_cam(prediction[kind], tuple(grid)) for kind in LAYERS]
+    difference = (layers[0] - layers[1]).abs().mean((2, 3))
+    difference = (difference * present).sum(1) / present.sum(1)
+    affinities = [alignment.affinity(maps, label).double() for maps in layers]
+    tokens = affinities[0].shape[1]
+    apart = (affinities[0] - affinities[1]).abs().sum((1, 2)) / max(tokens * (tokens - 1), 1)
+    apart = apart.masked_fill(~present.any(1), torch.nan)
+    return 100 * torch.stack([difference, apart.to(difference.dtype)], 1)
 
-    def resized(value: Tensor) -> Tensor:
-        return F.interpolate(value.float(), size, mode="bilinear", align_corners=False)
 
-    ones = prediction["cam"].new_ones(1, prediction["cam"].shape[1])
-    maps = {
-        kind: cam.evaluation_labels(resized(prediction[kind]), ones, config.cam.background)
-        for kind in ("cam", "aux_cam")
-    }
-    maps["segmentation"] = resized(prediction["segmentation"]).argmax(1)
-    return {kind: value[0].cpu().numpy().astype(np.uint8) for kind, value in maps.items()}
+def rank(prediction: dict[str, Tensor], size: tuple[int, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Layer -> the largest CAM at each pixel of `size`, (h, w) float32, and the class + 1 that it is of, (h, w) uint8,
+    of one image's prediction. Classes without any response are left out: they are never above a threshold."""
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for kind in LAYERS:
+        present = prediction[kind][0].amax((1, 2)) > 0
+        present[0] |= ~present.any()
+        classes = present.nonzero()[:, 0]
+        value, slot = _resized(prediction[kind][:, classes], size)[0].max(0)
+        found[kind] = value.cpu().numpy(), (classes[slot] + 1).byte().cpu().numpy()
+    return found
+
+
+def to_labels(
+    prediction: dict[str, Tensor],
+    size: tuple[int, int],
+    config: Config,
+    ranked: dict[str, tuple[np.ndarray, np.ndarray]] | None = None,
+) -> dict[str, np.ndarray]:
+    """Kind -> (h, w) uint8 labels at `size` of one image's prediction: argmax of logits, CAM against background, the
+    pseudo label with 255 where it is unsure. `ranked`: what `rank` gives at that size, where it is known already."""
+    ranked = rank(prediction, size) if ranked is None else ranked
+    above = {kind: value > np.float32(config.cam.background) for kind, (value, _) in ranked.items()}
+    maps = {kind: np.where(above[kind], label, 0).astype(np.uint8) for kind, (_, label) in ranked.items()}
+    maps["segmentation"] = _resized(prediction["segmentation"], size)[0].argmax(0).byte().cpu().numpy()
+    pseudo = F.interpolate(prediction["pseudo_label"][:, None].float(), size, mode="nearest-exact")
+    return {**maps, "pseudo_label": pseudo[0, 0].byte().cpu().numpy()}
+
+
+def _resized(value: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(value.float(), size, mode="bilinear", align_corners=False)
 
 
 def tally(model: Wsss, split: Split, config: Config, device: torch.device) -> Tally:
     """Counts over the split; process r of w takes the images r, r + w, ... and every process gets all counts."""
     size, classes = evaluation_size(config), len(split.kit.classes) + 1
-    was_training, mine = model.training, Tally()
+    was_training, mine = model.training, Tally(background=config.cam.background)
     model.eval()
     places = range(distributed.rank(), len(split), distributed.world())
     with tqdm(total=len(places), desc=f"evaluate {split.name}", unit="image", disable=distributed.rank() > 0) as bar:
@@ -74,10 +111,12 @@ def tally(model: Wsss, split: Split, config: Config, device: torch.device) -> Ta
             samples = [split.sample(place, size) for place in places[start : start + BATCH]]
             image, label = (torch.stack([getattr(x, name) for x in samples]) for name in ("image", "label"))
             prediction = predict(model, image.to(device), label.to(device), config)
+            apart = agreement(prediction, label.to(device)).cpu().numpy()
             for row, sample in enumerate(samples):
                 own = {kind: value[row : row + 1] for kind, value in prediction.items()}
-                logits = own["logits"][0].float().cpu().numpy()
-                mine.add(sample, to_labels(own, sample.mask.shape, config), logits, classes)
+                logits, ranked = own["logits"][0].float().cpu().numpy(), rank(own, sample.mask.shape)
+                mine.add(sample, to_labels(own, sample.mask.shape, config, ranked), logits, classes)
+                mine.add_layers(sample.mask, ranked, apart[row], classes)
             bar.update(len(samples))
     model.train(was_training)
     first, *others = distributed.gather(mine)
@@ -102,15 +141,13 @@ def examples(model: Wsss, split: Split, config: Config, device: torch.device, co
         label = sample.label[None].to(device)
         prediction = predict(model, sample.image[None].to(device), label, config)
         labels = to_labels(prediction, (size, size), config)
-        box = torch.tensor([[0, size, 0, size]])
-        pseudo = cam.training_labels(prediction["cam"].cpu(), sample.label[None], box, config.cam.high, config.cam.low)
         rows.append(
             {
                 "ids": np.array(sample.id),
                 "images": _squashed(sample.pixels, size, nearest=False),
                 "cam": _quantised(prediction["cam"]),
                 "aux_cam": _quantised(prediction["aux_cam"]),
-                "pseudo_label": pseudo[0].numpy().astype(np.uint8),
+                "pseudo_label": labels["pseudo_label"],
                 "prediction": labels["segmentation"],
                 "truth": _squashed(sample.mask, size, nearest=True),
             }

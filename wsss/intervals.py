@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wsss.paths import UserError
+
 
 class Summary(NamedTuple):
     """A quantity over seeds; `sd` is the sample deviation, nan for one seed."""
@@ -13,6 +15,17 @@ class Summary(NamedTuple):
     mean: float
     sd: float
     n: int
+
+
+class Paired(NamedTuple):
+    """How far one mean IoU lies above another on the same images, in points of percent."""
+
+    difference: float
+    low: float
+    high: float
+    """Bounds of the 95 % interval of the difference."""
+    p: float
+    """Two-sided probability of a difference at least as large if the two were exchangeable."""
 
 
 def summary(numbers: Sequence[float]) -> Summary:
@@ -44,8 +57,7 @@ def bootstrap(numerators: np.ndarray, denominators: np.ndarray, n: int = 1000, s
     weights = _redraws(len(numerators), n, seed)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = (weights @ np.asarray(numerators, float)) / (weights @ np.asarray(denominators, float))
-    low, high = np.nanpercentile(ratios, (2.5, 97.5))
-    return float(low), float(high)
+    return _percentiles(ratios)
 
 
 def miou(counts: np.ndarray) -> float:
@@ -55,16 +67,53 @@ def miou(counts: np.ndarray) -> float:
 
 def bootstrap_miou(counts: np.ndarray, n: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the mean IoU (percent) of counts (images, classes, 3), images redrawn."""
-    sums = np.tensordot(_redraws(len(counts), n, seed), counts.astype(float), axes=1)
-    low, high = np.percentile(_mean_iou(sums), (2.5, 97.5))
-    return float(low), float(high)
+    sums = np.tensordot(_redraws(len(counts), n, seed).astype(float), counts.astype(float), axes=1)
+    return _percentiles(_mean_iou(sums))
+
+
+def paired(
+    one: np.ndarray,
+    other: np.ndarray,
+    ids: tuple[Sequence[str], Sequence[str]],
+    n: int = 2000,
+    seed: int = 0,
+) -> Paired:
+    """Mean IoU of `one` less that of `other`, both (images, classes, 3) counts of the same images in the same order.
+
+    Interval: percentiles over `n` bootstrap samples, each of which draws the same images for both. p: the two results
+    of every image are swapped with probability one half, `n` times; (1 + differences at least as large) / (1 + n).
+    Swapping the arguments flips the signs and keeps p. Raises UserError if ids or truth differ: the number of pixels of
+    every class in every image must be the same.
+    """
+    if list(ids[0]) != list(ids[1]) or one.shape != other.shape or len(one) != len(ids[0]):
+        raise UserError("the two results are of different images; evaluate both on the same list")
+    one, other = one.astype(float), other.astype(float)
+    if (one[..., 0] + one[..., 2] != other[..., 0] + other[..., 2]).any():
+        raise UserError("the two results are of the same images with different masks; evaluate both anew")
+    draws = _redraws(len(one), n, seed).astype(float)
+    spread = _mean_iou(np.tensordot(draws, one, axes=1)) - _mean_iou(np.tensordot(draws, other, axes=1))
+    low, high = _percentiles(spread)
+    swaps = np.random.default_rng(seed).integers(0, 2, (n, len(one))).astype(float)
+    moved, sums = np.tensordot(swaps, other - one, axes=1), (one.sum(0), other.sum(0))
+    difference = float((_mean_iou(sums[0][None]) - _mean_iou(sums[1][None]))[0])
+    swapped = _mean_iou(sums[0] + moved) - _mean_iou(sums[1] - moved)
+    extreme = (np.abs(swapped) >= abs(difference) - 1e-9).sum()
+    return Paired(difference, low, high, float((1 + extreme) / (1 + n)))
 
 
 def _mean_iou(sums: np.ndarray) -> np.ndarray:
-    """(n, classes, 3) -> (n,) in percent."""
+    """(n, classes, 3) -> (n,) in percent; not a number where the truth has no class at all."""
     present = sums[..., 0] + sums[..., 2] > 0
     union = np.where(present, sums.sum(-1), 1)
-    return 100 * (np.where(present, sums[..., 0], 0) / union).sum(-1) / present.sum(-1)
+    total, classes = (np.where(present, sums[..., 0], 0) / union).sum(-1), present.sum(-1)
+    return 100 * np.divide(total, classes, out=np.full(len(sums), math.nan), where=classes > 0)
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of the defined ones; not numbers if there is none."""
+    defined = values[np.isfinite(values)]
+    low, high = np.percentile(defined, (2.5, 97.5)) if len(defined) else (math.nan, math.nan)
+    return float(low), float(high)
 
 
 def _redraws(images: int, n: int, seed: int) -> np.ndarray:

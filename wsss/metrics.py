@@ -1,14 +1,17 @@
-"""Measures from counts: IoU by class, means, classification scores, the two guesses and coverage of objects."""
+"""Measures from counts: IoU by class, means, errors of activation, boundaries, the sweep of CAM thresholds,
+classification scores, the two guesses and coverage of objects."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
+from scipy import ndimage
 from sklearn.metrics import average_precision_score
 
 from wsss.config import IGNORE
-from wsss.intervals import bootstrap
+from wsss.intervals import bootstrap, bootstrap_miou
 
 
 def confusion(
@@ -56,6 +59,140 @@ def segmentation_scores(
     }
 
 
+def miou_intervals(
+    counted: Int[np.ndarray, "m c 3"], names: Sequence[str], headline: Sequence[str] = ()
+) -> dict[str, list[float]]:
+    """95 % bootstrap intervals over images, in percent, of `miou` and `miou_headline`; without those undefined."""
+    chosen = np.array([not headline or name in headline for name in names])
+    found = {"miou_interval": bootstrap_miou(counted), "miou_headline_interval": bootstrap_miou(counted[:, chosen])}
+    return {name: [round(bound, 4) for bound in both] for name, both in found.items() if np.isfinite(both).all()}
+
+
+def activation_errors(totals: Int[np.ndarray, "c 3"]) -> dict[str, float | None]:
+    """Errors of the foreground in percent, its classes pooled: over-activation FP / (TP + FP), the share of pixels
+    given a foreground class that are wrong, and under-activation FN / (TP + FN), the share of foreground pixels
+    that lack their class. One foreground class taken for another counts in both; None without such pixels."""
+    hit, extra, missed = (int(column) for column in totals[1:].sum(0))
+    return {"over_activation": _share(extra, hit + extra), "under_activation": _share(missed, hit + missed)}
+
+
+def pseudo_label_scores(
+    totals: Int[np.ndarray, "c 3"], pixels: int, names: Sequence[str], headline: Sequence[str] = ()
+) -> dict[str, float | None]:
+    """Of labels with gaps, in percent: mean IoU over labelled pixels (classes present in their truth), coverage (the
+    share of the `pixels` of known truth that are labelled) and precision (the share of those that are right)."""
+    found = segmentation_scores(totals, names, headline)
+    labelled = int(totals[:, [0, 2]].sum())
+    return {
+        "miou": found["miou"],
+        "miou_headline": found["miou_headline"],
+        "coverage": _share(labelled, pixels),
+        "precision": _share(int(totals[:, 0].sum()), labelled),
+    }
+
+
+def agreement_scores(pairs: Float[np.ndarray, "m 2"], totals: Int[np.ndarray, "c 3"]) -> dict[str, float | None]:
+    """How alike two layers' CAMs are, in percent: difference of the maps and of their affinities (`pairs`, mean over
+    images; not a number for an image without a class), IoU of their labels (`totals`), mean over classes of either."""
+    known = pairs[np.isfinite(pairs).all(1)]
+    by_class = iou(totals)
+    return {
+        "difference": _mean(known[:, 0]),
+        "affinity": _mean(known[:, 1]),
+        "label_iou": _mean(by_class[np.isfinite(by_class)]),
+    }
+
+
+# Boundaries.
+
+
+def boundary_width(size: tuple[int, int]) -> int:
+    """Width of the boundary band in pixels: 2 % of the image's diagonal, at least 1 (Cheng et al., CVPR 2021)."""
+    return max(1, round(0.02 * math.hypot(*size)))
+
+
+def boundary(labels: UInt8[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"]:
+    """The inner bands of all masks at once: pixels that `width` erosions by 3 x 3 take from the mask of their own
+    label. The image's edge is a boundary too, as in the definition."""
+    side = 2 * width + 1
+    low = ndimage.minimum_filter(labels, side, mode="nearest")
+    return low != ndimage.maximum_filter(labels, side, mode="constant", cval=IGNORE)
+
+
+def boundary_counts(
+    truth: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"], classes: int
+) -> Int[np.ndarray, "c 3"]:
+    """True positives, false positives and false negatives of the boundary bands by class, background among them.
+
+    Boundary IoU (Cheng et al., CVPR 2021): IoU of the inner bands of truth and prediction. Pixels whose truth is 255
+    are cut out of both, so that what is unlabelled moves both boundaries alike.
+    """
+    width = boundary_width(truth.shape)
+    cut = np.where(truth == IGNORE, IGNORE, prediction).astype(np.uint8)
+    bands = [np.where(boundary(labels, width) & (labels != IGNORE), labels, classes) for labels in (truth, cut)]
+    pairs = bands[0].astype(np.int64) * (classes + 1) + bands[1]
+    matrix = np.bincount(pairs.ravel(), minlength=(classes + 1) ** 2).reshape(classes + 1, classes + 1)
+    return counts(matrix)[:classes]
+
+
+def boundary_iou(totals: Int[np.ndarray, "c 3"]) -> float | None:
+    """Mean over classes present in the truth of the IoU of summed boundary counts, in percent."""
+    return _mean(iou(totals)[totals[:, 0] + totals[:, 2] > 0])
+
+
+# The sweep of background thresholds.
+
+
+def thresholds(background: float) -> Float[np.ndarray, " t"]:
+    """0.05, 0.10, ..., 0.95 and the fixed one, in order."""
+    return np.array(sorted({*(step / 20 for step in range(1, 20)), background}))
+
+
+def sweep_counts(
+    truth: UInt8[np.ndarray, "h w"],
+    value: Float[np.ndarray, "h w"],
+    label: UInt8[np.ndarray, "h w"],
+    levels: Float[np.ndarray, " t"],
+    classes: int,
+) -> Int[np.ndarray, "c c u"]:
+    """Pixels by truth, by label of the largest CAM and by how many of the `levels` its value is above (u = t + 1),
+    where the truth is not 255. The confusion matrix of every threshold follows from it (`sweep_totals`)."""
+    kept = truth != IGNORE
+    above = np.searchsorted(levels.astype(value.dtype), value[kept])  # levels < value: equal is still background
+    shape = (classes, classes, len(levels) + 1)
+    places = (truth[kept].astype(np.int64) * classes + label[kept]) * shape[2] + above
+    return np.bincount(places, minlength=math.prod(shape)).reshape(shape)
+
+
+def sweep_totals(histogram: Int[np.ndarray, "c c u"]) -> Int[np.ndarray, "t c 3"]:
+    """TP, FP, FN by class at every threshold: a pixel is background unless its CAM is above it."""
+    foreground = histogram[..., ::-1].cumsum(2)[..., ::-1][..., 1:]
+    matrices = np.moveaxis(foreground, 2, 0).copy()
+    matrices[:, :, 0] += histogram.sum((1, 2)) - matrices.sum(2)
+    return np.stack([counts(matrix) for matrix in matrices])
+
+
+def sweep_scores(
+    histogram: Int[np.ndarray, "c c u"],
+    levels: Float[np.ndarray, " t"],
+    names: Sequence[str],
+    headline: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The curve of the mean IoU in percent over the background thresholds, its best and where that lies; the best
+    over the classes of `headline` too, at a threshold of its own."""
+    found = [segmentation_scores(totals, names, headline) for totals in sweep_totals(histogram)]
+    curves = {name: [one[name] for one in found] for name in ("miou", "miou_headline")}
+    best = {name: max((value for value in curve if value is not None), default=None) for name, curve in curves.items()}
+    place = curves["miou"].index(best["miou"])
+    return {
+        "thresholds": levels.tolist(),
+        **curves,
+        "best": best["miou"],
+        "best_headline": best["miou_headline"],
+        "best_threshold": float(levels[place]),
+    }
+
+
 def classification_scores(
     label: Float[np.ndarray, "m k"], logits: Float[np.ndarray, "m k"], names: Sequence[str]
 ) -> dict[str, Any]:
@@ -99,8 +236,14 @@ def coverage_scores(counted: Int[np.ndarray, "m 4"]) -> dict[str, Any]:
     for name, columns in (("part", (0, 1)), ("rest", (2, 3))):
         right, pixels = (counted[:, column] for column in columns)
         found[name] = round(100 * float(right.sum() / max(pixels.sum(), 1)), 4)
-        found[f"{name}_interval"] = [round(100 * bound, 4) for bound in bootstrap(right, pixels)]
+        if pixels.any():
+            found[f"{name}_interval"] = [round(100 * bound, 4) for bound in bootstrap(right, pixels)]
     return found
+
+
+def _share(part: int, whole: int) -> float | None:
+    """Percent; None of nothing."""
+    return round(100 * part / whole, 4) if whole else None
 
 
 def _mean(values: Float[np.ndarray, " n"]) -> float | None:

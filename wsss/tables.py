@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from wsss import published, results
+from wsss.intervals import paired, summary
 from wsss.paths import UserError
 from wsss.results import Record
 from wsss.table import ABSENT, Table, measured
@@ -137,6 +138,21 @@ QUANTITIES = (
     ("aux CAM mIoU", "aux_cam.miou_headline"),
     ("segmentation mIoU", "segmentation.miou_headline"),
     ("segmentation mIoU, all present classes", "segmentation.miou"),
+    ("CAM mIoU, best threshold", "sweep.cam.best_headline"),
+    ("aux CAM mIoU, best threshold", "sweep.aux_cam.best_headline"),
+    ("pseudo label mIoU over labelled pixels", "pseudo_label.miou_headline"),
+    ("pseudo label coverage", "pseudo_label.coverage"),
+    ("pseudo label precision", "pseudo_label.precision"),
+    *(
+        (f"{name} {what}", f"{kind}.{key}")
+        for what, key in (("over-activation", "over_activation"), ("under-activation", "under_activation"))
+        for name, kind in (("CAM", "cam"), ("aux CAM", "aux_cam"), ("segmentation", "segmentation"))
+    ),
+    ("CAM boundary IoU", "cam.boundary_iou"),
+    ("segmentation boundary IoU", "segmentation.boundary_iou"),
+    ("CAM and aux CAM, difference", "agreement.difference"),
+    ("CAM and aux CAM, difference of affinities", "agreement.affinity"),
+    ("CAM and aux CAM, IoU of labels", "agreement.label_iou"),
     ("guess: all background, mIoU", "guesses.background"),
     ("guess: labels painted in the centre, mIoU", "guesses.centre"),
     ("CAM covers of the part", "coverage.cam.part"),
@@ -208,6 +224,69 @@ def _bounds(record: Record, key: str) -> str:
     return f"{low:.1f} to {high:.1f}"
 
 
+# Two variants on the same images.
+
+COMPARED = tuple(
+    (dataset, dataset, f"{dataset}-{other}") for dataset in ("mini", "voc-animals") for other in ("toco", "plain")
+)
+"""Data set, variant, and the variant that it is held against."""
+
+
+def compare(
+    title: str,
+    pairs: Sequence[tuple[str, str, str]],
+    records: Sequence[Record],
+    kinds: Sequence[str] = ("segmentation", "cam"),
+) -> Table:
+    """For each pair of variants and each kind: a line for every seed that both have, and one over those seeds.
+
+    Raises UserError if the two records of a seed differ in images, masks or protocol.
+    """
+    columns = ("mIoU, difference in points", "seed", "difference", "95 % interval over images", "p")
+    rows: list[tuple[str, ...]] = []
+    absent: dict[str, None] = {}
+    for dataset, *names in pairs:
+        groups = [{record["seed"]: record for record in results.select(records, dataset, name)} for name in names]
+        shared = sorted(groups[0].keys() & groups[1].keys())
+        absent |= {
+            f"`wsss train {name} --seed 0`": None for name, group in zip(names, groups, strict=True) if not group
+        }
+        for kind in kinds:
+            label = f"{kind}: {names[0]} less {names[1]}"
+            rows += _differences(label, kind, [(groups[0][seed], groups[1][seed]) for seed in shared])
+    note = "Interval: paired bootstrap over images. p: two-sided, results of images swapped at random. "
+    note += "Over seeds: mean ± sample standard deviation of the difference."
+    return Table(title, columns, tuple(rows), note + (f" Not run: {', '.join(absent)}." if absent else ""))
+
+
+def _differences(label: str, kind: str, pairs: Sequence[tuple[Record, Record]]) -> list[tuple[str, ...]]:
+    found = [(one["seed"], *_difference(one, other, kind)) for one, other in pairs]
+    rows = [(label, str(seed), f"{value:+.1f}", *shown) for seed, value, *shown in found]
+    over = summary([value for _, value, *_ in found]) if found else None
+    if over is None:
+        return [(label, ABSENT, "not run", ABSENT, ABSENT)]
+    sign = "+" if over.mean >= 0 else ""
+    return [*rows, (label, "all", f"{sign}{measured(over)}", ABSENT, ABSENT)]
+
+
+def _difference(one: Record, other: Record, kind: str) -> tuple[float, str, str]:
+    """Difference in points, its interval and p; the last two ABSENT where counts by image are missing."""
+    for name in ("fingerprint", "protocol"):
+        if one[name] != other[name]:
+            raise UserError(
+                f"{results.describe(one)} and {results.describe(other)} differ in {name}; evaluate them anew"
+            )
+    key = f"{kind}.miou_headline"
+    value = results.value(one, key) - results.value(other, key)
+    counts = [results.load_counts(record) for record in (one, other)]
+    if not all(kind in count for count in counts):
+        return value, ABSENT, ABSENT
+    wanted = one["config"].get("data", {}).get("headline")
+    chosen = [not wanted or name in wanted for name in results.value(one, f"{kind}.iou")]
+    test = paired(*(count[kind][:, chosen] for count in counts), tuple(count["ids"].tolist() for count in counts))
+    return value, f"{test.low:+.1f} to {test.high:+.1f}", "< 0.001" if test.p < 0.001 else f"{test.p:.3f}"
+
+
 TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     "headline": partial(beside_published, "Paper, base and measured", HEADLINE),
     "voc": partial(beside_published, "PASCAL VOC 2012", VOC),
@@ -219,6 +298,7 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
         "voc-animals",
         ("voc-animals-plain", "voc-animals-toco", "voc-animals"),
     ),
+    "compare": partial(compare, "Variants held against one another, seed by seed", COMPARED),
     "literature": literature,
 }
 

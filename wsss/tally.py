@@ -7,10 +7,17 @@ from typing import Any
 import numpy as np
 
 from wsss import metrics, results
+from wsss.config import IGNORE
 from wsss.datasets import Sample
 
 KINDS = ("segmentation", "cam", "aux_cam")
 GUESSES = ("background", "centre")
+LAYERS = ("cam", "aux_cam")
+"""Kinds whose labels hang on a background threshold."""
+PSEUDO = "pseudo_label"
+"""Labels with gaps, counted over the pixels that they label."""
+AGREEMENT = "agreement"
+"""The last layer's labels against the aux layer's, over all pixels."""
 
 
 @dataclass
@@ -18,10 +25,20 @@ class Tally:
     """Counts by image; small enough to keep for every image, so that intervals and paired tests need no pixels."""
 
     ids: list[str] = field(default_factory=list)
-    counts: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in KINDS + GUESSES})
+    counts: dict[str, list[np.ndarray]] = field(
+        default_factory=lambda: {kind: [] for kind in (*KINDS, *GUESSES, PSEUDO, AGREEMENT)}
+    )
     """Kind -> per image (c, 3): true positives, false positives, false negatives."""
     coverage: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     """Kind -> per image (4,): see `metrics.coverage_counts`; empty where parts are not known."""
+    boundary: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    """Kind -> per image (c, 3) of the boundary bands: see `metrics.boundary_counts`."""
+    background: float = 0.5
+    """The fixed background threshold, which the sweep takes in."""
+    sweep: dict[str, np.ndarray] = field(default_factory=dict)
+    """Layer -> (c, c, t + 1), summed over images: see `metrics.sweep_counts`."""
+    agreement: list[np.ndarray] = field(default_factory=list)
+    """Per image (2,): difference of the layers' CAMs and of their affinities in percent."""
     labels: list[np.ndarray] = field(default_factory=list)
     logits: list[np.ndarray] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
@@ -38,18 +55,40 @@ class Tally:
         self.logits.append(logits)
         self.digests.append(results.mask_digest(sample.mask))
         for kind, prediction in {**predictions, **guesses}.items():
-            self.counts[kind].append(metrics.counts(metrics.confusion(sample.mask, prediction, classes)))
+            truth = np.where(prediction == IGNORE, IGNORE, sample.mask) if kind == PSEUDO else sample.mask
+            self.counts[kind].append(metrics.counts(metrics.confusion(truth, prediction, classes)))
+        for kind in KINDS:
+            self.boundary[kind].append(metrics.boundary_counts(sample.mask, predictions[kind], classes))
+        self.counts[AGREEMENT].append(
+            metrics.counts(metrics.confusion(predictions["aux_cam"], predictions["cam"], classes))
+        )
         if sample.part is not None:
             for kind in KINDS:
                 self.coverage[kind].append(metrics.coverage_counts(predictions[kind], sample.mask, sample.part))
 
+    def add_layers(
+        self,
+        mask: np.ndarray,
+        ranked: dict[str, tuple[np.ndarray, np.ndarray]],
+        agreement: np.ndarray,
+        classes: int,
+    ) -> None:
+        """Count one image's CAMs: by layer the largest value (h, w) and its label (h, w); the layers' agreement."""
+        self.agreement.append(agreement)
+        levels = metrics.thresholds(self.background)
+        for kind, (value, label) in ranked.items():
+            counted = metrics.sweep_counts(mask, value, label, levels, classes)
+            self.sweep[kind] = self.sweep.get(kind, 0) + counted
+
     def merge(self, other: "Tally") -> None:
         """Append another process's images."""
-        for name in ("ids", "labels", "logits", "digests"):
+        for name in ("ids", "labels", "logits", "digests", "agreement"):
             getattr(self, name).extend(getattr(other, name))
-        for name in ("counts", "coverage"):
+        for name in ("counts", "coverage", "boundary"):
             for kind, rows in getattr(other, name).items():
                 getattr(self, name)[kind].extend(rows)
+        for kind, counted in other.sweep.items():
+            self.sweep[kind] = self.sweep.get(kind, 0) + counted
 
     def sort(self) -> None:
         """Order images by id, whatever process counted them."""
@@ -59,8 +98,10 @@ class Tally:
             self.labels,
             self.logits,
             self.digests,
+            self.agreement,
             *self.counts.values(),
             *self.coverage.values(),
+            *self.boundary.values(),
         ):
             rows[:] = [rows[place] for place in order] if rows else rows
 
@@ -68,22 +109,52 @@ class Tally:
 def scores(counted: Tally, names: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:
     """The `results` part of a record."""
     full = ("background", *names)
-    found = {
-        kind: metrics.segmentation_scores(np.sum(counted.counts[kind], 0), full, headline) for kind in KINDS + GUESSES
+    guesses = {
+        kind: metrics.segmentation_scores(np.sum(counted.counts[kind], 0), full, headline)["miou"] for kind in GUESSES
     }
     parts = {
         kind: metrics.coverage_scores(np.array(counted.coverage[kind])) for kind in KINDS if counted.coverage[kind]
     }
     return {
-        **{kind: found[kind] for kind in KINDS},
+        **{kind: _kind_scores(counted, kind, full, headline) for kind in KINDS},
+        **_layer_scores(counted, full, headline),
         "classification": metrics.classification_scores(np.array(counted.labels), np.array(counted.logits), names),
-        "guesses": {kind: found[kind]["miou"] for kind in GUESSES},
+        "guesses": guesses,
         **({"coverage": parts} if parts else {}),
     }
 
 
+def _kind_scores(counted: Tally, kind: str, full: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:
+    """What every kind of labels without gaps is measured by."""
+    by_image = np.array(counted.counts[kind])
+    return {
+        **metrics.segmentation_scores(by_image.sum(0), full, headline),
+        **metrics.miou_intervals(by_image, full, headline),
+        **metrics.activation_errors(by_image.sum(0)),
+        "boundary_iou": metrics.boundary_iou(np.sum(counted.boundary[kind], 0)),
+    }
+
+
+def _layer_scores(counted: Tally, full: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:
+    """Sweep, pseudo label and agreement of the layers, as far as they were counted."""
+    found: dict[str, Any] = {}
+    levels = metrics.thresholds(counted.background)
+    if counted.sweep:
+        found["sweep"] = {
+            kind: metrics.sweep_scores(one, levels, full, headline) for kind, one in counted.sweep.items()
+        }
+    if counted.counts[PSEUDO]:
+        pixels = int(np.sum(counted.counts["segmentation"], 0)[:, [0, 2]].sum())
+        totals = np.sum(counted.counts[PSEUDO], 0)
+        found[PSEUDO] = metrics.pseudo_label_scores(totals, pixels, full, headline)
+    if counted.agreement:
+        totals = np.sum(counted.counts[AGREEMENT], 0)
+        found[AGREEMENT] = metrics.agreement_scores(np.array(counted.agreement), totals)
+    return found
+
+
 def counts_by_image(counted: Tally) -> dict[str, np.ndarray]:
     """What goes beside a record: per image TP/FP/FN by class of every kind, and its coverage counts."""
-    counts = {kind: np.array(counted.counts[kind]) for kind in KINDS}
+    counts = {kind: np.array(counted.counts[kind]) for kind in (*KINDS, PSEUDO) if counted.counts[kind]}
     coverage = {f"{kind}_coverage": np.array(counted.coverage[kind]) for kind in KINDS if counted.coverage[kind]}
     return counts | coverage
