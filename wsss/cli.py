@@ -23,6 +23,7 @@ usage: wsss COMMAND ...
   data WHAT                draw the mini set, prepare VOC or COCO, look through a data set: see wsss data --help
   pretrain ROOT            pretrain a small ViT on a folder of class folders, or on drawn images
   tables                   paper, published base and measured numbers, from records
+  verify REFERENCE.npz     compare the package with the base's reference numbers, case by case
   publish                  copy finished runs of a clean commit to data/results and book/runs
 
 `wsss COMMAND --help` explains each; the book explains the method."""
@@ -231,5 +232,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int] | str] = {
     "data": "wsss.data.commands:run",
     "pretrain": _pretrain,
     "tables": _tables,
+    "verify": "wsss.tools.verify:run",
     "publish": _publish,
 }

@@ -27,6 +27,7 @@ COCO = {
     "cam.background": 0.45,
     "class_contrast.temperature": 0.25,
     "csa.crossing": 0.15,
+    "csa.ramp": 0.0,
     "optim.steps": 80_000,
     "optim.batch": 8,
     "optim.warmup": 0.01875,
