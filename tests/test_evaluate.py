@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
 from PIL import Image
 from running import Photo, folder, hashes, own_set, record, run, tiny, write_mask
 
-from wsss import datasets, evaluate, presets, results, tally
+from wsss import cam, datasets, evaluate, presets, refine, results, tally
 from wsss.config import IGNORE
 from wsss.model import build
 
@@ -158,7 +159,7 @@ def test_guesses_are_counted_by_hand(own):
     split = datasets.Split(own, "val", need_masks=True)
     one = tally.Tally()
     sample = split.sample(0, 32)
-    blank = {kind: np.zeros_like(sample.mask) for kind in tally.KINDS}
+    blank = {kind: np.zeros_like(sample.mask) for kind in (*tally.KINDS, "pseudo_label")}
     one.add(sample, blank, np.zeros(2), 3)
     found = tally.scores(one, ["cup", "jug"], ())
     half = 48 * 40 // 2
@@ -168,6 +169,93 @@ def test_guesses_are_counted_by_hand(own):
     centre = 100 * inside / (half + quarter - inside)
     assert found["guesses"]["centre"] == pytest.approx((background + centre) / 2, abs=1e-3)
     assert found["segmentation"]["iou"]["jug"] is None
+
+
+def maps_of(seed: int, images: int = 2, classes: int = 3, grid: tuple[int, int] = (3, 4)) -> dict[str, torch.Tensor]:
+    """CAMs of two layers in 0..1 at twice the token grid, and logits on it."""
+    generator = torch.Generator().manual_seed(seed)
+    one, two = torch.rand(2, images, classes, 2 * grid[0], 2 * grid[1], generator=generator)
+    return {"cam": one, "aux_cam": two, "segmentation": torch.zeros(images, classes + 1, *grid)}
+
+
+def test_agreement_equals_the_slow_loops():
+    prediction, label = maps_of(0), torch.tensor([[1.0, 0, 1], [0, 1, 0]])
+    found = evaluate.agreement(prediction, label)
+    for image, present in enumerate(([0, 2], [1])):
+        layers = [
+            [reference.bilinear(prediction[kind][image, c].numpy(), (3, 4)) for c in present] for kind in tally.LAYERS
+        ]
+        differences = [
+            abs(a - b) for one, two in zip(*layers, strict=True) for a, b in zip(one.flat, two.flat, strict=True)
+        ]
+        assert float(found[image, 0]) == pytest.approx(100 * np.mean(differences), abs=1e-3)
+        vectors = [[] for _ in layers]
+        for planes, rows in zip(layers, vectors, strict=True):
+            for place in np.ndindex(3, 4):
+                values = [plane[place] for plane in planes]
+                rows.append(np.array([1 - max(values), *values]))
+        apart = [
+            abs(reference.cosine(vectors[0][i], vectors[0][j]) - reference.cosine(vectors[1][i], vectors[1][j]))
+            for i in range(12)
+            for j in range(12)
+            if i != j
+        ]
+        assert float(found[image, 1]) == pytest.approx(100 * np.mean(apart), abs=1e-3)
+
+
+def test_agreement_of_a_layer_with_itself_with_its_contrary_and_without_a_class():
+    prediction = maps_of(1)
+    prediction["aux_cam"] = prediction["cam"]
+    assert evaluate.agreement(prediction, torch.ones(2, 3)).eq(0).all()
+    prediction |= {"cam": torch.ones(2, 3, 6, 8), "aux_cam": torch.zeros(2, 3, 6, 8)}
+    found = evaluate.agreement(prediction, torch.tensor([[0.0, 1, 0], [0, 0, 0]]))
+    assert found[0].tolist() == [100, 0], "flat maps differ in intensity, not in structure"
+    assert found[1].isnan().all()
+
+
+def test_labels_of_cams_equal_the_slow_loops():
+    config = presets.get("smoke", **{"cam.background": 0.4})
+    label = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
+    prediction = maps_of(2) | {"pseudo_label": torch.tensor([[[0, 255], [3, 1]]] * 2)}
+    prediction |= {kind: cam.masked(prediction[kind], label) for kind in tally.LAYERS}
+    for image in range(2):
+        own = {kind: value[image : image + 1] for kind, value in prediction.items()}
+        labels = evaluate.to_labels(own, (4, 6), config)
+        for kind in tally.LAYERS:
+            planes = np.array([[reference.bilinear(plane.numpy(), (4, 6)) for plane in own[kind][0]]])
+            wanted = reference.evaluation_labels(planes, np.ones((1, 3)), 0.4)[0]
+            np.testing.assert_array_equal(labels[kind], wanted)
+            assert wanted.any() == (image == 0)
+        assert labels["pseudo_label"].tolist() == [[0] * 3 + [255] * 3] * 2 + [[3] * 3 + [1] * 3] * 2
+
+
+@pytest.mark.parametrize("refinements", [0, 2])
+def test_the_pseudo_label_is_the_one_that_segmentation_learns_from(counted, refinements):
+    """Each image whole: with no refinement thresholds alone, which is how it differs from the refined one."""
+    config, split, model, _ = counted
+    config = presets.get("smoke", **{"model.depth": 3, "segmentation.refinements": refinements})
+    samples = [split.sample(place, 32) for place in range(3)]
+    image, label = (torch.stack([getattr(x, name) for x in samples]) for name in ("image", "label"))
+    prediction = evaluate.predict(model.eval(), image, label, config)
+    box, levels = torch.tensor([[0, 32, 0, 32]] * 3), (config.cam.high, config.cam.low)
+    if refinements:
+        wanted = refine.segmentation_labels(image, prediction["cam"], label, box, *levels, iterations=refinements)
+    else:
+        arrays = (prediction["cam"].numpy(), label.numpy(), box.numpy())
+        wanted = torch.from_numpy(reference.training_labels(*arrays, *levels))
+    assert torch.equal(prediction["pseudo_label"], wanted)
+    assert {0, IGNORE} < set(wanted.unique().tolist())
+
+
+def test_a_record_holds_every_measure(done):
+    found = record(done)["results"]
+    for kind in tally.KINDS:
+        assert {"miou_interval", "over_activation", "under_activation", "boundary_iou"} <= set(found[kind])
+    for kind in tally.LAYERS:
+        sweep = found["sweep"][kind]
+        assert sweep["miou"][sweep["thresholds"].index(0.5)] == found[kind]["miou"] <= sweep["best"]
+    assert set(found["pseudo_label"]) == {"miou", "miou_headline", "coverage", "precision"}
+    assert set(found["agreement"]) == {"difference", "affinity", "label_iou"}
 
 
 # wsss score.

@@ -1,4 +1,6 @@
-"""Measures: slow loops, closed forms, absent classes, the centre guess, coverage."""
+"""Measures: slow loops, closed forms, absent classes, the centre guess, coverage, boundaries, the sweep."""
+
+import math
 
 import numpy as np
 import pytest
@@ -131,3 +133,192 @@ def test_coverage_counts_and_scores():
     scores = metrics.coverage_scores(np.stack([counted, counted]))
     assert scores["part"] == 50.0 and scores["rest"] == pytest.approx(200 / 3, abs=1e-4)
     assert scores["part_interval"] == [50.0, 50.0]
+
+
+# Errors of activation, pseudo labels, agreement, intervals.
+
+
+@QUICK
+@given(pairs())
+def test_activation_errors_equal_the_slow_loops(both):
+    found = metrics.activation_errors(metrics.counts(metrics.confusion(*both, 4)))
+    hit = extra = missed = 0
+    for truth, guess in zip(both[0].flat, both[1].flat, strict=True):
+        if truth != IGNORE:
+            hit += truth == guess != 0
+            extra += guess not in (0, truth)
+            missed += truth not in (0, guess)
+    wanted = (
+        100 * extra / (hit + extra) if hit + extra else None,
+        100 * missed / (hit + missed) if hit + missed else None,
+    )
+    for mine, theirs in zip(found.values(), wanted, strict=True):
+        assert (mine is None) == (theirs is None) and (mine is None or mine == pytest.approx(theirs, abs=1e-4))
+
+
+def test_activation_errors_closed_form():
+    """Three of four pixels painted on an object of two pixels: one of three is wrong, none is missed."""
+    truth, painted = np.array([[0, 0, 1, 1]], np.uint8), np.array([[0, 1, 1, 1]], np.uint8)
+    found = metrics.activation_errors(metrics.counts(metrics.confusion(truth, painted, 2)))
+    assert found == {"over_activation": pytest.approx(100 / 3, abs=1e-4), "under_activation": 0.0}
+    found = metrics.activation_errors(metrics.counts(metrics.confusion(painted, truth, 2)))
+    assert found == {"over_activation": 0.0, "under_activation": pytest.approx(100 / 3, abs=1e-4)}
+    swapped = metrics.activation_errors(metrics.counts(metrics.confusion(truth, truth * 2, 3)))
+    assert swapped == {"over_activation": 100.0, "under_activation": 100.0}
+
+
+PSEUDO = {
+    "gaps": ([0, 255, 1, 0], {"miou": 50.0, "coverage": 75.0, "precision": 200 / 3}),
+    "all right": ([0, 0, 1, 1], {"miou": 100.0, "coverage": 100.0, "precision": 100.0}),
+    "all wrong": ([1, 1, 0, 0], {"miou": 0.0, "coverage": 100.0, "precision": 0.0}),
+    "a half": ([0, 0, 255, 255], {"miou": 100.0, "coverage": 50.0, "precision": 100.0}),
+    "nothing": ([255] * 4, {"miou": None, "coverage": 0.0, "precision": None}),
+}
+
+
+@pytest.mark.parametrize("case", PSEUDO)
+def test_pseudo_label_closed_forms(case):
+    values, wanted = PSEUDO[case]
+    pseudo, truth = np.array([values], np.uint8), np.array([[0, 0, 1, 1]], np.uint8)
+    labelled = np.where(pseudo == IGNORE, IGNORE, truth).astype(np.uint8)
+    totals = metrics.counts(metrics.confusion(labelled, pseudo, 2))
+    found = metrics.pseudo_label_scores(totals, truth.size, NAMES[:2])
+    assert found == pytest.approx({**wanted, "miou_headline": wanted["miou"]}, abs=1e-4)
+
+
+def test_agreement_leaves_out_images_without_a_class():
+    pairs_of = np.array([[10.0, 2.0], [math.nan, math.nan], [30.0, 4.0]])
+    totals = np.array([[6, 2, 2], [0, 0, 0], [5, 0, 0]])
+    found = metrics.agreement_scores(pairs_of, totals)
+    assert found == {"difference": 20.0, "affinity": 3.0, "label_iou": (60 + 100) / 2}
+    assert metrics.agreement_scores(pairs_of[1:2], totals[1:2]) == dict.fromkeys(found)
+
+
+def test_miou_intervals_hold_the_mean_of_their_classes():
+    counted = np.random.default_rng(0).integers(1, 100, (40, 4, 3))
+    found = metrics.miou_intervals(counted, NAMES, headline=("one",))
+    scores = metrics.segmentation_scores(counted.sum(0), NAMES, ("one",))
+    for name in ("miou", "miou_headline"):
+        low, high = found[f"{name}_interval"]
+        assert low < scores[name] < high
+    assert found["miou_interval"] != found["miou_headline_interval"]
+    every = metrics.miou_intervals(counted, NAMES)
+    assert every["miou_interval"] == every["miou_headline_interval"] == found["miou_interval"]
+    assert metrics.miou_intervals(np.zeros((5, 4, 3), int), NAMES) == {}
+
+
+# Boundaries.
+
+
+def eroded(mask, times):
+    """Each time a pixel stays if all nine around it are in the mask; beyond the edge there is none."""
+    for _ in range(times):
+        kept = np.zeros_like(mask)
+        for row, column in np.ndindex(*mask.shape):
+            around = [(row + a, column + b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
+            kept[row, column] = all(0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and mask[y, x] for y, x in around)
+        mask = kept
+    return mask
+
+
+@QUICK
+@given(
+    arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.sampled_from([0, 1, IGNORE])),
+    st.integers(1, 3),
+)
+def test_boundaries_equal_repeated_erosion(labels, width):
+    found = metrics.boundary(labels, width)
+    for value in (0, 1):
+        mask = labels == value
+        np.testing.assert_array_equal(found & mask, mask & ~eroded(mask, width))
+
+
+@QUICK
+@given(seeds(), st.sampled_from([((7, 9), 1), ((60, 80), 2)]))
+def test_boundary_counts_equal_bands_class_by_class(seed, case):
+    """Nine blocks of labels, so that there is something inside the bands."""
+    rng, (size, width) = np.random.default_rng(seed), case
+    block = np.ones((-(-size[0] // 3), -(-size[1] // 3)), int)
+    truth, guess = (
+        np.kron(rng.choice([0, 1, 2, last], (3, 3)), block)[: size[0], : size[1]].astype(np.uint8)
+        for last in (IGNORE, 3)
+    )
+    found = metrics.boundary_counts(truth, np.roll(guess, 3, 1), 4)
+    for label in range(4):
+        bands = []
+        for labels in (truth, np.roll(guess, 3, 1)):
+            mask = (labels == label) & (truth != IGNORE)
+            bands.append(mask & ~eroded(mask, width))
+        one, two = bands
+        assert found[label].tolist() == [(one & two).sum(), (two & ~one).sum(), (one & ~two).sum()]
+
+
+def test_boundary_iou_of_squares():
+    """A ring of 76 pixels; moved by one it shares 19 in its first and 19 in its last row. One inside it shares none."""
+    truth, smaller, void = np.zeros((3, 50, 50), np.uint8)
+    truth[10:30, 10:30] = smaller[11:29, 11:29] = 1
+    moved = np.roll(truth, 1, 1)
+
+    def of_square(guess, mask=truth):
+        return metrics.iou(metrics.boundary_counts(mask, guess, 2))[1]
+
+    assert of_square(truth) == 100.0
+    assert of_square(moved) == pytest.approx(100 * 38 / (76 + 76 - 38))
+    assert of_square(smaller) == 0.0
+    assert metrics.boundary_iou(metrics.boundary_counts(truth, truth, 3)) == 100.0
+    void[8:32, 8:32], void[10:30, 10:30] = IGNORE, 1
+    assert of_square(np.where(void == IGNORE, 1, void), void) == 100.0, "what lies on unlabelled pixels costs nothing"
+    assert metrics.boundary_iou(np.zeros((2, 3), int)) is None
+
+
+def test_boundary_width_is_two_percent_of_the_diagonal():
+    assert [metrics.boundary_width(size) for size in ((3, 4), (300, 400), (448, 448))] == [1, 10, 13]
+
+
+# The sweep.
+
+
+def strengths():
+    """Truth, largest CAM (values between thresholds and on them) and its label."""
+    values = np.float32([0, 0.05, 0.3, 0.45, 0.5, 0.501, 0.77, 0.95, 1])
+
+    def three(shape):
+        return st.tuples(
+            arrays(np.uint8, shape, elements=st.sampled_from([0, 1, 2, IGNORE])),
+            arrays(np.int64, shape, elements=st.integers(0, len(values) - 1)).map(values.__getitem__),
+            arrays(np.uint8, shape, elements=st.integers(1, 3)),
+        )
+
+    shapes = array_shapes(min_dims=2, max_dims=2, max_side=6)
+    return shapes.flatmap(three).filter(lambda all_three: (all_three[0] != IGNORE).any())
+
+
+@QUICK
+@given(strengths(), st.sampled_from([0.5, 0.45, 0.37]))
+def test_the_sweep_equals_labels_made_at_every_threshold(maps, background):
+    truth, value, label = maps
+    levels = metrics.thresholds(background)
+    histogram = metrics.sweep_counts(truth, value, label, levels, 4)
+    totals = metrics.sweep_totals(histogram)
+    scores = metrics.sweep_scores(histogram, levels, NAMES, ("background", "one"))
+    assert len(scores["thresholds"]) == len(totals) == (20 if background == 0.37 else 19)
+    for place, level in enumerate(levels):
+        guess = np.where(value > np.float32(level), label, 0).astype(np.uint8)
+        matrix = reference.confusion(truth, guess, 4)
+        np.testing.assert_array_equal(totals[place], metrics.counts(matrix))
+        direct = metrics.segmentation_scores(totals[place], NAMES, ("background", "one"))
+        for name in ("miou", "miou_headline"):
+            assert scores[name][place] == direct[name], "not nearly: the same"
+    fixed = scores["miou"][scores["thresholds"].index(background)]
+    assert scores["best"] == max(scores["miou"]) >= fixed
+    assert scores["miou"][scores["thresholds"].index(scores["best_threshold"])] == scores["best"]
+    headline = [one for one in scores["miou_headline"] if one is not None]
+    assert scores["best_headline"] == max(headline, default=None)
+
+
+def test_the_sweep_finds_the_threshold_that_parts_object_and_background():
+    truth, value = np.array([[0, 0, 1, 1]], np.uint8), np.float32([[0.1, 0.62, 0.68, 0.9]])
+    levels = metrics.thresholds(0.5)
+    histogram = metrics.sweep_counts(truth, value, np.ones_like(truth), levels, 2)
+    found = metrics.sweep_scores(histogram, levels, NAMES[:2])
+    assert (found["best"], found["best_threshold"]) == (100.0, 0.65)

@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from wsss import alignment, cam, checkpoint, datasets, distributed, method, provenance, results, settings
+from wsss import alignment, cam, datasets, distributed, method, provenance, results
 from wsss import config as configuration
 from wsss.batch import Batch
 from wsss.config import Config
 from wsss.data import voc
 from wsss.datasets import Split
-from wsss.model import Wsss, build, describe
-from wsss.paths import UserError, atomic, read_json
+from wsss.model import Wsss, describe
+from wsss.paths import atomic
 from wsss.tally import LAYERS, Tally, counts_by_image, scores
 
 BATCH = 8
@@ -209,29 +209,6 @@ def stamp() -> dict[str, Any]:
     """Commit, device, versions and date; the device is the accelerator where there is one."""
     found = provenance.stamp()
     return found | {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else found
-
-
-def evaluate_run(folder: Path, weights: str = "last", data_root: str = "") -> dict[str, Any]:
-    """Evaluate the last or the best weights of a run by the protocol of its training; returns the record.
-
-    The last weights' record takes the place of the run's; that of the best goes to SEED.best.json. Raises UserError.
-    """
-    config = configuration.from_dict(read_json(folder / "config.json"))
-    config = settings.override(config, {"data.root": data_root} if data_root else {})
-    step = checkpoint.latest(folder)
-    if weights not in ("last", "best") or step is None:
-        raise UserError(
-            f"{folder} has no {weights} weights; --weights is last or best, and the run must have been trained"
-        )
-    with distributed.group() as device:
-        split = Split(datasets.root_of(config.data), config.data.val_split, need_masks=True)
-        model = build(settings.override(config, {"model.checkpoint": ""}), len(split.kit.classes)).to(device)
-        file = folder / "best.safetensors" if weights == "best" else checkpoint.weights_file(folder, step)
-        checkpoint.fill(model, checkpoint.read(file), str(file))
-        known = results.load(folder.with_suffix(".json")) if folder.with_suffix(".json").is_file() else {}
-        origin = {name: known[name] for name in ("seconds", "processes", *stamp()) if name in known}
-        path = folder.with_suffix(".json" if weights == "last" else ".best.json")
-        return write_record(model, split, config, device, path, origin)
 
 
 def write_record(

@@ -64,7 +64,11 @@ def miou_intervals(
 ) -> dict[str, list[float]]:
     """95 % bootstrap intervals over images, in percent, of `miou` and `miou_headline`; without those undefined."""
     chosen = np.array([not headline or name in headline for name in names])
-    found = {"miou_interval": bootstrap_miou(counted), "miou_headline_interval": bootstrap_miou(counted[:, chosen])}
+    whole = bootstrap_miou(counted)
+    found = {
+        "miou_interval": whole,
+        "miou_headline_interval": whole if chosen.all() else bootstrap_miou(counted[:, chosen]),
+    }
     return {name: [round(bound, 4) for bound in both] for name, both in found.items() if np.isfinite(both).all()}
 
 

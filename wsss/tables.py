@@ -260,11 +260,13 @@ def compare(
 
 
 def _differences(label: str, kind: str, pairs: Sequence[tuple[Record, Record]]) -> list[tuple[str, ...]]:
-    found = [(one["seed"], *_difference(one, other, kind)) for one, other in pairs]
+    key = f"{kind}.miou_headline"
+    known = [(one, other) for one, other in pairs if results.has(one, key) and results.has(other, key)]
+    if not known:
+        return [(label, ABSENT, ABSENT if pairs else "not run", ABSENT, ABSENT)]
+    found = [(one["seed"], *_difference(one, other, kind)) for one, other in known]
     rows = [(label, str(seed), f"{value:+.1f}", *shown) for seed, value, *shown in found]
-    over = summary([value for _, value, *_ in found]) if found else None
-    if over is None:
-        return [(label, ABSENT, "not run", ABSENT, ABSENT)]
+    over = summary([value for _, value, *_ in found])
     sign = "+" if over.mean >= 0 else ""
     return [*rows, (label, "all", f"{sign}{measured(over)}", ABSENT, ABSENT)]
 

@@ -1,0 +1,127 @@
+"""The paired test of two results on the same images, and intervals at their edges."""
+
+import math
+
+import numpy as np
+import pytest
+
+from wsss import intervals
+from wsss.paths import UserError
+
+IMAGES, CLASSES, PIXELS = 40, 3, 400
+
+
+def results_of(seed, right=0.7, truth_seed=0, spread=0.1):
+    """Counts (images, classes, 3) of a result that gets about the share `right` of every class's pixels."""
+    pixels = np.random.default_rng(truth_seed).multinomial(PIXELS, np.full(CLASSES, 1 / CLASSES), size=IMAGES)
+    rng = np.random.default_rng([seed, 1])
+    share = np.clip(rng.normal(right, spread, (IMAGES, CLASSES)), 0, 1)
+    hit = np.round(pixels * share).astype(int)
+    missed = pixels - hit
+    return np.stack([hit, np.roll(missed, 1, 1), missed], 2)  # what one class misses, another is given
+
+
+IDS = [f"image_{n:02d}" for n in range(IMAGES)]
+BOTH = (IDS, list(IDS))
+
+
+def test_the_difference_is_that_of_the_means():
+    one, other = results_of(1), results_of(2, 0.6)
+    found = intervals.paired(one, other, BOTH)
+    assert found.difference == pytest.approx(intervals.miou(one) - intervals.miou(other))
+    assert found.low < found.difference < found.high
+
+
+def test_swapping_the_results_flips_the_sign_and_keeps_p():
+    one, other = results_of(1), results_of(2, 0.68)
+    found, turned = intervals.paired(one, other, BOTH), intervals.paired(other, one, BOTH)
+    assert 0.01 < found.p < 0.9
+    assert turned == pytest.approx((-found.difference, -found.high, -found.low, found.p))
+
+
+def test_p_equals_swapping_in_a_loop():
+    """With four images all sixteen swaps can be written down; p is drawn from them."""
+    one, other = results_of(1)[:4], results_of(2, 0.65)[:4]
+    found = intervals.paired(one, other, (IDS[:4], IDS[:4]), n=20_000)
+    extreme = 0
+    for code in range(16):
+        sides = [[], []]
+        for image in range(4):
+            swap = code >> image & 1
+            sides[swap].append(one[image])
+            sides[1 - swap].append(other[image])
+        difference = intervals.miou(np.array(sides[0])) - intervals.miou(np.array(sides[1]))
+        extreme += abs(difference) >= abs(found.difference) - 1e-9
+    assert 2 <= extreme < 16
+    assert found.p == pytest.approx(extreme / 16, abs=0.02)
+
+
+def test_the_interval_redraws_the_same_images_for_both():
+    """A result that is better by the same in every image has a narrow interval, however much the images differ."""
+    one = results_of(1, 0.7, spread=0.25)
+    other = one.copy()
+    moved = np.minimum(other[..., 0], 4)
+    other[..., 0] -= moved
+    other[..., 2] += moved
+    other[..., 1] += np.roll(moved, 1, 1)
+    found = intervals.paired(one, other, BOTH)
+    low, high = intervals.bootstrap_miou(one)
+    assert found.low > 0 and found.high - found.low < (high - low) / 4
+    assert found.p == pytest.approx(1 / 2001)
+
+
+def test_results_that_are_the_same_do_not_differ():
+    found = intervals.paired(results_of(1), results_of(1), BOTH)
+    assert found == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_p_is_uniform_for_exchangeable_results_and_small_for_a_shift():
+    null = np.array(
+        [
+            intervals.paired(results_of(2 * s, truth_seed=s), results_of(2 * s + 1, truth_seed=s), BOTH, 199).p
+            for s in range(200)
+        ]
+    )
+    for level in (0.1, 0.25, 0.5, 0.75):
+        assert abs((null <= level).mean() - level) < 4 * math.sqrt(level * (1 - level) / 200)
+    shifted = [intervals.paired(results_of(2 * s, 0.75), results_of(2 * s + 1, 0.65), BOTH, 199).p for s in range(20)]
+    assert max(shifted) <= 0.01
+
+
+def test_the_interval_holds_a_true_difference_of_none_as_often_as_it_says():
+    found = [
+        intervals.paired(results_of(2 * s, truth_seed=s), results_of(2 * s + 1, truth_seed=s), BOTH, 199)
+        for s in range(200)
+    ]
+    assert 0.87 < np.mean([one.low <= 0 <= one.high for one in found]) < 0.99
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    one, other = results_of(1), results_of(2)
+    assert intervals.paired(one, other, BOTH) == intervals.paired(one, other, BOTH)
+    assert intervals.paired(one, other, BOTH) != intervals.paired(one, other, BOTH, seed=1)
+
+
+FAULTS = {
+    "another image": (results_of(2), (IDS, [*IDS[:-1], "other"]), "different images"),
+    "another order": (results_of(2), (IDS, IDS[::-1]), "different images"),
+    "fewer images": (results_of(2)[1:], (IDS, IDS[1:]), "different images"),
+    "ids of fewer": (results_of(2), (IDS[1:], IDS[1:]), "different images"),
+    "other classes": (results_of(2)[:, 1:], BOTH, "different images"),
+    "other masks": (results_of(2, truth_seed=9), BOTH, "different masks"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_refuses_what_is_not_paired(fault):
+    other, ids, says = FAULTS[fault]
+    with pytest.raises(UserError, match=says):
+        intervals.paired(results_of(1), other, ids)
+
+
+def test_intervals_of_nothing_are_undefined_without_a_warning():
+    assert np.isnan(intervals.bootstrap_miou(np.zeros((4, 3, 3)))).all()
+    assert np.isnan(intervals.bootstrap(np.zeros(4), np.zeros(4))).all()
+    some = np.zeros((4, 2, 3))
+    some[0, 1] = (1, 0, 1)  # one image of four has truth: redraws without it count nothing
+    assert intervals.bootstrap_miou(some) == (50.0, 50.0)
