@@ -59,7 +59,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
                 "tensors alone, as torch.save(model.state_dict(), PATH) does"
             ) from error
         raise UserError(
-            f"{path} cannot be read as weights of torch.save ({type(error).__name__}); it may be cut off: copy it again"
+            f"{path} cannot be read as weights of torch.save ({type(error).__name__}); it is cut off or of another "
+            "kind: copy it again"
         ) from error
     for name in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):

@@ -1,0 +1,312 @@
+"""The predecessor's released checkpoints: read safely, loaded strictly, the same forward as their tensors by hand."""
+
+import math
+import os
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from builders import tiny
+
+from wsss import checkpoint, model
+from wsss.paths import UserError
+from wsss.presets import PRESETS
+
+CLASSES, WIDTH, HEADS, PATCH = 4, 24, 3, 8
+
+
+def configuration(preset="voc-toco", **changes):
+    changes = {"model__patch_size": PATCH, "msc__dimension": 12, **changes}
+    return tiny(PRESETS[preset], **changes)
+
+
+def random_encoder(width=WIDTH, depth=3, patch=PATCH, side=4, seed=0):
+    """Random tensors of a ViT under timm's names."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape, mean=0.0, spread=0.15):
+        return mean + spread * torch.randn(*shape, generator=generator)
+
+    tensors = {
+        "cls_token": noise(1, 1, width),
+        "pos_embed": noise(1, 1 + side * side, width),
+        "patch_embed.proj.weight": noise(width, 3, patch, patch),
+        "patch_embed.proj.bias": noise(width),
+    }
+    linear = {"attn.qkv": (3, 1), "attn.proj": (1, 1), "mlp.fc1": (4, 1), "mlp.fc2": (1, 4)}
+    for number in range(depth):
+        for name, (out, into) in linear.items():
+            tensors[f"blocks.{number}.{name}.weight"] = noise(out * width, into * width)
+            tensors[f"blocks.{number}.{name}.bias"] = noise(out * width)
+    for norm in ("norm", *(f"blocks.{number}.norm{half}" for number in range(depth) for half in (1, 2))):
+        tensors |= {f"{norm}.weight": noise(width, mean=1.0), f"{norm}.bias": noise(width)}
+    return tensors
+
+
+def predecessors(seed=0):
+    """Random tensors under all names of a released checkpoint, `module.` in front, at small widths."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    heads = {"mlp.0": (16, WIDTH), "mlp.2": (16, 16), "mlp.4": (8, 16)}
+    shapes = {
+        "classifier.weight": (CLASSES, WIDTH, 1, 1),
+        "aux_classifier.weight": (CLASSES, WIDTH, 1, 1),
+        "decoder.conv6.weight": (WIDTH, WIDTH, 3, 3),
+        "decoder.conv7.weight": (WIDTH, WIDTH, 3, 3),
+        "decoder.conv8.weight": (CLASSES + 1, WIDTH, 1, 1),
+        "encoder.head.weight": (1000, WIDTH),
+        "encoder.head.bias": (1000,),
+    }
+    for head in ("proj_head", "proj_head_t"):
+        for name, shape in heads.items():
+            shapes |= {f"{head}.{name}.weight": shape, f"{head}.{name}.bias": shape[:1]}
+        shapes |= {f"{head}.last_layer.weight_g": (12, 1), f"{head}.last_layer.weight_v": (12, 8)}
+    tensors = {name: 0.3 * torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
+    tensors |= {f"encoder.{name}": value for name, value in random_encoder(seed=seed).items()}
+    return {f"module.{name}": value for name, value in tensors.items()}
+
+
+def encoder_by_hand(weights, image, heads):
+    """Class token and patch tokens after the last norm, and patch tokens before the last two blocks."""
+    patch, depth = weights["patch_embed.proj.weight"].shape[2], sum("attn.qkv.weight" in name for name in weights)
+    rows, columns = image.shape[2] // patch, image.shape[3] // patch
+    image = image[:, :, : rows * patch, : columns * patch]
+    x = F.conv2d(image, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], stride=patch)
+    positions = weights["pos_embed"]
+    side = math.isqrt(positions.shape[1] - 1)
+    grid = positions[:, 1:].mT.unflatten(2, (side, side))
+    grid = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False)
+    first = (weights["cls_token"] + positions[:, :1]).expand(len(x), 1, -1)
+    x = torch.cat([first, (x + grid).flatten(2).mT], 1)
+
+    def norm(x, name):
+        return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-6)
+
+    def linear(x, name):
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    aux = x
+    for number in range(depth):
+        aux = x if number == depth - 2 else aux
+        block = f"blocks.{number}"
+        both = linear(norm(x, f"{block}.norm1"), f"{block}.attn.qkv").unflatten(2, (3, heads, -1))
+        q, k, v = both.permute(2, 0, 3, 1, 4)
+        mixed = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1) @ v
+        x = x + linear(mixed.transpose(1, 2).flatten(2), f"{block}.attn.proj")
+        x = x + linear(F.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1")), f"{block}.mlp.fc2")
+    x = norm(x, "norm")
+    return {"class_token": x[:, 0], "tokens": x[:, 1:], "aux_tokens": aux[:, 1:]}
+
+
+def forward_by_hand(stored, image):
+    """All that the network says about an image, from the tensors of a checkpoint alone."""
+    weights = {name.removeprefix("module."): value for name, value in stored.items()}
+    encoder = {name.removeprefix("encoder."): value for name, value in weights.items() if name[:8] == "encoder."}
+    found = encoder_by_hand(encoder, image, HEADS)
+    for logits, tokens, head in (
+        ("logits", "tokens", "classifier"),
+        ("aux_logits", "aux_tokens", "aux_classifier"),
+    ):
+        found[logits] = found[tokens].max(1).values @ weights[f"{head}.weight"][:, :, 0, 0].T
+    rows, columns = image.shape[2] // PATCH, image.shape[3] // PATCH
+    x = found["tokens"].mT.unflatten(2, (rows, columns))
+    x = F.conv2d(x, weights["decoder.conv6.weight"], padding=5, dilation=5).relu()
+    x = F.conv2d(x, weights["decoder.conv7.weight"], padding=5, dilation=5).relu()
+    found["segmentation"] = F.conv2d(x, weights["decoder.conv8.weight"])
+    for head in ("proj_head", "proj_head_t"):
+        x = found["class_token"]
+        for layer in (0, 2, 4):
+            x = x @ weights[f"{head}.mlp.{layer}.weight"].T + weights[f"{head}.mlp.{layer}.bias"]
+            x = F.gelu(x) if layer < 4 else x / x.norm(dim=1, keepdim=True)
+        rows_v = weights[f"{head}.last_layer.weight_v"]
+        rows_v = weights[f"{head}.last_layer.weight_g"] * rows_v / rows_v.norm(dim=1, keepdim=True)
+        found[head] = x @ rows_v.T
+    return found
+
+
+@pytest.mark.parametrize("size", [(32, 32), (45, 61)])
+def test_forward_is_that_of_the_tensors_by_hand(tmp_path, size):
+    """On the grid the positions were trained for, and on another with a remainder that is dropped."""
+    stored, path = predecessors(), tmp_path / "released.pth"
+    torch.save(stored, path)
+    net = model.build(configuration(model__checkpoint=str(path)), CLASSES).eval()
+    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        output = net(image)
+        heads = {name: getattr(net, name)(output.class_token)[:, 0] for name in ("proj_head", "proj_head_t")}
+    for name, wanted in forward_by_hand(stored, image).items():
+        found = heads[name] if name in heads else getattr(output, name)
+        assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max(), name
+    assert not torch.allclose(heads["proj_head"], heads["proj_head_t"])
+
+
+def bare(tensors):
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "suffix"),
+    [
+        (lambda x: {"state_dict": x, "epoch": 3}, ".pth"),
+        (lambda x: {"model": x}, ".pt"),
+        (bare, ".pth"),
+        (lambda x: {name: value.half() for name, value in x.items()}, ".pth"),
+    ],
+    ids=["state_dict", "model", "bare names", "half"],
+)
+def test_other_ways_to_write_it(tmp_path, wrap, suffix):
+    stored, path = predecessors(), tmp_path / f"released{suffix}"
+    torch.save(wrap(stored), path)
+    net = model.build(configuration(model__checkpoint=str(path)), CLASSES)
+    for name, value in net.state_dict().items():
+        wanted = stored[f"module.{name}"]
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_a_backbone_alone(tmp_path):
+    stored, path = random_encoder(), tmp_path / "backbone.pth"
+    torch.save(stored, path)
+    net = model.build(configuration(model__checkpoint=str(path)), CLASSES)
+    assert all(torch.equal(value, stored[name]) for name, value in net.encoder.state_dict().items())
+
+
+SHAPES = {
+    "classifier.weight": (20, 768, 1, 1),
+    "aux_classifier.weight": (20, 768, 1, 1),
+    "decoder.conv6.weight": (512, 768, 3, 3),
+    "decoder.conv7.weight": (512, 512, 3, 3),
+    "decoder.conv8.weight": (21, 512, 1, 1),
+    "encoder.pos_embed": (1, 197, 768),
+    "proj_head.mlp.0.weight": (2048, 768),
+    "proj_head.mlp.2.weight": (2048, 2048),
+    "proj_head.mlp.4.weight": (256, 2048),
+    "proj_head_t.last_layer.weight_g": (1024, 1),
+    "proj_head_t.last_layer.weight_v": (1024, 256),
+}
+
+
+@pytest.mark.parametrize("preset", ["voc-toco", "voc-deit-toco"])
+def test_full_size_shapes_are_the_predecessors(preset):
+    config = tiny(PRESETS[preset], **FULL)
+    with torch.device("meta"):
+        own = {name: tuple(value.shape) for name, value in model.Wsss(config, 20).state_dict().items()}
+    assert own | SHAPES == own
+
+
+FULL = {
+    "model__image_size": 0,
+    "model__width": 0,
+    "model__depth": 0,
+    "model__heads": 0,
+    "class_contrast__hidden": 2048,
+    "class_contrast__bottleneck": 256,
+    "msc__dimension": 1024,
+}
+"""What makes a tiny preset as large as it was."""
+
+
+# What does not fit.
+
+
+def test_subspaces_do_not_fit_and_the_settings_that_do_are_named(tmp_path):
+    path = tmp_path / "released.pth"
+    torch.save(predecessors(), path)
+    words = (
+        r"does not fit the model: 4 of another shape \(proj_head.last_layer.weight_g \(12, 1\) for \(8, 1\), .*"
+        r"--msc.subspaces times --msc.dimension must be 12; for weights of the base take a preset that ends in -toco, "
+        r"or --msc.subspaces 1 --msc.dimension 12 --msc.normalise False"
+    )
+    with pytest.raises(UserError, match=words):
+        model.build(configuration("voc", msc__dimension=2, model__checkpoint=str(path)), CLASSES)
+    as_told = {"msc__subspaces": 1, "msc__dimension": 12, "msc__normalise": False, "msc__decoupling": "none"}
+    net = model.build(configuration("voc", **as_told, model__checkpoint=str(path)), CLASSES)
+    assert torch.equal(net.proj_head_t.last_layer.weight_v, predecessors()["module.proj_head_t.last_layer.weight_v"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("module.decoder.conv8.weight", None, r"1 missing \(decoder.conv8.weight\); check --model"),
+        ("module.extra.weight", torch.zeros(2), r"1 unexpected \(extra.weight\); check --model"),
+        ("module.encoder.pos_embed", torch.zeros(1, 5, WIDTH), r"encoder.pos_embed \(1, 5, 24\) for \(1, 17, 24\)"),
+        ("module.classifier.weight", torch.zeros(9, WIDTH, 1, 1), r"classifier.weight \(9, 24, 1, 1\) for \(4, 24"),
+        ("module.decoder.conv8.weight", torch.full((5, WIDTH, 1, 1), torch.nan), "not finite, first in decoder.conv8"),
+        ("classifier.bias", torch.zeros(2), "module.classifier.weight"),
+    ],
+    ids=["missing", "unexpected", "positions", "classes", "nan", "mixed names"],
+)
+def test_loading_is_strict(tmp_path, name, value, words):
+    stored, path = predecessors(), tmp_path / "released.pth"
+    stored = {key: x for key, x in stored.items() if key != name} | ({} if value is None else {name: value})
+    torch.save(stored, path)
+    with pytest.raises(UserError, match=words):
+        model.build(configuration(model__checkpoint=str(path)), CLASSES)
+
+
+# What is no checkpoint.
+
+
+class Code:
+    """Makes a folder when it is unpickled by a reader that runs what it reads."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", [None, 2, 4], ids=["torch.save", "pickle", "newer pickle"])
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, protocol):
+    path, trap = tmp_path / "released.pth", tmp_path / "was run"
+    content = {"module.classifier.weight": torch.zeros(2), "module.other": Code(trap)}
+    if protocol is None:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(Code(trap), protocol=protocol))
+    # torch's reader of weights gives up at the first instruction of a newer pickle, before it sees a name.
+    words = "cannot be read" if protocol == 4 else r"holds \w+.mkdir beside its tensors, .* is never run"
+    with pytest.raises(UserError, match=words) as refused:
+        checkpoint.read(path)
+    assert not trap.exists() and "weights_only" not in str(refused.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("kept", [0, 30, 0.5, 0.99])
+def test_a_file_that_is_cut_off(tmp_path, zipped, kept):
+    path = tmp_path / "released.pth"
+    torch.save(predecessors(), path, _use_new_zipfile_serialization=zipped)
+    assert checkpoint.read(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole)) if kept < 1 else kept])
+    with pytest.raises(
+        UserError, match="cannot be read as weights of torch.save .* is cut off or of another kind: copy"
+    ):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([torch.zeros(2)], "holds no tensors by name"),
+        ({}, "holds no tensors by name"),
+        ({"model": {}}, "holds no tensors by name"),
+        (torch.zeros(2), "holds no tensors by name"),
+        ({"a": torch.zeros(2), "epoch": 3}, "more than tensors by name, first epoch"),
+        ({1: torch.zeros(2)}, "more than tensors by name, first 1"),
+    ],
+)
+def test_something_else_than_tensors_by_name(tmp_path, content, words):
+    path = tmp_path / "released.pth"
+    torch.save(content, path)
+    with pytest.raises(UserError, match=words):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize("content", [b"hello there", b"\x89PNG\r\n", b"PK\x03\x04 no tensors here"])
+def test_a_file_of_another_kind(tmp_path, content):
+    path = tmp_path / "released.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as weights of torch.save"):
+        checkpoint.read(path)

@@ -1,0 +1,314 @@
+"""`wsss verify REFERENCE.npz`: the package against the predecessor's own numbers, case by case, under compat = TOCO.
+
+A file holds arrays named `case/in/...`, `case/out/...`, `case/grad/...` and, for the encoder, `encoder/weight/...`
+(tests/golden/README.md). Every size is read from them.
+"""
+
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from wsss import cam, checkpoint, contrast, crf, energy, losses, metrics, model, optim, refine, subspace, transforms
+from wsss.command import near, parse
+from wsss.config import IGNORE, TOCO, Config
+from wsss.paths import UserError
+from wsss.presets import TOCO_TWIN
+from wsss.settings import override
+from wsss.table import ABSENT, Table
+
+TOLERANCE = 1e-5
+TOLERANCES = {"energy": 1e-3}
+"""max|a - b| / max|b|; the lattice of the energy sums in float32."""
+LABELS = ("evaluation_label", "training_label", "roi", "affinity", "label")
+LABEL_TOLERANCE = 1e-3
+"""Of label maps: share of places that differ."""
+ROUNDING = 5e-7
+"""The package's scores are rounded to four decimals of a percent; a small one may differ by that much."""
+HIGH, LOW, BACKGROUND = 0.7, 0.25, 0.5
+IMPLIED = {"ptc_all_ignored": {"out/affinity": IGNORE, "grad/tokens": 0}}
+"""What a case says without storing it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The arrays of one case, by their name behind it: in/cam, out/label, grad/tokens, weight/cls_token."""
+
+    name: str
+    arrays: Mapping[str, np.ndarray]
+
+    def array(self, name: str) -> np.ndarray:
+        """One array; UserError where the file lacks it or it holds something else than numbers."""
+        if name not in self.arrays:
+            raise UserError(f"the file lacks {self.name}/{name}")
+        if self.arrays[name].dtype.kind not in "biuf":
+            raise UserError(f"{self.name}/{name} holds no numbers")
+        return self.arrays[name]
+
+    def real(self, name: str) -> Tensor:
+        """in/NAME in float32."""
+        return torch.from_numpy(self.array(f"in/{name}").astype(np.float32))
+
+    def whole(self, name: str) -> Tensor:
+        """in/NAME as whole numbers."""
+        return torch.from_numpy(self.array(f"in/{name}").astype(np.int64))
+
+    def part(self, kind: str) -> dict[str, Tensor]:
+        """All arrays of `kind` (in, weight) in float32, by the rest of their name."""
+        names = [name for name in self.arrays if name.startswith(f"{kind}/")]
+        return {name.partition("/")[2]: torch.from_numpy(self.array(name).astype(np.float32)) for name in names}
+
+
+Found = dict[str, Any]
+
+
+def _labels(case: Case) -> Found:
+    maps, label, box = case.real("cam"), case.real("image_label"), case.whole("box")
+    return {
+        "out/evaluation_label": cam.evaluation_labels(maps, label, BACKGROUND),
+        "out/training_label": cam.training_labels(maps, label, box, HIGH, LOW),
+        "out/roi": cam.roi_codes(maps, label, HIGH, LOW),
+        "out/valid_cam": cam.masked(maps, label),
+    }
+
+
+def _normalise(case: Case) -> Found:
+    return {"out/cam": cam.normalise(case.real("raw"))}
+
+
+def _patch_contrast(case: Case) -> Found:
+    tokens, affinity = case.real("tokens").requires_grad_(), contrast.affinity_labels(case.whole("label"))
+    loss = contrast.patch_contrast_loss(tokens.flatten(2).mT, affinity)
+    return {"out/affinity": affinity, **_with_gradient(loss, tokens, "tokens")}
+
+
+def _class_contrast(case: Case) -> Found:
+    """Rows are view-major, so the number of views is that of rows over images; the temperature is in the name."""
+    student, flags = case.real("student").requires_grad_(), case.whole("flags")
+    views = [x.unflatten(0, (-1, len(flags)))[:, :, None] for x in (student, case.real("teacher"))]
+    temperature = float(case.name.removeprefix("ctc_T"))
+    compat = (TOCO.raw_exponentials, TOCO.extra_contrast_term)
+    loss = subspace.subspace_contrast_loss(*views, flags, temperature, *compat)
+    return _with_gradient(loss, student, "student")
+
+
+def _par(case: Case) -> Found:
+    return {"out/refined": refine.refine(case.real("image"), case.real("masks"))}
+
+
+def _refine(case: Case) -> Found:
+    image = tv.normalize(case.real("image") / 255, transforms.MEAN, transforms.DEVIATION)
+    maps, label, box = case.real("valid_cam"), case.real("image_label"), case.whole("box")
+    return {"out/label": refine.segmentation_labels(image, maps, label, box, HIGH, LOW, TOCO.refine_across_box)}
+
+
+def _segmentation(case: Case) -> Found:
+    logits = case.real("logits").requires_grad_()
+    loss = losses.segmentation_loss(logits, case.whole("label"), TOCO.undefined_segmentation)
+    return _with_gradient(loss, logits, "logits")
+
+
+def _energy(case: Case) -> Found:
+    image, logits, box = case.real("image_normalised"), case.real("logits").requires_grad_(), case.whole("box")
+    probability = energy.half_probability(logits, image.shape[2:])
+    filtered = energy.filtered(image, probability, box, across_box=TOCO.energy_across_box)
+    return _with_gradient(energy.energy_loss(probability, filtered, case.whole("label"), box), logits, "logits")
+
+
+def _schedule(case: Case) -> Found:
+    config = Config().optim
+    optimizer = optim.build([torch.nn.Parameter(torch.zeros(1))], [], [], config)
+    return {"out/lr": np.array([optim.set_rate(optimizer, step, config) for step in case.whole("step").tolist()])}
+
+
+def _metrics(case: Case) -> Found:
+    classes = len(case.array("out/iou"))
+    truth, prediction = (case.array(f"in/{name}").astype(np.uint8) for name in ("truth", "prediction"))
+    totals = metrics.counts(metrics.confusion(truth.reshape(1, -1), prediction.reshape(1, -1), classes))
+    scores = metrics.segmentation_scores(totals, [str(number) for number in range(classes)])
+    means = {f"out/{name}": scores[name] / 100 for name in ("miou", "pixel_accuracy", "mean_accuracy")}
+    return {"out/iou": metrics.iou(totals) / 100, **means}
+
+
+def _crf(case: Case) -> Found:
+    image, probability = case.array("in/image").astype(np.uint8), case.array("in/probability").astype(np.float32)
+    return {"out/q": crf.dense_crf(image, probability)}
+
+
+def _encoder(case: Case) -> Found:
+    """Depth, width, patch and size follow from the weights. The number of heads does not: it is the layout's 3 or,
+    where that fails, the one with the fewest outputs that differ; a wrong one never agrees by chance."""
+    images, weights, tried = case.part("in"), case.part("weight"), []
+    if not images:
+        raise UserError(f"the file lacks {case.name}/in/NAME, an image")
+    width = len(case.array("weight/norm.weight"))
+    for heads in sorted((n for n in range(1, width + 1) if width % n == 0), key=lambda n: n != 3):
+        found = _tokens(weights, images, _shape(case) | {"model.heads": heads})
+        tried.append((sum(not _row(case, *pair).ok for pair in found.items()), found))
+        if not tried[-1][0]:
+            break
+    return min(tried, key=lambda pair: pair[0])[1]
+
+
+def _shape(case: Case) -> dict[str, int]:
+    """Settings of the ViT that the weights are of."""
+    patch = case.array("weight/patch_embed.proj.weight").shape[2]
+    return {
+        "model.width": len(case.array("weight/norm.weight")),
+        "model.depth": sum(name.endswith("attn.qkv.weight") for name in case.arrays),
+        "model.patch_size": patch,
+        "model.image_size": patch * round((case.array("weight/pos_embed").shape[1] - 1) ** 0.5),
+    }
+
+
+def _tokens(weights: Mapping[str, Tensor], images: Mapping[str, Tensor], shape: Mapping[str, int]) -> Found:
+    """Tokens of a ViT with these weights, under the names of the outputs."""
+    network = model.build(override(Config(), {**TOCO_TWIN, **shape, "class_contrast.hidden": 1}), 1).eval()
+    checkpoint.fill(network.encoder, weights, "encoder/weight")
+    found: Found = {}
+    for name, image in images.items():
+        with torch.no_grad():
+            encoded = network.encode(image)
+        found |= {f"out/{name}_{kind}": getattr(encoded, kind) for kind in ("class_token", "tokens", "aux_tokens")}
+    return found
+
+
+def _with_gradient(loss: Tensor, leaf: Tensor, name: str) -> Found:
+    return {"out/loss": loss.detach(), f"grad/{name}": torch.autograd.grad(loss, leaf)[0]}
+
+
+CASES: dict[str, Callable[[Case], Found]] = {
+    "labels": _labels,
+    "normalise": _normalise,
+    "ptc": _patch_contrast,
+    "ptc_all_ignored": _patch_contrast,
+    "ctc_T<number>": _class_contrast,
+    "par": _par,
+    "par_resize": _par,
+    "refine": _refine,
+    "seg": _segmentation,
+    "energy": _energy,
+    "schedule": _schedule,
+    "metrics": _metrics,
+    "crf": _crf,
+    "encoder": _encoder,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One output or gradient against the file's, or a case in words that tell why there is no number."""
+
+    name: str
+    error: float = np.nan
+    tolerance: float = np.nan
+    words: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the error is within the tolerance; not a number is not."""
+        return not self.words and self.error <= self.tolerance
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text."""
+        if self.words:
+            return self.name, ABSENT, ABSENT, self.words
+        return self.name, f"{self.error:.1e}", f"{self.tolerance:.0e}", "yes" if self.ok else "NO"
+
+
+def read(path: Path) -> list[Case]:
+    """The cases of a file, in its order. Raises UserError where it is missing, no npz, cut off or holds pickles."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; give the .npz file of reference numbers")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is no npz file, or one that is cut off")
+    cases: dict[str, dict[str, np.ndarray]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            for name in stored.files:
+                case, _, rest = name.partition("/")
+                cases.setdefault(case, {})[rest] = np.asarray(stored[name])
+    except Exception as error:  # numpy, zipfile and zlib each have their own for what is broken or not allowed
+        if "allow_pickle" in str(error):
+            raise UserError(f"{path}: {name} is pickled, and what a file brings along is never run") from error
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it again") from error
+    if not cases:
+        raise UserError(f"{path} holds no case")
+    return [Case(name, arrays) for name, arrays in cases.items()]
+
+
+def error(mine: Any, theirs: np.ndarray, labels: bool = False) -> float:
+    """max|a - b| / max|b|, or of label maps the share that differs; not a number where a value of either is not
+    finite or there is nothing to compare. Raises UserError where the shapes differ."""
+    mine, theirs = (np.asarray(x, np.float64) for x in (mine, theirs))
+    if mine.size == theirs.size == 1:
+        mine, theirs = mine.reshape(()), theirs.reshape(())
+    if mine.shape != theirs.shape:
+        raise UserError(f"is of shape {mine.shape}, in the file {theirs.shape}")
+    if not mine.size or not np.isfinite(mine).all() or not np.isfinite(theirs).all():
+        return np.nan
+    if labels:
+        return float((mine != theirs).mean())
+    return float(np.abs(mine - theirs).max() / (np.abs(theirs).max() or 1.0))
+
+
+def compare(case: Case) -> list[Row]:
+    """A row for every output and gradient of one case."""
+    kind = re.sub(r"^ctc_T\d+(\.\d+)?$", "ctc_T<number>", case.name)
+    if kind not in CASES:
+        return [Row(case.name, words=f"unknown case{near(case.name, CASES)}")]
+    try:
+        found = CASES[kind](case)
+    except Exception as fault:  # whatever arrays that do not fit one another lead to: the other cases still count
+        return [Row(case.name, words=_words(fault))]
+    unknown = [name for name in case.arrays if name not in found and not name.startswith(("in/", "weight/"))]
+    rows = [_row(case, name, value) for name, value in found.items()]
+    return rows + [Row(f"{case.name}/{name}", words="unknown output") for name in unknown]
+
+
+def _row(case: Case, name: str, mine: Any) -> Row:
+    full, implied = f"{case.name}/{name}", IMPLIED.get(case.name, {})
+    labels, tolerance = name.partition("/")[2] in LABELS, TOLERANCES.get(case.name, TOLERANCE)
+    try:
+        theirs = case.array(name) if name in case.arrays or name not in implied else np.full(mine.shape, implied[name])
+        if full == "metrics/out/iou":  # a class that is neither in truth nor prediction has none in either
+            mine, theirs = (np.where(np.isnan(mine) & np.isnan(theirs), 0, x) for x in (mine, theirs))
+        elif case.name == "metrics":
+            tolerance = max(tolerance, ROUNDING / float(np.abs(theirs).max() or 1.0))
+        return Row(full, error(mine, theirs, labels), LABEL_TOLERANCE if labels else tolerance)
+    except Exception as fault:
+        return Row(full, words=_words(fault))
+
+
+def _words(fault: Exception) -> str:
+    kind = "" if isinstance(fault, UserError) else f"cannot be computed: {type(fault).__name__}: "
+    return kind + " ".join(str(fault).split())[:160]
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compare the package, set as the predecessor (compat all on), with its reference numbers: a row for every output
+    and gradient; exit 1 if one of them differs, or a case is unknown or incomplete."""
+
+    reference: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="REFERENCE.npz")]
+    """Arrays case/in/..., case/out/..., case/grad/..., encoder/weight/...; see tests/golden/README.md."""
+
+
+def run(words: Sequence[str]) -> int:
+    """`wsss verify`: print the table; 0 if every row is ok."""
+    asked = parse(Verify, words, "verify")
+    rows = [row for case in read(asked.reference) for row in compare(case)]
+    failed = [row.name for row in rows if not row.ok]
+    note = f"{len(failed)} of {len(rows)} differ: {', '.join(failed)}" if failed else f"all {len(rows)} agree"
+    columns = ("case", "largest error", "tolerance", "ok")
+    table = Table(f"{asked.reference.name} under compat = TOCO", columns, tuple(row.cells() for row in rows), note)
+    print(table.text(), end="")
+    return 1 if failed else 0
