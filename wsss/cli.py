@@ -18,10 +18,11 @@ USAGE = """\
 usage: wsss COMMAND ...
 
   train PRESET             train and evaluate one run; the same words again resume it
-  evaluate RUN             evaluate a run's weights again and write its record
+  evaluate RUN             evaluate a run's weights and write a record: in training's way, or by a final protocol
   score PREDICTIONS TRUTH  compare two folders of index PNGs; prints one JSON line
   data WHAT                draw the mini set, prepare VOC or COCO, look through a data set: see wsss data --help
   pretrain ROOT            pretrain a small ViT on a folder of class folders, or on drawn images
+  submit RUN               predict the VOC test images and pack them for the PASCAL VOC evaluation server
   tables                   paper, published base and measured numbers, from records
   verify REFERENCE.npz     compare the package with the base's reference numbers, case by case
   publish                  copy finished runs of a clean commit to data/results and book/runs
@@ -132,21 +133,57 @@ def _number(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a run's weights by the protocol of its training and write the record."""
+    """Evaluate a run's weights and write a record. `training` is the protocol of validation in training; `voc` (native
+    size) and `coco` (squashed) are the final ones, with CRF; they write index PNGs, and the same words go on with
+    those of an interrupted evaluation."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
+    protocol: str = "training"
+    """training, voc or coco."""
     weights: str = "last"
-    """last (its record is the run's) or best (SEED.best.json)."""
+    """last or best; records of the best say so in their names (SEED.best.json)."""
     data_root: str = ""
     """Where the same data set lies now, if it has moved."""
+    split: str = ""
+    """List to evaluate on; empty: the run's own for training, val for voc and coco."""
+    scales: tuple[float, ...] = ()
+    """Scales of the image; empty: the protocol's, 1 1.25 1.5."""
+    flip: bool | None = None
+    """Score the mirror image, too; None: as the protocol does (True)."""
+    crf: bool | None = None
+    """Refine by the dense CRF; None: as the protocol does (True)."""
+    bfloat16: bool | None = None
+    """Compute in bfloat16 where the device does; None: as the run was trained."""
+    save: Path | None = None
+    """Folder of the PNGs; None: RUN/predictions/PROTOCOL-SPLIT."""
+    batch: int = 1
+    """Consecutive images of one size that go through the network at once; 1 is the same to the last bit anywhere."""
+    workers: int = 0
+    """Processes for the CRF; 0: one a core; 1: none beside this one."""
 
 
 def _evaluate(words: Sequence[str]) -> int:
     asked = parse(Evaluate, words, "evaluate")
-    from wsss import evaluate
+    final = {name: getattr(asked, name) for name in ("scales", "flip", "crf", "bfloat16", "save", "batch", "workers")}
+    if asked.protocol == "training":
+        given = [name for name, value in final.items() if value != getattr(Evaluate, name)]
+        if given:
+            raise UserError(f"--{given[0]} is of the protocols voc and coco; add --protocol voc or --protocol coco")
+    from wsss import runs, train
 
-    _report(evaluate.evaluate_run(asked.run, asked.weights, asked.data_root), asked.run)
+    if asked.protocol == "training":
+        record = runs.evaluate_run(asked.run, asked.weights, asked.data_root, asked.split)
+        _report(record, Path(record["path"]).with_suffix(""))
+        return 0
+    shared = {"weights": asked.weights, "data_root": asked.data_root, "split": asked.split or "val"}
+    try:
+        done = runs.run(runs.Request(asked.run, protocol=asked.protocol, **shared, **final))
+    except train.Interrupted as stopped:
+        print(f"wsss: {stopped}", file=sys.stderr)
+        return 143
+    if os.environ.get("RANK", "0") == "0":
+        print(done.words())
     return 0
 
 
@@ -231,6 +268,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int] | str] = {
     "score": _score,
     "data": "wsss.data.commands:run",
     "pretrain": _pretrain,
+    "submit": "wsss.tools.submit:run",
     "tables": _tables,
     "verify": "wsss.tools.verify:run",
     "publish": _publish,

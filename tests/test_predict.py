@@ -1,0 +1,417 @@
+"""Final evaluation of a run: PNGs, record and counts agree; interrupted, resumed and shared, they are the same."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from running import Photo, command, environment, folder, hashes, own_set, process, run, tiny, write_photo
+from safetensors.torch import load_file, save_file
+
+from wsss import inference, results, runs
+from wsss.cli import main
+from wsss.data import predictions, vocformat
+from wsss.data.listing import listing
+from wsss.data.predictions import Job
+from wsss.paths import UserError
+
+PHOTOS = (
+    Photo(),
+    Photo(classes=(2,)),
+    Photo(classes=(1, 2), size=(31, 57)),
+    Photo(mode="L", size=(50, 21)),
+    Photo(classes=(2,), size=(64, 6)),
+)
+"""Sides of whole patches of 8, odd sides, a grey photograph, one of less than a patch."""
+HERE = ("--workers", "1")
+"""No processes beside this one."""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return own_set(tmp_path_factory.mktemp("data") / "own", PHOTOS)
+
+
+@pytest.fixture(scope="module")
+def made(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose positions and decoder were drawn anew, so that every class is somewhere; best and last differ."""
+    output = tmp_path_factory.mktemp("runs")
+    assert run(*tiny(own, output)) == 0
+    redraw(folder(output), 0)
+    return output
+
+
+def redraw(place: Path, seed: int) -> None:
+    """Other position embeddings and decoders for the last and the best weights of a run."""
+    generator = torch.Generator().manual_seed(seed)
+    for path in sorted(place.glob("*.safetensors")):
+        tensors = load_file(path)
+        for name in [name for name in tensors if name.startswith(("decoder.", "encoder.pos_embed"))]:
+            tensors[name] = torch.randn(tensors[name].shape, generator=generator)
+        save_file(tensors, path)
+
+
+@pytest.fixture
+def done(made: Path, tmp_path: Path) -> Path:
+    """A copy of the run's folder, OUTPUT/own/tiny/0."""
+    return folder(shutil.copytree(made, tmp_path / "runs"))
+
+
+def pictures(place: Path) -> dict[str, str]:
+    """Digests of the PNGs of a folder."""
+    return {name: value for name, value in hashes(place).items() if name.endswith(".png")}
+
+
+def error(capsys: pytest.CaptureFixture, *words: object) -> str:
+    """The one sentence of a command that fails."""
+    assert run(*words) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "wsss: error:" in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+# Numbers and files.
+
+
+@pytest.mark.parametrize("protocol", ["voc", "coco"])
+def test_pictures_score_and_record_agree(done, own, capsys, protocol):
+    before = hashes(done.parent)
+    assert run("evaluate", done, "--protocol", protocol, *HERE) == 0
+    place = done / "predictions" / f"{protocol}-crf-val"
+    assert {int(x) for path in place.glob("*.png") for x in np.unique(np.array(Image.open(path)))} == {0, 1, 2}
+    record = results.load(done.with_name(f"0.{protocol}-crf.json"))
+    said = capsys.readouterr().out
+    assert str(place) in said and f"{record['results']['segmentation']['miou']:.1f}" in said
+    for number, photo in enumerate(PHOTOS):
+        with Image.open(place / f"val_{number}.png") as picture:
+            assert picture.mode == "P" and picture.size == photo.size
+            assert picture.getpalette() == vocformat.voc_palette()
+            assert set(np.unique(np.array(picture))) <= {0, 1, 2}
+    truth = own / "SegmentationClass"
+    kept = [path for path in truth.glob("val_*.png")]
+    mine = done / "truth"
+    mine.mkdir()
+    for path in kept:
+        shutil.copy(path, mine)
+    assert run("score", place, mine, "--num-classes", 3) == 0
+    score = json.loads(capsys.readouterr().out)
+    found = record["results"]["segmentation"]
+    assert [found[k] for k in ("miou", "pixel_accuracy", "mean_accuracy")] == [
+        score[k] for k in ("miou", "pixel_accuracy", "mean_accuracy")
+    ]
+    assert list(found["iou"].values()) == list(score["iou"].values()) and list(found["iou"])[0] == "background"
+    assert record["images"] == score["images"] == 5
+    counts = results.load_counts(record)
+    assert list(counts["ids"]) == [f"val_{n}" for n in range(5)] and counts["segmentation"].shape == (5, 3, 3)
+    assert record["fingerprint"] == results.load(done.with_suffix(".json"))["fingerprint"]
+    shutil.rmtree(mine)
+    # nothing else was written or changed
+    new = {name for name, value in hashes(done.parent).items() if before.get(name) != value}
+    beside = {f"0.{protocol}-crf.json", f"0.{protocol}-crf.npz", f"0/predictions/{place.name}/protocol.json"}
+    assert new == beside | {f"0/predictions/{place.name}/val_{n}.png" for n in range(5)}
+    assert not list(done.rglob(".*"))
+
+
+def test_the_record_says_what_was_done(done):
+    words = ("evaluate", done, "--protocol", "voc", *HERE)
+    assert run(*words) == 0
+    whole = results.load(done.with_name("0.voc-crf.json"))
+    used = whole["protocol"]
+    assert used["name"] == "final" and used["size"] == "native" and used["scales"] == [1, 1.25, 1.5] and used["flip"]
+    assert used["crf"] == {"iterations": 10, "gaussian": [1, 1], "bilateral": [121, 5, 4]}
+    assert whole["seconds"].keys() == {"train", "evaluate"} and whole["steps"] == 4
+    more = ("--crf", "False", "--flip", "False", "--scales", "1", "0.5", "--weights", "best", "--split", "train")
+    assert run(*words, *more, "--bfloat16", "False") == 0
+    other = results.load(done.with_name("0.voc-best-s1+0.5-noflip-train.json"))
+    assert other["protocol"]["name"] == "final-without-crf-best-s1+0.5-noflip-train"
+    assert (other["protocol"]["crf"], other["protocol"]["bfloat16"], other["split"]) == (None, False, "train")
+    assert results.load_counts(other)["segmentation"].shape == (5, 3, 3)
+    assert run("evaluate", done, "--protocol", "coco", "--crf", "False") == 0
+    squashed = results.load(done.with_name("0.coco.json"))["protocol"]
+    assert squashed["name"] == "final-coco-without-crf", "no final number of a data set in VOC's way"
+    assert squashed["size"] == 32
+
+
+def test_the_crf_refines_probabilities_of_the_whole_photograph(done, own, monkeypatch):
+    """Softmax of the combined logits at the photograph's size, with the photograph itself; its argmax is the PNG."""
+    seen = {}
+
+    def planted(image, probability, **numbers):
+        seen[image.shape[:2]] = probability, image, numbers
+        return probability[::-1]
+
+    monkeypatch.setattr(predictions, "dense_crf", planted)
+    assert run("evaluate", done, "--protocol", "voc", "--bfloat16", "False", *HERE) == 0
+    assert set(seen) == {(40, 48), (57, 31), (21, 50), (6, 64)}
+    probability, image, numbers = seen[57, 31]
+    assert probability.shape == (3, 57, 31) and numbers == dict(iterations=10, gaussian=(1, 1), bilateral=(121, 5, 4))
+    np.testing.assert_allclose(probability.sum(0), 1, atol=1e-6)
+    photograph = Image.open(own / "JPEGImages/val_2.jpg").convert("RGB")
+    np.testing.assert_array_equal(image, np.asarray(photograph))
+    model = runs.open_run(done).model(2, torch.device("cpu"))
+    asked = inference.protocol("voc")
+    seen_by_network = inference.network_input(photograph, asked)[None]
+    (logits,) = inference.scores(lambda x: model(x).segmentation, seen_by_network, [(57, 31)], asked, model.patch)
+    np.testing.assert_allclose(probability, logits.softmax(0), atol=1e-5)
+    with Image.open(done / "predictions/voc-crf-val/val_2.png") as picture:
+        np.testing.assert_array_equal(np.array(picture), probability[::-1].argmax(0))
+
+
+def test_batches_give_the_same_but_for_rounding(done):
+    words = ("evaluate", done, "--protocol", "coco", "--bfloat16", "False", "--crf", "False")
+    assert run(*words) == 0
+    assert run(*words, "--batch", "3", "--save", done / "three") == 0
+    for number in range(5):
+        one, three = (np.array(Image.open(p / f"val_{number}.png")) for p in (done / "predictions/coco-val",
+                                                                              done / "three"))  # fmt: skip
+        assert (one != three).sum() <= 1
+
+
+def test_a_network_of_its_own_processes_gives_the_same(done):
+    """Real workers, more than one job each."""
+    words = ("evaluate", done, "--protocol", "voc")
+    assert run(*words, *HERE) == 0
+    one = pictures(done / "predictions/voc-crf-val"), results.load(done.with_name("0.voc-crf.json"))
+    assert run(*words, "--workers", 2, "--save", done / "two") == 0
+    assert pictures(done / "two") == one[0]
+    assert results.load(done.with_name("0.voc-crf.json"))["results"] == one[1]["results"]
+
+
+def test_a_drawn_set(mini_root, tmp_path):
+    """Its test images have masks, and so a record."""
+    assert run(*tiny(mini_root, tmp_path, "--data.train_split", "val")) == 0
+    place = folder(tmp_path)
+    assert run("evaluate", place, "--protocol", "voc", "--split", "test", "--scales", 1, *HERE) == 0
+    record = results.load(place.with_name("0.voc-crf-s1-test.json"))
+    assert record["images"] == 8 == len(list(place.glob("predictions/voc-crf-s1-test/*.png")))
+
+
+def test_a_split_without_truth_gives_pictures_alone(done, own, tmp_path, capsys):
+    """VOC's test photographs: neither masks nor annotations, nor anything else that says what is on them."""
+    bare = tmp_path / "bare"
+    shutil.copytree(own / "JPEGImages", bare / "JPEGImages")
+    (bare / "ImageSets/Segmentation").mkdir(parents=True)
+    (bare / "ImageSets/Segmentation/test.txt").write_text("val_0\nval_2\n")
+    shutil.copy(own / "classes.txt", bare)
+    before = set(done.parent.iterdir())
+    assert run("evaluate", done, "--protocol", "voc", "--split", "test", "--data-root", bare, *HERE) == 0
+    place = done / "predictions/voc-crf-test"
+    assert str(place) in capsys.readouterr().out
+    assert {path.name for path in place.iterdir()} == {"val_0.png", "val_2.png", "protocol.json"}
+    assert set(done.parent.iterdir()) == before, "no record"
+
+
+def test_some_masks_missing_is_an_error(own, tmp_path):
+    root = shutil.copytree(own, tmp_path / "own")
+    assert len(listing(root, "val").masks) == 5 and listing(root, "val", truth=False).masks == []
+    (root / "SegmentationClass/val_3.png").unlink()
+    with pytest.raises(UserError, match=r"image val_3 has no mask"):
+        listing(root, "val")
+
+
+# Stopped and resumed.
+
+
+def test_stopped_and_resumed_is_the_same(done, monkeypatch, capsys):
+    """SIGTERM after two images: what is there is whole, nothing else is; the same words do the rest alone."""
+    words = ("evaluate", done, "--protocol", "voc", *HERE)
+    assert run(*words, "--save", done / "whole") == 0
+    expected = results.load(done.with_name("0.voc-crf.json"))
+    done.with_name("0.voc-crf.json").unlink()
+    real, count = predictions.finish, iter(range(100))
+
+    def finish(job: Job):
+        if next(count) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(job)
+
+    monkeypatch.setattr(predictions, "finish", finish)
+    assert run(*words) == 143
+    assert "the same words go on from there" in capsys.readouterr().err
+    place = done / "predictions/voc-crf-val"
+    there = pictures(place)
+    assert 2 <= len(there) < 5 and {path.name for path in place.iterdir()} == {*there, "protocol.json"}
+    assert not done.with_name("0.voc-crf.json").exists()
+    times = {name: (place / name).stat().st_mtime_ns for name in there}
+    assert run(*words) == 0
+    assert pictures(place) == pictures(done / "whole")
+    assert {name: (place / name).stat().st_mtime_ns for name in there} == times, "predicted once"
+    assert results.load(done.with_name("0.voc-crf.json"))["results"] == expected["results"]
+
+
+def test_what_is_not_whole_is_predicted_again(done):
+    words = ("evaluate", done, "--protocol", "voc", *HERE)
+    assert run(*words) == 0
+    place = done / "predictions/voc-crf-val"
+    before = pictures(place)
+    data = (place / "val_0.png").read_bytes()
+    (place / "val_0.png").write_bytes(data[: len(data) // 2])
+    vocformat.write_mask(place / "val_1.png", np.zeros((3, 3), np.uint8))
+    vocformat.write_mask(place / "val_2.png", np.full((57, 31), 9, np.uint8))
+    Image.fromarray(np.zeros((21, 50), np.uint8)).save(place / "val_3.png")
+    (place / ".val_4.png.abc").mkdir()
+    (place / ".val_4.png.abc" / "val_4.png").write_bytes(b"\x89PNG")
+    assert run(*words) == 0
+    assert pictures(place) == before
+
+
+def test_pictures_by_other_settings_are_refused(done, capsys):
+    words = ("evaluate", done, "--protocol", "voc", "--save", done / "mine", *HERE)
+    assert run(*words) == 0
+    before = pictures(done / "mine")
+    said = error(capsys, *words, "--flip", "False", "--scales", 1)
+    assert "made by other settings (they differ in scales, flip)" in said
+    assert "differ in weights" in error(capsys, *words, "--weights", "best")
+    assert pictures(done / "mine") == before
+    (done / "mine/protocol.json").unlink()
+    assert "holds PNGs, but no protocol.json" in error(capsys, *words)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"digest": 3}'])
+def test_a_spoilt_protocol_file_is_a_sentence(done, capsys, text):
+    (done / "mine").mkdir()
+    (done / "mine/protocol.json").write_text(text)
+    said = error(capsys, "evaluate", done, "--protocol", "voc", "--save", done / "mine", *HERE)
+    assert "mine" in said
+
+
+# Memory: how many images are under way.
+
+
+def test_no_more_images_are_taken_than_there_is_room_for():
+    taken = []
+
+    def items():
+        for number in range(12):
+            taken.append(number)
+            yield number
+
+    for number, value in enumerate(predictions.stream(abs, items(), 2)):
+        assert value == number, "in order"
+        assert len(taken) - number <= predictions.AHEAD * 2
+    assert len(taken) == 12
+
+
+def test_an_error_of_a_worker_is_raised(tmp_path):
+    label = np.zeros((2, 2), np.uint8)
+    jobs = [Job(str(n), tmp_path / f"{n}.png", 2, label, mask=tmp_path / "none.png" if n == 1 else None)
+            for n in range(9)]  # fmt: skip
+    with pytest.raises(UserError, match=r"none\.png cannot be decoded"):
+        list(predictions.stream(predictions.finish, jobs, 2))
+    assert all(not predictions.fault(path, (2, 2), 2) for path in tmp_path.glob("*.png"))
+
+
+# Words.
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--protocol", "vox"), "no final protocol named vox; did you mean voc?"),
+        (("--protocol", "voc", "--scales", "1", "-0.5"), "--scales must be different numbers above 0"),
+        (("--protocol", "voc", "--weights", "first"), "has no first weights"),
+        (("--protocol", "voc", "--split", "nowhere"), "nowhere.txt does not exist"),
+        (("--protocol", "voc", "--batch", "0"), "--batch must be at least 1"),
+        (("--protocol", "voc", "--workers", "-1"), "--workers at least 0"),
+        (("--flip", "False"), "--flip is of the protocols voc and coco"),
+        (("--scales", "1", "2"), "--scales is of the protocols voc and coco"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(done, capsys, words, says):
+    assert says in error(capsys, "evaluate", done, *words)
+    assert not list(done.rglob("*.png"))
+
+
+def test_weights_that_are_missing_or_broken_are_one_sentence(done, capsys):
+    (done / "best.safetensors").write_bytes(b"no")
+    assert "cannot be read as safetensors" in error(capsys, "evaluate", done, "--protocol", "voc", "--weights", "best")
+    (done / "best.safetensors").unlink()
+    assert "has no best weights" in error(capsys, "evaluate", done, "--protocol", "voc", "--weights", "best")
+    next(done.glob("step-*.safetensors")).unlink()
+    assert "has no last weights" in error(capsys, "evaluate", done, "--protocol", "voc")
+    assert "cannot read" in error(capsys, "evaluate", done / "nothing", "--protocol", "coco")
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(done, capsys):
+    (done / "file").write_text("x")
+    said = error(capsys, "evaluate", done, "--protocol", "voc", "--save", done / "file" / "below", *HERE)
+    assert "cannot write" in said
+
+
+def test_training_s_protocol_on_another_split(done):
+    before = done.with_suffix(".json").read_bytes()
+    assert run("evaluate", done, "--split", "train", "--weights", "best") == 0
+    record = results.load(done.with_name("0.best.train.json"))
+    assert (record["split"], record["images"], record["protocol"]["name"]) == ("train", 5, "training")
+    assert done.with_suffix(".json").read_bytes() == before
+
+
+def test_a_run_by_the_working_folder(done, monkeypatch):
+    monkeypatch.chdir(done)
+    assert main(["evaluate", ".", "--protocol", "voc", "--crf", "False"]) == 0
+    assert results.load(done.with_name("0.voc.json"))["images"] == 5
+
+
+# Real processes.
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Nine images that take a while, and the folder of a run."""
+    base = tmp_path_factory.mktemp("large")
+    root = own_set(base / "own", [Photo()] * 9)
+    for number in range(9):
+        write_photo(root, f"val_{number}", Photo(size=(320 + number % 2, 240)), np.random.default_rng(number))
+    assert run(*tiny(root, base / "runs")) == 0
+    redraw(folder(base / "runs"), 1)
+    return root, folder(base / "runs")
+
+
+def stopped(place: Path, words: list[str], number: int) -> None:
+    """Start a command, wait for two PNGs in `place`, and send it the signal; SIGKILL to what torchrun started, too."""
+    started = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 120
+        while len(list(place.glob("*.png"))) < 2:
+            assert started.poll() is None and time.monotonic() < until
+            time.sleep(0.01)
+        own = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+        for pid in map(int, own if number == signal.SIGKILL and "torch.distributed.run" in words else ()):
+            os.kill(pid, number)
+        started.send_signal(number)
+        started.communicate(timeout=120)
+        assert started.returncode
+    finally:
+        started.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
+@pytest.mark.parametrize("processes", [0, 2], ids=["one", "two"])
+def test_killed_and_resumed_is_the_same_by_one_and_two_processes(large, tmp_path, processes, number):
+    _, place = large
+    words = ["evaluate", str(place), "--protocol", "voc"]
+    assert run(*words, *HERE, "--save", tmp_path / "whole") == 0
+    record = results.load(place.with_name("0.voc-crf.json"))
+    mine = tmp_path / "mine"
+    stopped(mine, command(*words, "--save", str(mine), "--workers", "2", processes=processes), number)
+    there = pictures(mine)
+    assert len(there) < 9, "it was stopped in the middle"
+    assert there.items() <= pictures(tmp_path / "whole").items()
+    if number == signal.SIGTERM:
+        assert {path.name for path in mine.iterdir()} == {*there, "protocol.json"}
+    finished = process(*words, "--save", str(mine), processes=processes)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("mIoU in percent") == 1, "one process reports"
+    assert pictures(mine) == pictures(tmp_path / "whole")
+    again = results.load(place.with_name("0.voc-crf.json"))
+    assert again["results"] == record["results"] and again["images"] == 9
+    assert again["processes"] == max(processes, 1)
+    assert {path.suffix for path in mine.iterdir()} == {".png", ".json"}

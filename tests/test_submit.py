@@ -1,0 +1,180 @@
+"""`wsss submit`: an archive as the PASCAL VOC evaluation server takes it, the same bytes each time, or a refusal."""
+
+import gzip
+import io
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from running import Photo, folder, own_set, run, tiny
+
+from wsss import results
+from wsss.data import voc, vocformat
+from wsss.data.listing import Listing, listing
+from wsss.paths import UserError
+from wsss.tools import submit
+
+IDS = ["2008_000009", "2008_000006", "2008_000011"]
+SIZES = [(48, 40), (31, 57), (64, 20)]
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A devkit of VOC's classes with three test photographs; nothing says what is on those."""
+    root = own_set(tmp_path_factory.mktemp("data") / "VOC2012", [Photo(), Photo(classes=(2,))])
+    (root / "classes.txt").unlink()
+    random = np.random.default_rng(0)
+    for name, (width, height) in zip(IDS, SIZES, strict=True):
+        pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"JPEGImages/{name}.jpg")
+    (root / "ImageSets/Segmentation/test.txt").write_text("\n".join(IDS) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(devkit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs")
+    assert run(*tiny(devkit, output, "--optim.steps", "1")) == 0
+    return folder(output)
+
+
+@pytest.fixture
+def done(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "0")
+
+
+@pytest.fixture
+def images(devkit: Path) -> Listing:
+    return listing(devkit, "test", truth=False)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A right PNG for each image."""
+    for name, (width, height) in zip(IDS, SIZES, strict=True):
+        (tmp_path / "png").mkdir(exist_ok=True)
+        vocformat.write_mask(tmp_path / f"png/{name}.png", np.full((height, width), 20, np.uint8))
+    return tmp_path / "png"
+
+
+def error(capsys: pytest.CaptureFixture, *words: object) -> str:
+    assert run("submit", *words) == 1
+    return next(line for line in capsys.readouterr().err.splitlines() if "wsss: error:" in line)
+
+
+def test_the_archive_holds_what_the_server_takes(done, capsys):
+    assert run("submit", done, "--partial", "True", "--workers", 1) == 0
+    path = done / "comp6_test_cls.tar.gz"
+    assert str(path) in capsys.readouterr().out
+    with tarfile.open(path, "r:gz") as archive:
+        members = archive.getmembers()
+        assert [member.name for member in members] == [
+            f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png" for name in sorted(IDS)
+        ]
+        for member in members:
+            assert (member.mtime, member.uid, member.gid, member.uname, member.mode) == (0, 0, 0, "", 0o644)
+            picture = Image.open(io.BytesIO(archive.extractfile(member).read()))
+            assert picture.mode == "P" and picture.getpalette() == vocformat.voc_palette()
+            assert picture.size == SIZES[IDS.index(Path(member.name).stem)]
+            assert np.array(picture).max() <= 20
+    assert {path.name for path in (done / "predictions/voc-crf-test").iterdir()} == {
+        "protocol.json",
+        *(f"{name}.png" for name in IDS),
+    }
+    assert not list(done.parent.glob("*.json")), "no record: the test split has no truth"
+
+
+def test_the_same_predictions_give_the_same_bytes(done, tmp_path):
+    one, two = tmp_path / "a/one.tar.gz", tmp_path / "two.tar.gz"
+    words = ("submit", done, "--partial", "True", "--workers", 1)
+    assert run(*words, "--output", one) == 0
+    assert run(*words, "--output", two, "--save", tmp_path / "anew") == 0
+    assert one.read_bytes() == two.read_bytes()
+    assert one.read_bytes()[4:8] == bytes(4), "no time in the head of gzip"
+    assert gzip.decompress(one.read_bytes())
+    assert not list(tmp_path.glob("a/.*"))
+
+
+def test_another_list_than_the_test_images_is_refused_before_it_is_predicted(done, capsys):
+    said = error(capsys, done)
+    assert "VOC's test has 1,456 images" in said and "lists 3 in test" in said and "--partial" in said
+    assert not (done / "predictions").exists()
+
+
+def test_the_whole_test_list_is_asked_for(devkit):
+    """Just the 1,456 ids of the project's list, and VOC's classes."""
+    ids = results.split_ids("voc-test")
+    whole = Listing("test", devkit, voc.VOC_CLASSES, ids[::-1], [], [], "")
+    submit.require_voc_test(whole)
+    one_less = Listing("test", devkit, voc.VOC_CLASSES, ids[1:], [], [], "")
+    with pytest.raises(UserError, match=f"lists 1,455 in test, and {ids[0]} is not in the list"):
+        submit.require_voc_test(one_less)
+    one_more = Listing("test", devkit, voc.VOC_CLASSES, [*ids, "2007_000001"], [], [], "")
+    with pytest.raises(UserError, match="2007_000001 is none of them"):
+        submit.require_voc_test(one_more)
+    with pytest.raises(UserError, match="other classes than VOC"):
+        submit.require_voc_test(Listing("test", devkit, ("cup",), ids, [], [], ""))
+
+
+def rewrite(path: Path, mask: np.ndarray) -> None:
+    vocformat.write_mask(path, mask.astype(np.uint8))
+
+
+FAULTS = {
+    "size": (lambda p: rewrite(p / f"{IDS[0]}.png", np.zeros((40, 47))), f"{IDS[0]}.png is 47x40, but its image is"),
+    "missing": (lambda p: (p / f"{IDS[1]}.png").unlink(), f"{IDS[1]}.png does not exist"),
+    "value": (lambda p: rewrite(p / f"{IDS[0]}.png", np.full((40, 48), 21)), "holds the value 21"),
+    "void": (lambda p: rewrite(p / f"{IDS[0]}.png", np.full((40, 48), 255)), "holds 255, which is no class"),
+    "palette": (
+        lambda p: Image.fromarray(np.zeros((40, 48), np.uint8)).save(p / f"{IDS[0]}.png"),
+        "does not have VOC's palette",
+    ),
+    "colours": (lambda p: Image.new("RGB", (48, 40)).save(p / f"{IDS[0]}.png"), "is of mode RGB"),
+    "cut off": (lambda p: (p / f"{IDS[2]}.png").write_bytes(b"\x89PNG\r\n"), "cannot be decoded"),
+    "one more": (lambda p: rewrite(p / "x.png", np.zeros((4, 4))), "x.png is of no image in the list"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_and_nothing_is_packed(fault, place, images, tmp_path):
+    spoil, says = FAULTS[fault]
+    output = tmp_path / "out.tar.gz"
+    submit.pack(place, images, output)
+    before = output.read_bytes()
+    spoil(place)
+    with pytest.raises(UserError, match="nothing was packed: .*" + re.escape(says)):
+        submit.pack(place, images, output)
+    assert output.read_bytes() == before, "the archive before is untouched"
+
+
+def test_three_faults_are_named_and_the_others_counted(images, tmp_path):
+    (tmp_path / "x").mkdir()
+    for number in range(2):
+        rewrite(tmp_path / f"x/{number}.png", np.zeros((2, 2)))
+    with pytest.raises(UserError, match="does not exist; .*does not exist; .*does not exist; and 2 more"):
+        submit.pack(tmp_path / "x", images, tmp_path / "out.tar.gz")
+
+
+def test_a_planted_picture_is_predicted_again(done):
+    """A PNG of the wrong size among the predictions never reaches the archive."""
+    words = ("submit", done, "--partial", "True", "--workers", 1)
+    assert run(*words) == 0
+    before = (done / "comp6_test_cls.tar.gz").read_bytes()
+    rewrite(done / f"predictions/voc-crf-test/{IDS[0]}.png", np.zeros((3, 3)))
+    assert run(*words) == 0
+    assert (done / "comp6_test_cls.tar.gz").read_bytes() == before
+    rewrite(done / "predictions/voc-crf-test/another.png", np.zeros((3, 3)))
+    assert run(*words) == 1
+
+
+def test_photographs_and_lists_that_are_missing_are_one_sentence(done, devkit, tmp_path, capsys):
+    root = shutil.copytree(devkit, tmp_path / "moved")
+    (root / f"JPEGImages/{IDS[1]}.jpg").unlink()
+    words = (done, "--partial", "True", "--data-root", root)
+    assert f"image {IDS[1]} is listed, but" in error(capsys, *words)
+    (root / "ImageSets/Segmentation/test.txt").unlink()
+    assert "test.txt does not exist" in error(capsys, *words)

@@ -1,0 +1,145 @@
+"""The final protocols: segmentation scores of photographs at several scales, with their mirror images."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from wsss import transforms
+from wsss.command import near
+from wsss.paths import UserError
+
+COMBINE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "max": torch.maximum}
+SCALES = (1.0, 1.25, 1.5)
+LARGEST = 8.0
+"""The largest scale that is taken for one that was meant."""
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Crf:
+    """The dense CRF's numbers, as `crf.dense_crf` takes them."""
+
+    iterations: int = 10
+    gaussian: tuple[float, float] = (1.0, 1.0)
+    """Sigma in pixels, weight."""
+    bilateral: tuple[float, float, float] = (121.0, 5.0, 4.0)
+    """Sigma in pixels, sigma in grey levels, weight."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a photograph is scored (method page, 'Evaluation')."""
+
+    kind: str
+    """voc or coco."""
+    size: int
+    """Side of the square that photographs are squashed to; 0: their own size."""
+    over_flip: str
+    """How the logits of an image and of its mirror image are combined, at one scale: sum or max."""
+    over_scales: str
+    """How those of the scales are combined: sum or max."""
+    scales: tuple[float, ...] = SCALES
+    flip: bool = True
+    crf: Crf | None = Crf()
+
+    def changes(self) -> list[str]:
+        """What departs from the protocol, the CRF aside, in words short enough for a file's name; empty: nothing."""
+        scales = "s" + "+".join(f"{scale:g}" for scale in self.scales)
+        return [scales] * (self.scales != SCALES) + ["noflip"] * (not self.flip)
+
+    def numbers(self) -> dict[str, Any]:
+        """All of it as plain values, for records."""
+        plain = dataclasses.asdict(self) | {"size": self.size or "native", "scales": list(self.scales)}
+        crf = {name: list(x) if isinstance(x, tuple) else x for name, x in (plain["crf"] or {}).items()}
+        return plain | {"crf": crf or None}
+
+
+PROTOCOLS = {
+    "voc": Protocol("voc", size=0, over_flip="sum", over_scales="max"),
+    "coco": Protocol("coco", size=448, over_flip="max", over_scales="sum"),
+}
+
+
+def protocol(
+    kind: str,
+    size: int = 448,
+    scales: Sequence[float] = (),
+    flip: bool | None = None,
+    crf: bool | None = None,
+) -> Protocol:
+    """The protocol of that name, with what is given in the place of its own; `size` is the side that coco squashes to.
+
+    Raises UserError for an unknown name, for a scale that is repeated or not between 0 and 8.
+    """
+    if kind not in PROTOCOLS:
+        known = " and ".join(PROTOCOLS)
+        raise UserError(f"there is no final protocol named {kind}{near(kind, PROTOCOLS)}; there are {known}")
+    own = PROTOCOLS[kind]
+    chosen = tuple(float(scale) for scale in scales) or own.scales
+    wrong = [scale for scale in chosen if not (math.isfinite(scale) and 0 < scale <= LARGEST)]
+    if wrong or len(set(chosen)) < len(chosen):
+        fault = f"{wrong[0]:g} is none" if wrong else "one of them is there twice"
+        raise UserError(f"--scales must be different numbers above 0, up to {LARGEST:g}; {fault}")
+    return dataclasses.replace(
+        own,
+        size=size if own.size else 0,
+        scales=chosen,
+        flip=own.flip if flip is None else flip,
+        crf=None if crf is False else own.crf,
+    )
+
+
+def network_input(photograph: Image.Image, asked: Protocol) -> Float[Tensor, "3 h w"]:
+    """The photograph as the network sees it at scale 1: its own size, or squashed."""
+    return transforms.squash(photograph, asked.size) if asked.size else transforms.to_tensor(photograph)
+
+
+def scaled_size(size: Size, scale: float, patch: int) -> Size:
+    """Height and width at a scale, rounded down, but never less than one patch."""
+    height, width = (max(patch, int(side * scale)) for side in size)
+    return height, width
+
+
+@torch.inference_mode()
+def scores(
+    network: Callable[[Tensor], Tensor],
+    image: Float[Tensor, "b 3 h w"],
+    sizes: Sequence[Size],
+    asked: Protocol,
+    patch: int,
+) -> list[Float[Tensor, "c p q"]]:
+    """Combined logits in float32 of images of one size, each at the size (p, q) of its own photograph.
+
+    `network` gives logits on the token grid; sides that are no multiple of the patch lose their remainder there (and
+    keep one patch at least), and the logits are stretched over the whole photograph. The logits of every pass are
+    resized, bilinearly, *before* anything is combined, since the maximum of resized maps is not the resized maximum.
+    voc: per scale logits + mirrored logits, then the maximum over scales; coco: the maximum over the mirror pair, then
+    the sum over scales. Source: the base's evaluation (method page, 'Evaluation').
+    """
+    combined: list[Tensor | None] = [None] * len(sizes)
+    over_flip, over_scales = COMBINE[asked.over_flip], COMBINE[asked.over_scales]
+    for scale in asked.scales:
+        scaled = resize(image, scaled_size(tuple(image.shape[2:]), scale, patch))
+        logits = network(torch.cat([scaled, scaled.flip(3)]) if asked.flip else scaled).float()
+        for row, size in enumerate(sizes):
+            own = resize(logits[row :: len(sizes)], size)
+            one = over_flip(own[0], own[1].flip(2)) if asked.flip else own[0]
+            before = combined[row]
+            combined[row] = one if before is None else over_scales(before, one)
+    return combined
+
+
+def resize(maps: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c p q"]:
+    """Bilinear, pixel centres aligned, without antialiasing; maps of that size already stay as they are."""
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

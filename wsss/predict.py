@@ -1,0 +1,135 @@
+"""Predictions of a split, streamed: network -> CRF workers -> index PNGs and counts. Memory does not grow with the
+split, and nothing but PNGs reaches the disk."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from wsss import distributed, inference
+from wsss.data import predictions, voc
+from wsss.data.listing import Listing
+from wsss.data.predictions import Counted, Job
+from wsss.inference import Protocol
+from wsss.model import Wsss
+from wsss.paths import UserError
+from wsss.train import Interrupted
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One process's part of the work: the images of `places`, with all that scores them."""
+
+    model: Wsss
+    images: Listing
+    places: range
+    asked: Protocol
+    folder: Path
+    """Where the PNGs go."""
+    device: torch.device
+    bfloat16: bool
+    batch: int
+    """Consecutive images of one size that go through the network at once."""
+
+    def jobs(self, stop: threading.Event) -> Iterator[Job]:
+        """What is left to do for each image, in order: all of it, or only the counting. Made when it is asked for."""
+        for shape, group in groupby(self._photographs(stop), key=lambda item: self._group(*item)):
+            waiting: list[tuple[int, Image.Image]] = []
+            for place, photograph in group:
+                if shape is None:
+                    yield self._job(place, None)
+                    continue
+                waiting.append((place, photograph))
+                if len(waiting) == self.batch:
+                    yield from self._scored(waiting)
+                    waiting = []
+            if waiting:
+                yield from self._scored(waiting)
+
+    def _photographs(self, stop: threading.Event) -> Iterator[tuple[int, Image.Image]]:
+        for place in self.places:
+            if stop.is_set():
+                return
+            yield place, voc.read_image(self.images.files[place])
+
+    def _group(self, place: int, photograph: Image.Image) -> tuple[int, int] | None:
+        """The size that the network sees, or None where the PNG is whole."""
+        path, classes = self._path(place), len(self.images.classes) + 1
+        if path.is_file() and not predictions.fault(path, photograph.size, classes):
+            return None
+        return (self.asked.size, self.asked.size) if self.asked.size else photograph.size
+
+    def _path(self, place: int) -> Path:
+        return self.folder / f"{self.images.ids[place]}.png"
+
+    def _scored(self, waiting: list[tuple[int, Image.Image]]) -> Iterator[Job]:
+        """The jobs of a batch: probabilities for the CRF, or labels."""
+        image = torch.stack([inference.network_input(photograph, self.asked) for _, photograph in waiting])
+        sizes = [photograph.size[::-1] for _, photograph in waiting]
+        combined = inference.scores(self._network, image.to(self.device), sizes, self.asked, self.model.patch)
+        for place, photograph in waiting:
+            logits = combined.pop(0)
+            if self.asked.crf:
+                yield self._job(place, logits.softmax(0).cpu().numpy(), np.asarray(photograph))
+            else:
+                yield self._job(place, logits.argmax(0).byte().cpu().numpy())
+
+    def _network(self, image: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return self.model(image).segmentation
+
+    def _job(self, place: int, scores: np.ndarray | None, pixels: np.ndarray | None = None) -> Job:
+        crf = asdict(self.asked.crf) if pixels is not None and self.asked.crf else None
+        mask = self.images.masks[place] if self.images.masks else None
+        return Job(self.images.ids[place], self._path(place), len(self.images.classes) + 1, scores, pixels, crf, mask)
+
+
+def finish(shard: Shard, workers: int) -> list[Counted]:
+    """Predict and count the images of a shard by `workers` processes beside this one (1: by this one).
+
+    Ctrl-C and SIGTERM let what is under way come to its end, then raise Interrupted: on disk are whole PNGs only.
+    """
+    done: list[Counted] = []
+    words = {"total": len(shard.places), "desc": f"predict {shard.images.split}", "unit": "image"}
+    with _stop_signals() as stop, tqdm(**words, disable=distributed.rank() > 0) as bar:
+        try:
+            for one in predictions.stream(predictions.finish, shard.jobs(stop), workers):
+                done.append(one)
+                bar.update()
+        except (SystemExit, UserError):  # the workers, too, may have been told to stop
+            if not stop.is_set():
+                raise
+    if len(done) < len(shard.places):
+        raise Interrupted(f"stopped; the PNGs in {shard.folder} are whole, and the same words go on from there")
+    return done
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set; a second Ctrl-C ends at once. Handlers belong to the main thread alone."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

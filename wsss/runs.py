@@ -1,0 +1,229 @@
+"""Runs on disk, evaluated: their weights, by training's protocol or a final one, and the record of it."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wsss import checkpoint, datasets, distributed, evaluate, inference, predict, results, settings, train
+from wsss import config as configuration
+from wsss.config import Config
+from wsss.data import pool, predictions
+from wsss.data.listing import Listing, listing
+from wsss.data.predictions import Counted
+from wsss.inference import Protocol
+from wsss.model import Wsss, build, describe
+from wsss.paths import UserError, read_json
+from wsss.predict import Shard
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run's configuration, and the file and step of the weights that were asked for."""
+
+    folder: Path
+    config: Config
+    file: Path
+    step: int
+
+    def model(self, classes: int, device: torch.device) -> Wsss:
+        """The network with these weights; what the run started from is not read, and may be gone."""
+        bare = settings.override(self.config, {"model.checkpoint": "", "model.pretrained": False})
+        model = build(bare, classes).to(device)
+        checkpoint.fill(model, checkpoint.read(self.file), str(self.file))
+        return model.eval()
+
+    def origin(self) -> dict[str, Any]:
+        """Seconds so far and the stamp of the code that made the weights, from the run's record if there is one."""
+        path = self.folder.with_name(f"{self.folder.name}.json")
+        known = results.load(path) if path.is_file() else {}
+        return {name: known[name] for name in ("seconds", "processes", *evaluate.stamp()) if name in known}
+
+
+def open_run(folder: Path, weights: str = "last", data_root: str = "") -> Opened:
+    """The run at OUTPUT/DATASET/VARIANT/SEED with its last or best weights. Raises UserError."""
+    folder = folder.resolve() if folder.name in ("", "..") else folder  # what its record is called hangs on its name
+    config = configuration.from_dict(read_json(folder / "config.json"))
+    config = settings.override(config, {"data.root": data_root} if data_root else {})
+    step = checkpoint.latest(folder)
+    file = folder / "best.safetensors" if weights == "best" else checkpoint.weights_file(folder, step or 0)
+    if weights not in ("last", "best") or step is None or not file.is_file():
+        raise UserError(
+            f"{folder} has no {weights} weights; --weights is last or best, and the run must have been trained"
+        )
+    return Opened(folder, config, file, step)
+
+
+def evaluate_run(folder: Path, weights: str = "last", data_root: str = "", split: str = "") -> dict[str, Any]:
+    """Evaluate the last or the best weights of a run by the protocol of its training; returns the record.
+
+    The last weights' record takes the place of the run's; that of the best goes to SEED.best.json, and that of another
+    split than the run's own to SEED.SPLIT.json. Raises UserError.
+    """
+    run = open_run(folder, weights, data_root)
+    other = [weights] * (weights != "last") + [split] * (split not in ("", run.config.data.val_split))
+    config = settings.override(run.config, {"data.val_split": split} if split else {})
+    with distributed.group() as device:
+        root = distributed.main_first(lambda: datasets.root_of(config.data))
+        opened = datasets.Split(root, config.data.val_split, need_masks=True)
+        model = run.model(len(opened.kit.classes), device)
+        path = run.folder.with_name(".".join([run.folder.name, *other, "json"]))
+        return evaluate.write_record(model, opened, config, device, path, run.origin())
+
+
+# The final protocols.
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to predict, how, and where to; empty values stand for what the protocol or the run says."""
+
+    run: Path
+    weights: str = "last"
+    data_root: str = ""
+    split: str = "val"
+    protocol: str = "voc"
+    scales: tuple[float, ...] = ()
+    flip: bool | None = None
+    crf: bool | None = None
+    bfloat16: bool | None = None
+    save: Path | None = None
+    batch: int = 1
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `run` made."""
+
+    folder: Path
+    """Of the PNGs."""
+    images: Listing
+    record: dict[str, Any] | None
+    """None where the split has no truth, or none was asked for; written by process 0, read by all."""
+
+    def words(self) -> str:
+        """What was measured, and where it lies."""
+        split, where = self.images.split, f"predictions: {self.folder}"
+        if self.record is None:
+            return f"{len(self.images.ids)} images of {split}, which has no masks to compare with; {where}"
+        run, found = results.describe(self.record), self.record["results"]["segmentation"]
+        protocol = self.record["protocol"]
+        scored = "undefined" if found["miou"] is None else f"{found['miou']:.1f}"
+        return (
+            f"{run}, {self.record['images']} images of {split} by the protocol {protocol['kind']} "
+            f"({protocol['name']}):\nmIoU in percent: segmentation {scored}\nrecord: {self.record['path']}; {where}"
+        )
+
+
+def run(request: Request, truth: bool = True, check: Callable[[Listing], None] | None = None) -> Outcome:
+    """Predict a split by a final protocol: PNGs to RUN/predictions/PROTOCOL-SPLIT (or `save`), then the record.
+
+    The record goes to OUTPUT/DATASET/VARIANT/SEED.PROTOCOL.json, its counts beside it; a split without masks, or
+    `truth` False, has none. Process r of w takes the images r, r + w, ...; whole PNGs of the same settings are kept.
+    `check` sees the images before anything is predicted. Raises UserError, and Interrupted when it was asked to stop.
+    """
+    if request.batch < 1 or request.workers < 0:
+        raise UserError("--batch must be at least 1 and --workers at least 0")
+    opened = open_run(request.run, request.weights, request.data_root)
+    own = evaluate.evaluation_size(opened.config)
+    asked = inference.protocol(request.protocol, own, request.scales, request.flip, request.crf)
+    with distributed.group() as device:
+        root = distributed.main_first(lambda: datasets.root_of(opened.config.data))
+        images = listing(root, request.split, truth)
+        if check:
+            check(images)
+        shard = _shard(request, opened, asked, images, device)
+        started = time.monotonic()
+        parts = distributed.gather(predict.finish(shard, _workers(request, asked)))
+        if not images.masks:
+            return Outcome(shard.folder, images, None)
+        path = opened.folder.with_name(f"{opened.folder.name}.{_label(request, asked, val='')}.json")
+        if distributed.rank() == 0:
+            counted = sorted((one for part in parts for one in part), key=lambda one: one.name)
+            seconds = round(time.monotonic() - started, 1)
+            counts = np.array([one.counts for one in counted])
+            results.save_counts(path.with_suffix(".npz"), [one.name for one in counted], segmentation=counts)
+            results.save(make_record(request, opened, shard, counted, seconds), path)
+        distributed.wait()
+        return Outcome(shard.folder, images, results.load(path))
+
+
+def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, device: torch.device) -> Shard:
+    """This process's part, its folder claimed for these weights and this protocol."""
+    wanted = opened.config.optim.bfloat16 if request.bfloat16 is None else request.bfloat16
+    bfloat16 = wanted and train.computes_bfloat16(device)
+    model = opened.model(len(images.classes), device)
+    with open(opened.file, "rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    made_by = asked.numbers() | {"bfloat16": bfloat16, "weights": weights, "images": results.ids_digest(images.ids)}
+    folder = request.save or opened.folder / "predictions" / _label(request, asked, val="val")
+    distributed.main_first(lambda: predictions.claim(folder, made_by))
+    places = range(distributed.rank(), len(images.ids), distributed.world())
+    return Shard(model, images, places, asked, folder, device, bfloat16, request.batch)
+
+
+def _workers(request: Request, asked: Protocol) -> int:
+    """CRF processes: as many as asked for, or one a core, shared by the processes on this machine; none without CRF."""
+    if request.workers or not asked.crf:
+        return request.workers or 1
+    return max(1, pool.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def _changes(request: Request, asked: Protocol) -> list[str]:
+    return [request.weights] * (request.weights != "last") + asked.changes()
+
+
+def _label(request: Request, asked: Protocol, val: str) -> str:
+    """PROTOCOL[-crf][-what departs from it][-SPLIT], for files; `val` is what the split val is called there."""
+    split = val if request.split == "val" else request.split
+    return "-".join([asked.kind, *["crf"] * bool(asked.crf), *_changes(request, asked), *[split] * bool(split)])
+
+
+def make_record(
+    request: Request, opened: Opened, shard: Shard, counted: list[Counted], seconds: float
+) -> dict[str, Any]:
+    """The record of a final evaluation that took `seconds`.
+
+    Its protocol is named final where the tables may set it beside the papers' numbers: the data set's own protocol, its
+    scales and flip, CRF, last weights, split val. What departs from that is added to the name.
+    """
+    config, images = opened.config, shard.images
+    own = "coco" if "coco" in config.data.name.split("-") else "voc"
+    names = [shard.asked.kind] * (shard.asked.kind != own) + ["without-crf"] * (not shard.asked.crf)
+    names += _changes(request, shard.asked) + [images.split] * (images.split != "val")
+    dataset, stamp = datasets.name_of(config.data, images.root), evaluate.stamp()
+    origin = stamp | opened.origin()
+    return {
+        "schema": results.SCHEMA,
+        "dataset": dataset,
+        "dataset_title": evaluate.TITLES.get(dataset, dataset),
+        "variant": config.variant,
+        "preset": config.name,
+        "seed": config.seed,
+        "split": images.split,
+        "images": len(counted),
+        "fingerprint": results.fingerprint([one.name for one in counted], [one.digest for one in counted]),
+        "protocol": {
+            "name": "-".join(["final", *names]),
+            **shard.asked.numbers(),
+            "bfloat16": shard.bfloat16,
+            "mask_source": images.mask_source,
+        },
+        "results": {"segmentation": predictions.scores(counted, ("background", *images.classes), config.data.headline)},
+        "config": configuration.to_dict(config) | {"output": "", "data": vars(config.data) | {"root": ""}},
+        "backbone": describe(config.model),
+        "threads": torch.get_num_threads(),
+        "batch": shard.batch,
+        "steps": opened.step,
+        "evaluated_by": stamp,
+        **origin,
+        "seconds": {**origin.get("seconds", {}), "evaluate": seconds},
+        "processes": distributed.world(),
+    }

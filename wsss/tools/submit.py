@@ -1,0 +1,118 @@
+"""`wsss submit RUN`: the predictions of VOC's test images, packed as the PASCAL VOC evaluation server takes them."""
+
+import gzip
+import io
+import os
+import sys
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from wsss import results
+from wsss.command import parse
+from wsss.data import predictions, voc
+from wsss.data.listing import Listing
+from wsss.paths import UserError, atomic
+
+MEMBERS = "results/VOC2012/Segmentation/comp6_test_cls"
+"""Folder in the archive: competition 6, segmentation trained on other data than VOC's own."""
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Predict VOC's test images by the protocol voc with CRF, check every PNG, and pack them for the PASCAL VOC
+    evaluation server: results/VOC2012/Segmentation/comp6_test_cls/ID.png in a .tar.gz. The same words go on with an
+    interrupted one."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
+    split: str = "test"
+    """List of the images."""
+    output: Path | None = None
+    """The archive; None: RUN/comp6_test_cls.tar.gz."""
+    partial: bool = False
+    """Take a list other than VOC's 1,456 test images, to try it out; the server refuses the archive."""
+    weights: str = "last"
+    """last or best."""
+    data_root: str = ""
+    """Where VOC lies now, if it has moved; it must hold the test photographs."""
+    bfloat16: bool | None = None
+    """Compute in bfloat16 where the device does; None: as the run was trained."""
+    save: Path | None = None
+    """Folder of the PNGs; None: RUN/predictions/PROTOCOL-SPLIT."""
+    batch: int = 1
+    """Consecutive images of one size that go through the network at once."""
+    workers: int = 0
+    """Processes for the CRF; 0: one a core; 1: none beside this one."""
+
+
+def run(words: Sequence[str]) -> int:
+    """The command; returns the exit code. Raises UserError."""
+    asked = parse(Submit, words, "submit")
+    from wsss import runs, train
+
+    shared = {name: getattr(asked, name) for name in ("weights", "data_root", "split", "bfloat16", "save")}
+    request = runs.Request(asked.run, batch=asked.batch, workers=asked.workers, **shared)
+    check = None if asked.partial else require_voc_test
+    try:
+        done = runs.run(request, truth=False, check=check)
+    except train.Interrupted as stopped:
+        print(f"wsss: {stopped}", file=sys.stderr)
+        return 143
+    if os.environ.get("RANK", "0") == "0":
+        output = asked.output or asked.run / "comp6_test_cls.tar.gz"
+        pack(done.folder, done.images, output)
+        print(f"{len(done.images.ids)} predictions, all checked: {output}")
+    return 0
+
+
+def require_voc_test(images: Listing) -> None:
+    """UserError unless these are VOC's test images and classes."""
+    known = results.split_ids("voc-test")
+    others = sorted(set(known) ^ set(images.ids))
+    if others:
+        where = "is not in the list" if others[0] in set(known) else "is none of them"
+        raise UserError(
+            f"VOC's test has {len(known):,} images, but {images.root} lists {len(images.ids):,} in {images.split}, and "
+            f"{others[0]} {where}; --partial packs it all the same"
+        )
+    if images.classes != voc.VOC_CLASSES:
+        raise UserError(f"{images.root} has other classes than VOC; the server knows VOC's alone")
+
+
+def validate(folder: Path, images: Listing) -> None:
+    """UserError, naming up to three faults, unless `folder` holds just one right PNG for each image: of its size, with
+    VOC's palette, its values classes."""
+    classes, faults = len(images.classes) + 1, []
+    for name, file in zip(images.ids, tqdm(images.files, desc="check", unit="image", leave=False), strict=True):
+        faults.append(predictions.fault(folder / f"{name}.png", voc.read_image(file).size, classes))
+    known = {f"{name}.png" for name in images.ids}
+    faults += [f"{path} is of no image in the list" for path in sorted(folder.glob("*.png")) if path.name not in known]
+    faults = [fault for fault in faults if fault]
+    if faults:
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise UserError(f"nothing was packed: {'; '.join(faults[:3])}{more}")
+
+
+def pack(folder: Path, images: Listing, output: Path) -> None:
+    """Check the PNGs of `folder` and write them to the .tar.gz `output`, whole or not at all.
+
+    The same PNGs give the same bytes: members in the order of their names, without times and owners. Raises UserError.
+    """
+    validate(folder, images)
+    with (
+        atomic(output) as scratch,
+        open(scratch, "wb") as raw,
+        gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name in sorted(images.ids):
+            data = (folder / f"{name}.png").read_bytes()
+            member = tarfile.TarInfo(f"{MEMBERS}/{name}.png")
+            member.size, member.mode = len(data), 0o644
+            archive.addfile(member, io.BytesIO(data))
