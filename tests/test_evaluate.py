@@ -229,6 +229,18 @@ def test_labels_of_cams_equal_the_slow_loops():
         assert labels["pseudo_label"].tolist() == [[0] * 3 + [255] * 3] * 2 + [[3] * 3 + [1] * 3] * 2
 
 
+def test_a_cam_at_the_threshold_is_background_and_the_sweep_takes_it_in(counted):
+    config, split, model, _ = counted
+    config = presets.get("smoke", **{"model.depth": 3, "augment.evaluation_size": 32, "cam.background": 0.375})
+    flat = {kind: torch.full((1, 2, 4, 4), 0.375) for kind in tally.LAYERS}
+    flat |= {"segmentation": torch.zeros(1, 3, 4, 4), "pseudo_label": torch.zeros(1, 4, 4, dtype=torch.long)}
+    assert not any(evaluate.to_labels(flat, (4, 4), config)[kind].any() for kind in tally.LAYERS)
+    found = tally.scores(evaluate.tally(model, split, config, torch.device("cpu")), ["cup", "jug"], ())
+    for kind in tally.LAYERS:
+        sweep = found["sweep"][kind]
+        assert sweep["miou"][sweep["thresholds"].index(0.375)] == found[kind]["miou"]
+
+
 @pytest.mark.parametrize("refinements", [0, 2])
 def test_the_pseudo_label_is_the_one_that_segmentation_learns_from(counted, refinements):
     """Each image whole: with no refinement thresholds alone, which is how it differs from the refined one."""

@@ -48,6 +48,8 @@ def test_the_scores_of_processes_put_together_are_those_of_one():
     for name, counted in tally.counts_by_image(whole).items():
         np.testing.assert_array_equal(tally.counts_by_image(both)[name], counted)
     np.testing.assert_array_equal(both.agreement, whole.agreement)
+    for kind in tally.KINDS:
+        np.testing.assert_array_equal(both.boundary[kind], whole.boundary[kind])
 
 
 def test_the_sweep_at_the_fixed_threshold_is_the_mean_iou_beside_it():
