@@ -237,7 +237,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "evaluate what is not there": (["evaluate", "{place}/nothing"], "cannot read .*config.json"),
     "evaluate unknown weights": (["evaluate", "{run}", "--weights", "first"], "has no first weights"),
     "evaluate on no data set": (["evaluate", "{run}", "--data-root", "{place}/x"], "holds no JPEGImages folder"),
-    "data without a word": (["data"], "wsss data needs one of"),
+    "data without a known word": (["data", "chek"], "did you mean check"),
     "check of nothing": (["data", "check", "{place}/out"], "holds no JPEGImages folder"),
     "mini set over something else": (["data", "mini", "--root", "{place}/data"], "exists and is not this"),
     "score of nothing": (["score", "{place}/x", "{place}/y", "--num-classes", "3"], "holds no PNG"),

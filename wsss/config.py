@@ -75,6 +75,8 @@ class Augment:
     """Range of the random scale before the crop."""
     colour: float = 1.0
     """Factor on the strength of the colour jitter and on the chance of grey."""
+    hue: float = 0.1
+    """Largest turn of the hue in that jitter, as a fraction of the colour circle; 0.5 is any hue."""
     blur: tuple[float, float] = (0.1, 2.0)
     """Range of the Gaussian blur radius in pixels."""
     view_scale: tuple[float, float] = (0.4, 1.0)
@@ -346,6 +348,8 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("optim.warmup", 0, 1),
     ("augment.crop", 1, 10**5),
     ("augment.local_crops", 1, 1000),
+    ("augment.colour", 0, 2.5),
+    ("augment.hue", 0, 0.5),
     ("cam.low", 0, 1),
     ("cam.high", 0, 1),
     ("cam.background", 0, 1),

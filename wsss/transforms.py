@@ -41,14 +41,14 @@ def views(
     crop, box = random_crop(flip(_random_scale(photograph, augment.scale)), augment.crop)
     main = flip(crop) if compat.second_flip else crop
     source = flip(crop) if compat.local_flip else main
-    first = blur(_colour(main, augment.colour), augment.blur, 1.0)
+    first = blur(_colour(main, augment), augment.blur, 1.0)
     if not contrast:
         return to_tensor(first), box, None, None
-    local = blur(_colour(source, augment.colour), augment.blur, 0.5)
+    local = blur(_colour(source, augment), augment.blur, 0.5)
     second = v2.RandomResizedCrop(
         augment.crop, augment.view_scale, interpolation=tv.InterpolationMode.BICUBIC, antialias=True
     )(photograph)
-    second = v2.RandomSolarize(128, 0.2)(blur(_colour(flip(second), augment.colour), augment.blur, 0.1))
+    second = v2.RandomSolarize(128, 0.2)(blur(_colour(flip(second), augment), augment.blur, 0.1))
     return to_tensor(first), box, to_tensor(second), to_tensor(local)
 
 
@@ -97,8 +97,8 @@ def _random_scale(image: Image.Image, scale: tuple[float, float]) -> Image.Image
     return image.resize(size, Image.Resampling.BILINEAR)
 
 
-def _colour(image: Image.Image, strength: float) -> Image.Image:
-    """Jitter (.4, .4, .2, .1) with probability .8, grey with probability .2, both times `strength`."""
+def _colour(image: Image.Image, augment: Augment) -> Image.Image:
+    """Jitter (.4, .4, .2) and of the hue with probability .8, grey with probability .2, by the set strengths."""
     if chance(0.8):
-        image = v2.ColorJitter(*(strength * x for x in (0.4, 0.4, 0.2, 0.1)))(image)
-    return v2.RandomGrayscale(0.2 * strength)(image)
+        image = v2.ColorJitter(*(augment.colour * x for x in (0.4, 0.4, 0.2)), augment.hue)(image)
+    return v2.RandomGrayscale(0.2 * augment.colour)(image)
