@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -62,8 +64,8 @@ record = train.run(config)
 figures.learning_curves(run / "log.jsonl")
 
 # %% [markdown]
-# *Left: each term of the objective before its weight, from the run's `log.jsonl`. Right: mIoU on the validation
-# list while it trained.*
+# *Each term of the objective before its weight (blue) and that weight (orange) over the steps, from the run's
+# `log.jsonl`; the last panel shows mIoU on the validation list while it trained.*
 #
 # ## What came out
 

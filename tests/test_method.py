@@ -12,7 +12,7 @@ from builders import IGNORE, QUICK, noise, seeds, tensor, tiny, training_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss import alignment, cam, contrast, energy, losses, method, model, refine, subspace
+from wsss import alignment, cam, contrast, energy, losses, method, model, optim, refine, subspace
 from wsss.batch import Output
 from wsss.presets import PRESETS
 from wsss.settings import override
@@ -437,6 +437,28 @@ def test_objective_is_the_weighted_sum_and_keeps_terms_of_weight_zero():
     total = method.objective({"a": one, "b": two}, {"a": 0.5, "b": 0.0})
     total.backward()
     assert total == 1.0 and one.grad == 0.5 and two.grad == 0.0
+
+
+def test_a_step_that_needs_no_cam_yet_takes_the_main_pass_and_moves_the_same():
+    """COCO's first phase: leaving out what has no weight changes no parameter and no counter of the optimizer."""
+    config = tiny(schedule__contrast_start=0.5, schedule__segmentation_start=0.5, optim__steps=8, optim__warmup=0.0)
+    batch, nets = training_batch(config), []
+    assert [method.is_plain(method.weights(n, config)) for n in (0, 4, 5)] == [True, True, False]
+    for skip in (True, False):
+        net = model.build(config, 4)
+        optimizer = optim.build(net.trunk_parameters(), net.head_parameters(), net.decoder.parameters(), config.optim)
+        for number in (4, 5):
+            optim.set_rate(optimizer, number, config.optim)
+            table = method.weights(number, config)
+            optimizer.zero_grad()
+            output = method.forward(net, batch, config, generator(number), skip and method.is_plain(table))
+            assert (output.cam is None) == (skip and number == 4)
+            method.objective(method.losses(output, batch, config), table).backward()
+            method.complete_gradients(net, config)
+            optimizer.step()
+        nets.append(net.state_dict())
+    for name, value in nets[0].items():
+        torch.testing.assert_close(value, nets[1][name], msg=name)
 
 
 def test_step_is_forward():

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from matplotlib import colors, patches
+from matplotlib import colors, lines, patches
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -150,25 +150,35 @@ KINDS = (
 
 
 def learning_curves(log: Path | str) -> Picture:
-    """Losses, unweighted, and validation over steps, from a run's log.jsonl."""
+    """Every term of the objective before its weight, that weight, and validation, over the steps of a log.jsonl."""
     rows = [json.loads(line) for line in Path(log).read_text().splitlines()]
     steps = [row for row in rows if "weights" in row]
     checks = [(row["step"], row["validation"]) for row in rows if "validation" in row]
-    picture = Picture(figsize=(9, 3.2), layout="constrained")
-    left, right = picture.subplots(1, 2)
-    for name, value in zip(_terms(steps[-1]), (*PALETTE, BLACK), strict=False):
-        left.plot(
-            [row["step"] for row in steps], [row[name] for row in steps], color=value, label=name.replace("_", " ")
-        )
+    names, x = list(_terms(steps[-1])), [row["step"] for row in steps]
+    picture = Picture(figsize=(9, 1.75 * (len(names) // 4 + 1) + 0.4), layout="constrained")
+    panels = list(picture.subplots(len(names) // 4 + 1, 4, squeeze=False).flat)
+    for axis, name in zip(panels, names, strict=False):
+        axis.plot(x, [row.get(name) for row in steps], color=BLUE, linewidth=1)
+        axis.set_title(name.replace("_", " "), fontsize=8)
+        weights = axis.twinx()
+        weights.fill_between(x, [row["weights"][name] for row in steps], color=ORANGE, alpha=0.3, linewidth=0)
+        weights.set_ylim(0, 1.05)
+        weights.tick_params(labelsize=6, colors="#8a5f00")
     for label, name, value, style in KINDS:
         numbers = [check[name] for _, check in checks]
-        right.plot([step for step, _ in checks], numbers, style, marker="o", color=value, label=label)
-    for axis, title in ((left, "loss, unweighted"), (right, "validation mIoU, %")):
-        axis.set(xlabel="step", title=title)
-        axis.legend(fontsize=8, frameon=False)
+        panels[len(names)].plot([step for step, _ in checks], numbers, style, marker="o", color=value, label=label)
+    panels[len(names)].set_title("validation mIoU, %", fontsize=8)
+    panels[len(names)].legend(fontsize=6, frameon=False)
+    for axis in panels:
+        axis.tick_params(labelsize=6)
+    for axis in panels[len(names) + 1 :]:
+        axis.set_axis_off()
+    handles = [lines.Line2D([], [], color=BLUE, label="term (left axis)")]
+    handles.append(patches.Patch(color=ORANGE, alpha=0.3, label="its weight (right axis)"))
+    picture.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     last = "; ".join(f"{key.replace('_', ' ')} {number:.3f}" for key, number in _terms(steps[-1]).items())
-    picture.alt = f"Losses over {steps[-1]['step']} steps, at the end: {last}. "
-    picture.alt += f"Beside it mIoU at {len(checks)} validations."
+    picture.alt = f"Terms of the objective and their weights over {x[-1]} steps, a panel each. At the end: {last}. "
+    picture.alt += f"The last panel: mIoU at {len(checks)} validations."
     return picture
 
 

@@ -14,12 +14,12 @@ from wsss.losses import classification_loss, segmentation_loss
 from wsss.model import Wsss
 
 
-def forward(model: Wsss, batch: Batch, config: Config, generator: Generator) -> Output:
+def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, plain: bool = False) -> Output:
     """Every pass of a step, in order: main, CAM passes, then view 2, local crops and the contrast head where they have
     a weight. The unflipped scale-1 CAM pass and the student's view 1 are the main pass (D8). Where no term of weight
-    learns from a CAM (plain classification), the main pass is all."""
+    learns from a CAM, ever (plain classification) or yet (`plain`, see `is_plain`), the main pass is all."""
     output = model(batch.image)
-    if not config.uses_cams:
+    if plain or not config.uses_cams:
         return output
     filtering = None
     if config.energy.weight:
@@ -238,6 +238,11 @@ def weights(step: int, config: Config) -> dict[str, float]:
     }
 
 
+def is_plain(table: dict[str, float]) -> bool:
+    """Whether classification alone has a weight in the table of a step: what the other terms need is left out then."""
+    return not any(weight for name, weight in table.items() if not name.endswith("classification"))
+
+
 def uses_aux_labels(step: int, config: Config) -> bool:
     """Whether segmentation still learns from the aux CAM at `step` (COCO's second phase)."""
     return not _active(config.schedule.final_cam_start, step, config)
@@ -246,6 +251,14 @@ def uses_aux_labels(step: int, config: Config) -> bool:
 def objective(terms: dict[str, Float[Tensor, ""]], table: dict[str, float]) -> Float[Tensor, ""]:
     """Weighted sum (eq. 10). Terms of weight 0 stay in it, so that their gradients are zero and not absent."""
     return torch.stack([table[name] * value for name, value in terms.items()]).sum()
+
+
+def complete_gradients(model: Wsss, config: Config) -> None:
+    """Zero gradients where a plain step left none, as if every term had been there with weight 0: the optimizer's
+    counters run from the first step on, and a decoder that wakes late takes larger first steps, as in the base."""
+    for parameter in model.parameters() if config.uses_cams else ():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def _active(start: float, step: int, config: Config) -> bool:
@@ -259,6 +272,6 @@ class Step(nn.Module):
         super().__init__()
         self.model, self.config = model, config
 
-    def forward(self, batch: Batch, generator: Generator) -> Output:
+    def forward(self, batch: Batch, generator: Generator, plain: bool = False) -> Output:
         """See `method.forward`."""
-        return forward(self.model, batch, self.config, generator)
+        return forward(self.model, batch, self.config, generator, plain)

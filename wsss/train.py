@@ -145,18 +145,20 @@ class Trainer:
         self.model.update_teacher(config.class_contrast.momentum)
         self.optimizer.zero_grad()
         table, aux_labels = method.weights(self.step, config), method.uses_aux_labels(self.step, config)
+        plain = method.is_plain(table)
         for part in range(config.optim.accumulate):
             batch = datasets.to_device(next(batches), self.device)
             place = part * distributed.world() + distributed.rank()
             generator = torch.Generator().manual_seed(datasets.mix(config.seed, 3, self.step, place))
             last = part == config.optim.accumulate - 1
             with nullcontext() if last or distributed.world() == 1 else wrapped.no_sync(), self._autocast():
-                terms = method.losses(wrapped(batch, generator), batch, config, aux_labels)
+                terms = method.losses(wrapped(batch, generator, plain), batch, config, aux_labels)
                 loss = method.objective(terms, table) / config.optim.accumulate
                 self._check(terms, batch)
                 loss.backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.optim.accumulate
+        method.complete_gradients(self.model, config)
         self.optimizer.step()
         return sums
 
