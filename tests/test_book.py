@@ -13,7 +13,7 @@ import pytest
 from test_results import notebook, put, record
 
 from wsss import publish, results
-from wsss.config import Compat
+from wsss.compat import Compat
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"

@@ -10,7 +10,8 @@ from builders import QUICK
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss.config import TOCO, Compat, Config, from_dict, to_dict
+from wsss.compat import TOCO, Compat
+from wsss.config import Config, from_dict, to_dict
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.settings import flatten, get, override

@@ -19,13 +19,13 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports only lower rows; modules of one sub-package may import one another.
 ROWS = (
-    "wsss batch command config distributed settings intervals paths provenance",
+    "wsss batch command compat config distributed settings intervals paths provenance",
     "alignment cam checkpoint contrast crf energy losses metrics optim refine subspace transforms "
     "figures publish published results table tables verdict",
     "datasets model data",
     "method",
     "presets",
-    "evaluate explore pretrain scoring tally train reproduce tools",
+    "evaluate explore inference predict pretrain runs scoring tally train reproduce tools",
     "cli __main__",
 )
 NO_TORCH = [
@@ -33,8 +33,8 @@ NO_TORCH = [
     *("wsss.tables", "wsss.verdict", "wsss.figures", "wsss.reproduce", "wsss.cli", "papermill"),
 ]
 METHOD = (
-    "batch config settings distributed alignment cam checkpoint contrast energy losses metrics optim refine subspace "
-    "transforms datasets model method"
+    "batch compat config settings distributed alignment cam checkpoint contrast energy losses metrics optim refine "
+    "subspace transforms datasets model method"
 )
 
 

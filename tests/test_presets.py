@@ -5,7 +5,7 @@ import torch
 from builders import tiny, training_batch
 
 from wsss import method, model, optim, presets
-from wsss.config import TOCO, Compat
+from wsss.compat import TOCO, Compat
 from wsss.paths import UserError
 from wsss.presets import PRESETS, TABLES
 from wsss.settings import flatten

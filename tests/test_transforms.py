@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wsss import transforms
-from wsss.config import Augment, Compat
+from wsss.compat import Compat
+from wsss.config import Augment
 from wsss.datasets import Split, TrainingViews, collate
 from wsss.presets import get
 

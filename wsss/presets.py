@@ -8,7 +8,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from wsss.config import TOCO, Config
+from wsss.compat import TOCO
+from wsss.config import Config
 from wsss.paths import UserError
 from wsss.settings import flatten, override
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from wsss.config import Augment, Compat
+from wsss.compat import Compat
+from wsss.config import Augment
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)

@@ -19,7 +19,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from wsss import cam, checkpoint, contrast, crf, energy, losses, metrics, model, optim, refine, subspace, transforms
 from wsss.command import near, parse
-from wsss.config import IGNORE, TOCO, Config
+from wsss.compat import TOCO
+from wsss.config import IGNORE, Config
 from wsss.paths import UserError
 from wsss.presets import TOCO_TWIN
 from wsss.settings import override
