@@ -374,22 +374,29 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root, folder(base / "runs")
 
 
+def children(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    file = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(word) for word in file.read_text().split()] if file.is_file() else []
+
+
 def stopped(place: Path, words: list[str], number: int) -> None:
     """Start a command, wait for two PNGs in `place`, and send it the signal; SIGKILL to what torchrun started, too."""
-    started = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
-    try:
-        until = time.monotonic() + 120
-        while len(list(place.glob("*.png"))) < 2:
-            assert started.poll() is None and time.monotonic() < until
-            time.sleep(0.01)
-        own = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
-        for pid in map(int, own if number == signal.SIGKILL and "torch.distributed.run" in words else ()):
-            os.kill(pid, number)
-        started.send_signal(number)
-        started.communicate(timeout=120)
-        assert started.returncode
-    finally:
-        started.kill()
+    launched = "torch.distributed.run" in words
+    with subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True) as started:
+        try:
+            until = time.monotonic() + 400
+            while len(list(place.glob("*.png"))) < 2:
+                assert started.poll() is None and time.monotonic() < until
+                time.sleep(0.01)
+            for pid in children(started.pid) if launched and number == signal.SIGKILL else ():
+                os.kill(pid, number)
+            started.send_signal(number)
+            started.communicate(timeout=200)
+            assert started.returncode
+        finally:  # torchrun's processes outlive it when it is killed
+            for pid in [*(children(started.pid) if launched else ()), *([started.pid] * (started.poll() is None))]:
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.slow
