@@ -3,11 +3,13 @@
     {result}`mini/mini#segmentation.miou`               mean over seeds, with deviation, from data/results
     {result}`mini/mini/0#images:,`                      one seed; any field of the record; a format after the colon
     {tested}`D5`                                        the names of the tests of deviation D5
+    {tested}`test_name`                                 that test, with its file
     {result}`published#segmentation/ToCo/voc_val`       a number of the literature, from data/published
     ```{results-table} headline                         a table of wsss.tables
     ```{results-figure} published_curves                a figure of wsss.figures
     ```{results-figure} cam_figures#2                   the third picture of an executed notebook
     ```{verdict}                                        the reader's own run beside the published one
+    ```{bench-table}                                    measured steps (wsss_bench)
 
 A missing number is a warning, which the strict build turns into a failure. With WSSS_RUNS set to a folder of runs,
 the pages of runs show that folder's notebooks, and `{verdict}` its verdict.
@@ -106,19 +108,20 @@ class ResultRole(SphinxRole):
 
 
 class TestedRole(SphinxRole):
-    """{tested}: the tests of a deviation, which are those named test_D5_... for D5."""
+    """{tested}: the tests of a deviation, which are those named test_D5_... for D5; or one test by its whole name."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         depend(self.env, "tests/test_*.py")
-        pattern = re.compile(rf"^def (test_{self.text}_\w+)", re.MULTILINE)
+        names = self.text if self.text.startswith("test_") else rf"test_{self.text}_\w+"
+        pattern = re.compile(rf"^def ({names})\(", re.MULTILINE)
         found = [
             f"{f.name}::{name}"
             for f in sorted((ROOT / "tests").glob("test_*.py"))
             for name in pattern.findall(f.read_text())
         ]
         if not found:
-            words = "deviation %s has no test named test_%s_..."
-            log.warning(words, self.text, self.text.lower(), location=self.get_location(), type="wsss", subtype="test")
+            words = "%s: there is no test of this name"
+            log.warning(words, names, location=self.get_location(), type="wsss", subtype="test")
         return [node for name in found or [MISSING] for node in (nodes.literal(name, name), nodes.Text(" "))], []
 
 
@@ -258,4 +261,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("results-table", ResultsTable)
     app.add_directive("results-figure", ResultsFigure)
     app.add_directive("verdict", Verdict)
+    app.setup_extension("wsss_bench")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
