@@ -261,3 +261,17 @@ def test_a_changed_source_makes_an_executed_notebook_stale(tmp_path):
     assert not publish.is_stale(executed, source)
     put(source, notebook("x = 3"))
     assert publish.is_stale(executed, source)
+
+
+def test_records_of_other_protocols_and_weights_stand_beside_the_runs_own(tmp_path):
+    """SEED.WORDS.json hides nothing, enters no table of training numbers, and is published under its own name."""
+    own = {"0.json": record(), "0.best.json": record(steps=2), "0.voc-crf.json": record(protocol={"name": "final"})}
+    for name, content in own.items():
+        results.save(content, tmp_path / "runs/mini/mini" / name)
+    found = results.find(tmp_path / "runs")
+    assert len(found) == 3
+    assert [r["path"][-6:] for r in results.select(found, "mini", "mini")] == ["0.json"]
+    assert [r["path"][-14:] for r in results.select(found, "mini", "mini", "final")] == ["0.voc-crf.json"]
+    assert results.one(found, "mini", 0)["steps"] == 1
+    published = publish.publish(tmp_path / "runs", tmp_path / "target")
+    assert {path.name for path in published} == set(own)

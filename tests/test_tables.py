@@ -192,7 +192,7 @@ def test_compare_without_counts_without_the_kind_and_without_a_run():
 
 
 def test_compare_refuses_other_images_other_protocols_and_counts_of_others(tmp_path):
-    for change in ({"ids": ("a", "c")}, {"protocol": {"name": "final"}}):
+    for change in ({"ids": ("a", "c")}, {"protocol": {"name": "training", "size": 96}}):
         records = [with_results(seg(40.0)), with_results(seg(38.5), variant="mini-toco", **change)]
         with pytest.raises(UserError, match="differ in"):
             tables.compare("x", PAIR, records)

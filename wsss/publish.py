@@ -33,7 +33,7 @@ def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) ->
     faults += [fault for path in notebooks if (fault := _notebook_fault(path))]
     if faults or not (chosen or notebooks):
         raise UserError("nothing was published: " + ("; ".join(faults) or f"{source} holds no finished run"))
-    files = {Path(r["path"]): target / "data" / "results" / f"{results.describe(r)}.json" for r in chosen}
+    files = {Path(r["path"]): target / "data" / "results" / Path(r["path"]).relative_to(source) for r in chosen}
     counts = {old.with_suffix(".npz"): new.with_suffix(".npz") for old, new in files.items()}
     files |= {old: new for old, new in counts.items() if old.exists()}
     files |= {path: target / "book" / "runs" / path.name for path in notebooks}

@@ -146,12 +146,13 @@ def load_counts(record: Record) -> dict[str, np.ndarray]:
 
 
 def find(*roots: Path | str) -> list[Record]:
-    """All records ROOT/DATASET/VARIANT/SEED.json, sorted; the first root wins over the others."""
-    found: dict[tuple[str, str, int], Record] = {}
+    """All records ROOT/DATASET/VARIANT/SEED.json, and SEED.WORDS.json of other protocols, lists or weights, sorted; the
+    first root wins over the others."""
+    found: dict[tuple[str, str, int, str], Record] = {}
     for root in roots:
         for path in sorted(Path(root).glob("*/*/*.json")):
             record = load(path)
-            found.setdefault((record["dataset"], record["variant"], record["seed"]), record)
+            found.setdefault((record["dataset"], record["variant"], record["seed"], path.stem), record)
     return [found[key] for key in sorted(found)]
 
 
@@ -186,19 +187,20 @@ def has(record: Record, key: str) -> bool:
         return False
 
 
-def select(records: Iterable[Record], dataset: str, variant: str, protocol: str = "") -> list[Record]:
-    """The records of one variant, one a seed; with `protocol`, only those evaluated by it."""
-    return [
-        record
-        for record in records
-        if (record["dataset"], record["variant"]) == (dataset, variant)
-        and protocol in ("", record["protocol"].get("name"))
+def select(records: Iterable[Record], dataset: str, variant: str, protocol: str = "training") -> list[Record]:
+    """The records of one variant that were evaluated by `protocol`, one a seed; of those in training's way the run's
+    own, on its validation list and with its last weights."""
+    own = [
+        r for r in records if (r["dataset"], r["variant"], r["protocol"].get("name")) == (dataset, variant, protocol)
     ]
+    return [r for r in own if protocol != "training" or Path(r.get("path", f"{r['seed']}.json")).stem == str(r["seed"])]
 
 
 def one(records: Iterable[Record], variant: str, seed: int) -> Record:
     """The one record of a variant and seed; raises UserError if there is none, or one in each of several data sets."""
-    found = [record for record in records if (record["variant"], record["seed"]) == (variant, seed)]
+    records = list(records)
+    groups = [select(records, dataset, variant) for dataset in sorted({record["dataset"] for record in records})]
+    found = [record for group in groups for record in group if record["seed"] == seed]
     if len(found) == 1:
         return found[0]
     places = ", ".join(map(describe, found)) or "none"

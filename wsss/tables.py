@@ -37,8 +37,8 @@ class Row:
     base: str = ""
     split: str = ""
     """Known split whose images the records must have; empty: any."""
-    protocol: str = ""
-    """Evaluation that the records must come from; empty: any."""
+    protocol: str = "training"
+    """Evaluation that the records must come from."""
     missing: str = ""
     """Why it cannot be measured here; empty: it can, by a command."""
 
@@ -117,12 +117,18 @@ def _line(row: Row, records: Sequence[Record]) -> tuple[str, ...]:
             "not run",
             ABSENT,
             ABSENT,
-            row.missing or f"wsss train {row.preset} --seed 0",
+            row.missing or _command(row),
         )
     summary = results.summarise(own, row.key)
     known = [float(number) for number in printed if number]
     difference = f"{summary.mean - known[0]:+.1f}" if known else ABSENT
     return (row.label, *shown, measured(summary), images(own[0]), difference, ABSENT)
+
+
+def _command(row: Row) -> str:
+    """What fills an empty cell."""
+    final = f", then wsss evaluate RUN --protocol {row.dataset}" if row.protocol == "final" else ""
+    return f"wsss train {row.preset} --seed 0{final}"
 
 
 def images(record: Record) -> str:
