@@ -81,3 +81,10 @@ def test_terms_of_weight_zero_still_run_the_counters():
         before *= 1 - 10 * rate * 0.01
     assert optimizer.state[net.decoder.conv6.weight]["step"] == 2
     torch.testing.assert_close(net.decoder.conv6.weight.detach(), before)
+
+
+def test_a_restart_is_two_runs_one_after_the_other():
+    whole = Optim(steps=100, warmup=0.1, restart=0.6, restart_factor=0.3)
+    first, second = Optim(steps=60, warmup=0.1), Optim(steps=40, warmup=0.1)
+    wanted = [optim.rate_factor(n, first) for n in range(60)] + [0.3 * optim.rate_factor(n, second) for n in range(40)]
+    assert [optim.rate_factor(n, whole) for n in range(100)] == pytest.approx(wanted, rel=1e-12)

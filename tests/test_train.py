@@ -196,3 +196,19 @@ def test_a_long_variant_is_cut_to_a_name_that_a_disk_takes(own, tmp_path):
     assert run("train", "smoke", "--data.root", own, "--output", tmp_path, *long, *more) == 0
     name = folder(tmp_path).parent.name
     assert name.startswith("smoke+augment.crop=32") and len(name) == presets.LONGEST
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["mini", "mini-toco"])
+def test_two_hundred_steps_run_without_a_warning_and_the_losses_fall(preset, mini_root, tmp_path):
+    """Every term on from the twentieth step; a warning would be an error here."""
+    starts = ("--schedule.contrast-start", "0.1", "--schedule.segmentation-start", "0.1")
+    words = ("train", preset, "--optim.steps", "200", *starts, "--data.root", mini_root, "--output", tmp_path)
+    assert run(*words, "--variant", "long") == 0
+    log = (next(tmp_path.glob("*/long/0")) / "log.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, log) if "weights" in row]
+    active = {name for name, weight in rows[-1]["weights"].items() if weight and name in rows[-1]}
+    assert {"patch_contrast", "segmentation", "energy"} <= active
+    for name in ("classification", "aux_classification", "patch_contrast", "segmentation"):
+        seen = [row[name] for row in rows if row["weights"][name] and name in row]
+        assert sum(seen[-4:]) < 0.9 * sum(seen[:4]), f"{name} does not fall: {seen}"

@@ -241,6 +241,10 @@ class Optim:
     """Fraction of the run with linear warm-up (base: 1,500 of 20,000 steps)."""
     power: float = 0.9
     """Exponent of the polynomial decay."""
+    restart: float = 0.0
+    """Fraction of the run at which warm-up and decay begin anew for what is left of it; 0: never, as in the base."""
+    restart_factor: float = 1.0
+    """Factor on every rate after the restart."""
     bfloat16: bool = True
     """Autocast to bfloat16 where the device computes in it."""
 
@@ -316,6 +320,8 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("optim.accumulate", 1, 10**6),
     ("optim.lr", 0, 10),
     ("optim.warmup", 0, 1),
+    ("optim.restart", 0, 0.99),
+    ("optim.restart_factor", 0, 100),
     ("augment.crop", 1, 10**5),
     ("augment.local_crops", 1, 1000),
     ("augment.colour", 0, 2.5),

@@ -13,12 +13,18 @@ def rate_factor(step: int, config: Optim) -> float:
     """Factor on the learning rate used by optimizer step `step`, counted from 0 (eq. 11).
 
     Linear warm-up from 1e-6 over the first `warmup` of the run, then (1 - step / steps) ** power counted from 0, so
-    that the rate drops where the warm-up ends, as in the base.
+    that the rate drops where the warm-up ends, as in the base. With `restart` the same happens twice: over the steps
+    before it, and over those after it times `restart_factor`.
     """
-    warmup = round(config.warmup * config.steps)
+    start, steps, scale = round(config.restart * config.steps), config.steps, 1.0
+    if start and step < start:
+        steps = start
+    elif start:
+        step, steps, scale = step - start, steps - start, config.restart_factor
+    warmup = round(config.warmup * steps)
     if step < warmup:
-        return 1 - (1 - step / warmup) * (1 - START)
-    return (1 - step / config.steps) ** config.power
+        return scale * (1 - (1 - step / warmup) * (1 - START))
+    return scale * (1 - step / steps) ** config.power
 
 
 def build(
