@@ -88,3 +88,15 @@ def test_a_restart_is_two_runs_one_after_the_other():
     first, second = Optim(steps=60, warmup=0.1), Optim(steps=40, warmup=0.1)
     wanted = [optim.rate_factor(n, first) for n in range(60)] + [0.3 * optim.rate_factor(n, second) for n in range(40)]
     assert [optim.rate_factor(n, whole) for n in range(100)] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_restart_forgets_the_moments():
+    weight = torch.nn.Parameter(torch.ones(1))
+    config = Optim(steps=10, warmup=0.0, restart=0.5, lr=0.1)
+    optimizer = optim.build([weight], [], [], config)
+    for step in range(6):
+        optim.set_rate(optimizer, step, config)
+        before = weight.item()
+        weight.grad = torch.full((1,), 1e-3 if step < 5 else 10.0)
+        optimizer.step()
+    assert before - weight.item() == pytest.approx(0.1 * (1 + 0.01 * before), rel=1e-3), "a first step of one rate"

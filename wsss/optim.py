@@ -40,7 +40,10 @@ def build(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, step: int, config: Optim) -> float:
-    """Set the rates of `step`; returns the backbone's."""
+    """Set the rates of `step`; returns the backbone's. At a restart the moments are forgotten: those of the terms
+    before would make the first steps of new, larger ones many times too large."""
+    if config.restart and step == round(config.restart * config.steps):
+        optimizer.state.clear()
     rate = config.lr * rate_factor(step, config)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
