@@ -418,3 +418,14 @@ def test_a_ramp_of_0_is_a_step():
 def test_an_unknown_direction_is_an_error_that_names_the_four():
     with pytest.raises(UserError, match="'sideways'.*aux_to_last, last_to_aux, both, scheduled"):
         alignment.direction_weights(0.5, "sideways", 0.3)
+
+
+def test_an_affinity_of_exactly_one_half_is_near():
+    """T = (1,1,1,1), (1,0,0,0), (1,1,1,1) without the background channel: affinities 1/2, 1/2 and 1, so that all six
+    pairs are near; S has affinity 1 everywhere."""
+    teacher = torch.ones(1, 4, 1, 3, dtype=torch.float64)
+    teacher[0, 1:, 0, 1] = 0
+    label, valid = torch.ones(1, 4), torch.ones(1, 1, 3, dtype=torch.bool)
+    assert (alignment.affinity(teacher, label, False) == 0.5).sum() == 4
+    loss = alignment.structure_loss(torch.ones_like(teacher), teacher, label, valid, background=False)
+    assert loss.item() == pytest.approx(0.5 * (4 / 6) * 0.25)

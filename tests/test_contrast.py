@@ -249,3 +249,22 @@ def test_cut_is_crop_major():
     for m, b in np.ndindex(3, 2):
         top, left = corners[b, m].tolist()
         assert torch.equal(crops[m, b], image[b, :, top : top + 2, left : left + 2])
+
+
+@pytest.mark.parametrize(("sure", "flag"), [(5, 0), (6, 1)])
+def test_a_crop_whose_mean_code_is_the_threshold_is_a_negative(sure, flag):
+    """5 of 25 pixels of code 1: a mean of exactly .2."""
+    codes, inside = torch.zeros(1, 5, 5, dtype=torch.long), torch.ones(1, 5, 5, dtype=torch.bool)
+    codes.view(-1)[:sure] = 1
+    assert contrast.choose_crops(codes, inside, 5, 1, torch.Generator())[1].item() == flag
+
+
+def test_patch_contrast_is_finite_for_half_types_and_a_token_of_zeros_under_autocast():
+    tokens = (1e3 * tensor(noise(0, 1, 6, 8))).bfloat16()
+    tokens[0, 0] = 0
+    tokens.requires_grad_()
+    affinity = contrast.affinity_labels(torch.tensor([[[0, 0, 1], [1, 2, IGNORE]]]))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = contrast.patch_contrast_loss(tokens, affinity)
+    loss.backward()
+    assert loss.dtype == torch.float32 and loss.isfinite() and tokens.grad.isfinite().all() and tokens.grad.any()

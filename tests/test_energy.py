@@ -7,10 +7,11 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor
+from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor, tiny, training_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsss import method, model
 from wsss.energy import energy_loss, filtered, half_probability, start
 from wsss.transforms import DEVIATION, MEAN
 
@@ -119,8 +120,8 @@ def test_filter_sees_no_probability_outside_the_box():
     inside[2:6, 1:5] = True
     changed = torch.where(inside, values, 0.5 * values + 1)
     assert torch.equal(filtered(image, values, box), filtered(image, changed, box))
-    smaller = torch.where(inside, values, 0)
-    assert torch.equal(filtered(image, values, box), filtered(image, smaller, whole(1, 12, 14)))
+    smaller, across = torch.where(inside, values, 0), filtered(image, values, box, across_box=True)
+    assert torch.equal(across, filtered(image, smaller, whole(1, 12, 14))), "D17: one lattice for both"
 
 
 def test_filter_rounds_to_whole_grey_levels():
@@ -294,3 +295,19 @@ def test_finite_and_float32_under_autocast():
     assert loss.isfinite() and loss < 0 and logits.grad.isfinite().all() and logits.grad.any()
     exact = half_probability(logits.detach().float(), (10, 13))
     torch.testing.assert_close(loss.detach(), energy_loss(exact, filtered(image, exact, box), labels, box))
+
+
+def test_energy_has_no_gradient_into_the_filtered_values():
+    values, k = (tensor(noise(seed, 1, 2, 2, 2)).softmax(1).requires_grad_() for seed in (0, 1))
+    energy_loss(values, k, torch.full((1, 4, 4), IGNORE), whole(1, 4, 4), 0.5).backward()
+    assert k.grad is None and values.grad.any()
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_D17_the_switch_decides_whether_a_step_builds_the_kernel_of_padding(across):
+    """Colours of the padding change the filtered values of the photograph with the predecessor's lattice only."""
+    config = tiny(compat__energy_across_box=across)
+    net, batch = model.build(config, 4), training_batch(config)
+    output = method.forward(net, batch, config, torch.Generator().manual_seed(0))
+    one, two = (filtered(batch.image, output.probability, batch.box, across_box=flag) for flag in (False, True))
+    assert torch.equal(output.filtered, two if across else one) and not torch.equal(one, two)

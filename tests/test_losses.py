@@ -10,6 +10,7 @@ from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsss import alignment, contrast, subspace
 from wsss.losses import classification_loss, segmentation_loss, upcast
 
 
@@ -114,3 +115,23 @@ def test_slow_bilinear_is_the_packages():
     for size in ((6, 10), (7, 4), (1, 1)):
         fast = torch.nn.functional.interpolate(tensor(plane)[None, None], size, mode="bilinear", align_corners=False)
         np.testing.assert_allclose(reference.bilinear(plane, size), fast[0, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        segmentation_loss,
+        contrast.patch_contrast_loss,
+        pytest.param(
+            subspace.patch_subspace_loss,
+            marks=pytest.mark.xfail(strict=True, reason="its docstring does not say so yet"),
+        ),
+        subspace.decorrelation_loss,
+        alignment.intensity_loss,
+        alignment.structure_loss,
+    ],
+    ids=lambda loss: loss.__name__,
+)
+def test_where_a_count_is_local_the_docstring_says_so(loss):
+    """On several devices each divides by what its own batch holds, and gradients are averaged."""
+    assert "local" in loss.__doc__

@@ -393,3 +393,21 @@ def test_terms_keep_float32_under_autocast():
     assert torch.equal(*results) and results[0].dtype == torch.float32
     results[0].sum().backward()
     assert all(x.grad.isfinite().all() and x.grad.any() for x in (z, projection, student))
+
+
+@pytest.mark.parametrize(("raw", "extra"), [(False, False), (True, True)])
+def test_one_raw_subspace_is_the_base_in_value_and_gradient(raw, extra):
+    """K = 1 without normalisation, from the trunk's output to the loss: the last layer and L_ctc of the base."""
+    g, held, rows = (tensor(unit(noise(seed, *shape))) for seed, shape in enumerate(((5, 2, 6), (2, 2, 6), (8, 6))))
+    flags = torch.tensor([[1, 1, 0, 1, 0], [1, 1, 0, 0, 0]])
+    results = []
+    for ours in (True, False):
+        inputs, weight = g.clone().requires_grad_(), rows.clone().requires_grad_()
+        if ours:
+            student, teacher = (subspace.project(x, weight[None], False) for x in (inputs, held))
+            loss = subspace.subspace_contrast_loss(student, teacher, flags, 0.5, raw, extra)
+        else:
+            student, teacher = (torch.nn.functional.linear(x, weight) for x in (inputs, held))
+            loss = contrast.class_contrast_loss(student, teacher, flags, 0.5, raw, extra)
+        results.append([loss, *torch.autograd.grad(loss, (inputs, weight))])
+    assert all(map(torch.equal, *results)) and all(x.any() for x in results[0])
