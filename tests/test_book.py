@@ -14,6 +14,7 @@ from test_results import notebook, put, record
 
 from wsss import publish, results
 from wsss.compat import Compat
+from wsss.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
@@ -156,3 +157,11 @@ def test_strict_build_without_torch_and_without_network(tmp_path):
     for page in pages:
         foreign = re.findall(r'(?:src|<link[^>]+href)="(?:https?:)?//[^"]+', page.read_text())
         assert not foreign, f"{page.name} asks for {foreign}"
+
+
+@pytest.mark.parametrize("part", ["msc", "csa"])
+def test_every_choice_of_the_modules_is_on_the_page_of_choices(part):
+    """What the reconstruction chose, its alternatives and the setting: one row a field, with the words to type."""
+    page = (BOOK / "choices.md").read_text()
+    fields = [f"`--{part}.{row.name}`" for row in dataclasses.fields(getattr(Config(), part))]
+    assert not [field for field in fields if field not in page]

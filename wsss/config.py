@@ -40,7 +40,7 @@ class Model:
     pretrained: bool = False
     """Load the tag's weights from timm's hub."""
     checkpoint: str = ""
-    """Weights to start from (.safetensors): a backbone in timm's names, or a whole model of this package."""
+    """Weights to start from: .safetensors of a backbone (timm's names) or a whole model, or a .pth of the base."""
     patch_size: int = 0
     """Patch size in pixels; 0: the architecture's own."""
     image_size: int = 0

@@ -230,7 +230,7 @@ def aligned_blocks(config: Config, blocks: int) -> tuple[int, ...]:
 def build(config: Config, classes: int) -> Wsss:
     """The model of the configuration with its start weights, initialised from the seed.
 
-    `model.checkpoint` holds either a backbone (timm's names) or a whole model; it must fit exactly.
+    `model.checkpoint` holds either a backbone (timm's names) or a whole model, the base's too; it must fit exactly.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -229,7 +229,7 @@ def _write_texts(root: Path, classes: Sequence[str], photos: Sequence[Photo], li
 
 
 def export_drawn(root: Path, splits: Mapping[str, int] = DRAWN_SPLITS) -> Path:
-    """Drawn images as COCO: ROOT/SPLIT/*.jpg and ROOT/annotations/instances_SPLIT.json with polygons of the masks.
+    """Drawn images as COCO: `ROOT/SPLIT/*.jpg` and `ROOT/annotations/instances_SPLIT.json` with polygons of the masks.
 
     A polygon a connected outline of a class; contours (255) count as the class beside them. Left as it is if there.
     """
