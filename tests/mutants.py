@@ -491,7 +491,7 @@ REFINE = rows(
         "PAR: biased deviation of distances",
         "distance.std()",
         "distance.std(correction=0)",
-        "test_an_even_image_is_averaged_evenly",
+        "test_refine_without_a_box_is_the_slow_loop_over_the_whole_image",
     ),
     (
         "PAR: masks resized without aligned corners",
@@ -549,7 +549,7 @@ ENERGY = rows(
         "kernel sees probabilities outside the box",
         "probability.detach().float() * seen[:, None]",
         "probability.detach().float()",
-        "test_filter_is_linear_nonnegative_and_nearly_symmetric",
+        "test_filter_sees_no_probability_outside_the_box",
     ),
     (
         "energy: sign",
@@ -673,8 +673,8 @@ OPTIM = rows(
     ),
     (
         "decay counted from the end of the warm-up",
-        "(1 - step / config.steps)",
-        "(1 - (step - warmup) / (config.steps - warmup))",
+        "scale * (1 - step / steps)",
+        "scale * (1 - (step - warmup) / (steps - warmup))",
         "test_rate_rises_drops_where_the_warm_up_ends_and_falls_to_nearly_zero",
     ),
     ("AdamW: second beta", "betas=(0.9, 0.999)", "betas=(0.9, 0.99)", "test_adamw_is_the_predecessors"),
@@ -714,7 +714,7 @@ METHOD = rows(
         "D15: padding in the CAM whatever the switch",
         "valid = None if config.compat.padding_in_cam else inside",
         "valid = None",
-        "test_D15_cam_of_a_step_sees_the_photograph_only",
+        "test_cam.py::test_D15_the_switch_decides_whether_a_step_normalises_over_padding",
     ),
     (
         "largest scale instead of their sum",
@@ -812,7 +812,8 @@ def run(folder: Path, mutants: Sequence[Mutant]) -> Iterator[dict[str, Any]]:
     for number, mutant in enumerate(mutants):
         place = folder / str(number)
         shutil.copytree(folder / "original" / "wsss", place / "wsss")
-        (place / "wsss" / f"{mutant.module}.py").write_text(source(mutant.module).replace(mutant.old, mutant.new))
+        module = place / "wsss" / f"{mutant.module}.py"
+        module.write_text(module.read_text().replace(mutant.old, mutant.new))
         for compiled in (place / "wsss" / "__pycache__").glob(f"{mutant.module}.*"):
             compiled.unlink()  # it may be of the same size and second
         running[fork(mutant.name, place, [str(ROOT / "tests" / mutant.test)], mutant.module)] = (mutant.name, place)

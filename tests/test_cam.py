@@ -1,14 +1,16 @@
 """CAMs and labels: equal to their slow loops, properties, deviation D15."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import reference
 import torch
-from builders import IGNORE, QUICK, noise, seeds, tensor
+from builders import IGNORE, QUICK, noise, seeds, tensor, tiny, training_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss import cam
+from wsss import cam, method, model
 
 
 def boxes(side):
@@ -167,3 +169,18 @@ def test_gradient_of_the_normalised_cam():
 def test_one_token(size):
     maps = cam.normalise(torch.ones(1, 2, *size))
     assert maps.shape == (1, 2, *size) and maps.isfinite().all()
+
+
+@pytest.mark.parametrize("padding", [False, True])
+def test_D15_the_switch_decides_whether_a_step_normalises_over_padding(padding):
+    """A quarter of the image is the photograph, so that the extremes of most maps lie in the padding."""
+    config = tiny(compat__padding_in_cam=padding)
+    net, batch = model.build(config, 4), training_batch(config)
+    batch = dataclasses.replace(batch, box=torch.tensor([[16, 32, 0, 16]] * 2))
+    output = method.forward(net, batch, config, torch.Generator().manual_seed(0))
+    raw = method.multi_scale_cam(net, batch.image, net(batch.image), config, batch.label)
+    inside = cam.box_mask(batch.box, (32, 32))
+    for mine, maps in zip((output.cam, output.aux_cam), raw, strict=True):
+        fixed, predecessor = cam.normalise(maps, inside), cam.normalise(maps)
+        torch.testing.assert_close(mine, predecessor if padding else fixed)
+        assert (fixed - predecessor).abs().max() > 0.1

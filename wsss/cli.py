@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from wsss.command import near, parse
+from wsss.interrupt import Interrupted
 from wsss.paths import UserError
 
 USAGE = """\
@@ -57,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         return _fail(f"{error.filename or 'a file'}: {error.strerror or error}; what was there is untouched")
+    except Interrupted as stopped:
+        print(f"wsss: {stopped}", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("wsss: stopped", file=sys.stderr)
         return 130
@@ -89,11 +93,7 @@ def _train(words: Sequence[str]) -> int:
     config = presets.get(name, **_changes(settings))
     from wsss import datasets, train
 
-    try:
-        record = train.run(config, resume="--no-resume" not in words)
-    except train.Interrupted as stopped:
-        print(f"wsss: {stopped}", file=sys.stderr)
-        return 143
+    record = train.run(config, resume="--no-resume" not in words)
     if os.environ.get("RANK", "0") == "0":
         _report(record, train.run_folder(config, datasets.root_of(config.data)))
     return 0
@@ -171,18 +171,14 @@ def _evaluate(words: Sequence[str]) -> int:
         given = [name for name, value in final.items() if value != getattr(Evaluate, name)]
         if given:
             raise UserError(f"--{given[0]} is of the protocols voc and coco; add --protocol voc or --protocol coco")
-    from wsss import runs, train
+    from wsss import runs
 
     if asked.protocol == "training":
         record = runs.evaluate_run(asked.run, asked.weights, asked.data_root, asked.split)
         _report(record, Path(record["path"]).with_suffix(""))
         return 0
     shared = {"weights": asked.weights, "data_root": asked.data_root, "split": asked.split or "val"}
-    try:
-        done = runs.run(runs.Request(asked.run, protocol=asked.protocol, **shared, **final))
-    except train.Interrupted as stopped:
-        print(f"wsss: {stopped}", file=sys.stderr)
-        return 143
+    done = runs.run(runs.Request(asked.run, protocol=asked.protocol, **shared, **final))
     if os.environ.get("RANK", "0") == "0":
         print(done.words())
     return 0

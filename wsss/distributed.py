@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -25,6 +27,15 @@ def group() -> Iterator[torch.device]:
     finally:
         if started:
             dist.destroy_process_group()
+
+
+@cache  # asked for every micro-batch
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and any(name in flags.read_text() for name in ("amx_bf16", "avx512_bf16"))
 
 
 def rank() -> int:

@@ -1,14 +1,11 @@
 """Predictions of a split, streamed: network -> CRF workers -> index PNGs and counts. Memory does not grow with the
 split, and nothing but PNGs reaches the disk."""
 
-import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import torch
@@ -21,9 +18,9 @@ from wsss.data import predictions, voc
 from wsss.data.listing import Listing
 from wsss.data.predictions import Counted, Job
 from wsss.inference import Protocol
+from wsss.interrupt import Interrupted, stop_signals
 from wsss.model import Wsss
 from wsss.paths import UserError
-from wsss.train import Interrupted
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def finish(shard: Shard, workers: int) -> list[Counted]:
     """
     done: list[Counted] = []
     words = {"total": len(shard.places), "desc": f"predict {shard.images.split}", "unit": "image"}
-    with _stop_signals() as stop, tqdm(**words, disable=distributed.rank() > 0) as bar:
+    with stop_signals() as stop, tqdm(**words, disable=distributed.rank() > 0) as bar:
         try:
             for one in predictions.stream(predictions.finish, shard.jobs(stop), workers):
                 done.append(one)
@@ -112,24 +109,3 @@ def finish(shard: Shard, workers: int) -> list[Counted]:
     if len(done) < len(shard.places):
         raise Interrupted(f"stopped; the PNGs in {shard.folder} are whole, and the same words go on from there")
     return done
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; a second Ctrl-C ends at once. Handlers belong to the main thread alone."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsss import checkpoint, datasets, distributed, evaluate, inference, predict, results, settings, train
+from wsss import checkpoint, datasets, distributed, evaluate, inference, predict, results, settings
 from wsss import config as configuration
 from wsss.config import Config
 from wsss.data import pool, predictions
@@ -158,7 +158,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
 def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, device: torch.device) -> Shard:
     """This process's part, its folder claimed for these weights and this protocol."""
     wanted = opened.config.optim.bfloat16 if request.bfloat16 is None else request.bfloat16
-    bfloat16 = wanted and train.computes_bfloat16(device)
+    bfloat16 = wanted and distributed.computes_bfloat16(device)
     model = opened.model(len(images.classes), device)
     with open(opened.file, "rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,14 +2,10 @@
 
 import json
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from functools import cache
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,12 +17,9 @@ from wsss import checkpoint, datasets, distributed, evaluate, method, optim, res
 from wsss import config as configuration
 from wsss.batch import Batch
 from wsss.config import Config
+from wsss.interrupt import Interrupted, stop_signals
 from wsss.model import build
 from wsss.paths import UserError, atomic, project_root, read_json, write_json
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; its state is saved."""
 
 
 def run(config: Config, resume: bool = True) -> dict[str, Any]:
@@ -112,7 +105,7 @@ class Trainer:
         save_every = max(1, round(self.config.save_every * total))
         validate_every = max(1, round(self.config.validate_every * total))
         with (
-            _stop_signals() as stop,
+            stop_signals() as stop,
             tqdm(
                 total=total,
                 initial=self.step,
@@ -163,7 +156,7 @@ class Trainer:
         return sums
 
     def _autocast(self) -> torch.autocast:
-        enabled = self.config.optim.bfloat16 and computes_bfloat16(self.device)
+        enabled = self.config.optim.bfloat16 and distributed.computes_bfloat16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _check(self, terms: dict[str, torch.Tensor], batch: Batch) -> None:
@@ -261,31 +254,3 @@ def check_sizes(config: Config, patch: int) -> None:
     for path, side in sides.items():
         if side < patch:
             raise UserError(f"an image of {side:g} pixels is smaller than one patch of {patch}; raise --{path}")
-
-
-@cache  # asked for every micro-batch
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = Path("/proc/cpuinfo")
-    return flags.is_file() and any(name in flags.read_text() for name in ("amx_bf16", "avx512_bf16"))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; the handlers before are put back. Only the main thread may ask for it."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
