@@ -1,6 +1,7 @@
 """Fixtures, and the rules every test runs under: shapes checked, no network, one thread a worker."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each slow one another down
 os.environ |= {"MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1"}
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's background jobs have it; children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from jaxtyping import install_import_hook

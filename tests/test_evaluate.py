@@ -265,7 +265,8 @@ def test_a_record_holds_every_measure(done):
         assert {"miou_interval", "over_activation", "under_activation", "boundary_iou"} <= set(found[kind])
     for kind in tally.LAYERS:
         sweep = found["sweep"][kind]
-        assert sweep["miou"][sweep["thresholds"].index(0.5)] == found[kind]["miou"] <= sweep["best"]
+        place = sweep["thresholds"].index(record(done)["protocol"]["background"])
+        assert sweep["miou"][place] == found[kind]["miou"] <= sweep["best"]
     assert set(found["pseudo_label"]) == {"miou", "miou_headline", "coverage", "precision"}
     assert set(found["agreement"]) == {"difference", "affinity", "label_iou"}
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from wsss import alignment, cam, contrast, energy, losses, method, model, optim, refine, subspace
 from wsss.batch import Output
+from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.settings import override
 
@@ -466,3 +467,19 @@ def test_step_is_forward():
     net, batch = model.build(config, 4), training_batch(config)
     wrapped = method.Step(net, config)(batch, generator(2))
     assert torch.equal(wrapped.student, method.forward(net, batch, config, generator(2)).student)
+
+
+def test_labels_of_segmentation_may_have_levels_of_their_own():
+    """Those of the tokens stay; (0, 0) is the base: one pair for both."""
+    config = tiny(cam__low=0.6, segmentation__refinements=0)
+    batch = training_batch(config)
+    _, output, terms = step(config, batch)
+    own = override(config, {"segmentation.levels": (0.1, 0.3)})
+    labels = cam.training_labels(output.cam, batch.label, batch.box, 0.3, 0.1)
+    assert torch.equal(method.segmentation_labels(output, batch, own, False), labels)
+    changed = method.losses(output, batch, own)
+    assert {name for name in terms if terms[name] != changed[name]} == {"segmentation", "energy"}
+    assert torch.equal(method.token_labels(output, batch, own), output.token_labels)
+    for levels in ((0.3, 0.1), (0.1, 1.5), (0.2, 0.2)):
+        with pytest.raises(UserError, match="segmentation.levels"):
+            override(config, {"segmentation.levels": levels})

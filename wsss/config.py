@@ -189,6 +189,9 @@ class Segmentation:
 
     weight: float = 0.1
     """Weight in the objective."""
+    levels: tuple[float, float] = (0.0, 0.0)
+    """CAM values of its labels: background up to the first, foreground from the second; (0, 0): cam.low and cam.high,
+    as in the base."""
     refinements: int = 10
     """Iterations of pixel-adaptive refinement of those labels; 0 leaves it out."""
 
@@ -392,6 +395,9 @@ def _check_sizes(config: Config) -> None:
     cam, msc, augment, width = config.cam, config.msc, config.augment, config.class_contrast.bottleneck
     if cam.low >= cam.high:
         raise UserError(f"cam.low ({cam.low}) must be below cam.high ({cam.high}); change one of them")
+    levels = config.segmentation.levels
+    if levels != (0, 0) and not 0 <= levels[0] < levels[1] <= 1:
+        raise UserError(f"segmentation.levels is {levels}, but must rise from 0 to 1; change --segmentation.levels")
     if (config.decouples("orth") or config.decouples("dec")) and msc.subspaces * msc.dimension > width:
         raise UserError(
             f"{msc.subspaces} subspaces of msc.dimension {msc.dimension} cannot be orthogonal in {width} dimensions; "

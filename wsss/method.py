@@ -189,7 +189,8 @@ def alignment_terms(output: Output, batch: Batch, config: Config) -> dict[str, F
 
 def segmentation_labels(output: Output, batch: Batch, config: Config, aux_labels: bool) -> Int[Tensor, "b h w"]:
     """Pixel labels made of the last (or the aux) CAM, refined by the colours of view 1 where refinement is on."""
-    source, levels = output.aux_cam if aux_labels else output.cam, (config.cam.high, config.cam.low)
+    source, (low, high) = output.aux_cam if aux_labels else output.cam, config.segmentation.levels
+    levels = (high, low) if high else (config.cam.high, config.cam.low)
     if not config.segmentation.refinements:
         return cam.training_labels(source, batch.label, batch.box, *levels)
     options = {"across_box": config.compat.refine_across_box, "iterations": config.segmentation.refinements}
