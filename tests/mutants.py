@@ -355,6 +355,12 @@ ALIGNMENT = rows(
         "test_student_cam_does_not_see_tokens_outside_valid",
     ),
     (
+        "student: no gradient at its extremes",
+        "return torch.where(outside, cam.clamp(0, 1), cam)",
+        "return cam.clamp(0, 1)",
+        "test_student_cam_gradient_is_the_classifier_over_the_range",
+    ),
+    (
         "teacher with a gradient",
         "F.interpolate(upcast(cam.detach())",
         "F.interpolate(upcast(cam)",
@@ -727,6 +733,12 @@ METHOD = rows(
         "cam.roi_codes(output.aux_cam,",
         "cam.roi_codes(output.cam,",
         "test_local_crops_are_chosen_by_the_aux_cam",
+    ),
+    (
+        "the student is its own teacher",
+        "teacher = model.proj_head_t(views[:2])",
+        "teacher = model.proj_head(views[:2])",
+        "test_contrast.py::test_the_teacher_of_a_step_is_the_head_that_follows",
     ),
     (
         "global views are negatives",

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import reference
 import torch
-from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor
+from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor, tiny, training_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss import cam, contrast
+from wsss import cam, contrast, method, model
 
 # Patch tokens.
 
@@ -268,3 +268,15 @@ def test_patch_contrast_is_finite_for_half_types_and_a_token_of_zeros_under_auto
         loss = contrast.patch_contrast_loss(tokens, affinity)
     loss.backward()
     assert loss.dtype == torch.float32 and loss.isfinite() and tokens.grad.isfinite().all() and tokens.grad.any()
+
+
+def test_the_teacher_of_a_step_is_the_head_that_follows():
+    """At the start it is a copy of the student's, which would hide a confusion of the two."""
+    config = tiny()
+    net, batch = model.build(config, 4), training_batch(config)
+    with torch.no_grad():
+        for parameter in net.proj_head_t.parameters():
+            parameter.add_(0.1)
+        output = method.forward(net, batch, config, torch.Generator().manual_seed(0))
+        torch.testing.assert_close(output.teacher[0], net.proj_head_t(output.class_token))
+    assert (output.teacher - output.student[:2]).abs().max() > 1e-2

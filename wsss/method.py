@@ -18,8 +18,9 @@ def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, pla
     """Every pass of a step, in order: main, CAM passes, then view 2, local crops and the contrast head where they have
     a weight. The unflipped scale-1 CAM pass and the student's view 1 are the main pass (D8). Where no term of weight
     learns from a CAM, ever (plain classification) or yet (`plain`, see `is_plain`), the main pass is all."""
-    output = model(batch.image)
-    if plain or not config.uses_cams:
+    plain = plain or not config.uses_cams
+    output = model(batch.image, segment=not plain)
+    if plain:
         return output
     filtering = None
     if config.energy.weight:
