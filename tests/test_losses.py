@@ -122,10 +122,7 @@ def test_slow_bilinear_is_the_packages():
     [
         segmentation_loss,
         contrast.patch_contrast_loss,
-        pytest.param(
-            subspace.patch_subspace_loss,
-            marks=pytest.mark.xfail(strict=True, reason="its docstring does not say so yet"),
-        ),
+        subspace.patch_subspace_loss,
         subspace.decorrelation_loss,
         alignment.intensity_loss,
         alignment.structure_loss,
