@@ -78,7 +78,7 @@ def _occurrence(groups: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
 def patch_subspace_loss(
     z: Float[Tensor, "a s d"], labels: Int[Tensor, " a"], images: Int[Tensor, " a"], temperature: float
 ) -> Float[Tensor, ""]:
-    """A2: supervised contrast of patch tokens (method page, Module A), mean over the local batch's anchors, then subspaces.
+    """A2: supervised contrast of patch tokens (method page, Module A), mean over the local batch, then over subspaces.
 
     l_i = -1/|P(i)| sum_{p in P(i)} log [ exp(z_i.z_p / T) / sum_{a in P(i) u N(i)} exp(z_i.z_a / T) ]. P(i): other
     anchors of its label, across images too, but for background only within its image, since two photographs'
