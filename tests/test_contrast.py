@@ -280,3 +280,13 @@ def test_the_teacher_of_a_step_is_the_head_that_follows():
         output = method.forward(net, batch, config, torch.Generator().manual_seed(0))
         torch.testing.assert_close(output.teacher[0], net.proj_head_t(output.class_token))
     assert (output.teacher - output.student[:2]).abs().max() > 1e-2
+
+
+@QUICK
+@given(seeds(), st.integers(1, 5))
+def test_window_sums_equal_the_slow_loop(seed, size):
+    values = np.random.RandomState(seed).randint(0, 3, (2, 6, 5))
+    found = contrast.window_sums(tensor(values), size)
+    assert found.shape == (2, 7 - size, 6 - size)
+    for b, i, j in np.ndindex(*found.shape):
+        assert found[b, i, j] == values[b, i : i + size, j : j + size].sum()

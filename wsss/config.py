@@ -55,7 +55,7 @@ class Model:
     """Channels of the decoder; 0: the token width, at most 512."""
     classifier_scale: float = 1.0
     """Factor on PyTorch's default start of the two max-pooled classifiers."""
-    fused_from: int = 0
+    fused_from: int = 500
     """Fewest tokens for which PyTorch's fused attention is used on a CPU; below, the unfused one is faster there. An
     accelerator always fuses. Measured on the page 'Speed'."""
     activation_checkpointing: bool = False
