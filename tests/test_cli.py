@@ -169,4 +169,4 @@ def test_config_json_gives_the_run_again(tmp_path):
 def again_tuples(found: config.Config) -> dict:
     """The parts of the tree whose tuples JSON turns into lists."""
     tree = config.to_dict(found)
-    return {name: tree[name] for name in ("augment", "data", "cam", "csa")}
+    return {name: tree[name] for name in ("augment", "data", "cam", "csa", "segmentation")}
