@@ -37,6 +37,11 @@ class Encoded:
     class_token: Float[Tensor, "b d"]
     """Class token after the last norm."""
 
+    @property
+    def layers(self) -> tuple[Float[Tensor, "b n d"], ...]:
+        """The patch tokens of every layer: last, aux, extra."""
+        return (self.tokens, self.aux_tokens, *self.extra_tokens)
+
 
 @dataclass
 class Output(Encoded):

@@ -11,7 +11,7 @@ from wsss import alignment, cam, contrast, energy, refine, subspace
 from wsss.batch import Batch, Output
 from wsss.config import IGNORE, Config
 from wsss.losses import classification_loss, segmentation_loss
-from wsss.model import Wsss
+from wsss.model import AUX, Wsss
 
 
 def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, plain: bool = False) -> Output:
@@ -46,11 +46,11 @@ def add_cams(model: Wsss, batch: Batch, output: Output, config: Config) -> Outpu
     output = dataclasses.replace(output, token_labels=token_labels(output, batch, config))
     if not config.csa.weight:
         return output
-    tokens, seen = (output.tokens, output.aux_tokens, *output.extra_tokens), token_validity(output, batch, config)
+    seen = token_validity(output, batch, config)
     weights = [head.weight.flatten(1) for head in model.classifiers()]
     students = [
         alignment.student_cam(one, weight, output.grid, seen, config.csa.floor)
-        for one, weight in zip(tokens, weights, strict=True)
+        for one, weight in zip(output.layers, weights, strict=True)
     ]
     return dataclasses.replace(output, student_cams=tuple(students))
 
@@ -83,9 +83,8 @@ def multi_scale_cam(
 
 def layer_scores(model: Wsss, output: Output, classes: Int[Tensor, " p"]) -> list[Float[Tensor, "b p i j"]]:
     """Raw CAM of every layer on the token grid, for the given classes."""
-    layers = (output.tokens, output.aux_tokens, *output.extra_tokens)
     weights = (head.weight.flatten(1)[classes] for head in model.classifiers())
-    return [cam.scores(tokens, weight, output.grid) for tokens, weight in zip(layers, weights, strict=True)]
+    return [cam.scores(tokens, weight, output.grid) for tokens, weight in zip(output.layers, weights, strict=True)]
 
 
 def add_class_codes(model: Wsss, batch: Batch, output: Output, config: Config, generator: Generator) -> Output:
@@ -175,7 +174,7 @@ def alignment_terms(output: Output, batch: Batch, config: Config) -> dict[str, F
         return {}
     csa, valid = config.csa, token_validity(output, batch, config)
     teachers = [alignment.teacher_cam(maps, output.grid) for maps in output.cams]
-    aligned = range(1 if 2 in csa.layers else 2, len(teachers))
+    aligned = range(1 if AUX in csa.layers else 2, len(teachers))
     terms: dict[str, Float[Tensor, ""]] = {}
     for side, pairs in (("last", [(0, layer) for layer in aligned]), ("aux", [(layer, 0) for layer in aligned])):
         maps = [(output.student_cams[student], teachers[teacher], batch.label, valid) for student, teacher in pairs]

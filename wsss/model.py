@@ -152,9 +152,8 @@ class Wsss(nn.Module):
     def forward(self, image: Float[Tensor, "b 3 h w"], segment: bool = True) -> Output:
         """One pass. `segment=False` leaves the decoder out."""
         encoded, grid = self.encode(image), self.grid(image)
-        layers = (encoded.tokens, encoded.aux_tokens, *encoded.extra_tokens)
         weights = (head.weight.flatten(1) for head in self.classifiers())
-        logits = [F.linear(tokens.amax(1), weight) for tokens, weight in zip(layers, weights, strict=True)]
+        logits = [F.linear(tokens.amax(1), weight) for tokens, weight in zip(encoded.layers, weights, strict=True)]
         return Output(
             **vars(encoded),
             grid=grid,
