@@ -70,12 +70,13 @@ def multi_scale_cam(
     sums = [image.new_zeros(len(image), len(present), *size) for _ in model.classifiers()]
     for scale in config.cam.scales:
         if scale == 1:
-            passes = [output, model(image.flip(-1), segment=False)]
+            mirrored = model(image.flip(-1), segment=False)
+            pairs = zip(layer_scores(model, output, present), layer_scores(model, mirrored, present), strict=True)
         else:
             scaled = F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
-            passes = [model(scaled, segment=False), model(scaled.flip(-1), segment=False)]
-        plain, mirrored = (layer_scores(model, one, present) for one in passes)
-        for total, *maps in zip(sums, plain, mirrored, strict=True):
+            both = model(torch.cat([scaled, scaled.flip(-1)]), segment=False)
+            pairs = (maps.chunk(2) for maps in layer_scores(model, both, present))
+        for total, maps in zip(sums, pairs, strict=True):
             total += cam.mirrored_scores(*maps, size)
     whole = image.new_zeros(len(image), label.shape[1], *size)
     return tuple(whole.index_copy(1, present, total) for total in sums)

@@ -36,7 +36,8 @@ def build(
     """AdamW over three groups: the backbone, heads and decoder at `head_factor` and `decoder_factor` times its rate."""
     parts = ((trunk, 1.0), (heads, config.head_factor), (decoder, config.decoder_factor))
     groups = [{"params": list(part), "factor": factor} for part, factor in parts]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay)
+    decay = config.weight_decay
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, step: int, config: Optim) -> float:

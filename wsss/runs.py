@@ -141,7 +141,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
             check(images)
         shard = _shard(request, opened, asked, images, device)
         started = time.monotonic()
-        parts = distributed.gather(predict.finish(shard, _workers(request, asked)))
+        parts = distributed.gather(predict.finish(shard, crf_workers(request.workers, asked)))
         if not images.masks:
             return Outcome(shard.folder, images, None)
         path = opened.folder.with_name(f"{opened.folder.name}.{_label(request, asked, val='')}.json")
@@ -169,10 +169,10 @@ def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, d
     return Shard(model, images, places, asked, folder, device, bfloat16, request.batch)
 
 
-def _workers(request: Request, asked: Protocol) -> int:
-    """CRF processes: as many as asked for, or one a core, shared by the processes on this machine; none without CRF."""
-    if request.workers or not asked.crf:
-        return request.workers or 1
+def crf_workers(wanted: int, asked: Protocol) -> int:
+    """CRF processes: as many as wanted, or (0) one a core, shared by the processes on this machine; 1 without CRF."""
+    if wanted or not asked.crf:
+        return wanted or 1
     return max(1, pool.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 

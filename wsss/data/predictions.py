@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -60,24 +61,33 @@ class Counted:
     """(c, 3) of the boundary bands: see `metrics.boundary_counts`."""
     digest: str = ""
     """Of the truth, see `results.mask_digest`."""
+    crf_seconds: float = 0.0
+    """Of one core, for the CRF; 0 where none was needed."""
 
 
 def finish(job: Job) -> Counted:
     """CRF, PNG and counts of one image: the work of a worker. The counts are those of the PNG."""
-    if job.scores is None:
-        label = voc.read_mask(job.path, None, job.classes - 1)
-    else:
-        label = job.scores
-        if job.crf is not None:
-            label = dense_crf(job.pixels, job.scores, **job.crf).argmax(0).astype(np.uint8)
-        with atomic(job.path) as scratch:
-            vocformat.write_mask(scratch, label)
+    label, seconds = _label(job)
     if job.mask is None:
-        return Counted(job.name)
+        return Counted(job.name, crf_seconds=seconds)
     mask = voc.read_mask(job.mask, label.shape[::-1], job.classes - 1)
     counts = metrics.counts(metrics.confusion(mask, label, job.classes)).astype(np.int32)
     boundary = metrics.boundary_counts(mask, label, job.classes).astype(np.int32)
-    return Counted(job.name, counts, boundary, results.mask_digest(mask))
+    return Counted(job.name, counts, boundary, results.mask_digest(mask), seconds)
+
+
+def _label(job: Job) -> tuple[np.ndarray, float]:
+    """The labels of the job's PNG, written if need be, and the CPU seconds of the CRF."""
+    if job.scores is None:
+        return voc.read_mask(job.path, None, job.classes - 1), 0.0
+    label, seconds = job.scores, 0.0
+    if job.crf is not None:
+        started = time.thread_time()
+        label = dense_crf(job.pixels, job.scores, **job.crf).argmax(0).astype(np.uint8)
+        seconds = time.thread_time() - started
+    with atomic(job.path) as scratch:
+        vocformat.write_mask(scratch, label)
+    return label, seconds
 
 
 def scores(counted: Sequence[Counted], names: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import torch
 from wsss import crf, energy, presets, refine
 from wsss.command import near, parse
 from wsss.paths import UserError
+from wsss.tools.bench_infer import Infer, bench_infer
+from wsss.tools.bench_memory import Memory, bench_memory
 from wsss.tools.bench_step import Step, bench_step
 from wsss.tools.machine import device, gemm_seconds, peak_memory_gb, random_batch, timed
 
@@ -22,9 +24,11 @@ USAGE = """\
 usage: wsss bench WHAT ...
 
   step     one training step of a preset, by phases
+  infer    a final evaluation of photographs, by phases, beside the best that could be had
   refine   pixel-adaptive refinement of a batch
   energy   the dense energy's filter of a batch
   crf      dense CRF of one photograph
+  memory   resident memory of a run's final evaluation, over its images
 
 Prints one JSON line. `wsss bench WHAT --help` explains each."""
 
@@ -103,7 +107,9 @@ def _part(asked: Part, name: str, work: Callable[[], Any]) -> dict[str, Any]:
 
 KINDS: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
     "step": (Step, bench_step),
+    "infer": (Infer, bench_infer),
     "refine": (Part, bench_refine),
     "energy": (Part, bench_energy),
     "crf": (Part, bench_crf),
+    "memory": (Memory, bench_memory),
 }
