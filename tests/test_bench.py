@@ -1,15 +1,18 @@
 """Benches: one JSON line, honest counts of tokens and operations, phases that add up. No time is asserted."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from builders import tiny, training_batch
-from running import run
+from running import folder, own_set, run
+from running import tiny as tiny_run
 from torch.utils.flop_counter import FlopCounterMode
 
-from wsss import method, model
-from wsss.tools import bench_step, machine
+from wsss import inference, method, model, predict
+from wsss.data import predictions
+from wsss.tools import bench_infer, bench_step, machine
 
 STEP = ("bench", "step", "--backbone", "vit_tiny_patch16_224", "--crop", "64", "--repeats", "2")
 
@@ -78,6 +81,77 @@ def test_operations_are_those_that_torch_counts():
         (output.segmentation.sum() + output.tokens.sum()).backward()
     own = bench_step.step_flops(net, passes, 1)
     assert own == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+INFER = ("bench", "infer", "--backbone", "vit_tiny_patch16_224", "--images", "3", "--width", "50", "--height", "40")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_infer(capsys, monkeypatch, workers):
+    """Phases add up, also where the CRF is made by other processes; the ratio is that of the numbers beside it."""
+    assert run(*INFER, "--workers", workers) == 0
+    found = answer(capsys)
+    assert list(found["phases"]) == ["network", "resizing", "reading and softmax", "crf"]
+    assert sum(found["phases"].values()) == pytest.approx(found["seconds"], abs=0.003)
+    assert all(value >= 0 for value in found["phases"].values()) and found["crf_seconds"] > 0
+    # 3 x 2 tokens at 50 x 40, 3 x 3 at 62 x 50, 4 x 3 at 75 x 60, and all of it mirrored
+    assert found["tokens"] == 3 * 2 * (6 + 9 + 12)
+    assert found["ratio"] == pytest.approx(found["seconds"] / found["best_seconds"], rel=0.05)
+    assert found["best_seconds"] > found["crf_seconds"] / found["cores"] - 0.002
+    assert found["images_a_second"] == pytest.approx(3 / found["seconds"], rel=0.01)
+    assert found["units"] == pytest.approx(found["seconds"] / found["gemm_seconds"], rel=0.2)
+    assert found["peak_memory_gb"] > 0.1 and (found["workers_memory_gb"] > 0) == (workers > 1)
+
+
+def test_infer_is_what_evaluate_runs(capsys, monkeypatch):
+    """Every image goes through the scores and the worker's function of `wsss evaluate`; in bfloat16, in batches."""
+    seen = {"scores": [], "finish": []}
+    scores, finish = inference.scores, predictions.finish
+
+    def watched(network, image, sizes, asked, patch):
+        seen["scores"].append((tuple(image.shape), asked))
+        return scores(network, image, sizes, asked, patch)
+
+    def finished(job):
+        seen["finish"].append(job)
+        return finish(job)
+
+    monkeypatch.setattr(inference, "scores", watched)
+    monkeypatch.setattr(predictions, "finish", finished)
+    more = ("--batch", 2, "--dtype", "bfloat16", "--workers", 1, "--scales", 1, "--flip", "False", "--crf", "False")
+    assert run(*INFER, *more) == 0
+    found = answer(capsys)
+    assert found["scales"] == [1.0] and found["tokens"] == 3 * 6 and found["crf_seconds"] == 0
+    asked = inference.protocol("voc", scales=(1.0,), flip=False, crf=False)
+    warm, *rest = seen["scores"]
+    assert warm == ((1, 3, 40, 50), asked) and rest == [((2, 3, 40, 50), asked), ((1, 3, 40, 50), asked)]
+    assert len({job.path for job in seen["finish"]}) == 4 and all(job.mask for job in seen["finish"])
+    assert bench_infer.inference is inference and predict.inference is inference
+
+
+def test_operations_of_inference_are_those_that_torch_counts():
+    net = model.build(tiny(model__fused_from=10**9, csa__weight=0), 4).eval()
+    with bench_infer.clocks(net, {}) as passes, FlopCounterMode(display=False) as counter, torch.inference_mode():
+        net(torch.zeros(2, 3, 64, 48))
+        net(torch.zeros(1, 3, 32, 32))
+    assert bench_infer.flops(net, passes) == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="no /proc to read memory from")
+def test_memory(capsys, tmp_path):
+    """A real process and its workers, looked at until it ends."""
+    root = own_set(tmp_path / "own")
+    assert run(*tiny_run(root, tmp_path / "runs")) == 0
+    capsys.readouterr()
+    assert run("bench", "memory", folder(tmp_path / "runs"), "--workers", 2, "--every", 0.05) == 0
+    found = answer(capsys)
+    assert (found["images"], found["classes"], found["workers"]) == (4, 3, 2)
+    assert len(found["done"]) == len(found["process_mb"]) == len(found["workers_mb"]) > 10
+    assert found["done"] == sorted(found["done"]) and found["done"][-1] <= 4
+    assert max(found["process_mb"]) > 100 and max(found["workers_mb"]) > 100
+    assert (folder(tmp_path / "runs").parent / "0.voc-crf.json").is_file()
+    assert run("bench", "memory", folder(tmp_path / "runs"), "--split", "nowhere") == 1
+    assert "nowhere.txt does not exist" in capsys.readouterr().err
 
 
 def test_no_such_bench(capsys):

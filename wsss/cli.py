@@ -25,7 +25,7 @@ usage: wsss COMMAND ...
   pretrain ROOT            pretrain a small ViT on a folder of class folders, or on drawn images
   submit RUN               predict the VOC test images and pack them for the PASCAL VOC evaluation server
   tables                   paper, published base and measured numbers, from records
-  bench WHAT               time a training step or a part of it: see wsss bench --help
+  bench WHAT               time a training step, a part of it or an evaluation: see wsss bench --help
   verify REFERENCE.npz     compare the package with the base's reference numbers, case by case
   publish                  copy finished runs of a clean commit to data/results and book/runs
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
-from sklearn.metrics import average_precision_score
 
 from wsss.config import IGNORE
 from wsss.intervals import bootstrap, bootstrap_miou
@@ -201,6 +200,8 @@ def classification_scores(
     label: Float[np.ndarray, "m k"], logits: Float[np.ndarray, "m k"], names: Sequence[str]
 ) -> dict[str, Any]:
     """Mean average precision and F1 (macro, at probability 0.5) in percent, over classes with a positive."""
+    from sklearn.metrics import average_precision_score  # not for the CRF's workers, who start without it
+
     present = label.any(0)
     precision = [average_precision_score(label[:, k], logits[:, k]) for k in np.flatnonzero(present)]
     found, right = logits[:, present] > 0, label[:, present] > 0

@@ -1,0 +1,196 @@
+"""`wsss bench infer`: a final evaluation of drawn photographs by the functions of `wsss evaluate --protocol voc`,
+beside the time that its operations and its CRF would take at best."""
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from PIL import Image
+
+from wsss import inference, model, predict, presets, runs
+from wsss.data import pool
+from wsss.data.listing import listing
+from wsss.data.predictions import Job
+from wsss.data.vocformat import write_mask
+from wsss.model import Wsss
+from wsss.predict import Shard
+from wsss.tools import machine
+from wsss.tools.bench_memory import family, resident_mb
+from wsss.tools.bench_step import step_flops
+from wsss.tools.machine import device, gemm_seconds, peak_memory_gb, wait
+
+Passes = list[tuple[int, int, bool]]
+CLASSES = {"voc": 20, "coco": 80}
+
+
+@dataclass(frozen=True)
+class Infer:
+    """A final evaluation of drawn photographs: reading, network at all scales, CRF, PNGs, counts."""
+
+    images: int = 20
+    """Photographs; one more is predicted before, to warm up."""
+    width: int = 500
+    """Of a photograph in pixels."""
+    height: int = 375
+    """Of a photograph in pixels."""
+    backbone: str = "deit_base_patch16_224"
+    """timm name of the ViT; its weights are random."""
+    protocol: Literal["voc", "coco"] = "voc"
+    """Final protocol: its scales, its way to combine them, its number of classes."""
+    scales: tuple[float, ...] = ()
+    """Scales of the image; empty: the protocol's."""
+    flip: bool = True
+    """Score the mirror image, too."""
+    crf: bool = True
+    """Refine by the dense CRF."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: under autocast."""
+    batch: int = 1
+    """Photographs that go through the network at once."""
+    workers: int = 0
+    """Processes for the CRF; 0: one a core; 1: none beside this one."""
+
+
+def bench_infer(asked: Infer) -> dict[str, Any]:
+    """Images a second, seconds by phases, operations, memory, and the ratio to the best that could be had.
+
+    `phases` add up to `seconds`; crf is what this process waits for CRF, PNGs and counts, most of which are made beside
+    it, and `crf_seconds` is what the CRF takes of one core. `ratio`: seconds over (operations at the rate of the matrix
+    product in the same type + CRF seconds / cores).
+    """
+    own = inference.protocol(asked.protocol, scales=asked.scales, flip=asked.flip, crf=asked.crf)
+    config = presets.get(
+        asked.protocol,
+        **{"model.backbone": asked.backbone, "model.pretrained": False, "model.checkpoint": ""},
+    )
+    net = model.build(config, CLASSES[asked.protocol]).to(device()).eval()
+    workers = runs.crf_workers(asked.workers, own)
+    spent: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        images = listing(draw(Path(scratch) / "set", asked), "val")
+        work = Shard(
+            net, images, range(1), own, Path(scratch) / "warm", device(), asked.dtype == "bfloat16", asked.batch
+        )
+        predict.finish(work, 1)
+        work = replace(work, places=range(1, asked.images + 1), folder=Path(scratch) / "made")
+        with clocks(net, spent) as passes:
+            started = time.perf_counter()
+            done = predict.finish(work, workers)
+            seconds = time.perf_counter() - started
+    operations, crf = flops(net, passes), sum(one.crf_seconds for one in done)
+    unit, rate = gemm_seconds(), 2 * machine.GEMM**3 / gemm_seconds(getattr(torch, asked.dtype))
+    best = operations / rate + crf / pool.cores()
+    return {
+        "bench": "infer",
+        **vars(asked),
+        "scales": list(own.scales),
+        "workers": workers,
+        "seconds": round(seconds, 3),
+        "images_a_second": round(asked.images / seconds, 4),
+        "phases": {name: round(value, 3) for name, value in phases(seconds, spent).items()},
+        "crf_seconds": round(crf, 3),
+        "gemm_seconds": round(unit, 6),
+        "units": round(seconds / unit, 2),
+        "tokens": sum(n * count for n, count, _ in passes),
+        "tflop": round(operations / 1e12, 3),
+        "best_seconds": round(best, 3),
+        "ratio": round(seconds / best, 3),
+        "peak_memory_gb": round(peak_memory_gb(), 2),
+        "workers_memory_gb": round(spent["workers"], 2),
+        "threads": torch.get_num_threads(),
+        "cores": pool.cores(),
+        "device": str(device()),
+    }
+
+
+def draw(root: Path, asked: Infer) -> Path:
+    """A data set of random photographs, smooth with some grain, and masks of three bands, in the layout of VOC."""
+    random, names = np.random.default_rng(0), [f"{number:06d}" for number in range(asked.images + 1)]
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    mask = (np.arange(asked.width) * 3 // asked.width).astype(np.uint8)
+    size = (asked.width, asked.height)
+    for name in names:
+        coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
+        pixels = np.asarray(coarse) + random.normal(0, GRAIN, (asked.height, asked.width, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / f"JPEGImages/{name}.jpg", quality=90)
+        write_mask(root / f"SegmentationClass/{name}.png", np.tile(mask, (asked.height, 1)))
+    (root / "ImageSets/Segmentation/val.txt").write_text("\n".join(names))
+    (root / "classes.txt").write_text("\n".join(f"class {number}" for number in range(CLASSES[asked.protocol])))
+    return root
+
+
+GRAIN = 6.0
+"""Deviation of the grain in grey levels: with it the CRF takes the time that it takes for photographs."""
+
+
+@contextmanager
+def clocks(net: Wsss, spent: dict[str, float]) -> Iterator[Passes]:
+    """Within it, seconds in the network, in `inference.scores` and in all that makes jobs add up in `spent`, which gets
+    the peak memory of the workers in 10^9 bytes, too, where /proc tells it. Yields the passes of the encoder: images,
+    patch tokens, and whether a gradient is asked for."""
+    passes: Passes = []
+    since: list[float] = []
+
+    def start(*_: Any) -> None:
+        wait()
+        since.append(time.perf_counter())
+
+    def stop(name: str) -> None:
+        wait()
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - since.pop()
+
+    def scores(*words: Any, work: Callable[..., Any] = inference.scores) -> Any:
+        start()
+        found = work(*words)
+        stop("scores")
+        return found
+
+    def jobs(shard: Shard, event: threading.Event, work: Callable[..., Iterator[Job]] = Shard.jobs) -> Iterator[Job]:
+        source, job = work(shard, event), None
+        while True:
+            start()
+            job = next(source, None)
+            stop("jobs")
+            if job is None:
+                spent["workers"] = sum(resident_mb(pid, "VmHWM") for pid in family(os.getpid())[1:]) / 1e3
+                return
+            yield job
+            del job  # who works on it holds it alone
+
+    hooks = [
+        net.register_forward_pre_hook(start),
+        net.register_forward_hook(lambda *_: stop("network")),
+        net.encoder.patch_embed.register_forward_hook(
+            lambda _, __, out: passes.append((out.shape[0], out[0, ..., 0].numel(), torch.is_grad_enabled()))
+        ),
+    ]
+    with patch.object(inference, "scores", scores), patch.object(Shard, "jobs", jobs):
+        yield passes
+    for hook in hooks:
+        hook.remove()
+
+
+def phases(seconds: float, spent: dict[str, float]) -> dict[str, float]:
+    """The parts of `seconds`; in `spent` network lies within scores, and scores within jobs."""
+    return {
+        "network": spent["network"],
+        "resizing": spent["scores"] - spent["network"],
+        "reading and softmax": spent["jobs"] - spent["scores"],
+        "crf": seconds - spent["jobs"],
+    }
+
+
+def flops(net: Wsss, passes: Passes) -> float:
+    """Floating point operations of encoder passes without gradient, attention counted, each with its decoder."""
+    decoder = sum(layer.weight.numel() for layer in net.decoder.children())
+    return step_flops(net, passes, 0) + sum(2 * images * patches * decoder for images, patches, _ in passes)
