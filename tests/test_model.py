@@ -1,6 +1,7 @@
 """The network: token order, positions, patches, registers, sizes, heads, teacher, names, strict checkpoints, D13."""
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -88,6 +89,19 @@ def test_fused_and_plain_attention_agree():
         tokens = [net(image(32, 32)).tokens for net in nets]
     assert [net.encoder.blocks[0].attn.fused_attn for net in nets] == [True, True, False]
     torch.testing.assert_close(tokens[0], tokens[2])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs g++")
+@pytest.mark.filterwarnings("default")  # the compiler has its own
+def test_a_compiled_encoder_gives_the_same_tokens_and_gradients():
+    nets, found = [network(), network(model__compile=True)], []
+    for net in nets:
+        output = net(image(32, 32))
+        output.logits.sum().backward()
+        found.append((output.tokens.detach(), net.encoder.blocks[0].attn.qkv.weight.grad))
+    assert nets[1].encoder.blocks[0]._compiled_call_impl is not None
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_activation_checkpointing_changes_nothing_but_memory():

@@ -40,7 +40,7 @@ def test_class_folders(classes, tmp_path, capsys):
     assert all(value.dtype == torch.float16 for value in load_file(path).values())
     found = json.loads(path.with_suffix(".json").read_text())
     assert found["data"] == "15 photographs" and found["classes"] == ["dark", "light"]
-    assert found["held_out"].keys() == {"images", "top1_class_token", "top1_mean_patch_token"}
+    assert found["held_out"].keys() == {"images", "top1_class_token", "top1_max_patch_token"}
     assert {"steps", "epochs", "minutes", "cpu_hours", "backbone", "commit", "versions", "date"} <= found.keys()
     assert found["config"]["seed"] == 0 and found["config"]["batch"] == 8
     assert found["log"][-1]["step"] == found["steps"] and found["log"][-1]["rate"] < 1e-5

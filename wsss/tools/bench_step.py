@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import torch
 
-from wsss import method, model, optim, presets
+from wsss import memory, method, model, optim, presets
 from wsss.batch import Batch
 from wsss.config import Config
 from wsss.model import Wsss
@@ -95,6 +95,7 @@ def step_config(asked: Step) -> Config:
 
 def bench_step(asked: Step) -> dict[str, Any]:
     """Seconds, phases, units, tokens, utilisation and memory of a step."""
+    memory.keep_freed()
     config = step_config(asked)
     classes = 80 if config.data.name == "coco" else 20
     net = model.build(config, classes).to(device()).train()
@@ -112,7 +113,7 @@ def bench_step(asked: Step) -> dict[str, Any]:
         times = [seconds(lambda: _step(net, batch, config, optimizer, asked, spent)) for _ in range(asked.repeats)]
     hook.remove()
     passes = passes[: len(passes) // asked.repeats]
-    memory = peak_memory_gb()
+    peak = peak_memory_gb()
     unit, rate = gemm_seconds(), 2 * GEMM**3 / gemm_seconds(getattr(torch, asked.dtype))
     work = step_flops(net, passes, asked.accumulate)
     return {
@@ -122,7 +123,7 @@ def bench_step(asked: Step) -> dict[str, Any]:
         "phases": {name: round(value / asked.repeats, 4) for name, value in spent.items()},
         "gemm_seconds": round(unit, 6),
         "units": round(median(times) / unit, 2),
-        "peak_memory_gb": round(memory, 2),
+        "peak_memory_gb": round(peak, 2),
         "tokens": {
             "forward": sum(images * n for images, n, _ in passes),
             "backward": sum(images * n for images, n, grad in passes if grad),
