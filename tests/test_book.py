@@ -89,6 +89,36 @@ def test_a_figure_has_its_words(project):
     assert 'alt="mIoU over steps in the published logs' in page
 
 
+INFER = {"bench": "infer", "images": 20, "width": 500, "height": 375, "protocol": "voc", "backbone": "deit", "units": 9}
+INFER |= {"images_a_second": 0.125, "seconds": 160.0, "crf_seconds": 31.5, "tflop": 32.1, "ratio": 1.5, "threads": 2}
+INFER |= {"phases": {"network": 120.0, "resizing": 1.0, "reading and softmax": 1.5, "crf": 37.5}, "gemm_seconds": 0.4}
+INFER |= {"peak_memory_gb": 1.5, "device": "cpu", "workers": 2, "dtype": "float32", "note": "an idle machine"}
+MEMORY = {"bench": "memory", "done": [0, 1, 2, 3], "process_mb": [9.0] * 4, "workers_mb": [5.0] * 4, "workers": 2}
+
+
+def test_benches_are_shown_each_on_its_own(project):
+    folder = project / "data" / "results" / "bench"
+    put(folder / "infer.json", INFER)
+    put(folder / "evaluation-memory.json", MEMORY | {"images": 3})
+    text = ".. bench-table:: infer\n\n.. bench-table::\n\n.. results-figure:: evaluation_memory"
+    code, said, page = build(project, text)
+    assert code == 0, said
+    assert "20 of 500x375, voc, deit, float32 (an idle machine)" in page and "<p>1.50</p>" in page
+    assert "Not measured yet: there is no record of wsss bench step" in re.sub("[`]|<[^>]+>", "", page)
+    assert 'alt="Resident memory over 3 images' in page
+
+
+@pytest.mark.parametrize("broken", [[], {}, {"bench": "infer"}])
+def test_a_bench_that_is_none_fails_the_strict_build(project, broken):
+    put(project / "data" / "results" / "bench" / "infer.json", broken)
+    code, said, _ = build(project, ".. bench-table:: infer")
+    assert code != 0 and "infer.json is not a line of wsss bench infer" in said
+
+
+def test_a_figure_of_a_missing_bench_fails_the_strict_build(project):
+    assert build(project, ".. results-figure:: evaluation_memory")[0] != 0
+
+
 def test_your_run_is_shown_in_your_book_only(project):
     row = {"what": "mini, seed 0: CAM mIoU", "published": "40.0 (1 seed)", "yours": 41.0, "difference": 1.0}
     put(

@@ -212,17 +212,86 @@ def coverage_bars(records: Sequence[Record], dataset: str = "mini", kind: str = 
 
 def published_curves() -> Picture:
     """mIoU over steps in the base's published logs, VOC val and COCO val_part; not measured here."""
-    rows = [row for row in published.rows("toco_logs") if row["class"] == "mIoU"]
-    runs = list(dict.fromkeys((row["dataset"], row["backbone"]) for row in rows))
     picture, ends = Picture(figsize=(9, 5.2), layout="constrained"), []
-    for axis, run in zip(picture.subplots(2, 2).flat, runs, strict=True):
-        own = sorted((r for r in rows if (r["dataset"], r["backbone"]) == run), key=lambda r: int(r["step"]))
+    for axis, (run, own) in zip(picture.subplots(2, 2).flat, _base_logs().items(), strict=True):
         for label, name, value, style in KINDS:
             x, y = [int(r["step"]) / 1000 for r in own], [float(r[name]) for r in own]
             axis.plot(x, y, style, color=value, label=label)
-        axis.set(title=f"{run[0].upper()}, {run[1]}", xlabel="thousand steps", ylabel="mIoU, %")
+        axis.set(title=run, xlabel="thousand steps", ylabel="mIoU, %")
         axis.legend(fontsize=8, frameon=False)
         last = ", ".join(f"{label} {own[-1][name]}" for label, name, *_ in KINDS)
-        ends.append(f"{run[0].upper()} {run[1]}: {last}")
+        ends.append(f"{run}: {last}")
     picture.alt = f"mIoU over steps in the published logs of ToCo, four panels. At the end: {'; '.join(ends)}."
+    return picture
+
+
+def _base_logs() -> dict[str, list[dict[str, str]]]:
+    """DATA, BACKBONE -> the mIoU rows of that published log of the base, by step."""
+    logs: dict[str, list[dict[str, str]]] = {}
+    for row in sorted(published.rows("toco_logs"), key=lambda row: int(row["step"])):
+        if row["class"] == "mIoU":
+            logs.setdefault(f"{row['dataset'].upper()}, {row['backbone']}", []).append(row)
+    return dict(sorted(logs.items(), reverse=True))
+
+
+BEHIND = ("-", "--", "-.", ":")
+"""Line styles of the base's logs where they stand behind another run."""
+
+
+def curves_beside_base(record: Record) -> Picture:
+    """Validation mIoU of a run over its progress, a panel a kind, the base's published logs behind it in grey.
+
+    From the log beside the record, and the record itself at the end. The data sets differ, so levels do not compare.
+    """
+    run = f"{record.get('dataset_title', record['dataset'])}, seed {record['seed']}"
+    picture, said = Picture(figsize=(9, 3.7), layout="constrained"), []
+    panels = picture.subplots(1, len(KINDS), sharey=True)
+    for axis, (label, name, value, _) in zip(panels, KINDS, strict=True):
+        for style, (base, rows) in zip(BEHIND, _base_logs().items(), strict=True):
+            x = [100 * int(row["step"]) / int(rows[-1]["step"]) for row in rows]
+            y = [float(row[name]) for row in rows]
+            axis.plot(x, y, style, color="0.6", linewidth=1.2, label=f"base: {base} (published)")
+        x, y = zip(*_validations(record, name), strict=True)
+        axis.plot(x, y, "o-", color=value, linewidth=2.2, markersize=4.5)
+        axis.set(title=label, xlabel="progress of the run, %", xlim=(0, 102), ylim=(0, None))
+        said.append(f"{label} {', '.join(f'{b:.1f} at {a:.0f} %' for a, b in zip(x, y, strict=True))}")
+    panels[0].set_ylabel("mIoU on its own data set, %")
+    handles = [lines.Line2D([], [], color=BLACK, marker="o", linewidth=2.2, label=f"this run: {run}")]
+    picture.legend(
+        handles=[*handles, *panels[0].get_lines()[: len(BEHIND)]],
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8,
+        frameon=False,
+        title="other data sets than this run's: shapes compare, levels do not",
+        title_fontsize=8,
+    )
+    picture.alt = f"Validation mIoU over the progress of {run}, three panels: {'; '.join(said)}. Behind, in grey, the "
+    picture.alt += "published logs of ToCo on VOC and COCO, other data sets, which are not comparable in level."
+    return picture
+
+
+def _validations(record: Record, kind: str) -> list[tuple[float, float]]:
+    """(percent of the run, headline mIoU in percent) of the log beside the record, then of the record."""
+    log, found = Path(record["path"].removesuffix(".json")) / "log.jsonl", []
+    for row in map(json.loads, log.read_text().splitlines() if log.is_file() else ()):
+        if row.get("validation", {}).get(kind) is not None and row["step"] < record["steps"]:
+            found.append((100 * row["step"] / record["steps"], row["validation"][kind]))
+    return [*found, (100.0, results.value(record, f"{kind}.miou_headline"))]
+
+
+def evaluation_memory(bench: Mapping[str, Any]) -> Picture:
+    """Resident memory over the images done, from what `wsss bench memory` printed."""
+    done, own, others = (np.array(bench[name]) for name in ("done", "process_mb", "workers_mb"))
+    picture, said = Picture(figsize=(7, 3.4), layout="constrained"), []
+    axis, tenth = picture.subplots(), done[-1] / 10
+    rows = (("network's process", own, BLUE, "-"), (f"its {bench['workers']} CRF workers", others, VERMILION, "--"))
+    for label, value, color, style in rows:
+        axis.plot(done, value / 1000, style, color=color, label=label)
+        early, late = (value[(done >= n * tenth) & (done <= (n + 1) * tenth)].mean() / 1000 for n in (1, 9))
+        said.append(f"{label} {early:.2f} GB in the second tenth of the list and {late:.2f} GB in the last")
+    axis.set(xlabel=f"images done, of {bench['images']:,}", ylabel="resident memory, GB", xlim=(0, None))
+    axis.set_ylim(0, 1.15 * max(*own, *others) / 1000)
+    axis.legend(frameon=False, ncols=2, loc="upper right")
+    picture.alt = f"Resident memory over {bench['images']:,} images, two lines: {'; '.join(said)}."
     return picture

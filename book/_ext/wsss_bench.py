@@ -1,4 +1,5 @@
-"""Measured steps as tables: ```{bench-table}``` of data/results/bench/*.json, each what `wsss bench step` printed."""
+"""Measured times as tables, from data/results/bench/*.json, each a line that `wsss bench` printed: ```{bench-table}```
+shows training steps, ```{bench-table} infer``` evaluations."""
 
 import json
 from collections.abc import Sequence
@@ -16,18 +17,20 @@ FOLDER = "data/results/bench"
 Bench = dict[str, Any]
 
 
-def read(folder: Path) -> list[Bench]:
-    """The steps measured, in the order of their files' names. Raises UserError for a file that is none."""
+def read(folder: Path, kind: str = "step") -> list[Bench]:
+    """What was measured by `wsss bench KIND`, in the order of the files' names. Raises UserError for a file that is no
+    line of any bench, and for one of this kind that is not whole."""
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
             one = json.loads(path.read_text(encoding="utf-8"))
-            steps_table([one]), phases_table([one])
+            if one["bench"] == kind:
+                [table([one]) for table in TABLES[kind]]
+                found.append(one)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path.name} is not a line of wsss bench step ({type(error).__name__}: {error})"
+                f"{path.name} is not a line of wsss bench {kind} ({type(error).__name__}: {error})"
             ) from error
-        found.append(one)
     return found
 
 
@@ -71,24 +74,57 @@ def _units(one: Bench, phase: str) -> str:
     return f"{one['phases'][phase] / one['gemm_seconds']:.2f}" if phase in one["phases"] else ABSENT
 
 
-class BenchTable(Captioned):
-    """{bench-table}: steps and their phases; a sentence where none was measured."""
+INFER = {
+    "images a second": lambda one: f"{one['images_a_second']:.3f}",
+    "s": lambda one: f"{one['seconds']:.1f}",
+    "network, s": lambda one: f"{one['phases']['network']:.1f}",
+    "resizing, reading, s": lambda one: f"{one['phases']['resizing'] + one['phases']['reading and softmax']:.1f}",
+    "waiting for CRF, s": lambda one: f"{one['phases']['crf']:.1f}",
+    "CRF, core seconds": lambda one: f"{one['crf_seconds']:.1f}",
+    "TFLOP": lambda one: f"{one['tflop']:.1f}",
+    "ratio": lambda one: f"{one['ratio']:.2f}",
+    "GB": lambda one: f"{one['peak_memory_gb']:.1f}",
+    "s of one unit": lambda one: f"{one['gemm_seconds']:.3f}",
+    "on": lambda one: f"{one['device']}, {one['threads']} threads, {one['workers']} CRF workers",
+}
 
-    required_arguments = 0
+
+def infer_table(found: Sequence[Bench]) -> Table:
+    """A row an evaluation."""
+
+    def words(one: Bench) -> str:
+        more = f" ({one['note']})" if one.get("note") else ""
+        return f"{one['images']} of {one['width']}x{one['height']}, {one['protocol']}, {one['backbone']}, " + (
+            one["dtype"] + more
+        )
+
+    rows = tuple((words(one), *(show(one) for show in INFER.values())) for one in found)
+    return Table("Evaluations, measured", ("photographs", *INFER), rows)
+
+
+TABLES = {"step": (steps_table, phases_table), "infer": (infer_table,)}
+"""Of each bench; the caption is the first one's."""
+
+
+class BenchTable(Captioned):
+    """{bench-table}: steps and their phases, or evaluations; a sentence where none was measured."""
+
+    required_arguments, optional_arguments = 0, 1
 
     def run(self) -> list[nodes.Node]:
         depend(self.env, f"{FOLDER}/*.json")
+        kind = self.arguments[0] if self.arguments else "step"
         try:
-            found = read(ROOT / FOLDER)
+            found = read(ROOT / FOLDER, kind)
         except (UserError, OSError) as error:
             return self.failed(error)
         if not found:
-            return [nodes.paragraph("", "Not measured yet: there is no record of a step.")]
-        steps, phases = steps_table(found), phases_table(found)
-        shown = table_node(steps, self.caption(steps.title))
+            return [nodes.paragraph("", f"Not measured yet: there is no record of `wsss bench {kind}`.")]
+        first, *more = (table(found) for table in TABLES[kind])
+        shown = table_node(first, self.caption(first.title))
         self.set_source_info(shown[0])
         self.add_name(shown[0])
-        return [*shown, *table_node(phases, [nodes.Text(f"{phases.title}.")])]
+        return [*shown, *(node for table in more for node in table_node(table, [nodes.Text(f"{table.title}.")]))]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -9,7 +9,7 @@
     ```{results-figure} published_curves                a figure of wsss.figures
     ```{results-figure} cam_figures#2                   the third picture of an executed notebook
     ```{verdict}                                        the reader's own run beside the published one
-    ```{bench-table}                                    measured steps (wsss_bench)
+    ```{bench-table}                                    measured steps, or `infer`: evaluations (wsss_bench)
 
 A missing number is a warning, which the strict build turns into a failure. With WSSS_RUNS set to a folder of runs,
 the pages of runs show that folder's notebooks, and `{verdict}` its verdict.
@@ -35,11 +35,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from wsss import figures, published, results, tables, verdict  # noqa: E402  (the package may not be installed)
-from wsss.paths import UserError  # noqa: E402
+from wsss.paths import UserError, read_json  # noqa: E402
 from wsss.table import Table, measured  # noqa: E402
 
 log = logging.getLogger(__name__)
 MISSING = "n/a"
+MEMORY = "data/results/bench/evaluation-memory.json"
 
 
 # Files that a page is made of: it is built again when one of them changes.
@@ -235,6 +236,9 @@ class ResultsFigure(Captioned):
             picture = figures.published_curves()
         elif name == "coverage_bars":
             picture = figures.coverage_bars(records(self.env))
+        elif name == "evaluation_memory":
+            depend(self.env, MEMORY)
+            picture = figures.evaluation_memory(read_json(ROOT / MEMORY))
         else:
             raise UserError(f"no figure named {name} is made of records")
         return picture.png(), picture.alt

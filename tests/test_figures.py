@@ -1,0 +1,64 @@
+"""Figures of records: what they draw, and the words for those who cannot see them."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from test_results import put, record
+
+from wsss import figures
+from wsss.paths import UserError
+
+KINDS = ("cam", "aux_cam", "segmentation")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A record whose log has two validations, the second at its end."""
+    scores = {kind: {"miou": 9.0, "miou_headline": 40.0 + number} for number, kind in enumerate(KINDS)}
+    rows = [{"step": 0, "data": {}}, {"step": 25, "weights": {}}]
+    rows += [{"step": step, "validation": dict.fromkeys(KINDS, value)} for step, value in ((25, 10.0), (100, 20.0))]
+    put(tmp_path / "0" / "log.jsonl", "")
+    (tmp_path / "0" / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return record(results=scores, steps=100) | {"path": str(tmp_path / "0.json")}
+
+
+def test_a_run_stands_before_the_published_curves(run):
+    """Own validations and the record in colour, over the grey logs of the base, which end at 100 % like the run."""
+    picture = figures.curves_beside_base(run)
+    assert [axis.get_title() for axis in picture.axes] == ["CAM", "aux CAM", "segmentation"]
+    for axis, kind in zip(picture.axes, KINDS, strict=True):
+        *behind, own = axis.get_lines()
+        assert own.get_xydata().tolist() == [[25, 10], [100, run["results"][kind]["miou_headline"]]]
+        assert len(behind) == 4 and len({line.get_linestyle() for line in behind}) == 4
+        assert all(to_rgb(line.get_color()) == to_rgb("0.6") != to_rgb(own.get_color()) for line in behind)
+        assert all(line.get_xdata()[-1] == 100 and 0 < line.get_xdata()[0] <= 10 for line in behind)
+    assert behind[0].get_label() == "base: VOC, vit-b (published)"
+    assert behind[0].get_ydata()[-1] == pytest.approx(69.2, abs=0.1), "as the base's log ends"
+    assert "CAM 10.0 at 25 %, 40.0 at 100 %" in picture.alt and "not comparable in level" in picture.alt
+    (legend,) = picture.legends
+    assert "levels do not" in legend.get_title().get_text()
+    assert picture.png().startswith(b"\x89PNG")
+
+
+def test_a_published_record_without_its_log_is_a_point(run, tmp_path):
+    picture = figures.curves_beside_base(run | {"path": str(tmp_path / "elsewhere" / "0.json")})
+    assert picture.axes[0].get_lines()[-1].get_xydata().tolist() == [[100, 40]]
+
+
+def test_memory_over_the_images_done():
+    done = np.arange(0, 101, 5)
+    bench = {"done": done.tolist(), "process_mb": np.full(21, 700.0).tolist(), "images": 100, "workers": 2}
+    bench["workers_mb"] = np.where(done < 10, 100.0, 250.0).tolist()
+    picture = figures.evaluation_memory(bench)
+    own, others = picture.axes[0].get_lines()
+    assert own.get_ydata().max() == 0.7 and others.get_ydata()[-1] == 0.25
+    assert own.get_linestyle() != others.get_linestyle() and own.get_color() != others.get_color()
+    assert "network's process 0.70 GB in the second tenth of the list and 0.70 GB in the last" in picture.alt
+    assert "its 2 CRF workers 0.25 GB" in picture.alt
+
+
+def test_examples_that_are_missing_are_a_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"no file of examples .*cams\.npz"):
+        figures.load_samples(tmp_path / "cams.npz")
