@@ -149,6 +149,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "empty list": (lambda r: (r / IDS / "test.txt").write_text("\n"), "the list .*test.txt is empty"),
     "id twice in a list": (lambda r: (r / IDS / "test.txt").write_text("val_1\nval_1\n"), "names val_1 more than once"),
+    "list of zeros": (lambda r: (r / IDS / "test.txt").write_bytes(bytes(9)), r"names '.x00.*', which is no image id"),
+    "list in one line": (lambda r: (r / IDS / "test.txt").write_text("x" * 999), "names 'x{20}', which is no image id"),
     "list of bytes": (lambda r: (r / IDS / "test.txt").write_bytes(b"\xff\x00"), "test.txt cannot be read as text"),
     "trained and evaluated on": (
         lambda r: text(r, f"{IDS}/train.txt", lambda t: t + "val_1\n"),
@@ -233,7 +235,8 @@ def test_what_only_a_crowd_shows_needs_no_label(own):
 
 
 def test_lists_of_voc(own):
-    """trainval is neither trained nor evaluated on; train_aug is; val_part is evaluated on; test needs no masks."""
+    """trainval is neither trained nor evaluated on; train_aug is; val_part is evaluated on; test needs no
+    masks and no labels."""
     ids = {name: (own / f"{IDS}/{name}.txt").read_text() for name in ("train", "val")}
     (own / f"{IDS}/trainval.txt").write_text(ids["train"] + ids["val"])
     (own / f"{IDS}/val_part.txt").write_text("val_0\n")
@@ -245,8 +248,9 @@ def test_lists_of_voc(own):
     (own / f"{IDS}/train.txt").unlink()
     (own / f"{IDS}/train_aug.txt").unlink()
     (own / f"{IDS}/trainval.txt").unlink()
+    assert not faults(own) and "note: 1 test images have no image labels, first test_0" in notes(own)
     text(own, voc.LABEL_FILE, lambda old: old + "test_0 cup\n")
-    assert not faults(own)
+    assert not faults(own) and not [note for note in notes(own) if "image labels" in note]
 
 
 # Real photographs.

@@ -73,6 +73,7 @@ def test_values_may_come_as_text_or_lists(path, text, value):
     [
         ("optim.steps", "many", "optim.steps must be of type int, but is 'many'"),
         ("optim.steps", 1.5, "optim.steps must be of type int"),
+        ("optim.steps", float("inf"), "optim.steps must be of type int"),
         ("optim.lr", None, "optim.lr must be of type float"),
         ("compat.second_flip", "perhaps", "compat.second_flip must be of type bool"),
         ("augment.scale", [1.0], "augment.scale must be of type tuple"),

@@ -71,7 +71,7 @@ def _coerce(value: Any, kind: Any, path: str) -> Any:
             result = kind(value)
             if kind is not int or float(value) == result:
                 return result
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     raise UserError(f"{path} must be of type {getattr(kind, '__name__', kind)}, but is {value!r}; change --{path}")
 

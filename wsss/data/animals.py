@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from wsss.command import parse
 from wsss.data import voc
-from wsss.data.prepare_voc import AUG, IDS, MADE, already
+from wsss.data.prepare_voc import AUG, IDS, MADE, already, read_list
 from wsss.data.vocformat import write_mask
 from wsss.paths import UserError, atomic, project_root, write_json
 
@@ -49,7 +49,7 @@ def prepare(output: Path, root: Path, ids: Path | None = None) -> str:
     if not (root / "JPEGImages").is_dir() or not (root / AUG).is_dir():
         raise UserError(f"{root} holds no JPEGImages and {AUG}; make them by wsss data prepare voc")
     folder = ids or project_root() / "data" / "lists" / "animals"
-    lists = {split: voc.read_lines(folder / f"{split}.txt") for split in SPLITS}
+    lists = {split: read_list(folder / f"{split}.txt") for split in SPLITS}
     names = sorted({one for members in lists.values() for one in members})
     kit = voc.open_devkit(root)
     if kit.label_source == "masks":

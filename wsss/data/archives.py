@@ -76,7 +76,7 @@ def source(path: Path, kind: Kind, scratch: Path) -> Source:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     if not (scratch / kind.marker).is_dir():
-        raise UserError(f"{path} holds no {kind.marker}, so it is not the archive of {kind.title}")
+        raise UserError(f"{path} holds no {kind.marker}, so it is not the archive of {kind.title}; download it again")
     return Source(path, scratch)
 
 
@@ -95,7 +95,7 @@ def _find(path: Path, kind: Kind) -> Path:
             raise UserError(f"{path} holds more than one set, {found[0]} and {found[1]}; give the one of {kind.title}")
         if found:
             return found[0]
-    raise UserError(f"{path} holds no folder {kind.marker}, so it is not {kind.title} unpacked")
+    raise UserError(f"{path} holds no folder {kind.marker}, so it is not {kind.title} unpacked; name another folder")
 
 
 def _files(path: Path, kind: Kind) -> Iterator[tuple[str, str, bytes]]:

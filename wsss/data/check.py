@@ -35,6 +35,8 @@ class Item:
     crowds: list[str]
     """Classes that its mask may show without a label (crowds.txt)."""
     need_mask: bool
+    need_labels: bool
+    """Unless only lists of test images name it."""
 
 
 @dataclass
@@ -59,8 +61,8 @@ def check(root: Path, splits: Sequence[str] = ()) -> tuple[str, list[str]]:
     val or test are evaluated on. Faults: lists, photographs, masks or labels that cannot be read; sizes and values that
     are wrong; pixels of a class that the image labels do not name; a mask missing in a val list; images or photographs
     that are both trained and evaluated on. Notes: labels without pixels (annotations of VOC name objects that its masks
-    lack), other palettes, masks missing elsewhere, files that no list names. Raises UserError where there is nothing to
-    check.
+    lack), other palettes, masks missing elsewhere, test images without labels, files that no list names. Raises
+    UserError where there is nothing to check.
     """
     kit = voc.open_devkit(root)
     ids, faults = _lists(root, splits)
@@ -101,15 +103,19 @@ def _items(kit: voc.Devkit, ids: dict[str, list[str]]) -> tuple[list[Item], list
     """Every listed image once, and faults of the label file as a whole."""
     tables, faults = {}, []
     for name in (voc.LABEL_FILE, CROWD_FILE):
-        rows = [line.split() for line in voc.read_lines(kit.root / name)] if (kit.root / name).is_file() else []
+        rows = [line.split() for line in voc.read_lines(kit.root / name)] if (kit.root / name).exists() else []
         tables[name] = {row[0]: row[1:] for row in rows}
         twice = [one for one, count in Counter(row[0] for row in rows).items() if count > 1]
         if twice:
             faults.append(f"{kit.root / name} names {len(twice)} images more than once, first {twice[0]}")
     labels = tables[voc.LABEL_FILE] if kit.label_source == "text" else {}
     masked = {name for key, split in ids.items() if key.startswith("val") and kit.mask_source for name in split}
+    labelled = {name for key, split in ids.items() if not key.startswith("test") for name in split}
     names = sorted({name for split in ids.values() for name in split})
-    return [Item(one, labels.get(one), tables[CROWD_FILE].get(one, []), one in masked) for one in names], faults
+    items = [
+        Item(one, labels.get(one), tables[CROWD_FILE].get(one, []), one in masked, one in labelled) for one in names
+    ]
+    return items, faults
 
 
 def _look(kit: voc.Devkit, item: Item) -> Found:
@@ -128,6 +134,9 @@ def _look(kit: voc.Devkit, item: Item) -> Found:
     if kit.label_source == "masks":
         found.labels = shown if found.pixels is not None else None
         return found
+    if not item.need_labels and not _has_labels(kit, item):
+        found.notes.append("test images have no image labels")
+        return found
     _look_at_labels(kit, item, found)
     if found.pixels is None or found.labels is None:
         return found
@@ -145,7 +154,7 @@ def _look_at_mask(kit: voc.Devkit, item: Item, found: Found, size: tuple[int, in
     """Its pixels by value; faults of its mode, size and values."""
     path = kit.root / kit.mask_source / f"{item.name}.png"
     if not kit.mask_source or not path.is_file():
-        if item.need_mask or kit.label_source == "masks":
+        if item.need_mask or (item.need_labels and kit.label_source == "masks"):
             found.faults.append(f"image {item.name} has no mask: {path} does not exist")
         else:
             found.notes.append("images have no mask")
@@ -167,6 +176,12 @@ def _look_at_mask(kit: voc.Devkit, item: Item, found: Found, size: tuple[int, in
         palette = bytes(image.palette.palette) if image.palette else _PALETTE
     if palette != _PALETTE[: len(palette)]:
         found.notes.append("masks have a palette other than VOC's")
+
+
+def _has_labels(kit: voc.Devkit, item: Item) -> bool:
+    if kit.label_source == "annotations":
+        return (kit.root / "Annotations" / f"{item.name}.xml").exists()
+    return item.labels is not None
 
 
 def _look_at_labels(kit: voc.Devkit, item: Item, found: Found) -> None:

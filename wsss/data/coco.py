@@ -171,6 +171,8 @@ def _write_photo(root: Path, images: Path, classes: int, photo: Photo) -> None:
     try:
         with Image.open(source) as image:
             found = image.size
+            image.draft("L", (1, 1))  # of a JPEG an eighth of each side: fast, but to its last byte
+            image.load()
     except voc.UNDECODABLE as error:
         raise UserError(f"{source} is no image ({error}); unpack its archive again") from None
     if found != size:

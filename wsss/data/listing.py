@@ -41,4 +41,4 @@ _LABELLED = (*voc.MASK_FOLDERS, voc.LABEL_FILE, "Annotations")
 
 def _class_names(root: Path) -> tuple[str, ...]:
     names = root / "classes.txt"
-    return tuple(voc.read_lines(names)) if names.is_file() else voc.VOC_CLASSES
+    return tuple(voc.read_lines(names)) if names.exists() else voc.VOC_CLASSES

@@ -115,10 +115,10 @@ def already(output: Path, made: Mapping[str, object], splits: Sequence[str]) -> 
 
 def read_lists(sources: Sources) -> dict[str, list[str]]:
     """Ids by split; train_aug is sorted. Raises UserError."""
-    train, val = (_read_list(sources.voc.folder / IDS / f"{split}.txt") for split in ("train", "val"))
-    extra = {one for split in ("train", "val") for one in _read_list(sources.sbd.folder / f"{split}.txt")}
+    train, val = (read_list(sources.voc.folder / IDS / f"{split}.txt") for split in ("train", "val"))
+    extra = {one for split in ("train", "val") for one in read_list(sources.sbd.folder / f"{split}.txt")}
     lists = {"train": train, "train_aug": sorted(extra.union(train).difference(val)), "val": val}
-    return lists | ({"test": _read_list(sources.test.folder / IDS / "test.txt")} if sources.test else {})
+    return lists | ({"test": read_list(sources.test.folder / IDS / "test.txt")} if sources.test else {})
 
 
 def check_lists(lists: Mapping[str, Sequence[str]]) -> None:
@@ -150,14 +150,18 @@ def read_sbd(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     if mask.ndim != 2 or mask.dtype.kind not in "iu":
         raise UserError(f"{path} holds {mask.dtype} of shape {mask.shape}, not a mask; download SBD again")
     if mask.shape[::-1] != size:
-        raise UserError(f"the mask {path} is {mask.shape[1]}x{mask.shape[0]}, but its image is {size[0]}x{size[1]}")
+        raise UserError(
+            f"the mask {path} is {mask.shape[1]}x{mask.shape[0]}, but its image is {size[0]}x{size[1]}; download SBD "
+            "again"
+        )
     wrong = mask[((mask < 0) | (mask > len(voc.VOC_CLASSES))) & (mask != IGNORE)]
     if wrong.size:
-        raise UserError(f"the mask {path} holds the value {wrong[0]}, which is no class of VOC")
+        raise UserError(f"the mask {path} holds the value {wrong[0]}, which is no class of VOC; download SBD again")
     return mask.astype(np.uint8)
 
 
-def _read_list(path: Path) -> list[str]:
+def read_list(path: Path) -> list[str]:
+    """Ids of an official list. Raises UserError."""
     if not path.is_file():
         raise UserError(f"the list {path} does not exist; give the complete download")
     ids = [line.split()[0] for line in voc.read_lines(path)]
@@ -205,7 +209,7 @@ def _place_labels(folder: Path, name: str, root: Path) -> str:
     path = folder / "Annotations" / f"{name}.xml"
     found = {item.findtext("name", "").strip() for item in voc.read_xml(path).iter("object")}
     if other := found - set(voc.VOC_CLASSES):
-        raise UserError(f"{path} names the class {min(other)!r}, which is no class of VOC")
+        raise UserError(f"{path} names the class {min(other)!r}, which is no class of VOC; download it again")
     archives.place(path, root / "Annotations" / path.name)
     return " ".join([name, *(label for label in voc.VOC_CLASSES if label in found)])
 

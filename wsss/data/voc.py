@@ -47,6 +47,8 @@ UNDECODABLE = (
 """What Pillow raises for a file that is no picture, or claims to be a picture of more than 89 million pixels."""
 MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
 LABEL_FILE = "image_labels.txt"
+LONGEST_ID = 200
+"""Characters; file systems refuse names of more than 255 bytes."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,12 @@ def open_devkit(root: Path) -> Devkit:
             "the folder that does"
         )
     names = root / "classes.txt"
-    classes = tuple(read_lines(names)) if names.is_file() else VOC_CLASSES
+    classes = tuple(read_lines(names)) if names.exists() else VOC_CLASSES
     if not classes or len(set(classes)) < len(classes) or len(classes) >= IGNORE:
-        raise UserError(f"{names} must name 1 to 254 different classes, one a line, without background")
+        raise UserError(f"{names} must name 1 to 254 different classes, one a line, without background; correct it")
     masks = next((name for name in MASK_FOLDERS if (root / name).is_dir()), "")
     xml = any((root / "Annotations").glob("*.xml"))
-    labels = "annotations" if xml else "text" if (root / LABEL_FILE).is_file() else "masks"
+    labels = "annotations" if xml else "text" if (root / LABEL_FILE).exists() else "masks"
     if labels == "masks" and not masks:
         raise UserError(
             f"{root} has no image labels: neither Annotations/*.xml nor {LABEL_FILE} nor {' nor '.join(MASK_FOLDERS)}"
@@ -95,7 +97,8 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_ids(root: Path, split: str) -> list[str]:
-    """Ids of a split in the order of its list; UserError if the list is missing, empty or repeats an id."""
+    """Ids of a split in the order of its list; UserError if the list is missing, empty, repeats an id or holds what
+    can be none."""
     path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not path.is_file():
         known = ", ".join(sorted(x.stem for x in path.parent.glob("*.txt"))) or "none"
@@ -105,6 +108,9 @@ def read_ids(root: Path, split: str) -> list[str]:
     ids = [line.split()[0] for line in read_lines(path)]
     if not ids:
         raise UserError(f"the list {path} is empty; put one image id on each line")
+    odd = next((one for one in ids if len(one) > LONGEST_ID or not one.isprintable()), "")
+    if odd:
+        raise UserError(f"the list {path} names {odd[:20]!r}, which is no image id; put one on each line")
     if len(set(ids)) < len(ids):
         raise UserError(f"the list {path} names {next(x for x in ids if ids.count(x) > 1)} more than once")
     return ids
@@ -116,7 +122,7 @@ def image_file(root: Path, name: str) -> Path:
         path = root / "JPEGImages" / (name + suffix)
         if path.is_file():
             return path
-    raise UserError(f"image {name} is listed, but {root}/JPEGImages/{name}.jpg (or .png) does not exist")
+    raise UserError(f"image {name} is listed, but {root}/JPEGImages/{name}.jpg (or .png) does not exist; add it")
 
 
 def read_image(path: Path) -> Image.Image:
@@ -143,11 +149,13 @@ def read_mask(path: Path, size: tuple[int, int] | None, classes: int) -> UInt8[n
             f"the mask {path} is of mode {mode}; it must be an index image (palette or grey) of class numbers"
         )
     if size and array.shape[::-1] != tuple(size):
-        raise UserError(f"the mask {path} is {array.shape[1]}x{array.shape[0]}, but its image is {size[0]}x{size[1]}")
+        raise UserError(
+            f"the mask {path} is {array.shape[1]}x{array.shape[0]}, but its image is {size[0]}x{size[1]}; replace it"
+        )
     wrong = array[(array > classes) & (array != IGNORE)]
     if wrong.size:
         raise UserError(
-            f"the mask {path} holds the value {wrong[0]}, but only 0..{classes} and {IGNORE} have a meaning"
+            f"the mask {path} holds the value {wrong[0]}, but only 0..{classes} and {IGNORE} have a meaning; replace it"
         )
     return array
 
@@ -156,7 +164,7 @@ def mask_file(kit: Devkit, name: str) -> Path:
     """The mask of an id; UserError if there is none."""
     path = kit.root / kit.mask_source / f"{name}.png"
     if not kit.mask_source or not path.is_file():
-        raise UserError(f"image {name} has no mask: {path} does not exist")
+        raise UserError(f"image {name} has no mask: {path} does not exist; add it")
     return path
 
 
@@ -179,10 +187,13 @@ def read_labels(kit: Devkit, ids: Sequence[str]) -> np.ndarray:
         elif name in table:
             found = table[name]
         else:
-            raise UserError(f"image {name} has no line in {source}")
+            raise UserError(f"image {name} has no line in {source}; add one")
         for label in found:
             if label not in index:
-                raise UserError(f"{source} gives image {name} the class {label!r}, which is not among the classes")
+                raise UserError(
+                    f"{source} gives image {name} the class {label!r}, which is not among the classes; correct it, or "
+                    "give the set its classes.txt"
+                )
             labels[row, index[label]] = 1
     return labels
 
@@ -197,7 +208,7 @@ def read_xml(path: Path) -> ElementTree.Element:
         guard.Parse(text, True)
         return ElementTree.fromstring(text)
     except (OSError, expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
-        raise UserError(f"the annotation {path} cannot be read ({error})") from error
+        raise UserError(f"the annotation {path} cannot be read ({error}); replace the file") from error
 
 
 def _refuse_doctype(name: str, *_: object) -> None:
