@@ -152,6 +152,11 @@ def test_counts_lie_beside_the_record(tmp_path):
     results.save_counts(path.with_suffix(".npz"), ["a", "b"], segmentation=np.ones((2, 3, 3)))
     counts = results.load_counts(results.load(path))
     assert counts["ids"].tolist() == ["a", "b"] and counts["segmentation"].shape == (2, 3, 3)
+    whole = path.with_suffix(".npz").read_bytes()
+    for broken in (b"", b"no counts", whole[:90], whole[:-9]):
+        path.with_suffix(".npz").write_bytes(broken)
+        with pytest.raises(UserError, match="counts .*0.npz cannot be read .*evaluate the run again"):
+            results.load_counts(results.load(path))
 
 
 def test_counts_of_voc_val_fit_in_half_a_megabyte(tmp_path):

@@ -3,6 +3,7 @@
 The base's released weights (.pth) are read as well; nothing that a file holds is ever run.
 """
 
+import hashlib
 import io
 import re
 import warnings
@@ -16,7 +17,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from wsss.paths import UserError, atomic, project_root
+from wsss.config import Config, from_dict
+from wsss.paths import UserError, atomic, project_root, read_json
 
 
 def resolve(path: str) -> Path:
@@ -107,19 +109,20 @@ def _advice(tensors: Mapping[str, Tensor], keys: list[str]) -> str:
     )
 
 
-def write_weights(module: nn.Module, path: Path) -> None:
-    """All tensors of `module` to a safetensors file, atomically."""
+def write_weights(module: nn.Module, path: Path) -> str:
+    """All tensors of `module` to a safetensors file, atomically; returns its sha256."""
     # By way of bytes: the library's own writer has other errors for a full disk, and hides the file from other users.
     data = to_bytes({key: value.contiguous() for key, value in module.state_dict().items()})
     with atomic(path) as temporary:
         temporary.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def save(run: Path, step: int, module: nn.Module, state: Mapping[str, Any]) -> None:
     """Keep weights and state of `step` in `run`; the pair before is removed only when both files are there."""
-    write_weights(module, run / f"step-{step:08d}.safetensors")
+    digest = write_weights(module, weights_file(run, step))
     buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
+    torch.save({**state, "weights": digest}, buffer)
     with atomic(run / f"step-{step:08d}.pt") as temporary:
         temporary.write_bytes(buffer.getvalue())
     for file in run.glob("step-*"):
@@ -139,10 +142,10 @@ def _step(file: Path) -> int:
 
 
 def load(run: Path, step: int, module: nn.Module) -> dict[str, Any]:
-    """Weights of `step` into `module`; returns the state. UserError where a file is cut off or holds more than tensors
-    and plain values, which is never run."""
-    fill(module, read(weights_file(run, step)), str(weights_file(run, step)))
-    path = run / f"step-{step:08d}.pt"
+    """Weights of `step` into `module`; returns the state. UserError where a file is cut off, holds more than tensors
+    and plain values, which is never run, or where the two files were not saved together."""
+    weights, path = weights_file(run, step), run / f"step-{step:08d}.pt"
+    fill(module, read(weights), str(weights))
     try:
         state = torch.load(path, weights_only=True)
     except Exception as error:
@@ -152,7 +155,20 @@ def load(run: Path, step: int, module: nn.Module) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict):
         raise UserError(f"{path} is no training state of wsss; delete it to start this run again")
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if state.pop("weights", digest) != digest:  # states of earlier versions do not name their weights
+        raise UserError(f"{weights} and {path} were not saved together; delete them to start this run again")
     return state
+
+
+def configuration(run: Path) -> Config:
+    """What `run` was started with. Raises UserError."""
+    path = run / "config.json"
+    tree = read_json(path)
+    try:
+        return from_dict(tree)
+    except UserError as error:
+        raise UserError(f"{path} is not the configuration of a run: {error}") from error
 
 
 def weights_file(run: Path, step: int) -> Path:

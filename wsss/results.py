@@ -141,8 +141,11 @@ def load_counts(record: Record) -> dict[str, np.ndarray]:
     path = Path(record.get("path", "")).with_suffix(".npz") if record.get("path") else None
     if path is None or not path.is_file():
         return {}
-    with np.load(path) as file:
-        return {name: file[name] for name in file.files}
+    try:
+        with open(path, "rb") as opened, np.load(opened) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # numpy has half a dozen kinds for a file that is cut off or of another kind
+        raise UserError(f"the counts {path} cannot be read ({error}); evaluate the run again") from error
 
 
 def find(*roots: Path | str) -> list[Record]:

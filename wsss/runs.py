@@ -19,7 +19,7 @@ from wsss.data.listing import Listing, listing
 from wsss.data.predictions import Counted
 from wsss.inference import Protocol
 from wsss.model import Wsss, build, describe
-from wsss.paths import UserError, read_json
+from wsss.paths import UserError
 from wsss.predict import Shard
 
 
@@ -36,7 +36,11 @@ class Opened:
         """The network with these weights; what the run started from is not read, and may be gone."""
         bare = settings.override(self.config, {"model.checkpoint": "", "model.pretrained": False})
         model = build(bare, classes).to(device)
-        checkpoint.fill(model, checkpoint.read(self.file), str(self.file))
+        tensors = checkpoint.read(self.file)
+        known = len(tensors.get("decoder.conv8.weight", range(classes + 1))) - 1
+        if known != classes:
+            raise UserError(f"{self.file} knows {known} classes, but the data set has {classes}; check its classes.txt")
+        checkpoint.fill(model, tensors, str(self.file))
         return model.eval()
 
     def origin(self) -> dict[str, Any]:
@@ -49,7 +53,9 @@ class Opened:
 def open_run(folder: Path, weights: str = "last", data_root: str = "") -> Opened:
     """The run at OUTPUT/DATASET/VARIANT/SEED with its last or best weights. Raises UserError."""
     folder = folder.resolve() if folder.name in ("", "..") else folder  # what its record is called hangs on its name
-    config = configuration.from_dict(read_json(folder / "config.json"))
+    config = checkpoint.configuration(folder)
+    if folder.name.isdecimal() and int(folder.name) != config.seed:
+        raise UserError(f"{folder}/config.json is that of seed {config.seed}; put back the one of this run")
     config = settings.override(config, {"data.root": data_root} if data_root else {})
     step = checkpoint.latest(folder)
     file = folder / "best.safetensors" if weights == "best" else checkpoint.weights_file(folder, step or 0)

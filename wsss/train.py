@@ -19,7 +19,7 @@ from wsss.batch import Batch
 from wsss.config import Config
 from wsss.interrupt import Interrupted, stop_signals
 from wsss.model import build
-from wsss.paths import UserError, atomic, project_root, read_json, write_json
+from wsss.paths import UserError, atomic, project_root, write_json
 
 
 def run(config: Config, resume: bool = True) -> dict[str, Any]:
@@ -53,12 +53,12 @@ def _finished(folder: Path, config: Config, resume: bool, val: datasets.Split) -
 
     A folder with neither record nor checkpoint has nothing to lose and is taken over.
     """
-    known, path = folder / "config.json", folder.with_suffix(".json")
-    if not known.is_file() or not (path.is_file() or checkpoint.latest(folder)):
+    path = folder.with_suffix(".json")
+    if not (path.is_file() or checkpoint.latest(folder)):
         return None
     if not resume:
         raise UserError(f"{folder} holds a run already; leave --no-resume out, or choose another --output or --seed")
-    before, now = (_comparable(tree) for tree in (read_json(known), configuration.to_dict(config)))
+    before, now = _comparable(checkpoint.configuration(folder)), _comparable(config)
     if before != now:
         changed = [path for path in now if before.get(path) != now[path]]
         raise UserError(
@@ -67,12 +67,27 @@ def _finished(folder: Path, config: Config, resume: bool, val: datasets.Split) -
     record = results.load(path) if path.is_file() else None
     if record and record["fingerprint"]["ids"] != results.ids_digest(val.ids):
         raise UserError(f"{path} was measured on other images than {val.kit.root} has; choose another --output")
+    own = ("training", config.variant, config.seed)
+    if record and (record["protocol"].get("name"), record["variant"], record["seed"]) != own:
+        raise UserError(f"{path} is the record of another run; move it away, and the same words evaluate this run anew")
     return record
 
 
-def _comparable(tree: dict[str, Any]) -> dict[str, Any]:
-    flat = settings.flatten(configuration.from_dict(tree))
-    return {path: value for path, value in flat.items() if path not in ("output", "data.workers", "data.root")}
+def _comparable(config: Config) -> dict[str, Any]:
+    return {
+        path: value
+        for path, value in settings.flatten(config).items()
+        if path not in ("output", "data.workers", "data.root")
+    }
+
+
+def _logged(log: Path, last: int) -> list[str]:
+    """The whole rows of a log, of the steps from 1 to `last`. Raises UserError."""
+    try:
+        rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [row for row in rows if row.endswith("\n") and 0 < json.loads(row)["step"] <= last]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{log} is no log of training ({error}); move it away to go on without it") from error
 
 
 class Trainer:
@@ -185,8 +200,7 @@ class Trainer:
         sources = {"labels": kit.label_source, "masks": kit.mask_source, "classes": len(kit.classes)}
         splits = {split.name: len(split) for split in (self.train_split, self.val_split)}
         first = json.dumps({"step": 0, "data": {**sources, **splits}}) + "\n"
-        old = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
-        rows = [row for row in old if row.endswith("\n") and 0 < json.loads(row)["step"] <= self.step]
+        rows = _logged(log, self.step) if log.exists() else []
         with atomic(log) as temporary:
             temporary.write_text("".join([first, *rows]), encoding="utf-8")
 
