@@ -167,7 +167,7 @@ def read_list(path: Path) -> list[str]:
     ids = [line.split()[0] for line in voc.read_lines(path)]
     odd = next((one for one in ids if not re.fullmatch(r"[\w-]+", one)), None)
     if odd is not None or not ids or len(set(ids)) < len(ids):
-        fault = f"names {odd!r}, which is no id" if odd else "names an image twice" if ids else "is empty"
+        fault = f"names {odd[:20]!r}, which is no id" if odd else "names an image twice" if ids else "is empty"
         raise UserError(f"the list {path} {fault}; download it again")
     return ids
 

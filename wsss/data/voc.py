@@ -112,7 +112,8 @@ def read_ids(root: Path, split: str) -> list[str]:
     if odd:
         raise UserError(f"the list {path} names {odd[:20]!r}, which is no image id; put one on each line")
     if len(set(ids)) < len(ids):
-        raise UserError(f"the list {path} names {next(x for x in ids if ids.count(x) > 1)} more than once")
+        twice = next(x for x in ids if ids.count(x) > 1)
+        raise UserError(f"the list {path} names {twice} more than once; leave one line of it")
     return ids
 
 
