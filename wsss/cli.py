@@ -191,16 +191,18 @@ class Score:
     predictions: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PREDICTIONS")]
     """Folder of ID.png with class numbers."""
     truth: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TRUTH")]
-    """Folder of ID.png; 255 is not counted. Every mask here needs its prediction."""
+    """Folder of ID.png; 255 is not counted. Every mask here, or of --ids, needs its prediction."""
     num_classes: int
     """Classes with background, e.g. 21 for VOC."""
+    ids: Path | None = None
+    """List of the ids to score, such as ImageSets/Segmentation/val.txt; None: every mask of TRUTH."""
 
 
 def _score(words: Sequence[str]) -> int:
     asked = parse(Score, words, "score")
     from wsss import scoring
 
-    print(json.dumps(scoring.score(asked.predictions, asked.truth, asked.num_classes)))
+    print(json.dumps(scoring.score(asked.predictions, asked.truth, asked.num_classes, asked.ids)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Memory of training on a CPU."""
+"""Memory of training and evaluation on a CPU."""
 
 import ctypes
 import platform

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from wsss import distributed, inference
+from wsss import distributed, inference, memory
 from wsss.data import predictions, voc
 from wsss.data.listing import Listing
 from wsss.data.predictions import Counted, Job
@@ -96,6 +96,7 @@ def finish(shard: Shard, workers: int) -> list[Counted]:
 
     Ctrl-C and SIGTERM let what is under way come to its end, then raise Interrupted: on disk are whole PNGs only.
     """
+    memory.keep_freed()
     done: list[Counted] = []
     words = {"total": len(shard.places), "desc": f"predict {shard.images.split}", "unit": "image"}
     with stop_signals() as stop, tqdm(**words, disable=distributed.rank() > 0) as bar:

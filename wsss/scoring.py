@@ -11,16 +11,18 @@ from wsss.data import voc
 from wsss.paths import UserError
 
 
-def score(predictions: Path, truth: Path, classes: int) -> dict[str, Any]:
-    """Scores in percent of index PNGs in `predictions` against all of `truth`; `classes` counts background.
+def score(predictions: Path, truth: Path, classes: int, ids: Path | None = None) -> dict[str, Any]:
+    """Scores in percent of index PNGs in `predictions` against those of `truth` that the list `ids` names, or all;
+    `classes` counts background.
 
     Raises UserError for a folder without PNGs, a missing prediction, sizes that differ and values out of range.
     """
     if not 1 <= classes <= voc.IGNORE:
         raise UserError(f"--num-classes is {classes}, but must lie between 1 and {voc.IGNORE}, background included")
-    files = sorted(truth.glob("*.png"))
+    names = dict.fromkeys(line.split()[0] for line in voc.read_lines(ids)) if ids else {}
+    files = [truth / f"{name}.png" for name in names] if ids else sorted(truth.glob("*.png"))
     if not files:
-        raise UserError(f"{truth} holds no PNG; give the folder of the true masks")
+        raise UserError(f"{ids} is empty" if ids else f"{truth} holds no PNG; give the folder of the true masks")
     total = np.zeros((classes, classes), np.int64)
     for file in tqdm(files, desc="score", unit="image", leave=False):
         mine = predictions / file.name

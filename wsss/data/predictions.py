@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wsss import metrics, results
+from wsss import memory, metrics, results
 from wsss.config import IGNORE
 from wsss.crf import dense_crf
 from wsss.data import voc, vocformat
@@ -129,6 +129,7 @@ def stream(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> It
 def _start() -> None:
     """A worker's manners: Ctrl-C is the parent's, SIGTERM removes what is half-written, the parent's end is its own."""
     _obey()
+    memory.keep_freed()  # else a fifth of the CRF's time is page faults
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
