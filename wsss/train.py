@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from wsss import checkpoint, datasets, distributed, evaluate, method, optim, results, settings, tally
+from wsss import checkpoint, datasets, distributed, evaluate, memory, method, optim, results, settings, tally
 from wsss import config as configuration
 from wsss.batch import Batch
 from wsss.config import Config
@@ -113,6 +113,7 @@ class Trainer:
         """Train to the last step; SIGTERM and Ctrl-C save and raise Interrupted. Raises UserError at a loss that is
         not finite, before the optimizer sees it."""
         config, total = self.config.optim, self.config.optim.steps
+        memory.keep_freed()
         wrapped = method.Step(self.model, self.config)
         if distributed.world() > 1:
             wrapped = DistributedDataParallel(wrapped, find_unused_parameters=True)
