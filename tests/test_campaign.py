@@ -64,11 +64,6 @@ COCO = ["data", "prepare", "coco", "out/COCO", "--partial", "--workers", "1"]
 DRAWN = files("drawn", "photograph", "mask", "annotation", "list", "classes") | {"part": "drawn/SegmentationPart/*"}
 VAL = {kind: pattern.replace("/*", "/val*") for kind, pattern in DRAWN.items()}
 """What an evaluation reads."""
-MINE = {
-    "configuration": f"{RUN}/0/config.json",
-    "last weights": f"{RUN}/0/step-*.safetensors",
-    "state": f"{RUN}/0/step-*.pt",
-}
 STAGES = {
     "voc": Stage(
         [*VOC, "--voc", "VOCdevkit", "--sbd", "benchmark_RELEASE", "--test", "test"],
@@ -132,14 +127,21 @@ STAGES = {
     "evaluate": Stage(
         ["evaluate", f"{RUN}/0"],
         ("drawn", "runs"),
-        VAL | MINE | {"record": f"{RUN}/0.json", "counts": f"{RUN}/0.npz", "examples": f"{RUN}/0/cams.npz"},
+        VAL
+        | {
+            "configuration": f"{RUN}/0/config.json",
+            "last weights": f"{RUN}/0/step-*.safetensors",
+            "state": f"{RUN}/0/step-*.pt",
+            "record": f"{RUN}/0.json",
+            "counts": f"{RUN}/0.npz",
+            "examples": f"{RUN}/0/cams.npz",
+        },
         (f"{RUN}/0.json", f"{RUN}/0.npz"),
     ),
     "evaluate, final": Stage(
         ["evaluate", f"{RUN}/0", *FINAL],
         ("drawn", "runs"),
         {kind: VAL[kind] for kind in ("photograph", "mask", "list", "classes")}
-        | MINE
         | {"prediction": f"{RUN}/0/predictions/*/*.png", "protocol": f"{RUN}/0/predictions/*/protocol.json"}
         | {"record": f"{RUN}/0.voc*.json", "counts": f"{RUN}/0.voc*.npz"},
         (f"{RUN}/0.voc*.json", f"{RUN}/0.voc*.npz", f"{RUN}/0/predictions/*/*"),
@@ -389,8 +391,11 @@ def names(said: str, touched: set[str]) -> bool:
     if any(path.stem in said or (path.parent.name and str(path.parent) in said) for path in paths):
         return True
     texts = [path.read_bytes() for path in paths if path.suffix in (".txt", ".json") and path.is_file()]
-    words = {word for text in texts for word in re.findall(rb"[\w-]+", text)}
-    return bool(words & set(re.findall(rb"[\w-]+", said.encode())))
+    return any(words(text) & words(said.encode()) for text in texts)
+
+
+def words(text: bytes) -> set[bytes]:
+    return {*text.split(), *re.findall(rb"[\w-]+", text)}
 
 
 def repair(touched: set[str], before: dict[str, bytes]) -> None:
