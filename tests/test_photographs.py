@@ -1,0 +1,67 @@
+"""From photographs to a score by the words of the book's data page, on real ones: COCO's and VOC's animals."""
+
+import json
+from pathlib import Path
+
+import pytest
+from running import folder, run
+
+from wsss import results
+from wsss.data import animals, voc
+
+pytestmark = pytest.mark.slow
+IDS = "ImageSets/Segmentation"
+
+
+def few(root: Path, split: str, count: int) -> Path:
+    """A list `few` of the first images of a split."""
+    ids = voc.read_ids(root, split)[:count]
+    path = root / IDS / "few.txt"
+    path.write_text("\n".join(ids) + "\n")
+    return path
+
+
+def steps(preset: str, root: Path, base: Path, protocol: str, capsys: pytest.CaptureFixture) -> None:
+    """Check, train a few steps, evaluate with CRF and score; score and record agree."""
+    capsys.readouterr()
+    assert run("data", "check", root) == 0
+    assert "0 faults" in capsys.readouterr().out
+    ids, masks = few(root, "val", 3), voc.open_devkit(root).mask_source
+    settings = ("--optim.steps", 2, "--optim.batch", 2, "--data.val_split", "few")
+    assert run("train", preset, "--data.root", root, "--output", base / "runs", *settings) == 0
+    place = folder(base / "runs")
+    assert run("evaluate", place, "--protocol", protocol, "--split", "few", "--workers", 1) == 0
+    record = results.load(place.with_name(f"0.{protocol}-crf-few.json"))
+    assert record["protocol"]["crf"] and record["images"] == 3
+    classes = len(voc.open_devkit(root).classes) + 1
+    capsys.readouterr()
+    made = place / f"predictions/{protocol}-crf-few"
+    assert run("score", made, root / masks, "--num-classes", classes, "--ids", ids) == 0
+    assert json.loads(capsys.readouterr().out)["miou"] == record["results"]["segmentation"]["miou"]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
+def test_coco(shared, tmp_path, capsys):
+    source, root = shared / "data/tiny_coco", tmp_path / "COCO2017"
+    words = ("--annotations", source / "annotations", "--images", source, "--workers", 1)
+    assert run("data", "prepare", "coco", root, *words) == 0
+    steps("smoke", root, tmp_path, "coco", capsys)
+
+
+def test_animals(shared, tmp_path, capsys):
+    """From a VOC of a few images, whose annotations are written here: the shared copy has none."""
+    source, root = shared / "data/voc12_animals/VOC2012", tmp_path / "VOC2012"
+    (root / "Annotations").mkdir(parents=True)
+    for name in ("JPEGImages", "SegmentationClassAug"):
+        (root / name).symlink_to(source / name)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    labels = dict(line.split(maxsplit=1) for line in voc.read_lines(source / voc.LABEL_FILE))
+    for split in animals.SPLITS:
+        ids = voc.read_ids(source, split)[:6]
+        (lists / f"{split}.txt").write_text("\n".join(ids))
+        for name in ids:
+            objects = "".join(f"<object><name>{one}</name></object>" for one in labels[name].split())
+            (root / f"Annotations/{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+    animals.prepare(tmp_path / "animals", root, lists)
+    steps("voc-animals", tmp_path / "animals", tmp_path, "voc", capsys)
