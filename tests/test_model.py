@@ -91,6 +91,14 @@ def test_fused_and_plain_attention_agree():
     torch.testing.assert_close(tokens[0], tokens[2])
 
 
+def test_bfloat16_asks_for_twice_as_many_tokens_to_fuse():
+    nets = [network(model__fused_from=start) for start in (8, 9)]
+    with torch.autocast("cpu", torch.bfloat16):
+        for net in nets:
+            net(image(32, 32))
+    assert [net.encoder.blocks[0].attn.fused_attn for net in nets] == [True, False]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs g++")
 @pytest.mark.filterwarnings("default")  # the compiler has its own

@@ -106,7 +106,8 @@ class Wsss(nn.Module):
         rows, columns = self.grid(image)
         vit, prefix, kept = self.encoder, self.encoder.num_prefix_tokens, {}
         recompute = self.recompute and torch.is_grad_enabled()
-        fused = image.is_cuda or rows * columns >= self.fused_from
+        shortest = self.fused_from * (2 if torch.is_autocast_enabled(image.device.type) else 1)
+        fused = image.is_cuda or rows * columns >= shortest
         x = vit.patch_embed(image[:, :, : rows * self.patch, : columns * self.patch])
         x = vit.norm_pre(self._with_positions(x.reshape(len(x), rows, columns, -1)))
         for number, block in enumerate(vit.blocks, 1):
