@@ -91,6 +91,18 @@ def test_fused_and_plain_attention_agree():
     torch.testing.assert_close(tokens[0], tokens[2])
 
 
+def test_the_class_token_alone_is_that_of_the_whole_pass():
+    net, x = network(), image(32, 32)
+    tokens, grads = [], []
+    for way in (lambda: net.encode(x).class_token, lambda: net.class_token(x)):
+        net.zero_grad()
+        tokens.append(way())
+        tokens[-1].square().sum().backward()
+        grads.append([p.grad.clone() for p in net.encoder.parameters() if p.grad is not None])
+    torch.testing.assert_close(tokens[0], tokens[1])
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-4)
+
+
 def test_bfloat16_asks_for_twice_as_many_tokens_to_fuse():
     nets = [network(model__fused_from=start) for start in (8, 9)]
     with torch.autocast("cpu", torch.bfloat16):

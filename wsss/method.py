@@ -96,8 +96,8 @@ def add_class_codes(model: Wsss, batch: Batch, output: Output, config: Config, g
     inside = cam.box_mask(batch.box, batch.image.shape[2:])
     corners, flags = contrast.choose_crops(codes, inside, size, count, generator, padded)
     crops = contrast.cut(batch.local, corners, size).flatten(0, 1)
-    view = model.encode(batch.view).class_token
-    local = model.encode(crops).class_token.unflatten(0, (count, -1))
+    view = model.class_token(batch.view)
+    local = model.class_token(crops).unflatten(0, (count, -1))
     views = torch.cat([output.class_token[None], view[None], local])
     with torch.no_grad():
         teacher = model.proj_head_t(views[:2])

@@ -103,21 +103,37 @@ class Wsss(nn.Module):
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Encoded:
         """One pass of the encoder. Rows and columns of pixels beyond a whole number of patches are dropped."""
+        x, kept = self._before_last(image)
+        x = self.encoder.norm(self._run(self.encoder.blocks[-1], x))
+        extra = tuple(kept[number] for number in self.extra_blocks)
+        return Encoded(x[:, self.encoder.num_prefix_tokens :], kept[self.aux_block], extra, x[:, 0])
+
+    def class_token(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """The class token of one pass of the encoder, whose last MLP leaves out all other tokens."""
+        block = self.encoder.blocks[-1]
+        x = self._before_last(image)[0]
+        x = (x + block.drop_path1(block.ls1(block.attn(block.norm1(x)))))[:, :1]
+        return self.encoder.norm(x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))))[:, 0]
+
+    def _before_last(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b m d"], dict[int, Tensor]]:
+        """All tokens before the last block, and the patch tokens after the aux and the extra blocks by number."""
         rows, columns = self.grid(image)
         vit, prefix, kept = self.encoder, self.encoder.num_prefix_tokens, {}
-        recompute = self.recompute and torch.is_grad_enabled()
         shortest = self.fused_from * (2 if torch.is_autocast_enabled(image.device.type) else 1)
         fused = image.is_cuda or rows * columns >= shortest
+        for block in vit.blocks:
+            block.attn.fused_attn = fused
         x = vit.patch_embed(image[:, :, : rows * self.patch, : columns * self.patch])
         x = vit.norm_pre(self._with_positions(x.reshape(len(x), rows, columns, -1)))
-        for number, block in enumerate(vit.blocks, 1):
-            block.attn.fused_attn = fused
-            x = activations.checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        for number, block in enumerate(vit.blocks[:-1], 1):
+            x = self._run(block, x)
             if number == self.aux_block or number in self.extra_blocks:
                 kept[number] = x[:, prefix:]
-        x = vit.norm(x)
-        extra = tuple(kept[number] for number in self.extra_blocks)
-        return Encoded(x[:, prefix:], kept[self.aux_block], extra, x[:, 0])
+        return x, kept
+
+    def _run(self, block: nn.Module, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b m d"]:
+        recompute = self.recompute and torch.is_grad_enabled()
+        return activations.checkpoint(block, x, use_reentrant=False) if recompute else block(x)
 
     def classifiers(self) -> list[nn.Conv2d]:
         """The classifier of every layer: last, aux, extra."""
