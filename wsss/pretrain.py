@@ -131,7 +131,9 @@ def run(root: str, config: Pretrain) -> Path:
         "epochs": round(log[-1]["step"] * config.batch / len(train), 2),
         "minutes": round((time.monotonic() - started) / 60, 2),
         "cpu_hours": round((time.process_time() - processor) / 3600, 3),
-        "config": {k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(config).items()},
+        "config": {
+            k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(config).items() if k != "output"
+        },
         **stamp,
         "log": log[:: max(1, len(log) // 50)],
     }
