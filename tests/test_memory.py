@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, sys
-import numpy as np
+import torch
 from wsss import memory
 
 if sys.argv[1] == "kept":
@@ -16,7 +16,7 @@ if sys.argv[1] == "kept":
 before = 0
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(1 << 26, np.uint8)
+    torch.ones(1 << 26, dtype=torch.uint8)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -27,4 +27,4 @@ def test_a_kept_block_is_not_faulted_in_again():
         int(subprocess.run([sys.executable, "-c", FAULTS, way], check=True, capture_output=True, text=True).stdout)
         for way in ("given back", "kept")
     )
-    assert kept < 50 < given_back
+    assert 4 * kept < given_back, "pages may be small or large"
