@@ -25,11 +25,8 @@ from wsss.model import Wsss
 from wsss.predict import Shard
 from wsss.tools import machine
 from wsss.tools.bench_memory import family, resident_mb
-from wsss.tools.bench_step import step_flops
+from wsss.tools.bench_step import CLASSES, Passes, record_passes, step_flops
 from wsss.tools.machine import device, gemm_seconds, peak_memory_gb, wait
-
-Passes = list[tuple[int, int, bool]]
-CLASSES = {"voc": 20, "coco": 80}
 
 
 @dataclass(frozen=True)
@@ -170,9 +167,7 @@ def clocks(net: Wsss, spent: dict[str, float]) -> Iterator[Passes]:
     hooks = [
         net.register_forward_pre_hook(start),
         net.register_forward_hook(lambda *_: stop("network")),
-        net.encoder.patch_embed.register_forward_hook(
-            lambda _, __, out: passes.append((out.shape[0], out[0, ..., 0].numel(), torch.is_grad_enabled()))
-        ),
+        record_passes(net, passes),
     ]
     with patch.object(inference, "scores", scores), patch.object(Shard, "jobs", jobs):
         yield passes

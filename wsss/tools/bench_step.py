@@ -1,7 +1,7 @@
 """`wsss bench step`: one training step by phases, in seconds, units, tokens, memory and use of the machine."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import median
@@ -9,12 +9,17 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from wsss import memory, method, model, optim, presets
 from wsss.batch import Batch
 from wsss.config import Config
 from wsss.model import Wsss
 from wsss.tools.machine import GEMM, device, gemm_seconds, peak_memory_gb, random_batch, seconds, wait
+
+Passes = list[tuple[int, int, bool]]
+"""Of each pass of the encoder: images, patch tokens of one, whether a gradient is asked for."""
+CLASSES = {"voc": 20, "coco": 80}
 
 PHASES: tuple[tuple[Any, str, str], ...] = (
     (method, "add_cams", "cam passes"),
@@ -97,14 +102,12 @@ def bench_step(asked: Step) -> dict[str, Any]:
     """Seconds, phases, units, tokens, utilisation and memory of a step."""
     memory.keep_freed()
     config = step_config(asked)
-    classes = 80 if config.data.name == "coco" else 20
+    classes = CLASSES.get(config.data.name, CLASSES["voc"])
     net = model.build(config, classes).to(device()).train()
     optimizer = optim.build(net.trunk_parameters(), net.head_parameters(), net.decoder.parameters(), config.optim)
     batch = random_batch(config, classes, asked.batch // asked.accumulate)
-    passes: list[tuple[int, int, bool]] = []
-    hook = net.encoder.patch_embed.register_forward_hook(
-        lambda _, __, out: passes.append((out.shape[0], out[0, ..., 0].numel(), torch.is_grad_enabled()))
-    )
+    passes: Passes = []
+    hook = record_passes(net, passes)
     spent: dict[str, float] = {}
     with clocks(spent):
         _step(net, batch, config, optimizer, asked, {})  # warm up
@@ -162,7 +165,14 @@ def _add(spent: dict[str, float], name: str, seconds: float) -> None:
     spent[name] = spent.get(name, 0.0) + seconds
 
 
-def step_flops(net: Wsss, passes: Sequence[tuple[int, int, bool]], accumulate: int) -> float:
+def record_passes(net: Wsss, passes: Passes) -> RemovableHandle:
+    """Append every pass of the encoder to `passes`, until the handle is removed."""
+    return net.encoder.patch_embed.register_forward_hook(
+        lambda _, __, out: passes.append((out.shape[0], out[0, ..., 0].numel(), torch.is_grad_enabled()))
+    )
+
+
+def step_flops(net: Wsss, passes: Passes, accumulate: int) -> float:
     """Floating point operations of a step: (images, patch tokens, with gradient) of every encoder pass, attention
     counted, backward as twice the forward; the decoder on the first pass of each micro-batch."""
     width, depth, patch = net.encoder.embed_dim, len(net.encoder.blocks), net.patch
