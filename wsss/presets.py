@@ -61,7 +61,7 @@ MINI = {
     "model.classifier_scale": 0.1,
     "model.fused_from": 500,
     "augment.crop": 96,
-    "augment.evaluation_size": 128,
+    "augment.evaluation_size": 112,
     "augment.scale": (0.6, 1.0),
     "augment.blur": (0.1, 0.43),
     "augment.colour": 0.4,
@@ -99,8 +99,9 @@ Expected: see the records of mini/mini in data/results. First 650 steps of class
 layer's CAM is smeared over the background and the aux layer's is tight; then the rates start anew, small but for the
 decoder, and every other term joins, patch token contrast with a weight that cleans the background. With larger rates or
 a larger weight of segmentation the trunk follows the decoder, and the maps flood. The scale range keeps most of the
-image in a crop: a crop without the object that its label names teaches the background. Rates, weights, thresholds, CAM
-scales and starts were chosen on training images with seeds that are not reported. Class token contrast is off: its
+image in a crop: a crop without the object that its label names teaches the background. An image is evaluated at 112 px,
+near the size at which training shows it. Rates, weights, thresholds, scales and starts were chosen on training images
+with seeds that are not reported. Class token contrast is off: its
 passes would double a step, which two cores cannot afford."""
 
 SMOKE = {
