@@ -535,8 +535,8 @@ ENERGY = rows(
     "energy",
     (
         "softmax after halving",
-        "F.avg_pool2d(resized.softmax(1), 2)",
-        "F.avg_pool2d(resized, 2).softmax(1)",
+        "F.avg_pool2d(log_probability.exp(), 2)",
+        "F.avg_pool2d(log_probability, 2).exp()",
         "test_half_probability_is_the_bilinear_half",
     ),
     (
@@ -618,7 +618,7 @@ LOSSES = rows(
     (
         "L_seg: one mean over all pixels",
         "0.5 * (means[0] + means[1])",
-        "F.cross_entropy(resized, labels, ignore_index=IGNORE)",
+        "F.nll_loss(log_probability, labels, ignore_index=IGNORE)",
         "test_segmentation_weighs_the_groups_alike_however_large_they_are",
     ),
     (

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from wsss import method, model
 from wsss.energy import energy_loss, filtered, half_probability, start
+from wsss.losses import log_probability
 from wsss.transforms import DEVIATION, MEAN
 
 
@@ -47,7 +48,7 @@ def test_equals_the_predecessor(shared):
         case = {name.removeprefix("energy/"): tensor(stored[name]) for name in stored.files if name[:7] == "energy/"}
     image, box, labels = (case[f"in/{name}"] for name in ("image_normalised", "box", "label"))
     logits = case["in/logits"].requires_grad_()
-    halved = half_probability(logits, tuple(image.shape[2:]))
+    halved = half_probability(log_probability(logits, tuple(image.shape[2:])))
     loss = energy_loss(halved, filtered(image, halved, box, across_box=True), labels, box)
     loss.backward()
     for mine, theirs in ((loss.detach(), case["out/loss"][0]), (logits.grad, case["grad/logits"])):
@@ -63,12 +64,12 @@ def test_half_probability_is_the_bilinear_half(size):
     planes = [[reference.bilinear(plane, size) for plane in image] for image in logits.numpy()]
     full = tensor(planes).softmax(1)
     half = F.interpolate(full, scale_factor=0.5, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(half_probability(logits, size), half, rtol=0, atol=1e-12)
+    torch.testing.assert_close(half_probability(log_probability(logits, size)), half, rtol=0, atol=1e-12)
 
 
 def test_half_probability_is_differentiable():
     logits = tensor(noise(0, 1, 3, 2, 2)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: half_probability(x, (5, 4)), logits)
+    assert torch.autograd.gradcheck(lambda x: half_probability(log_probability(x, (5, 4))), logits)
 
 
 # The filter.
@@ -276,7 +277,7 @@ def test_a_shared_colour_pulls_an_undecided_pixel_to_its_neighbours_label():
     logits[:, 1, :, 8:], logits[:, 0, :, :8] = 6, 6
     logits[:, :, 2:4, 12:14] = 0
     logits.requires_grad_()
-    halved = half_probability(logits, (8, 16))
+    halved = half_probability(log_probability(logits, (8, 16)))
     box, labels = whole(1, 8, 16), torch.zeros(1, 8, 16, dtype=torch.long)
     energy_loss(halved, filtered(smooth(8, 16), halved, box), labels, box).backward()
     pull = logits.grad[0, :, 2, 12]
@@ -287,13 +288,13 @@ def test_finite_and_float32_under_autocast():
     image, box, labels = mixed(10, 13, 2), whole(2, 10, 13), torch.full((2, 10, 13), IGNORE)
     logits = (40 * torch.randn(2, 3, 5, 6, generator=torch.manual_seed(0))).bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        halved = half_probability(logits, (10, 13))
+        halved = half_probability(log_probability(logits, (10, 13)))
         k = filtered(image, halved, box)
         loss = energy_loss(halved, k, labels, box)
     loss.backward()
     assert halved.dtype == k.dtype == loss.dtype == torch.float32
     assert loss.isfinite() and loss < 0 and logits.grad.isfinite().all() and logits.grad.any()
-    exact = half_probability(logits.detach().float(), (10, 13))
+    exact = half_probability(log_probability(logits.detach().float(), (10, 13)))
     torch.testing.assert_close(loss.detach(), energy_loss(exact, filtered(image, exact, box), labels, box))
 
 

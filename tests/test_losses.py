@@ -11,7 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsss import alignment, contrast, subspace
-from wsss.losses import classification_loss, segmentation_loss, upcast
+from wsss.losses import classification_loss, log_probability, segmentation_loss, upcast
+
+
+def segmentation(logits, labels, **options):
+    return segmentation_loss(log_probability(logits, labels.shape[1:]), labels, **options)
 
 
 @QUICK
@@ -35,7 +39,7 @@ def test_classification_closed_forms():
 def test_segmentation_equals_the_slow_loop(labels, seed):
     """IGNORE, batches without background or foreground, one pixel; logits at half the labels' size or at one token."""
     logits = noise(seed, len(labels), 3, *(max(1, side // 2) for side in labels.shape[1:]))
-    loss = segmentation_loss(tensor(logits), tensor(labels))
+    loss = segmentation(tensor(logits), tensor(labels))
     assert loss.item() == pytest.approx(reference.segmentation(logits, labels), rel=1e-12, abs=1e-12)
 
 
@@ -43,7 +47,7 @@ def test_segmentation_closed_form_2x2():
     """One background pixel of probability 1/2, two foreground ones of 3/4, one ignored that would cost much."""
     labels = torch.tensor([[[0, 1], [1, IGNORE]]])
     foreground = torch.tensor([[0.0, math.log(3)], [math.log(3), 50.0]])
-    loss = segmentation_loss(torch.stack([torch.zeros(2, 2), foreground])[None], labels)
+    loss = segmentation(torch.stack([torch.zeros(2, 2), foreground])[None], labels)
     assert loss.item() == pytest.approx(0.5 * (math.log(2) + math.log(4 / 3)))
 
 
@@ -53,14 +57,14 @@ def test_segmentation_weighs_the_groups_alike_however_large_they_are():
     labels[:, 0, 0] = 1
     entropy = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     expected = 0.5 * (entropy[labels == 1].mean() + entropy[labels == 0].mean())
-    torch.testing.assert_close(segmentation_loss(logits, labels), expected)
+    torch.testing.assert_close(segmentation(logits, labels), expected)
 
 
 @QUICK
 @given(label_maps(classes=2), seeds())
 def test_segmentation_ignores_what_is_ignored(labels, seed):
     logits = tensor(noise(seed, len(labels), 3, *labels.shape[1:])).requires_grad_()
-    segmentation_loss(logits, tensor(labels)).backward()
+    segmentation(logits, tensor(labels)).backward()
     assert logits.grad.isfinite().all()
     assert not logits.grad.movedim(1, 3)[tensor(labels) == IGNORE].any()
 
@@ -69,18 +73,18 @@ def test_D5_a_group_without_a_pixel():
     logits = tensor(noise(0, 1, 3, 2, 2)).requires_grad_()
     for labels, empty in (([[0, 0], [0, IGNORE]], "foreground"), ([[1, 2], [1, IGNORE]], "background")):
         labels = torch.tensor([labels])
-        assert segmentation_loss(logits, labels, undefined=True).isnan(), f"no {empty}: 0 / 0 in the predecessor"
-        fixed = segmentation_loss(logits, labels)
+        assert segmentation(logits, labels, undefined=True).isnan(), f"no {empty}: 0 / 0 in the predecessor"
+        fixed = segmentation(logits, labels)
         kept = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE)
         torch.testing.assert_close(fixed, 0.5 * kept)
-    nothing = segmentation_loss(logits, torch.full((1, 2, 2), IGNORE))
+    nothing = segmentation(logits, torch.full((1, 2, 2), IGNORE))
     nothing.backward()
     assert nothing == 0 and not logits.grad.any()
 
 
 def test_D5_changes_nothing_where_both_groups_have_pixels():
     logits, labels = tensor(noise(0, 1, 3, 2, 2)), torch.tensor([[[0, 1], [2, IGNORE]]])
-    assert segmentation_loss(logits, labels, undefined=True) == segmentation_loss(logits, labels)
+    assert segmentation(logits, labels, undefined=True) == segmentation(logits, labels)
 
 
 def test_gradients():
@@ -88,7 +92,7 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda x: classification_loss(x, label), tensor(noise(0, 1, 3)).requires_grad_())
     labels = torch.tensor([[[0, 1, 2], [IGNORE, 0, 0], [2, 2, 1]]])
     logits = tensor(noise(1, 1, 3, 2, 2)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: segmentation_loss(x, labels), logits)
+    assert torch.autograd.gradcheck(lambda x: segmentation(x, labels), logits)
 
 
 @pytest.mark.parametrize("scale", [1, 1e3])
@@ -96,7 +100,7 @@ def test_finite_under_autocast(scale):
     logits = (scale * torch.randn(2, 3, 2, 2, generator=torch.manual_seed(0))).bfloat16().requires_grad_()
     labels = torch.tensor([[[0, 1], [2, IGNORE]]] * 2)
     with torch.autocast("cpu", torch.bfloat16):
-        one = segmentation_loss(logits, labels)
+        one = segmentation(logits, labels)
         two = classification_loss(logits[:, :, 0, 0], torch.eye(2, 3))
     (one + two).backward()
     assert one.dtype == two.dtype == torch.float32

@@ -118,6 +118,7 @@ def test_output_of_a_step_has_its_shapes():
     assert output.cam.shape == output.aux_cam.shape == (2, 4, 32, 32)
     assert output.student.shape == (4, 2, 4, 2) and output.teacher.shape == (2, 2, 4, 2)
     assert output.flags.shape == (2, 4) and output.anchor_codes.shape == (len(output.anchors), 4, 2)
+    assert output.log_probability.shape == (2, 5, 32, 32)
     assert output.probability.shape == output.filtered.shape == (2, 5, 16, 16)
     assert (output.flags[:, :2] == 1).all() and set(output.flags.unique().tolist()) <= {0, 1}
     assert not output.cam.requires_grad and not output.aux_cam.requires_grad and not output.teacher.requires_grad
@@ -176,7 +177,7 @@ def test_losses_are_the_parts_put_together():
     assert terms["classification"] == losses.classification_loss(output.logits, batch.label)
     assert terms["aux_classification"] == losses.classification_loss(output.aux_logits, batch.label)
     labels = cam.training_labels(output.cam, batch.label, batch.box, config.cam.high, config.cam.low)
-    assert terms["segmentation"] == losses.segmentation_loss(output.segmentation, labels)
+    assert terms["segmentation"] == losses.segmentation_loss(output.log_probability, labels)
     affinity = contrast.affinity_labels(output.token_labels)
     assert terms["patch_contrast"] == contrast.patch_contrast_loss(output.tokens, affinity)
     contrasted = subspace.subspace_contrast_loss(output.student, output.teacher, output.flags, 0.125)
@@ -202,7 +203,7 @@ def test_refined_labels_are_those_of_the_losses():
     batch = training_batch(config)
     _, output, terms = step(config, batch)
     labels = refine.segmentation_labels(batch.image, output.cam, batch.label, batch.box, 0.7, 0.6)
-    assert terms["segmentation"] == losses.segmentation_loss(output.segmentation, labels)
+    assert terms["segmentation"] == losses.segmentation_loss(output.log_probability, labels)
     plain = method.losses(output, batch, override(config, {"segmentation.refinements": 0}))
     assert {name for name in terms if terms[name] != plain[name]} == {"segmentation", "energy"}
     across = override(config, {"compat.refine_across_box": True})
@@ -286,7 +287,7 @@ def test_segmentation_labels_come_from_the_layer_asked_for():
     _, output, final = step(config, batch)
     aux = method.losses(output, batch, config, aux_labels=True)
     labels = cam.training_labels(output.aux_cam, batch.label, batch.box, config.cam.high, config.cam.low)
-    assert aux["segmentation"] == losses.segmentation_loss(output.segmentation, labels)
+    assert aux["segmentation"] == losses.segmentation_loss(output.log_probability, labels)
     assert aux["segmentation"] != final["segmentation"]
     assert all(aux[name] == final[name] for name in final if name not in ("segmentation", "energy"))
 

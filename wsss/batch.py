@@ -62,6 +62,8 @@ class Output(Encoded):
     """The same on each of the extra tokens."""
     segmentation: Float[Tensor, "b c i j"] | None = None
     """Decoder logits on the token grid, background first; None where only CAMs were asked for."""
+    log_probability: Float[Tensor, "b c h w"] | None = None
+    """Logarithm of the segmentation's probabilities at image size, with gradient; None in a plain pass."""
     cam: Float[Tensor, "b k h w"] | None = None
     """Normalised multi-scale CAM of the last layer at image size, without gradient; None in a plain pass."""
     aux_cam: Float[Tensor, "b k h w"] | None = None

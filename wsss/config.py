@@ -56,8 +56,8 @@ class Model:
     classifier_scale: float = 1.0
     """Factor on PyTorch's default start of the two max-pooled classifiers."""
     fused_from: int = 500
-    """Fewest tokens for which PyTorch's fused attention is used on a CPU, twice as many in bfloat16; below, the unfused
-    one is faster there. An accelerator always fuses. Measured on the page 'Speed'."""
+    """Fewest tokens for which PyTorch's fused attention is used on a CPU, twice as many in bfloat16 with gradients;
+    below, the unfused one is faster there. An accelerator always fuses. Measured on the page 'Speed'."""
     activation_checkpointing: bool = False
     """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, more time."""
     compile: bool = False

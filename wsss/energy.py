@@ -22,13 +22,10 @@ from wsss.transforms import to_pixels
 _WORKER = ThreadPoolExecutor(1, "energy")
 
 
-def half_probability(logits: Float[Tensor, "b c i j"], size: tuple[int, int]) -> Float[Tensor, "b c p q"]:
-    """S: softmax of the logits resized bilinearly to `size`, halved bilinearly, which is the mean of 2 x 2 pixels.
-
-    float32 for half types, under autocast too; differentiable. The last row or column of an odd size is dropped.
-    """
-    resized = F.interpolate(upcast(logits), size, mode="bilinear", align_corners=False)
-    return F.avg_pool2d(resized.softmax(1), 2)
+def half_probability(log_probability: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c p q"]:
+    """S: the probabilities, halved bilinearly, which is the mean of 2 x 2 pixels. Differentiable; the last row or
+    column of an odd size is dropped."""
+    return F.avg_pool2d(log_probability.exp(), 2)
 
 
 def start(

@@ -18,16 +18,21 @@ def classification_loss(logits: Float[Tensor, "b k"], label: Float[Tensor, "b k"
     return F.multilabel_soft_margin_loss(upcast(logits), label)
 
 
+def log_probability(logits: Float[Tensor, "b c i j"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+    """Logarithm of the softmax of the logits, resized bilinearly to `size` before: what segmentation and energy both
+    start from. float32 for half types, under autocast too; differentiable."""
+    return F.interpolate(upcast(logits), size, mode="bilinear", align_corners=False).log_softmax(1)
+
+
 def segmentation_loss(
-    logits: Float[Tensor, "b c i j"], labels: Int[Tensor, "b h w"], undefined: bool = False
+    log_probability: Float[Tensor, "b c h w"], labels: Int[Tensor, "b h w"], undefined: bool = False
 ) -> Float[Tensor, ""]:
     """L_seg (eq. 9): half the mean cross-entropy over background pixels plus half that over foreground pixels.
 
-    Logits are resized bilinearly to the labels. A group without a pixel in the local batch counts 0; with `undefined`
-    it is not a number, as in the base (Deviations D5).
+    A group without a pixel in the local batch counts 0; with `undefined` it is not a number, as in the base
+    (Deviations D5).
     """
-    resized = F.interpolate(upcast(logits), labels.shape[1:], mode="bilinear", align_corners=False)
-    entropy = F.cross_entropy(resized, labels, ignore_index=IGNORE, reduction="none")
+    entropy = F.nll_loss(log_probability, labels, ignore_index=IGNORE, reduction="none")
     background = labels == 0
     foreground = (labels != 0) & (labels != IGNORE)
     means = [_masked_mean(entropy, group, undefined) for group in (background, foreground)]

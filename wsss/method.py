@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from wsss import alignment, cam, contrast, energy, refine, subspace
 from wsss.batch import Batch, Output
 from wsss.config import IGNORE, Config
-from wsss.losses import classification_loss, segmentation_loss
+from wsss.losses import classification_loss, log_probability, segmentation_loss
 from wsss.model import AUX, Wsss
 
 
@@ -22,9 +22,10 @@ def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, pla
     output = model(batch.image, segment=not plain)
     if plain:
         return output
+    output = dataclasses.replace(output, log_probability=log_probability(output.segmentation, batch.image.shape[2:]))
     filtering = None
     if config.energy.weight:
-        probability = energy.half_probability(output.segmentation, batch.image.shape[2:])
+        probability = energy.half_probability(output.log_probability)
         output = dataclasses.replace(output, probability=probability)
         reach = (config.energy.sigma_xy, config.energy.sigma_rgb, config.compat.energy_across_box)
         filtering = energy.start(batch.image, probability.detach(), batch.box, *reach)  # beside the passes below
@@ -136,7 +137,7 @@ def losses(output: Output, batch: Batch, config: Config, aux_labels: bool = Fals
     terms["patch_contrast"] = contrast.patch_contrast_loss(output.tokens, affinity)
     terms |= subspace_terms(output, config) | alignment_terms(output, batch, config)
     labels = segmentation_labels(output, batch, config, aux_labels)
-    terms["segmentation"] = segmentation_loss(output.segmentation, labels, config.compat.undefined_segmentation)
+    terms["segmentation"] = segmentation_loss(output.log_probability, labels, config.compat.undefined_segmentation)
     if output.filtered is not None:
         terms["energy"] = energy.energy_loss(
             output.probability, output.filtered, labels, batch.box, config.energy.scale

@@ -119,8 +119,8 @@ class Wsss(nn.Module):
         """All tokens before the last block, and the patch tokens after the aux and the extra blocks by number."""
         rows, columns = self.grid(image)
         vit, prefix, kept = self.encoder, self.encoder.num_prefix_tokens, {}
-        shortest = self.fused_from * (2 if torch.is_autocast_enabled(image.device.type) else 1)
-        fused = image.is_cuda or rows * columns >= shortest
+        halved = torch.is_grad_enabled() and torch.is_autocast_enabled(image.device.type)
+        fused = image.is_cuda or rows * columns >= self.fused_from * (2 if halved else 1)
         for block in vit.blocks:
             block.attn.fused_attn = fused
         x = vit.patch_embed(image[:, :, : rows * self.patch, : columns * self.patch])

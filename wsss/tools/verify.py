@@ -113,13 +113,15 @@ def _refine(case: Case) -> Found:
 
 def _segmentation(case: Case) -> Found:
     logits = case.real("logits").requires_grad_()
-    loss = losses.segmentation_loss(logits, case.whole("label"), TOCO.undefined_segmentation)
+    labels = case.whole("label")
+    sure = losses.log_probability(logits, labels.shape[1:])
+    loss = losses.segmentation_loss(sure, labels, TOCO.undefined_segmentation)
     return _with_gradient(loss, logits, "logits")
 
 
 def _energy(case: Case) -> Found:
     image, logits, box = case.real("image_normalised"), case.real("logits").requires_grad_(), case.whole("box")
-    probability = energy.half_probability(logits, image.shape[2:])
+    probability = energy.half_probability(losses.log_probability(logits, image.shape[2:]))
     filtered = energy.filtered(image, probability, box, across_box=TOCO.energy_across_box)
     return _with_gradient(energy.energy_loss(probability, filtered, case.whole("label"), box), logits, "logits")
 
