@@ -82,6 +82,17 @@ def test_width_depth_and_heads_follow_the_configuration():
     assert network(model__decoder_width=20).decoder.conv7.weight.shape == (20, 20, 3, 3)
 
 
+def test_patches_as_a_linear_layer_are_the_convolution():
+    embed, x = network().encoder.patch_embed, image(16, 24)
+    width, _, rows, columns = embed.proj.weight.shape
+    expected = embed.proj(x).movedim(1, 3)
+    assert embed(x).shape == expected.shape == (len(x), 16 // rows, 24 // columns, width)
+    torch.testing.assert_close(embed(x), expected)
+    pull = torch.randn(expected.shape, generator=torch.manual_seed(0))
+    one, two = (torch.autograd.grad((out * pull).sum(), embed.proj.weight)[0] for out in (embed(x), expected))
+    torch.testing.assert_close(one, two)
+
+
 def test_fused_and_plain_attention_agree():
     """Which of the two is chosen by the number of tokens: 16 here."""
     nets = [network(model__fused_from=start) for start in (0, 16, 17)]

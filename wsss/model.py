@@ -8,7 +8,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers import resample_abs_pos_embed
+from timm.layers import PatchEmbed, resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils import checkpoint as activations
 
@@ -20,6 +20,16 @@ from wsss.paths import UserError
 
 AUX = 2
 """The aux layer lies this many blocks before the last."""
+
+
+class Patches(PatchEmbed):
+    """timm's patch embedding, whose convolution is computed as what it is, a linear layer on patches that do not
+    overlap: on a CPU its gradient takes a quarter of the time."""
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b i j d"]:
+        rows, columns = self.patch_size
+        pixels = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return self.norm(F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias))
 
 
 class Decoder(nn.Module):
@@ -213,7 +223,12 @@ def build_encoder(config: ModelConfig) -> nn.Module:
     options = {name: value for name, value in shape.items() if value}
     try:
         vit = timm.create_model(
-            config.backbone, pretrained=config.pretrained, num_classes=0, dynamic_img_size=True, **options
+            config.backbone,
+            pretrained=config.pretrained,
+            num_classes=0,
+            dynamic_img_size=True,
+            embed_layer=Patches,
+            **options,
         )
     except Exception as error:
         known = timm.list_models(config.backbone.split(".")[0])
