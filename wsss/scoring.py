@@ -27,7 +27,7 @@ def score(predictions: Path, truth: Path, classes: int, ids: Path | None = None)
     for file in tqdm(files, desc="score", unit="image", leave=False):
         mine = predictions / file.name
         if not mine.is_file():
-            raise UserError(f"{mine} does not exist, but {file} does; every true mask needs a prediction")
+            raise UserError(f"{mine} does not exist, but {file} does; predict it, too, or name a list by --ids")
         mask = voc.read_mask(file, None, classes - 1)
         prediction = voc.read_mask(mine, mask.shape[::-1], classes - 1)
         if ((prediction == voc.IGNORE) & (mask != voc.IGNORE)).any():
