@@ -142,8 +142,15 @@ class Wsss(nn.Module):
         return x, kept
 
     def _run(self, block: nn.Module, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b m d"]:
-        recompute = self.recompute and torch.is_grad_enabled()
-        return activations.checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        if not (self.recompute and torch.is_grad_enabled()):
+            return block(x)
+        fused = block.attn.fused_attn
+
+        def run(x: Tensor) -> Tensor:
+            block.attn.fused_attn = fused  # by the backward pass another pass has chosen its own
+            return block(x)
+
+        return activations.checkpoint(run, x, use_reentrant=False)
 
     def classifiers(self) -> list[nn.Conv2d]:
         """The classifier of every layer: last, aux, extra."""
