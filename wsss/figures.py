@@ -281,11 +281,14 @@ def _validations(record: Record, kind: str) -> list[tuple[float, float]]:
 
 
 def evaluation_memory(bench: Mapping[str, Any]) -> Picture:
-    """Resident memory over the images done, from what `wsss bench memory` printed."""
+    """Resident memory over the images done, from what `wsss bench memory` printed; one worker is the process itself."""
     done, own, others = (np.array(bench[name]) for name in ("done", "process_mb", "workers_mb"))
     picture, said = Picture(figsize=(7, 3.4), layout="constrained"), []
     axis, tenth = picture.subplots(), done[-1] / 10
-    rows = (("network's process", own, BLUE, "-"), (f"its {bench['workers']} CRF workers", others, VERMILION, "--"))
+    rows = [("network and CRF, one process", own, BLUE, "-")]
+    if bench["workers"] > 1:
+        workers = (f"its {bench['workers']} CRF workers", others, VERMILION, "--")
+        rows = [("network's process", own, BLUE, "-"), workers]
     for label, value, color, style in rows:
         axis.plot(done, value / 1000, style, color=color, label=label)
         early, late = (value[(done >= n * tenth) & (done <= (n + 1) * tenth)].mean() / 1000 for n in (1, 9))
@@ -293,5 +296,5 @@ def evaluation_memory(bench: Mapping[str, Any]) -> Picture:
     axis.set(xlabel=f"images done, of {bench['images']:,}", ylabel="resident memory, GB", xlim=(0, None))
     axis.set_ylim(0, 1.15 * max(*own, *others) / 1000)
     axis.legend(frameon=False, ncols=2, loc="upper right")
-    picture.alt = f"Resident memory over {bench['images']:,} images, two lines: {'; '.join(said)}."
+    picture.alt = f"Resident memory over {bench['images']:,} images: {'; '.join(said)}."
     return picture
