@@ -101,8 +101,8 @@ decoder, and every other term joins, patch token contrast with a weight that cle
 a larger weight of segmentation the trunk follows the decoder, and the maps flood. The scale range keeps most of the
 image in a crop: a crop without the object that its label names teaches the background. An image is evaluated at 112 px,
 near the size at which training shows it. Rates, weights, thresholds, scales and starts were chosen on training images
-with seeds that are not reported. Class token contrast is off: its
-passes would double a step, which two cores cannot afford."""
+with seeds that are not reported. Class token contrast is off: its passes would double a step, which two cores cannot
+afford."""
 
 SMOKE = {
     "data.name": "smoke",
