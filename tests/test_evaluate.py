@@ -269,6 +269,7 @@ def test_a_record_holds_every_measure(done):
         assert sweep["miou"][place] == found[kind]["miou"] <= sweep["best"]
     assert set(found["pseudo_label"]) == {"miou", "miou_headline", "coverage", "precision"}
     assert set(found["agreement"]) == {"difference", "affinity", "label_iou"}
+    assert 0 <= found["subspaces"]["redundancy"] <= 100
 
 
 # wsss score.

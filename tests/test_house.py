@@ -21,10 +21,12 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ROWS = (
     "wsss batch command compat config distributed interrupt memory settings intervals paths provenance",
     "alignment cam checkpoint contrast crf energy losses metrics optim refine subspace transforms "
-    "figures publish published results table tables verdict",
+    "figures publish published results table",
     "datasets model data",
     "method",
     "presets",
+    "experiments",
+    "ablation sweep tables verdict",
     "evaluate explore inference predict pretrain runs scoring tally train reproduce tools",
     "cli __main__",
 )

@@ -12,13 +12,13 @@ IMAGES, CLASSES, PIXELS = 40, 3, 400
 
 
 def results_of(seed, right=0.7, truth_seed=0, spread=0.1):
-    """Counts (images, classes, 3) of a result that gets about the share `right` of every class's pixels."""
+    """Counts (1, images, classes, 3) of a result that gets about the share `right` of every class's pixels."""
     pixels = np.random.default_rng(truth_seed).multinomial(PIXELS, np.full(CLASSES, 1 / CLASSES), size=IMAGES)
     rng = np.random.default_rng([seed, 1])
     share = np.clip(rng.normal(right, spread, (IMAGES, CLASSES)), 0, 1)
     hit = np.round(pixels * share).astype(int)
     missed = pixels - hit
-    return np.stack([hit, np.roll(missed, 1, 1), missed], 2)  # what one class misses, another is given
+    return np.stack([hit, np.roll(missed, 1, 1), missed], 2)[None]  # what one class misses, another is given
 
 
 IDS = [f"image_{n:02d}" for n in range(IMAGES)]
@@ -41,15 +41,15 @@ def test_swapping_the_results_flips_the_sign_and_keeps_p():
 
 def test_p_equals_swapping_in_a_loop():
     """With four images all sixteen swaps can be written down; p is drawn from them."""
-    one, other = results_of(1)[:4], results_of(2, 0.65)[:4]
+    one, other = results_of(1)[:, :4], results_of(2, 0.65)[:, :4]
     found = intervals.paired(one, other, (IDS[:4], IDS[:4]), n=20_000)
     extreme = 0
     for code in range(16):
         sides = [[], []]
         for image in range(4):
             swap = code >> image & 1
-            sides[swap].append(one[image])
-            sides[1 - swap].append(other[image])
+            sides[swap].append(one[0, image])
+            sides[1 - swap].append(other[0, image])
         difference = intervals.miou(np.array(sides[0])) - intervals.miou(np.array(sides[1]))
         extreme += abs(difference) >= abs(found.difference) - 1e-9
     assert 2 <= extreme < 16
@@ -65,9 +65,33 @@ def test_the_interval_redraws_the_same_images_for_both():
     other[..., 2] += moved
     other[..., 1] += np.roll(moved, 1, 1)
     found = intervals.paired(one, other, BOTH)
-    low, high = intervals.bootstrap_miou(one)
+    low, high = intervals.bootstrap_miou(one[0])
     assert found.low > 0 and found.high - found.low < (high - low) / 4
     assert found.p == pytest.approx(1 / 2001)
+
+
+def test_several_runs_are_compared_by_their_mean():
+    """Runs that are copies give what one gives; others the mean of their differences, on redraws that they share."""
+    one, other = results_of(1), results_of(2, 0.65)
+    assert intervals.paired(one.repeat(3, 0), other.repeat(3, 0), BOTH) == pytest.approx(
+        intervals.paired(one, other, BOTH)
+    )
+    more, less = np.concatenate([one, results_of(3, 0.8)]), np.concatenate([other, results_of(4, 0.6)])
+    found = intervals.paired(more, less, BOTH)
+    each = [intervals.miou(a) - intervals.miou(b) for a, b in zip(more, less, strict=True)]
+    assert found.difference == pytest.approx(np.mean(each))
+    draws = np.random.default_rng(0).multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), size=2000)
+    spread = [
+        np.mean(
+            [
+                intervals.miou(a.repeat(draw, 0)) - intervals.miou(b.repeat(draw, 0))
+                for a, b in zip(more, less, strict=True)
+            ]
+        )
+        for draw in draws[:200]
+    ]
+    low, high = np.percentile(spread, (2.5, 97.5))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=(high - low) / 5)
 
 
 def test_results_that_are_the_same_do_not_differ():

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import reference
+import torch
 from builders import IGNORE, QUICK, noise, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from wsss import metrics
+from wsss import metrics, subspace, tally
 
 NAMES = ("background", "one", "two", "three")
 
@@ -97,10 +98,40 @@ def test_classification_scores_equal_the_slow_loops(seed, classes):
 def test_classification_leaves_out_classes_without_a_positive():
     label = np.array([[1.0, 0.0], [0.0, 0.0]])
     logits = np.array([[2.0, 3.0], [-1.0, 3.0]])
-    perfect = {"map": 100.0, "f1": 100.0, "average_precision": {"one": 100.0}}
+    perfect = {"map": 100.0, "map_headline": 100.0, "f1": 100.0, "average_precision": {"one": 100.0}}
     assert metrics.classification_scores(label, logits, ("one", "two")) == perfect
     none = metrics.classification_scores(np.zeros((2, 2)), logits, ("one", "two"))
-    assert none == {"map": None, "f1": None, "average_precision": {}}
+    assert none == {"map": None, "map_headline": None, "f1": None, "average_precision": {}}
+
+
+def test_headline_precision_is_over_its_classes_alone():
+    label, logits = np.array([[1.0, 1.0], [0.0, 0.0]]), np.array([[2.0, -3.0], [-1.0, 3.0]])
+    scores = metrics.classification_scores(label, logits, ("one", "two"), ("background", "one"))
+    assert (scores["map"], scores["map_headline"]) == (75.0, 100.0)
+
+
+@QUICK
+@given(seeds(), st.integers(1, 4), st.integers(2, 3))
+def test_redundancy_is_the_decorrelation_loss_of_all_tokens(seed, classes, subspaces):
+    """Added up image by image, the unlabelled tokens left out; 4 dimensions a subspace."""
+    z, label = noise(seed, 30, subspaces * 4), np.random.default_rng(seed).integers(0, classes + 1, (5, 6))
+    label[0, 0], label[0, 1] = 0, 255
+    counted = tally.Tally(subspaces=subspaces)
+    for codes, rows in ((z[:18], label[:3]), (z[18:], label[3:])):
+        counted.add_codes(codes, rows.shape, rows.repeat(4, 0).repeat(3, 1), classes + 1)
+    found = metrics.redundancy(**counted.codes, subspaces=subspaces)
+    known = label.ravel() != 255
+    codes = torch.from_numpy(z[known]).unflatten(1, (subspaces, 4))
+    loss = subspace.decorrelation_loss(codes, torch.from_numpy(label.ravel()[known]))
+    assert found == pytest.approx(100 * loss.item(), rel=1e-4, abs=1e-4)
+
+
+def test_redundancy_of_a_copy_is_whole_and_of_one_subspace_undefined():
+    z = noise(3, 40, 1)
+    counted = tally.Tally(subspaces=2)
+    counted.add_codes(np.concatenate([z, -z], 1), (5, 8), np.zeros((5, 8), np.uint8), 1)
+    assert metrics.redundancy(**counted.codes, subspaces=2) == pytest.approx(100, abs=0.1)
+    assert metrics.redundancy(**counted.codes, subspaces=1) is None
 
 
 @QUICK

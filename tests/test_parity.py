@@ -9,7 +9,7 @@ import torch
 from wsss import cam, contrast, method
 from wsss.batch import Batch, Output
 from wsss.config import Config
-from wsss.presets import TOCO_TWIN
+from wsss.presets import BASE, RELEASED
 from wsss.settings import override
 
 GOLDEN = Path(__file__).parent / "golden" / "toco.npz"
@@ -25,7 +25,7 @@ def test_token_affinity_of_a_whole_step():
     batch = Batch([""] * images, blank, label, whole, blank, blank)
     tokens = torch.zeros(images, 12, 2)
     output = Output(tokens, tokens, (), tokens[:, 0], (4, 3), 16, label, label, aux_cam=maps)
-    affinity = contrast.affinity_labels(method.token_labels(output, batch, override(Config(), TOCO_TWIN)))
+    affinity = contrast.affinity_labels(method.token_labels(output, batch, override(Config(), {**BASE, **RELEASED})))
     small = torch.nn.functional.interpolate(maps, (4, 3), mode="bilinear", align_corners=False)
     labels = cam.training_labels(small, label, whole * 0 + torch.tensor([0, 4, 0, 3]), 0.7, 0.25)
     assert torch.equal(affinity, contrast.affinity_labels(labels))

@@ -9,13 +9,8 @@ from builders import tiny, training_batch
 from wsss import method, model, optim, presets
 from wsss.compat import TOCO, Compat
 from wsss.paths import UserError
-from wsss.presets import PRESETS, TABLES
+from wsss.presets import PRESETS
 from wsss.settings import flatten
-
-
-@pytest.mark.parametrize("name", [name for table in TABLES.values() for name in table])
-def test_tables_name_presets(name):
-    assert name in PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -27,17 +22,31 @@ def test_a_preset_knows_its_name_and_its_compat(name):
 
 
 MODULES = ("msc.subspaces", "msc.dimension", "msc.normalise", "msc.level", "msc.decoupling", "csa.weight")
+SCALES = ("smoke", "mini", "voc-animals", "voc", "voc-deit", "coco", "coco-deit")
 
 
-@pytest.mark.parametrize("name", ["smoke", "mini", "voc-animals", "voc", "voc-deit", "coco", "coco-deit"])
-def test_a_twin_is_the_base(name):
-    """It differs by its compat, by the two modules and by the temperature of outputs that are not normalised."""
-    own, twin = flatten(PRESETS[name]), flatten(PRESETS[f"{name}-toco"])
-    known = {"name", *MODULES, "class_contrast.temperature", *(f"compat.{x}" for x in vars(TOCO))}
-    assert {path for path in own if own[path] != twin[path]} <= known
-    assert [twin[path] for path in MODULES if path != "msc.dimension"] == [1, False, "class", "none", 0.0]
-    ratio = twin["class_contrast.temperature"] / own["class_contrast.temperature"]
+def changed(one, other):
+    """Paths whose values differ, the name aside."""
+    own, base = flatten(PRESETS[one]), flatten(PRESETS[other])
+    return {path for path in own if own[path] != base[path]} - {"name"}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_the_base_is_without_the_modules(name):
+    """It differs by the two modules and by the temperature of outputs that are not normalised; the twin by compat."""
+    own, base = flatten(PRESETS[name]), flatten(PRESETS[f"{name}-base"])
+    assert changed(f"{name}-base", name) <= {*MODULES, "class_contrast.temperature"}
+    assert [base[path] for path in MODULES if path != "msc.dimension"] == [1, False, "class", "none", 0.0]
+    ratio = base["class_contrast.temperature"] / own["class_contrast.temperature"]
     assert ratio == pytest.approx(4), "two outputs of norm 2"
+    assert {path.split(".")[0] for path in changed(f"{name}-toco", f"{name}-base")} == {"compat"}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_each_module_is_one_step_from_the_base_and_one_from_both(name):
+    assert changed(f"{name}-csa", f"{name}-base") == changed(f"{name}-msc", name) == {"csa.weight"}
+    assert PRESETS[f"{name}-csa"].csa.weight == PRESETS[name].csa.weight > 0
+    assert not PRESETS[f"{name}-plain"].uses_cams
 
 
 @pytest.mark.parametrize("name", PRESETS)

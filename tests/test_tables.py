@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_results import record
 
-from wsss import intervals, paths, presets, published, results, tables, verdict
+from wsss import paths, published, results, tables, verdict
 from wsss.paths import UserError
 
 
@@ -38,7 +38,7 @@ def test_every_table_builds_from_no_records(name):
     table = tables.build(name, [])
     assert all(len(row) == len(table.columns) for row in table.rows)
     if name != "literature":
-        assert "not run" in table.text() and "wsss train" in table.text()
+        assert "not run" in table.text() and ("wsss train" in table.text() or "wsss sweep " in table.text())
 
 
 def test_an_unknown_table_names_the_known_ones():
@@ -109,15 +109,6 @@ def test_the_table_of_a_run_says_what_it_was_measured_on():
     assert "<caption>mini/mini/0" in table.as_html()
 
 
-def test_the_presets_of_a_table_are_its_columns():
-    """Presets and tables stand in rows of the house that may not import one another."""
-    for name in ("mini", "voc-animals"):
-        table = tables.build(name, [])
-        assert set(presets.TABLES[name]) <= set(table.columns)
-        assert set(table.columns[1:]) <= set(presets.PRESETS)
-    assert {name for _, *names in tables.COMPARED for name in names} <= set(presets.PRESETS)
-
-
 def test_records_of_before_these_measures_still_tabulate():
     """A new record beside an old one: what the old one lacks is absent, and nothing fails."""
     new = {"cam": {"miou": 30.0, "miou_headline": 30.0, "over_activation": 20.0, "boundary_iou": None}}
@@ -130,75 +121,6 @@ def test_records_of_before_these_measures_still_tabulate():
     assert "CAM boundary IoU" not in rows
     for one in results.find(paths.project_root() / "data" / "results"):
         assert len(tables.of_run(one).rows) >= 4
-
-
-# Two variants held against one another.
-
-
-def counts_of(seed, right):
-    rng = np.random.default_rng(seed)
-    hit = rng.binomial(100, right, (30, 2))
-    return np.stack([hit, 100 - hit[:, ::-1], 100 - hit], 2)
-
-
-def put_pair(tmp_path, seed, variant, right, ids=None, **fields):
-    """A saved record of 30 images with its counts; the same masks for every variant."""
-    path, counts = tmp_path / "mini" / variant / f"{seed}.json", counts_of([seed, len(variant)], right)
-    names = [f"image_{n}" for n in range(30)] if ids is None else ids
-    miou = intervals.miou(counts)
-    numbers = {"segmentation": {"miou": miou, "miou_headline": miou, "iou": {"background": 1.0, "cup": 1.0}}}
-    results.save(with_results(numbers, variant=variant, seed=seed, **fields), path)
-    results.save_counts(path.with_suffix(".npz"), names, segmentation=counts)
-    return results.load(path), counts
-
-
-PAIR = (("mini", "mini", "mini-toco"),)
-
-
-def test_compare_takes_the_seeds_that_both_have(tmp_path):
-    own = [put_pair(tmp_path, seed, "mini", 0.8) for seed in (0, 1, 2)]
-    base = [put_pair(tmp_path, seed, "mini-toco", 0.7) for seed in (1, 2, 3)]
-    table = tables.compare("x", PAIR, [one for one, _ in own + base], ("segmentation",))
-    assert [row[1] for row in table.rows] == ["1", "2", "all"]
-    ids = [f"image_{n}" for n in range(30)]
-    tests = [intervals.paired(own[seed][1], base[seed - 1][1], (ids, ids)) for seed in (1, 2)]
-    for row, test in zip(table.rows, tests, strict=False):
-        shown = f"{test.low:+.1f} to {test.high:+.1f}"
-        assert row[2:] == (f"{test.difference:+.1f}", shown, "< 0.001") and test.low > 0
-    over = intervals.summary([test.difference for test in tests])
-    assert table.rows[-1][2] == f"+{over.mean:.1f} ± {over.sd:.1f} (2 seeds)"
-    turned = tables.compare("x", (("mini", "mini-toco", "mini"),), [one for one, _ in own + base], ("segmentation",))
-    assert turned.rows[0][2] == f"{-tests[0].difference:+.1f}" and turned.rows[-1][2].startswith("-")
-
-
-def test_compare_of_the_headline_classes_alone(tmp_path):
-    config = {"config": {"data": {"headline": ["cup"]}}}
-    (one, first), (other, second) = (put_pair(tmp_path, 0, name, 0.75, **config) for name in ("mini", "mini-toco"))
-    test = intervals.paired(first[:, 1:], second[:, 1:], (["a"] * 30, ["a"] * 30))
-    row = tables.compare("x", PAIR, [one, other], ("segmentation",)).rows[0]
-    assert row[3:] == (f"{test.low:+.1f} to {test.high:+.1f}", f"{test.p:.3f}")
-    assert test.p > 0.01
-
-
-def test_compare_without_counts_without_the_kind_and_without_a_run():
-    records = [with_results(seg(40.0)), with_results(seg(38.5), variant="mini-toco")]
-    table = tables.compare("x", PAIR, records)
-    assert table.rows[0][1:] == ("0", "+1.5", tables.ABSENT, tables.ABSENT)
-    assert table.rows[1][1:3] == ("all", "+1.5 (1 seed)")
-    assert table.rows[2] == ("cam: mini less mini-toco", *[tables.ABSENT] * 4), "run, but not measured"
-    alone = tables.compare("x", PAIR, records[:1])
-    assert [row[2] for row in alone.rows] == ["not run"] * 2
-    assert "wsss train mini-toco --seed 0" in alone.note and "train mini " not in alone.note
-
-
-def test_compare_refuses_other_images_other_protocols_and_counts_of_others(tmp_path):
-    for change in ({"ids": ("a", "c")}, {"protocol": {"name": "training", "size": 96}}):
-        records = [with_results(seg(40.0)), with_results(seg(38.5), variant="mini-toco", **change)]
-        with pytest.raises(UserError, match="differ in"):
-            tables.compare("x", PAIR, records)
-    pair = [put_pair(tmp_path, 0, name, 0.8, [f"{name}_{n}" for n in range(30)])[0] for name in ("mini", "mini-toco")]
-    with pytest.raises(UserError, match="different images"):
-        tables.compare("x", PAIR, pair)
 
 
 # The verdict.

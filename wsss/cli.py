@@ -20,6 +20,7 @@ usage: wsss COMMAND ...
 
   train PRESET             train and evaluate one run; the same words again resume it
   evaluate RUN             evaluate a run's weights and write a record: in training's way, or by a final protocol
+  sweep TABLE              train and evaluate every run of an experiment that is not finished
   score PREDICTIONS TRUTH  compare two folders of index PNGs; prints one JSON line
   data WHAT                draw the mini set, prepare VOC or COCO, look through a data set: see wsss data --help
   pretrain ROOT            pretrain a small ViT on a folder of class folders, or on drawn images
@@ -124,7 +125,7 @@ def _report(record: dict[str, Any], folder: Path) -> None:
     numbers = ", ".join(f"{kind} {_number(found[kind]['miou_headline'])}" for kind in kinds)
     run = f"{record['dataset']}/{record['variant']} seed {record['seed']}"
     print(f"{run}, {record['images']} images of {record['split']}:")
-    print(f"mIoU in percent: {numbers}; classification mAP {_number(found['classification']['map'])}")
+    print(f"mIoU in percent: {numbers}; classification mAP {_number(found['classification']['map_headline'])}")
     print(f"record: {folder.with_suffix('.json')}; weights, log and examples: {folder}")
 
 
@@ -264,6 +265,7 @@ def _publish(words: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int] | str] = {
     "train": _train,
     "evaluate": _evaluate,
+    "sweep": "wsss.sweep:run",
     "score": _score,
     "data": "wsss.data.commands:run",
     "pretrain": _pretrain,

@@ -299,6 +299,12 @@ class Config:
         return self.msc.subspaces > 1 and self.msc.decoupling in (kind, "both")
 
     @property
+    def uses_subspaces(self) -> bool:
+        """Whether more than one subspace is trained."""
+        trained = self.contrasts_classes or self.contrasts_patches or self.decouples("dec")
+        return self.msc.subspaces > 1 and trained
+
+    @property
     def uses_cams(self) -> bool:
         """Whether any term learns from a CAM; without, a step is the main pass alone."""
         terms = (self.patch_contrast.weight, self.csa.weight, self.segmentation.weight, self.energy.weight)

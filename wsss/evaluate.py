@@ -40,7 +40,8 @@ def predict(
     model: Wsss, image: Float[Tensor, "b 3 h w"], label: Float[Tensor, "b k"], config: Config
 ) -> dict[str, Tensor]:
     """Of a batch: normalised multi-scale CAM and aux CAM, masked by the true image labels; segmentation and class
-    logits; and the pseudo label that segmentation would learn from the last CAM, refined, with gaps of 255 (b, h, w).
+    logits; the pseudo label that segmentation would learn from the last CAM, refined, with gaps of 255 (b, h, w); and
+    the tokens' codes in all subspaces side by side (b, n, q), where subspaces are trained.
     """
     output = model(image)
     main, aux, *_ = method.multi_scale_cam(model, image, output, config, label)
@@ -48,7 +49,10 @@ def predict(
     box = torch.tensor([0, image.shape[2], 0, image.shape[3]], device=image.device).expand(len(image), 4)
     batch = Batch([], image, label, box, None, None)
     pseudo = method.segmentation_labels(dataclasses.replace(output, **maps), batch, config, aux_labels=False)
-    return {**maps, "segmentation": output.segmentation, "logits": output.logits, "pseudo_label": pseudo}
+    found = {**maps, "segmentation": output.segmentation, "logits": output.logits, "pseudo_label": pseudo}
+    if config.uses_subspaces:
+        found["codes"] = model.proj_head(output.tokens).flatten(2)
+    return found
 
 
 @torch.inference_mode()
@@ -103,7 +107,7 @@ def _resized(value: Tensor, size: tuple[int, int]) -> Tensor:
 def tally(model: Wsss, split: Split, config: Config, device: torch.device) -> Tally:
     """Counts over the split; process r of w takes the images r, r + w, ... and every process gets all counts."""
     size, classes = evaluation_size(config), len(split.kit.classes) + 1
-    was_training, mine = model.training, Tally(background=config.cam.background)
+    was_training, mine = model.training, Tally(background=config.cam.background, subspaces=config.msc.subspaces)
     model.eval()
     places = range(distributed.rank(), len(split), distributed.world())
     with tqdm(total=len(places), desc=f"evaluate {split.name}", unit="image", disable=distributed.rank() > 0) as bar:
@@ -117,6 +121,9 @@ def tally(model: Wsss, split: Split, config: Config, device: torch.device) -> Ta
                 logits, ranked = own["logits"][0].float().cpu().numpy(), rank(own, sample.mask.shape)
                 mine.add(sample, to_labels(own, sample.mask.shape, config, ranked), logits, classes)
                 mine.add_layers(sample.mask, ranked, apart[row], classes)
+                if "codes" in own:
+                    grid = tuple(own["segmentation"].shape[2:])
+                    mine.add_codes(own["codes"][0].float().cpu().numpy(), grid, sample.mask, classes)
             bar.update(len(samples))
     model.train(was_training)
     first, *others = distributed.gather(mine)

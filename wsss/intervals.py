@@ -78,35 +78,38 @@ def paired(
     n: int = 2000,
     seed: int = 0,
 ) -> Paired:
-    """Mean IoU of `one` less that of `other`, both (images, classes, 3) counts of the same images in the same order.
+    """Mean IoU of `one` less that of `other`, mean over runs: both (runs, images, classes, 3) counts of the same images
+    in the same order, run by run of the same seed.
 
-    Interval: percentiles over `n` bootstrap samples, each of which draws the same images for both. p: the two results
-    of every image are swapped with probability one half, `n` times; (1 + differences at least as large) / (1 + n).
-    Swapping the arguments flips the signs and keeps p. Raises UserError if ids or truth differ: the number of pixels of
-    every class in every image must be the same.
+    Interval: percentiles over `n` bootstrap samples, each of which draws the same images for all runs of both. p: the
+    results of every image are swapped with probability one half, in all runs at once, `n` times; (1 + differences at
+    least as large) / (1 + n). Swapping the arguments flips the signs and keeps p. Raises UserError if ids or truth
+    differ: the number of pixels of every class in every image must be the same.
     """
-    if list(ids[0]) != list(ids[1]) or one.shape != other.shape or len(one) != len(ids[0]):
+    if list(ids[0]) != list(ids[1]) or one.shape != other.shape or one.shape[1] != len(ids[0]):
         raise UserError("the two results are of different images; evaluate both on the same list")
     one, other = one.astype(float), other.astype(float)
     if (one[..., 0] + one[..., 2] != other[..., 0] + other[..., 2]).any():
         raise UserError("the two results are of the same images with different masks; evaluate both anew")
-    draws = _redraws(len(one), n, seed).astype(float)
-    spread = _mean_iou(np.tensordot(draws, one, axes=1)) - _mean_iou(np.tensordot(draws, other, axes=1))
-    low, high = _percentiles(spread)
-    swaps = np.random.default_rng(seed).integers(0, 2, (n, len(one))).astype(float)
-    moved, sums = np.tensordot(swaps, other - one, axes=1), (one.sum(0), other.sum(0))
-    difference = float((_mean_iou(sums[0][None]) - _mean_iou(sums[1][None]))[0])
-    swapped = _mean_iou(sums[0] + moved) - _mean_iou(sums[1] - moved)
-    extreme = (np.abs(swapped) >= abs(difference) - 1e-9).sum()
-    return Paired(difference, low, high, float((1 + extreme) / (1 + n)))
+
+    def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.asarray((_mean_iou(first) - _mean_iou(second)).mean(-1))
+
+    draws = _redraws(len(ids[0]), n, seed).astype(float)
+    low, high = _percentiles(difference(*(np.tensordot(draws, counts, axes=(1, 1)) for counts in (one, other))))
+    swaps = np.random.default_rng(seed).integers(0, 2, (n, len(ids[0]))).astype(float)
+    moved, sums = np.tensordot(swaps, other - one, axes=(1, 1)), (one.sum(1), other.sum(1))
+    found = float(difference(*sums))
+    extreme = (np.abs(difference(sums[0] + moved, sums[1] - moved)) >= abs(found) - 1e-9).sum()
+    return Paired(found, low, high, float((1 + extreme) / (1 + n)))
 
 
 def _mean_iou(sums: np.ndarray) -> np.ndarray:
-    """(n, classes, 3) -> (n,) in percent; not a number where the truth has no class at all."""
+    """(*n, classes, 3) -> (*n) in percent; not a number where the truth has no class at all."""
     present = sums[..., 0] + sums[..., 2] > 0
     union = np.where(present, sums.sum(-1), 1)
     total, classes = (np.where(present, sums[..., 0], 0) / union).sum(-1), present.sum(-1)
-    return 100 * np.divide(total, classes, out=np.full(len(sums), math.nan), where=classes > 0)
+    return 100 * np.divide(total, classes, out=np.full(classes.shape, math.nan), where=classes > 0)
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:

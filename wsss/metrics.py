@@ -197,9 +197,13 @@ def sweep_scores(
 
 
 def classification_scores(
-    label: Float[np.ndarray, "m k"], logits: Float[np.ndarray, "m k"], names: Sequence[str]
+    label: Float[np.ndarray, "m k"],
+    logits: Float[np.ndarray, "m k"],
+    names: Sequence[str],
+    headline: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Mean average precision and F1 (macro, at probability 0.5) in percent, over classes with a positive."""
+    """Mean average precision and F1 (macro, at probability 0.5) in percent, over classes with a positive; the former
+    over the headline classes as well (empty: all)."""
     from sklearn.metrics import average_precision_score  # not for the CRF's workers, who start without it
 
     present = label.any(0)
@@ -209,9 +213,30 @@ def classification_scores(
     by_class = dict(zip(np.array(names)[present].tolist(), (round(100 * float(p), 4) for p in precision), strict=True))
     return {
         "map": _mean(100 * np.array(precision)),
+        "map_headline": _mean(np.array([p for name, p in by_class.items() if not headline or name in headline])),
         "f1": _mean(100 * f1),
         "average_precision": by_class,
     }
+
+
+def redundancy(
+    gram: Float[np.ndarray, "q q"], sums: Float[np.ndarray, "c q"], counts: Float[np.ndarray, " c"], subspaces: int
+) -> float | None:
+    """L_dec of Module A in percent over any number of tokens, from sums over them: of z z^T (`gram`), and by label of
+    z (`sums`) and of one (`counts`), the codes z of all subspaces side by side.
+
+    Squared correlation of a dimension of one subspace with a dimension of another, mean over all such pairs, each code
+    centred by the mean of its label. None for one subspace or no token.
+    """
+    if subspaces < 2 or not counts.any():
+        return None
+    known = counts > 0
+    centred = gram - (sums[known].T / counts[known]) @ sums[known]
+    deviation = np.sqrt(np.clip(np.diag(centred), 0, None) / counts.sum()) + 1e-5
+    correlation = centred / counts.sum() / np.outer(deviation, deviation)
+    width = len(gram) // subspaces
+    blocks = np.square(correlation).reshape(subspaces, width, subspaces, width).mean((1, 3))
+    return round(100 * float(blocks[~np.eye(subspaces, dtype=bool)].mean()), 4)
 
 
 def centre_guess(label: Float[np.ndarray, " k"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:

@@ -1,6 +1,6 @@
 """Every run as a row: a name, the preset it starts from, and what differs, in the words of the command line.
 
-`TABLES` names the presets of each table. A preset's twin `X-toco` is the predecessor: the same code, compat all on.
+Of a scale X there is a family: X-plain, X-base, X-toco (the predecessor: the same code, compat all on), X-msc, X-csa.
 """
 
 import difflib
@@ -200,8 +200,7 @@ MINI_COCO = {
 }
 """The drawn set by way of COCO json: rasteriser, three phases and COCO's thresholds, in a minute."""
 
-TOCO_TWIN = {
-    **{f"compat.{name}": value for name, value in flatten(TOCO).items()},
+BASE = {
     "class_contrast.temperature": 0.5,
     "msc.subspaces": 1,
     "msc.dimension": 1024,
@@ -210,33 +209,50 @@ TOCO_TWIN = {
     "msc.decoupling": "none",
     "csa.weight": 0.0,
 }
-"""The base: one subspace that is not normalised, contrasted for class tokens alone, and no alignment."""
+"""The base, its faults mended: one subspace that is not normalised, contrasted for class tokens alone, no alignment."""
 
-COCO_TWIN = {**TOCO_TWIN, "class_contrast.temperature": 1.0}
+COCO_BASE = {**BASE, "class_contrast.temperature": 1.0}
 
-MINI_TWIN = {**TOCO_TWIN, "msc.dimension": 256, "compat.undefined_segmentation": False}
+MINI_BASE = {**BASE, "msc.dimension": 256}
+
+SMOKE_BASE = {**BASE, "msc.dimension": 32}
+
+RELEASED = {f"compat.{name}": value for name, value in flatten(TOCO).items()}
+"""The base as its authors released it."""
+
+DEFINED = {**RELEASED, "compat.undefined_segmentation": False}
 """The CPU scales' base does without D5: batches without a background label would end their runs."""
 
-SMOKE_TWIN = {**MINI_TWIN, "msc.dimension": 32}
+Rows = tuple[tuple[str, str, Mapping[str, Any]], ...]
 
-ROWS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+
+def _family(name: str, base: Mapping[str, Any], released: Mapping[str, Any]) -> Rows:
+    """The components of a scale: X-plain, X-base, X-toco (the base as released), X-msc and X-csa (one module each)."""
+    return (
+        (f"{name}-plain", name, PLAIN),
+        (f"{name}-base", name, base),
+        (f"{name}-toco", f"{name}-base", released),
+        (f"{name}-msc", name, {"csa.weight": 0.0}),
+        (f"{name}-csa", f"{name}-base", {"csa.weight": 0.1}),
+    )
+
+
+ROWS: Rows = (
     ("voc", "", VOC),
     ("voc-deit", "voc", DEIT),
     ("coco", "voc", COCO),
     ("coco-deit", "coco", COCO_DEIT),
     ("mini", "voc", MINI),
-    ("mini-plain", "mini", PLAIN),
     ("mini-coco", "mini", MINI_COCO),
     ("smoke", "mini", SMOKE),
     ("voc-animals", "mini", ANIMALS),
-    ("voc-animals-plain", "voc-animals", PLAIN),
-    ("voc-toco", "voc", TOCO_TWIN),
-    ("voc-deit-toco", "voc-deit", TOCO_TWIN),
-    ("coco-toco", "coco", COCO_TWIN),
-    ("coco-deit-toco", "coco-deit", COCO_TWIN),
-    ("mini-toco", "mini", MINI_TWIN),
-    ("smoke-toco", "smoke", SMOKE_TWIN),
-    ("voc-animals-toco", "voc-animals", MINI_TWIN),
+    *_family("voc", BASE, RELEASED),
+    *_family("voc-deit", BASE, RELEASED),
+    *_family("coco", COCO_BASE, RELEASED),
+    *_family("coco-deit", COCO_BASE, RELEASED),
+    *_family("mini", MINI_BASE, DEFINED),
+    *_family("smoke", SMOKE_BASE, DEFINED),
+    *_family("voc-animals", MINI_BASE, DEFINED),
 )
 
 
@@ -248,14 +264,6 @@ def _build() -> dict[str, Config]:
 
 
 PRESETS: dict[str, Config] = _build()
-
-TABLES: dict[str, tuple[str, ...]] = {
-    "voc": ("voc", "voc-toco", "voc-deit", "voc-deit-toco"),
-    "coco": ("coco", "coco-toco", "coco-deit", "coco-deit-toco"),
-    "mini": ("mini-plain", "mini"),
-    "voc-animals": ("voc-animals-plain", "voc-animals"),
-}
-"""The tables of the book and the presets that are their rows."""
 
 FREE = (
     "seed",

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from wsss import published, results
-from wsss.intervals import paired, summary
+from wsss import ablation, published, results
+from wsss.experiments import EXPERIMENTS
 from wsss.paths import UserError
 from wsss.results import Record
 from wsss.table import ABSENT, Table, measured
@@ -139,7 +139,8 @@ def images(record: Record) -> str:
 # Variants of our own beside each other.
 
 QUANTITIES = (
-    ("classification mAP", "classification.map"),
+    ("classification mAP", "classification.map_headline"),
+    ("classification mAP, all present classes", "classification.map"),
     ("CAM mIoU", "cam.miou_headline"),
     ("aux CAM mIoU", "aux_cam.miou_headline"),
     ("segmentation mIoU", "segmentation.miou_headline"),
@@ -159,6 +160,7 @@ QUANTITIES = (
     ("CAM and aux CAM, difference", "agreement.difference"),
     ("CAM and aux CAM, difference of affinities", "agreement.affinity"),
     ("CAM and aux CAM, IoU of labels", "agreement.label_iou"),
+    ("redundancy of the subspaces", "subspaces.redundancy"),
     ("guess: all background, mIoU", "guesses.background"),
     ("guess: labels painted in the centre, mIoU", "guesses.centre"),
     ("CAM covers of the part", "coverage.cam.part"),
@@ -230,83 +232,22 @@ def _bounds(record: Record, key: str) -> str:
     return f"{low:.1f} to {high:.1f}"
 
 
-# Two variants on the same images.
-
-COMPARED = tuple(
-    (dataset, dataset, f"{dataset}-{other}") for dataset in ("mini", "voc-animals") for other in ("toco", "plain")
-)
-"""Data set, variant, and the variant that it is held against."""
-
-
-def compare(
-    title: str,
-    pairs: Sequence[tuple[str, str, str]],
-    records: Sequence[Record],
-    kinds: Sequence[str] = ("segmentation", "cam"),
-) -> Table:
-    """For each pair of variants and each kind: a line for every seed that both have, and one over those seeds.
-
-    Raises UserError if the two records of a seed differ in images, masks or protocol.
-    """
-    columns = ("mIoU, difference in points", "seed", "difference", "95 % interval over images", "p")
-    rows: list[tuple[str, ...]] = []
-    absent: dict[str, None] = {}
-    for dataset, *names in pairs:
-        groups = [{record["seed"]: record for record in results.select(records, dataset, name)} for name in names]
-        shared = sorted(groups[0].keys() & groups[1].keys())
-        absent |= {
-            f"`wsss train {name} --seed 0`": None for name, group in zip(names, groups, strict=True) if not group
-        }
-        for kind in kinds:
-            label = f"{kind}: {names[0]} less {names[1]}"
-            rows += _differences(label, kind, [(groups[0][seed], groups[1][seed]) for seed in shared])
-    note = "Interval: paired bootstrap over images. p: two-sided, results of images swapped at random. "
-    note += "Over seeds: mean ± sample standard deviation of the difference."
-    return Table(title, columns, tuple(rows), note + (f" Not run: {', '.join(absent)}." if absent else ""))
-
-
-def _differences(label: str, kind: str, pairs: Sequence[tuple[Record, Record]]) -> list[tuple[str, ...]]:
-    key = f"{kind}.miou_headline"
-    known = [(one, other) for one, other in pairs if results.has(one, key) and results.has(other, key)]
-    if not known:
-        return [(label, ABSENT, ABSENT if pairs else "not run", ABSENT, ABSENT)]
-    found = [(one["seed"], *_difference(one, other, kind)) for one, other in known]
-    rows = [(label, str(seed), f"{value:+.1f}", *shown) for seed, value, *shown in found]
-    over = summary([value for _, value, *_ in found])
-    sign = "+" if over.mean >= 0 else ""
-    return [*rows, (label, "all", f"{sign}{measured(over)}", ABSENT, ABSENT)]
-
-
-def _difference(one: Record, other: Record, kind: str) -> tuple[float, str, str]:
-    """Difference in points, its interval and p; the last two ABSENT where counts by image are missing."""
-    for name in ("fingerprint", "protocol"):
-        if one[name] != other[name]:
-            raise UserError(
-                f"{results.describe(one)} and {results.describe(other)} differ in {name}; evaluate them anew"
-            )
-    key = f"{kind}.miou_headline"
-    value = results.value(one, key) - results.value(other, key)
-    counts = [results.load_counts(record) for record in (one, other)]
-    if not all(kind in count for count in counts):
-        return value, ABSENT, ABSENT
-    wanted = one["config"].get("data", {}).get("headline")
-    chosen = [not wanted or name in wanted for name in results.value(one, f"{kind}.iou")]
-    test = paired(*(count[kind][:, chosen] for count in counts), tuple(count["ids"].tolist() for count in counts))
-    return value, f"{test.low:+.1f} to {test.high:+.1f}", "< 0.001" if test.p < 0.001 else f"{test.p:.3f}"
-
-
 TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     "headline": partial(beside_published, "Paper, base and measured", HEADLINE),
     "voc": partial(beside_published, "PASCAL VOC 2012", VOC),
     "coco": partial(beside_published, "MS COCO 2014", COCO),
-    "mini": partial(side_by_side, "mini (drawn)", "mini", ("mini-plain", "mini-toco", "mini")),
+    "mini": partial(side_by_side, "mini (drawn)", "mini", ("mini-plain", "mini-base", "mini")),
     "voc-animals": partial(
         side_by_side,
         "VOC 2012 animals, 320 px: a first reading",
         "voc-animals",
-        ("voc-animals-plain", "voc-animals-toco", "voc-animals"),
+        ("voc-animals-plain", "voc-animals-base", "voc-animals"),
     ),
-    "compare": partial(compare, "Variants held against one another, seed by seed", COMPARED),
+    **{name: partial(ablation.numbers, name, experiment) for name, experiment in EXPERIMENTS.items()},
+    **{
+        f"{name}-differences": partial(ablation.differences, name, experiment)
+        for name, experiment in EXPERIMENTS.items()
+    },
     "literature": literature,
 }
 

@@ -35,10 +35,14 @@ class Tally:
     """Kind -> per image (c, 3) of the boundary bands: see `metrics.boundary_counts`."""
     background: float = 0.5
     """The fixed background threshold, which the sweep takes in."""
+    subspaces: int = 1
+    """Number of subspaces that codes lie in."""
     sweep: dict[str, np.ndarray] = field(default_factory=dict)
     """Layer -> (c, c, t + 1), summed over images: see `metrics.sweep_counts`."""
     agreement: list[np.ndarray] = field(default_factory=list)
     """Per image (2,): difference of the layers' CAMs and of their affinities in percent."""
+    codes: dict[str, np.ndarray] = field(default_factory=dict)
+    """Sums over the tokens of all images that `metrics.redundancy` takes: gram, sums, counts."""
     labels: list[np.ndarray] = field(default_factory=list)
     logits: list[np.ndarray] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
@@ -80,6 +84,17 @@ class Tally:
             counted = metrics.sweep_counts(mask, value, label, levels, classes)
             self.sweep[kind] = self.sweep.get(kind, 0) + counted
 
+    def add_codes(self, codes: np.ndarray, grid: tuple[int, int], mask: np.ndarray, classes: int) -> None:
+        """Count one image's codes in the subspaces, (n, q) on the token grid, by the true label at each token."""
+        middles = [(np.arange(n) + 0.5) * side / n for n, side in zip(grid, mask.shape, strict=True)]
+        rows, columns = (places.astype(int) for places in middles)
+        label = mask[rows[:, None], columns].ravel()
+        member = (label[:, None] == np.arange(classes)).astype(float)
+        codes = codes.astype(float)
+        known = codes[label != IGNORE]
+        for name, total in (("gram", known.T @ known), ("sums", member.T @ codes), ("counts", member.sum(0))):
+            self.codes[name] = self.codes.get(name, 0) + total
+
     def merge(self, other: "Tally") -> None:
         """Append another process's images."""
         for name in ("ids", "labels", "logits", "digests", "agreement"):
@@ -87,8 +102,9 @@ class Tally:
         for name in ("counts", "coverage", "boundary"):
             for kind, rows in getattr(other, name).items():
                 getattr(self, name)[kind].extend(rows)
-        for kind, counted in other.sweep.items():
-            self.sweep[kind] = self.sweep.get(kind, 0) + counted
+        for own, others in ((self.sweep, other.sweep), (self.codes, other.codes)):
+            for name, counted in others.items():
+                own[name] = own.get(name, 0) + counted
 
     def sort(self) -> None:
         """Order images by id, whatever process counted them."""
@@ -118,10 +134,20 @@ def scores(counted: Tally, names: Sequence[str], headline: Sequence[str]) -> dic
     return {
         **{kind: _kind_scores(counted, kind, full, headline) for kind in KINDS},
         **_layer_scores(counted, full, headline),
-        "classification": metrics.classification_scores(np.array(counted.labels), np.array(counted.logits), names),
+        "classification": metrics.classification_scores(
+            np.array(counted.labels), np.array(counted.logits), names, headline
+        ),
         "guesses": guesses,
         **({"coverage": parts} if parts else {}),
+        **_code_scores(counted),
     }
+
+
+def _code_scores(counted: Tally) -> dict[str, Any]:
+    """What the subspaces share, where codes were counted."""
+    if not counted.codes:
+        return {}
+    return {"subspaces": {"redundancy": metrics.redundancy(**counted.codes, subspaces=counted.subspaces)}}
 
 
 def _kind_scores(counted: Tally, kind: str, full: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:

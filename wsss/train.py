@@ -212,10 +212,13 @@ class Trainer:
     def _validate(self) -> None:
         self._check_weights()
         counted = evaluate.tally(self.model, self.val_split, self.config, self.device)
-        found = tally.scores(counted, self.val_split.kit.classes, self.config.data.headline)
+        classes, config = self.val_split.kit.classes, self.config
+        found = tally.scores(counted, classes, config.data.headline)
         if self.main:
             row = {kind: found[kind]["miou_headline"] for kind in tally.KINDS}
-            self._write({"step": self.step, "validation": {**row, "map": found["classification"]["map"]}})
+            row |= {"map": found["classification"]["map_headline"]}
+            row |= {name: found[name] for name in ("agreement", "subspaces") if name in found}
+            self._write({"step": self.step, "validation": row})
             self._keep_best(row["segmentation"])
 
     def _keep_best(self, miou: float | None) -> None:

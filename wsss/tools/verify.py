@@ -22,7 +22,7 @@ from wsss.command import near, parse
 from wsss.compat import TOCO
 from wsss.config import IGNORE, Config
 from wsss.paths import UserError
-from wsss.presets import TOCO_TWIN
+from wsss.presets import BASE, RELEASED
 from wsss.settings import override
 from wsss.table import ABSENT, Table
 
@@ -174,7 +174,7 @@ def _shape(case: Case) -> dict[str, int]:
 
 def _tokens(weights: Mapping[str, Tensor], images: Mapping[str, Tensor], shape: Mapping[str, int]) -> Found:
     """Tokens of a ViT with these weights, under the names of the outputs."""
-    network = model.build(override(Config(), {**TOCO_TWIN, **shape, "class_contrast.hidden": 1}), 1).eval()
+    network = model.build(override(Config(), {**BASE, **RELEASED, **shape, "class_contrast.hidden": 1}), 1).eval()
     checkpoint.fill(network.encoder, weights, "encoder/weight")
     found: Found = {}
     for name, image in images.items():

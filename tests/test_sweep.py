@@ -1,0 +1,146 @@
+"""Experiments: their rows are presets, their lists are commands; `wsss sweep` runs them, stops and goes on."""
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from running import command, environment, process, run
+from test_results import record
+
+from wsss import ablation, cli, experiments, presets, results, runs, sweep
+from wsss.experiments import EXPERIMENTS
+from wsss.paths import UserError
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_rows_differ_and_their_words_make_them(name):
+    """What the command line makes of a row's words is that row, in the same variant."""
+    experiment = experiments.get(name)
+    assert len({row.variant for row in experiment.rows}) == len({row.label for row in experiment.rows})
+    assert experiment.against in {row.label for row in experiment.rows}
+    for row in experiment.rows:
+        preset, *settings = row.words(2)
+        assert presets.get(preset, **cli._changes(settings)) == presets.get(row.preset, seed=2, **row.changes)
+        assert row.config.data.name == experiment.dataset
+
+
+def test_a_change_that_the_preset_has_is_the_preset():
+    rows = {row.label: row for row in experiments.get("mini-subspaces").rows}
+    assert rows["K = 4"].variant == "mini" and rows["K = 4"].words(0) == ["mini", "--seed", "0"]
+    assert rows["K = 8"].variant == "mini+msc.subspaces=8+msc.dimension=8"
+    assert "mini-steps" not in EXPERIMENTS, "mini contrasts no class tokens"
+
+
+def test_an_unknown_experiment_names_the_nearest(capsys):
+    assert run("sweep", "mini-component") == 1
+    assert "mini-components" in capsys.readouterr().err
+
+
+FINALS = [final for scale in experiments.SCALES.values() for final in scale]
+
+
+@pytest.mark.parametrize("final", FINALS)
+def test_a_final_evaluation_is_called_as_its_record(final):
+    asked = runs.inference.protocol(final.protocol, 448, final.scales, None, final.crf)
+    assert final.stem == runs._label(runs.Request(Path("x"), protocol=final.protocol), asked, val="")
+
+
+def asked(tmp_path, *words):
+    return sweep.parse(sweep.Sweep, ["smoke-level", "--output", str(tmp_path), *words], "sweep")
+
+
+def test_the_list_is_what_is_left_in_the_order_of_seeds(tmp_path, capsys):
+    done = record(dataset="smoke", variant="smoke", seconds={"train": 90.0, "evaluate": 30.0})
+    results.save(done, tmp_path / "smoke" / "smoke" / "0.json")
+    words = ("smoke-level", "--output", str(tmp_path), "--seeds", "0", "1", "--only-list", "True")
+    assert run("sweep", *words, "--launcher", "torchrun --nproc_per_node 2 -m wsss") == 0
+    printed = capsys.readouterr().out
+    assert "0 of 6 runs are finished" in printed and "Left: 12 minutes" in printed
+    lines = (tmp_path / "sweeps" / "smoke-level.txt").read_text().splitlines()
+    assert len(lines) == 6 and [line.count("--seed 0") for line in lines] == [1, 1, 0, 0, 0, 0]
+    started = next(line for line in lines if "train" not in line)
+    launched = "torchrun --nproc_per_node 2 -m wsss"
+    assert started == f"{launched} evaluate {tmp_path}/smoke/smoke/0 --protocol voc --scales 1 --crf False"
+    assert all(line.startswith(launched) for line in lines)
+    assert not (tmp_path / "smoke" / "smoke" / "1").exists(), "listing runs nothing"
+
+
+def test_published_runs_count_as_finished_when_asked(tmp_path, monkeypatch):
+    one = record(dataset="smoke", variant="smoke") | {"path": "smoke/smoke/0.json"}
+    monkeypatch.setattr(results, "published", lambda: [one])
+    experiment = experiments.get("smoke-level")
+    names = [[path.name for path in job.commands] for job in sweep.plan(experiment, asked(tmp_path, "--seeds", "0"))]
+    assert names == [["0.json", "0.voc-s1.json"]] * 3
+    counted = sweep.plan(experiment, asked(tmp_path, "--seeds", "0", "--published", "True"))
+    names = [[path.name for path in job.commands] for job in counted]
+    assert names == [["0.json", "0.voc-s1.json"], ["0.json", "0.voc-s1.json"], ["0.voc-s1.json"]]
+
+
+def test_minutes_are_those_of_the_variant_else_of_the_others():
+    experiment = experiments.get("smoke-level")
+    final = {"name": experiment.finals[0].name}
+    own = [record("smoke", "smoke", seed, seconds={"train": 50.0, "evaluate": 10.0}) for seed in (0, 1)]
+    own.append(record("smoke", "smoke", protocol=final, seconds={"train": 50.0, "evaluate": 60.0}))
+    assert ablation.minutes(experiment, "smoke", own) == pytest.approx(2)
+    assert ablation.minutes(experiment, experiment.rows[0].variant, own) == pytest.approx(2)
+    assert ablation.minutes(experiment, "smoke", []) is None
+
+
+@pytest.mark.parametrize("words", [("--jobs", "0"), ("--seeds",)])
+def test_bad_numbers_are_one_sentence(words, tmp_path, capsys):
+    try:
+        code = run("sweep", "smoke-level", "--output", str(tmp_path), *words)
+    except SystemExit as parsed:  # an empty list is refused by the parser
+        code = parsed.code
+    assert code and not (tmp_path / "sweeps").exists()
+
+
+def test_a_run_that_fails_does_not_hold_up_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "PAUSE", 0.01)
+    good = sweep.Job("good", "g", 0, tmp_path / "g" / "0", {tmp_path / "g.json": ("--help",)})
+    bad = sweep.Job(
+        "bad", "b", 0, tmp_path / "b" / "0", {tmp_path / "b.json": ("nonsense",), tmp_path / "c": ("tables",)}
+    )
+    with pytest.raises(UserError, match=f"1 of 2 runs failed: bad, seed 0 .see {bad.log}"):
+        sweep.work([bad, good], 1)
+    assert "there is no command named nonsense" in bad.log.read_text()
+    assert "literature" not in bad.log.read_text(), "what follows a failure is not run"
+    assert "usage: wsss" in good.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_sweep_stops_saves_and_goes_on(tmp_path):
+    """SIGTERM in the midst of training ends every process; the same words finish all, and a third time do nothing."""
+    words = ("sweep", "smoke-level", "--seeds", "0", "-j", "2", "--output", str(tmp_path))
+    log = tmp_path / "smoke" / experiments.get("smoke-level").rows[0].variant / "0" / "log.jsonl"
+    started = subprocess.Popen(command(*words), env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and log.read_text().count("\n") > 2) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    _, said = started.communicate(timeout=120)
+    assert started.returncode == 143 and "the same words go on" in said
+    assert not alive(tmp_path), "no process outlives the sweep"
+    done = process(*words)
+    assert done.returncode == 0, done.stderr
+    records = results.find(tmp_path)
+    assert len(records) == 6 and {r["protocol"]["name"] for r in records} == {"training", "final-without-crf-s1"}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    again = process(*words)
+    assert again.returncode == 0 and "3 of 3 runs are finished" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
+
+
+def alive(output: Path) -> list[str]:
+    """Command lines of processes that write below `output`."""
+    lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.splitlines()
+    return [line for line in lines if str(output) in line and "wsss" in line and str(os.getpid()) not in line]
+
+
+def test_the_list_survives_a_shell():
+    job = sweep.Job("x", "x", 0, Path("x"), {Path("nowhere/0.json"): ("train", "mini", "--output", "a folder/b")})
+    assert shlex.split(job.line("wsss")) == ["wsss", "train", "mini", "--output", "a folder/b"]

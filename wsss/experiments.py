@@ -1,0 +1,195 @@
+"""Experiments: which runs, with which final evaluations, fill a table. `wsss sweep` runs them. No torch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from wsss import presets
+from wsss.command import near
+from wsss.config import Config
+from wsss.paths import UserError
+from wsss.settings import flatten
+
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an experiment: a preset and what differs from it."""
+
+    label: str
+    preset: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Config:
+        """Its configuration with the variant's name; changes that the preset has anyway make no other variant."""
+        return presets.get(self.preset, **self.changes)
+
+    @property
+    def variant(self) -> str:
+        """The name that its records go by."""
+        return self.config.variant
+
+    def words(self, seed: int) -> list[str]:
+        """What follows `wsss train`."""
+        own = flatten(presets.PRESETS[self.preset])
+        given = {path: value for path, value in flatten(self.config).items() if path in self.changes}
+        changed = [(path, value) for path, value in given.items() if value != own[path]]
+        return [self.preset, "--seed", str(seed), *(word for path, x in changed for word in (f"--{path}", str(x)))]
+
+
+@dataclass(frozen=True)
+class Final:
+    """A final evaluation of every run: protocol, scales (empty: its own) and CRF."""
+
+    protocol: str
+    crf: bool
+    scales: tuple[float, ...] = ()
+
+    def words(self) -> list[str]:
+        """What follows `wsss evaluate RUN`."""
+        scales = ["--scales", *(f"{scale:g}" for scale in self.scales)] if self.scales else []
+        return ["--protocol", self.protocol, *scales, "--crf", str(self.crf)]
+
+    @property
+    def label(self) -> str:
+        """In words."""
+        return f"final segmentation, {'with' if self.crf else 'without'} CRF"
+
+    @property
+    def name(self) -> str:
+        """The protocol's name in its record."""
+        return "-".join(["final", *["without-crf"] * (not self.crf), *self._scaled])
+
+    @property
+    def _scaled(self) -> list[str]:
+        return ["s" + "+".join(f"{scale:g}" for scale in self.scales)] * bool(self.scales)
+
+    @property
+    def stem(self) -> str:
+        """What stands between SEED and .json in the name of its record."""
+        return "-".join([self.protocol, *["crf"] * self.crf, *self._scaled])
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Runs of one scale that differ in one thing; every row is held against the row `against`."""
+
+    title: str
+    dataset: str
+    rows: tuple[Row, ...]
+    against: str
+    """Label of a row."""
+    finals: tuple[Final, ...] = ()
+
+
+SCALES: Mapping[str, tuple[Final, ...]] = {
+    "smoke": (Final("voc", False, (1.0,)),),
+    "mini": (),
+    "voc-animals": tuple(Final("voc", crf, (0.4, 0.5, 0.6)) for crf in (False, True)),
+    "voc": tuple(Final("voc", crf) for crf in (False, True)),
+    "coco": tuple(Final("coco", crf) for crf in (False, True)),
+}
+"""Preset of each scale, and its final evaluations. The photographs of voc-animals are squashed to .4 of their longest
+side where training evaluates them, and shown at .35 to .6 of their size in training: these are the final scales."""
+
+COMPONENTS = {
+    "plain classification": "-plain",
+    "base as released": "-toco",
+    "base": "-base",
+    "base + MSC": "-msc",
+    "base + CSA": "-csa",
+    "base + both": "",
+}
+
+Ablation = Mapping[str, Mapping[str, Any]]
+FULL = "base + both"
+
+
+def _subspaces(scale: str) -> Ablation:
+    """K subspaces of as many dimensions as the preset's have together; 1 has nothing to decouple."""
+    own = presets.PRESETS[scale].msc
+    whole = own.subspaces * own.dimension
+    return {f"K = {k}": {"msc.subspaces": k, "msc.dimension": whole // k} for k in (1, 2, 4, 8)}
+
+
+def _compat(scale: str) -> Ablation:
+    return {f"with {name}": {f"compat.{name}": True} for name in vars(presets.PRESETS[scale].compat)}
+
+
+LEVELS = {
+    "class tokens": {"msc.level": "class", "class_contrast.weight": 0.5},
+    "patch tokens": {"class_contrast.weight": 0.0},
+    "both": {"class_contrast.weight": 0.5},
+}
+TERMS = {
+    "intensity alone": {"csa.structure": 0.0},
+    "structure alone": {"csa.intensity": 0.0},
+    "without the background channel": {"csa.background": False},
+    "without balance": {"csa.balance": False},
+}
+DECOUPLING = {f"decoupling {kind}": {"msc.decoupling": kind} for kind in ("none", "orth", "dec", "both")}
+DIRECTION = {kind: {"csa.direction": kind} for kind in ("aux_to_last", "last_to_aux", "both", "scheduled")}
+
+
+def _components(scale: str) -> Experiment:
+    rows = [Row(label, f"{scale}{suffix}") for label, suffix in COMPONENTS.items()]
+    for term in ("patch_contrast", "class_contrast"):
+        row = Row(f"{FULL}, without {term.replace('_', ' ')}", scale, {f"{term}.weight": 0.0})
+        rows += [row] * (row.variant != scale)  # a scale may be without it anyway
+    return Experiment(f"{scale}: components", scale, tuple(rows), "base", SCALES[scale])
+
+
+def _steps(scale: str) -> Experiment:
+    """From the base to Module A, one change a line."""
+    own = presets.PRESETS[scale].msc
+    single = {"msc.subspaces": 1, "msc.dimension": own.subspaces * own.dimension}
+    level, decoupling = {"msc.level": "class"}, {"msc.decoupling": "none"}
+    lines = (
+        ("one subspace, normalised", single | level | decoupling),
+        (f"{own.subspaces} subspaces", level | decoupling),
+        ("+ decoupling", level),
+        ("+ patch tokens", {}),
+    )
+    rows = tuple(Row(label, f"{scale}-msc", changes) for label, changes in lines)
+    return Experiment(
+        f"{scale}: Module A step by step", scale, (Row("base", f"{scale}-base"), *rows), "base", SCALES[scale]
+    )
+
+
+def _ablation(title: str, scale: str, rows: Ablation, *more: Row) -> Experiment:
+    """Changes of the whole method, each against it."""
+    own = tuple(Row(label, scale, changes) for label, changes in rows.items())
+    same = next((row for row in own if row.variant == scale), None)
+    full = () if same else (Row(FULL, scale),)
+    return Experiment(f"{scale}: {title}", scale, (*more, *own, *full), same.label if same else FULL, SCALES[scale])
+
+
+def _all() -> Iterator[tuple[str, Experiment]]:
+    for scale in SCALES:
+        without = Row("no alignment", f"{scale}-msc")
+        yield f"{scale}-components", _components(scale)
+        if presets.PRESETS[scale].contrasts_classes:
+            yield f"{scale}-steps", _steps(scale)
+        yield f"{scale}-csa", _ablation("terms of the alignment", scale, TERMS, without)
+        yield f"{scale}-level", _ablation("tokens contrasted in the subspaces", scale, LEVELS)
+        yield f"{scale}-subspaces", _ablation("number of subspaces", scale, _subspaces(scale))
+        yield f"{scale}-decoupling", _ablation("decoupling of the subspaces", scale, DECOUPLING)
+        yield f"{scale}-direction", _ablation("direction of the alignment", scale, DIRECTION)
+        faults = tuple(Row(label, f"{scale}-base", changes) for label, changes in _compat(scale).items())
+        rows = (Row("base", f"{scale}-base"), *faults)
+        yield f"{scale}-compat", Experiment(f"{scale}: deviations, one by one", scale, rows, "base", SCALES[scale])
+
+
+EXPERIMENTS: Mapping[str, Experiment] = dict(_all())
+"""SCALE-ABLATION, for every scale and ablation."""
+
+
+def get(name: str) -> Experiment:
+    """The experiment of that name; UserError with the nearest one."""
+    if name not in EXPERIMENTS:
+        raise UserError(
+            f"there is no experiment named {name}{near(name, EXPERIMENTS)}; there are {', '.join(EXPERIMENTS)}"
+        )
+    return EXPERIMENTS[name]

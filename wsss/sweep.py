@@ -1,0 +1,213 @@
+"""`wsss sweep`: the runs of an experiment, one after the other or side by side, and what is left of them. No torch."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from wsss import ablation, experiments, results
+from wsss.command import parse
+from wsss.experiments import SEEDS, Experiment
+from wsss.interrupt import Interrupted, stop_signals
+from wsss.paths import UserError, atomic, project_root
+from wsss.results import Record
+from wsss.table import ABSENT, Table
+
+PAUSE = 0.2
+"""Seconds between looks at what runs."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train and evaluate every run of an experiment that is not finished, seed by seed. Interrupted, the same words go
+    on. What is left is printed first, and written as a list of commands for other hosts or a SLURM array."""
+
+    table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
+    """Name of the experiment, such as mini-components."""
+    jobs: Annotated[int, tyro.conf.arg(aliases=["-j"])] = 1
+    """Runs side by side; each gets its share of the cores, unless OMP_NUM_THREADS says otherwise."""
+    seeds: tuple[int, ...] = SEEDS
+    """Seeds of every row."""
+    output: Path | None = None
+    """Folder for runs; None: runs/ of the project."""
+    data_root: str = ""
+    """Folder that holds JPEGImages; empty: where the presets look."""
+    launcher: str = "wsss"
+    """What starts a process in the list of commands, such as torchrun --nproc_per_node 2 -m wsss."""
+    published: bool = False
+    """Count runs as finished whose records are in data/results."""
+    only_list: bool = False
+    """Print and write what is left, and run nothing."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a row of the experiment and a seed."""
+
+    label: str
+    variant: str
+    seed: int
+    folder: Path
+    """OUTPUT/DATASET/VARIANT/SEED."""
+    commands: Mapping[Path, tuple[str, ...]]
+    """Record -> the words after `wsss` that make it, in order."""
+
+    def left(self) -> list[tuple[str, ...]]:
+        """The commands whose records are not there."""
+        return [words for record, words in self.commands.items() if not record.is_file()]
+
+    def line(self, launcher: str) -> str:
+        """The commands that are left, as one line for a shell."""
+        return " && ".join(f"{launcher} {shlex.join(words)}" for words in self.left())
+
+    @property
+    def log(self) -> Path:
+        """Where the processes' output goes."""
+        return self.folder.with_suffix(".log")
+
+
+def run(words: Sequence[str]) -> int:
+    """The command `wsss sweep`."""
+    asked = parse(Sweep, words, "sweep")
+    if asked.jobs < 1 or not asked.seeds:
+        raise UserError("--jobs must be at least 1, and --seeds name at least one seed")
+    experiment = experiments.get(asked.table)
+    jobs = plan(experiment, asked)
+    records = results.find(project_root() / "data" / "results", asked.output or project_root() / "runs")
+    print(overview(experiment, jobs, records, asked.jobs).text())
+    left = [job for job in jobs if job.left()]
+    listed = write_list(left, asked)
+    print(f"{len(jobs) - len(left)} of {len(jobs)} runs are finished; commands of the others: {listed}")
+    if left and not asked.only_list:
+        work(left, asked.jobs)
+    return 0
+
+
+def plan(experiment: Experiment, asked: Sweep) -> list[Job]:
+    """The runs, all rows of the first seed first. With `published`, without those whose records are in data/results."""
+    known = {(r["dataset"], r["variant"], Path(r["path"]).name) for r in results.published()} if asked.published else ()
+    output, root = asked.output or project_root() / "runs", ["--data.root", asked.data_root] * bool(asked.data_root)
+    moved = ["--output", str(asked.output)] * (asked.output is not None)
+    jobs: list[Job] = []
+    for seed in asked.seeds:
+        for row in experiment.rows:
+            folder = output / experiment.dataset / row.variant / str(seed)
+            commands = {folder.with_name(f"{seed}.json"): ("train", *row.words(seed), *root, *moved)}
+            for final in experiment.finals:
+                commands[folder.with_name(f"{seed}.{final.stem}.json")] = ("evaluate", str(folder), *final.words())
+            wanted = {
+                record: tuple(words)
+                for record, words in commands.items()
+                if (experiment.dataset, row.variant, record.name) not in known
+            }
+            jobs.append(Job(row.label, row.variant, seed, folder, wanted))
+    return jobs
+
+
+def overview(experiment: Experiment, jobs: Sequence[Job], records: Sequence[Record], side_by_side: int) -> Table:
+    """*run | seed | state | minutes*, and in the note what is left, by the measured minutes of records."""
+    rows: list[tuple[str, ...]] = []
+    total, unknown = 0.0, 0
+    for job in jobs:
+        minutes = ablation.minutes(experiment, job.variant, records)
+        if job.left():
+            total, unknown = total + (minutes or 0), unknown + (minutes is None)
+        state = "left" if len(job.left()) == len(job.commands) else "begun" if job.left() else "finished"
+        if state == "left" and (job.folder / "log.jsonl").is_file():
+            state = "begun"
+        rows.append((job.label, str(job.seed), state, ABSENT if minutes is None else f"{minutes:.0f}"))
+    note = f"Left: {total:.0f} minutes of computing, {total / side_by_side:.0f} with {side_by_side} side by side"
+    note += f", and {unknown} runs that nobody has timed" * bool(unknown)
+    return Table(experiment.title, ("run", "seed", "state", "minutes"), tuple(rows), f"{note}. Minutes: from records.")
+
+
+def write_list(jobs: Sequence[Job], asked: Sweep) -> Path:
+    """What is left as OUTPUT/sweeps/TABLE.txt, a run a line; returns the path."""
+    path = (asked.output or project_root() / "runs") / "sweeps" / f"{asked.table}.txt"
+    with atomic(path) as temporary:
+        temporary.write_text("".join(f"{job.line(asked.launcher)}\n" for job in jobs), encoding="utf-8")
+    return path
+
+
+# Running.
+
+
+class Worker:
+    """A job's processes, one after the other, their output in its log."""
+
+    def __init__(self, job: Job, threads: int):
+        self.job, self.commands = job, iter(job.left())
+        self.environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+        self.process: subprocess.Popen | None = None
+        self.advance()
+
+    def advance(self) -> bool:
+        """Start the next command; False if there is none."""
+        words = next(self.commands, None)
+        if words is None:
+            return False
+        self.job.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.job.log, "ab") as log:
+            # A session of its own: Ctrl-C reaches it once, through `stop`.
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "wsss", *words],
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return True
+
+    def done(self) -> bool:
+        """Whether the job came to its end, or failed; goes on with its next command."""
+        code = self.process.poll()
+        return code is not None and (code != 0 or not self.advance())
+
+    def stop(self) -> None:
+        """Ask the process to save what it has, and wait for it."""
+        self.process.terminate()
+        self.process.wait()
+
+
+def work(jobs: Sequence[Job], side_by_side: int) -> None:
+    """Run the jobs; one that fails does not hold up the others. Raises UserError at the end if any failed, and
+    Interrupted, once all have saved, when asked to stop."""
+    threads = max(1, len(os.sched_getaffinity(0)) // side_by_side)
+    waiting, failed = list(jobs), []
+    with stop_signals() as stop, tqdm(total=len(jobs), desc="sweep", unit="run") as bar, stopping() as running:
+        while waiting or running:
+            while waiting and len(running) < side_by_side:
+                running.append(Worker(waiting.pop(0), threads))
+                tqdm.write(
+                    f"{running[-1].job.label}, seed {running[-1].job.seed}: {running[-1].job.log}", file=sys.stderr
+                )
+            for worker in [worker for worker in running if worker.done()]:
+                running.remove(worker)
+                failed += [worker.job] * bool(worker.process.returncode)
+                bar.update()
+            if stop.is_set():
+                raise Interrupted(f"stopped; {bar.n} of {len(jobs)} runs came to their end, the same words go on")
+            time.sleep(PAUSE)
+    if failed:
+        named = "; ".join(f"{job.label}, seed {job.seed} (see {job.log})" for job in failed)
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {named}; mend it, and the same words go on")
+
+
+@contextmanager
+def stopping() -> Iterator[list[Worker]]:
+    """A list of workers, of which none outlives the block."""
+    running: list[Worker] = []
+    try:
+        yield running
+    finally:
+        for worker in running:
+            worker.stop()
