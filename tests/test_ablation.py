@@ -48,7 +48,7 @@ def test_a_cell_is_mean_deviation_and_the_widest_interval(tmp_path):
 
 
 def test_a_final_evaluation_fills_its_own_column():
-    final = {"name": "final-without-crf-s0.4+0.5+0.6"}
+    final = {"name": "final-without-crf-s0.6+0.8+1"}
     numbers = {"segmentation": {"miou_headline": 33.0}}
     records = [record("voc-animals", "voc-animals-base", protocol=final, results=numbers)]
     table = ablation.numbers("voc-animals-components", ANIMALS, records)

@@ -87,12 +87,12 @@ class Experiment:
 SCALES: Mapping[str, tuple[Final, ...]] = {
     "smoke": (Final("voc", False, (1.0,)),),
     "mini": (),
-    "voc-animals": tuple(Final("voc", crf, (0.4, 0.5, 0.6)) for crf in (False, True)),
+    "voc-animals": tuple(Final("voc", crf, (0.6, 0.8, 1.0)) for crf in (False, True)),
     "voc": tuple(Final("voc", crf) for crf in (False, True)),
     "coco": tuple(Final("coco", crf) for crf in (False, True)),
 }
-"""Preset of each scale, and its final evaluations. The photographs of voc-animals are squashed to .4 of their longest
-side where training evaluates them, and shown at .35 to .6 of their size in training: these are the final scales."""
+"""Preset of each scale, and its final evaluations. Those of voc-animals take the scales at which training shows its
+photographs."""
 
 COMPONENTS = {
     "plain classification": "-plain",
