@@ -1,11 +1,9 @@
 """Figures of records: what they draw, and the words for those who cannot see them."""
 
-import json
-
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from test_results import put, record
+from test_results import record
 
 from wsss import figures
 from wsss.paths import UserError
@@ -14,14 +12,11 @@ KINDS = ("cam", "aux_cam", "segmentation")
 
 
 @pytest.fixture
-def run(tmp_path):
-    """A record whose log has two validations, the second at its end."""
+def run():
+    """A record with two validations, the second at its end."""
     scores = {kind: {"miou": 9.0, "miou_headline": 40.0 + number} for number, kind in enumerate(KINDS)}
-    rows = [{"step": 0, "data": {}}, {"step": 25, "weights": {}}]
-    rows += [{"step": step, "validation": dict.fromkeys(KINDS, value)} for step, value in ((25, 10.0), (100, 20.0))]
-    put(tmp_path / "0" / "log.jsonl", "")
-    (tmp_path / "0" / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    return record(results=scores, steps=100) | {"path": str(tmp_path / "0.json")}
+    checks = [{"step": step, "validation": dict.fromkeys(KINDS, value)} for step, value in ((25, 10.0), (100, 20.0))]
+    return record(results=scores, steps=100, validations=checks)
 
 
 def test_a_run_stands_before_the_published_curves(run):
@@ -42,8 +37,8 @@ def test_a_run_stands_before_the_published_curves(run):
     assert picture.png().startswith(b"\x89PNG")
 
 
-def test_a_published_record_without_its_log_is_a_point(run, tmp_path):
-    picture = figures.curves_beside_base(run | {"path": str(tmp_path / "elsewhere" / "0.json")})
+def test_a_record_without_validations_is_a_point(run):
+    picture = figures.curves_beside_base({name: x for name, x in run.items() if name != "validations"})
     assert picture.axes[0].get_lines()[-1].get_xydata().tolist() == [[100, 40]]
 
 

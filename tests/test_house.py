@@ -19,14 +19,14 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports only lower rows; modules of one sub-package may import one another.
 ROWS = (
-    "wsss batch command compat config distributed interrupt memory settings intervals paths provenance",
+    "wsss batch bounds command compat config distributed interrupt memory settings intervals paths provenance",
     "alignment cam checkpoint contrast crf energy losses metrics optim refine subspace transforms "
     "figures publish published results table",
     "datasets model data",
     "method",
     "presets",
     "experiments",
-    "ablation sweep tables verdict",
+    "ablation evidence sweep tables verdict",
     "evaluate explore inference predict pretrain runs scoring tally train reproduce tools",
     "cli __main__",
 )

@@ -91,6 +91,24 @@ def test_what_a_run_leaves_behind(drawn):
     assert "step" in figures.learning_curves(folder(drawn) / "log.jsonl").alt
 
 
+def test_watched_lists_are_measured_at_every_validation_and_at_the_end(own, tmp_path):
+    """The same weights and record as without; what was found stands in the record, and evaluating again keeps it."""
+    words = ("--validate-every", "0.5", "--seed", "3")
+    assert run(*tiny(own, tmp_path / "plain", *words)) == 0
+    assert run(*tiny(own, tmp_path / "watched", *words, "--data.watch", "train", "val")) == 0
+    plain, found = record(tmp_path / "plain"), record(tmp_path / "watched")
+    assert found["results"] == plain["results"] and found["variant"] == plain["variant"]
+    assert [row["step"] for row in plain["validations"]] == [2] and "watched" not in plain["validations"][0]
+    assert [row["step"] for row in found["validations"]] == [2, 4]
+    for row in found["validations"]:
+        assert row["watched"].keys() == {"train", "val"} and row["watched"]["val"] == row["validation"]
+        assert row["validation"].keys() >= {"cam", "aux_cam", "segmentation", "map", "agreement"}
+    last = found["validations"][-1]["validation"]
+    assert last["cam"] == found["results"]["cam"]["miou_headline"]
+    assert run("evaluate", folder(tmp_path / "watched")) == 0
+    assert record(tmp_path / "watched")["validations"] == found["validations"]
+
+
 def test_best_weights_are_those_of_the_best_validation(done):
     checks = [row["validation"]["segmentation"] for row in log(done) if "validation" in row]
     last = load_file(folder(done) / "step-00000004.safetensors")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from wsss.bounds import BOUNDS, CHOICES
 from wsss.compat import Compat
 from wsss.paths import UserError
 from wsss.settings import get, override, paths
@@ -25,6 +26,8 @@ class Data:
     """Name of the list in ImageSets to train on."""
     val_split: str = "val"
     """Name of the list in ImageSets to evaluate on."""
+    watch: tuple[str, ...] = ()
+    """Further lists, with masks, that every validation measures for the log, and the end of the run too."""
     headline: tuple[str, ...] = ()
     """Classes of the headline mean IoU; empty: all classes present in the truth."""
     workers: int = 0
@@ -315,60 +318,6 @@ class Config:
         _check_bounds(self)
         _check_words(self)
         _check_sizes(self)
-
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "msc.level": ("class", "patch", "both"),
-    "msc.decoupling": ("none", "orth", "dec", "both"),
-    "csa.direction": ("aux_to_last", "last_to_aux", "both", "scheduled"),
-}
-
-BOUNDS: tuple[tuple[str, float, float], ...] = (
-    ("optim.steps", 1, 10**9),
-    ("optim.batch", 1, 10**6),
-    ("optim.accumulate", 1, 10**6),
-    ("optim.lr", 0, 10),
-    ("optim.warmup", 0, 1),
-    ("optim.restart", 0, 0.99),
-    ("optim.restart_factor", 0, 100),
-    ("augment.crop", 1, 10**5),
-    ("augment.local_crops", 1, 1000),
-    ("augment.colour", 0, 2.5),
-    ("augment.hue", 0, 0.5),
-    ("cam.low", 0, 1),
-    ("cam.high", 0, 1),
-    ("cam.background", 0, 1),
-    ("class_contrast.momentum", 0, 1),
-    ("class_contrast.temperature", 1e-6, 1e6),
-    ("patch_contrast.weight", 0, 1e6),
-    ("class_contrast.weight", 0, 1e6),
-    ("segmentation.weight", 0, 1e6),
-    ("segmentation.refinements", 0, 1000),
-    ("energy.weight", 0, 1e6),
-    ("energy.sigma_xy", 1e-3, 1e6),
-    ("energy.sigma_rgb", 1e-3, 1e6),
-    ("msc.subspaces", 1, 10**4),
-    ("msc.dimension", 1, 10**5),
-    ("msc.patch_weight", 0, 1e6),
-    ("msc.patch_temperature", 1e-6, 1e6),
-    ("msc.anchors_per_class", 1, 10**6),
-    ("msc.anchors", 1, 10**6),
-    ("msc.orthogonality_weight", 0, 1e6),
-    ("msc.decorrelation_weight", 0, 1e6),
-    ("csa.weight", 0, 1e6),
-    ("csa.intensity", 0, 1e6),
-    ("csa.structure", 0, 1e6),
-    ("csa.crossing", 0, 1),
-    ("csa.ramp", 0, 1),
-    ("csa.smooth", 0, 1),
-    ("csa.floor", 1e-12, 1),
-    ("model.fused_from", 0, 10**9),
-    ("save_every", 1e-9, 1),
-    ("validate_every", 1e-9, 1),
-    ("log_every", 1, 10**9),
-    ("data.workers", 0, 1024),
-    ("seed", 0, 2**31 - 1),
-)
 
 
 def _check_bounds(config: Config) -> None:

@@ -241,7 +241,7 @@ BEHIND = ("-", "--", "-.", ":")
 def curves_beside_base(record: Record) -> Picture:
     """Validation mIoU of a run over its progress, a panel a kind, the base's published logs behind it in grey.
 
-    From the log beside the record, and the record itself at the end. The data sets differ, so levels do not compare.
+    The data sets differ, so levels do not compare.
     """
     run = f"{record.get('dataset_title', record['dataset'])}, seed {record['seed']}"
     picture, said = Picture(figsize=(9, 3.7), layout="constrained"), []
@@ -272,11 +272,9 @@ def curves_beside_base(record: Record) -> Picture:
 
 
 def _validations(record: Record, kind: str) -> list[tuple[float, float]]:
-    """(percent of the run, headline mIoU in percent) of the log beside the record, then of the record."""
-    log, found = Path(record["path"].removesuffix(".json")) / "log.jsonl", []
-    for row in map(json.loads, log.read_text().splitlines() if log.is_file() else ()):
-        if row.get("validation", {}).get(kind) is not None and row["step"] < record["steps"]:
-            found.append((100 * row["step"] / record["steps"], row["validation"][kind]))
+    """(percent of the run, headline mIoU in percent) of the validations before the end, then of the record."""
+    rows = [(row["step"], row["validation"].get(kind)) for row in record.get("validations", ())]
+    found = [(100 * step / record["steps"], one) for step, one in rows if one is not None and step < record["steps"]]
     return [*found, (100.0, results.value(record, f"{kind}.miou_headline"))]
 
 

@@ -276,6 +276,7 @@ FREE = (
     "name",
     "data.root",
     "data.workers",
+    "data.watch",
     "log_every",
     "save_every",
     "validate_every",

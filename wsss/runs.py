@@ -47,7 +47,9 @@ class Opened:
         """Seconds so far and the stamp of the code that made the weights, from the run's record if there is one."""
         path = self.folder.with_name(f"{self.folder.name}.json")
         known = results.load(path) if path.is_file() else {}
-        return {name: known[name] for name in ("seconds", "processes", *evaluate.stamp()) if name in known}
+        return {
+            name: known[name] for name in ("seconds", "processes", "validations", *evaluate.stamp()) if name in known
+        }
 
 
 def open_run(folder: Path, weights: str = "last", data_root: str = "") -> Opened:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,15 @@ def run(config: Config, resume: bool = True) -> dict[str, Any]:
     with distributed.group() as device:
         root = distributed.main_first(lambda: datasets.root_of(config.data))
         train_split = datasets.Split(root, config.data.train_split)
-        val_split = datasets.Split(root, config.data.val_split, need_masks=True)
+        val_split, *watched = (
+            datasets.Split(root, name, need_masks=True) for name in (config.data.val_split, *config.data.watch)
+        )
         folder = run_folder(config, root)
         done = _finished(folder, config, resume, val_split)
         distributed.wait()
         if done:
             return done
-        trainer = Trainer(config, train_split, val_split, folder, device)
+        trainer = Trainer(config, train_split, val_split, folder, device, watched)
         trainer.fit()
         return trainer.finish()
 
@@ -77,7 +79,7 @@ def _comparable(config: Config) -> dict[str, Any]:
     return {
         path: value
         for path, value in settings.flatten(config).items()
-        if path not in ("output", "data.workers", "data.root")
+        if path not in ("output", "data.workers", "data.root", "data.watch")
     }
 
 
@@ -93,8 +95,16 @@ def _logged(log: Path, last: int) -> list[str]:
 class Trainer:
     """State of a run: model, optimizer, step. `fit` trains to the end or until interrupted."""
 
-    def __init__(self, config: Config, train: datasets.Split, val: datasets.Split, folder: Path, device: torch.device):
-        self.config, self.train_split, self.val_split = config, train, val
+    def __init__(
+        self,
+        config: Config,
+        train: datasets.Split,
+        val: datasets.Split,
+        folder: Path,
+        device: torch.device,
+        watched: Sequence[datasets.Split] = (),
+    ):
+        self.config, self.train_split, self.val_split, self.watched = config, train, val, watched
         self.folder, self.device, self.step, self.best, self.seconds = folder, device, 0, -1.0, 0.0
         self.model = build(config, len(train.kit.classes)).to(device)
         parts = (self.model.trunk_parameters(), self.model.head_parameters(), self.model.decoder.parameters())
@@ -138,7 +148,7 @@ class Trainer:
                 self.seconds += time.monotonic() - started
                 self._log(terms, bar)
                 asked = bool(distributed.total(torch.tensor(int(stop.is_set()), device=self.device)))
-                if self.step % validate_every == 0 and self.step < total:
+                if self.step % validate_every == 0 and (self.step < total or self.watched):
                     self._validate()
                 if asked or self.step % save_every == 0 or self.step == total:
                     self._save()
@@ -211,15 +221,20 @@ class Trainer:
 
     def _validate(self) -> None:
         self._check_weights()
-        counted = evaluate.tally(self.model, self.val_split, self.config, self.device)
-        classes, config = self.val_split.kit.classes, self.config
-        found = tally.scores(counted, classes, config.data.headline)
+        row = {"step": self.step, "validation": self._measure(self.val_split)}
+        if self.watched:
+            row["watched"] = {split.name: self._measure(split) for split in self.watched}
         if self.main:
-            row = {kind: found[kind]["miou_headline"] for kind in tally.KINDS}
-            row |= {"map": found["classification"]["map_headline"]}
-            row |= {name: found[name] for name in ("agreement", "subspaces") if name in found}
-            self._write({"step": self.step, "validation": row})
-            self._keep_best(row["segmentation"])
+            self._write(row)
+            self._keep_best(row["validation"]["segmentation"])
+
+    def _measure(self, split: datasets.Split) -> dict[str, Any]:
+        """What the log says of a list: mean IoU by kind, mAP, agreement of the layers, redundancy of the subspaces."""
+        counted = evaluate.tally(self.model, split, self.config, self.device)
+        found = tally.scores(counted, split.kit.classes, self.config.data.headline)
+        row = {kind: found[kind]["miou_headline"] for kind in tally.KINDS}
+        row["map"] = found["classification"]["map_headline"]
+        return row | {name: found[name] for name in ("agreement", "subspaces") if name in found}
 
     def _keep_best(self, miou: float | None) -> None:
         if miou is not None and miou > self.best:
@@ -254,8 +269,11 @@ class Trainer:
         self.step, self.best, self.seconds = step, state["best"], state["seconds"]
 
     def finish(self) -> dict[str, Any]:
-        """Evaluate the last weights and write the record; they are the best where no validation found better ones."""
+        """Evaluate the last weights and write the record, with what the validations found; they are the best where no
+        validation found better ones."""
         path, origin = self.folder.with_suffix(".json"), self.stamp | {"seconds": {"train": round(self.seconds, 1)}}
+        rows = [json.loads(row) for row in _logged(self.folder / "log.jsonl", self.step)] if self.main else []
+        origin["validations"] = [row for row in rows if "validation" in row]
         record = evaluate.write_record(self.model, self.val_split, self.config, self.device, path, origin)
         if self.main:
             self._keep_best(record["results"]["segmentation"]["miou_headline"])

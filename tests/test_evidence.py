@@ -1,0 +1,61 @@
+"""Figures of experiments: what they draw of records, and the words for those who cannot see them."""
+
+import numpy as np
+import pytest
+from test_results import record
+
+from wsss import evidence, experiments
+from wsss.paths import UserError
+
+MINI = experiments.get("mini-csa")
+
+
+def one(variant, seed, cam, over, redundancy=None):
+    numbers = {"cam": {"miou_headline": cam, "over_activation": over, "under_activation": 10.0}}
+    numbers |= {"subspaces": {"redundancy": redundancy}} if redundancy is not None else {}
+    return record(variant=variant, seed=seed, results=numbers)
+
+
+def test_a_panel_holds_the_runs_that_have_the_cause():
+    records = [one("mini", 0, 40.0, 20.0, 1.0), one("mini", 1, 42.0, 18.0), one("mini-msc", 0, 36.0, 26.0)]
+    records.append(one("mini-elsewhere", 0, 99.0, 99.0))
+    picture = evidence.causes(MINI, records)
+    over, *_, redundancy = picture.axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in over.get_lines() if len(line.get_xydata())}
+    assert drawn == {"base + both": [[20, 40], [18, 42]], "no alignment": [[26, 36]]}
+    r = np.corrcoef([20, 18, 26], [40, 42, 36])[0, 1]
+    assert over.get_title() == f"correlation {r:+.2f} over 3 runs" and f"over-activation {r:+.2f}" in picture.alt
+    assert redundancy.get_title() == "", "one run is no correlation"
+    assert [len(line.get_xydata()) for line in redundancy.get_lines()].count(1) == 1
+    looks = {(line.get_color(), line.get_marker()) for line in over.get_lines()}
+    assert len(looks) == len(MINI.rows), "no two rows look alike"
+
+
+def test_without_a_run_there_is_no_figure():
+    with pytest.raises(UserError, match="wsss sweep"):
+        evidence.causes(MINI, [])
+
+
+def checked(variant, seed, *steps, watch=True):
+    def found(step):
+        return {"cam": 20.0 + step, "aux_cam": 30.0 + step, "agreement": {"difference": 5.0}}
+
+    rows = [{"step": step, "validation": found(step), "watched": {"train": found(2 * step)}} for step in steps]
+    rows = rows if watch else [{name: row[name] for name in ("step", "validation")} for row in rows]
+    return record(variant=variant, seed=seed, validations=rows)
+
+
+def test_cams_over_training_of_the_run_with_most_validations():
+    records = [checked("mini", 0, 5, watch=False), checked("mini", 1, 1, 2, 3), checked("mini-base", 2, 1, 2)]
+    picture = evidence.over_training(records, "mini", (("base", "mini-base"), ("both", "mini")))
+    assert [axis.get_title() for axis in picture.axes] == ["base, seed 2", "both, seed 1"] * 2
+    assert [axis.get_ylabel() for axis in picture.axes[::2]] == ["val, %", "train, %"]
+    last, aux, apart = picture.axes[3].get_lines()
+    assert last.get_xydata().tolist() == [[1, 22], [2, 24], [3, 26]]
+    assert aux.get_xydata()[0].tolist() == [1, 32] and apart.get_ydata().tolist() == [5, 5, 5]
+    assert "both, train: last layer 22.0 to 26.0, aux layer 32.0 to 36.0." in picture.alt
+
+
+def test_a_variant_without_validations_is_a_sentence():
+    with pytest.raises(UserError, match="mini-base with several validations"):
+        evidence.over_training([checked("mini", 0, 1, 2)], "mini", (("base", "mini-base"), ("both", "mini")))

@@ -1,0 +1,134 @@
+"""Figures of experiments, from records: what a gain may come from, and CAMs over training. No torch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import seaborn
+from matplotlib import lines
+from matplotlib.axes import Axes
+
+from wsss import results
+from wsss.experiments import Experiment, Row
+from wsss.figures import BLUE, PALETTE, VERMILION, Picture
+from wsss.paths import UserError
+from wsss.results import Record
+
+CAUSES = (
+    ("CAM over-activation, %", "cam.over_activation"),
+    ("CAM under-activation, %", "cam.under_activation"),
+    ("difference of the layers' CAMs, %", "agreement.difference"),
+    ("difference of their affinities, %", "agreement.affinity"),
+    ("IoU of their labels, %", "agreement.label_iou"),
+    ("redundancy of the subspaces, %", "subspaces.redundancy"),
+)
+"""What the modules act on."""
+MARKERS = ["o", "s", "D", "^", "v", "P", "*", "X", "h", "<", ">", "p"]
+
+
+def causes(experiment: Experiment, records: Sequence[Record], key: str = "cam.miou_headline") -> Picture:
+    """A panel for each cause, with the result at `key` over it: a dot a run, a colour and marker a row.
+
+    Correlations are over runs. Raises UserError if no run of the experiment has the result.
+    """
+    groups = {row.label: _measured(experiment, row, records, key) for row in experiment.rows}
+    if not any(groups.values()):
+        raise UserError(f"no run of {experiment.title} is on record; wsss sweep makes them")
+    picture, said = Picture(figsize=(9, 5.6), layout="constrained"), []
+    panels = picture.subplots(2, 3, sharey=True)
+    for axis, (title, cause) in zip(panels.flat, CAUSES, strict=True):
+        x, y = _scatter(axis, groups, cause, key)
+        axis.set_xlabel(title, fontsize=9)
+        if len(x) > 2 and np.std(x) > 0 and np.std(y) > 0:
+            r = float(np.corrcoef(x, y)[0, 1])
+            axis.set_title(f"correlation {r:+.2f} over {len(x)} runs", fontsize=8)
+            said.append(f"{title.removesuffix(', %')} {r:+.2f}")
+    for axis in panels[:, 0]:
+        axis.set_ylabel("CAM mIoU, %" if key.startswith("cam") else "mIoU, %", fontsize=9)
+    looks = zip(groups, palette(len(groups)), MARKERS, strict=False)
+    handles = [
+        lines.Line2D([], [], color=colour, marker=marker, linestyle="", markeredgecolor="0.2", label=label)
+        for label, colour, marker in looks
+    ]
+    picture.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    found = "; ".join(said) or "too few runs to correlate"
+    picture.alt = f"{experiment.title}: CAM mIoU of every run over six causes, a panel each. Correlations: {found}."
+    return picture
+
+
+def _measured(experiment: Experiment, row: Row, records: Sequence[Record], key: str) -> list[Record]:
+    own = results.select(records, experiment.dataset, row.variant)
+    return [record for record in own if results.has(record, key)]
+
+
+def _scatter(axis: Axes, groups: dict[str, list[Record]], cause: str, key: str) -> tuple[list[float], list[float]]:
+    """Draw the runs that have the cause; returns its values and the result's."""
+    known = [(label, run) for label, group in groups.items() for run in group if results.has(run, cause)]
+    x, y = ([results.value(run, name) for _, run in known] for name in (cause, key))
+    names, labels = list(groups), [label for label, _ in known]
+    if known:
+        looks = {
+            "hue_order": names,
+            "style_order": names,
+            "palette": palette(len(names)),
+            "markers": MARKERS[: len(names)],
+        }
+        seaborn.scatterplot(x=x, y=y, hue=labels, style=labels, **looks, s=45, edgecolor="0.2", legend=False, ax=axis)
+    axis.tick_params(labelsize=8)
+    return x, y
+
+
+def palette(count: int) -> list[str]:
+    """Colours of so many rows; beyond seven they come again, with other markers."""
+    return [PALETTE[place % len(PALETTE)] for place in range(count)]
+
+
+LAYERS = (("last layer", "cam", BLUE, "o-"), ("aux layer", "aux_cam", VERMILION, "s--"))
+
+
+def over_training(records: Sequence[Record], dataset: str, variants: Sequence[tuple[str, str]]) -> Picture:
+    """CAM mIoU of both layers, and how far they lie apart, over the steps of a run: a column for each variant (label,
+    name), lists in rows: the validation list and those that the run watched.
+
+    The run is the variant's one with most validations. Raises UserError if there is none.
+    """
+    runs = [(label, _most_checked(records, dataset, name)) for label, name in variants]
+    lists = ["validation", *sorted({name for _, run in runs for row in run["validations"] for name in _lists(row)})]
+    picture, said = Picture(figsize=(4.6 * len(runs), 2.6 * len(lists) + 0.6), layout="constrained"), []
+    panels = picture.subplots(len(lists), len(runs), squeeze=False, sharex=True, sharey=True)
+    for panel_row, name in zip(panels, lists, strict=True):
+        for axis, (label, run) in zip(panel_row, runs, strict=True):
+            said.append(_progress(axis, label, name, run))
+    for axis in panels[-1]:
+        axis.set_xlabel("step")
+    for panel_row, name in zip(panels, lists, strict=True):
+        panel_row[0].set_ylabel(f"{'val' if name == 'validation' else name}, %")
+    picture.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    picture.alt = f"CAM mIoU of the last and the aux layer over training. {' '.join(said)}"
+    return picture
+
+
+def _lists(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(row.get("watched", {}))
+
+
+def _most_checked(records: Sequence[Record], dataset: str, variant: str) -> Record:
+    own = results.select(records, dataset, variant)
+    own = [record for record in own if len(record.get("validations", ())) > 1]
+    if not own:
+        raise UserError(f"no run of {variant} with several validations is on record; train it with --validate-every .1")
+    return max(own, key=lambda record: (len(record["validations"]), -record["seed"]))
+
+
+def _progress(axis: Axes, label: str, name: str, run: Record) -> str:
+    """One panel; returns it in words."""
+    rows = [row for row in run["validations"] if name == "validation" or name in _lists(row)]
+    found = [(row["step"], row["validation"] if name == "validation" else row["watched"][name]) for row in rows]
+    steps = [step for step, _ in found]
+    for layer, kind, colour, style in LAYERS:
+        axis.plot(steps, [one[kind] for _, one in found], style, color=colour, markersize=4, label=f"CAM, {layer}")
+    apart = [one.get("agreement", {}).get("difference") for _, one in found]
+    axis.plot(steps, apart, "^:", color="0.35", markersize=4, label="mean difference of the two CAMs")
+    axis.set_title(f"{label}, seed {run['seed']}", fontsize=9)
+    ends = ", ".join(f"{layer} {found[0][1][kind]:.1f} to {found[-1][1][kind]:.1f}" for layer, kind, *_ in LAYERS)
+    return f"{label}, {name}: {ends}." if found else f"{label}, {name}: not measured."
