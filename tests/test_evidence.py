@@ -21,13 +21,14 @@ def test_a_panel_holds_the_runs_that_have_the_cause():
     records.append(one("mini-elsewhere", 0, 99.0, 99.0))
     picture = evidence.causes(MINI, records)
     over, *_, redundancy = picture.axes
-    drawn = {line.get_label(): line.get_xydata().tolist() for line in over.get_lines() if len(line.get_xydata())}
-    assert drawn == {"base + both": [[20, 40], [18, 42]], "no alignment": [[26, 36]]}
+    assert sorted(map(tuple, over.collections[0].get_offsets().tolist())) == [(18, 42), (20, 40), (26, 36)]
     r = np.corrcoef([20, 18, 26], [40, 42, 36])[0, 1]
     assert over.get_title() == f"correlation {r:+.2f} over 3 runs" and f"over-activation {r:+.2f}" in picture.alt
     assert redundancy.get_title() == "", "one run is no correlation"
-    assert [len(line.get_xydata()) for line in redundancy.get_lines()].count(1) == 1
-    looks = {(line.get_color(), line.get_marker()) for line in over.get_lines()}
+    assert redundancy.collections[0].get_offsets().tolist() == [[1, 40]]
+    (legend,) = picture.legends
+    assert [text.get_text() for text in legend.get_texts()] == [row.label for row in MINI.rows]
+    looks = {(line.get_color(), line.get_marker()) for line in legend.get_lines()}
     assert len(looks) == len(MINI.rows), "no two rows look alike"
 
 
