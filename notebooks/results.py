@@ -59,7 +59,7 @@ figures.coverage_bars(records)
 # *How much of the distinctive part and of the rest of the objects each variant's CAM covers on the validation
 # list; a dot a seed.*
 #
-# ## Photographs, a first reading
+# ## Photographs
 
 # %%
 tables.build("voc-animals", records)

@@ -26,7 +26,7 @@ ROWS = (
     "method",
     "presets",
     "experiments",
-    "ablation evidence sweep tables verdict",
+    "ablation evidence sweep tables tries verdict",
     "evaluate explore inference predict pretrain runs scoring tally train reproduce tools",
     "cli __main__",
 )

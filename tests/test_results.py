@@ -117,6 +117,26 @@ def test_find_takes_the_first_root(tmp_path):
     assert [(r["seed"], r["commit"]) for r in found] == [(0, "one"), (1, "two")]
 
 
+def test_find_leaves_out_what_must_not_be_averaged_with_the_first_root(tmp_path):
+    """Another size or other images in a later root; another protocol's record is another matter."""
+    own = {"0.json": record(), "0.voc-crf.json": record(protocol={"name": "final"})}
+    others = {
+        "1.json": record(seed=1, protocol={"name": "training", "size": 96}),
+        "2.json": record(seed=2, ids=("a", "c")),
+        "3.json": record(seed=3),
+        "3.voc-crf.json": record(seed=3, protocol={"name": "final"}),
+    }
+    for root, files in (("one", own), ("two", others)):
+        for name, content in files.items():
+            results.save(content, tmp_path / root / "mini" / "mini" / name)
+    found = results.find(tmp_path / "one", tmp_path / "two")
+    assert [(r["seed"], r["protocol"]["name"]) for r in found] == [
+        *((0, "training"), (0, "final")),
+        *((3, "training"), (3, "final")),
+    ]
+    assert len(results.find(tmp_path / "two")) == 4, "within a root nothing is left out"
+
+
 def test_summary_over_seeds():
     mean, sd, n = results.summarise([record(seed=seed) for seed in (0, 1, 2)], "segmentation.miou")
     assert (mean, sd, n) == (41.0, 1.0, 3)

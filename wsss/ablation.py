@@ -41,7 +41,11 @@ def numbers(name: str, experiment: Experiment, records: Sequence[Record]) -> Tab
     left: list[str] = []
     for row in experiment.rows:
         groups = {protocol: _group(own, experiment, row, protocol) for _, protocol, _ in columns(experiment)}
-        rows.append((row.label, *(_cell(groups[protocol], key) for _, protocol, key in columns(experiment))))
+        cells = (
+            _cell(groups[protocol], key) if row.segments or protocol == TRAINING else ABSENT
+            for _, protocol, key in columns(experiment)
+        )
+        rows.append((row.label, *cells))
         if "not run" in rows[-1]:
             time = minutes(experiment, row.variant, records)
             left.append(f"{row.label} ({'not timed' if time is None else f'{time:.0f} minutes a seed'})")
@@ -118,7 +122,7 @@ def _cell(records: Sequence[Record], key: str) -> str:
 def _against(experiment: Experiment, own: Sequence[Record], row: Row, base: Row) -> Iterator[tuple[str, ...]]:
     """The lines of one row."""
     kinds = [(kind.upper() if kind == "cam" else kind, TRAINING, kind) for kind in COMPARED]
-    kinds += [(final.label, final.name, "segmentation") for final in experiment.finals]
+    kinds += [(final.label, final.name, "segmentation") for final in experiment.finals if row.segments]
     for title, protocol, kind in kinds:
         one, other = ({r["seed"]: r for r in _group(own, experiment, line, protocol)} for line in (row, base))
         key = f"{kind}.miou_headline"

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from wsss.command import near, parse
+from wsss.command import parse
 from wsss.interrupt import Interrupted
-from wsss.paths import UserError
+from wsss.paths import UserError, near
 
 USAGE = """\
 usage: wsss COMMAND ...

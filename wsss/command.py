@@ -1,18 +1,11 @@
-"""What every command of the command line shares: parsing by a dataclass, and the nearest name to a mistyped one."""
+"""What every command of the command line shares: parsing by a dataclass."""
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import tyro
 
 T = TypeVar("T")
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean X?" with the known word nearest to a mistyped one, or nothing."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {found[0]}?" if found else ""
 
 
 def parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T | None = None) -> T:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from wsss import results
 from wsss.experiments import Experiment, Row
-from wsss.figures import BLUE, PALETTE, VERMILION, Picture
+from wsss.figures import PALETTE, Picture
 from wsss.paths import UserError
 from wsss.results import Record
 
@@ -83,7 +83,7 @@ def palette(count: int) -> list[str]:
     return [PALETTE[place % len(PALETTE)] for place in range(count)]
 
 
-LAYERS = (("last layer", "cam", BLUE, "o-"), ("aux layer", "aux_cam", VERMILION, "s--"))
+LAYERS = (("last layer", "cam", PALETTE[0], "o-"), ("aux layer", "aux_cam", PALETTE[5], "s--"))
 
 
 def over_training(records: Sequence[Record], dataset: str, variants: Sequence[tuple[str, str]]) -> Picture:

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wsss import presets
-from wsss.command import near
 from wsss.config import Config
-from wsss.paths import UserError
+from wsss.paths import UserError, near
 from wsss.settings import flatten
 
 SEEDS = (0, 1, 2)
@@ -31,6 +30,11 @@ class Row:
         """The name that its records go by."""
         return self.config.variant
 
+    @property
+    def segments(self) -> bool:
+        """Whether its decoder learns; a final evaluation of one that does not says nothing."""
+        return self.config.segmentation.weight > 0
+
     def words(self, seed: int) -> list[str]:
         """What follows `wsss train`."""
         own = flatten(presets.PRESETS[self.preset])
@@ -41,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Final:
-    """A final evaluation of every run: protocol, scales (empty: its own) and CRF."""
+    """A final evaluation of every run that segments: protocol, scales (empty: its own) and CRF."""
 
     protocol: str
     crf: bool

@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from wsss import transforms
-from wsss.command import near
-from wsss.paths import UserError
+from wsss.paths import UserError, near
 
 COMBINE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "max": torch.maximum}
 SCALES = (1.0, 1.25, 1.5)

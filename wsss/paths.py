@@ -1,10 +1,11 @@
 """Where files go, how they are written, and the error a user can act on."""
 
+import difflib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ from typing import Any
 
 class UserError(Exception):
     """One clear sentence for the user: what is wrong, where, and what to do."""
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean X?" with the known word nearest to a mistyped one, or nothing."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def project_root() -> Path:

@@ -3,14 +3,13 @@
 Of a scale X there is a family: X-plain, X-base, X-toco (the predecessor: the same code, compat all on), X-msc, X-csa.
 """
 
-import difflib
 import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from wsss.compat import TOCO
 from wsss.config import Config
-from wsss.paths import UserError
+from wsss.paths import UserError, near
 from wsss.settings import flatten, override
 
 VOC = {"data.name": "voc", "data.train_split": "train_aug", "model.pretrained": True, "csa.crossing": 0.45}
@@ -294,9 +293,8 @@ def get(name: str, /, **changes: Any) -> Config:
     Raises UserError for an unknown preset or setting, with the nearest name.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(PRESETS)}"
-        raise UserError(f"there is no preset named {name}; {hint}")
+        hint = near(name, PRESETS) or f"; choose one of {', '.join(PRESETS)}"
+        raise UserError(f"there is no preset named {name}{hint}")
     return named(override(PRESETS[name], {path.replace("__", "."): value for path, value in changes.items()}))
 
 

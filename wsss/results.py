@@ -149,14 +149,26 @@ def load_counts(record: Record) -> dict[str, np.ndarray]:
 
 
 def find(*roots: Path | str) -> list[Record]:
-    """All records ROOT/DATASET/VARIANT/SEED.json, and SEED.WORDS.json of other protocols, lists or weights, sorted; the
-    first root wins over the others."""
+    """All records ROOT/DATASET/VARIANT/SEED.json, and SEED.WORDS.json of other protocols, lists or weights, sorted.
+
+    The first root wins over the others: their records of the same run are left out, and so are those of the same
+    variant and protocol name that were made otherwise (protocol or images), since they must not be averaged.
+    """
     found: dict[tuple[str, str, int, str], Record] = {}
-    for root in roots:
+    ways: dict[tuple[str, str, str], tuple[int, Any]] = {}
+    for number, root in enumerate(roots):
         for path in sorted(Path(root).glob("*/*/*.json")):
             record = load(path)
-            found.setdefault((record["dataset"], record["variant"], record["seed"], path.stem), record)
+            way = (record["protocol"], record["fingerprint"])
+            first, known = ways.setdefault((record["dataset"], record["variant"], _stem(record)), (number, way))
+            if first == number or known == way:
+                found.setdefault((record["dataset"], record["variant"], record["seed"], path.stem), record)
     return [found[key] for key in sorted(found)]
+
+
+def _stem(record: Record) -> str:
+    """What the name of a record's file says beside its seed."""
+    return Path(record["path"]).stem.removeprefix(str(record["seed"]))
 
 
 def published() -> list[Record]:

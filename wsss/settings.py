@@ -1,11 +1,10 @@
 """Settings of nested frozen dataclasses by dotted path: read, list, replace. Knows nothing of what they mean."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from wsss.paths import UserError
+from wsss.paths import UserError, near
 
 T = TypeVar("T")
 
@@ -35,9 +34,7 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
     known = flatten(config)
     for path in changes:
         if path not in known:
-            near = difflib.get_close_matches(path, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"there is no setting named {path}{hint}")
+            raise UserError(f"there is no setting named {path}{near(path, known)}")
     return _replace(config, {path: value for path, value in changes.items()}, "")
 
 

@@ -102,7 +102,7 @@ def plan(experiment: Experiment, asked: Sweep) -> list[Job]:
         for row in experiment.rows:
             folder = output / experiment.dataset / row.variant / str(seed)
             commands = {folder.with_name(f"{seed}.json"): ("train", *row.words(seed), *root, *moved)}
-            for final in experiment.finals:
+            for final in experiment.finals if row.segments else ():
                 commands[folder.with_name(f"{seed}.{final.stem}.json")] = ("evaluate", str(folder), *final.words())
             wanted = {
                 record: tuple(words)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from wsss import ablation, published, results
+from wsss import ablation, published, results, tries
 from wsss.experiments import EXPERIMENTS
 from wsss.paths import UserError
 from wsss.results import Record
@@ -88,7 +88,7 @@ HEADLINE = (
     replace(VOC_TEST, label="PASCAL VOC 2012 test"),
     replace(COCO[0], label="MS COCO 2014 val"),
     Row("mini (drawn) val", "mini", "mini", "segmentation.miou_headline"),
-    Row("VOC 2012 animals, 320 px, first reading", "voc-animals", "voc-animals", "segmentation.miou_headline"),
+    Row("VOC 2012 animals, 320 px", "voc-animals", "voc-animals", "segmentation.miou_headline"),
 )
 
 
@@ -239,7 +239,7 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     "mini": partial(side_by_side, "mini (drawn)", "mini", ("mini-plain", "mini-base", "mini")),
     "voc-animals": partial(
         side_by_side,
-        "VOC 2012 animals, 320 px: a first reading",
+        "VOC 2012 animals, 320 px",
         "voc-animals",
         ("voc-animals-plain", "voc-animals-base", "voc-animals"),
     ),
@@ -248,6 +248,7 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
         f"{name}-differences": partial(ablation.differences, name, experiment)
         for name, experiment in EXPERIMENTS.items()
     },
+    **{f"{dataset}-tries": partial(tries.table, dataset) for dataset in ("voc-animals", "mini")},
     "literature": literature,
 }
 

@@ -34,7 +34,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from wsss import figures, published, results, tables, verdict  # noqa: E402  (the package may not be installed)
+from wsss import evidence, experiments, figures, published, results, tables, verdict  # noqa: E402  (the package may not be installed)
 from wsss.paths import UserError, read_json  # noqa: E402
 from wsss.table import Table, measured  # noqa: E402
 
@@ -239,6 +239,9 @@ class ResultsFigure(Captioned):
             picture = figures.published_curves()
         elif name == "coverage_bars":
             picture = figures.coverage_bars(records(self.env))
+        elif name.startswith("causes-"):
+            experiment = experiments.get(name.removeprefix("causes-"))
+            picture = evidence.causes(experiment, records(self.env))
         elif name == "evaluation_memory":
             depend(self.env, MEMORY)
             picture = figures.evaluation_memory(read_json(ROOT / MEMORY))

@@ -12,8 +12,8 @@ from typing import Annotated
 
 import tyro
 
-from wsss.command import near, parse
-from wsss.paths import UserError, project_root
+from wsss.command import parse
+from wsss.paths import UserError, near, project_root
 
 USAGE = """\
 usage: wsss data WHAT ...

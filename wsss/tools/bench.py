@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from wsss import crf, energy, presets, refine
-from wsss.command import near, parse
-from wsss.paths import UserError
+from wsss.command import parse
+from wsss.paths import UserError, near
 from wsss.tools.bench_infer import Infer, bench_infer
 from wsss.tools.bench_memory import Memory, bench_memory
 from wsss.tools.bench_step import Step, bench_step

@@ -18,10 +18,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from wsss import cam, checkpoint, contrast, crf, energy, losses, metrics, model, optim, refine, subspace, transforms
-from wsss.command import near, parse
+from wsss.command import parse
 from wsss.compat import TOCO
 from wsss.config import IGNORE, Config
-from wsss.paths import UserError
+from wsss.paths import UserError, near
 from wsss.presets import BASE, RELEASED
 from wsss.settings import override
 from wsss.table import ABSENT, Table

@@ -1,0 +1,104 @@
+"""`python -m wsss.tools.ship RUN NAME`: a finished run's weights in half precision, with a card, to data/weights."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from wsss import checkpoint, datasets, evaluate, presets, results, runs, tally
+from wsss.command import parse
+from wsss.paths import UserError, project_root, write_json
+from wsss.settings import flatten
+
+LIMIT = 16_000_000
+"""Bytes of a file that may be shipped."""
+NUMBERS = (
+    *("classification.map_headline", "cam.miou_headline", "aux_cam.miou_headline", "segmentation.miou_headline"),
+    *("pseudo_label.miou_headline", "segmentation.miou"),
+)
+
+
+@dataclass(frozen=True)
+class Ship:
+    """Write a finished run's last weights in half precision, and a card that says where they come from."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run's folder."""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """Of the files: NAME.safetensors and NAME.json."""
+    data_root: str = ""
+    """Where the data set lies, if it has moved."""
+    output: Path | None = None
+    """Folder of the files; None: data/weights of the project."""
+
+
+def ship(asked: Ship) -> Path:
+    """Write the weights, evaluate what was written, then write the card; returns the weights' path.
+
+    Raises UserError for a run without a record, one of an uncommitted tree, and weights of more than 16 MB.
+    """
+    opened = runs.open_run(asked.run, data_root=asked.data_root)
+    record = results.load(opened.folder.with_name(f"{opened.folder.name}.json"))
+    if record["dirty"]:
+        raise UserError(
+            f"{results.describe(record)} was made on a tree with uncommitted changes; commit and run it again"
+        )
+    root = datasets.root_of(opened.config.data)
+    split = datasets.Split(root, opened.config.data.val_split, need_masks=True)
+    model = opened.model(len(split.kit.classes), torch.device("cpu")).half()
+    size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    if size > LIMIT:
+        raise UserError(f"the weights of {results.describe(record)} take {size / 1e6:.0f} MB; a file may have 16")
+    path = (asked.output or project_root() / "data" / "weights") / f"{asked.name}.safetensors"
+    digest = checkpoint.write_weights(model, path)
+    checkpoint.fill(model.float(), checkpoint.read(path), str(path))
+    counted = evaluate.tally(model, split, opened.config, torch.device("cpu"))
+    found = {"results": tally.scores(counted, split.kit.classes, opened.config.data.headline)}
+    write_json(path.with_suffix(".json"), card(record, found, digest))
+    return path
+
+
+def card(record: dict[str, Any], found: dict[str, Any], digest: str) -> dict[str, Any]:
+    """What the file is, how to make it again, and its numbers: of the run, and of the file itself."""
+    described = dict(record) | found
+    return {
+        "sha256": digest,
+        "record": f"data/results/{results.describe(record)}.json",
+        "made_by": " ".join(["wsss train", *words(record), "--data.root ROOT"]),
+        **{name: record[name] for name in ("dataset", "variant", "seed", "steps", "backbone", "commit", "date")},
+        "train_images": record["protocol"]["train_images"],
+        "evaluated_on": f"{record['images']} images of {record['split']}",
+        "protocol": record["protocol"],
+        "run": {key: results.value(record, key) for key in NUMBERS},
+        "this_file": {key: results.value(described, key) for key in NUMBERS},
+    }
+
+
+def words(record: dict[str, Any]) -> list[str]:
+    """What followed `wsss train`: the preset, the seed and every setting that differs from the preset."""
+    preset = flatten(presets.PRESETS[record["preset"]])
+    own = flatten(runs.configuration.from_dict(record["config"]))
+    changed = [path for path in own if own[path] != preset[path] and path not in presets.FREE]
+    return [record["preset"], "--seed", str(record["seed"]), *(f"--{path} {_word(own[path])}" for path in changed)]
+
+
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    try:
+        print(ship(parse(Ship, sys.argv[1:] if argv is None else argv, "ship")))
+    except UserError as error:
+        print(f"wsss: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What was tried when the CPU presets were chosen: a table from the records of data/tries. No torch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from wsss import config as configuration
+from wsss import presets, results
+from wsss.paths import project_root
+from wsss.results import Record
+from wsss.settings import flatten
+from wsss.table import ABSENT, Table
+
+MEASURED = ("classification.map", "cam.miou_headline", "aux_cam.miou_headline", "segmentation.miou_headline")
+ASIDE = (*presets.FREE, "data.name", "data.val_split", "optim.steps", "model.checkpoint", "model.classifier_scale")
+"""Settings that are not named among the changes: free ones, and those that have a column of their own."""
+
+
+def find() -> list[Record]:
+    """The records of data/tries."""
+    return results.find(project_root() / "data" / "tries")
+
+
+def table(dataset: str, records: Sequence[Record]) -> Table:
+    """A line for each try: what it started from, its steps, what differs from the preset as it is now, and results.
+
+    `records` are not used: tries are never among the results.
+    """
+    own = sorted(
+        (one for one in find() if one["dataset"] == dataset), key=lambda one: (one["date"], one["variant"], one["seed"])
+    )
+    rows = tuple(_line(one) for one in own)
+    columns = ("try", "starts from", "steps", "settings other than the preset's", "mAP", "CAM", "aux CAM", "segm.")
+    note = "mIoU of the headline classes and mAP of all present ones, percent; one run each. "
+    note += "Records: data/tries. Names are those of the runs."
+    return Table(f"{dataset}: what was tried", columns, rows, note)
+
+
+def _line(one: Record) -> tuple[str, ...]:
+    start = one["config"]["model"]["checkpoint"].removeprefix("data/weights/").removesuffix(".safetensors")
+    numbers = (f"{results.value(one, key):.1f}" if results.has(one, key) else ABSENT for key in MEASURED)
+    name = f"{one['variant']}, seed {one['seed']}, {one['images']} of {one['split']}"
+    changed = ", ".join(f"{path} {_short(x)}" for path, x in changes(one).items())
+    return name, start or "random weights", f"{one['steps']:,}", changed or "none", *numbers
+
+
+def changes(one: Record) -> dict[str, Any]:
+    """Settings of a record that its preset has otherwise today."""
+    known = flatten(presets.PRESETS[one["preset"]])
+    found = {path: x for path, x in flatten(configuration.from_dict(_known(one["config"]))).items()}
+    dead = (
+        () if presets.PRESETS[one["preset"]].uses_cams else ("csa.", "msc.", "class_contrast.", "schedule.", "energy.")
+    )
+    kept = {path: x for path, x in found.items() if path not in ASIDE and not path.startswith(dead)}
+    return {path: x for path, x in kept.items() if x != known[path]}
+
+
+def _known(tree: dict[str, Any]) -> dict[str, Any]:
+    """Without settings that no longer exist."""
+    current = configuration.to_dict(configuration.Config())
+    return {
+        name: {key: x for key, x in value.items() if key in current[name]} if isinstance(value, dict) else value
+        for name, value in tree.items()
+        if name in current
+    }
+
+
+def _short(value: Any) -> str:
+    return " ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else f"{value}"
