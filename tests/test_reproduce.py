@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_results import record
 
 from wsss import reproduce
 from wsss.paths import UserError, read_json
@@ -120,6 +121,34 @@ def test_verdict_is_the_exit_code(
     said = capsys.readouterr().out
     assert "within the published interval?" in said
     assert ("outside the published interval: mini, seed 0: CAM mIoU" in said) is not passed
+
+
+def test_runs_of_a_sweep_are_judged_where_their_variant_is_published(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(variant: str, seed: int, dataset: str = "mini", miou: float = 40.0) -> None:
+        numbers = {"segmentation": {"miou": miou, "miou_headline": miou}}
+        one = record(dataset, variant, seed, results=numbers)
+        reproduce.results.save(one, folder / "runs" / dataset / variant / f"{seed}.json")
+
+    for variant, seed in (("mini", 0), ("mini-csa", 4), ("mini-of-my-own", 0)):
+        put(variant, seed)
+    put("mini-coco", 0, "mini-coco")
+    put("mini-csa", 5, miou=60.0)
+    published = [
+        record("mini", variant, seed, results={"segmentation": {"miou": 40.0 + seed, "miou_headline": 40.0 + seed}})
+        for variant in ("mini", "mini-csa")
+        for seed in (0, 1, 2)
+    ]
+    monkeypatch.setattr(reproduce.results, "published", lambda: published)
+    rows, passed = reproduce.judge(0.0)
+    judged = {row["what"]: row["within"] for row in rows}
+    assert not passed and judged == {
+        "mini, seed 0: segmentation mIoU": True,
+        "mini-coco, seed 0: segmentation mIoU": None,
+        "mini-csa, seed 4: segmentation mIoU": True,
+        "mini-csa, seed 5: segmentation mIoU": False,
+    }
 
 
 def test_the_line_that_make_runs_really_runs(folder: Path) -> None:

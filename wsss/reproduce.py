@@ -95,15 +95,19 @@ def main() -> int:
 
 
 def judge(started: float) -> tuple[list[dict[str, Any]], bool]:
-    """Compare the runs made here with the published ones; the answer goes to runs/verdict.json for the book."""
-    own = [results.load(path) for path in (RECORD, COCO_RECORD)]
-    rows, passed = verdict.verdict(results.published(), own)
-    known = Path("runs/verdict.json")
-    answer = {"rows": rows, "passed": passed}
-    before = read_json(known) if known.is_file() else {}
+    """Compare the runs made here with the published ones: the two that the steps train, and of others, such as those of
+    `wsss sweep`, whatever has a published variant. The answer goes to runs/verdict.json for the book."""
+    published, own = results.published(), [results.load(path) for path in (RECORD, COCO_RECORD)]
+    known = {(record["dataset"], record["variant"]) for record in published}
+    for dataset, variant in sorted(known):
+        found = results.select(results.find("runs"), dataset, variant)
+        own += [record for record in found if record["path"] not in (RECORD, COCO_RECORD)]
+    rows, passed = verdict.verdict(published, own)
+    path, answer = Path("runs/verdict.json"), {"rows": rows, "passed": passed}
+    before = read_json(path) if path.is_file() else {}
     if answer != {name: before.get(name) for name in answer}:  # else the book would be built anew for its date
         seconds = round(time.monotonic() - started, 1)
-        write_json(known, answer | {"date": date.today().isoformat(), "seconds": seconds})
+        write_json(path, answer | {"date": date.today().isoformat(), "seconds": seconds})
     return rows, passed
 
 
