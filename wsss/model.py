@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import timm
 import torch
@@ -121,18 +121,17 @@ class Wsss(nn.Module):
     def class_token(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """The class token of one pass of the encoder, whose last MLP leaves out all other tokens."""
         block = self.encoder.blocks[-1]
-        x = self._before_last(image)[0]
-        x = (x + block.drop_path1(block.ls1(block.attn(block.norm1(x)))))[:, :1]
-        return self.encoder.norm(x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))))[:, 0]
+
+        def alone(x: Tensor) -> Tensor:
+            x = (x + block.drop_path1(block.ls1(block.attn(block.norm1(x)))))[:, :1]
+            return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+        return self.encoder.norm(self._run(block, self._before_last(image)[0], alone))[:, 0]
 
     def _before_last(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b m d"], dict[int, Tensor]]:
         """All tokens before the last block, and the patch tokens after the aux and the extra blocks by number."""
         rows, columns = self.grid(image)
         vit, prefix, kept = self.encoder, self.encoder.num_prefix_tokens, {}
-        halved = torch.is_grad_enabled() and torch.is_autocast_enabled(image.device.type)
-        fused = image.is_cuda or rows * columns >= self.fused_from * (2 if halved else 1)
-        for block in vit.blocks:
-            block.attn.fused_attn = fused
         x = vit.patch_embed(image[:, :, : rows * self.patch, : columns * self.patch])
         x = vit.norm_pre(self._with_positions(x.reshape(len(x), rows, columns, -1)))
         for number, block in enumerate(vit.blocks[:-1], 1):
@@ -141,15 +140,21 @@ class Wsss(nn.Module):
                 kept[number] = x[:, prefix:]
         return x, kept
 
-    def _run(self, block: nn.Module, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b m d"]:
-        if not (self.recompute and torch.is_grad_enabled()):
-            return block(x)
-        fused = block.attn.fused_attn
+    def _run(
+        self, block: nn.Module, x: Float[Tensor, "b m d"], work: Callable[[Tensor], Tensor] | None = None
+    ) -> Float[Tensor, "b _ d"]:
+        """The block, or the part of it that is `work`, with the kind of attention that is faster for these tokens; what
+        is computed again in the backward pass has the same kind."""
+        halved = torch.is_grad_enabled() and torch.is_autocast_enabled(x.device.type)
+        patches = x.shape[1] - self.encoder.num_prefix_tokens
+        fused = x.is_cuda or patches >= self.fused_from * (2 if halved else 1)
 
         def run(x: Tensor) -> Tensor:
-            block.attn.fused_attn = fused  # by the backward pass another pass has chosen its own
-            return block(x)
+            block.attn.fused_attn = fused
+            return (work or block)(x)
 
+        if not (self.recompute and torch.is_grad_enabled()):
+            return run(x)
         return activations.checkpoint(run, x, use_reentrant=False)
 
     def classifiers(self) -> list[nn.Conv2d]:
