@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_results import record
 
-from wsss import paths, published, results, tables, verdict
+from wsss import cli, paths, published, results, tables, verdict
 from wsss.paths import UserError
 
 
@@ -41,9 +41,22 @@ def test_every_table_builds_from_no_records(name):
         assert "not run" in table.text() and ("wsss train" in table.text() or "wsss sweep " in table.text())
 
 
-def test_an_unknown_table_names_the_known_ones():
+@pytest.mark.parametrize("name", ["headlines", "zzz"])
+def test_an_unknown_table_names_the_nearest_or_the_known_ones(name):
     with pytest.raises(UserError, match="headline"):
-        tables.build("headlines", [])
+        tables.build(name, [])
+
+
+def test_experiments_that_nobody_ran_are_named_and_printed_when_asked_for(tmp_path, capsys):
+    results.save(with_results(seg(40.0), variant="mini-msc"), tmp_path / "mini" / "mini-msc" / "0.json")
+    assert cli.main(["tables", "--records", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "mini: components" in said and "mini: components (mini, 2 images of val), differences" in said
+    assert "mini: number of subspaces" not in said and "nobody has run: " in said and "mini-subspaces, " in said
+    assert "smoke" not in said
+    assert cli.main(["tables", "mini-subspaces", "--records", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("mini: number of subspaces") and said.count("not run") >= 16 and "nobody" not in said
 
 
 def test_the_three_forms_hold_the_same_cells():

@@ -9,7 +9,7 @@ from wsss.experiments import Experiment, Row
 from wsss.intervals import paired, summary
 from wsss.paths import UserError
 from wsss.results import Record
-from wsss.table import ABSENT, Table, measured
+from wsss.table import ABSENT, MISSING, Table, measured
 
 TRAINING = "training"
 QUANTITIES = (
@@ -46,7 +46,7 @@ def numbers(name: str, experiment: Experiment, records: Sequence[Record]) -> Tab
             for _, protocol, key in columns(experiment)
         )
         rows.append((row.label, *cells))
-        if "not run" in rows[-1]:
+        if MISSING in rows[-1]:
             time = minutes(experiment, row.variant, records)
             left.append(f"{row.label} ({'not timed' if time is None else f'{time:.0f} minutes a seed'})")
     note = "mIoU and mAP in percent, headline classes; mean ± sample standard deviation over seeds; in brackets the "
@@ -109,7 +109,7 @@ def _require_one_list(experiment: Experiment, own: Sequence[Record]) -> None:
 
 def _cell(records: Sequence[Record], key: str) -> str:
     if not records:
-        return "not run"
+        return MISSING
     if not all(results.has(record, key) for record in records):
         return ABSENT
     text = measured(results.summarise(records, key))
@@ -130,7 +130,7 @@ def _against(experiment: Experiment, own: Sequence[Record], row: Row, base: Row)
             s for s in sorted(one.keys() & other.keys()) if results.has(one[s], key) and results.has(other[s], key)
         ]
         if not seeds:
-            yield row.label, title, "not run", ABSENT, ABSENT
+            yield row.label, title, MISSING, ABSENT, ABSENT
             continue
         pairs = [(one[seed], other[seed]) for seed in seeds]
         over = summary([results.value(first, key) - results.value(second, key) for first, second in pairs])

@@ -226,6 +226,8 @@ def _pretrain(words: Sequence[str]) -> int:
 class Tables:
     """Print the tables from records: paper, published base, measured, or the command that is still to be run."""
 
+    names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TABLE")] = ()
+    """Tables to print; none: all but the experiments that nobody has run, which are named at the end."""
     records: tuple[Path, ...] = ()
     """Folders of records; empty: data/results of the project."""
     format: str = "text"
@@ -239,8 +241,13 @@ def _tables(words: Sequence[str]) -> int:
     if asked.format not in ("text", "markdown", "csv"):
         raise UserError(f"--format is {asked.format}; it is one of text, markdown, csv")
     records = results.find(*asked.records) if asked.records else results.published()
-    for name in tables.TABLES:
-        print(getattr(tables.build(name, records), asked.format)())
+    found = {name: tables.build(name, records) for name in asked.names or tables.TABLES}
+    idle = [] if asked.names else [name for name in tables.REPORTED if not found[name].measured()]
+    for name, table in found.items():
+        if name.removesuffix("-differences") not in idle:
+            print(getattr(table, asked.format)())
+    if idle and asked.format == "text":
+        print(f"nobody has run: {', '.join(idle)}; `wsss sweep NAME` does, `wsss tables NAME` shows what it would fill")
     return 0
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from wsss.intervals import Summary
 
 ABSENT = "–"
+MISSING = "not run"
 
 
 @dataclass(frozen=True, repr=False)
@@ -20,6 +21,10 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+
+    def measured(self) -> bool:
+        """Whether any cell beside the first column holds more than its absence."""
+        return any(set(row[1:]) - {ABSENT, MISSING} for row in self.rows)
 
     def text(self) -> str:
         """Aligned columns for a terminal."""

@@ -6,9 +6,9 @@ from functools import partial
 
 from wsss import ablation, published, results, tries
 from wsss.experiments import EXPERIMENTS
-from wsss.paths import UserError
+from wsss.paths import UserError, near
 from wsss.results import Record
-from wsss.table import ABSENT, Table, measured
+from wsss.table import ABSENT, MISSING, Table, measured
 
 
 def literature(records: Iterable[Record]) -> Table:
@@ -114,7 +114,7 @@ def _line(row: Row, records: Sequence[Record]) -> tuple[str, ...]:
         return (
             row.label,
             *shown,
-            "not run",
+            MISSING,
             ABSENT,
             ABSENT,
             row.missing or _command(row),
@@ -177,7 +177,7 @@ def side_by_side(title: str, dataset: str, presets: Sequence[str], records: Sequ
     if len(marks) > 1:
         raise UserError(f"the records of {dataset} were not all measured on the same images; evaluate them anew")
     lines = [(label, *(_cell(group, key) for group in groups)) for label, key in QUANTITIES]
-    kept = [line for line in lines if set(line[1:]) - {ABSENT, "not run"}] or lines[:4]
+    kept = [line for line in lines if set(line[1:]) - {ABSENT, MISSING}] or lines[:4]
     note = "Percent; mean ± sample standard deviation over seeds. "
     note += "In brackets: 95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
     runs = [f"`wsss train {p} --seed 0`" for p, group in zip(presets, groups, strict=True) if not group]
@@ -188,7 +188,7 @@ def side_by_side(title: str, dataset: str, presets: Sequence[str], records: Sequ
 
 def _cell(records: Sequence[Record], key: str) -> str:
     if not records:
-        return "not run"
+        return MISSING
     if not all(results.has(record, key) for record in records):
         return ABSENT
     text = measured(results.summarise(records, key))
@@ -232,6 +232,9 @@ def _bounds(record: Record, key: str) -> str:
     return f"{low:.1f} to {high:.1f}"
 
 
+REPORTED = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset != "smoke"}
+"""Experiments that have a table; what smoke measures means nothing."""
+
 TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     "headline": partial(beside_published, "Paper, base and measured", HEADLINE),
     "voc": partial(beside_published, "PASCAL VOC 2012", VOC),
@@ -243,11 +246,8 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
         "voc-animals",
         ("voc-animals-plain", "voc-animals-base", "voc-animals"),
     ),
-    **{name: partial(ablation.numbers, name, experiment) for name, experiment in EXPERIMENTS.items()},
-    **{
-        f"{name}-differences": partial(ablation.differences, name, experiment)
-        for name, experiment in EXPERIMENTS.items()
-    },
+    **{name: partial(ablation.numbers, name, experiment) for name, experiment in REPORTED.items()},
+    **{f"{name}-differences": partial(ablation.differences, name, experiment) for name, experiment in REPORTED.items()},
     **{f"{dataset}-tries": partial(tries.table, dataset) for dataset in ("voc-animals", "mini")},
     "literature": literature,
 }
@@ -256,5 +256,6 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
 def build(name: str, records: Sequence[Record] | None = None) -> Table:
     """The table of that name, from `records` or else the published ones; UserError for an unknown name."""
     if name not in TABLES:
-        raise UserError(f"there is no table named {name}; there are {', '.join(TABLES)}")
+        hint = near(name, TABLES) or f"; there are {', '.join(TABLES)}"
+        raise UserError(f"there is no table named {name}{hint}")
     return TABLES[name](results.published() if records is None else records)
