@@ -56,14 +56,17 @@ def numbers(name: str, experiment: Experiment, records: Sequence[Record]) -> Tab
 
 
 def differences(name: str, experiment: Experiment, records: Sequence[Record]) -> Table:
-    """A line for each other row and kind of labels: how far it lies above the row `against`, over the seeds of both.
+    """A line for each other row and measured kind of labels: how far it lies above the row `against`, shared seeds.
 
     Raises UserError if records of a seed differ in images, masks or protocol.
     """
     own = [r for r in records if r["dataset"] == experiment.dataset]
     base = next(row for row in experiment.rows if row.label == experiment.against)
     titles = (f"less {base.label}", "mIoU of", "difference", "95 % interval", "p")
-    rows = [line for row in experiment.rows if row is not base for line in _against(experiment, own, row, base)]
+    rows: list[tuple[str, ...]] = []
+    for row in experiment.rows:
+        if row is not base:
+            rows += list(_against(experiment, own, row, base)) or [(row.label, ABSENT, MISSING, ABSENT, ABSENT)]
     note = (
         "Points of percent; mean ± sample standard deviation over seeds. Interval: paired bootstrap over images, the "
     )
@@ -120,7 +123,7 @@ def _cell(records: Sequence[Record], key: str) -> str:
 
 
 def _against(experiment: Experiment, own: Sequence[Record], row: Row, base: Row) -> Iterator[tuple[str, ...]]:
-    """The lines of one row."""
+    """The lines of one row, of the kinds that were measured of both."""
     kinds = [(kind.upper() if kind == "cam" else kind, TRAINING, kind) for kind in COMPARED]
     kinds += [(final.label, final.name, "segmentation") for final in experiment.finals if row.segments]
     for title, protocol, kind in kinds:
@@ -130,7 +133,6 @@ def _against(experiment: Experiment, own: Sequence[Record], row: Row, base: Row)
             s for s in sorted(one.keys() & other.keys()) if results.has(one[s], key) and results.has(other[s], key)
         ]
         if not seeds:
-            yield row.label, title, MISSING, ABSENT, ABSENT
             continue
         pairs = [(one[seed], other[seed]) for seed in seeds]
         over = summary([results.value(first, key) - results.value(second, key) for first, second in pairs])

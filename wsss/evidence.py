@@ -9,7 +9,7 @@ from matplotlib import lines
 from matplotlib.axes import Axes
 
 from wsss import results
-from wsss.experiments import Experiment, Row
+from wsss.experiments import Experiment
 from wsss.figures import PALETTE, Picture
 from wsss.paths import UserError
 from wsss.results import Record
@@ -26,13 +26,22 @@ CAUSES = (
 MARKERS = ["o", "s", "D", "^", "v", "P", "*", "X", "h", "<", ">", "p"]
 
 
+def measured(
+    experiment: Experiment, records: Sequence[Record], key: str = "cam.miou_headline"
+) -> dict[str, list[Record]]:
+    """Label -> the runs of each row that have the result at `key`; empty if none has."""
+    own = {row.label: results.select(records, experiment.dataset, row.variant) for row in experiment.rows}
+    found = {label: [record for record in group if results.has(record, key)] for label, group in own.items()}
+    return found if any(found.values()) else {}
+
+
 def causes(experiment: Experiment, records: Sequence[Record], key: str = "cam.miou_headline") -> Picture:
     """A panel for each cause, with the result at `key` over it: a dot a run, a colour and marker a row.
 
     Correlations are over runs. Raises UserError if no run of the experiment has the result.
     """
-    groups = {row.label: _measured(experiment, row, records, key) for row in experiment.rows}
-    if not any(groups.values()):
+    groups = measured(experiment, records, key)
+    if not groups:
         raise UserError(f"no run of {experiment.title} is on record; wsss sweep makes them")
     picture, said = Picture(figsize=(9, 5.6), layout="constrained"), []
     panels = picture.subplots(2, 3, sharey=True)
@@ -49,16 +58,12 @@ def causes(experiment: Experiment, records: Sequence[Record], key: str = "cam.mi
     handles = [
         lines.Line2D([], [], color=colour, marker=marker, linestyle="", markeredgecolor="0.2", label=label)
         for label, colour, marker in looks
+        if groups[label]
     ]
     picture.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     found = "; ".join(said) or "too few runs to correlate"
     picture.alt = f"{experiment.title}: CAM mIoU of every run over six causes, a panel each. Correlations: {found}."
     return picture
-
-
-def _measured(experiment: Experiment, row: Row, records: Sequence[Record], key: str) -> list[Record]:
-    own = results.select(records, experiment.dataset, row.variant)
-    return [record for record in own if results.has(record, key)]
 
 
 def _scatter(axis: Axes, groups: dict[str, list[Record]], cause: str, key: str) -> tuple[list[float], list[float]]:
@@ -74,6 +79,9 @@ def _scatter(axis: Axes, groups: dict[str, list[Record]], cause: str, key: str) 
             "markers": MARKERS[: len(names)],
         }
         seaborn.scatterplot(x=x, y=y, hue=labels, style=labels, **looks, s=45, edgecolor="0.2", legend=False, ax=axis)
+    else:
+        axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes, fontsize=9)
+        axis.set_xticks([])
     axis.tick_params(labelsize=8)
     return x, y
 

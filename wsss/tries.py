@@ -21,7 +21,7 @@ def find() -> list[Record]:
 
 
 def table(dataset: str, records: Sequence[Record]) -> Table:
-    """A line for each try: what it started from, its steps, what differs from the preset as it is now, and results.
+    """A line for each try: its steps, results, what it started from, and what differs from the preset as it is now.
 
     `records` are not used: tries are never among the results.
     """
@@ -29,18 +29,33 @@ def table(dataset: str, records: Sequence[Record]) -> Table:
         (one for one in find() if one["dataset"] == dataset), key=lambda one: (one["date"], one["variant"], one["seed"])
     )
     rows = tuple(_line(one) for one in own)
-    columns = ("try", "starts from", "steps", "settings other than the preset's", "mAP", "CAM", "aux CAM", "segm.")
-    note = "mIoU of the headline classes and mAP of all present ones, percent; one run each. "
-    note += "Records: data/tries. Names are those of the runs."
+    columns = (
+        "try",
+        "images",
+        "steps",
+        "mAP",
+        "CAM",
+        "aux CAM",
+        "segm.",
+        "start, and settings other than the preset's",
+    )
+    note = "mIoU of the headline classes and mAP of all present ones, percent; one run each, named VARIANT/SEED. "
+    note += "Records: data/tries."
     return Table(f"{dataset}: what was tried", columns, rows, note)
 
 
 def _line(one: Record) -> tuple[str, ...]:
     start = one["config"]["model"]["checkpoint"].removeprefix("data/weights/").removesuffix(".safetensors")
     numbers = (f"{results.value(one, key):.1f}" if results.has(one, key) else ABSENT for key in MEASURED)
-    name = f"{one['variant']}, seed {one['seed']}, {one['images']} of {one['split']}"
-    changed = ", ".join(f"{path} {_short(x)}" for path, x in changes(one).items())
-    return name, start or "random weights", f"{one['steps']:,}", changed or "none", *numbers
+    changed = "".join(f", {path} {_short(x)}" for path, x in changes(one).items())
+    images = f"{one['images']} {one['split']}"
+    return (
+        f"{one['variant']}/{one['seed']}",
+        images,
+        f"{one['steps']:,}",
+        *numbers,
+        (start or "random weights") + changed,
+    )
 
 
 def changes(one: Record) -> dict[str, Any]:

@@ -215,9 +215,9 @@ class ResultsFigure(Captioned):
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
-        if name == "evaluation_memory" and not (ROOT / MEMORY).is_file():
+        if command := self._unmeasured(name):
             self.env.note_reread()
-            return [nodes.paragraph("", "Not measured yet: there is no record of `wsss bench memory`.")]
+            return [nodes.paragraph("", *_code(f"Not measured yet: there is no record of `{command}`."))]
         try:
             png, alt = self._from_notebook(name) if "#" in name else self._drawn(name)
         except (UserError, OSError, KeyError, IndexError) as error:
@@ -232,6 +232,15 @@ class ResultsFigure(Captioned):
         self.set_source_info(figure)
         self.add_name(figure)
         return [figure]
+
+    def _unmeasured(self, name: str) -> str:
+        """The command whose records the figure needs, if there are none."""
+        if name == "evaluation_memory" and not (ROOT / MEMORY).is_file():
+            return "wsss bench memory"
+        experiment = name.removeprefix("causes-")
+        if experiment != name and not evidence.measured(experiments.get(experiment), records(self.env)):
+            return f"wsss sweep {experiment}"
+        return ""
 
     def _drawn(self, name: str) -> tuple[bytes, str]:
         depend(self.env, "data/published/*.csv")
