@@ -26,23 +26,19 @@ CAUSES = (
 MARKERS = ["o", "s", "D", "^", "v", "P", "*", "X", "h", "<", ">", "p"]
 
 
-def measured(
-    experiment: Experiment, records: Sequence[Record], key: str = "cam.miou_headline"
-) -> dict[str, list[Record]]:
-    """Label -> the runs of each row that have the result at `key`; empty if none has."""
-    own = {row.label: results.select(records, experiment.dataset, row.variant) for row in experiment.rows}
-    found = {label: [record for record in group if results.has(record, key)] for label, group in own.items()}
-    return found if any(found.values()) else {}
+class NotMeasured(UserError):
+    """There is no record to draw; says the command that makes one."""
 
 
 def causes(experiment: Experiment, records: Sequence[Record], key: str = "cam.miou_headline") -> Picture:
     """A panel for each cause, with the result at `key` over it: a dot a run, a colour and marker a row.
 
-    Correlations are over runs. Raises UserError if no run of the experiment has the result.
+    Correlations are over runs. Raises NotMeasured if no run of the experiment has the result.
     """
-    groups = measured(experiment, records, key)
-    if not groups:
-        raise UserError(f"no run of {experiment.title} is on record; wsss sweep makes them")
+    own = {row.label: results.select(records, experiment.dataset, row.variant) for row in experiment.rows}
+    groups = {label: [record for record in group if results.has(record, key)] for label, group in own.items()}
+    if not any(groups.values()):
+        raise NotMeasured(f"no run of {experiment.title} is on record; `wsss sweep` makes them")
     picture, said = Picture(figsize=(9, 5.6), layout="constrained"), []
     panels = picture.subplots(2, 3, sharey=True)
     for axis, (title, cause) in zip(panels.flat, CAUSES, strict=True):
@@ -98,7 +94,7 @@ def over_training(records: Sequence[Record], dataset: str, variants: Sequence[tu
     """CAM mIoU of both layers, and how far they lie apart, over the steps of a run: a column for each variant (label,
     name), lists in rows: the validation list and those that the run watched.
 
-    The run is the variant's one with most validations. Raises UserError if there is none.
+    The run is the variant's one with most validations. Raises NotMeasured if there is none.
     """
     runs = [(label, _most_checked(records, dataset, name)) for label, name in variants]
     lists = ["validation", *sorted({name for _, run in runs for row in run["validations"] for name in _lists(row)})]
@@ -124,7 +120,8 @@ def _most_checked(records: Sequence[Record], dataset: str, variant: str) -> Reco
     own = results.select(records, dataset, variant)
     own = [record for record in own if len(record.get("validations", ())) > 1]
     if not own:
-        raise UserError(f"no run of {variant} with several validations is on record; train it with --validate-every .1")
+        command = f"wsss train {variant} --validate-every .1 --data.watch train"
+        raise NotMeasured(f"no run of {variant} with several validations is on record; `{command}` makes one")
     return max(own, key=lambda record: (len(record["validations"]), -record["seed"]))
 
 

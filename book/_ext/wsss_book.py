@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from wsss import evidence, experiments, figures, published, results, tables, verdict  # noqa: E402  (the package may not be installed)
+from wsss.evidence import NotMeasured  # noqa: E402
 from wsss.paths import UserError, read_json  # noqa: E402
 from wsss.table import Table, measured  # noqa: E402
 
@@ -215,11 +216,11 @@ class ResultsFigure(Captioned):
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
-        if command := self._unmeasured(name):
-            self.env.note_reread()
-            return [nodes.paragraph("", *_code(f"Not measured yet: there is no record of `{command}`."))]
         try:
             png, alt = self._from_notebook(name) if "#" in name else self._drawn(name)
+        except NotMeasured as missing:
+            self.env.note_reread()
+            return [nodes.paragraph("", "", *_code(f"Not measured yet: {missing}."))]
         except (UserError, OSError, KeyError, IndexError) as error:
             return self.failed(error)
         folder = ROOT / "_build" / "figures"
@@ -233,15 +234,6 @@ class ResultsFigure(Captioned):
         self.add_name(figure)
         return [figure]
 
-    def _unmeasured(self, name: str) -> str:
-        """The command whose records the figure needs, if there are none."""
-        if name == "evaluation_memory" and not (ROOT / MEMORY).is_file():
-            return "wsss bench memory"
-        experiment = name.removeprefix("causes-")
-        if experiment != name and not evidence.measured(experiments.get(experiment), records(self.env)):
-            return f"wsss sweep {experiment}"
-        return ""
-
     def _drawn(self, name: str) -> tuple[bytes, str]:
         depend(self.env, "data/published/*.csv")
         if name == "published_curves":
@@ -251,7 +243,13 @@ class ResultsFigure(Captioned):
         elif name.startswith("causes-"):
             experiment = experiments.get(name.removeprefix("causes-"))
             picture = evidence.causes(experiment, records(self.env))
+        elif name.startswith("over-training-"):
+            scale = name.removeprefix("over-training-")
+            variants = (("base", f"{scale}-base"), ("base + both", scale))
+            picture = evidence.over_training(records(self.env), scale, variants)
         elif name == "evaluation_memory":
+            if not (ROOT / MEMORY).is_file():
+                raise NotMeasured("there is no record of `wsss bench memory`")
             depend(self.env, MEMORY)
             picture = figures.evaluation_memory(read_json(ROOT / MEMORY))
         else:
