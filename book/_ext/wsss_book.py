@@ -220,7 +220,7 @@ class ResultsFigure(Captioned):
             png, alt = self._from_notebook(name) if "#" in name else self._drawn(name)
         except NotMeasured as missing:
             self.env.note_reread()
-            return [nodes.paragraph("", "", *_code(f"Not measured yet: {missing}."))]
+            return [nodes.paragraph("", f"Not measured yet: {missing}.")]
         except (UserError, OSError, KeyError, IndexError) as error:
             return self.failed(error)
         folder = ROOT / "_build" / "figures"
