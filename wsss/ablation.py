@@ -13,7 +13,7 @@ from wsss.table import ABSENT, MISSING, Table, measured
 
 TRAINING = "training"
 QUANTITIES = (
-    ("classification mAP", "classification.map_headline"),
+    ("mAP", "classification.map_headline"),
     ("CAM", "cam.miou_headline"),
     ("aux CAM", "aux_cam.miou_headline"),
     ("segmentation", "segmentation.miou_headline"),
@@ -125,7 +125,9 @@ def _cell(records: Sequence[Record], key: str) -> str:
 def _against(experiment: Experiment, own: Sequence[Record], row: Row, base: Row) -> Iterator[tuple[str, ...]]:
     """The lines of one row, of the kinds that were measured of both."""
     kinds = [(kind.upper() if kind == "cam" else kind, TRAINING, kind) for kind in COMPARED]
-    kinds += [(final.label, final.name, "segmentation") for final in experiment.finals if row.segments]
+    kinds += [
+        (f"segmentation, {final.label}", final.name, "segmentation") for final in experiment.finals if row.segments
+    ]
     for title, protocol, kind in kinds:
         one, other = ({r["seed"]: r for r in _group(own, experiment, line, protocol)} for line in (row, base))
         key = f"{kind}.miou_headline"

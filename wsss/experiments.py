@@ -59,7 +59,7 @@ class Final:
     @property
     def label(self) -> str:
         """In words."""
-        return f"final segmentation, {'with' if self.crf else 'without'} CRF"
+        return f"final, {'with' if self.crf else 'no'} CRF"
 
     @property
     def name(self) -> str:
