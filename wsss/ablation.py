@@ -42,7 +42,7 @@ def numbers(name: str, experiment: Experiment, records: Sequence[Record]) -> Tab
     for row in experiment.rows:
         groups = {protocol: _group(own, experiment, row, protocol) for _, protocol, _ in columns(experiment)}
         cells = (
-            _cell(groups[protocol], key) if row.segments or protocol == TRAINING else ABSENT
+            cell(groups[protocol], key) if row.segments or protocol == TRAINING else ABSENT
             for _, protocol, key in columns(experiment)
         )
         rows.append((row.label, *cells))
@@ -110,7 +110,8 @@ def _require_one_list(experiment: Experiment, own: Sequence[Record]) -> None:
             raise UserError(f"the records of {experiment.title} are not all of the same images; evaluate them anew")
 
 
-def _cell(records: Sequence[Record], key: str) -> str:
+def cell(records: Sequence[Record], key: str) -> str:
+    """Mean and deviation over seeds of the result at `key`, with the widest bootstrap interval where there are any."""
     if not records:
         return MISSING
     if not all(results.has(record, key) for record in records):

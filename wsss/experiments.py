@@ -7,7 +7,6 @@ from typing import Any
 from wsss import presets
 from wsss.config import Config
 from wsss.paths import UserError, near
-from wsss.settings import flatten
 
 SEEDS = (0, 1, 2)
 
@@ -37,10 +36,7 @@ class Row:
 
     def words(self, seed: int) -> list[str]:
         """What follows `wsss train`."""
-        own = flatten(presets.PRESETS[self.preset])
-        given = {path: value for path, value in flatten(self.config).items() if path in self.changes}
-        changed = [(path, value) for path, value in given.items() if value != own[path]]
-        return [self.preset, "--seed", str(seed), *(word for path, x in changed for word in (f"--{path}", str(x)))]
+        return presets.words(presets.get(self.preset, seed=seed, **self.changes))
 
 
 @dataclass(frozen=True)

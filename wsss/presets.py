@@ -302,9 +302,21 @@ def named(config: Config) -> Config:
     """`config` with its variant: the preset's name and every setting that differs from the preset."""
     if config.variant:
         return config
-    own, preset = flatten(config), flatten(PRESETS[config.name])
-    changed = [f"{path}={own[path]}" for path in own if own[path] != preset[path] and path not in FREE]
+    changed = [f"{path}={value}" for path, value in changes(config).items()]
     variant = "+".join([config.name, *changed]).replace("/", "_").replace(" ", "")
     if len(variant) > LONGEST:  # file systems stop at 255 bytes
         variant = f"{variant[: LONGEST - 9]}+{hashlib.sha256(variant.encode()).hexdigest()[:8]}"
     return override(config, {"variant": variant})
+
+
+def changes(config: Config) -> dict[str, Any]:
+    """Settings in which `config` differs from its preset, the free ones aside."""
+    own, preset = flatten(config), flatten(PRESETS[config.name])
+    return {path: own[path] for path in own if own[path] != preset[path] and path not in FREE}
+
+
+def words(config: Config) -> list[str]:
+    """What follows `wsss train` to make the run of `config`."""
+    changed = ((f"--{path}", value) for path, value in changes(config).items())
+    texts = ((path, ",".join(map(str, x)) if isinstance(x, tuple) else str(x)) for path, x in changed)
+    return [config.name, "--seed", str(config.seed), *(word for pair in texts for word in pair)]

@@ -176,7 +176,7 @@ def side_by_side(title: str, dataset: str, presets: Sequence[str], records: Sequ
     marks = {record["fingerprint"]["masks"] for group in groups for record in group}
     if len(marks) > 1:
         raise UserError(f"the records of {dataset} were not all measured on the same images; evaluate them anew")
-    lines = [(label, *(_cell(group, key) for group in groups)) for label, key in QUANTITIES]
+    lines = [(label, *(ablation.cell(group, key) for group in groups)) for label, key in QUANTITIES]
     kept = [line for line in lines if set(line[1:]) - {ABSENT, MISSING}] or lines[:4]
     note = "Percent; mean ± sample standard deviation over seeds. "
     note += "In brackets: 95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
@@ -184,18 +184,6 @@ def side_by_side(title: str, dataset: str, presets: Sequence[str], records: Sequ
     note += f" Not run: {', '.join(runs)}." if runs else ""
     found = next((record for group in groups for record in group), None)
     return Table(title + (f": {images(found)} images" if found else ""), ("", *presets), tuple(kept), note)
-
-
-def _cell(records: Sequence[Record], key: str) -> str:
-    if not records:
-        return MISSING
-    if not all(results.has(record, key) for record in records):
-        return ABSENT
-    text = measured(results.summarise(records, key))
-    if not all(results.has(record, f"{key}_interval") for record in records):
-        return text
-    bounds = [results.value(record, f"{key}_interval") for record in records]
-    return f"{text} [{min(low for low, _ in bounds):.1f}, {max(high for _, high in bounds):.1f}]"
 
 
 def of_run(record: Record) -> Table:

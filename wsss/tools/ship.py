@@ -10,9 +10,9 @@ import torch
 import tyro
 
 from wsss import checkpoint, datasets, evaluate, presets, results, runs, tally
+from wsss import config as configuration
 from wsss.command import parse
 from wsss.paths import UserError, project_root, write_json
-from wsss.settings import flatten
 
 LIMIT = 16_000_000
 """Bytes of a file that may be shipped."""
@@ -64,11 +64,11 @@ def ship(asked: Ship) -> Path:
 
 def card(record: dict[str, Any], found: dict[str, Any], digest: str) -> dict[str, Any]:
     """What the file is, how to make it again, and its numbers: of the run, and of the file itself."""
-    described = dict(record) | found
+    described, config = dict(record) | found, configuration.from_dict(record["config"])
     return {
         "sha256": digest,
         "record": f"data/results/{results.describe(record)}.json",
-        "made_by": " ".join(["wsss train", *words(record), "--data.root ROOT"]),
+        "made_by": " ".join(["wsss train", *presets.words(config), "--data.root ROOT"]),
         **{name: record[name] for name in ("dataset", "variant", "seed", "steps", "backbone", "commit", "date")},
         "train_images": record["protocol"]["train_images"],
         "evaluated_on": f"{record['images']} images of {record['split']}",
@@ -76,18 +76,6 @@ def card(record: dict[str, Any], found: dict[str, Any], digest: str) -> dict[str
         "run": {key: results.value(record, key) for key in NUMBERS},
         "this_file": {key: results.value(described, key) for key in NUMBERS},
     }
-
-
-def words(record: dict[str, Any]) -> list[str]:
-    """What followed `wsss train`: the preset, the seed and every setting that differs from the preset."""
-    preset = flatten(presets.PRESETS[record["preset"]])
-    own = flatten(runs.configuration.from_dict(record["config"]))
-    changed = [path for path in own if own[path] != preset[path] and path not in presets.FREE]
-    return [record["preset"], "--seed", str(record["seed"]), *(f"--{path} {_word(own[path])}" for path in changed)]
-
-
-def _word(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
