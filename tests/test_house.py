@@ -33,6 +33,7 @@ ROWS = (
 NO_TORCH = [
     *("wsss", "wsss.config", "wsss.paths", "wsss.presets", "wsss.provenance", "wsss.results", "wsss.publish"),
     *("wsss.tables", "wsss.verdict", "wsss.figures", "wsss.reproduce", "wsss.cli", "papermill"),
+    *("wsss.explore.payload", "wsss.explore.command"),
 ]
 METHOD = (
     "batch compat config settings distributed alignment cam checkpoint contrast energy losses metrics optim refine "

@@ -21,6 +21,7 @@ usage: wsss COMMAND ...
   train PRESET             train and evaluate one run; the same words again resume it
   evaluate RUN             evaluate a run's weights and write a record: in training's way, or by a final protocol
   sweep TABLE              train and evaluate every run of an experiment that is not finished
+  explore IMAGES           what a model sees in pictures, as one page to explore in a browser
   score PREDICTIONS TRUTH  compare two folders of index PNGs; prints one JSON line
   data WHAT                draw the mini set, prepare VOC or COCO, look through a data set: see wsss data --help
   pretrain ROOT            pretrain a small ViT on a folder of class folders, or on drawn images
@@ -273,6 +274,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int] | str] = {
     "train": _train,
     "evaluate": _evaluate,
     "sweep": "wsss.sweep:run",
+    "explore": "wsss.explore.command:run",
     "score": _score,
     "data": "wsss.data.commands:run",
     "pretrain": _pretrain,

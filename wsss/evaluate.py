@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
 from wsss import alignment, cam, datasets, distributed, method, provenance, results
 from wsss import config as configuration
-from wsss.batch import Batch
+from wsss.batch import Batch, Output
 from wsss.config import Config
 from wsss.data import voc
 from wsss.datasets import Split
@@ -46,13 +46,19 @@ def predict(
     output = model(image)
     main, aux, *_ = method.multi_scale_cam(model, image, output, config, label)
     maps = {name: cam.masked(cam.normalise(raw), label) for name, raw in (("cam", main), ("aux_cam", aux))}
-    box = torch.tensor([0, image.shape[2], 0, image.shape[3]], device=image.device).expand(len(image), 4)
-    batch = Batch([], image, label, box, None, None)
-    pseudo = method.segmentation_labels(dataclasses.replace(output, **maps), batch, config, aux_labels=False)
+    pseudo = pseudo_label(dataclasses.replace(output, **maps), image, label, config)
     found = {**maps, "segmentation": output.segmentation, "logits": output.logits, "pseudo_label": pseudo}
     if config.uses_subspaces:
         found["codes"] = model.proj_head(output.tokens).flatten(2)
     return found
+
+
+def pseudo_label(
+    output: Output, image: Float[Tensor, "b 3 h w"], label: Float[Tensor, "b k"], config: Config
+) -> Int[Tensor, "b h w"]:
+    """What segmentation would learn from the last CAM of `output`, which is normalised and masked by `label`."""
+    box = torch.tensor([0, image.shape[2], 0, image.shape[3]], device=image.device).expand(len(image), 4)
+    return method.segmentation_labels(output, Batch([], image, label, box, None, None), config, aux_labels=False)
 
 
 @torch.inference_mode()

@@ -1,6 +1,8 @@
 """The book as a site: pages of executed notebooks, the API, links to the project; nothing from the network."""
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -73,17 +75,29 @@ def set_address(app: Sphinx, config: Config) -> None:
 
 
 def choose_scripts(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Leave out sphinx-thebe, which loads a script from another host and fails without one; MathJax once, not twice."""
-    context["css_files"] = [asset for asset in context["css_files"] if "thebe" not in _text(asset)]
-    kept: dict[str, Any] = {}
-    for asset in context["script_files"]:
-        if "thebe" not in _text(asset):
-            kept.setdefault(_text(asset), asset)
-    context["script_files"] = list(kept.values())
+    """Leave out sphinx-thebe, which loads a script from another host and fails without one, and the explorer where the
+    page has none; MathJax once, not twice."""
+    unused = ("thebe",) if "data-wsss-explorer" in context.get("body", "") else ("thebe", *EXPLORER)
+    for kind in ("css_files", "script_files"):
+        wanted = [asset for asset in context[kind] if not any(name in _text(asset) for name in unused)]
+        context[kind] = list({_text(asset): asset for asset in wanted}.values())
 
 
 def _text(asset: Any) -> str:
     return f"{getattr(asset, 'filename', asset)} {getattr(asset, 'attributes', {}).get('body', '')}"
+
+
+# The explorer, which is a part of the package.
+
+EXPLORER = ("explorer.js", "explorer.css")
+
+
+def copy_explorer(app: Sphinx) -> None:
+    """Put the explorer's script and style among the site's files."""
+    folder = Path(app.outdir) / "_static"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in EXPLORER if app.builder.format == "html" else ():
+        shutil.copyfile(ROOT / "wsss" / "explore" / name, folder / name)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -93,5 +107,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", own_notebook)
     app.connect("doctree-read", stamp_run)
     app.connect("html-page-context", choose_scripts, priority=900)
+    app.connect("builder-inited", copy_explorer)
     app.add_css_file("wsss.css")
+    app.add_css_file("explorer.css")
+    app.add_js_file("explorer.js", loading_method="defer")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

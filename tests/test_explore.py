@@ -1,0 +1,294 @@
+"""The explorer's Python side: what is kept of maps, codes and masks, pages, `wsss explore`, answers on demand."""
+
+import base64
+import json
+import re
+import webbrowser
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from running import folder, one_thread, own_set, record, run, tiny
+
+from wsss import cam, evaluate
+from wsss.explore import payload as kept
+from wsss.explore import scene as scenes
+from wsss.explore import sources, widget
+from wsss.paths import UserError, project_root
+
+WITH_SUBSPACES = ("--msc.subspaces", "2", "--msc.dimension", "4", "--class_contrast.bottleneck", "16")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A data set, a run with both modules and a plain one on it."""
+    root, output = own_set(tmp_path_factory.mktemp("data") / "own"), tmp_path_factory.mktemp("runs")
+    assert run(*tiny(root, output / "both")) == 0
+    weights = ("patch_contrast", "class_contrast", "csa", "segmentation", "energy")
+    plain = [word for name in weights for word in (f"--{name}.weight", "0")]
+    assert run(*tiny(root, output / "plain", *plain, "--msc.level", "class", "--msc.decoupling", "none")) == 0
+    return root, folder(output / "both"), folder(output / "plain")
+
+
+@pytest.fixture(scope="module")
+def looked(made):
+    """The set's images, both models and what they see."""
+    root, *runs = made
+    models = [sources.of_run(one) for one in runs]
+    seers, classes = [seer for seer, _ in models], models[0][1]
+    pictures = sources.of_set(root, "val", classes, 3)
+    with one_thread():
+        return pictures, seers, classes, [scenes.scene(picture, seers) for picture in pictures]
+
+
+def decoded(text, kind=np.uint8):
+    return np.frombuffer(base64.b64decode(text), kind)
+
+
+# What is kept.
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, 255]), min_size=1, max_size=40))
+def test_a_mask_is_kept_as_runs(values):
+    found = np.array(kept.runs(np.array([values], np.uint8))).reshape(-1, 2)
+    assert np.repeat(found[:, 0], found[:, 1]).tolist() == values
+    assert (found[1:, 0] != found[:-1, 0]).all() and (found[:, 1] > 0).all()
+
+
+def test_no_mask_stays_none():
+    assert kept.runs(None) is None
+
+
+def test_maps_are_kept_in_steps_of_a_255th():
+    maps = np.random.default_rng(0).random((2, 3, 4))
+    assert np.abs(kept.quantised_maps(maps) / 255 - maps).max() <= 0.5 / 255 + 1e-9
+    assert kept.quantised_maps(np.array([[[-1.0, 2.0]]])).tolist() == [[[0, 255]]]
+
+
+def test_cosines_of_codes_stay():
+    rows = np.random.default_rng(1).normal(size=(50, 16)) * np.arange(1, 51)[:, None]
+    small = kept.quantised_codes(rows).astype(float)
+
+    def cosines(x):
+        return (x @ x.T) / np.linalg.norm(x, axis=1)[:, None] / np.linalg.norm(x, axis=1)
+
+    assert np.abs(cosines(small) - cosines(rows)).max() < 0.01
+    assert kept.quantised_codes(np.zeros((1, 4))).tolist() == [[0, 0, 0, 0]]
+
+
+def test_nothing_to_explore_is_said():
+    with pytest.raises(UserError, match="nothing to explore"):
+        kept.payload([], ["cup"])
+
+
+# What the models see.
+
+
+def test_a_view_holds_the_models_maps_codes_and_labels(made, looked):
+    pictures, seers, classes, found = looked
+    view, seer = found[0].views[0], seers[0]
+    config, size = seer.config, evaluate.evaluation_size(seer.config)
+    image = scenes._input(pictures[0].photograph, seer)
+    with one_thread(), torch.inference_mode():
+        label = pictures[0].label[None]
+        prediction = evaluate.predict(seer.model, image, label, config)
+        output = seer.model(image)
+        raw = cam.scores(output.tokens, seer.model.classifier.weight.flatten(1), output.grid)[0]
+    place = view.shown.index(found[0].present[0])
+    assert view.shown[0] in found[0].present and sorted(view.shown) == [1, 2]
+    assert view.grid == output.grid == (size // 8, size // 8)
+    raw = raw[view.shown[place] - 1]
+    one = raw.relu() - raw.relu().min()
+    assert np.allclose(view.layers[0].single[place], (one / (one.max() + 1e-5)).numpy(), atol=1e-6)
+    both = [prediction[name][:, [view.shown[place] - 1]] for name in ("cam", "aux_cam")]
+    for layer, maps in zip(view.layers, both, strict=True):
+        smaller = torch.nn.functional.interpolate(maps, (2 * size // 8, 2 * size // 8), mode="bilinear")
+        assert np.allclose(layer.multi[place], smaller[0, 0].numpy(), atol=1e-6)
+    labels = evaluate.to_labels(prediction, found[0].pixels.shape[:2], config)
+    assert np.array_equal(view.segmentation, labels["segmentation"])
+    assert np.array_equal(view.pseudo_label, labels["pseudo_label"])
+    assert np.allclose(view.codes["tokens"], output.tokens[0].numpy())
+    names = [f"subspace {k + 1}" for k in range(config.msc.subspaces)]
+    assert list(view.codes) == ["tokens", *names]
+    assert np.allclose(view.codes["subspace 2"], prediction["codes"][0].unflatten(1, (len(names), -1))[:, 1].numpy())
+
+
+def test_a_plain_model_has_neither_labels_of_a_decoder_nor_subspaces(looked):
+    view = looked[3][0].views[1]
+    assert view.segmentation is None and view.pseudo_label is None and list(view.codes) == ["tokens"]
+
+
+def test_labels_that_are_not_known_are_predicted_by_the_last_model(looked):
+    pictures, seers, _, _ = looked
+    unknown = scenes.Picture("mine", pictures[0].photograph)
+    with one_thread():
+        found = scenes.scene(unknown, seers)
+        score = seers[-1].model(scenes._input(unknown.photograph, seers[-1])).logits[0].sigmoid()
+    expected = {int(place) + 1 for place in range(2) if score[place] > 0.5 or score[place] == score.max()}
+    assert set(found.present) == expected and not found.known and found.truth is None
+
+
+def test_large_photographs_are_shown_smaller_and_their_truth_with_them(looked):
+    truth = np.zeros((1200, 900), np.uint8)
+    truth[:600] = 1
+    picture = scenes.Picture("large", Image.new("L", (900, 1200)), torch.tensor([1.0, 0.0]), truth)
+    with one_thread():
+        found = scenes.scene(picture, looked[1][:1])
+    assert found.pixels.shape == (400, 300, 3)
+    assert found.truth.shape == (400, 300) and found.truth[:200].all() and not found.truth[200:].any()
+
+
+def test_the_payload_is_plain_and_whole(looked):
+    _, _, classes, found = looked
+    plain = json.loads(json.dumps(kept.payload(found, classes, 0.4), allow_nan=False))
+    assert plain["classes"] == ["background", "cup", "jug"] and plain["start"]["threshold"] == 0.4
+    image, scene = plain["images"][1], found[1]
+    assert image["alt"] == f"{scene.name}, showing jug" and image["size"] == list(scene.pixels.shape[:2])
+    assert len(image["palette"]) == 4 and image["palette"][0] == [0, 0, 0]
+    assert image["palette"][2] == [0, 114, 178], "the class in the image has the first colour"
+    layer, view = image["variants"][0]["layers"][1], scene.views[0]
+    assert decoded(layer["multi"]["data"]).reshape(2, *layer["multi"]["grid"]).tolist() == (
+        kept.quantised_maps(view.layers[1].multi).tolist()
+    )
+    codes = image["variants"][0]["codes"][1]
+    assert decoded(codes["data"], np.int8).reshape(-1, codes["width"]).shape == view.codes["subspace 1"].shape
+
+
+# Pages.
+
+
+def test_an_element_closes_only_its_own_script(looked):
+    found = kept.payload(looked[3][:1], looked[2]) | {"classes": ["background", "</script><b>", "jug"]}
+    text = kept.element(found)
+    assert text.count("</script>") == 1 and "<b>" not in text
+    inner = re.search(r'<script type="application/json">(.*)</script>', text).group(1)
+    assert json.loads(inner) == json.loads(json.dumps(found))
+
+
+def test_the_command_writes_one_page_that_needs_no_network(made, tmp_path, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    root, both, plain = made
+    page = tmp_path / "page.html"
+    assert run("explore", root, "--run", plain, both, "--output", page, "--limit", "2") == 0
+    text = page.read_text()
+    inner = json.loads(re.search(r'<script type="application/json">(.*?)</script>', text).group(1))
+    assert [image["name"] for image in inner["images"]] == ["val_0", "val_3"]
+    assert [len(image["variants"]) for image in inner["images"]] == [2, 2]
+    assert inner["images"][0]["truth"] and inner["start"]["threshold"] == sources.of_run(both)[0].config.cam.background
+    assert record(both.parents[2])["commit"] in inner["images"][0]["variants"][1]["about"]
+    addresses = re.findall(r'(?:src|href)="(?!data:)[^"]*"|https?://[^\s"<]+', re.sub(r"<script.*?</script>", "", text))
+    assert not addresses and opened == [page.resolve().as_uri()]
+    assert "2 pictures" in capsys.readouterr().out
+
+
+def test_the_command_takes_a_picture_or_a_folder(made, tmp_path):
+    root, both, _ = made
+    photographs = root / "JPEGImages"
+    for what, count in ((photographs / "val_1.jpg", 1), (photographs, 3)):
+        page = tmp_path / "page.html"
+        assert run("explore", what, "--run", both, "--output", page, "--open", "False", "--limit", "3") == 0
+        inner = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page.read_text()).group(1))
+        assert len(inner["images"]) == count and all(not image["known"] for image in inner["images"])
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["nowhere"], "nowhere does not exist"),
+        (["{empty}"], "holds no picture"),
+        (["{root}/classes.txt"], "cannot be decoded"),
+        (["{root}", "--split", "other"], "the list"),
+        (["{root}", "--limit", "0"], "at least 1"),
+        (["{root}", "--output", "{empty}"], "is a folder"),
+        (["{root}", "--run", "{empty}"], "config.json"),
+    ],
+)
+def test_what_cannot_be_explored_is_said(made, tmp_path, capsys, words, said):
+    (tmp_path / "empty").mkdir()
+    places = {"root": made[0], "empty": tmp_path / "empty"}
+    words = [word.format(**places) for word in words]
+    page = [] if "--output" in words else ["--output", str(tmp_path / "page.html")]
+    model = [] if "--run" in words else ["--run", str(made[1])]
+    assert run("explore", *words, *page, *model, "--open", "False") == 1
+    assert said in capsys.readouterr().err and not (tmp_path / "page.html").exists()
+
+
+def test_a_run_that_is_not_finished_and_a_set_of_other_classes_are_refused(made, tmp_path):
+    root, both, _ = made
+    other = own_set(tmp_path / "other", names=("cup", "pot"))
+    with pytest.raises(UserError, match="other classes than the model, which knows cup, jug"):
+        sources.of_set(other, "val", ("cup", "jug"), 2)
+    path = both.with_suffix(".json")
+    text = path.read_text()
+    path.unlink()
+    try:
+        with pytest.raises(UserError, match="is not finished"):
+            sources.of_run(both)
+    finally:
+        path.write_text(text)
+
+
+def test_without_a_run_the_shipped_model_is_taken(made, monkeypatch):
+    if not (project_root() / sources.SHIPPED).is_file():
+        monkeypatch.setattr(sources, "SHIPPED", "data/weights/nothing.json")
+        with pytest.raises(UserError, match="name a finished run by --run"):
+            sources.shipped()
+        return
+    seer, classes = sources.shipped()
+    assert {"cat", "dog"} <= set(classes) and not seer.model.training
+
+
+# Live.
+
+
+@pytest.fixture
+def live(looked):
+    pictures, seers, classes, _ = looked
+    with one_thread():
+        return widget.Explorer(pictures[:2], seers, classes)
+
+
+def test_the_kernel_answers_with_refined_labels(live, looked):
+    pictures, seers, _, found = looked
+    live.image, live.variant, live.layer, live.threshold, live.label = 1, 0, 1, 0.37, 1
+    with one_thread():
+        live.request = {"what": "refine", "number": 1}
+        expected = scenes.refined(pictures[1], seers[0], (1, 2), 0.37, 1, found[1].pixels.shape[:2])
+    assert live.answer["name"] == "CAM, aux layer (block 1), above 0.37, refined"
+    assert (live.answer["image"], live.answer["variant"], live.answer["words"]) == (1, 0, "")
+    assert np.array_equal(live.labels(), expected) and set(np.unique(expected)) <= {0, 1, 2}
+
+
+def test_one_background_level_leaves_nothing_ignored_and_a_higher_one_more_background(looked):
+    pictures, seers, _, found = looked
+    with one_thread():
+        low, high = (scenes.refined(pictures[2], seers[0], (1, 2), level, 0, (40, 48)) for level in (0.05, 0.95))
+    assert 255 not in low and (low == 0).sum() < (high == 0).sum()
+
+
+def test_the_kernel_answers_with_a_crf(live, looked):
+    with one_thread():
+        live.request = {"what": "crf", "number": 1}
+    assert live.answer["name"] == "segmentation with CRF"
+    assert live.labels().shape == looked[3][0].pixels.shape[:2]
+
+
+def test_a_fault_on_demand_is_said_in_the_page(live, monkeypatch):
+    monkeypatch.setattr(widget, "with_crf", lambda *_: (_ for _ in ()).throw(UserError("it has diverged")))
+    live.request = {"what": "crf", "number": 1}
+    assert live.answer["words"] == "it has diverged"
+    with pytest.raises(UserError, match="nothing was computed"):
+        live.labels()
+
+
+def test_a_notebook_keeps_an_element_that_needs_no_kernel(live):
+    data = live._repr_mimebundle_()
+    data = data[0] if isinstance(data, tuple) else data
+    assert "application/vnd.jupyter.widget-view+json" in data
+    inner = json.loads(re.search(r'<script type="application/json">(.*?)</script>', data["text/html"]).group(1))
+    assert inner["live"] is False and live.payload["live"] is True
+    assert inner["images"] == json.loads(json.dumps(live.payload["images"]))

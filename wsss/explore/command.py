@@ -1,0 +1,68 @@
+"""`wsss explore`: what a model sees in your pictures, as one HTML file."""
+
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from wsss.command import parse
+from wsss.paths import UserError, atomic
+
+
+@dataclass(frozen=True)
+class Explore:
+    """Write one self-contained HTML page, in which CAMs, labels and affinities of your pictures can be explored without
+    a kernel or a network, and open it. Of a data set in VOC format it shows truth, too."""
+
+    images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGE_OR_FOLDER")]
+    """A picture, a folder of pictures, or the root of a data set in VOC format."""
+    run: tuple[Path, ...] = ()
+    """Folders of finished runs, OUTPUT/DATASET/VARIANT/SEED, that know the same classes; empty: the shipped model."""
+    output: Path = Path("explore.html")
+    """The page."""
+    limit: int = 8
+    """Pictures at most."""
+    split: str = "val"
+    """List of a data set."""
+    open: bool = True
+    """Open the page in the browser."""
+
+
+def run(words: Sequence[str]) -> int:
+    """The command `wsss explore`."""
+    asked = parse(Explore, words, "explore")
+    if asked.limit < 1:
+        raise UserError(f"--limit is {asked.limit}; it must be at least 1")
+    if not asked.images.exists():
+        raise UserError(f"{asked.images} does not exist; name a picture, a folder of pictures or a data set")
+    if asked.output.is_dir():
+        raise UserError(f"--output {asked.output} is a folder; name a file for the page")
+    from wsss.explore import payload, scene, sources
+
+    models = [sources.of_run(folder) for folder in asked.run] or [sources.shipped()]
+    seers, classes = [seer for seer, _ in models], models[0][1]
+    other = next((seer for seer, own in models if own != classes), None)
+    if other:
+        raise UserError(f"{other.about} It knows other classes than the first run; compare runs of one data set")
+    if (asked.images / "JPEGImages").is_dir():
+        pictures = sources.of_set(asked.images, asked.split, classes, asked.limit)
+    else:
+        pictures = sources.of_folder(asked.images, asked.limit)
+    scenes = [scene.scene(picture, seers) for picture in tqdm(pictures, desc="explore", unit="image")]
+    found = payload.payload(scenes, classes, seers[-1].config.cam.background)
+    with atomic(asked.output) as temporary:
+        temporary.write_text(payload.page(found, "Class activation maps", [INTRODUCTION]), encoding="utf-8")
+    print(f"{asked.output}: {len(scenes)} pictures, {asked.output.stat().st_size / 1e6:.1f} MB")
+    if asked.open:
+        webbrowser.open(asked.output.resolve().as_uri())
+    return 0
+
+
+INTRODUCTION = (
+    "What a network that was trained by image labels alone sees in a picture: choose a class, a layer and a threshold; "
+    "click on a picture, or move the two sliders at the end, to choose a patch and see which others are like it."
+)

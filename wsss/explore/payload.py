@@ -1,0 +1,202 @@
+"""What the explorer shows, as JSON, and the page around it. No torch.
+
+Maps are quantised to 8 bits and stay on their own grid, codes of tokens to 8 bits each, masks are runs: the browser
+enlarges, thresholds and compares them (wsss/explore/explorer.js).
+"""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Int8, UInt8
+from PIL import Image
+
+from wsss.figures import class_colours
+from wsss.paths import UserError
+
+FOLDER = Path(__file__).parent
+RAMPS = ("cividis", "viridis", "gray")
+"""Colour maps to choose from, told apart by lightness alone."""
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class LayerCam:
+    """Normalised CAMs of one layer, 0..1, of the k classes that are shown."""
+
+    name: str
+    single: Float[np.ndarray, "k i j"]
+    """Of one scale, on the token grid."""
+    multi: Float[np.ndarray, "k p q"]
+    """Of several scales and mirror images."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What one model sees in one image."""
+
+    name: str
+    about: str
+    """Where the model comes from, in a sentence."""
+    shown: tuple[int, ...]
+    """Classes that can be chosen, by number (background is 0)."""
+    scores: tuple[float, ...]
+    """Probability of each."""
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    layers: tuple[LayerCam, ...]
+    codes: Mapping[str, Float[np.ndarray, "n d"]]
+    """Vectors of the patches by what they are: the tokens, their codes in each subspace."""
+    segmentation: UInt8[np.ndarray, "h w"] | None
+    """The decoder's labels; None for a model whose decoder was not trained."""
+    pseudo_label: UInt8[np.ndarray, "h w"] | None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image with what the models see in it."""
+
+    name: str
+    pixels: UInt8[np.ndarray, "h w 3"]
+    present: tuple[int, ...]
+    """Classes in the image, by number."""
+    known: bool
+    """Whether they are known; else they are the ones that the first model predicts."""
+    truth: UInt8[np.ndarray, "h w"] | None
+    views: tuple[View, ...]
+
+
+def payload(scenes: Sequence[Scene], classes: Sequence[str], threshold: float = 0.5, live: bool = False) -> dict:
+    """The JSON that the component is mounted on; `classes` are the foreground's names. Raises UserError if empty."""
+    if not scenes or not all(scene.views for scene in scenes):
+        raise UserError("there is nothing to explore: give at least one image and one model")
+    names = ["background", *classes]
+    return {
+        "classes": names,
+        "ramps": {name: _text(_ramp(name)) for name in RAMPS},
+        "images": [_scene(scene, names) for scene in scenes],
+        "start": {"label": scenes[0].views[0].shown[0], "threshold": threshold},
+        "live": live,
+    }
+
+
+def _scene(scene: Scene, names: Sequence[str]) -> dict[str, Any]:
+    seen = ", ".join(names[label] for label in scene.present) or "nothing that the model knows"
+    return {
+        "name": scene.name,
+        "alt": f"{scene.name}, {'showing' if scene.known else 'predicted to show'} {seen}",
+        "picture": _picture(scene.pixels),
+        "size": list(scene.pixels.shape[:2]),
+        "palette": _palette(scene, len(names)),
+        "present": list(scene.present),
+        "known": scene.known,
+        "truth": runs(scene.truth),
+        "variants": [_view(view) for view in scene.views],
+    }
+
+
+def _palette(scene: Scene, count: int) -> list[list[int]]:
+    """Colours of the labels 0 .. count - 1 and of what is ignored: the first of the palette go to the classes in the
+    image, then to those that can be chosen."""
+    first = [*scene.present, *(label for view in scene.views for label in view.shown), *range(1, count)]
+    ranks = {label: rank for rank, label in enumerate(dict.fromkeys(first), 1)}
+    labels = np.array([[0, *(ranks[label] for label in range(1, count)), IGNORE]])
+    return (class_colours(labels)[0] * 255).round().astype(int).tolist()
+
+
+def _view(view: View) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "about": view.about,
+        "shown": list(view.shown),
+        "scores": [round(float(score), 4) for score in view.scores],
+        "grid": list(view.grid),
+        "layers": [
+            {"name": layer.name, "single": _maps(layer.single), "multi": _maps(layer.multi)} for layer in view.layers
+        ],
+        "codes": [
+            {"name": name, "width": rows.shape[1], "data": _text(quantised_codes(rows))}
+            for name, rows in view.codes.items()
+        ],
+        "segmentation": runs(view.segmentation),
+        "pseudo_label": runs(view.pseudo_label),
+    }
+
+
+def _maps(maps: Float[np.ndarray, "k i j"]) -> dict[str, Any]:
+    return {"grid": list(maps.shape[1:]), "data": _text(quantised_maps(maps))}
+
+
+def quantised_maps(maps: Float[np.ndarray, "*k i j"]) -> UInt8[np.ndarray, "*k i j"]:
+    """Values 0..1 in steps of 1/255."""
+    return (np.clip(maps, 0, 1) * 255).round().astype(np.uint8)
+
+
+def quantised_codes(rows: Float[np.ndarray, "n d"]) -> Int8[np.ndarray, "n d"]:
+    """Each row scaled so that its largest entry is 127: cosines stay, to a hundredth."""
+    largest = np.abs(rows).max(1, keepdims=True)
+    return (rows / np.where(largest > 0, largest, 1) * 127).round().astype(np.int8)
+
+
+def runs(mask: UInt8[np.ndarray, "h w"] | None) -> list[int] | None:
+    """A mask row by row as label, count, label, count, ...; None stays None."""
+    if mask is None:
+        return None
+    flat = mask.ravel()
+    starts = np.flatnonzero(np.r_[True, flat[1:] != flat[:-1]])
+    counts = np.diff(np.r_[starts, len(flat)])
+    return np.stack([flat[starts], counts], 1).ravel().tolist()
+
+
+def _ramp(name: str) -> UInt8[np.ndarray, "256 3"]:
+    return (matplotlib.colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+
+
+def _text(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode()
+
+
+def _picture(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+# Pages.
+
+
+def element(found: Mapping[str, Any]) -> str:
+    """The HTML element that explorer.js mounts on; without the script it shows the first image and says so."""
+    text = json.dumps(found, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    first = found["images"][0]
+    return (
+        f"<div data-wsss-explorer><p>Explorer of class activation maps of {len(found['images'])} images. It needs the "
+        f"script that comes with this book.</p>"
+        f'<img class="wsss-figure" alt="{html.escape(first["alt"])}" src="{first["picture"]}">'
+        f'<script type="application/json">{text}</script></div>'
+    )
+
+
+def page(found: Mapping[str, Any], title: str, words: Iterable[str] = ()) -> str:
+    """A whole page in one file, which needs neither a network nor a server; `words` are paragraphs above."""
+    style, script = ((FOLDER / f"explorer.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    paragraphs = "".join(f"<p>{html.escape(one)}</p>" for one in words)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{PAGE_STYLE}{style}</style></head>"
+        f"<body><main><h1>{html.escape(title)}</h1>{paragraphs}{element(found)}</main>"
+        f"<script>{script}</script></body></html>"
+    )
+
+
+PAGE_STYLE = (
+    ":root{color-scheme:light dark}body{font-family:system-ui,sans-serif;margin:0 auto;max-width:75rem;padding:0 1rem}"
+)

@@ -1,0 +1,175 @@
+"""What models see in an image, computed for the explorer."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from wsss import cam, crf, evaluate, method, refine, transforms
+from wsss.batch import Output
+from wsss.config import Config
+from wsss.explore.payload import LayerCam, Scene, View
+from wsss.model import AUX, Wsss
+
+LARGEST = 400
+"""Longer side of a picture in the explorer, in pixels; larger photographs are shown smaller."""
+MOST = 6
+"""Classes that can be chosen in an image, at most, unless more are present."""
+FINER = 2
+"""The maps of several scales are kept at this many values per patch and side."""
+
+
+@dataclass(frozen=True)
+class Seer:
+    """A trained model with its configuration and the words for it."""
+
+    name: str
+    about: str
+    model: Wsss
+    config: Config
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image to look at, with its image labels and truth where they are known."""
+
+    name: str
+    photograph: Image.Image
+    label: Float[Tensor, " k"] | None = None
+    truth: UInt8[np.ndarray, "h w"] | None = None
+    """255 is ignored."""
+
+
+def scene(picture: Picture, seers: Sequence[Seer]) -> Scene:
+    """The picture with what each of the models, which know the same classes, sees in it.
+
+    Where the image labels are not known, those that the *last* model predicts (above one half, else the most probable)
+    take their place for all of them.
+    """
+    small = picture.photograph.convert("RGB")
+    small.thumbnail((LARGEST, LARGEST), Image.Resampling.BICUBIC)
+    truth = picture.truth
+    if truth is not None and truth.shape != small.size[::-1]:
+        truth = np.asarray(Image.fromarray(truth).resize(small.size, Image.Resampling.NEAREST))
+    label = picture.label if picture.label is not None else predicted_label(picture.photograph, seers[-1])
+    present = tuple(int(place) + 1 for place in label.nonzero()[:, 0])
+    views = tuple(view(picture.photograph, small.size[::-1], label, seer) for seer in seers)
+    return Scene(picture.name, np.asarray(small), present, picture.label is not None, truth, views)
+
+
+def predicted_label(photograph: Image.Image, seer: Seer) -> Float[Tensor, " k"]:
+    """The classes that the model gives more than one half, or the most probable one."""
+    with torch.inference_mode():
+        found = seer.model(_input(photograph, seer), segment=False).logits[0].sigmoid()
+    return ((found > 0.5) | (found == found.max())).float()
+
+
+@torch.inference_mode()
+def view(photograph: Image.Image, size: tuple[int, int], label: Float[Tensor, " k"], seer: Seer) -> View:
+    """What one model sees; masks are of `size` (rows, columns)."""
+    image, (model, config) = _input(photograph, seer), (seer.model, seer.config)
+    output = model(image)
+    score = output.logits[0].sigmoid()
+    order = (score + label).argsort(descending=True)  # those in the image first
+    shown = order[: max(MOST, int(label.sum()))]
+    wanted = torch.zeros_like(label).index_fill(0, shown, 1.0)[None]
+    several = method.multi_scale_cam(model, image, output, config, wanted)
+    one = method.layer_scores(model, output, shown)
+    blocks = len(model.encoder.blocks)
+    numbers = (blocks, blocks - AUX, *model.extra_blocks)
+    finer = tuple(FINER * side for side in output.grid)
+    layers = tuple(
+        LayerCam(
+            _layer_name(place, number), _numpy(cam.normalise(single)[0]), _numpy(_small(multi[:, shown], finer)[0])
+        )
+        for place, (number, single, multi) in enumerate(zip(numbers, one, several, strict=True))
+    )
+    segments = bool(config.segmentation.weight)
+    return View(
+        seer.name,
+        seer.about,
+        tuple(int(place) + 1 for place in shown),
+        tuple(float(score[place]) for place in shown),
+        output.grid,
+        layers,
+        _codes(model, output, config),
+        _labels(output.segmentation, size) if segments else None,
+        _pseudo_label(output, several, image, label, config, size) if segments else None,
+    )
+
+
+def _layer_name(place: int, number: int) -> str:
+    return {0: "last layer", 1: "aux layer"}.get(place, "further layer") + f" (block {number})"
+
+
+def _small(raw: Float[Tensor, "b k h w"], grid: tuple[int, int]) -> Float[Tensor, "b k i j"]:
+    return F.interpolate(cam.normalise(raw), grid, mode="bilinear", align_corners=False)
+
+
+def _codes(model: Wsss, output: Output, config: Config) -> dict[str, Float[np.ndarray, "n d"]]:
+    found = {"tokens": _numpy(output.tokens[0])}
+    if config.uses_subspaces:
+        codes = model.proj_head(output.tokens)[0]
+        found |= {f"subspace {k + 1}": _numpy(codes[:, k]) for k in range(codes.shape[1])}
+    return found
+
+
+def _labels(logits: Float[Tensor, "1 c i j"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].argmax(0).byte().cpu().numpy()
+
+
+def _pseudo_label(
+    output: Output,
+    several: tuple[Tensor, ...],
+    image: Float[Tensor, "1 3 q q"],
+    label: Float[Tensor, " k"],
+    config: Config,
+    size: tuple[int, int],
+) -> UInt8[np.ndarray, "h w"]:
+    maps = cam.masked(cam.normalise(several[0]), label[None])
+    return _nearest(evaluate.pseudo_label(dataclasses.replace(output, cam=maps), image, label[None], config), size)
+
+
+def _nearest(labels: Tensor, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+    found = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")
+    return found[0, 0].byte().cpu().numpy()
+
+
+def _numpy(value: Tensor) -> np.ndarray:
+    return value.float().cpu().numpy()
+
+
+def _input(photograph: Image.Image, seer: Seer) -> Float[Tensor, "1 3 q q"]:
+    return transforms.squash(photograph.convert("RGB"), evaluate.evaluation_size(seer.config))[None]
+
+
+# On demand.
+
+
+@torch.inference_mode()
+def refined(
+    picture: Picture, seer: Seer, present: Sequence[int], threshold: float, layer: int, size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w"]:
+    """The CAM's labels with one background level, `threshold`, refined by the photograph's colours (PAR)."""
+    image = _input(picture.photograph, seer)
+    label = torch.zeros(1, seer.model.classifier.weight.shape[0])
+    label[0, [number - 1 for number in present]] = 1.0
+    raw = method.multi_scale_cam(seer.model, image, seer.model(image), seer.config, label)[layer]
+    maps = cam.masked(cam.normalise(raw), label)
+    box = torch.tensor([[0, image.shape[2], 0, image.shape[3]]])
+    return _nearest(refine.segmentation_labels(image, maps, label, box, threshold, threshold), size)
+
+
+@torch.inference_mode()
+def with_crf(picture: Picture, seer: Seer, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+    """The segmentation after a dense CRF with the final protocol's numbers."""
+    logits = seer.model(_input(picture.photograph, seer)).segmentation
+    probability = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].softmax(0)
+    pixels = np.asarray(picture.photograph.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC))
+    return crf.dense_crf(pixels, _numpy(probability)).argmax(0).astype(np.uint8)

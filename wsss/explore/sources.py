@@ -1,0 +1,94 @@
+"""Where the explorer's models and images come from: runs, the shipped model, folders, data sets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wsss import checkpoint, datasets, experiments, results, runs, settings
+from wsss import config as configuration
+from wsss.config import Config
+from wsss.data import voc
+from wsss.explore.scene import Picture, Seer
+from wsss.model import build
+from wsss.paths import UserError, project_root, read_json
+from wsss.results import Record
+
+SHIPPED = "data/weights/vit_tiny_voc_animals.json"
+"""Card of the model that is there without any training."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def classes_of(record: Record) -> tuple[str, ...]:
+    """Names of the foreground classes that a record's model knows."""
+    return tuple(record["results"]["segmentation"]["iou"])[1:]
+
+
+def of_run(folder: Path, weights: str = "last") -> tuple[Seer, tuple[str, ...]]:
+    """The model of a finished run and the names of its classes. Raises UserError."""
+    opened = runs.open_run(folder, weights)
+    path = opened.folder.with_name(f"{opened.folder.name}.json")
+    if not path.is_file():
+        raise UserError(f"{opened.folder} is not finished: there is no {path}; the same `wsss train` goes on with it")
+    record = results.load(path)
+    classes = classes_of(record)
+    model = opened.model(len(classes), torch.device("cpu"))
+    return Seer(_name(opened.config), _about(record), model, opened.config), classes
+
+
+def shipped() -> tuple[Seer, tuple[str, ...]]:
+    """The model in data/weights that was trained on photographs of animals, and its classes. Raises UserError."""
+    path = project_root() / SHIPPED
+    if not path.is_file():
+        raise UserError(f"the shipped model's card {path} is not there; name a finished run by --run")
+    card = read_json(path)
+    record = results.load(project_root() / card["record"])
+    config, classes = configuration.from_dict(record["config"]), classes_of(record)
+    bare = settings.override(config, {"model.checkpoint": "", "model.pretrained": False})
+    model = build(bare, len(classes))
+    tensors = checkpoint.read(path.with_suffix(".safetensors"))
+    checkpoint.fill(model, {name: value.float() for name, value in tensors.items()}, path.stem)
+    return Seer(_name(config), _about(record), model.eval(), config), classes
+
+
+def _name(config: Config) -> str:
+    """What the experiments' tables call it, else its variant."""
+    known = experiments.EXPERIMENTS.get(f"{config.data.name}-components")
+    labels = {row.variant: row.label for row in known.rows} if known else {}
+    return labels.get(config.variant, config.variant)
+
+
+def _about(record: Record) -> str:
+    """Where a model comes from, in a sentence."""
+    seconds = record["seconds"].get("train")
+    words = f"{results.describe(record)}: {record['steps']:,} steps on {record['dataset_title']}, {record['backbone']}"
+    return f"{words}, commit {record['commit']}, {record['device']}" + (f", {seconds:.0f} s." if seconds else ".")
+
+
+def of_folder(path: Path, limit: int) -> list[Picture]:
+    """The picture at `path`, or the first `limit` of a folder, by name. Raises UserError."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist; name a picture or a folder of pictures")
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)[:limit]
+    if not files:
+        raise UserError(f"{path} holds no picture ({', '.join(SUFFIXES)}); name a picture or a folder that does")
+    return [Picture(file.stem, voc.read_image(file)) for file in files]
+
+
+def of_set(root: Path, split: str, classes: Sequence[str], count: int) -> list[Picture]:
+    """`count` images of a data set's list, evenly spaced, with image labels and truth. Raises UserError where the set
+    has other classes than the model."""
+    listed = datasets.Split(root, split, need_masks=True)
+    if tuple(listed.kit.classes) != tuple(classes):
+        raise UserError(
+            f"{root} has other classes than the model, which knows {', '.join(classes)}; see its classes.txt"
+        )
+    found = []
+    for place in np.linspace(0, len(listed) - 1, min(count, len(listed))).astype(int):
+        photograph = voc.read_image(listed.files[place])
+        mask = voc.read_mask(voc.mask_file(listed.kit, listed.ids[place]), photograph.size, len(classes))
+        found.append(Picture(listed.ids[place], photograph, listed.labels[place], mask))
+    return found
