@@ -55,7 +55,8 @@ figures.set_examples(root, config.data.train_split)
 # ## Training
 #
 # Classification on two layers comes first; the class activation maps (CAM) that it yields become the targets of
-# the contrast terms and, from a tenth of the run on, of the segmentation decoder.
+# the contrast terms and of the segmentation decoder; when each joins is the preset's schedule, and the orange areas
+# of the figure below.
 
 # %%
 record = train.run(config)

@@ -1,6 +1,7 @@
 """The explorer's Python side: what is kept of maps, codes and masks, pages, `wsss explore`, answers on demand."""
 
 import base64
+import dataclasses
 import json
 import re
 import webbrowser
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from running import folder, one_thread, own_set, record, run, tiny
 
-from wsss import cam, evaluate
+from wsss import cam, evaluate, metrics
 from wsss.explore import payload as kept
+from wsss.explore import pictures, sources, widget
 from wsss.explore import scene as scenes
-from wsss.explore import sources, widget
 from wsss.paths import UserError, project_root
 
 WITH_SUBSPACES = ("--msc.subspaces", "2", "--msc.dimension", "4", "--class_contrast.bottleneck", "16")
@@ -88,12 +89,12 @@ def test_nothing_to_explore_is_said():
 
 
 def test_a_view_holds_the_models_maps_codes_and_labels(made, looked):
-    pictures, seers, classes, found = looked
+    images, seers, classes, found = looked
     view, seer = found[0].views[0], seers[0]
     config, size = seer.config, evaluate.evaluation_size(seer.config)
-    image = scenes._input(pictures[0].photograph, seer)
+    image = scenes._input(images[0].photograph, seer)
     with one_thread(), torch.inference_mode():
-        label = pictures[0].label[None]
+        label = images[0].label[None]
         prediction = evaluate.predict(seer.model, image, label, config)
         output = seer.model(image)
         raw = cam.scores(output.tokens, seer.model.classifier.weight.flatten(1), output.grid)[0]
@@ -105,7 +106,7 @@ def test_a_view_holds_the_models_maps_codes_and_labels(made, looked):
     assert np.allclose(view.layers[0].single[place], (one / (one.max() + 1e-5)).numpy(), atol=1e-6)
     both = [prediction[name][:, [view.shown[place] - 1]] for name in ("cam", "aux_cam")]
     for layer, maps in zip(view.layers, both, strict=True):
-        smaller = torch.nn.functional.interpolate(maps, (2 * size // 8, 2 * size // 8), mode="bilinear")
+        smaller = torch.nn.functional.interpolate(maps, (3 * size // 8, 3 * size // 8), mode="bilinear")
         assert np.allclose(layer.multi[place], smaller[0, 0].numpy(), atol=1e-6)
     labels = evaluate.to_labels(prediction, found[0].pixels.shape[:2], config)
     assert np.array_equal(view.segmentation, labels["segmentation"])
@@ -122,8 +123,8 @@ def test_a_plain_model_has_neither_labels_of_a_decoder_nor_subspaces(looked):
 
 
 def test_labels_that_are_not_known_are_predicted_by_the_last_model(looked):
-    pictures, seers, _, _ = looked
-    unknown = scenes.Picture("mine", pictures[0].photograph)
+    images, seers, _, _ = looked
+    unknown = scenes.Picture("mine", images[0].photograph)
     with one_thread():
         found = scenes.scene(unknown, seers)
         score = seers[-1].model(scenes._input(unknown.photograph, seers[-1])).logits[0].sigmoid()
@@ -155,6 +156,62 @@ def test_the_payload_is_plain_and_whole(looked):
     )
     codes = image["variants"][0]["codes"][1]
     assert decoded(codes["data"], np.int8).reshape(-1, codes["width"]).shape == view.codes["subspace 1"].shape
+
+
+# Pictures.
+
+
+@pytest.fixture(scope="module")
+def all_seen(made):
+    """All images of the list, as the model with both modules and the same before training see them."""
+    seers, classes = sources.of_runs([made[1]])
+    with one_thread():
+        start = sources.before_training(seers[0])
+        return [scenes.scene(one, [start, *seers]) for one in sources.of_set(made[0], "val", classes, 99)]
+
+
+def test_the_gram_picture_has_the_redundancy_of_the_record(made, all_seen):
+    found = record(made[1].parents[2])["results"]["subspaces"]["redundancy"]
+    picture = pictures.gram(all_seen)
+    words = re.search(r"before training ([\d.]+) %; tiny ([\d.]+) %", picture.alt)
+    assert float(words.group(2)) == pytest.approx(found, abs=0.06) and words.group(1) != words.group(2)
+    assert [axis.get_title().partition(":")[0] for axis in picture.axes[:2]] == ["tiny, before training", "tiny"]
+
+
+def test_a_patch_is_most_like_itself_and_the_words_are_the_means(all_seen):
+    scene, view = all_seen[0], all_seen[0].views[1]
+    place = pictures.peak(scene)
+    labels = metrics.token_labels(scene.truth, view.grid)
+    index = place[0] * view.grid[1] + place[1]
+    assert labels[index] == scene.present[0]
+    values = pictures.likeness(view.codes["subspace 1"], index)
+    rows = view.codes["subspace 1"].astype(float)
+    slow = [rows[index] @ row / np.linalg.norm(rows[index]) / np.linalg.norm(row) for row in rows]
+    assert np.allclose(values, slow, atol=1e-5) and values.argmax() == index
+    own = values[labels == scene.present[0]].mean(), values[labels != scene.present[0]].mean()
+    assert f"tiny, subspace 1: {own[0]:.2f} and {own[1]:.2f}" in pictures.like_a_patch(scene).alt
+
+
+def test_the_layers_picture_has_the_agreement_of_the_evaluation(made, all_seen):
+    (seer,), classes = sources.of_runs([made[1]])
+    image, label = sources.of_set(made[0], "val", classes, 99)[2], all_seen[2].present
+    with one_thread(), torch.inference_mode():
+        pixels = scenes._input(image.photograph, seer)
+        prediction = evaluate.predict(seer.model, pixels, image.label[None], seer.config)
+        expected = evaluate.agreement(prediction, image.label[None])[0]
+    words = re.search(r"; tiny ([\d.]+) % and ([\d.]+) %", pictures.layers(all_seen[2]).alt)
+    assert len(label) == 2
+    assert float(words.group(1)) == pytest.approx(float(expected[0]), abs=0.06)
+    assert float(words.group(2)) == pytest.approx(float(expected[1]), abs=0.06)
+
+
+def test_pictures_that_need_truth_say_so(all_seen, looked):
+    unknown = dataclasses.replace(all_seen[0], truth=None)
+    with pytest.raises(UserError, match="name the patch"):
+        pictures.like_a_patch(unknown)
+    assert "row 1, column 2" in pictures.like_a_patch(unknown, (0, 1)).alt
+    with pytest.raises(UserError, match="no model with subspaces"):
+        pictures.gram([dataclasses.replace(looked[3][0], views=looked[3][0].views[1:])])
 
 
 # Pages.
@@ -247,26 +304,26 @@ def test_without_a_run_the_shipped_model_is_taken(made, monkeypatch):
 
 @pytest.fixture
 def live(looked):
-    pictures, seers, classes, _ = looked
+    images, seers, classes, _ = looked
     with one_thread():
-        return widget.Explorer(pictures[:2], seers, classes)
+        return widget.Explorer(images[:2], seers, classes)
 
 
 def test_the_kernel_answers_with_refined_labels(live, looked):
-    pictures, seers, _, found = looked
+    images, seers, _, found = looked
     live.image, live.variant, live.layer, live.threshold, live.label = 1, 0, 1, 0.37, 1
     with one_thread():
         live.request = {"what": "refine", "number": 1}
-        expected = scenes.refined(pictures[1], seers[0], (1, 2), 0.37, 1, found[1].pixels.shape[:2])
+        expected = scenes.refined(images[1], seers[0], (1, 2), 0.37, 1, found[1].pixels.shape[:2])
     assert live.answer["name"] == "CAM, aux layer (block 1), above 0.37, refined"
     assert (live.answer["image"], live.answer["variant"], live.answer["words"]) == (1, 0, "")
     assert np.array_equal(live.labels(), expected) and set(np.unique(expected)) <= {0, 1, 2}
 
 
 def test_one_background_level_leaves_nothing_ignored_and_a_higher_one_more_background(looked):
-    pictures, seers, _, found = looked
+    images, seers, _, found = looked
     with one_thread():
-        low, high = (scenes.refined(pictures[2], seers[0], (1, 2), level, 0, (40, 48)) for level in (0.05, 0.95))
+        low, high = (scenes.refined(images[2], seers[0], (1, 2), level, 0, (40, 48)) for level in (0.05, 0.95))
     assert 255 not in low and (low == 0).sum() < (high == 0).sum()
 
 

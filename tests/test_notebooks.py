@@ -13,7 +13,7 @@ from wsss import publish
 from wsss.tools.parameters import defaults
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("train_voc", "train_coco", "results", "cam_figures")
+NAMES = ("train_voc", "train_coco", "results", "cam_figures", "explore", "modules")
 
 
 def test_these_are_all() -> None:
@@ -56,18 +56,19 @@ def test_published_copy_is_of_this_source(name: str) -> None:
     assert {"commit", "device", "versions", "seconds", "parameters", "package"} <= set(stamp)
 
 
-def test_voc_without_data_fails_at_once_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["train_voc", "explore", "modules"])
+def test_voc_without_data_fails_at_once_in_words(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WSSS_VOC_ROOT", raising=False)
-    done = papermill("train_voc", tmp_path, "-p", "preset", "voc", "-p", "data_root", str(tmp_path / "nowhere"))
+    done = papermill(name, tmp_path, "-p", "preset", "voc", "-p", "data_root", str(tmp_path / "nowhere"))
     assert done.returncode == 1
     assert "nowhere" in done.stderr
     assert "Traceback" not in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["train_voc.failed.ipynb"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.failed.ipynb"]
 
 
 @pytest.mark.slow
 def test_smoke_run_then_what_reads_it(tmp_path: Path) -> None:
-    for name in ("train_voc", "cam_figures", "results"):
+    for name in ("train_voc", "cam_figures", "results", "explore", "modules"):
         done = papermill(name, tmp_path, "-p", "preset", "smoke", "-p", "output", str(tmp_path / "runs"))
         assert done.returncode == 0, done.stderr
         outputs = [o for c in nbformat.read(tmp_path / f"{name}.ipynb", 4).cells for o in c.get("outputs", [])]

@@ -219,6 +219,33 @@ def classification_scores(
     }
 
 
+def token_labels(mask: UInt8[np.ndarray, "h w"], grid: tuple[int, int]) -> UInt8[np.ndarray, " n"]:
+    """The labels in the middle of every patch, row by row."""
+    middles = [(np.arange(n) + 0.5) * side / n for n, side in zip(grid, mask.shape, strict=True)]
+    rows, columns = (places.astype(int) for places in middles)
+    return mask[rows[:, None], columns].ravel()
+
+
+def code_sums(
+    codes: Float[np.ndarray, "n q"], label: UInt8[np.ndarray, " n"], classes: int
+) -> dict[str, Float[np.ndarray, "..."]]:
+    """The sums that `redundancy` and `correlation` take, over tokens with their labels; IGNORE is left out."""
+    member, codes = (label[:, None] == np.arange(classes)).astype(float), codes.astype(float)
+    known = codes[label != IGNORE]
+    return {"gram": known.T @ known, "sums": member.T @ codes, "counts": member.sum(0)}
+
+
+def correlation(
+    gram: Float[np.ndarray, "q q"], sums: Float[np.ndarray, "c q"], counts: Float[np.ndarray, " c"]
+) -> Float[np.ndarray, "q q"]:
+    """Correlation of every dimension of the codes with every other, each code centred by the mean of its label; from
+    the sums that `redundancy` takes."""
+    known = counts > 0
+    centred = gram - (sums[known].T / counts[known]) @ sums[known]
+    deviation = np.sqrt(np.clip(np.diag(centred), 0, None) / counts.sum()) + 1e-5
+    return centred / counts.sum() / np.outer(deviation, deviation)
+
+
 def redundancy(
     gram: Float[np.ndarray, "q q"], sums: Float[np.ndarray, "c q"], counts: Float[np.ndarray, " c"], subspaces: int
 ) -> float | None:
@@ -230,12 +257,8 @@ def redundancy(
     """
     if subspaces < 2 or not counts.any():
         return None
-    known = counts > 0
-    centred = gram - (sums[known].T / counts[known]) @ sums[known]
-    deviation = np.sqrt(np.clip(np.diag(centred), 0, None) / counts.sum()) + 1e-5
-    correlation = centred / counts.sum() / np.outer(deviation, deviation)
     width = len(gram) // subspaces
-    blocks = np.square(correlation).reshape(subspaces, width, subspaces, width).mean((1, 3))
+    blocks = np.square(correlation(gram, sums, counts)).reshape(subspaces, width, subspaces, width).mean((1, 3))
     return round(100 * float(blocks[~np.eye(subspaces, dtype=bool)].mean()), 4)
 
 

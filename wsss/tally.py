@@ -86,13 +86,8 @@ class Tally:
 
     def add_codes(self, codes: np.ndarray, grid: tuple[int, int], mask: np.ndarray, classes: int) -> None:
         """Count one image's codes in the subspaces, (n, q) on the token grid, by the true label at each token."""
-        middles = [(np.arange(n) + 0.5) * side / n for n, side in zip(grid, mask.shape, strict=True)]
-        rows, columns = (places.astype(int) for places in middles)
-        label = mask[rows[:, None], columns].ravel()
-        member = (label[:, None] == np.arange(classes)).astype(float)
-        codes = codes.astype(float)
-        known = codes[label != IGNORE]
-        for name, total in (("gram", known.T @ known), ("sums", member.T @ codes), ("counts", member.sum(0))):
+        found = metrics.code_sums(codes, metrics.token_labels(mask, grid), classes)
+        for name, total in found.items():
             self.codes[name] = self.codes.get(name, 0) + total
 
     def merge(self, other: "Tally") -> None:

@@ -43,11 +43,7 @@ def run(words: Sequence[str]) -> int:
         raise UserError(f"--output {asked.output} is a folder; name a file for the page")
     from wsss.explore import payload, scene, sources
 
-    models = [sources.of_run(folder) for folder in asked.run] or [sources.shipped()]
-    seers, classes = [seer for seer, _ in models], models[0][1]
-    other = next((seer for seer, own in models if own != classes), None)
-    if other:
-        raise UserError(f"{other.about} It knows other classes than the first run; compare runs of one data set")
+    seers, classes = sources.of_runs(asked.run)
     if (asked.images / "JPEGImages").is_dir():
         pictures = sources.of_set(asked.images, asked.split, classes, asked.limit)
     else:

@@ -21,8 +21,8 @@ LARGEST = 400
 """Longer side of a picture in the explorer, in pixels; larger photographs are shown smaller."""
 MOST = 6
 """Classes that can be chosen in an image, at most, unless more are present."""
-FINER = 2
-"""The maps of several scales are kept at this many values per patch and side."""
+FINER = 3
+"""The maps of several scales are kept at this many values per patch and side; odd, so that one lies in its middle."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from wsss import checkpoint, datasets, experiments, results, runs, settings
 from wsss import config as configuration
@@ -35,6 +36,23 @@ def of_run(folder: Path, weights: str = "last") -> tuple[Seer, tuple[str, ...]]:
     classes = classes_of(record)
     model = opened.model(len(classes), torch.device("cpu"))
     return Seer(_name(opened.config), _about(record), model, opened.config), classes
+
+
+def of_runs(folders: Sequence[Path]) -> tuple[list[Seer], tuple[str, ...]]:
+    """The models of finished runs, and the names of the classes that all of them know; without any run the shipped one.
+    Raises UserError."""
+    models = [of_run(Path(folder)) for folder in folders] or [shipped()]
+    seers, classes = [seer for seer, _ in models], models[0][1]
+    other = next((seer for seer, own in models if own != classes), None)
+    if other:
+        raise UserError(f"{other.about} It knows other classes than the first run; compare runs of one data set")
+    return seers, classes
+
+
+def before_training(seer: Seer) -> Seer:
+    """The same network with the weights that its run started from."""
+    model = build(seer.config, seer.model.classifier.weight.shape[0]).eval()
+    return Seer(f"{seer.name}, before training", "Start weights, heads drawn from the seed.", model, seer.config)
 
 
 def shipped() -> tuple[Seer, tuple[str, ...]]:
@@ -92,3 +110,14 @@ def of_set(root: Path, split: str, classes: Sequence[str], count: int) -> list[P
         mask = voc.read_mask(voc.mask_file(listed.kit, listed.ids[place]), photograph.size, len(classes))
         found.append(Picture(listed.ids[place], photograph, listed.labels[place], mask))
     return found
+
+
+PUBLIC_DOMAIN = {"cat": "chelsea", "astronaut": "astronaut", "cameraman": "camera"}
+"""Name here -> function of skimage.data, whose docstrings say that these pictures are in the public domain."""
+
+
+def public_domain() -> list[Picture]:
+    """Photographs that come with scikit-image and may be shown anywhere; nobody has drawn their truth."""
+    from skimage import data
+
+    return [Picture(name, Image.fromarray(getattr(data, known)())) for name, known in PUBLIC_DOMAIN.items()]

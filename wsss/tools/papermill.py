@@ -163,8 +163,17 @@ class Engine(NBClientEngine):
             "package": sources.package_hash(),
             **provenance.stamp(),
         }
-        super().execute_managed_notebook(nb_man, kernel_name, kernel_manager_class=KernelManager, **options)
+        options |= {"kernel_manager_class": KernelManager, "store_widget_state": False}
+        super().execute_managed_notebook(nb_man, kernel_name, **options)
+        _without_widgets(nb_man.nb)
         metadata.wsss["seconds"] = round((nb_man.now() - nb_man.start_time).total_seconds(), 1)
+
+
+def _without_widgets(nb: Any) -> None:
+    """Keep of a widget that has an element for pages without a kernel this element alone."""
+    for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
+        if "text/html" in output.get("data", {}):
+            output["data"].pop("application/vnd.jupyter.widget-view+json", None)
 
 
 def _with_settled_parameters(nb: Any) -> Any:

@@ -1,0 +1,113 @@
+"""A headless Chromium for tests of pages: where it is, a page that asks no other host, axe-core, a server of files."""
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+LOCAL = re.compile(r"(file|data|blob|about):|(http|ws)://127\.0\.0\.1[:/]")
+PATIENCE = 180_000
+"""Milliseconds to wait for a page; a busy machine needs many of them."""
+RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa")
+
+
+def missing(what: str) -> NoReturn:
+    """Skip in words; where the environment says that a browser must be there, fail."""
+    if os.environ.get("WSSS_BROWSER") == "required":
+        pytest.fail(f"{what}, although WSSS_BROWSER=required", pytrace=False)
+    pytest.skip(what)
+
+
+@contextmanager
+def launched() -> Iterator[Any]:
+    """The browser, closed at the end. It runs an event loop in this thread: close it before tests that run their own."""
+    try:
+        from axe_playwright_python.base import AXE_SCRIPT  # noqa: F401
+        from playwright.sync_api import sync_playwright
+    except ImportError as error:
+        missing(f"{error.name} is not installed (pip install -e '.[test]')")
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        missing(f"none of {', '.join(NAMES)} is on the PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS, timeout=PATIENCE)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser: Any, address: str, width: int = 1280) -> Iterator[tuple[Any, list[str]]]:
+    """A loaded page, and the list of its faults so far: errors of scripts, failed requests, requests of other hosts
+    (which are not let through)."""
+    faults: list[str] = []
+
+    def refuse(route: Any) -> None:
+        faults.append(f"asks {route.request.url}")
+        route.abort()
+
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    context.set_default_timeout(PATIENCE)
+    context.route(lambda url: not LOCAL.match(url), refuse)
+    page = context.new_page()
+    page.on("console", lambda said: faults.append(f"console: {said.text}") if said.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(f"script: {error.message}"))
+    page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+    page.on("response", lambda answer: faults.append(f"{answer.status}: {answer.url}") if answer.status > 399 else None)
+    page.on("websocket", lambda socket: None if LOCAL.match(socket.url) else faults.append(f"asks {socket.url}"))
+    page.goto(address, wait_until="load")
+    page.evaluate("async () => { await document.fonts.ready; await window.MathJax?.startup?.promise }")
+    yield page, faults
+    context.close()
+
+
+def axe(page: Any) -> list[str]:
+    """What axe-core finds against WCAG 2.1 A and AA: a line an element."""
+    from axe_playwright_python.base import AXE_SCRIPT
+
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(AXE_SCRIPT)
+    found = page.evaluate("options => axe.run(document, options)", {"runOnly": RULES, "resultTypes": ["violations"]})
+    return [
+        f"{rule['id']}: {node['target'][-1]}: {node['html'][:120]} ({' '.join(node['failureSummary'].split())[:240]})"
+        for rule in found["violations"]
+        for node in rule["nodes"]
+    ]
+
+
+def set_theme(page: Any, theme: str) -> None:
+    """Switch to light or dark without the time that colours take to fade."""
+    page.add_style_tag(content="*, *::before, *::after { transition: none !important }")
+    page.evaluate("theme => Object.assign(document.documentElement.dataset, {theme, mode: theme})", theme)
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Files, without a line in the terminal for each."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a server of the folder's files on this machine."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()

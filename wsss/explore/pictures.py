@@ -1,0 +1,162 @@
+"""Pictures of what models see, for pages that are read rather than played with. No torch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib import patches
+from matplotlib.axes import Axes
+
+from wsss import metrics
+from wsss.explore.payload import LayerCam, Scene, View
+from wsss.figures import VERMILION, Picture
+from wsss.paths import UserError
+
+
+def like_a_patch(scene: Scene, place: tuple[int, int] | None = None) -> Picture:
+    """How alike all patches are to one, by the tokens and by the codes of each subspace: a row a model.
+
+    `place` is row and column of the patch; None: the patch of the object where the last model's CAM is largest.
+    """
+    place = place or peak(scene)
+    columns = max(len(view.codes) for view in scene.views) + 1
+    picture = Picture(figsize=(9, 1.75 * len(scene.views)), layout="constrained")
+    grid, said = picture.subplots(len(scene.views), columns, squeeze=False), []
+    for axes, view in zip(grid, scene.views, strict=True):
+        _image(axes[0], scene, view, place, view.name)
+        for axis in axes[1:]:
+            axis.set_axis_off()
+        for axis, (name, rows) in zip(axes[1:], view.codes.items(), strict=False):
+            values = likeness(rows, place[0] * view.grid[1] + place[1])
+            axis.imshow(values.reshape(view.grid), cmap="cividis", vmin=0, vmax=1)
+            _mark(axis, place)
+            axis.set_title(name, fontsize=8)
+            said.append(f"{view.name}, {name}: {_inside(scene, view, values)}")
+    picture.alt = (
+        f"Cosine of the patch in row {place[0] + 1}, column {place[1] + 1} of {scene.name} with all patches, dark 0 or "
+        f"less, bright 1. Mean over patches of its class and over the others: {'; '.join(said)}."
+    )
+    return picture
+
+
+def peak(scene: Scene) -> tuple[int, int]:
+    """The patch of the first class of the image where the last model's CAM (one scale) is largest inside the object."""
+    view, label = scene.views[-1], scene.present[0]
+    if scene.truth is None or label not in view.shown:
+        raise UserError(f"the truth of {scene.name} is not known; name the patch")
+    values = view.layers[0].single[view.shown.index(label)].ravel()
+    inside = metrics.token_labels(scene.truth, view.grid) == label
+    best = int(np.where(inside, values, -1.0).argmax())
+    return best // view.grid[1], best % view.grid[1]
+
+
+def likeness(rows: Float[np.ndarray, "n d"], index: int) -> Float[np.ndarray, " n"]:
+    """Cosine of one row with all."""
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit @ unit[index]
+
+
+def _inside(scene: Scene, view: View, values: Float[np.ndarray, " n"]) -> str:
+    labels = metrics.token_labels(scene.truth, view.grid) if scene.truth is not None else np.zeros(len(values))
+    own = labels == scene.present[0]
+    means = (values[where].mean() if where.any() else np.nan for where in (own, ~own))
+    return " and ".join(f"{mean:.2f}" for mean in means)
+
+
+def gram(scenes: Sequence[Scene]) -> Picture:
+    """How far the dimensions of the subspaces' codes go together, over the patches of all scenes: a panel a model that
+    has subspaces, the first of it the same network before training if the scenes have one."""
+    views = [view for view in scenes[0].views if len(view.codes) > 2]
+    if not views or any(scene.truth is None for scene in scenes):
+        raise UserError("there is no model with subspaces among these, or an image without truth")
+    picture, said = Picture(figsize=(4.2 * len(views), 4.1), layout="constrained"), []
+    for axis, view in zip(picture.subplots(1, len(views), squeeze=False)[0], views, strict=True):
+        values, redundancy = _correlation(scenes, view.name)
+        shown = axis.imshow(np.abs(values), cmap="cividis", vmin=0, vmax=1)
+        subspaces, width = len(view.codes) - 1, len(values) // (len(view.codes) - 1)
+        for edge in range(1, subspaces):
+            axis.axhline(edge * width - 0.5, color="white", linewidth=1)
+            axis.axvline(edge * width - 0.5, color="white", linewidth=1)
+        middles, numbers = [(k + 0.5) * width for k in range(subspaces)], range(1, subspaces + 1)
+        axis.set_xticks(middles, numbers), axis.set_yticks(middles, numbers)
+        axis.set_title(f"{view.name}: redundancy {redundancy:.1f} %", fontsize=9)
+        axis.set(xlabel="subspace", ylabel="subspace")
+        said.append(f"{view.name} {redundancy:.1f} %")
+    picture.colorbar(shown, ax=axis, shrink=0.8, label="|correlation|")
+    picture.alt = (
+        f"Absolute correlation of every dimension of the codes with every other over the patches of {len(scenes)} "
+        f"images, centred by label, blocks of subspaces divided by lines. Redundancy: {'; '.join(said)}."
+    )
+    return picture
+
+
+def _correlation(scenes: Sequence[Scene], name: str) -> tuple[Float[np.ndarray, "q q"], float]:
+    sums: dict[str, np.ndarray] = {}
+    for scene in scenes:
+        view = next(view for view in scene.views if view.name == name)
+        codes = np.concatenate([rows for kind, rows in view.codes.items() if kind != "tokens"], 1)
+        labels = metrics.token_labels(scene.truth, view.grid)
+        for kind, value in metrics.code_sums(codes, labels, 255).items():
+            sums[kind] = sums.get(kind, 0) + value
+    return metrics.correlation(**sums), metrics.redundancy(**sums, subspaces=len(view.codes) - 1)
+
+
+def layers(scene: Scene) -> Picture:
+    """CAM of the aux and of the last layer, their difference, and the affinity of all pairs of patches by each: a row a
+    model. Patches of the object come first in the affinities."""
+    picture, said = Picture(figsize=(9, 1.75 * len(scene.views)), layout="constrained"), []
+    for axes, view in zip(picture.subplots(len(scene.views), 6, squeeze=False), scene.views, strict=True):
+        _image(axes[0], scene, view, None, view.name)
+        last, aux = (np.stack([_on_grid(layer, view, label) for label in scene.present]) for layer in view.layers[:2])
+        order = _object_first(scene, view)
+        affinities = [affinity(maps)[order][:, order] for maps in (aux, last)]
+        shown = [aux.max(0), last.max(0), np.abs(aux - last).max(0), *affinities]
+        titles = ("CAM, aux", "CAM, last", "difference", "affinity, aux", "affinity, last")
+        for axis, values, title in zip(axes[1:], shown, titles, strict=True):
+            axis.imshow(values, cmap="cividis", vmin=0, vmax=1)
+            axis.set_title(title, fontsize=8)
+            axis.set_axis_off()
+        apart = [np.abs(aux - last).mean(), np.abs(affinities[0] - affinities[1]).mean()]
+        said.append(f"{view.name} {100 * apart[0]:.1f} % and {100 * apart[1]:.1f} %")
+    picture.alt = (
+        f"CAMs of two layers for {scene.name}, dark 0, bright 1, and the affinities of all pairs of patches. Mean "
+        f"difference of the CAMs, and of the affinities: {'; '.join(said)}."
+    )
+    return picture
+
+
+def affinity(maps: Float[np.ndarray, "k i j"]) -> Float[np.ndarray, "n n"]:
+    """Cosine of [1 - max_k M ; M] at every pair of patches, as Module B takes it."""
+    vectors = np.concatenate([1 - maps.max(0, keepdims=True), maps]).reshape(len(maps) + 1, -1)
+    unit = vectors / np.linalg.norm(vectors, axis=0)
+    return unit.T @ unit
+
+
+def _on_grid(layer: LayerCam, view: View, label: int) -> Float[np.ndarray, "i j"]:
+    """The CAM of several scales in the middle of every patch."""
+    maps = layer.multi[view.shown.index(label)]
+    finer = maps.shape[0] // view.grid[0]
+    return maps[finer // 2 :: finer, finer // 2 :: finer]
+
+
+def _object_first(scene: Scene, view: View) -> UInt8[np.ndarray, " n"] | np.ndarray:
+    if scene.truth is None:
+        return np.arange(view.grid[0] * view.grid[1])
+    labels = metrics.token_labels(scene.truth, view.grid).astype(int)
+    return np.argsort(np.where(np.isin(labels, scene.present), labels, 256), kind="stable")
+
+
+def _image(axis: Axes, scene: Scene, view: View, place: tuple[int, int] | None, title: str) -> None:
+    rows, columns = view.grid
+    axis.imshow(scene.pixels, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
+    axis.set_title(title, fontsize=8)
+    axis.set_axis_off()
+    if place:
+        _mark(axis, place)
+
+
+def _mark(axis: Axes, place: tuple[int, int]) -> None:
+    """Outline a patch."""
+    corner = (place[1] - 0.5, place[0] - 0.5)
+    axis.add_patch(patches.Rectangle(corner, 1, 1, fill=False, edgecolor="white", linewidth=2.2))
+    axis.add_patch(patches.Rectangle(corner, 1, 1, fill=False, edgecolor=VERMILION, linewidth=1.2))
