@@ -27,7 +27,7 @@ output = ""  # folder for runs; empty: runs/ of the project
 
 # %%
 from wsss import datasets, presets, train
-from wsss.explore import sources, widget
+from wsss.explore import pictures, sources, widget
 
 twins = ("-plain", "-base", "")
 configs = [presets.get(f"{preset}{twin}", seed=seed, data__root=data_root, output=output) for twin in twins]
@@ -42,7 +42,19 @@ records = [train.run(config) for config in configs]
 seers, classes = sources.of_runs([train.run_folder(config, root) for config in configs])
 
 # %% [markdown]
-# ## With truth
+# ## Side by side
+
+# %%
+images = sources.of_set(root, split, classes, 6)
+live = widget.Explorer(images, seers, classes)
+pictures.comparison(live.scenes)
+
+# %% [markdown]
+# *Six images of the validation list, evenly spaced. CAM: the largest value over the classes that are present, dark 0,
+# bright 1, of the aux and of the last layer. Pseudo label: what the decoder learns from (grey: ignored). Plain
+# classification trains no decoder.*
+#
+# ## To play with
 #
 # Choose a class, a layer, a threshold. The white line is where the map crosses the threshold. *CAM at the
 # threshold*: the label of the largest map above it. *Pseudo label*: what the decoder learns from the map of the last
@@ -53,11 +65,10 @@ seers, classes = sources.of_runs([train.run_folder(config, root) for config in c
 # affinity that Module B aligns). Dark is 0 or less, bright is 1.
 
 # %%
-live = widget.Explorer(sources.of_set(root, split, classes, 6), seers, classes)
 live
 
 # %% [markdown]
-# *Six images of the validation list, evenly spaced. Maps are kept on a grid of patches (those of several scales three
+# *The same images. Maps are kept on a grid of patches (those of several scales three
 # times as fine) in 255 steps and enlarged by the browser, so numbers may differ from those of the records in the first
 # decimal.*
 #
@@ -68,8 +79,16 @@ live
 # the list of classes are the model's.
 
 # %%
-animals, names = sources.of_runs([])
-widget.Explorer(sources.public_domain(), animals, names)
+shipped, names = sources.of_runs([])
+photographs = widget.Explorer(sources.public_domain(), shipped, names)
+pictures.comparison(photographs.scenes)
+
+# %% [markdown]
+# *Image, CAM of the aux and of the last layer for the predicted classes, pseudo label, prediction. There is no truth to
+# show.*
+
+# %%
+photographs
 
 # %% [markdown]
 # *The model is small; what to expect of it is on the page of results, and where it comes from in its card in

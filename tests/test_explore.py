@@ -205,6 +205,17 @@ def test_the_layers_picture_has_the_agreement_of_the_evaluation(made, all_seen):
     assert float(words.group(2)) == pytest.approx(float(expected[1]), abs=0.06)
 
 
+def test_a_comparison_has_a_row_an_image_and_leaves_out_what_is_not_known(looked):
+    images, seers, _, found = looked
+    picture = pictures.comparison(found)
+    drawn = [axis for axis in picture.axes if axis.images]
+    assert len(drawn) == 3 * (2 + 4 + 2), "image, truth; CAMs, pseudo label, prediction; CAMs of the plain model"
+    assert "truth" in picture.alt and picture.alt.count("prediction") == 1
+    with one_thread():
+        unknown = [scenes.scene(scenes.Picture("mine", images[0].photograph), seers[:1])]
+    assert "truth" not in pictures.comparison(unknown).alt
+
+
 def test_pictures_that_need_truth_say_so(all_seen, looked):
     unknown = dataclasses.replace(all_seen[0], truth=None)
     with pytest.raises(UserError, match="name the patch"):

@@ -6,11 +6,51 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib import patches
 from matplotlib.axes import Axes
+from PIL import Image
 
 from wsss import metrics
 from wsss.explore.payload import LayerCam, Scene, View
-from wsss.figures import VERMILION, Picture
+from wsss.figures import VERMILION, Picture, class_colours
 from wsss.paths import UserError
+
+
+def comparison(scenes: Sequence[Scene]) -> Picture:
+    """A row an image: image, truth where it is known, and of every model its CAM by layer (several scales, the largest
+    over the image's classes), the refined pseudo label and the prediction where its decoder was trained."""
+    known = any(scene.truth is not None for scene in scenes)
+    titles = ["image", *["truth"] * known]
+    for view in scenes[0].views:
+        parts = [*(f"CAM, {layer.name.split()[0]}" for layer in reversed(view.layers[:2]))]
+        parts += ["pseudo label", "prediction"] * (view.segmentation is not None)
+        titles += [f"{view.name}:\n{part}" for part in parts]
+    picture = Picture(figsize=(1.25 * len(titles), 1.25 * len(scenes) + 0.8), layout="constrained")
+    grid = picture.subplots(len(scenes), len(titles), squeeze=False)
+    for axes, scene in zip(grid, scenes, strict=True):
+        cells = _cells(scene, known)
+        for axis, (array, label) in zip(axes, cells, strict=True):
+            axis.set_axis_off()
+            if array is None:
+                continue
+            axis.imshow(class_colours(array) if label else array, cmap="cividis", vmin=0, vmax=1)
+    for axis, title in zip(grid[0], titles, strict=True):
+        axis.set_title(title, fontsize=7)
+    picture.alt = (
+        f"{len(scenes)} images in rows; columns: {', '.join(title.replace(chr(10), ' ') for title in titles)}."
+    )
+    return picture
+
+
+def _cells(scene: Scene, known: bool) -> list[tuple[np.ndarray | None, bool]]:
+    """Arrays of a row and whether each is a label map."""
+    cells: list[tuple[np.ndarray | None, bool]] = [(scene.pixels, False), *[(scene.truth, True)] * known]
+    size = scene.pixels.shape[:2]
+    for view in scene.views:
+        for layer in reversed(view.layers[:2]):
+            maps = [layer.multi[view.shown.index(label)] for label in scene.present]
+            small = Image.fromarray(np.max(maps, 0).astype(np.float32))
+            cells.append((np.asarray(small.resize(size[::-1], Image.Resampling.BILINEAR)), False))
+        cells += [(array, True) for array in (view.pseudo_label, view.segmentation) if array is not None]
+    return cells
 
 
 def like_a_patch(scene: Scene, place: tuple[int, int] | None = None) -> Picture:
@@ -116,7 +156,8 @@ def layers(scene: Scene) -> Picture:
             axis.imshow(values, cmap="cividis", vmin=0, vmax=1)
             axis.set_title(title, fontsize=8)
             axis.set_axis_off()
-        apart = [np.abs(aux - last).mean(), np.abs(affinities[0] - affinities[1]).mean()]
+        pairs = len(order) * max(len(order) - 1, 1)  # of different patches
+        apart = [np.abs(aux - last).mean(), np.abs(affinities[0] - affinities[1]).sum() / pairs]
         said.append(f"{view.name} {100 * apart[0]:.1f} % and {100 * apart[1]:.1f} %")
     picture.alt = (
         f"CAMs of two layers for {scene.name}, dark 0, bright 1, and the affinities of all pairs of patches. Mean "

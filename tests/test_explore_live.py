@@ -1,0 +1,111 @@
+"""The live explorer in JupyterLab: what is moved in the browser is read by the kernel, which answers on demand."""
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import browser
+import nbformat
+import pytest
+from running import environment, folder, own_set, run, tiny
+
+pytestmark = pytest.mark.slow
+
+SHOW = """
+from pathlib import Path
+from wsss.explore import sources, widget
+
+seers, classes = sources.of_runs([Path({run!r})])
+live = widget.Explorer(sources.of_set(Path({root!r}), "val", classes, 2), seers, classes)
+live
+"""
+READ = "print('read', live.threshold, live.label, live.image, live.answer.get('name'))"
+SETTINGS = {
+    "ServerApp.ip": "127.0.0.1",
+    "ServerApp.token": "",
+    "ServerApp.password": "",
+    "ServerApp.open_browser": "False",
+    "ServerApp.allow_root": "True",
+    "LabApp.news_url": "",
+    "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+    "LabApp.extension_manager": "readonly",
+}
+
+
+@contextmanager
+def lab(home):
+    """JupyterLab on the notebooks of a folder; its address."""
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (pip install -e '.[test]')")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "RUNTIME")}
+    words = [f"--{name}={value}" for name, value in {**SETTINGS, "ServerApp.port": port}.items()]
+    command = [sys.executable, "-m", "jupyterlab", *words, f"--ServerApp.root_dir={home}"]
+    with open(home / "lab.log", "wb") as log:
+        server = subprocess.Popen(command, env=environment(**own), stdout=log, stderr=log, cwd=home)
+        try:
+            yield wait_for(f"http://127.0.0.1:{port}", server, home / "lab.log")
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def wait_for(address, server, log):
+    """The address, when something answers there."""
+    for _ in range(900):
+        assert server.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(f"{address}/api", timeout=5).close()
+            return address
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(log.read_text())
+
+
+def test_a_slider_is_read_by_the_kernel_and_the_kernel_answers(tmp_path):
+    root, output = own_set(tmp_path / "own"), tmp_path / "runs"
+    assert run(*tiny(root, output)) == 0
+    cells = [SHOW.format(run=str(folder(output)), root=str(root)), READ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells])
+    nbformat.write(notebook, tmp_path / "live.ipynb")
+    with (
+        browser.launched() as chromium,
+        lab(tmp_path) as address,
+        browser.opened(chromium, f"{address}/lab/tree/live.ipynb") as (page, faults),
+    ):
+        page.locator(".jp-CodeCell .cm-content").first.click()
+        page.keyboard.press("Shift+Enter")
+        page.wait_for_selector(".wsss-explorer[data-ready]")
+        page.locator(".wsss-explorer [data-key=image]").select_option("1")
+        page.locator(".wsss-explorer [data-key=threshold]").fill("0.73")
+        page.locator(".wsss-explorer [data-key=label]").select_option("1")
+        assert read(page) == "read 0.73 1 1 None"
+        page.locator(".wsss-explorer [data-ask=refine]").click()
+        caption = "CAM, last layer (block 3), above 0.73, refined"
+        page.wait_for_function(
+            "words => [...document.querySelectorAll('.wsss-explorer figcaption')].some(x => x.textContent === words)",
+            arg=caption,
+        )
+        assert read(page) == f"read 0.73 1 1 {caption}"
+        assert not [fault for fault in faults if fault.startswith(("asks", "script"))]
+
+
+def read(page):
+    """Run the last cell; what it prints."""
+    cell = page.locator(".jp-CodeCell").nth(1)
+    before = cell.locator(".jp-InputPrompt").text_content()
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function(
+        """before => {
+          const cell = document.querySelectorAll(".jp-CodeCell")[1];
+          const prompt = cell.querySelector(".jp-InputPrompt").textContent;
+          return prompt !== before && !prompt.includes("*") && cell.querySelector(".jp-OutputArea-output");
+        }""",
+        arg=before,
+    )
+    return cell.locator(".jp-OutputArea-output").text_content().strip()
