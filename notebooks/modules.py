@@ -16,11 +16,11 @@
 # %% [markdown]
 # # The modules at work
 #
-# What Module A does to the codes of patches and Module B to the maps of two layers, in pictures: plain classification,
-# the base, and the base with both modules, on the same images. The explorer shows more of them, to play with.
+# What Module A does to the codes of patches and Module B to the maps of two layers, in pictures: the base, and the base
+# with one of the modules, on the same images. The explorer shows more of them, to play with.
 
 # %% tags=["parameters"]
-preset = "mini"  # held against PRESET-base and PRESET-plain
+preset = "mini"  # its twins PRESET-base, PRESET-msc and PRESET-csa are what is shown
 seed = 0
 data_root = ""  # folder that holds JPEGImages; empty: the preset's own place, drawn there if it can be
 output = ""  # folder for runs; empty: runs/ of the project
@@ -29,46 +29,66 @@ output = ""  # folder for runs; empty: runs/ of the project
 from wsss import datasets, presets, train
 from wsss.explore import pictures, scene, sources
 
-twins = ("-plain", "-base", "")
+twins = ("-base", "-msc", "-csa")
 configs = [presets.get(f"{preset}{twin}", seed=seed, data__root=data_root, output=output) for twin in twins]
 root = datasets.root_of(configs[0].data)
 
+# %% [markdown]
+# A run that is finished is not trained again, one that was interrupted goes on.
+
 # %%
 records = [train.run(config) for config in configs]
-seers, classes = sources.of_runs([train.run_folder(config, root) for config in configs])
+(base, msc, csa), classes = sources.of_runs([train.run_folder(config, root) for config in configs])
 images = sources.of_set(root, configs[0].data.val_split, classes, 8)
-seen = [scene.scene(image, seers) for image in images]
 
 # %% [markdown]
 # ## Module A: patches and subspaces
 
 # %%
-pictures.like_a_patch(seen[1])
+pictures.like_a_patch(scene.scene(images[1], [base]))
 
 # %% [markdown]
-# *The marked patch and how alike all others are to it (cosine; dark 0 or less, bright 1): by the tokens of each model,
-# and by the codes in each subspace where a model has them.*
+# *The base has one vector a patch, which has to say everything. The marked patch, and how alike all others are to it
+# by the cosine of these vectors; dark 0 or less, bright 1.*
 
 # %%
-start = [sources.before_training(seers[-1]), seers[-1]]
-pictures.gram([scene.scene(image, start) for image in images])
+pictures.like_a_patch(scene.scene(images[1], [base, msc]))
+
+# %% [markdown]
+# *The same with Module A: by the tokens, and by the codes in each subspace.*
+
+# %%
+start = sources.before_training(msc)
+pictures.gram([scene.scene(image, [start, msc]) for image in images])
 
 # %% [markdown]
 # *Absolute correlation between the dimensions of all subspaces, over the patches of eight validation images, each code
 # centred by the mean of its label. What lies outside the blocks of the diagonal is what the subspaces share; its mean
 # square is the redundancy that decoupling lowers.*
+
+# %%
+pictures.comparison([scene.scene(image, [base, msc]) for image in images[1:5]])
+
+# %% [markdown]
+# *CAM, pseudo label and prediction without and with Module A.*
 #
 # ## Module B: maps of two layers
 
 # %%
-pictures.layers(seen[1])
+pictures.layers(scene.scene(images[1], [base]))
 
 # %% [markdown]
-# *CAM of the aux and of the last layer, their difference, and the affinity of all pairs of patches by each CAM, patches
-# of the object first.*
+# *CAM of the aux and of the last layer of the base, their difference, and the affinity of all pairs of patches by each
+# CAM, patches of the object first.*
 
 # %%
-pictures.layers(seen[4])
+pictures.layers(scene.scene(images[1], [base, csa]))
 
 # %% [markdown]
-# *The same for another image.*
+# *The same without and with Module B.*
+
+# %%
+pictures.comparison([scene.scene(image, [base, csa]) for image in images[1:5]])
+
+# %% [markdown]
+# *CAM of both layers, pseudo label and prediction without and with Module B.*
