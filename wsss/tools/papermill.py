@@ -27,6 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import papermill_io
 
 from wsss import provenance
+from wsss.paths import UserError
 from wsss.tools import sources
 from wsss.tools.parameters import defaults, settle
 
@@ -161,10 +162,22 @@ class Engine(NBClientEngine):
             "source": source,
             "parameters": known | dict(metadata.papermill.parameters),
             "package": sources.package_hash(),
+            **_records_read(nb_man.nb, root),
             **provenance.stamp(),
         }
         super().execute_managed_notebook(nb_man, kernel_name, kernel_manager_class=KernelManager, **options)
         metadata.wsss["seconds"] = round((nb_man.now() - nb_man.start_time).total_seconds(), 1)
+
+
+def _records_read(nb: Any, root: Path) -> dict[str, Any]:
+    """The records that a notebook which imports wsss.results finds: its own output's or runs/, then the published."""
+    if "wsss.results" not in sources.code_imports(nb):
+        return {}
+    output = nb.metadata.papermill.parameters.get("output") or root / "runs"
+    try:
+        return {"records": sources.records(_start_folder() / output, root / "data" / "results")}
+    except (UserError, OSError):  # the notebook itself says what is wrong with them
+        return {}
 
 
 def _with_settled_parameters(nb: Any) -> Any:
