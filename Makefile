@@ -2,13 +2,20 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BOOK := _build/book-environment/bin
+STRICT := $(BOOK)/jupyter-book build book -W -n --keep-going
 
-.PHONY: help reproduce test publish book lint clean
+.PHONY: help reproduce test slow smoke publish book strict fresh pdf lint clean
 
 help:
 	@echo "make reproduce  train on the drawn set, evaluate, build your own book, compare with the published numbers"
-	@echo "make test       the tests, ten minutes at most (slow ones: $(BIN)/pytest -m slow)"
+	@echo "make test       the tests, ten minutes at most"
+	@echo "make slow       the slow tests"
+	@echo "make smoke      the notebooks by the preset smoke, through papermill, in runs/smoke"
 	@echo "make book       the book with the published numbers, in _build/html"
+	@echo "make strict     the same from nothing, every warning an error, in an environment without torch"
+	@echo "make fresh      names what the book shows and its sources would no longer give"
+	@echo "make pdf        the book as one PDF, in _build/html/wsss.pdf; needs Chromium"
 	@echo "make publish    copy finished records and executed notebooks from runs/ to data/results and book/runs"
 	@echo "make lint       ruff: rules and format"
 	@echo "make clean      remove _build and caches; runs/ and $(VENV) stay"
@@ -19,12 +26,37 @@ reproduce: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
+slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow -n 2
+
+smoke: $(VENV)/installed
+	rm -rf runs/smoke
+	mkdir -p runs/smoke
+	for name in train_voc cam_figures results; do \
+	  $(BIN)/papermill notebooks/$$name.ipynb runs/smoke/$$name.ipynb \
+	    -p preset smoke -p output runs/smoke --no-progress-bar || exit 1; \
+	done
+
 publish: $(VENV)/installed
 	$(BIN)/python -m wsss.publish
 	$(BIN)/python -m wsss.tools.readme
 
 book: $(VENV)/installed
 	$(BIN)/jupyter-book build book
+
+strict: $(BOOK)/installed
+	rm -rf _build/html _build/.doctrees
+	$(STRICT)
+	test -f _build/html/index.html  # jupyter-book 2 builds nothing and exits 0
+
+fresh: $(BOOK)/installed
+	$(BOOK)/python -m wsss.tools.book check
+
+# The site is built after the PDF, so that its landing page gets the link.
+pdf: $(BOOK)/installed
+	$(BOOK)/jupyter-book build book -n --keep-going --builder singlehtml --path-output _build/pdf
+	$(BOOK)/python -m wsss.tools.pdf
+	$(STRICT)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -44,4 +76,12 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install -e ".[test]"
+	touch $@
+
+# All that the book needs and no more; pip learnt of dependency groups in 25.1.
+$(BOOK)/installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(dir $(BOOK))
+	$(BOOK)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BOOK)/python -m pip install --quiet --group book
+	@! $(BOOK)/python -c 'import torch' 2>/dev/null || { echo "the group book brings torch along" >&2; exit 1; }
 	touch $@

@@ -21,12 +21,12 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ROWS = (
     "wsss batch bounds command compat config distributed interrupt memory settings intervals paths provenance",
     "alignment cam checkpoint contrast crf energy losses metrics optim refine subspace transforms "
-    "figures publish published results table",
+    "benches figures publish published results table",
     "datasets model data",
     "method",
     "presets",
     "experiments",
-    "ablation evidence sweep tables tries verdict",
+    "ablation elements evidence sweep tables tries verdict",
     "evaluate explore inference predict pretrain runs scoring tally train reproduce tools",
     "cli __main__",
 )

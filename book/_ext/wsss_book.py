@@ -9,15 +9,14 @@
     ```{results-figure} published_curves                a figure of wsss.figures
     ```{results-figure} cam_figures#2                   the third picture of an executed notebook
     ```{verdict}                                        the reader's own run beside the published one
-    ```{bench-table}                                    measured steps, or `infer`: evaluations (wsss_bench)
+    ```{bench-table}                                    measured steps, or `infer`: evaluations
+    {printed}`words`                                    a link to the PDF of the book, where there is one
 
-A missing number is a warning, which the strict build turns into a failure. With WSSS_RUNS set to a folder of runs,
-the pages of runs show that folder's notebooks, and `{verdict}` its verdict.
+What they show is made by `wsss.elements`; a page is read again when that changes (wsss_fresh). A missing number is a
+warning, which the strict build turns into a failure. With WSSS_RUNS set to a folder of runs, the pages of runs show
+that folder's notebooks, and `{verdict}` its verdict.
 """
 
-import base64
-import html
-import json
 import os
 import re
 import sys
@@ -34,43 +33,14 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from wsss import evidence, experiments, figures, published, results, tables, verdict  # noqa: E402  (the package may not be installed)
+from wsss_fresh import show  # noqa: E402  (the package may not be installed)
+
+from wsss.elements import FAULTS, PDF  # noqa: E402
 from wsss.evidence import NotMeasured  # noqa: E402
-from wsss.paths import UserError, read_json  # noqa: E402
-from wsss.table import Table, measured  # noqa: E402
+from wsss.table import Table  # noqa: E402
 
 log = logging.getLogger(__name__)
 MISSING = "n/a"
-MEMORY = "data/results/bench/evaluation-memory.json"
-
-
-# Files that a page is made of: it is built again when one of them changes.
-
-
-def depend(env: Any, pattern: str) -> None:
-    """Note all files of the project that match, and their folder, since one may be added."""
-    for path in sorted(ROOT.glob(pattern)):
-        env.note_dependency(str(path))
-    env.note_reread() if "*" in pattern else None
-
-
-def records(env: Any) -> list[results.Record]:
-    """The published records."""
-    depend(env, "data/results/*/*/*.json")
-    return results.find(ROOT / "data" / "results")
-
-
-def runs_folder() -> Path | None:
-    """The reader's own runs, if the book is built with them."""
-    return ROOT / os.environ["WSSS_RUNS"] if os.environ.get("WSSS_RUNS") else None
-
-
-def notebook_path(name: str) -> Path:
-    """The executed notebook shown on the page runs/NAME: the reader's own in their own book."""
-    own = runs_folder()
-    path = own / "notebooks" / f"{name}.ipynb" if own else None
-    return path if path and path.is_file() else ROOT / "book" / "runs" / f"{name}.ipynb"
-
 
 # Numbers.
 
@@ -79,52 +49,32 @@ class ResultRole(SphinxRole):
     """{result}: a number with its origin as a tooltip."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        reference, _, form = self.text.partition(":")
-        source, _, key = reference.partition("#")
         try:
-            text, origin = self._published(key) if source == "published" else self._record(source, key, form)
-        except (UserError, KeyError, IndexError, TypeError, ValueError) as error:
+            text, origin = show(self.env, "number", self.text)
+        except FAULTS as error:
             log.warning("result %s: %s", self.text, error, location=self.get_location(), type="wsss", subtype="result")
             text, origin = MISSING, "no such result"
         return [nodes.abbreviation(text, text, explanation=origin, classes=["wsss-result"])], []
-
-    def _published(self, key: str) -> tuple[str, str]:
-        depend(self.env, "data/published/*.csv")
-        text = published.reference(key)
-        if not text:
-            raise UserError(f"{key} is empty")
-        return text, f"printed by others: data/published/{key.partition('/')[0]}.csv"
-
-    def _record(self, source: str, key: str, form: str) -> tuple[str, str]:
-        dataset, variant, *seed = source.split("/")
-        found = results.select(records(self.env), dataset, variant)
-        if seed:
-            found = [record for record in found if record["seed"] == int(seed[0])]
-        if not found:
-            raise UserError(f"there is no published record of {source}")
-        if key in found[0]:
-            return format(found[0][key], form), f"data/results: {results.describe(found[0])}"
-        summary = results.summarise(found, key)
-        text = format(summary.mean, form) if form else measured(summary)
-        return text, f"{tables.images(found[0])} images, {summary.n} seed(s), commit {found[0]['commit']}"
 
 
 class TestedRole(SphinxRole):
     """{tested}: the tests of a deviation, which are those named test_D5_... for D5; or one test by its whole name."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        depend(self.env, "tests/test_*.py")
-        names = self.text if self.text.startswith("test_") else rf"test_{self.text}_\w+"
-        pattern = re.compile(rf"^def ({names})\(", re.MULTILINE)
-        found = [
-            f"{f.name}::{name}"
-            for f in sorted((ROOT / "tests").glob("test_*.py"))
-            for name in pattern.findall(f.read_text())
-        ]
-        if not found:
-            words = "%s: there is no test of this name"
-            log.warning(words, names, location=self.get_location(), type="wsss", subtype="test")
-        return [node for name in found or [MISSING] for node in (nodes.literal(name, name), nodes.Text(" "))], []
+        try:
+            found = show(self.env, "tests", self.text)
+        except FAULTS as error:
+            log.warning("%s", error, location=self.get_location(), type="wsss", subtype="test")
+            found = (MISSING,)
+        return [node for name in found for node in (nodes.literal(name, name), nodes.Text(" "))], []
+
+
+class PrintedRole(SphinxRole):
+    """{printed}: a link to the PDF on the landing page, where the site holds one; nothing in the PDF itself."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        there = show(self.env, "pdf", PDF) and self.env.app.builder.name == "html"
+        return [nodes.reference("", self.text, refuri=Path(PDF).name)] if there else [], []
 
 
 # Tables.
@@ -174,19 +124,41 @@ class Captioned(SphinxDirective):
         return [nodes.paragraph("", f"{MISSING}: {error}")]
 
 
+def not_measured(missing: NotMeasured) -> list[nodes.Node]:
+    """Words in the place of what nobody has measured."""
+    return [nodes.paragraph("", f"Not measured yet: {missing}.")]
+
+
 class ResultsTable(Captioned):
     """{results-table}: a table of `wsss.tables`, made of the published records."""
 
     def run(self) -> list[nodes.Node]:
-        depend(self.env, "data/published/*.csv")
         try:
-            table = tables.build(self.arguments[0], records(self.env))
-        except UserError as error:
+            table = show(self.env, "table", self.arguments[0])
+        except FAULTS as error:
             return self.failed(error)
         found = table_node(table, self.caption(table.title))
         self.set_source_info(found[0])
         self.add_name(found[0])
         return found
+
+
+class BenchTable(Captioned):
+    """{bench-table}: steps and their phases, or evaluations; a sentence where none was measured."""
+
+    required_arguments, optional_arguments = 0, 1
+
+    def run(self) -> list[nodes.Node]:
+        try:
+            first, *more = show(self.env, "bench", self.arguments[0] if self.arguments else "step")
+        except NotMeasured as missing:
+            return not_measured(missing)
+        except FAULTS as error:
+            return self.failed(error)
+        shown = table_node(first, self.caption(first.title))
+        self.set_source_info(shown[0])
+        self.add_name(shown[0])
+        return [*shown, *(node for table in more for node in table_node(table, [nodes.Text(f"{table.title}.")]))]
 
 
 class Verdict(Captioned):
@@ -195,17 +167,14 @@ class Verdict(Captioned):
     required_arguments = 0
 
     def run(self) -> list[nodes.Node]:
-        folder = runs_folder()
-        path = folder / "verdict.json" if folder else None
-        if path is None or not path.is_file():
+        try:
+            words, table = show(self.env, "verdict", "")
+        except NotMeasured:
             words = "Nothing was run yet, or this is the published book: there is no run of yours to show."
             return [nodes.note("", nodes.paragraph("", words))]
-        self.env.note_dependency(str(path))
-        found = json.loads(path.read_text(encoding="utf-8"))
-        table = verdict.verdict_table(found["rows"])
-        words = "All numbers lie within." if found["passed"] else "Not all numbers lie within the published interval."
-        date = f" Run on {found['date']}." if "date" in found else ""
-        return [nodes.paragraph("", words + date), *table_node(table, self.caption(table.title))]
+        except FAULTS as error:
+            return self.failed(error)
+        return [nodes.paragraph("", words), *table_node(table, self.caption(table.title))]
 
 
 # Figures.
@@ -217,16 +186,16 @@ class ResultsFigure(Captioned):
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
         try:
-            png, alt = self._from_notebook(name) if "#" in name else self._drawn(name)
+            png, alt = show(self.env, "figure", name)
         except NotMeasured as missing:
-            self.env.note_reread()
-            return [nodes.paragraph("", f"Not measured yet: {missing}.")]
-        except (UserError, OSError, KeyError, IndexError) as error:
+            return not_measured(missing)
+        except FAULTS as error:
             return self.failed(error)
         folder = ROOT / "_build" / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{re.sub(r'[^a-z0-9]+', '-', name)}.png"
-        path.write_bytes(png)
+        if not path.is_file() or path.read_bytes() != png:  # else other pages with this figure would be read again
+            path.write_bytes(png)
         uri = os.path.relpath(path, Path(self.env.doc2path(self.env.docname)).parent)
         figure = nodes.figure("", nodes.image(uri=uri, alt=self.options.get("alt", alt)))
         figure += nodes.caption("", "", *self.caption(alt))
@@ -234,49 +203,15 @@ class ResultsFigure(Captioned):
         self.add_name(figure)
         return [figure]
 
-    def _drawn(self, name: str) -> tuple[bytes, str]:
-        depend(self.env, "data/published/*.csv")
-        if name == "published_curves":
-            picture = figures.published_curves()
-        elif name == "coverage_bars":
-            picture = figures.coverage_bars(records(self.env))
-        elif name.startswith("causes-"):
-            experiment = experiments.get(name.removeprefix("causes-"))
-            picture = evidence.causes(experiment, records(self.env))
-        elif name.startswith("over-training-"):
-            scale = name.removeprefix("over-training-")
-            variants = (("base", f"{scale}-base"), ("base + both", scale))
-            picture = evidence.over_training(records(self.env), scale, variants)
-        elif name == "evaluation_memory":
-            if not (ROOT / MEMORY).is_file():
-                raise NotMeasured("there is no record of `wsss bench memory`")
-            depend(self.env, MEMORY)
-            picture = figures.evaluation_memory(read_json(ROOT / MEMORY))
-        else:
-            raise UserError(f"no figure named {name} is made of records")
-        return picture.png(), picture.alt
-
-    def _from_notebook(self, name: str) -> tuple[bytes, str]:
-        notebook, _, number = name.partition("#")
-        path = notebook_path(notebook)
-        self.env.note_dependency(str(path))
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        shown = [out["data"].get("text/html", "") for cell in cells for out in cell.get("outputs", []) if "data" in out]
-        pictures = [found for text in shown for found in re.findall(IMAGE, "".join(text))]
-        alt, data = pictures[int(number)]
-        return base64.b64decode(data), html.unescape(alt)
-
-
-IMAGE = r'<img class="wsss-figure" alt="([^"]*)" src="data:image/png;base64,([^"]+)"'
-
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx's entry point."""
-    app.add_config_value("wsss_runs", os.environ.get("WSSS_RUNS", ""), "env")
     app.add_role("result", ResultRole())
     app.add_role("tested", TestedRole())
+    app.add_role("printed", PrintedRole())
     app.add_directive("results-table", ResultsTable)
     app.add_directive("results-figure", ResultsFigure)
     app.add_directive("verdict", Verdict)
-    app.setup_extension("wsss_bench")
+    app.add_directive("bench-table", BenchTable)
+    app.setup_extension("wsss_fresh")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

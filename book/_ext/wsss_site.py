@@ -9,7 +9,9 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
-from wsss_book import ROOT, notebook_path
+from wsss_book import ROOT
+
+from wsss.elements import notebook_path
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +41,11 @@ def stamp_run(app: Sphinx, doctree: nodes.document) -> None:
         return
     whose = "The published run" if path.is_relative_to(ROOT / "book") else "Your run"
     given = ", ".join(f"{key} = {value!r}" for key, value in stamp.get("parameters", {}).items())
+    versions = ", ".join(f"{name} {version}" for name, version in stamp.get("versions", {}).items())
     words = (
         f"{whose} of {stamp.get('notebook', name)}, {stamp.get('date', 'undated')}: "
-        f"{stamp.get('seconds', '?')} s on {stamp.get('device', 'an unknown device')}; commit {stamp.get('commit')}"
+        f"{stamp.get('seconds', '?')} s on {stamp.get('device', 'an unknown device')}; "
+        f"{versions or 'unknown versions'}; commit {stamp.get('commit')}"
         f"{', with uncommitted changes' if stamp.get('dirty') else ''}; {given}."
     )
     title.parent.insert(title.parent.index(title) + 1, nodes.paragraph("", words, classes=["wsss-stamp"]))

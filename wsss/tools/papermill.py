@@ -27,6 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import papermill_io
 
 from wsss import provenance
+from wsss.paths import UserError
 from wsss.tools import sources
 from wsss.tools.parameters import defaults, settle
 
@@ -161,6 +162,7 @@ class Engine(NBClientEngine):
             "source": source,
             "parameters": known | dict(metadata.papermill.parameters),
             "package": sources.package_hash(),
+            **_records_read(nb_man.nb, root),
             **provenance.stamp(),
         }
         options |= {"kernel_manager_class": KernelManager, "store_widget_state": False}
@@ -174,6 +176,17 @@ def _without_widgets(nb: Any) -> None:
     for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
         if "text/html" in output.get("data", {}):
             output["data"].pop("application/vnd.jupyter.widget-view+json", None)
+
+
+def _records_read(nb: Any, root: Path) -> dict[str, Any]:
+    """The records that a notebook which imports wsss.results finds: its own output's or runs/, then the published."""
+    if "wsss.results" not in sources.code_imports(nb):
+        return {}
+    output = nb.metadata.papermill.parameters.get("output") or root / "runs"
+    try:
+        return {"records": sources.records(_start_folder() / output, root / "data" / "results")}
+    except (UserError, OSError):  # the notebook itself says what is wrong with them
+        return {}
 
 
 def _with_settled_parameters(nb: Any) -> Any:

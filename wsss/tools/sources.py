@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import wsss
+from wsss import results
 
 PACKAGE = Path(wsss.__file__).resolve().parent
 
@@ -47,6 +48,11 @@ def code_hash(*names: str) -> str:
     A change to a module that a run does not use leaves its hash as it is. `names` are dotted
     (`wsss.train`); a name that is no module of this package counts nothing.
     """
+    return files_hash(code_files(*names), PACKAGE)
+
+
+def code_files(*names: str) -> list[Path]:
+    """Files of the named modules of this package and of those they import, to any depth."""
     found: dict[str, Path] = {}
     waiting = list(names)
     while waiting:
@@ -55,13 +61,24 @@ def code_hash(*names: str) -> str:
         if file and name not in found:
             found[name] = file
             waiting += imported_names(file.read_text(encoding="utf-8"))
-    return files_hash(found.values(), PACKAGE)
+    return list(found.values())
+
+
+def records(*roots: Path) -> dict[str, str]:
+    """sha256 of each record that `results.find` takes from these folders, by DATASET/VARIANT/NAME."""
+    found = [Path(record["path"]) for record in results.find(*roots)]
+    names = ["/".join((*path.parts[-3:-1], path.stem)) for path in found]
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in zip(names, found, strict=True)}
 
 
 def notebook_imports(path: Path) -> list[str]:
     """Dotted names that a notebook's code cells import from this package."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return code_imports(json.loads(path.read_text(encoding="utf-8")))
+
+
+def code_imports(notebook: Mapping[str, Any]) -> list[str]:
+    """The same of a notebook that is read already."""
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     return imported_names("\n".join(code))
 
 

@@ -1,19 +1,13 @@
-"""Measured times as tables, from data/results/bench/*.json, each a line that `wsss bench` printed: ```{bench-table}```
-shows training steps, ```{bench-table} infer``` evaluations."""
+"""Measured times as tables, from the files of data/results/bench, each a line that `wsss bench` printed. No torch."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from docutils import nodes
-from sphinx.application import Sphinx
-from wsss_book import ROOT, Captioned, depend, table_node
-
 from wsss.paths import UserError
 from wsss.table import ABSENT, Table
 
-FOLDER = "data/results/bench"
 Bench = dict[str, Any]
 
 
@@ -104,30 +98,3 @@ def infer_table(found: Sequence[Bench]) -> Table:
 
 TABLES = {"step": (steps_table, phases_table), "infer": (infer_table,)}
 """Of each bench; the caption is the first one's."""
-
-
-class BenchTable(Captioned):
-    """{bench-table}: steps and their phases, or evaluations; a sentence where none was measured."""
-
-    required_arguments, optional_arguments = 0, 1
-
-    def run(self) -> list[nodes.Node]:
-        depend(self.env, f"{FOLDER}/*.json")
-        kind = self.arguments[0] if self.arguments else "step"
-        try:
-            found = read(ROOT / FOLDER, kind)
-        except (UserError, OSError) as error:
-            return self.failed(error)
-        if not found:
-            return [nodes.paragraph("", f"Not measured yet: there is no record of `wsss bench {kind}`.")]
-        first, *more = (table(found) for table in TABLES[kind])
-        shown = table_node(first, self.caption(first.title))
-        self.set_source_info(shown[0])
-        self.add_name(shown[0])
-        return [*shown, *(node for table in more for node in table_node(table, [nodes.Text(f"{table.title}.")]))]
-
-
-def setup(app: Sphinx) -> dict[str, Any]:
-    """Sphinx's entry point."""
-    app.add_directive("bench-table", BenchTable)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,227 @@
+"""What the elements of the book's pages show, made from the project's files as they are now. No torch, no Sphinx.
+
+An element is a kind and words: ("number", "mini/mini#cam.miou"), ("table", "headline"), ("code", "wsss/cam.py"). The
+book's extension puts what it shows on a page and keeps the digest of that with the page. A page is built again when
+one of its elements would show something else; `wsss book check` names the elements of a built book that would.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from wsss import benches, evidence, experiments, figures, published, results, tables
+from wsss import verdict as verdicts
+from wsss.evidence import NotMeasured
+from wsss.paths import UserError, project_root, read_json
+from wsss.table import Table, measured
+
+MEMORY = "data/results/bench/evaluation-memory.json"
+PDF = "_build/html/wsss.pdf"
+FAULTS = (UserError, OSError, KeyError, IndexError, TypeError, ValueError)
+"""What making an element raises where its file, number, table or figure does not exist."""
+
+
+# The files behind the elements.
+
+RECORDS = ("data/results/*/*/*", "data/published/*.csv", "data/lists/*/*.txt")
+PACKAGE = ("wsss/*.py",)
+READS = {
+    "number": (*RECORDS, *PACKAGE),
+    "table": (*RECORDS, "data/tries/*/*/*.json", *PACKAGE),
+    "figure": (*RECORDS, MEMORY, "book/runs/*.ipynb", *PACKAGE),
+    "bench": ("data/results/bench/*.json", *PACKAGE),
+    "verdict": ("*/verdict.json", *PACKAGE),
+    "tests": ("tests/test_*.py",),
+    "notebook": ("book/runs/*.ipynb",),
+    "code": PACKAGE,
+    "text": ("book/*.md",),
+    "pdf": (PDF,),
+}
+"""Of each kind, patterns of the files that it may be made of; a star stands for folders, too."""
+FOLDERS = ("book", "data/lists", "data/published", "data/results", "data/tries", "tests", "wsss")
+
+
+def inputs() -> dict[str, str]:
+    """sha256 of each file that any element may be made of, by its path in the project."""
+    root, own = project_root(), runs_folder()
+    found = [path for folder in FOLDERS for path in (root / folder).rglob("*") if path.is_file()]
+    names = {path.relative_to(root).as_posix(): path for path in found}
+    kept = {name: path for name, path in names.items() if _matches(name, {p for ps in READS.values() for p in ps})}
+    if (root / PDF).is_file():
+        kept[PDF] = root / PDF
+    if own:
+        mine = (*own.glob("notebooks/*.ipynb"), own / "verdict.json")
+        kept |= {Path(os.path.relpath(path, root)).as_posix(): path for path in mine if path.is_file()}
+    return {name: hashlib.sha256(kept[name].read_bytes()).hexdigest() for name in sorted(kept)}
+
+
+def behind(kind: str, words: str, files: Iterable[str]) -> list[str]:
+    """Those of the files that an element may be made of."""
+    if kind in ("code", "text", "pdf"):
+        return [words] if words in files else []
+    if kind == "notebook" or (kind == "figure" and "#" in words):
+        return [name for name in files if name.endswith(f"/{words.partition('#')[0]}.ipynb")]
+    return [name for name in files if _matches(name, READS[kind]) and not name.endswith(".ipynb")]
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def runs_folder() -> Path | None:
+    """The reader's own runs, where the book is built with them: WSSS_RUNS, a folder of the project."""
+    return project_root() / os.environ["WSSS_RUNS"] if os.environ.get("WSSS_RUNS") else None
+
+
+def notebook_path(name: str) -> Path:
+    """The executed notebook shown on the page runs/NAME: the reader's own in their own book."""
+    own = runs_folder()
+    path = own / "notebooks" / f"{name}.ipynb" if own else None
+    return path if path and path.is_file() else project_root() / "book" / "runs" / f"{name}.ipynb"
+
+
+# What is shown. Each takes the element's words and raises one of FAULTS where there is nothing to show.
+
+
+def number(words: str) -> tuple[str, str]:
+    """A number as text, and its origin: SOURCE#KEY[:FORMAT], as the role {result} takes it."""
+    reference, _, form = words.partition(":")
+    source, _, key = reference.partition("#")
+    if source == "published":
+        if not published.reference(key):
+            raise UserError(f"{key} is empty")
+        return published.reference(key), f"printed by others: data/published/{key.partition('/')[0]}.csv"
+    dataset, variant, *seed = source.split("/")
+    found = results.select(results.published(), dataset, variant)
+    if seed:
+        found = [record for record in found if record["seed"] == int(seed[0])]
+    if not found:
+        raise UserError(f"there is no published record of {source}")
+    if key in found[0]:
+        return format(found[0][key], form), f"data/results: {results.describe(found[0])}"
+    summary = results.summarise(found, key)
+    text = format(summary.mean, form) if form else measured(summary)
+    return text, f"{tables.images(found[0])} images, {summary.n} seed(s), commit {found[0]['commit']}"
+
+
+def tests(words: str) -> tuple[str, ...]:
+    """FILE::NAME of the tests of a deviation, which are those named `test_D5_...` for D5, or of one test by its name."""
+    names = words if words.startswith("test_") else rf"test_{words}_\w+"
+    pattern = re.compile(rf"^def ({names})\(", re.MULTILINE)
+    files = sorted((project_root() / "tests").glob("test_*.py"))
+    found = tuple(f"{f.name}::{name}" for f in files for name in pattern.findall(f.read_text(encoding="utf-8")))
+    if not found:
+        raise UserError(f"{names}: there is no test of this name")
+    return found
+
+
+def table(words: str) -> Table:
+    """A table of `wsss.tables`."""
+    return tables.build(words, results.published())
+
+
+def bench(words: str) -> tuple[Table, ...]:
+    """The tables of `wsss bench KIND`; raises NotMeasured where there is no record of it."""
+    found = benches.read(project_root() / "data" / "results" / "bench", words)
+    if not found:
+        raise NotMeasured(f"there is no record of `wsss bench {words}`")
+    return tuple(make(found) for make in benches.TABLES[words])
+
+
+def verdict(words: str = "") -> tuple[str, Table]:
+    """The reader's own run beside the published one; raises NotMeasured where nothing was run."""
+    own = runs_folder()
+    if own is None or not (own / "verdict.json").is_file():
+        raise NotMeasured("nothing was run, or this is the published book")
+    found = read_json(own / "verdict.json")
+    said = "All numbers lie within." if found["passed"] else "Not all numbers lie within the published interval."
+    date = f" Run on {found['date']}." if "date" in found else ""
+    return said + date, verdicts.verdict_table(found["rows"])
+
+
+def figure(words: str) -> tuple[bytes, str]:
+    """PNG and alternative text: of `wsss.figures` or `wsss.evidence`, or NOTEBOOK#2, the third of a notebook."""
+    if "#" in words:
+        return _of_notebook(*words.split("#"))
+    picture = _drawn(words)
+    return picture.png(), picture.alt
+
+
+def _drawn(name: str) -> figures.Picture:
+    if name == "published_curves":
+        return figures.published_curves()
+    if name == "coverage_bars":
+        return figures.coverage_bars(results.published())
+    if name.startswith("causes-"):
+        return evidence.causes(experiments.get(name.removeprefix("causes-")), results.published())
+    if name.startswith("over-training-"):
+        scale = name.removeprefix("over-training-")
+        variants = (("base", f"{scale}-base"), ("base + both", scale))
+        return evidence.over_training(results.published(), scale, variants)
+    if name != "evaluation_memory":
+        raise UserError(f"no figure named {name} is made of records")
+    if not (project_root() / MEMORY).is_file():
+        raise NotMeasured("there is no record of `wsss bench memory`")
+    return figures.evaluation_memory(read_json(project_root() / MEMORY))
+
+
+IMAGE = r'<img class="wsss-figure" alt="([^"]*)" src="data:image/png;base64,([^"]+)"'
+
+
+def _of_notebook(name: str, place: str) -> tuple[bytes, str]:
+    cells = json.loads(notebook_path(name).read_text(encoding="utf-8"))["cells"]
+    shown = [out["data"].get("text/html", "") for cell in cells for out in cell.get("outputs", []) if "data" in out]
+    alt, data = [found for text in shown for found in re.findall(IMAGE, "".join(text))][int(place)]
+    return base64.b64decode(data), html.unescape(alt)
+
+
+def text(words: str) -> str:
+    """A file of the project: a page's own text, a module of which a page shows code or documentation."""
+    return (project_root() / words).read_text(encoding="utf-8")
+
+
+def notebook(words: str) -> str:
+    """An executed notebook, which is a page."""
+    return notebook_path(words).read_text(encoding="utf-8")
+
+
+def pdf(words: str) -> bool:
+    """Whether the site holds the book as a PDF."""
+    return (project_root() / words).is_file()
+
+
+SHOWS: dict[str, Callable[[str], Any]] = {
+    "number": number,
+    "tests": tests,
+    "table": table,
+    "figure": figure,
+    "bench": bench,
+    "verdict": verdict,
+    "notebook": notebook,
+    "code": text,
+    "text": text,
+    "pdf": pdf,
+}
+
+
+def digest(shown: Any) -> str:
+    """sha256 of what an element shows, or of the words that stand for what nobody has measured."""
+    said = str(shown) if isinstance(shown, NotMeasured) else repr(shown)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def digest_now(kind: str, words: str) -> str:
+    """The digest of what an element would show now; empty where it cannot be shown."""
+    try:
+        return digest(SHOWS[kind](words))
+    except NotMeasured as missing:
+        return digest(missing)
+    except FAULTS:
+        return ""

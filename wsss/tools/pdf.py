@@ -1,0 +1,61 @@
+"""`python -m wsss.tools.pdf`: the book as one PDF, its single page printed by Chromium. No torch, no TeX.
+
+`make pdf` builds that page before and the site after it, so that the landing page gets its link.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from wsss.elements import PDF
+from wsss.paths import UserError, atomic, project_root
+
+PAGE = "_build/pdf/_build/singlehtml/index.html"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+OPTIONS = ("--headless", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=600000")
+"""The budget is of the page's own time, in milliseconds: printing waits for the equations, not for the clock."""
+
+
+def browser() -> str:
+    """The first Chromium on the PATH. Raises UserError where there is none."""
+    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    if found is None:
+        raise UserError(f"there is no Chromium on the PATH ({', '.join(BROWSERS)}); install one to print the book")
+    return found
+
+
+def print_page(page: Path, target: Path, seconds: float = 3600.0) -> None:
+    """Print a page to target, whole or not at all. Raises UserError in the browser's last words where that fails."""
+    if not page.is_file():
+        raise UserError(f"there is no page {page} to print; `make pdf` builds it")
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to run as root with it
+    with tempfile.TemporaryDirectory() as profile, atomic(target) as temporary:
+        words = [*OPTIONS, *sandbox, f"--user-data-dir={profile}", f"--print-to-pdf={temporary.resolve()}"]
+        try:
+            done = subprocess.run(
+                [browser(), *words, page.resolve().as_uri()], capture_output=True, text=True, timeout=seconds
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UserError(f"printing {page} took more than {seconds:.0f} s and was stopped; try again") from error
+        if done.returncode or not temporary.is_file() or not temporary.read_bytes().startswith(b"%PDF"):
+            said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise UserError(f"the browser printed no PDF of {page} ({said}); mend that, then run `make pdf` again")
+
+
+def main() -> int:
+    """Print the book's single page to the site. Returns the exit code."""
+    root = project_root()
+    try:
+        print_page(root / PAGE, root / PDF)
+    except UserError as error:
+        print(f"wsss: error: {error}", file=sys.stderr)
+        return 1
+    print(f"{PDF}: {(root / PDF).stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
