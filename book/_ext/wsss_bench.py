@@ -8,7 +8,7 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
-from wsss_book import ROOT, Captioned, depend, table_node
+from wsss_book import ROOT, Captioned, depend, not_measured, table_node
 
 from wsss.paths import UserError
 from wsss.table import ABSENT, Table
@@ -119,7 +119,7 @@ class BenchTable(Captioned):
         except (UserError, OSError) as error:
             return self.failed(error)
         if not found:
-            return [nodes.paragraph("", f"Not measured yet: there is no record of `wsss bench {kind}`.")]
+            return not_measured(f"there is no record of `wsss bench {kind}`")
         first, *more = (table(found) for table in TABLES[kind])
         shown = table_node(first, self.caption(first.title))
         self.set_source_info(shown[0])

@@ -149,12 +149,26 @@ def _row(cells: Sequence[str]) -> nodes.row:
 
 
 def _cell(text: str) -> list[nodes.Node]:
-    return [nodes.literal(text, text)] if text.startswith("wsss ") else [nodes.Text(text)]
+    """A command as code; else text that breaks between the parts that WHOLE finds, not within them."""
+    if text.startswith("wsss "):
+        return [nodes.literal(text, text)]
+    parts = ["", text] if len(text) <= SHORT else WHOLE.split(text)
+    whole = {"classes": ["wsss-whole"]}
+    return [nodes.inline(part, part, **whole) if i % 2 else nodes.Text(part) for i, part in enumerate(parts) if part]
+
+
+SHORT = len("40.0 (1 seed)")
+WHOLE = re.compile(r"(\S+ ± \S+|\[[^]]+\]|\(\d+ seeds?\))")
 
 
 def _code(text: str) -> list[nodes.Node]:
     """Text with `code` in it."""
     return [nodes.literal(part, part) if i % 2 else nodes.Text(part) for i, part in enumerate(text.split("`"))]
+
+
+def not_measured(reason: object) -> list[nodes.Node]:
+    """Words in the place of a table or figure."""
+    return [nodes.paragraph("", "", *_code(f"Not measured yet: {reason}."))]
 
 
 class Captioned(SphinxDirective):
@@ -220,7 +234,7 @@ class ResultsFigure(Captioned):
             png, alt = self._from_notebook(name) if "#" in name else self._drawn(name)
         except NotMeasured as missing:
             self.env.note_reread()
-            return [nodes.paragraph("", f"Not measured yet: {missing}.")]
+            return not_measured(missing)
         except (UserError, OSError, KeyError, IndexError) as error:
             return self.failed(error)
         folder = ROOT / "_build" / "figures"
@@ -228,7 +242,7 @@ class ResultsFigure(Captioned):
         path = folder / f"{re.sub(r'[^a-z0-9]+', '-', name)}.png"
         path.write_bytes(png)
         uri = os.path.relpath(path, Path(self.env.doc2path(self.env.docname)).parent)
-        figure = nodes.figure("", nodes.image(uri=uri, alt=self.options.get("alt", alt)))
+        figure = nodes.figure("", nodes.image(uri=uri, alt=self.options.get("alt", alt), classes=["wsss-figure"]))
         figure += nodes.caption("", "", *self.caption(alt))
         self.set_source_info(figure)
         self.add_name(figure)
