@@ -32,7 +32,7 @@ slow: $(VENV)/installed-test
 smoke: $(VENV)/installed
 	rm -rf runs/smoke
 	mkdir -p runs/smoke
-	for name in train_voc cam_figures results; do \
+	for name in train_voc cam_figures results modules explore; do \
 	  $(BIN)/papermill notebooks/$$name.ipynb runs/smoke/$$name.ipynb \
 	    -p preset smoke -p output runs/smoke --no-progress-bar || exit 1; \
 	done

@@ -5,6 +5,8 @@ import http.server
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -22,6 +25,7 @@ LOCAL = re.compile(r"(file|data|blob|about):|(http|ws)://127\.0\.0\.1[:/]")
 PATIENCE = 180_000
 """Milliseconds to wait for a page; a busy machine needs many of them."""
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa")
+COLOURS = ("color-contrast", "link-in-text-block")
 
 
 def missing(what: str) -> NoReturn:
@@ -33,7 +37,7 @@ def missing(what: str) -> NoReturn:
 
 @contextmanager
 def launched() -> Iterator[Any]:
-    """The browser, closed at the end. It runs an event loop in this thread: close it before tests that run their own."""
+    """The browser. Until it is closed it runs an event loop in this thread, so other tests cannot run their own."""
     try:
         from axe_playwright_python.base import AXE_SCRIPT  # noqa: F401
         from playwright.sync_api import sync_playwright
@@ -42,10 +46,9 @@ def launched() -> Iterator[Any]:
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         missing(f"none of {', '.join(NAMES)} is on the PATH")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS, timeout=PATIENCE)
+    options = {"executable_path": found, "args": ARGUMENTS, "timeout": PATIENCE}
+    with sync_playwright() as playwright, playwright.chromium.launch(**options) as browser:
         yield browser
-        browser.close()
 
 
 @contextmanager
@@ -58,28 +61,28 @@ def opened(browser: Any, address: str, width: int = 1280) -> Iterator[tuple[Any,
         faults.append(f"asks {route.request.url}")
         route.abort()
 
-    context = browser.new_context(viewport={"width": width, "height": 900})
-    context.set_default_timeout(PATIENCE)
-    context.route(lambda url: not LOCAL.match(url), refuse)
-    page = context.new_page()
-    page.on("console", lambda said: faults.append(f"console: {said.text}") if said.type == "error" else None)
-    page.on("pageerror", lambda error: faults.append(f"script: {error.message}"))
-    page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
-    page.on("response", lambda answer: faults.append(f"{answer.status}: {answer.url}") if answer.status > 399 else None)
-    page.on("websocket", lambda socket: None if LOCAL.match(socket.url) else faults.append(f"asks {socket.url}"))
-    page.goto(address, wait_until="load")
-    page.evaluate("async () => { await document.fonts.ready; await window.MathJax?.startup?.promise }")
-    yield page, faults
-    context.close()
+    with browser.new_context(viewport={"width": width, "height": 900}) as context:
+        context.set_default_timeout(PATIENCE)
+        context.route(lambda url: not LOCAL.match(url), refuse)
+        page = context.new_page()
+        page.on("console", lambda said: faults.append(f"console: {said.text}") if said.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(f"script: {error.message}"))
+        page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+        page.on("response", lambda got: faults.append(f"{got.status}: {got.url}") if got.status >= 400 else None)
+        page.on("websocket", lambda to: None if LOCAL.match(to.url) else faults.append(f"asks {to.url}"))
+        page.goto(address, wait_until="load")
+        page.evaluate("async () => { await document.fonts.ready; await window.MathJax?.startup?.promise }")
+        yield page, faults
 
 
-def axe(page: Any) -> list[str]:
-    """What axe-core finds against WCAG 2.1 A and AA: a line an element."""
+def axe(page: Any, colours_only: bool = False) -> list[str]:
+    """What axe-core finds against WCAG 2.1 A and AA, or by the rules that depend on the theme: a line an element."""
     from axe_playwright_python.base import AXE_SCRIPT
 
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE_SCRIPT)
-    found = page.evaluate("options => axe.run(document, options)", {"runOnly": RULES, "resultTypes": ["violations"]})
+    only = {"type": "rule", "values": COLOURS} if colours_only else {"type": "tag", "values": RULES}
+    found = page.evaluate("options => axe.run(document, options)", {"runOnly": only, "resultTypes": ["violations"]})
     return [
         f"{rule['id']}: {node['target'][-1]}: {node['html'][:120]} ({' '.join(node['failureSummary'].split())[:240]})"
         for rule in found["violations"]
@@ -91,6 +94,17 @@ def set_theme(page: Any, theme: str) -> None:
     """Switch to light or dark without the time that colours take to fade."""
     page.add_style_tag(content="*, *::before, *::after { transition: none !important }")
     page.evaluate("theme => Object.assign(document.documentElement.dataset, {theme, mode: theme})", theme)
+
+
+def build_book(folder: Path) -> Path:
+    """The book's pages, built below the folder from copies of its sources."""
+    for name in ("_config.yml", "book", "data", "notebooks", "tests", "wsss"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "book"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder / "_build" / "html"
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -108,6 +122,8 @@ def served(folder: Path) -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

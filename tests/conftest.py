@@ -41,6 +41,25 @@ def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return mini.generate(tmp_path_factory.mktemp("data") / "mini", splits, progress=False)
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium. Of a module, not of the session: its event loop would be in the way of other tests."""
+    from browser import launched
+
+    with launched() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages of the built book: $WSSS_BOOK, else built once for these tests."""
+    from browser import build_book
+
+    folder = Path(os.environ.get("WSSS_BOOK") or build_book(tmp_path_factory.mktemp("book")))
+    assert (folder / "index.html").is_file(), f"WSSS_BOOK is {folder}, which holds no index.html; `make book` builds it"
+    return folder.resolve()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_network() -> Iterator[None]:
     """No test needs the network: connections leave this machine's loopback by an error."""

@@ -99,12 +99,26 @@ def _row(cells: Sequence[str]) -> nodes.row:
 
 
 def _cell(text: str) -> list[nodes.Node]:
-    return [nodes.literal(text, text)] if text.startswith("wsss ") else [nodes.Text(text)]
+    """A command as code; else text that breaks between the parts that WHOLE finds, not within them."""
+    if text.startswith("wsss "):
+        return [nodes.literal(text, text)]
+    parts = ["", text] if len(text) <= SHORT else WHOLE.split(text)
+    whole = {"classes": ["wsss-whole"]}
+    return [nodes.inline(part, part, **whole) if i % 2 else nodes.Text(part) for i, part in enumerate(parts) if part]
+
+
+SHORT = len("40.0 (1 seed)")
+WHOLE = re.compile(r"(\S+ ± \S+|\[[^]]+\]|\(\d+ seeds?\))")
 
 
 def _code(text: str) -> list[nodes.Node]:
     """Text with `code` in it."""
     return [nodes.literal(part, part) if i % 2 else nodes.Text(part) for i, part in enumerate(text.split("`"))]
+
+
+def not_measured(missing: NotMeasured) -> list[nodes.Node]:
+    """Words in the place of what nobody has measured."""
+    return [nodes.paragraph("", "", *_code(f"Not measured yet: {missing}."))]
 
 
 class Captioned(SphinxDirective):
@@ -122,11 +136,6 @@ class Captioned(SphinxDirective):
         place = (self.env.docname, self.lineno)
         log.warning("%s: %s", self.name, error, location=place, type="wsss", subtype="result")
         return [nodes.paragraph("", f"{MISSING}: {error}")]
-
-
-def not_measured(missing: NotMeasured) -> list[nodes.Node]:
-    """Words in the place of what nobody has measured."""
-    return [nodes.paragraph("", f"Not measured yet: {missing}.")]
 
 
 class ResultsTable(Captioned):
@@ -197,7 +206,7 @@ class ResultsFigure(Captioned):
         if not path.is_file() or path.read_bytes() != png:  # else other pages with this figure would be read again
             path.write_bytes(png)
         uri = os.path.relpath(path, Path(self.env.doc2path(self.env.docname)).parent)
-        figure = nodes.figure("", nodes.image(uri=uri, alt=self.options.get("alt", alt)))
+        figure = nodes.figure("", nodes.image(uri=uri, alt=self.options.get("alt", alt), classes=["wsss-figure"]))
         figure += nodes.caption("", "", *self.caption(alt))
         self.set_source_info(figure)
         self.add_name(figure)

@@ -1,6 +1,7 @@
 """The book as a site: pages of executed notebooks, the API, links to the project; nothing from the network."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,21 @@ def own_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
         return
     path = notebook_path(name)
     app.env.note_dependency(str(path))
-    source[0] = path.read_text(encoding="utf-8")
+    source[0] = json.dumps(with_captions(json.loads(path.read_text(encoding="utf-8"))))
+
+
+def with_captions(notebook: dict[str, Any]) -> dict[str, Any]:
+    """The notebook with a caption for each table of pandas, which makes none."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {})
+            if 'class="dataframe"' in "".join(shown.get("text/html", "")):
+                text = "".join(shown["text/html"])
+                shown["text/html"] = re.sub(r"(<table\b[^>]*>)(?!\s*<caption)", rf"\1{CAPTION}", text)
+    return notebook
+
+
+CAPTION = "<caption>What the cell above returns</caption>"
 
 
 def stamp_run(app: Sphinx, doctree: nodes.document) -> None:
@@ -115,4 +130,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_css_file("wsss.css")
     app.add_css_file("explorer.css")
     app.add_js_file("explorer.js", loading_method="defer")
+    app.add_js_file("wsss.js", loading_method="defer")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,131 @@
+"""The built book in a real browser: no errors, no other host, WCAG A and AA, a phone's width, the dark, the search."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urldefrag
+
+import pytest
+from browser import axe, opened, served, set_theme
+from bs4 import BeautifulSoup
+
+TOC = (Path(__file__).resolve().parents[1] / "book" / "_toc.yml").read_text()
+PAGES = [f"{page}.html" for page in ("index", *re.findall(r"file: (\S+)", TOC), "search")]
+WIDTHS = (1280, 390)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def address(book: Path) -> Iterator[str]:
+    """The book over http."""
+    with served(book) as address:
+        yield address
+
+
+@cache
+def markup(path: Path) -> Any:
+    """A page's elements as they are in the file."""
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+# In the browser.
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page(browser: Any, address: str, page: str, width: int) -> None:
+    with opened(browser, f"{address}/{page}", width) as (tab, faults):
+        found = [*faults, *formulas(tab), *axe(tab)]
+        if (room := tab.evaluate("document.documentElement.scrollWidth")) > width:
+            found.append(f"{room} px wide: {widest(tab, width)}")
+        set_theme(tab, "dark")
+        found += [f"in the dark, {fault}" for fault in axe(tab, colours_only=True)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "search.html"])
+def test_a_page_from_a_file(browser: Any, book: Path, page: str) -> None:
+    with opened(browser, (book / page).as_uri()) as (tab, faults):
+        found = [*faults, *formulas(tab)]
+    assert not found, "\n".join(found)
+
+
+def formulas(tab: Any) -> list[str]:
+    """Formulas that MathJax has not drawn, or could not."""
+    plain = tab.locator(".math:not(:has(mjx-container))").all_text_contents()
+    wrong = tab.locator("mjx-merror, [data-mjx-error]").all_text_contents()
+    raw = re.findall(r"\$\$.*|\\\(.*?\\\)", tab.locator("article").first.inner_text())
+    return [f"formula not drawn: {text.strip()[:80]}" for text in (*plain, *wrong, *raw)]
+
+
+def widest(tab: Any, width: int) -> str:
+    """The elements of the article that reach furthest beyond the width."""
+    return tab.evaluate(
+        """width => [...document.querySelectorAll("article *")]
+        .map(element => [element.getBoundingClientRect().right, element.outerHTML.slice(0, 80)])
+        .filter(([right]) => right > width).sort(([a], [b]) => b - a).slice(0, 3).join("; ")""",
+        width,
+    )
+
+
+def test_the_dark_theme_is_dark(browser: Any, address: str) -> None:
+    """As the reader's system asks for it, without a click."""
+    with browser.new_context(color_scheme="dark") as context:
+        tab = context.new_page()
+        tab.goto(f"{address}/index.html")
+        background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", background)[:3])) < 64, background
+
+
+def test_the_search_finds_a_page(browser: Any, address: str) -> None:
+    with opened(browser, f"{address}/index.html") as (tab, faults):
+        tab.keyboard.press("Control+k")
+        tab.keyboard.type("permutohedral")
+        tab.keyboard.press("Enter")
+        tab.wait_for_url(re.compile(r"/search\.html\?q=permutohedral"))
+        tab.wait_for_selector("#search-results li a")
+        links = tab.locator("#search-results li a").evaluate_all("links => links.map(link => link.href)")
+    assert not faults and any("/method.html" in link for link in links), (faults, links)
+
+
+# In the files.
+
+
+def test_all_pages_are_tested(book: Path) -> None:
+    built = {path.relative_to(book).as_posix() for path in book.rglob("*.html")}
+    assert {name for name in built if not name.startswith("_static/")} == set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_markup(book: Path, page: str) -> None:
+    tree = markup(book / page)
+    ids = [element["id"] for element in tree.find_all(id=True)]
+    found = [f"id {name} twice" for name in sorted({name for name in ids if ids.count(name) > 1})]
+    found += [f"no words: {str(image)[:120]}" for image in tree.find_all("img") if not image.get("alt", "").strip()]
+    for kind, title in (("table", "caption"), ("figure", "figcaption")):
+        bare = [one for one in tree.find_all(kind) if not one.find(title) or not one.find(title).get_text(strip=True)]
+        found += [f"{kind} without {title}: {one.get_text(' ', strip=True)[:80]}" for one in bare]
+    # The theme puts the title a second time outside the article, for print only.
+    titles = [tree.find("title"), *tree.select("main h1" if page == "search.html" else "article h1")]
+    assert not found, "\n".join(found)
+    assert [bool(title and title.get_text(strip=True)) for title in titles] == [True, True]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_resolve(book: Path, page: str) -> None:
+    found = []
+    for element in markup(book / page).find_all(["a", "link", "script", "img"]):
+        link = element.get("href") or element.get("src") or ""
+        target, fragment = urldefrag(link)
+        if re.match(r"(https?:)?//|data:|mailto:|javascript:", link) or not link:
+            continue
+        path = ((book / page).parent / unquote(target.partition("?")[0])).resolve() if target else book / page
+        if not path.is_file():
+            found.append(link)
+        elif fragment and path.suffix == ".html":
+            names = {other.get("id") or other.get("name") for other in markup(path).find_all(True)}
+            found += [] if unquote(fragment) in names else [link]
+    assert not found, f"links of {page} that lead nowhere: {found}"
