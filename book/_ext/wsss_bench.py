@@ -1,5 +1,6 @@
 """Measured times as tables, from data/results/bench/*.json, each a line that `wsss bench` printed: ```{bench-table}```
-shows training steps, ```{bench-table} infer``` evaluations."""
+shows training steps, ```{bench-table} infer``` evaluations. ```{gpu-table} runs``` is a table of `wsss.gpu`, whose
+estimates take such lines, too."""
 
 import json
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from wsss_book import ROOT, Captioned, depend, table_node
 
+from wsss import gpu
 from wsss.paths import UserError
 from wsss.table import ABSENT, Table
 
@@ -26,7 +28,7 @@ def read(folder: Path, kind: str = "step") -> list[Bench]:
             one = json.loads(path.read_text(encoding="utf-8"))
             if one["bench"] == kind:
                 [table([one]) for table in TABLES[kind]]
-                found.append(one)
+                found.append(one | {"file": path.stem})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path.name} is not a line of wsss bench {kind} ({type(error).__name__}: {error})"
@@ -127,7 +129,27 @@ class BenchTable(Captioned):
         return [*shown, *(node for table in more for node in table_node(table, [nodes.Text(f"{table.title}.")]))]
 
 
+class GpuTable(Captioned):
+    """{gpu-table}: a table of the page 'On a GPU', from published times, counted operations and benches."""
+
+    def run(self) -> list[nodes.Node]:
+        for pattern in (f"{FOLDER}/*.json", "data/published/*.csv"):
+            depend(self.env, pattern)
+        try:
+            benches = [one for kind in TABLES for one in read(ROOT / FOLDER, kind)]
+            if self.arguments[0] not in gpu.TABLES:
+                raise UserError(f"there is no table {self.arguments[0]}; there are {', '.join(gpu.TABLES)}")
+            table = gpu.TABLES[self.arguments[0]](benches)
+        except (UserError, OSError) as error:
+            return self.failed(error)
+        shown = table_node(table, self.caption(table.title))
+        self.set_source_info(shown[0])
+        self.add_name(shown[0])
+        return shown
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx's entry point."""
     app.add_directive("bench-table", BenchTable)
+    app.add_directive("gpu-table", GpuTable)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,6 +10,7 @@
     ```{results-figure} cam_figures#2                   the third picture of an executed notebook
     ```{verdict}                                        the reader's own run beside the published one
     ```{bench-table}                                    measured steps, or `infer`: evaluations (wsss_bench)
+    ```{gpu-table} runs                                 a table of wsss.gpu: estimates for the benchmarks (wsss_bench)
 
 A missing number is a warning, which the strict build turns into a failure. With WSSS_RUNS set to a folder of runs,
 the pages of runs show that folder's notebooks, and `{verdict}` its verdict.
@@ -149,7 +150,7 @@ def _row(cells: Sequence[str]) -> nodes.row:
 
 
 def _cell(text: str) -> list[nodes.Node]:
-    return [nodes.literal(text, text)] if text.startswith("wsss ") else [nodes.Text(text)]
+    return [nodes.literal(text, text)] if text.startswith(("wsss ", "torchrun ")) else [nodes.Text(text)]
 
 
 def _code(text: str) -> list[nodes.Node]:
