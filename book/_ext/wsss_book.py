@@ -5,7 +5,7 @@
     {tested}`D5`                                        the names of the tests of deviation D5
     {tested}`test_name`                                 that test, with its file
     {result}`published#segmentation/ToCo/voc_val`       a number of the literature, from data/published
-    ```{results-table} headline                         a table of wsss.tables
+    ```{results-table} headline                         a table of wsss.tables; :commands: PAGE links its commands
     ```{results-figure} published_curves                a figure of wsss.figures
     ```{results-figure} cam_figures#2                   the third picture of an executed notebook
     ```{verdict}                                        the reader's own run beside the published one
@@ -176,7 +176,10 @@ class Captioned(SphinxDirective):
 
 
 class ResultsTable(Captioned):
-    """{results-table}: a table of `wsss.tables`, made of the published records."""
+    """{results-table}: a table of `wsss.tables`, made of the published records. With :commands: PAGE its commands lead
+    to the page that says what they take."""
+
+    option_spec = Captioned.option_spec | {"commands": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
         depend(self.env, "data/published/*.csv")
@@ -185,9 +188,20 @@ class ResultsTable(Captioned):
         except UserError as error:
             return self.failed(error)
         found = table_node(table, self.caption(table.title))
+        if "commands" in self.options:
+            self._lead(found[0], self.options["commands"])
         self.set_source_info(found[0])
         self.add_name(found[0])
         return found
+
+    def _lead(self, table: nodes.table, page: str) -> None:
+        """Make every command of the table a link to the page."""
+        if page not in self.env.found_docs:
+            words = "there is no page %s for the commands of this table to lead to"
+            log.warning(words, page, location=self.get_location(), type="wsss", subtype="result")
+        uri = self.env.app.builder.get_relative_uri(self.env.docname, page)
+        for command in list(table.findall(nodes.literal)):
+            command.replace_self(nodes.reference("", "", command.deepcopy(), internal=True, refuri=uri))
 
 
 class Verdict(Captioned):
