@@ -256,8 +256,8 @@ def build_encoder(config: ModelConfig) -> nn.Module:
         ) from error
     if not _is_plain(vit):
         raise UserError(
-            f"backbone {config.backbone} is not a plain ViT with a class token, position embeddings and at least 3 blocks; "
-            "choose another --model.backbone"
+            f"backbone {config.backbone} is not a plain ViT with a class token, learnt positions and at least 3 blocks "
+            "one after the other; choose another --model.backbone"
         )
     vit.pos_embed.requires_grad_(False)
     if config.compile:
