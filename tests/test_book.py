@@ -127,6 +127,27 @@ def test_a_bench_that_was_not_run_is_said(project):
         assert f"there is no record of wsss bench {kind}." in text_of(page)
 
 
+def test_estimates_for_gpus_are_made_when_the_page_is_built(project):
+    code, said, page = build(project, ".. gpu-table:: runs\n\n.. gpu-table:: memory\n   :caption: Words.")
+    assert code == 0, said
+    assert "torchrun --nproc_per_node 2 -m wsss train voc --seed 0" in re.sub("<[^>]+>", "", page) and "Words." in page
+    times = project / "data" / "published" / "training_time.csv"
+    times.write_text(times.read_text().replace("ToCo,voc,A100,2,3,43", "ToCo,voc,A100,2,7,00"))
+    assert "<p>2.6 to 3.7</p>" in page and "to 7.0</p>" in build(project)[2]
+
+
+@pytest.mark.parametrize("text", ["gpu-table:: nothing", "results-table:: voc\n   :commands: nowhere"])
+def test_an_unknown_table_of_estimates_or_page_of_commands_fails_the_strict_build(project, text):
+    assert build(project, f".. {text}")[0] != 0
+
+
+def test_commands_of_a_table_lead_to_the_page_that_says_what_they_take(project):
+    (project / "book" / "gpu.rst").write_text(":orphan:\n\nGPU\n===\n")
+    code, said, page = build(project, ".. results-table:: voc\n   :commands: gpu")
+    assert code == 0, said
+    assert re.search('<a class="reference internal" href="gpu.html"><code[^>]*>(<[^>]+>)*wsss', page)
+
+
 def test_your_run_is_shown_in_your_book_only(project):
     row = {"what": "mini, seed 0: CAM mIoU", "published": "40.0 (1 seed)", "yours": 41.0, "difference": 1.0}
     put(

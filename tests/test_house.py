@@ -26,13 +26,13 @@ ROWS = (
     "method",
     "presets",
     "experiments",
-    "ablation elements evidence sweep tables tries verdict",
+    "ablation costs elements evidence gpu sweep tables tries verdict",
     "evaluate explore inference predict pretrain runs scoring tally train reproduce tools",
     "cli __main__",
 )
 NO_TORCH = [
     *("wsss", "wsss.config", "wsss.paths", "wsss.presets", "wsss.provenance", "wsss.results", "wsss.publish"),
-    *("wsss.tables", "wsss.verdict", "wsss.figures", "wsss.reproduce", "wsss.cli", "papermill"),
+    *("wsss.gpu", "wsss.tables", "wsss.verdict", "wsss.figures", "wsss.reproduce", "wsss.cli", "papermill"),
     *("wsss.explore.payload", "wsss.explore.command"),
 ]
 METHOD = (

@@ -171,7 +171,13 @@ def test_an_aligned_layer_beyond_the_aux_has_its_own_classifier():
     ("changes", "words"),
     [
         ({"model__backbone": "vit_huge_patch3"}, "timm knows no such architecture"),
-        ({"model__backbone": "resnet18", "model__width": 0}, "backbone resnet18"),
+        (
+            {"model__backbone": "resnet18", "model__width": 0},
+            "backbone resnet18: timm does not build it as a plain ViT",
+        ),
+        ({"model__heads": 5}, "timm does not build it as a plain ViT of this shape"),
+        ({"model__backbone": "deit_tiny_distilled_patch16_224"}, "not a plain ViT with a class token"),
+        ({"model__backbone": "vit_small_patch16_18x2_224"}, "not a plain ViT with a class token"),
         ({"model__depth": 2}, "at least 3 blocks"),
     ],
 )

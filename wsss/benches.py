@@ -20,7 +20,7 @@ def read(folder: Path, kind: str = "step") -> list[Bench]:
             one = json.loads(path.read_text(encoding="utf-8"))
             if one["bench"] == kind:
                 [table([one]) for table in TABLES[kind]]
-                found.append(one)
+                found.append(one | {"file": path.stem})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path.name} is not a line of wsss bench {kind} ({type(error).__name__}: {error})"

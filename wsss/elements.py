@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from wsss import benches, evidence, experiments, figures, published, results, tables
+from wsss import benches, evidence, experiments, figures, gpu, published, results, tables
 from wsss import verdict as verdicts
 from wsss.evidence import NotMeasured
 from wsss.paths import UserError, project_root, read_json
@@ -37,6 +37,7 @@ READS = {
     "table": (*RECORDS, "data/tries/*/*/*.json", *PACKAGE),
     "figure": (*RECORDS, MEMORY, "book/runs/*.ipynb", *PACKAGE),
     "bench": ("data/results/bench/*.json", *PACKAGE),
+    "gpu": ("data/results/bench/*.json", "data/published/*.csv", *PACKAGE),
     "verdict": ("*/verdict.json", *PACKAGE),
     "tests": ("tests/test_*.py",),
     "notebook": ("book/runs/*.ipynb",),
@@ -112,7 +113,7 @@ def number(words: str) -> tuple[str, str]:
 
 
 def tests(words: str) -> tuple[str, ...]:
-    """FILE::NAME of the tests of a deviation, which are those named `test_D5_...` for D5, or of one test by its name."""
+    """FILE::NAME of the tests of a deviation, those named `test_D5_...` for D5, or of one test by its whole name."""
     names = words if words.startswith("test_") else rf"test_{words}_\w+"
     pattern = re.compile(rf"^def ({names})\(", re.MULTILINE)
     files = sorted((project_root() / "tests").glob("test_*.py"))
@@ -133,6 +134,14 @@ def bench(words: str) -> tuple[Table, ...]:
     if not found:
         raise NotMeasured(f"there is no record of `wsss bench {words}`")
     return tuple(make(found) for make in benches.TABLES[words])
+
+
+def estimates(words: str) -> Table:
+    """A table of `wsss.gpu`, whose estimates take all lines of `wsss bench`."""
+    if words not in gpu.TABLES:
+        raise UserError(f"there is no table {words}; there are {', '.join(gpu.TABLES)}")
+    folder = project_root() / "data" / "results" / "bench"
+    return gpu.TABLES[words]([one for kind in benches.TABLES for one in benches.read(folder, kind)])
 
 
 def verdict(words: str = "") -> tuple[str, Table]:
@@ -203,6 +212,7 @@ SHOWS: dict[str, Callable[[str], Any]] = {
     "table": table,
     "figure": figure,
     "bench": bench,
+    "gpu": estimates,
     "verdict": verdict,
     "notebook": notebook,
     "code": text,

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import PatchEmbed, resample_abs_pos_embed
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils import checkpoint as activations
 
@@ -243,19 +244,35 @@ def build_encoder(config: ModelConfig) -> nn.Module:
             **options,
         )
     except Exception as error:
-        known = timm.list_models(config.backbone.split(".")[0])
-        reason = f"its weights could not be fetched ({error})" if known else "timm knows no such architecture"
+        if not timm.list_models(config.backbone.split(".")[0]):
+            reason = "timm knows no such architecture"
+        elif config.pretrained and not isinstance(error, TypeError):
+            reason = f"its weights could not be fetched ({error})"
+        else:
+            reason = f"timm does not build it as a plain ViT of this shape ({error})"
         raise UserError(
             f"backbone {config.backbone}: {reason}; give --model.backbone a tagged timm name, or weights on disk by "
             "--model.checkpoint with --model.pretrained False"
         ) from error
-    if not isinstance(vit, timm.models.VisionTransformer) or vit.cls_token is None or len(vit.blocks) < 3:
-        raise UserError(f"backbone {config.backbone} is not a plain ViT with a class token and at least 3 blocks")
+    if not _is_plain(vit):
+        raise UserError(
+            f"backbone {config.backbone} is not a plain ViT with a class token, learnt positions and at least 3 blocks "
+            "one after the other; choose another --model.backbone"
+        )
     vit.pos_embed.requires_grad_(False)
     if config.compile:
         for block in vit.blocks:
             block.compile()
     return vit
+
+
+def _is_plain(vit: nn.Module) -> bool:
+    """Whether `Wsss.encode` computes what timm's own forward does: one class token, registers at most beside it, learnt
+    positions, blocks one after the other."""
+    if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
+        return False
+    blocks_alike = len(vit.blocks) > AUX and all(type(block) is Block for block in vit.blocks)
+    return blocks_alike and vit.num_prefix_tokens == 1 + vit.num_reg_tokens
 
 
 def aligned_blocks(config: Config, blocks: int) -> tuple[int, ...]:

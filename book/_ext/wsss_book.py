@@ -5,11 +5,12 @@
     {tested}`D5`                                        the names of the tests of deviation D5
     {tested}`test_name`                                 that test, with its file
     {result}`published#segmentation/ToCo/voc_val`       a number of the literature, from data/published
-    ```{results-table} headline                         a table of wsss.tables
+    ```{results-table} headline                         a table of wsss.tables; :commands: PAGE links its commands
     ```{results-figure} published_curves                a figure of wsss.figures
     ```{results-figure} cam_figures#2                   the third picture of an executed notebook
     ```{verdict}                                        the reader's own run beside the published one
     ```{bench-table}                                    measured steps, or `infer`: evaluations
+    ```{gpu-table} runs                                 a table of wsss.gpu: estimates for the benchmarks
     {printed}`words`                                    a link to the PDF of the book, where there is one
 
 What they show is made by `wsss.elements`; a page is read again when that changes (wsss_fresh). A missing number is a
@@ -100,7 +101,7 @@ def _row(cells: Sequence[str]) -> nodes.row:
 
 def _cell(text: str) -> list[nodes.Node]:
     """A command as code; else text that breaks between the parts that WHOLE finds, not within them."""
-    if text.startswith("wsss "):
+    if text.startswith(("wsss ", "torchrun ")):
         return [nodes.literal(text, text)]
     parts = ["", text] if len(text) <= SHORT else WHOLE.split(text)
     whole = {"classes": ["wsss-whole"]}
@@ -139,7 +140,10 @@ class Captioned(SphinxDirective):
 
 
 class ResultsTable(Captioned):
-    """{results-table}: a table of `wsss.tables`, made of the published records."""
+    """{results-table}: a table of `wsss.tables`, made of the published records. With :commands: PAGE its commands lead
+    to the page that says what they take."""
+
+    option_spec = Captioned.option_spec | {"commands": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
         try:
@@ -147,9 +151,20 @@ class ResultsTable(Captioned):
         except FAULTS as error:
             return self.failed(error)
         found = table_node(table, self.caption(table.title))
+        if "commands" in self.options:
+            self._lead(found[0], self.options["commands"])
         self.set_source_info(found[0])
         self.add_name(found[0])
         return found
+
+    def _lead(self, table: nodes.table, page: str) -> None:
+        """Make every command of the table a link to the page."""
+        if page not in self.env.found_docs:
+            words = "there is no page %s for the commands of this table to lead to"
+            log.warning(words, page, location=self.get_location(), type="wsss", subtype="result")
+        uri = self.env.app.builder.get_relative_uri(self.env.docname, page)
+        for command in list(table.findall(nodes.literal)):
+            command.replace_self(nodes.reference("", "", command.deepcopy(), internal=True, refuri=uri))
 
 
 class BenchTable(Captioned):
@@ -168,6 +183,20 @@ class BenchTable(Captioned):
         self.set_source_info(shown[0])
         self.add_name(shown[0])
         return [*shown, *(node for table in more for node in table_node(table, [nodes.Text(f"{table.title}.")]))]
+
+
+class GpuTable(Captioned):
+    """{gpu-table}: a table of the page 'On a GPU', from published times, counted operations and benches."""
+
+    def run(self) -> list[nodes.Node]:
+        try:
+            table = show(self.env, "gpu", self.arguments[0])
+        except FAULTS as error:
+            return self.failed(error)
+        shown = table_node(table, self.caption(table.title))
+        self.set_source_info(shown[0])
+        self.add_name(shown[0])
+        return shown
 
 
 class Verdict(Captioned):
@@ -222,5 +251,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("results-figure", ResultsFigure)
     app.add_directive("verdict", Verdict)
     app.add_directive("bench-table", BenchTable)
+    app.add_directive("gpu-table", GpuTable)
     app.setup_extension("wsss_fresh")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,137 @@
+"""Costs by arithmetic: passes that a step makes, operations that the benches counted, tensors that there are."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from builders import tiny, training_batch
+
+from wsss import costs, gpu, inference, method, model
+from wsss.experiments import EXPERIMENTS
+from wsss.model import AUX, parameter_count
+from wsss.paths import UserError
+from wsss.presets import PRESETS
+from wsss.settings import override
+from wsss.tools.bench_step import CLASSES, record_passes
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHES = [
+    json.loads(path.read_text()) | {"file": path.stem} for path in sorted(ROOT.glob("data/results/bench/*.json"))
+]
+SMALL = costs.Vit(24, 3, 8, 4)
+"""The ViT of `builders.tiny`."""
+
+
+def test_constants_are_those_of_the_parts_that_need_torch():
+    assert costs.CLASSES == CLASSES and costs.AUX == AUX and gpu.SCALES == inference.SCALES
+    for backbone, size in costs.VITS.items():
+        assert backbone in {PRESETS[name].model.backbone.partition(".")[0] for name in ("voc", "voc-deit")}
+        with torch.device("meta"):
+            vit = model.build_encoder(override(PRESETS["voc"].model, {"backbone": backbone, "pretrained": False}))
+        grid = vit.patch_embed.grid_size[0]
+        assert (vit.embed_dim, len(vit.blocks), vit.patch_embed.patch_size[0], grid) == (*vars(size).values(),)
+
+
+CHANGES = {
+    "all terms": {},
+    "patch tokens alone": {"class_contrast__weight": 0.0},
+    "another scale": {"cam__scales": (0.5, 1.5)},
+    "classification alone": {f"{name}__weight": 0.0 for name in ("patch_contrast", "class_contrast", "csa")}
+    | {"segmentation__weight": 0.0, "energy__weight": 0.0, "msc__patch_weight": 0.0, "msc__decoupling": "none"},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_passes_counted_are_those_that_a_step_makes(name):
+    config = tiny(**CHANGES[name])
+    net, batch, seen = model.build(config, 4), training_batch(config), []
+    hook = record_passes(net, seen)
+    method.forward(net, batch, config, torch.Generator().manual_seed(0))
+    hook.remove()
+    made, counted = {}, {}
+    for images, tokens, gradient in seen:
+        made[tokens, gradient] = made.get((tokens, gradient), 0) + images // 2
+    for one in costs.passes(config):
+        key = (one.tokens(8), one.gradient)
+        counted[key] = counted.get(key, 0) + one.images
+    assert counted == made
+
+
+def test_the_base_and_the_package_differ_by_the_repeated_passes():
+    assert costs.token_counts(PRESETS["voc"]) == (6560, 1856)
+    assert costs.token_counts(PRESETS["voc-toco"], repeated=True) == (9696, 2640)
+
+
+@pytest.mark.parametrize("bench", [one for one in BENCHES if one["bench"] == "step"], ids=lambda one: one["file"])
+def test_operations_of_a_step_are_those_that_the_bench_counted(bench):
+    config = override(PRESETS[bench["preset"]], {"optim.batch": bench["batch"], "augment.crop": bench["crop"]})
+    assert costs.step_tflop(config) == pytest.approx(bench["tflop"], abs=6e-4)
+    assert tuple(bench["batch"] * count for count in costs.token_counts(config)) == tuple(bench["tokens"].values())
+
+
+@pytest.mark.parametrize("bench", [one for one in BENCHES if one["bench"] == "infer"], ids=lambda one: one["file"])
+def test_operations_of_an_evaluation_are_those_that_the_bench_counted(bench):
+    found = costs.evaluation_passes(bench["height"], bench["width"], tuple(bench["scales"]), 16)
+    one = costs.tflop(found, costs.VITS[bench["backbone"]], costs.CLASSES[bench["protocol"]])
+    assert bench["images"] * one == pytest.approx(bench["tflop"], abs=6e-4)
+
+
+@pytest.mark.parametrize("name", ["voc", "voc-plain", "coco", "coco-toco", "mini", "voc-animals"])
+def test_plain_steps_are_those_of_the_schedule(name):
+    config = override(PRESETS[name], {"optim.steps": 400})
+    plain = [not config.uses_cams or method.is_plain(method.weights(step, config)) for step in range(400)]
+    assert costs.plain_steps(config) == sum(plain)
+    assert all(plain[: sum(plain)])
+
+
+@pytest.mark.parametrize("layers", [(2,), (1, 2)])
+def test_parameters_are_those_of_the_model(layers):
+    config = tiny(csa__layers=layers)
+    net = model.build(config, 4)
+    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    assert costs.parameters(config, SMALL, 4) == (parameter_count(net), trained)
+
+
+def test_an_estimate_is_a_share_of_the_stated_time():
+    low, high = costs.hours(PRESETS["voc"])
+    assert high == pytest.approx(3 + 43 / 60) and costs.base_time("coco") == costs.Published(4, "A100", 27.0)
+    assert low / high == pytest.approx(costs.step_tflop(PRESETS["voc"]) / costs.step_tflop(PRESETS["voc-toco"], True))
+    rate = costs.rate(PRESETS["voc-plain"])  # of the base's run, whatever the row
+    assert rate * 2 * 3600 * high == pytest.approx(80_000 / 4 * costs.step_tflop(PRESETS["voc-toco"], True))
+    assert costs.hours(PRESETS["voc-plain"])[0] < low
+    rows = EXPERIMENTS["voc-subspaces"].rows
+    assert costs.sweep_hours(rows) == pytest.approx((3 * len(rows) * low, 3 * len(rows) * high))
+
+
+def test_what_is_not_known_is_an_error():
+    with pytest.raises(UserError, match="no time of the base is known for mini"):
+        costs.base_time("mini")
+    with pytest.raises(UserError, match="is not known to costs"):
+        costs.token_counts(PRESETS["mini"])
+
+
+@pytest.mark.parametrize("name", gpu.TABLES)
+def test_every_table_builds_with_and_without_benches(name):
+    for benches in (BENCHES, []):
+        table = gpu.TABLES[name](benches)
+        assert all(len(row) == len(table.columns) for row in table.rows) and table.note
+        assert table.rows or (name == "memory" and not benches)
+
+
+def test_tables_say_how_to_run_it_and_what_is_not_known():
+    runs = {row[0]: row for row in gpu.runs_table([]).rows}
+    assert "torchrun --nproc_per_node 4 -m wsss train coco --seed 0" in runs
+    evaluations = {row[0]: row for row in gpu.evaluation_table(BENCHES).rows}
+    assert evaluations["VOC val, final, photographs of 500 x 375"][-2] == "1.2"
+    assert evaluations["COCO val, final, photographs of 448 x 448"][-2:] == (gpu.UNKNOWN, gpu.UNKNOWN)
+    assert gpu.evaluation_table([]).rows[0][-1] == gpu.UNKNOWN
+    assert "measured by nobody" in gpu.runs_table([]).note
+
+
+def test_an_ablation_counts_a_run_once():
+    rows = {row[0]: row for row in gpu.ablations_table([]).rows}
+    own = [experiment for experiment in EXPERIMENTS.values() if experiment.dataset == "voc"]
+    assert int(rows["all of VOC, each run once"][2]) == len({row.variant for one in own for row in one.rows})
+    assert int(rows["all of VOC, each run once"][2]) < sum(len(one.rows) for one in own)
+    assert rows["voc: components"][1].startswith("wsss sweep voc-components --only-list True")

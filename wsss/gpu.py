@@ -1,0 +1,203 @@
+"""Tables of the page 'On a GPU': what the paper's runs take, each estimate with what it is made of. No torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from wsss import costs, results
+from wsss.config import Config
+from wsss.experiments import EXPERIMENTS, SEEDS, Experiment
+from wsss.presets import PRESETS
+from wsss.table import ABSENT, Table
+
+Bench = Mapping[str, Any]
+"""A line that `wsss bench` printed, with the name of its file."""
+DATASETS = ("voc", "coco")
+KINDS = ("", "-base", "-toco", "-deit", "-deit-toco")
+"""What follows the data set in the names of the presets that the tables of results hold, and the base's twins."""
+UNKNOWN = "not known"
+
+
+def launcher(dataset: str) -> str:
+    """What starts as many processes as the base had GPUs."""
+    return f"torchrun --nproc_per_node {costs.base_time(dataset).gpus} -m wsss"
+
+
+def base_table(benches: Sequence[Bench]) -> Table:
+    """What the base's authors state, and what follows from it; takes no benches."""
+    rows = []
+    for dataset in DATASETS:
+        config, stated = PRESETS[f"{dataset}-toco"], costs.base_time(dataset)
+        images, whole = config.optim.steps * config.optim.batch, costs.base_pflop(config)
+        per_image = costs.step_tflop(config, repeated=True) / config.optim.batch
+        tokens = " / ".join(f"{count:,}" for count in costs.token_counts(config, repeated=True))
+        cells = (
+            f"{config.optim.steps:,} x {config.optim.batch}",
+            f"{stated.gpus} {stated.gpu}",
+            f"{int(stated.hours)} h {round(60 * stated.hours) % 60:02d} min",
+            f"{stated.gpus * stated.hours:.1f}",
+            tokens,
+            f"{per_image:.2f}",
+            f"{whole:,.0f}",
+            f"{stated.gpu_seconds / images:.2f}",
+            f"{costs.rate(config):.1f}",
+        )
+        rows.append((f"ToCo, {config.data.name.upper()}", *cells))
+    columns = ("the base's run", "steps x images", "GPUs", "stated time", "GPU hours", "tokens forward / backward")
+    columns += ("TFLOP an image", "PFLOP in all", "GPU seconds an image", "TFLOP/s a GPU")
+    note = "Stated: data/published/training_time.csv. GPU hours = GPUs x stated time. Tokens and TFLOP of an image and "
+    note += "step: counted, equal passes as often as the base computes them (D8), every term in every step. PFLOP in "
+    note += "all = steps x images x TFLOP an image. The last two columns are quotients: loading of data, refinement, "
+    note += "energy and validations lie within the seconds."
+    return Table("The base's runs, and what follows from the time that its authors state", columns, tuple(rows), note)
+
+
+def runs_table(benches: Sequence[Bench]) -> Table:
+    """A line a preset of the benchmarks; takes no benches."""
+    rows = []
+    for name in (f"{dataset}{kind}" for dataset in DATASETS for kind in KINDS):
+        config = PRESETS[name]
+        stated = costs.base_time(config.data.name)
+        low, high = costs.hours(config)
+        cells = (
+            " / ".join(f"{count:,}" for count in costs.token_counts(config)),
+            f"{costs.step_tflop(config):.1f}",
+            f"{costs.run_pflop(config):,.0f}",
+            f"{costs.run_pflop(config) / costs.base_pflop(config):.2f}",
+            f"{low:.1f} to {high:.1f}",
+            f"{stated.gpus * low:.0f} to {stated.gpus * high:.0f}",
+        )
+        rows.append((f"{launcher(config.data.name)} train {name} --seed 0", *cells))
+    columns = ("command", "tokens forward / backward", "TFLOP a step", "PFLOP in all", "share of the base's")
+    columns += ("hours, estimate", "GPU hours")
+    gpus = ", ".join(f"{t.gpus} {t.gpu} for {d.upper()}" for d in DATASETS for t in [costs.base_time(d)])
+    note = f"An estimate for the base's GPUs ({gpus}), measured by nobody: from the base's stated hours x the share of "
+    note += (
+        "its PFLOP, if time goes with operations, to its stated hours as they are, if nothing is gained. GPU hours = "
+    )
+    note += "GPUs x hours; on one such GPU they are the hours. PFLOP in all = steps x TFLOP a step, where steps of "
+    note += "classification alone take the main pass only. bfloat16, the default here, is not reckoned with."
+    return Table("Runs of the benchmarks, estimated", columns, tuple(rows), note)
+
+
+def ablations_table(benches: Sequence[Bench]) -> Table:
+    """A line an experiment of the benchmarks, and their sum with every run once; takes no benches."""
+    rows = []
+    for dataset in DATASETS:
+        own = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset == dataset}
+        rows += [_experiment_line(name, experiment) for name, experiment in own.items()]
+        together = costs.different(list(own.values()))
+        hours = costs.sweep_hours(together)
+        rows.append(
+            (f"all of {dataset.upper()}, each run once", ABSENT, *_counted(len(together)), *_sums(dataset, hours))
+        )
+    columns = ("experiment", "command", "rows", "runs", "hours, estimate", "GPU hours")
+    note = f"Runs = rows x {len(SEEDS)} seeds. Hours: the runs one after the other on the base's GPUs, sums of the "
+    note += "bounds of every run as in the table of runs; rows without class token contrast or without any CAM have "
+    note += "fewer passes. Final evaluations come on top. A run that stands in several experiments is made once."
+    return Table("Experiments of the benchmarks, estimated", columns, tuple(rows), note)
+
+
+def _experiment_line(name: str, experiment: Experiment) -> tuple[str, ...]:
+    command = f'wsss sweep {name} --only-list True --launcher "{launcher(experiment.dataset)}"'
+    hours = costs.sweep_hours(experiment.rows)
+    return (experiment.title, command, *_counted(len(experiment.rows)), *_sums(experiment.dataset, hours))
+
+
+def _counted(rows: int) -> tuple[str, str]:
+    return str(rows), str(rows * len(SEEDS))
+
+
+def _sums(dataset: str, hours: tuple[float, float]) -> tuple[str, str]:
+    gpus, (low, high) = costs.base_time(dataset).gpus, hours
+    return f"{low:,.0f} to {high:,.0f}", f"{gpus * low:,.0f} to {gpus * high:,.0f}"
+
+
+def evaluation_table(benches: Sequence[Bench]) -> Table:
+    """A line an evaluation: counted operations, and the CRF as an `infer` record measured it."""
+    measured = next((one for one in benches if one["bench"] == "infer" and one["crf"]), None)
+    rows = []
+    for dataset, split in (("voc", "val"), ("voc", "test"), ("coco", "val")):
+        config, images = PRESETS[dataset], len(results.split_ids(f"{dataset}-{split}"))
+        size = (375, 500) if dataset == "voc" else (448, 448)
+        found = costs.evaluation_passes(*size, SCALES, costs.vit_of(config).patch)
+        label = f"{dataset.upper()} {split}, final, photographs of {size[1]} x {size[0]}"
+        rows.append((label, *_evaluation(config, images, found), *_crf(measured, dataset, images)))
+    for dataset, split in (("voc", "val"), ("coco", "val-part")):
+        config, images = PRESETS[dataset], len(results.split_ids(f"{dataset}-{split}"))
+        found = costs.validation_passes(config)
+        rows.append((f"{dataset.upper()} {split}, in training", *_evaluation(config, images, found), ABSENT, ABSENT))
+    columns = ("evaluation", "images", "TFLOP an image", "PFLOP", "minutes on one GPU, estimate")
+    columns += ("CRF, core seconds an image", "CRF, core hours")
+    note = "Minutes: PFLOP at the rate that the base reached in training, a GPU ("
+    note += ", ".join(f"{d.upper()} {costs.rate(PRESETS[d]):.1f} TFLOP/s" for d in DATASETS) + "); nobody measured it. "
+    if measured:
+        note += f"CRF: measured on {measured['images']} drawn photographs of {measured['width']} x "
+        note += (
+            f"{measured['height']} with the 21 classes of VOC, on a CPU, where it runs on any machine; core hours = "
+        )
+        note += "images x core seconds, to be divided by the number of cores."
+    return Table("Evaluations, estimated", columns, tuple(rows), note)
+
+
+SCALES = (1.0, 1.25, 1.5)
+"""Of the final protocols."""
+
+
+def _evaluation(config: Config, images: int, found: Sequence[costs.Pass]) -> tuple[str, ...]:
+    one = costs.tflop(found, costs.vit_of(config), costs.CLASSES[config.data.name])
+    minutes = images * one / costs.rate(config) / 60
+    return f"{images:,}", f"{one:.2f}", f"{images * one / 1e3:,.1f}", f"{minutes:,.0f}"
+
+
+def _crf(measured: Bench | None, dataset: str, images: int) -> tuple[str, str]:
+    if measured is None or measured["protocol"] != dataset:
+        return UNKNOWN, UNKNOWN
+    seconds = measured["crf_seconds"] / measured["images"]
+    return f"{seconds:.1f}", f"{images * seconds / 3600:.1f}"
+
+
+def memory_table(benches: Sequence[Bench]) -> Table:
+    """A line a measured training step: its peak memory, and what of it is kept from step to step."""
+    rows = []
+    for one in benches:
+        options = "-checkpointing" * one.get("activation_checkpointing", False)
+        if one["bench"] == "step" and one["file"] == f"{one['preset']}-{one['dtype']}{options}":
+            micro = one["batch"] // one["accumulate"]
+            how = "inputs of the blocks" if options else "all activations"
+            words = (str(micro), str(one["accumulate"]), one["dtype"], how)
+            rows.append((one["preset"], *words, f"{costs.kept_gb(PRESETS[one['preset']]):.1f}", _peak(one)))
+    columns = ("step", "images of a micro-batch", "micro-batches", "type", "kept for the backward pass")
+    columns += ("weights, gradients, AdamW: GB", "peak, measured: GB")
+    note = "Peak: of the whole process, on a CPU, by `wsss bench step`. Weights, gradients and AdamW's two moments: "
+    note += "4 bytes x (parameters + 3 x trained parameters). What a GPU takes is not known: its kernels and its "
+    note += "allocator differ."
+    return Table("Memory of a process in training", columns, tuple(rows), note)
+
+
+def _peak(one: Bench) -> str:
+    return f"{one['peak_memory_gb']:.1f}"
+
+
+def disk_table(benches: Sequence[Bench]) -> Table:
+    """A line a data set: what a run's folder holds; takes no benches."""
+    rows = []
+    for dataset in DATASETS:
+        weights, state = costs.disk_gb(PRESETS[dataset])
+        rows.append((dataset, f"{weights:.2f}", f"{state:.2f}", f"{2 * weights + state:.1f}", f"{weights + state:.1f}"))
+    columns = ("run of", "weights, GB", "optimizer, GB", "folder, GB", "more while a checkpoint is written, GB")
+    note = (
+        "4 bytes a parameter, 8 a trained one for the optimizer. Folder = last weights + best weights + optimizer; a "
+    )
+    note += "checkpoint is removed when the next one is whole. Predictions are index PNGs, no logits (D11); their size "
+    note += "is not known."
+    return Table("Disk space of a run, by arithmetic", columns, tuple(rows), note)
+
+
+TABLES: dict[str, Callable[[Sequence[Bench]], Table]] = {
+    "base": base_table,
+    "runs": runs_table,
+    "ablations": ablations_table,
+    "evaluation": evaluation_table,
+    "memory": memory_table,
+    "disk": disk_table,
+}
