@@ -1,6 +1,6 @@
 """Module B, cross-layer CAM structural alignment (CSA): student and teacher CAM, intensity, structure, direction.
 
-Source: the method page, Module B. The equations are this project's reconstruction; each choice stands where it is made.
+Source: the page Module B. The equations are this project's reconstruction; each choice stands where it is made.
 Everything lives on the token grid; n = i * j tokens, CAMs are in [0, 1].
 """
 

@@ -1,6 +1,6 @@
 """Module A, multi-subspace token contrast (MSC): projections, class and patch token terms, decoupling.
 
-Source: the method page, Module A. The equations are this project's reconstruction; each choice stands where it is made.
+Source: the page Module A. The equations are this project's reconstruction; each choice stands where it is made.
 """
 
 import torch
@@ -18,7 +18,7 @@ EPSILON = 1e-5
 def project(
     bottleneck: Float[Tensor, "*n m"], projection: Float[Tensor, "s d m"], normalise: bool
 ) -> Float[Tensor, "*n s d"]:
-    """z_k = P_k g in each of s subspaces, divided by its norm with `normalise` (method page, Module A).
+    """z_k = P_k g in each of s subspaces, divided by its norm with `normalise` (page Module A).
 
     `bottleneck` g is the trunk's output of norm 1, `projection` has unit rows. It is a layer, so it runs in autocast's
     type as the base's last layer does (s = 1 without `normalise` is that layer, bit by bit); norms are in float32.
@@ -35,7 +35,7 @@ def subspace_contrast_loss(
     raw_exponentials: bool = False,
     extra_term: bool = False,
 ) -> Float[Tensor, ""]:
-    """A1: the base's class token contrast in every subspace, mean over subspaces (method page, Module A).
+    """A1: the base's class token contrast in every subspace, mean over subspaces (page Module A).
 
     Subspaces are folded into images, whose mean is the mean over both; s = 1 is L_ctc. The teacher gets no gradient;
     the last two arguments are those of `class_contrast_loss` (Deviations D6, D7).
@@ -78,7 +78,7 @@ def _occurrence(groups: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
 def patch_subspace_loss(
     z: Float[Tensor, "a s d"], labels: Int[Tensor, " a"], images: Int[Tensor, " a"], temperature: float
 ) -> Float[Tensor, ""]:
-    """A2: supervised contrast of patch tokens (method page, Module A), mean over the local batch, then over subspaces.
+    """A2: supervised contrast of patch tokens (page Module A), mean over the local batch, then over subspaces.
 
     l_i = -1/|P(i)| sum_{p in P(i)} log [ exp(z_i.z_p / T) / sum_{a in P(i) u N(i)} exp(z_i.z_a / T) ]. P(i): other
     anchors of its label, across images too, but for background only within its image, since two photographs'
@@ -108,7 +108,7 @@ def _relations(labels: Int[Tensor, " a"], images: Int[Tensor, " a"]) -> tuple[Bo
 
 
 def orthogonality_loss(projection: Float[Tensor, "s d m"]) -> Float[Tensor, ""]:
-    """L_orth = mean_{k != l} ||P_k P_l^T||_F^2 / d (method page, Module A): 0 if orthogonal, 1 if all are one and the
+    """L_orth = mean_{k != l} ||P_k P_l^T||_F^2 / d (page Module A): 0 if orthogonal, 1 if all are one and the
     same orthonormal basis; a single subspace gives 0 with a zero gradient. Outside autocast."""
     rows = upcast(projection).flatten(0, 1)
     with torch.autocast(rows.device.type, enabled=False):
@@ -116,7 +116,7 @@ def orthogonality_loss(projection: Float[Tensor, "s d m"]) -> Float[Tensor, ""]:
 
 
 def decorrelation_loss(z: Float[Tensor, "a s d"], labels: Int[Tensor, " a"]) -> Float[Tensor, ""]:
-    """L_dec = mean_{k != l} mean_ab (C^kl_ab)^2, C^kl = z_k^T z_l / n over the n anchors (method page, Module A).
+    """L_dec = mean_{k != l} mean_ab (C^kl_ab)^2, C^kl = z_k^T z_l / n over the n anchors (page Module A).
 
     Each z is first centred by the mean of the anchors of its label in the whole local batch, since class codes alone
     correlate raw subspaces and a raw penalty would fight the contrast; then divided, dimension by dimension, by its
