@@ -70,7 +70,10 @@ def test_a_slider_is_read_by_the_kernel_and_the_kernel_answers(tmp_path):
     root, output = own_set(tmp_path / "own"), tmp_path / "runs"
     assert run(*tiny(root, output)) == 0
     cells = [SHOW.format(run=str(folder(output)), root=str(root)), READ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells])
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells], metadata=kernel
+    )
     nbformat.write(notebook, tmp_path / "live.ipynb")
     with (
         browser.launched() as chromium,

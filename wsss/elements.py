@@ -11,12 +11,13 @@ import html
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wsss import benches, evidence, experiments, figures, gpu, published, results, tables
+from wsss import benches, evidence, experiments, figures, gpu, origins, published, results, tables
 from wsss import verdict as verdicts
 from wsss.evidence import NotMeasured
 from wsss.paths import UserError, project_root, read_json
@@ -123,9 +124,10 @@ def tests(words: str) -> tuple[str, ...]:
     return found
 
 
-def table(words: str) -> Table:
-    """A table of `wsss.tables`."""
-    return tables.build(words, results.published())
+def table(words: str) -> tuple[Table, str]:
+    """A table of `wsss.tables`, and the records that it is made of in a line."""
+    made, used = origins.traced(partial(tables.build, words), results.published())
+    return made, origins.line(used)
 
 
 def bench(words: str) -> tuple[Table, ...]:
@@ -155,25 +157,25 @@ def verdict(words: str = "") -> tuple[str, Table]:
     return said + date, verdicts.verdict_table(found["rows"])
 
 
-def figure(words: str) -> tuple[bytes, str]:
-    """PNG and alternative text: of `wsss.figures` or `wsss.evidence`, or NOTEBOOK#2, the third of a notebook."""
+def figure(words: str) -> tuple[bytes, str, str]:
+    """PNG, alternative text and origin: drawn from records, or NOTEBOOK#2, the third picture of a notebook."""
     if "#" in words:
         return _of_notebook(*words.split("#"))
-    picture = _drawn(words)
-    return picture.png(), picture.alt
+    picture, used = origins.traced(partial(_drawn, words), results.published())
+    return picture.png(), picture.alt, origins.line(used)
 
 
-def _drawn(name: str) -> figures.Picture:
+def _drawn(name: str, records: Sequence[results.Record]) -> figures.Picture:
     if name == "published_curves":
         return figures.published_curves()
     if name == "coverage_bars":
-        return figures.coverage_bars(results.published())
+        return figures.coverage_bars(records)
     if name.startswith("causes-"):
-        return evidence.causes(experiments.get(name.removeprefix("causes-")), results.published())
+        return evidence.causes(experiments.get(name.removeprefix("causes-")), records)
     if name.startswith("over-training-"):
         scale = name.removeprefix("over-training-")
         variants = (("base", f"{scale}-base"), ("base + both", scale))
-        return evidence.over_training(results.published(), scale, variants)
+        return evidence.over_training(records, scale, variants)
     if name != "evaluation_memory":
         raise UserError(f"no figure named {name} is made of records")
     if not (project_root() / MEMORY).is_file():
@@ -184,11 +186,12 @@ def _drawn(name: str) -> figures.Picture:
 IMAGE = r'<img class="wsss-figure" alt="([^"]*)" src="data:image/png;base64,([^"]+)"'
 
 
-def _of_notebook(name: str, place: str) -> tuple[bytes, str]:
-    cells = json.loads(notebook_path(name).read_text(encoding="utf-8"))["cells"]
+def _of_notebook(name: str, place: str) -> tuple[bytes, str, str]:
+    notebook = json.loads(notebook_path(name).read_text(encoding="utf-8"))
+    cells = notebook["cells"]
     shown = [out["data"].get("text/html", "") for cell in cells for out in cell.get("outputs", []) if "data" in out]
     alt, data = [found for text in shown for found in re.findall(IMAGE, "".join(text))][int(place)]
-    return base64.b64decode(data), html.unescape(alt)
+    return base64.b64decode(data), html.unescape(alt), origins.of_notebook(notebook["metadata"].get("wsss", {}))
 
 
 def text(words: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from wsss import ablation, published, results, tries
+from wsss import ablation, origins, published, results, tries
 from wsss.experiments import EXPERIMENTS
 from wsss.paths import UserError, near
 from wsss.results import Record
@@ -238,6 +238,7 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     **{f"{name}-differences": partial(ablation.differences, name, experiment) for name, experiment in REPORTED.items()},
     **{f"{dataset}-tries": partial(tries.table, dataset) for dataset in ("voc-animals", "mini")},
     "literature": literature,
+    "records": origins.listing,
 }
 
 

@@ -42,6 +42,8 @@ from wsss.table import Table  # noqa: E402
 
 log = logging.getLogger(__name__)
 MISSING = "n/a"
+RECORDS = "records"
+"""The page that lists all records; measured numbers lead to it."""
 
 # Numbers.
 
@@ -55,7 +57,11 @@ class ResultRole(SphinxRole):
         except FAULTS as error:
             log.warning("result %s: %s", self.text, error, location=self.get_location(), type="wsss", subtype="result")
             text, origin = MISSING, "no such result"
-        return [nodes.abbreviation(text, text, explanation=origin, classes=["wsss-result"])], []
+        number = nodes.abbreviation(text, text, explanation=origin, classes=["wsss-result"])
+        if origin.startswith("printed by others") or RECORDS not in self.env.found_docs:
+            return [number], []
+        uri = self.env.app.builder.get_relative_uri(self.env.docname, RECORDS)
+        return [nodes.reference("", "", number, internal=True, refuri=uri)], []
 
 
 class TestedRole(SphinxRole):
@@ -132,6 +138,10 @@ class Captioned(SphinxDirective):
         """Parsed :caption:, else the given words."""
         return self.state.inline_text(self.options.get("caption", otherwise), self.lineno)[0]
 
+    def origin(self, words: str) -> list[nodes.Node]:
+        """The line under a table or figure that says where it comes from; none where there is nothing to say."""
+        return [nodes.paragraph("", words, classes=["wsss-origin"])] if words else []
+
     def failed(self, error: Exception) -> list[nodes.Node]:
         """A warning, and words on the page."""
         place = (self.env.docname, self.lineno)
@@ -147,7 +157,7 @@ class ResultsTable(Captioned):
 
     def run(self) -> list[nodes.Node]:
         try:
-            table = show(self.env, "table", self.arguments[0])
+            table, origin = show(self.env, "table", self.arguments[0])
         except FAULTS as error:
             return self.failed(error)
         found = table_node(table, self.caption(table.title))
@@ -155,7 +165,7 @@ class ResultsTable(Captioned):
             self._lead(found[0], self.options["commands"])
         self.set_source_info(found[0])
         self.add_name(found[0])
-        return found
+        return [*found, *self.origin(origin)]
 
     def _lead(self, table: nodes.table, page: str) -> None:
         """Make every command of the table a link to the page."""
@@ -224,7 +234,7 @@ class ResultsFigure(Captioned):
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
         try:
-            png, alt = show(self.env, "figure", name)
+            png, alt, origin = show(self.env, "figure", name)
         except NotMeasured as missing:
             return not_measured(missing)
         except FAULTS as error:
@@ -239,7 +249,7 @@ class ResultsFigure(Captioned):
         figure += nodes.caption("", "", *self.caption(alt))
         self.set_source_info(figure)
         self.add_name(figure)
-        return [figure]
+        return [figure, *self.origin(origin)]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

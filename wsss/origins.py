@@ -1,0 +1,96 @@
+"""Where what is shown comes from: the records of a table in a line, and all records as a table. No torch."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from wsss import results
+from wsss.results import Record
+from wsss.table import ABSENT, Table
+
+T = TypeVar("T")
+FEW = 3
+"""Names that a line lists one by one."""
+
+
+class Noted(dict):
+    """A record that remembers whether its results were read."""
+
+    used = False
+
+    def __getitem__(self, key: str) -> Any:
+        self.used |= key == "results"
+        return super().__getitem__(key)
+
+
+def traced(make: Callable[[Sequence[Record]], T], records: Iterable[Record]) -> tuple[T, list[Record]]:
+    """What `make` makes of records, and those whose results it read."""
+    noted = [Noted(record) for record in records]
+    made = make(noted)
+    return made, [record for record in noted if record.used]
+
+
+def line(records: Sequence[Record]) -> str:
+    """Records, seeds, commits, time and devices in a sentence; empty for none."""
+    if not records:
+        return ""
+    runs = {(r["dataset"], r["variant"], r["seed"]): r for r in records}
+    trained = sum(record["seconds"].get("train", 0) for record in runs.values()) / 60
+    words = [
+        _some("record", [results.describe(record) + _stem(record) for record in records], few=0),
+        _some("variant", [variant for _, variant, _ in runs]),
+        _some("seed", [str(seed) for seed in sorted(seed for *_, seed in runs)], few=9),
+        _some("commit", [record["commit"] for record in records]),
+        f"{trained:,.0f} minutes of training on {', '.join(dict.fromkeys(record['device'] for record in records))}",
+    ]
+    return f"From {'; '.join(words)}."
+
+
+def _some(kind: str, names: Iterable[str], few: int = FEW) -> str:
+    """ "commit a", "commits a, b", or from more than `few` on "5 commits"."""
+    known = list(dict.fromkeys(names))
+    plural = kind + "s" * (len(known) > 1)
+    return f"{plural} {', '.join(known)}" if len(known) <= few else f"{len(known)} {plural}"
+
+
+def _stem(record: Record) -> str:
+    """What a record's file name says beside its seed."""
+    return Path(record["path"]).stem.removeprefix(str(record["seed"]))
+
+
+def of_notebook(stamp: Mapping[str, Any]) -> str:
+    """Notebook, date, commit, time and device of an executed notebook, from its stamp, in a sentence."""
+    return (
+        f"From {stamp.get('notebook', 'a notebook')}, seed {stamp.get('parameters', {}).get('seed', ABSENT)}; run "
+        f"{stamp.get('date', 'without a date')} at commit {stamp.get('commit')} in {stamp.get('seconds', ABSENT)} s on "
+        f"{stamp.get('device', 'an unknown device')}."
+    )
+
+
+NUMBERS = (("CAM", "cam.miou_headline"), ("segmentation", "segmentation.miou_headline"))
+
+
+def listing(records: Sequence[Record]) -> Table:
+    """Every record: what was run and evaluated how, its main numbers, and where they come from."""
+    rows = []
+    for record in records:
+        found = (f"{results.value(record, key):.1f}" if results.has(record, key) else ABSENT for _, key in NUMBERS)
+        minutes = sum(record["seconds"].values()) / 60
+        images = f"{record['images']:,} {record['split']}"
+        rows.append(
+            (
+                results.describe(record) + _stem(record),
+                images,
+                *found,
+                f"{minutes:.0f}",
+                record["commit"],
+                record["date"],
+                record["device"],
+            )
+        )
+    columns = ("record", "images", *(title for title, _ in NUMBERS), "minutes", "commit", "date", "device")
+    note = (
+        "mIoU in percent, headline classes. Minutes: training and evaluation. Each is a file data/results/RECORD.json, "
+    )
+    note += "with protocol, configuration, versions and a fingerprint of the images."
+    return Table("Published records", columns, tuple(rows), note)
