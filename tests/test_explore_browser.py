@@ -1,11 +1,12 @@
 """The explorer in a real browser: over file:// and http, with changed pixels, and numbers as Python computes them."""
 
 import re
+from contextlib import contextmanager
 
-import browser
 import numpy as np
 import pytest
 import torch
+from browser import axe, opened, served
 from running import folder, one_thread, own_set, run, tiny
 from torch.nn import functional
 
@@ -14,12 +15,6 @@ from wsss.explore import scene as scenes
 from wsss.explore import sources
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser.launched() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +34,8 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture
-def explorer(chromium, site):
-    with browser.opened(chromium, site[0].as_uri()) as (page, faults):
+def explorer(browser, site):
+    with opened(browser, site[0].as_uri()) as (page, faults):
         page.wait_for_selector(".wsss-explorer[data-ready]")
         yield page, site[1]
         assert not faults
@@ -48,13 +43,12 @@ def explorer(chromium, site):
 
 def change(page, key, value):
     """Set a control as a person does, and wait until the page has been painted anew."""
-    before = page.locator(".wsss-explorer").get_attribute("data-ready")
     control = page.locator(f"[data-key={key}]")
-    if control.evaluate("x => x.tagName") == "SELECT":
-        control.select_option(str(value))
-    else:
-        control.fill(str(value))
-    page.wait_for_function("before => document.querySelector('.wsss-explorer').dataset.ready !== before", arg=before)
+    with painted(page, 0):
+        if control.evaluate("x => x.tagName") == "SELECT":
+            control.select_option(str(value))
+        else:
+            control.fill(str(value))
 
 
 PIXELS = """caption => {
@@ -216,19 +210,60 @@ def test_what_is_seen_is_said(explorer):
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_nothing_stands_in_the_way_of_anyone(chromium, site, width, theme):
-    with browser.opened(chromium, site[0].as_uri(), width) as (page, faults):
+def test_nothing_stands_in_the_way_of_anyone(browser, site, width, theme):
+    with opened(browser, site[0].as_uri(), width) as (page, faults):
         page.emulate_media(color_scheme=theme)
         page.wait_for_selector(".wsss-explorer[data-ready]")
-        assert browser.axe(page) == [] and not faults
+        assert axe(page) == [] and not faults
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
-def test_it_works_over_http(chromium, site):
+def test_it_works_over_http(browser, site):
     with (
-        browser.served(site[0].parent) as address,
-        browser.opened(chromium, f"{address}/explore.html") as (page, faults),
+        served(site[0].parent) as address,
+        opened(browser, f"{address}/explore.html") as (page, faults),
     ):
         page.wait_for_selector(".wsss-explorer[data-ready]")
         change(page, "threshold", 0.77)
         assert "above 0.77" in page.locator(".wx-status").text_content() and not faults
+
+
+@pytest.mark.parametrize("way", ["file", "http"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_those_in_the_built_book_answer(browser, book, way, number):
+    """Class, layer, threshold, image, a patch by its slider and by a click: pixels change, and nothing is asked of
+    another host."""
+    name = "runs/explore.html"
+    with (
+        served(book) as site,
+        opened(browser, (book / name).as_uri() if way == "file" else f"{site}/{name}") as opening,
+    ):
+        page, faults = opening
+        page.wait_for_function("document.querySelectorAll('.wsss-explorer[data-ready]').length === 2")
+        explorer = page.locator(".wsss-explorer").nth(number)
+        for key, panel in (("threshold", 2), ("layer", 1), ("label", 1), ("image", 0), ("row", 1)):
+            control, before = explorer.locator(f"[data-key={key}]"), drawn(explorer, panel)
+            with painted(page, number):
+                if key in ("threshold", "row"):
+                    control.fill("0.21" if key == "threshold" else str((int(control.input_value()) + 5) % 10))
+                else:
+                    control.select_option(index=1)
+            assert drawn(explorer, panel) != before, key
+        before = explorer.locator(".wx-status").text_content()
+        with painted(page, number):
+            explorer.locator(".wx-panels canvas").first.click(position={"x": 9, "y": 9})
+        assert explorer.locator(".wx-status").text_content() != before and not faults
+
+
+@contextmanager
+def painted(page, number):
+    """Wait until what happens in the block has been drawn."""
+    count = "number => document.querySelectorAll('.wsss-explorer')[number].dataset.ready"
+    before = page.evaluate(count, number)
+    yield
+    page.wait_for_function(f"([number, before]) => ({count})(number) !== before", arg=[number, before])
+
+
+def drawn(explorer, panel):
+    """A canvas as text."""
+    return explorer.locator(".wx-panels canvas").nth(panel).evaluate("canvas => canvas.toDataURL()")

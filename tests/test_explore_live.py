@@ -7,9 +7,9 @@ import time
 import urllib.request
 from contextlib import contextmanager
 
-import browser
 import nbformat
 import pytest
+from browser import opened
 from running import environment, folder, own_set, run, tiny
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ def wait_for(address, server, log):
     raise AssertionError(log.read_text())
 
 
-def test_a_slider_is_read_by_the_kernel_and_the_kernel_answers(tmp_path):
+def test_a_slider_is_read_by_the_kernel_and_the_kernel_answers(browser, tmp_path):
     root, output = own_set(tmp_path / "own"), tmp_path / "runs"
     assert run(*tiny(root, output)) == 0
     cells = [SHOW.format(run=str(folder(output)), root=str(root)), READ]
@@ -75,11 +75,7 @@ def test_a_slider_is_read_by_the_kernel_and_the_kernel_answers(tmp_path):
         cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells], metadata=kernel
     )
     nbformat.write(notebook, tmp_path / "live.ipynb")
-    with (
-        browser.launched() as chromium,
-        lab(tmp_path) as address,
-        browser.opened(chromium, f"{address}/lab/tree/live.ipynb") as (page, faults),
-    ):
+    with lab(tmp_path) as address, opened(browser, f"{address}/lab/tree/live.ipynb") as (page, faults):
         page.locator(".jp-CodeCell .cm-content").first.click()
         page.keyboard.press("Shift+Enter")
         page.wait_for_selector(".wsss-explorer[data-ready]")
