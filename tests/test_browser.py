@@ -38,12 +38,38 @@ def markup(path: Path) -> Any:
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page(browser: Any, address: str, page: str, width: int) -> None:
     with opened(browser, f"{address}/{page}", width) as (tab, faults):
-        found = [*faults, *formulas(tab), *axe(tab)]
-        if (room := tab.evaluate("document.documentElement.scrollWidth")) > width:
-            found.append(f"{room} px wide: {widest(tab, width)}")
-        set_theme(tab, "dark")
-        found += [f"in the dark, {fault}" for fault in axe(tab, colours_only=True)]
+        found = [*faults, *seen(tab, width)]
     assert not found, "\n".join(found)
+
+
+def seen(tab: Any, width: int) -> list[str]:
+    """What is wrong with a page in the browser, light and dark."""
+    found = [*formulas(tab), *axe(tab)]
+    if (room := tab.evaluate("document.documentElement.scrollWidth")) > width:
+        found.append(f"{room} px wide: {widest(tab, width)}")
+    set_theme(tab, "dark")
+    return found + [f"in the dark, {fault}" for fault in axe(tab, colours_only=True)]
+
+
+BROKEN = {
+    "console: wrong": "<script>console.error('wrong')</script>",
+    "script: wrong": "<script>throw new Error('wrong')</script>",
+    "asks http://elsewhere.invalid/a.png": '<img alt="a" src="http://elsewhere.invalid/a.png">',
+    "404: ": '<img alt="a" src="absent.png">',
+    "formula not drawn: ": '<span class="math">\\(x\\)</span>',
+    "color-contrast: p": '<p style="color: #ccc">Pale.</p>',
+    "in the dark, color-contrast: p": "<style>[data-theme=dark] p { color: #ccc }</style><p>Pale in the dark.</p>",
+    "500 px wide: <p": '<p style="width: 500px; margin: 0">Wide.</p>',
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_fault_is_found(browser: Any, tmp_path: Path, fault: str) -> None:
+    sound = f"<title>t</title><body style='margin: 0; background: #fff'><article>{BROKEN[fault]}</article>"
+    (tmp_path / "a.html").write_text(f"<!doctype html><html lang='en'>{sound}")
+    with served(tmp_path) as address, opened(browser, f"{address}/a.html", 390) as (tab, faults):
+        found = [*faults, *seen(tab, 390)]
+    assert any(one.startswith(fault) for one in found), found
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "search.html"])
