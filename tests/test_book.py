@@ -22,15 +22,19 @@ PAGES = re.findall(r"file: (\S+)", (BOOK / "_toc.yml").read_text())
 RUN_PAGES = [page.removeprefix("runs/") for page in PAGES if page.startswith("runs/")]
 
 
+def one_record(root):
+    """A project of one record, with the book's own extension and no page yet."""
+    (root / "_config.yml").touch()
+    (root / "wsss").symlink_to(ROOT / "wsss")
+    shutil.copytree(BOOK / "_ext", root / "book" / "_ext", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "data" / "published", root / "data" / "published")
+    results.save(record(), root / "data" / "results" / "mini" / "mini" / "0.json")
+    return root
+
+
 @pytest.fixture
 def project(tmp_path):
-    """A project of one record, with the book's own extension and a page to write."""
-    (tmp_path / "_config.yml").touch()
-    (tmp_path / "wsss").symlink_to(ROOT / "wsss")
-    shutil.copytree(BOOK / "_ext", tmp_path / "book" / "_ext", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "data" / "published", tmp_path / "data" / "published")
-    results.save(record(), tmp_path / "data" / "results" / "mini" / "mini" / "0.json")
-    return tmp_path
+    return one_record(tmp_path)
 
 
 def build(project, text="", **environment):

@@ -15,8 +15,11 @@ from wsss.paths import UserError, atomic, project_root
 
 PAGE = "_build/pdf/_build/singlehtml/index.html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-OPTIONS = ("--headless", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=600000")
-"""The budget is of the page's own time, in milliseconds: printing waits for the equations, not for the clock."""
+OPTIONS = (
+    *("--headless", "--disable-gpu", "--no-pdf-header-footer"),
+    "--virtual-time-budget=600000",  # of the page's own time, in ms: printing waits for the equations, not the clock
+    "--disable-pdf-tagging",  # tags are a third of the file; the pages of the site are the form for screen readers
+)
 
 
 def browser() -> str:
