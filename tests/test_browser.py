@@ -80,11 +80,18 @@ def test_a_page_from_a_file(browser: Any, book: Path, page: str) -> None:
 
 
 def formulas(tab: Any) -> list[str]:
-    """Formulas that MathJax has not drawn, or could not."""
+    """Formulas that MathJax has not drawn, or could not, and those that are cut off: what is too wide has to scroll."""
     plain = tab.locator(".math:not(:has(mjx-container))").all_text_contents()
     wrong = tab.locator("mjx-merror, [data-mjx-error]").all_text_contents()
     raw = re.findall(r"\$\$.*|\\\(.*?\\\)", tab.locator("article").first.inner_text())
-    return [f"formula not drawn: {text.strip()[:80]}" for text in (*plain, *wrong, *raw)]
+    cut = tab.evaluate(
+        """() => [...document.querySelectorAll(".math > mjx-container")]
+        .map(drawn => [drawn, drawn.getBoundingClientRect(), drawn.parentElement.getBoundingClientRect()])
+        .filter(([, own, room]) => own.left < room.left - 1 || own.right > room.right + 1)
+        .map(([drawn]) => drawn.textContent.slice(0, 80))"""
+    )
+    found = [f"formula not drawn: {text.strip()[:80]}" for text in (*plain, *wrong, *raw)]
+    return found + [f"formula cut off: {text}" for text in cut]
 
 
 def widest(tab: Any, width: int) -> str:
@@ -92,7 +99,8 @@ def widest(tab: Any, width: int) -> str:
     return tab.evaluate(
         """width => [...document.querySelectorAll("article *")]
         .map(element => [element.getBoundingClientRect().right, element.outerHTML.slice(0, 80)])
-        .filter(([right]) => right > width).sort(([a], [b]) => b - a).slice(0, 3).join("; ")""",
+        .filter(([right]) => right > width).sort(([a], [b]) => b - a)
+        .slice(0, 3).map(([right, html]) => html).join("; ")""",
         width,
     )
 
