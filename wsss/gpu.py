@@ -12,8 +12,8 @@ from wsss.table import ABSENT, Table
 Bench = Mapping[str, Any]
 """A line that `wsss bench` printed, with the name of its file."""
 DATASETS = ("voc", "coco")
-KINDS = ("", "-base", "-toco", "-deit", "-deit-toco")
-"""What follows the data set in the names of the presets that the tables of results hold, and the base's twins."""
+KINDS = ("", "-msc", "-csa", "-base", "-toco", "-plain", "-deit", "-deit-base", "-deit-toco")
+"""What follows the data set in the names of presets."""
 UNKNOWN = "not known"
 
 
@@ -23,37 +23,49 @@ def launcher(dataset: str) -> str:
 
 
 def base_table(benches: Sequence[Bench]) -> Table:
-    """What the base's authors state, and what follows from it; takes no benches."""
-    rows = []
-    for dataset in DATASETS:
-        config, stated = PRESETS[f"{dataset}-toco"], costs.base_time(dataset)
-        images, whole = config.optim.steps * config.optim.batch, costs.base_pflop(config)
-        per_image = costs.step_tflop(config, repeated=True) / config.optim.batch
-        tokens = " / ".join(f"{count:,}" for count in costs.token_counts(config, repeated=True))
-        cells = (
-            f"{config.optim.steps:,} x {config.optim.batch}",
-            f"{stated.gpus} {stated.gpu}",
-            f"{int(stated.hours)} h {round(60 * stated.hours) % 60:02d} min",
-            f"{stated.gpus * stated.hours:.1f}",
-            tokens,
-            f"{per_image:.2f}",
-            f"{whole:,.0f}",
-            f"{stated.gpu_seconds / images:.2f}",
-            f"{costs.rate(config):.1f}",
-        )
-        rows.append((f"ToCo, {config.data.name.upper()}", *cells))
-    columns = ("the base's run", "steps x images", "GPUs", "stated time", "GPU hours", "tokens forward / backward")
-    columns += ("TFLOP an image", "PFLOP in all", "GPU seconds an image", "TFLOP/s a GPU")
-    note = "Stated: data/published/training_time.csv. GPU hours = GPUs x stated time. Tokens and TFLOP of an image and "
-    note += "step: counted, equal passes as often as the base computes them (D8), every term in every step. PFLOP in "
-    note += "all = steps x images x TFLOP an image. The last two columns are quotients: loading of data, refinement, "
-    note += "energy and validations lie within the seconds."
-    return Table("The base's runs, and what follows from the time that its authors state", columns, tuple(rows), note)
+    """What the base's authors state, and what follows from it, line by line; takes no benches."""
+    columns = [_base_column(dataset) for dataset in DATASETS]
+    names = columns[0].keys()
+    rows = tuple((name, *(column[name] for column in columns), DERIVED[name]) for name in names)
+    titles = ("ToCo's run", *(dataset.upper() for dataset in DATASETS), "where from")
+    note = "Seconds and rate are quotients: loading of data, refinement, energy and validations lie within the time."
+    return Table("The base's runs, and what follows from the time that its authors state", titles, rows, note)
+
+
+def _base_column(dataset: str) -> dict[str, str]:
+    config, stated = PRESETS[f"{dataset}-toco"], costs.base_time(dataset)
+    images = config.optim.steps * config.optim.batch
+    cells = (
+        f"{stated.gpus} {stated.gpu}",
+        f"{int(stated.hours)} h {round(60 * stated.hours) % 60:02d} min",
+        f"{stated.gpus * stated.hours:.1f}",
+        f"{config.optim.steps:,} x {config.optim.batch}",
+        " / ".join(f"{count:,}" for count in costs.token_counts(config, repeated=True)),
+        f"{costs.step_tflop(config, repeated=True) / config.optim.batch:.2f}",
+        f"{costs.base_pflop(config):,.0f}",
+        f"{stated.gpu_seconds / images:.2f}",
+        f"{costs.rate(config):.1f}",
+    )
+    return dict(zip(DERIVED, cells, strict=True))
+
+
+DERIVED = {
+    "GPUs": "stated: data/published/training_time.csv",
+    "time": "stated: the same file",
+    "GPU hours": "GPUs x time",
+    "steps x images": "the base's schedule, as in the preset",
+    "tokens forward / backward, an image and step": "counted, equal passes as often as the base computes them (D8)",
+    "TFLOP an image and step": "counted for these tokens, every term in every step",
+    "PFLOP in all": "steps x images x TFLOP an image and step",
+    "GPU seconds an image and step": "GPU hours / (steps x images)",
+    "TFLOP/s a GPU": "TFLOP an image and step / GPU seconds",
+}
+"""Lines of the table of the base, and where each comes from."""
 
 
 def runs_table(benches: Sequence[Bench]) -> Table:
-    """A line a preset of the benchmarks; takes no benches."""
-    rows = []
+    """A line for presets of the benchmarks that take the same; takes no benches."""
+    groups: dict[tuple[str, ...], list[str]] = {}
     for name in (f"{dataset}{kind}" for dataset in DATASETS for kind in KINDS):
         config = PRESETS[name]
         stated = costs.base_time(config.data.name)
@@ -66,9 +78,13 @@ def runs_table(benches: Sequence[Bench]) -> Table:
             f"{low:.1f} to {high:.1f}",
             f"{stated.gpus * low:.0f} to {stated.gpus * high:.0f}",
         )
-        rows.append((f"{launcher(config.data.name)} train {name} --seed 0", *cells))
-    columns = ("command", "tokens forward / backward", "TFLOP a step", "PFLOP in all", "share of the base's")
-    columns += ("hours, estimate", "GPU hours")
+        groups.setdefault((config.data.name, *cells), []).append(name)
+    rows = tuple(
+        (f"{launcher(dataset)} train {names[0]} --seed 0", ", ".join(names[1:]) or ABSENT, *cells)
+        for (dataset, *cells), names in groups.items()
+    )
+    columns = ("command", "the same for", "tokens forward / backward", "TFLOP a step", "PFLOP in all")
+    columns += ("share of the base's", "hours, estimate", "GPU hours")
     gpus = ", ".join(f"{t.gpus} {t.gpu} for {d.upper()}" for d in DATASETS for t in [costs.base_time(d)])
     note = f"An estimate for the base's GPUs ({gpus}), measured by nobody: from the base's stated hours x the share of "
     note += (
@@ -76,7 +92,7 @@ def runs_table(benches: Sequence[Bench]) -> Table:
     )
     note += "GPUs x hours; on one such GPU they are the hours. PFLOP in all = steps x TFLOP a step, where steps of "
     note += "classification alone take the main pass only. bfloat16, the default here, is not reckoned with."
-    return Table("Runs of the benchmarks, estimated", columns, tuple(rows), note)
+    return Table("Runs of the benchmarks, estimated", columns, rows, note)
 
 
 def ablations_table(benches: Sequence[Bench]) -> Table:
