@@ -10,8 +10,10 @@ import nbformat
 import papermill.engines  # before the plug-in, which it loads
 import pytest
 from click import ClickException
+from test_results import record
 
 import wsss
+from wsss import results
 from wsss.tools import papermill as plugin
 from wsss.tools import sources
 from wsss.tools.parameters import defaults, settle
@@ -221,3 +223,18 @@ def test_code_hash_follows_imports_and_nothing_else() -> None:
     assert names == ["wsss", "wsss.train", "wsss.data", "wsss.data.mini"]
     assert sources.code_hash("wsss.tools.papermill") != sources.code_hash("wsss.tools.parameters")
     assert sources.code_hash("wsss.nothing") == sources.code_hash()
+
+
+def test_a_notebook_that_reads_records_carries_their_digests(project: Path) -> None:
+    put = {"runs/mini/a/0.json": record(variant="a"), "data/results/mini/b/1.json": record(variant="b", seed=1)}
+    for name, one in put.items():
+        results.save(one, project / name)
+    reads, other = (
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata={"papermill": {"parameters": {}}})
+        for source in ("from wsss import results", "from wsss import cam")
+    )
+    found = plugin._records_read(reads, project)["records"]
+    assert set(found) == {"mini/a/0", "mini/b/1"} and all(len(digest) == 64 for digest in found.values())
+    assert plugin._records_read(other, project) == {}
+    (project / "runs" / "mini" / "a" / "0.json").write_text("{")
+    assert plugin._records_read(reads, project) == {}
