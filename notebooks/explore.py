@@ -47,10 +47,10 @@ seers, classes = sources.of_runs([train.run_folder(config, root) for config in c
 # %%
 images = sources.of_set(root, split, classes, 6)
 live = widget.Explorer(images, seers, classes)
-pictures.comparison(live.scenes)
+pictures.comparison(live.scenes[:4])
 
 # %% [markdown]
-# *Six images of the validation list, evenly spaced. CAM: the largest value over the classes that are present, dark 0,
+# *Images of the validation list. CAM: the largest value over the classes that are present, dark 0,
 # bright 1, of the aux and of the last layer. Pseudo label: what the decoder learns from (grey: ignored). Plain
 # classification trains no decoder.*
 #
@@ -68,9 +68,9 @@ pictures.comparison(live.scenes)
 live
 
 # %% [markdown]
-# *The same images. Maps are kept on a grid of patches (those of several scales three
-# times as fine) in 255 steps and enlarged by the browser, so numbers may differ from those of the records in the first
-# decimal.*
+# *Six images of the validation list, evenly spaced. Maps are kept on a grid of patches (those of several scales three
+# times as fine) in 255 steps and enlarged by the browser, so numbers may differ a little from those of the records;
+# cosines are kept to two hundredths.*
 #
 # ## Photographs
 #

@@ -167,7 +167,7 @@ def test_a_click_chooses_a_patch_and_shows_what_is_like_it(explorer):
     planes = enlarged(view.layers[0].multi, view.grid).reshape(len(view.shown), -1)
     rivals = [place for place, one in enumerate(view.shown) if one in found[0].present]
     vectors = np.concatenate([1 - planes[rivals].max(0, keepdims=True), planes[rivals]]).T
-    rows_of = {name: kept.quantised_codes(codes).astype(float) for name, codes in view.codes.items()}
+    rows_of = {name: kept.quantised_codes(kept.compact(codes)).astype(float) for name, codes in view.codes.items()}
     rows_of[f"CAM, {view.layers[0].name}"] = vectors
     for name, vectors in rows_of.items():
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -23,7 +23,7 @@ def comparison(scenes: Sequence[Scene]) -> Picture:
         parts = [*(f"CAM, {layer.name.split()[0]}" for layer in reversed(view.layers[:2]))]
         parts += ["pseudo label", "prediction"] * (view.segmentation is not None)
         titles += [f"{view.name}:\n{part}" for part in parts]
-    picture = Picture(figsize=(1.25 * len(titles), 1.25 * len(scenes) + 0.8), layout="constrained")
+    picture = Picture(figsize=(1.1 * len(titles), 1.1 * len(scenes) + 0.7), layout="constrained")
     grid = picture.subplots(len(scenes), len(titles), squeeze=False)
     for axes, scene in zip(grid, scenes, strict=True):
         cells = _cells(scene, known)
@@ -33,7 +33,7 @@ def comparison(scenes: Sequence[Scene]) -> Picture:
                 continue
             axis.imshow(class_colours(array) if label else array, cmap="cividis", vmin=0, vmax=1)
     for axis, title in zip(grid[0], titles, strict=True):
-        axis.set_title(title, fontsize=7)
+        axis.set_title(title, fontsize=6.5)
     picture.alt = (
         f"{len(scenes)} images in rows; columns: {', '.join(title.replace(chr(10), ' ') for title in titles)}."
     )

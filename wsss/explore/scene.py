@@ -19,7 +19,7 @@ from wsss.model import AUX, Wsss
 
 LARGEST = 400
 """Longer side of a picture in the explorer, in pixels; larger photographs are shown smaller."""
-MOST = 6
+MOST = 4
 """Classes that can be chosen in an image, at most, unless more are present."""
 FINER = 3
 """The maps of several scales are kept at this many values per patch and side; odd, so that one lies in its middle."""
