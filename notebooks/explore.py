@@ -47,7 +47,7 @@ seers, classes = sources.of_runs([train.run_folder(config, root) for config in c
 # %%
 images = sources.of_set(root, split, classes, 6)
 live = widget.Explorer(images, seers, classes)
-pictures.comparison(live.scenes[:4])
+pictures.comparison(live.scenes[:5])
 
 # %% [markdown]
 # *Images of the validation list. CAM: the largest value over the classes that are present, dark 0,

@@ -215,7 +215,7 @@ def test_a_comparison_has_a_row_an_image_and_leaves_out_what_is_not_known(looked
     picture = pictures.comparison(found)
     drawn = [axis for axis in picture.axes if axis.images]
     assert len(drawn) == 3 * (2 + 4 + 2), "image, truth; CAMs, pseudo label, prediction; CAMs of the plain model"
-    assert "truth" in picture.alt and picture.alt.count("prediction") == 1
+    assert "rows: image, truth, tiny: CAM, aux" in picture.alt and picture.alt.count("prediction") == 1
     with one_thread():
         unknown = [scenes.scene(scenes.Picture("mine", images[0].photograph), seers[:1])]
     assert "truth" not in pictures.comparison(unknown).alt

@@ -119,6 +119,12 @@ def copy_explorer(app: Sphinx) -> None:
         shutil.copyfile(ROOT / "wsss" / "explore" / name, folder / name)
 
 
+def drop_source_maps(app: Sphinx, error: Exception | None) -> None:
+    """Leave out the theme's source maps, megabytes that only its own developers need."""
+    for path in (Path(app.outdir) / "_static").rglob("*.map"):
+        path.unlink()
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx's entry point."""
     app.connect("config-inited", set_address)
@@ -127,6 +133,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", stamp_run)
     app.connect("html-page-context", choose_scripts, priority=900)
     app.connect("builder-inited", copy_explorer)
+    app.connect("build-finished", drop_source_maps)
     app.add_css_file("wsss.css")
     app.add_css_file("explorer.css")
     app.add_js_file("explorer.js", loading_method="defer")

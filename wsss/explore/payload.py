@@ -82,7 +82,11 @@ def payload(scenes: Sequence[Scene], classes: Sequence[str], threshold: float = 
         "classes": names,
         "ramps": {name: _text(_ramp(name)) for name in RAMPS},
         "images": [_scene(scene, names) for scene in scenes],
-        "start": {"label": scenes[0].views[0].shown[0], "threshold": threshold},
+        "start": {
+            "variant": len(scenes[0].views) - 1,
+            "label": scenes[0].views[-1].shown[0],
+            "threshold": threshold,
+        },
         "live": live,
     }
 

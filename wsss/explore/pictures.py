@@ -8,48 +8,50 @@ from matplotlib import patches
 from matplotlib.axes import Axes
 from PIL import Image
 
-from wsss import metrics
+from wsss import figures, metrics
 from wsss.explore.payload import LayerCam, Scene, View
-from wsss.figures import VERMILION, Picture, class_colours
+from wsss.figures import Picture, class_colours
 from wsss.paths import UserError
 
 
 def comparison(scenes: Sequence[Scene]) -> Picture:
-    """A row an image: image, truth where it is known, and of every model its CAM by layer (several scales, the largest
-    over the image's classes), the refined pseudo label and the prediction where its decoder was trained."""
-    known = any(scene.truth is not None for scene in scenes)
-    titles = ["image", *["truth"] * known]
-    for view in scenes[0].views:
-        parts = [*(f"CAM, {layer.name.split()[0]}" for layer in reversed(view.layers[:2]))]
-        parts += ["pseudo label", "prediction"] * (view.segmentation is not None)
-        titles += [f"{view.name}:\n{part}" for part in parts]
-    picture = Picture(figsize=(1.1 * len(titles), 1.1 * len(scenes) + 0.7), layout="constrained")
-    grid = picture.subplots(len(scenes), len(titles), squeeze=False)
-    for axes, scene in zip(grid, scenes, strict=True):
-        cells = _cells(scene, known)
-        for axis, (array, label) in zip(axes, cells, strict=True):
-            axis.set_axis_off()
-            if array is None:
-                continue
-            axis.imshow(class_colours(array) if label else array, cmap="cividis", vmin=0, vmax=1)
-    for axis, title in zip(grid[0], titles, strict=True):
-        axis.set_title(title, fontsize=6.5)
-    picture.alt = (
-        f"{len(scenes)} images in rows; columns: {', '.join(title.replace(chr(10), ' ') for title in titles)}."
-    )
+    """A column an image; rows: the image, its truth where it is known, and of every model its CAM by layer (several
+    scales, the largest over the image's classes), the refined pseudo label and the prediction where its decoder was
+    trained. The scenes are of the same models."""
+    columns = [_cells(scene, any(one.truth is not None for one in scenes)) for scene in scenes]
+    titles = [title for title, _, _ in columns[0]]
+    picture = Picture(figsize=(1.2 * len(scenes) + 1.8, 1.2 * len(titles)), layout="constrained")
+    grid = picture.subplots(len(titles), len(scenes), squeeze=False)
+    for axes, cells in zip(grid.T, columns, strict=True):
+        for axis, (_, array, is_label) in zip(axes, cells, strict=True):
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if array is not None:
+                axis.imshow(class_colours(array) if is_label else array, cmap="cividis", vmin=0, vmax=1)
+    for axis, title in zip(grid[:, 0], titles, strict=True):
+        axis.set_ylabel(title.replace(": ", ":\n"), rotation=0, ha="right", va="center", fontsize=8)
+    picture.alt = f"{len(scenes)} images in columns; rows: {', '.join(titles)}."
     return picture
 
 
-def _cells(scene: Scene, known: bool) -> list[tuple[np.ndarray | None, bool]]:
-    """Arrays of a row and whether each is a label map."""
-    cells: list[tuple[np.ndarray | None, bool]] = [(scene.pixels, False), *[(scene.truth, True)] * known]
+Cell = tuple[str, np.ndarray | None, bool]
+"""Title, array, and whether it is a label map."""
+
+
+def _cells(scene: Scene, with_truth: bool) -> list[Cell]:
+    cells: list[Cell] = [("image", scene.pixels, False), *[("truth", scene.truth, True)] * with_truth]
     size = scene.pixels.shape[:2]
     for view in scene.views:
         for layer in reversed(view.layers[:2]):
             maps = [layer.multi[view.shown.index(label)] for label in scene.present]
             small = Image.fromarray(np.max(maps, 0).astype(np.float32))
-            cells.append((np.asarray(small.resize(size[::-1], Image.Resampling.BILINEAR)), False))
-        cells += [(array, True) for array in (view.pseudo_label, view.segmentation) if array is not None]
+            large = np.asarray(small.resize(size[::-1], Image.Resampling.BILINEAR))
+            cells.append((f"{view.name}: CAM, {layer.name.split()[0]}", large, False))
+        if view.segmentation is not None:
+            cells += [
+                (f"{view.name}: pseudo label", view.pseudo_label, True),
+                (f"{view.name}: prediction", view.segmentation, True),
+            ]
     return cells
 
 
@@ -200,4 +202,4 @@ def _mark(axis: Axes, place: tuple[int, int]) -> None:
     """Outline a patch."""
     corner = (place[1] - 0.5, place[0] - 0.5)
     axis.add_patch(patches.Rectangle(corner, 1, 1, fill=False, edgecolor="white", linewidth=2.2))
-    axis.add_patch(patches.Rectangle(corner, 1, 1, fill=False, edgecolor=VERMILION, linewidth=1.2))
+    axis.add_patch(patches.Rectangle(corner, 1, 1, fill=False, edgecolor=figures.VERMILION, linewidth=1.2))

@@ -38,7 +38,7 @@ class Explorer(anywidget.AnyWidget):
         self.scenes = [scene(picture, self.seers) for picture in self.pictures]
         threshold = self.seers[-1].config.cam.background if self.seers else 0.5
         found = payload(self.scenes, classes, threshold, live=True)
-        super().__init__(payload=found, threshold=threshold, label=found["start"]["label"])
+        super().__init__(payload=found, **found["start"])
         self.observe(self._answer, "request")
 
     def labels(self) -> np.ndarray:
