@@ -80,13 +80,16 @@ def runs_table(benches: Sequence[Bench]) -> Table:
         )
         groups.setdefault((config.data.name, *cells), []).append(name)
     rows = tuple(
-        (f"{launcher(dataset)} train {names[0]} --seed 0", ", ".join(names[1:]) or ABSENT, *cells)
-        for (dataset, *cells), names in groups.items()
+        (f"{launcher(dataset)} train {names[0]} --seed 0", *cells) for (dataset, *cells), names in groups.items()
     )
-    columns = ("command", "the same for", "tokens forward / backward", "TFLOP a step", "PFLOP in all")
-    columns += ("share of the base's", "hours, estimate", "GPU hours")
+    columns = ("command", "tokens forward / backward", "TFLOP a step", "PFLOP in all", "share of the base's")
+    columns += ("hours, estimate", "GPU hours")
     gpus = ", ".join(f"{t.gpus} {t.gpu} for {d.upper()}" for d in DATASETS for t in [costs.base_time(d)])
-    note = f"An estimate for the base's GPUs ({gpus}), measured by nobody: from the base's stated hours x the share of "
+    same = "; ".join(f"{names[0]}: {', '.join(names[1:])}" for names in groups.values() if names[1:])
+    note = f"The same holds beside {same}. "
+    note += (
+        f"An estimate for the base's GPUs ({gpus}), measured by nobody: from the base's stated hours x the share of "
+    )
     note += (
         "its PFLOP, if time goes with operations, to its stated hours as they are, if nothing is gained. GPU hours = "
     )
