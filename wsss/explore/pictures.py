@@ -62,7 +62,7 @@ def like_a_patch(scene: Scene, place: tuple[int, int] | None = None) -> Picture:
     """
     place = place or peak(scene)
     columns = max(len(view.codes) for view in scene.views) + 1
-    picture = Picture(figsize=(9, 1.75 * len(scene.views)), layout="constrained")
+    picture = Picture(figsize=(1.5 * columns, 1.75 * len(scene.views)), layout="constrained")
     grid, said = picture.subplots(len(scene.views), columns, squeeze=False), []
     for axes, view in zip(grid, scene.views, strict=True):
         _image(axes[0], scene, view, place, view.name)
