@@ -21,7 +21,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ROWS = (
     "wsss batch bounds command compat config distributed interrupt memory settings intervals paths provenance",
     "alignment cam checkpoint contrast crf energy losses metrics optim refine subspace transforms "
-    "benches figures publish published results table",
+    "benches figures origins publish published results table",
     "datasets model data",
     "method",
     "presets",

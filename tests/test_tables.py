@@ -37,7 +37,7 @@ def test_an_unknown_published_number_is_an_error(path):
 def test_every_table_builds_from_no_records(name):
     table = tables.build(name, [])
     assert all(len(row) == len(table.columns) for row in table.rows)
-    if name != "literature" and not name.endswith("-tries"):
+    if name not in ("literature", "records") and not name.endswith("-tries"):
         assert "not run" in table.text() and ("wsss train" in table.text() or "wsss sweep " in table.text())
 
 

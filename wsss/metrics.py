@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Integer, UInt8
 from scipy import ndimage
 
 from wsss.config import IGNORE
@@ -219,7 +219,7 @@ def classification_scores(
     }
 
 
-def token_labels(mask: UInt8[np.ndarray, "h w"], grid: tuple[int, int]) -> UInt8[np.ndarray, " n"]:
+def token_labels(mask: Integer[np.ndarray, "h w"], grid: tuple[int, int]) -> Integer[np.ndarray, " n"]:
     """The labels in the middle of every patch, row by row."""
     middles = [(np.arange(n) + 0.5) * side / n for n, side in zip(grid, mask.shape, strict=True)]
     rows, columns = (places.astype(int) for places in middles)
@@ -227,7 +227,7 @@ def token_labels(mask: UInt8[np.ndarray, "h w"], grid: tuple[int, int]) -> UInt8
 
 
 def code_sums(
-    codes: Float[np.ndarray, "n q"], label: UInt8[np.ndarray, " n"], classes: int
+    codes: Float[np.ndarray, "n q"], label: Integer[np.ndarray, " n"], classes: int
 ) -> dict[str, Float[np.ndarray, "..."]]:
     """The sums that `redundancy` and `correlation` take, over tokens with their labels; IGNORE is left out."""
     member, codes = (label[:, None] == np.arange(classes)).astype(float), codes.astype(float)
