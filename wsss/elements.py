@@ -114,7 +114,7 @@ def number(words: str) -> tuple[str, str]:
 
 
 def tests(words: str) -> tuple[str, ...]:
-    """FILE::NAME of the tests of a deviation, those named `test_D5_...` for D5, or of one test by its whole name."""
+    """File and name of the tests of a deviation, those named `test_D5_...` for D5, or of one test by its whole name."""
     names = words if words.startswith("test_") else rf"test_{words}_\w+"
     pattern = re.compile(rf"^def ({names})\(", re.MULTILINE)
     files = sorted((project_root() / "tests").glob("test_*.py"))
