@@ -92,4 +92,17 @@ photographs
 
 # %% [markdown]
 # *The model is small; what to expect of it is on the page of results, and where it comes from in its card in
-# `data/weights`. Your own pictures:* `wsss explore FOLDER`.
+# `data/weights`.*
+#
+# ## Your own
+#
+# `wsss explore FOLDER` writes such a page of your own photographs, `--run RUN ...` with models of your own. Live, in a
+# notebook with a kernel, two more buttons refine the map at the chosen threshold by the photograph's colours (PAR) and
+# pass the segmentation through the dense CRF; and every choice can be read and set from Python:
+#
+# ```
+# live = widget.Explorer(sources.of_folder(Path("FOLDER"), 8), *sources.of_runs([Path("runs/mini/mini/0")]))
+# live                    # shows it
+# live.threshold          # what the slider says; live.threshold = 0.3 moves it
+# live.labels()           # the label map that a button computed last
+# ```
