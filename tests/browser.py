@@ -96,9 +96,13 @@ def set_theme(page: Any, theme: str) -> None:
     page.evaluate("theme => Object.assign(document.documentElement.dataset, {theme, mode: theme})", theme)
 
 
+SOURCES = ("_config.yml", "CITATION.cff", "book", "data", "notebooks", "tests", "wsss")
+"""Files and folders of the project that the book is made of."""
+
+
 def build_book(folder: Path) -> Path:
     """The book's pages, built below the folder from copies of its sources."""
-    for name in ("_config.yml", "book", "data", "notebooks", "tests", "wsss"):
+    for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     command = [Path(sys.executable).with_name("jupyter-book"), "build", "book"]

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser import SOURCES
 from test_results import notebook, put, record
 
 from wsss import publish, results
@@ -206,7 +207,7 @@ def test_docstrings_name_the_equations_as_the_book_numbers_them(file):
 @pytest.mark.slow
 def test_strict_build_without_torch_and_without_network(tmp_path):
     """Everything jupyter-book sees, with a torch that cannot be imported; no page asks another host for anything."""
-    for name in ("_config.yml", "book", "data", "notebooks", "tests", "wsss"):
+    for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     (tmp_path / "no_torch").mkdir()

@@ -106,6 +106,15 @@ def _text(asset: Any) -> str:
     return f"{getattr(asset, 'filename', asset)} {getattr(asset, 'attributes', {}).get('body', '')}"
 
 
+def plain_roles(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Leave out roles that Sphinx gives a bibliography: one is deprecated, and its list holds more than items."""
+    if "body" in context:
+        context["body"] = context["body"].replace(' role="doc-biblioentry"', "").replace(LIST_OF_CITATIONS, PLAIN_LIST)
+
+
+LIST_OF_CITATIONS, PLAIN_LIST = '<div role="list" class="citation-list">', '<div class="citation-list">'
+
+
 # The explorer, which is a part of the package.
 
 EXPLORER = ("explorer.js", "explorer.css")
@@ -132,6 +141,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", own_notebook)
     app.connect("doctree-read", stamp_run)
     app.connect("html-page-context", choose_scripts, priority=900)
+    app.connect("html-page-context", plain_roles)
     app.connect("builder-inited", copy_explorer)
     app.connect("build-finished", drop_source_maps)
     app.add_css_file("wsss.css")
