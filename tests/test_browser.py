@@ -85,7 +85,7 @@ def formulas(tab: Any) -> list[str]:
     """Formulas that MathJax has not drawn, or could not, and those that are cut off: what is too wide has to scroll."""
     plain = tab.locator(".math:not(:has(mjx-container))").all_text_contents()
     wrong = tab.locator("mjx-merror, [data-mjx-error]").all_text_contents()
-    raw = re.findall(r"\$\$.*|\\\(.*?\\\)", tab.locator("main").first.inner_text())
+    raw = re.findall(r"\$\$.*|\\\(.*?\\\)", tab.locator("main, article").first.inner_text())
     cut = tab.evaluate(
         """() => [...document.querySelectorAll(".math > mjx-container")]
         .map(drawn => [drawn, drawn.getBoundingClientRect(), drawn.parentElement.getBoundingClientRect()])
