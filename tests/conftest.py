@@ -43,7 +43,7 @@ def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium. Of a module, not of the session: its event loop would be in the way of other tests."""
+    """A headless Chromium. Of a module, not of all: its event loop would be in the way of other tests."""
     from browser import launched
 
     with launched() as found:

@@ -68,7 +68,7 @@ class Scene:
     present: tuple[int, ...]
     """Classes in the image, by number."""
     known: bool
-    """Whether they are known; else they are the ones that the first model predicts."""
+    """Whether they are known; else they are the ones that the last model predicts."""
     truth: UInt8[np.ndarray, "h w"] | None
     views: tuple[View, ...]
 
@@ -143,14 +143,19 @@ def quantised_maps(maps: Float[np.ndarray, "*k i j"]) -> UInt8[np.ndarray, "*k i
     return (np.clip(maps, 0, 1) * 255).round().astype(np.uint8)
 
 
+def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Each row divided by its norm; zeros stay."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
 def compact(rows: Float[np.ndarray, "n d"], error: float = 0.02) -> Float[np.ndarray, "n r"]:
     """Rows of norm 1 in the fewest of their principal directions, eight at a time, that keep all cosines to `error`."""
-    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    left, sizes, _ = np.linalg.svd(unit, full_matrices=False)
-    found = left * sizes
+    whole = unit(rows)
+    left, sizes, _ = np.linalg.svd(whole, full_matrices=False)
+    found, cosines = left * sizes, whole @ whole.T
     for rank in range(8, found.shape[1], 8):
-        fewer = found[:, :rank] / np.maximum(np.linalg.norm(found[:, :rank], axis=1, keepdims=True), 1e-12)
-        if np.abs(fewer @ fewer.T - unit @ unit.T).max() <= error:
+        fewer = unit(found[:, :rank])
+        if np.abs(fewer @ fewer.T - cosines).max() <= error:
             return fewer
     return found
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from wsss import figures, metrics
-from wsss.explore.payload import LayerCam, Scene, View
+from wsss.explore.payload import LayerCam, Scene, View, unit
 from wsss.figures import Picture, class_colours
 from wsss.paths import UserError
 
@@ -94,8 +94,8 @@ def peak(scene: Scene) -> tuple[int, int]:
 
 def likeness(rows: Float[np.ndarray, "n d"], index: int) -> Float[np.ndarray, " n"]:
     """Cosine of one row with all."""
-    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return unit @ unit[index]
+    directions = unit(rows)
+    return directions @ directions[index]
 
 
 def _inside(scene: Scene, view: View, values: Float[np.ndarray, " n"]) -> str:
@@ -171,8 +171,8 @@ def layers(scene: Scene) -> Picture:
 def affinity(maps: Float[np.ndarray, "k i j"]) -> Float[np.ndarray, "n n"]:
     """Cosine of [1 - max_k M ; M] at every pair of patches, as Module B takes it."""
     vectors = np.concatenate([1 - maps.max(0, keepdims=True), maps]).reshape(len(maps) + 1, -1)
-    unit = vectors / np.linalg.norm(vectors, axis=0)
-    return unit.T @ unit
+    directions = unit(vectors.T)
+    return directions @ directions.T
 
 
 def _on_grid(layer: LayerCam, view: View, label: int) -> Float[np.ndarray, "i j"]:

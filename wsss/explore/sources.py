@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wsss import checkpoint, datasets, experiments, results, runs, settings
 from wsss import config as configuration
+from wsss import datasets, experiments, results, runs
 from wsss.config import Config
 from wsss.data import voc
 from wsss.explore.scene import Picture, Seer
@@ -63,11 +63,9 @@ def shipped() -> tuple[Seer, tuple[str, ...]]:
     card = read_json(path)
     record = results.load(project_root() / card["record"])
     config, classes = configuration.from_dict(record["config"]), classes_of(record)
-    bare = settings.override(config, {"model.checkpoint": "", "model.pretrained": False})
-    model = build(bare, len(classes))
-    tensors = checkpoint.read(path.with_suffix(".safetensors"))
-    checkpoint.fill(model, {name: value.float() for name, value in tensors.items()}, path.stem)
-    return Seer(_name(config), _about(record), model.eval(), config), classes
+    opened = runs.Opened(path.parent, config, path.with_suffix(".safetensors"), record["steps"])
+    model = opened.model(len(classes), torch.device("cpu"))
+    return Seer(_name(config), _about(record), model, config), classes
 
 
 def _name(config: Config) -> str:
