@@ -8,7 +8,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers import PatchEmbed, resample_abs_pos_embed
+from timm.layers import Attention, PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils import checkpoint as activations
@@ -31,6 +31,21 @@ class Patches(PatchEmbed):
         rows, columns = self.patch_size
         pixels = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5).flatten(3)
         return self.norm(F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias))
+
+
+def attend_from_first(attention: nn.Module, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b 1 d"]:
+    """`attention(x)[:, :1]`: one query, all keys. Attention that is not timm's plain one runs whole."""
+    if type(attention) is not Attention or getattr(attention, "gate", None) is not None:
+        return attention(x)[:, :1]
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    width = len(weight) // 3
+    query = F.linear(x[:, :1], weight[:width], None if bias is None else bias[:width])
+    rest = F.linear(x, weight[width:], None if bias is None else bias[width:])
+    parts = (query, *rest.chunk(2, -1))
+    q, k, v = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts)
+    shares = (attention.q_norm(q) * attention.scale @ attention.k_norm(k).mT).softmax(-1)
+    answer = (attention.attn_drop(shares) @ v).transpose(1, 2).flatten(2)
+    return attention.proj_drop(attention.proj(attention.norm(answer)))
 
 
 class Decoder(nn.Module):
@@ -120,11 +135,11 @@ class Wsss(nn.Module):
         return Encoded(x[:, self.encoder.num_prefix_tokens :], kept[self.aux_block], extra, x[:, 0])
 
     def class_token(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """The class token of one pass of the encoder, whose last MLP leaves out all other tokens."""
+        """The class token of one pass of the encoder, whose last block leaves out all other tokens' queries and MLP."""
         block = self.encoder.blocks[-1]
 
         def alone(x: Tensor) -> Tensor:
-            x = (x + block.drop_path1(block.ls1(block.attn(block.norm1(x)))))[:, :1]
+            x = x[:, :1] + block.drop_path1(block.ls1(attend_from_first(block.attn, block.norm1(x))))
             return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
         return self.encoder.norm(self._run(block, self._before_last(image)[0], alone))[:, 0]
