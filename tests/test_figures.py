@@ -1,6 +1,9 @@
 """Figures of records: what they draw, and the words for those who cannot see them."""
 
+import io
+
 import numpy as np
+import PIL.Image
 import pytest
 from matplotlib.colors import to_rgb
 from test_results import record
@@ -35,6 +38,19 @@ def test_a_run_stands_before_the_published_curves(run):
     (legend,) = picture.legends
     assert "levels do not" in legend.get_title().get_text()
     assert picture.png().startswith(b"\x89PNG")
+
+
+def test_a_picture_takes_the_smaller_of_two_forms_and_says_which():
+    """Lines are smaller as PNG, what looks like a photograph as JPEG; both decode to what was drawn."""
+    drawn = figures.Picture(figsize=(2, 2)), figures.Picture(figsize=(2, 2))
+    drawn[0].subplots().plot([0, 1])
+    drawn[1].add_axes((0, 0, 1, 1)).imshow(np.random.default_rng(0).random((40, 40, 3)), interpolation="bilinear")
+    for picture, kind in zip(drawn, ("png", "jpeg"), strict=True):
+        found = picture.encoded()
+        assert figures.suffix(found) == kind and f'src="data:image/{kind};base64,' in picture.html()
+        images = [PIL.Image.open(io.BytesIO(data)).convert("RGB") for data in (found, picture.png())]
+        assert images[0].size == images[1].size == (220, 220)
+        assert np.abs(np.subtract(*(np.asarray(image, float) for image in images))).mean() < 3
 
 
 def test_a_record_without_validations_is_a_point(run):

@@ -158,11 +158,11 @@ def verdict(words: str = "") -> tuple[str, Table]:
 
 
 def figure(words: str) -> tuple[bytes, str, str]:
-    """PNG, alternative text and origin: drawn from records, or NOTEBOOK#2, the third picture of a notebook."""
+    """Picture, alternative text and origin: drawn from records, or NOTEBOOK#2, the third picture of a notebook."""
     if "#" in words:
         return _of_notebook(*words.split("#"))
     picture, used = origins.traced(partial(_drawn, words), results.published())
-    return picture.png(), picture.alt, origins.line(used)
+    return picture.encoded(), picture.alt, origins.line(used)
 
 
 def _drawn(name: str, records: Sequence[results.Record]) -> figures.Picture:
@@ -183,7 +183,7 @@ def _drawn(name: str, records: Sequence[results.Record]) -> figures.Picture:
     return figures.evaluation_memory(read_json(project_root() / MEMORY))
 
 
-IMAGE = r'<img class="wsss-figure" alt="([^"]*)" src="data:image/png;base64,([^"]+)"'
+IMAGE = r'<img class="wsss-figure" alt="([^"]*)" src="data:image/(?:png|jpeg);base64,([^"]+)"'
 
 
 def _of_notebook(name: str, place: str) -> tuple[bytes, str, str]:

@@ -38,6 +38,7 @@ from wsss_fresh import show  # noqa: E402  (the package may not be installed)
 
 from wsss.elements import FAULTS, PDF  # noqa: E402
 from wsss.evidence import NotMeasured  # noqa: E402
+from wsss.figures import suffix  # noqa: E402
 from wsss.table import Table  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -234,16 +235,16 @@ class ResultsFigure(Captioned):
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
         try:
-            png, alt, origin = show(self.env, "figure", name)
+            picture, alt, origin = show(self.env, "figure", name)
         except NotMeasured as missing:
             return not_measured(missing)
         except FAULTS as error:
             return self.failed(error)
         folder = ROOT / "_build" / "figures"
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{re.sub(r'[^a-z0-9]+', '-', name)}.png"
-        if not path.is_file() or path.read_bytes() != png:  # else other pages with this figure would be read again
-            path.write_bytes(png)
+        path = folder / f"{re.sub(r'[^a-z0-9]+', '-', name)}.{suffix(picture)}"
+        if not path.is_file() or path.read_bytes() != picture:  # else other pages with this figure would be read again
+            path.write_bytes(picture)
         uri = os.path.relpath(path, Path(self.env.doc2path(self.env.docname)).parent)
         figure = nodes.figure("", nodes.image(uri=uri, alt=self.options.get("alt", alt), classes=["wsss-figure"]))
         figure += nodes.caption("", "", *self.caption(alt))
