@@ -218,7 +218,7 @@ def coverage_bars(records: Sequence[Record], dataset: str = "mini", kind: str = 
     axis.set_xticks(range(len(variants)), variants)
     name = next(label for label, key, *_ in KINDS if key == kind)
     axis.set(ylabel=f"covered by the {name}, %", ylim=(0, 100))
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     picture.alt = f"Share of the distinctive part and of the rest covered, percent: {'; '.join(said) or 'no records'}."
     return picture
 
