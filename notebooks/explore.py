@@ -91,12 +91,15 @@ pictures.comparison(photographs.scenes)
 photographs
 
 # %% [markdown]
-# *The model is small; what to expect of it is on the page of results, and where it comes from in its card in
-# `data/weights`.*
+# *The model is small; what to expect of it is on the page Results, under Photographs, in the column `voc-animals`, and
+# where it comes from in its card in `data/weights`.*
 #
 # ## Your own
 #
-# `wsss explore FOLDER` writes such a page of your own photographs, `--run RUN ...` with models of your own. Live, in a
+# `wsss explore FOLDER` writes such a page of your own photographs, one file without any other, and opens it. Nothing is
+# trained: the model that comes with the package looks at them. It learnt from photographs of cats, cows, dogs, horses
+# and sheep, and of what else was in them, people above all; of VOC's other classes it has seen little. With
+# `--run RUN ...` models of your own look. Live, in a
 # notebook with a kernel, two more buttons refine the map at the chosen threshold by the photograph's colours (PAR) and
 # pass the segmentation through the dense CRF; and every choice can be read and set from Python:
 #

@@ -17,14 +17,15 @@
 # # A training run
 #
 # One run from photographs and image labels to a record: train, evaluate, look. By default it trains on the
-# *mini* set, which the package draws itself: nothing to download, about five minutes on two processor cores.
+# *mini* set, which the package draws itself: nothing to download, five to ten minutes on two processor cores.
 #
 # ```
 # papermill notebooks/train_voc.ipynb
 # papermill notebooks/train_voc.ipynb out.ipynb -p preset voc -p data_root VOC2012
 # ```
 #
-# A finished run with the same settings is not trained again, an interrupted one goes on where it stopped.
+# A finished run with the same settings is not trained again, an interrupted one goes on where it stopped. The time in
+# this page's first line is the notebook's own; how long the run took stands in the last line of its table.
 
 # %% tags=["parameters"]
 preset = "mini"  # a row of wsss.presets: smoke, mini, voc-animals, voc, voc-deit, ... and their -toco twins

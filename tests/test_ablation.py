@@ -47,6 +47,22 @@ def test_a_cell_is_mean_deviation_and_the_widest_interval(tmp_path):
     assert "30 images" not in table.title and "2 images of val" in table.title
 
 
+def test_a_decoder_that_nothing_trained_has_no_number(tmp_path):
+    own = [
+        put(tmp_path, name, 0, 0.8, config={"segmentation": {"weight": w}})[0]
+        for name, w in (("mini-plain", 0.0), ("mini-base", 0.1))
+    ]
+    experiment = experiments.get("mini-components")
+    table = ablation.numbers("mini-components", experiment, own)
+    assert line(table, "plain classification")[-1] == ABSENT != line(table, "base")[-1]
+    kinds = [
+        row[1]
+        for row in ablation.differences("mini-components", experiment, own).rows
+        if row[0] == "plain classification"
+    ]
+    assert kinds == ["CAM"]
+
+
 def test_a_final_evaluation_fills_its_own_column():
     final = {"name": "final-without-crf-s0.6+0.8+1"}
     numbers = {"segmentation": {"miou_headline": 33.0}}

@@ -135,7 +135,9 @@ def test_a_bench_that_was_not_run_is_said(project):
 def test_estimates_for_gpus_are_made_when_the_page_is_built(project):
     code, said, page = build(project, ".. gpu-table:: runs\n\n.. gpu-table:: memory\n   :caption: Words.")
     assert code == 0, said
-    assert "torchrun --nproc_per_node 2 -m wsss train voc --seed 0" in re.sub("<[^>]+>", "", page) and "Words." in page
+    assert (
+        "torchrun --nproc_per_node 2 -m wsss train PRESET --seed 0" in re.sub("<[^>]+>", "", page) and "Words." in page
+    )
     times = project / "data" / "published" / "training_time.csv"
     times.write_text(times.read_text().replace("ToCo,voc,A100,2,3,43", "ToCo,voc,A100,2,7,00"))
     assert ">2.6 to 3.7<" in page and "to 7.0<" in build(project)[2]

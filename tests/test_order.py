@@ -71,6 +71,16 @@ def test_mix_keeps_near_numbers_apart():
     assert len(found) == 600 and min(found) >= 0 and max(found) < 2**63
 
 
+@pytest.mark.parametrize(
+    ("wanted", "gpu", "there", "expected"),
+    [(3, False, 2, 3), (0, True, 8, 0), (-1, False, 8, 0), (-1, True, 8, 4), (-1, True, 2, 2)],
+)
+def test_a_gpu_has_loader_processes_without_being_asked(monkeypatch, wanted, gpu, there, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(datasets, "cores", lambda: there)
+    assert datasets.loaders(wanted) == expected
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_workers(mini_root, workers):
     config = tiny(optim__steps=3, data__workers=workers)

@@ -37,7 +37,7 @@ def test_an_unknown_published_number_is_an_error(path):
 def test_every_table_builds_from_no_records(name):
     table = tables.build(name, [])
     assert all(len(row) == len(table.columns) for row in table.rows)
-    if name not in ("literature", "records") and not name.endswith("-tries"):
+    if name not in ("literature", "records", "settings") and not name.endswith("-tries"):
         assert "not run" in table.text() and ("wsss train" in table.text() or "wsss sweep " in table.text())
 
 
@@ -82,8 +82,16 @@ def test_a_voc_table_takes_voc_val():
         "72.0 ± 1.4 (2 seeds)",
         "1,449 val",
         "+0.2",
-        tables.ABSENT,
+        "wsss train voc --seed 0, then wsss evaluate RUN --protocol voc",
     )
+
+
+def test_settings_of_presets_are_those_that_make_another_run():
+    table = tables.build("settings", [])
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["--optim.steps"] == ("20000", "80000", "2000", "1600") and "--seed" not in rows
+    assert rows["--csa.direction"] == ("scheduled", "scheduled", "last_to_aux", "aux_to_last")
+    assert rows["--cam.scales"][0] == "1, 0.5, 1.5" and rows["--optim.lr"][0] == "6e-05"
 
 
 @pytest.mark.parametrize("name", ["voc", "headline"])

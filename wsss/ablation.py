@@ -20,8 +20,6 @@ QUANTITIES = (
 )
 """What a run's own record says, by the protocol of evaluation in training."""
 SEGMENTATION = "segmentation.miou_headline"
-COMPARED = ("cam", "segmentation")
-"""Kinds of labels that are held against another row's."""
 
 
 def columns(experiment: Experiment) -> tuple[tuple[str, str, str], ...]:
@@ -70,7 +68,8 @@ def differences(name: str, experiment: Experiment, records: Sequence[Record]) ->
     note = (
         "Points of percent; mean ± sample standard deviation over seeds. Interval: paired bootstrap over images, the "
     )
-    note += "mean over seeds. p: two-sided, the results of images swapped at random, all seeds at once. "
+    note += "mean over seeds. p: two-sided, the results of images swapped at random, all seeds at once; it says "
+    note += "nothing about seeds that were not run. "
     note += f"To run what is not: `wsss sweep {name}`."
     return Table(f"{_title(experiment, own)}, differences", titles, tuple(rows), note)
 
@@ -114,7 +113,7 @@ def cell(records: Sequence[Record], key: str) -> str:
     """Mean and deviation over seeds of the result at `key`, with the widest bootstrap interval where there are any."""
     if not records:
         return MISSING
-    if not all(results.has(record, key) for record in records):
+    if not all(results.has(record, key) and _trained(record, key) for record in records):
         return ABSENT
     text = measured(results.summarise(records, key))
     if not all(results.has(record, f"{key}_interval") for record in records):
@@ -123,12 +122,18 @@ def cell(records: Sequence[Record], key: str) -> str:
     return f"{text} [{min(low for low, _ in bounds):.1f}, {max(high for _, high in bounds):.1f}]"
 
 
+def _trained(record: Record, key: str) -> bool:
+    """Whether the run trained what the number is of: classification alone leaves the decoder as it starts."""
+    weight = record["config"].get("segmentation", {}).get("weight", 1)
+    return bool(weight) or not key.startswith("segmentation.")
+
+
 def _against(experiment: Experiment, own: Sequence[Record], row: Row, base: Row) -> Iterator[tuple[str, ...]]:
     """The lines of one row, of the kinds that were measured of both."""
-    kinds = [(kind.upper() if kind == "cam" else kind, TRAINING, kind) for kind in COMPARED]
-    kinds += [
-        (f"segmentation, {final.label}", final.name, "segmentation") for final in experiment.finals if row.segments
-    ]
+    kinds = [("CAM", TRAINING, "cam")]
+    if row.segments:
+        kinds += [("segmentation", TRAINING, "segmentation")]
+        kinds += [(f"segmentation, {final.label}", final.name, "segmentation") for final in experiment.finals]
     for title, protocol, kind in kinds:
         one, other = ({r["seed"]: r for r in _group(own, experiment, line, protocol)} for line in (row, base))
         key = f"{kind}.miou_headline"

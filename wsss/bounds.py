@@ -49,6 +49,6 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("save_every", 1e-9, 1),
     ("validate_every", 1e-9, 1),
     ("log_every", 1, 10**9),
-    ("data.workers", 0, 1024),
+    ("data.workers", -1, 1024),
     ("seed", 0, 2**31 - 1),
 )

@@ -30,8 +30,9 @@ class Data:
     """Further lists, with masks, that every validation measures for the log, and the end of the run too."""
     headline: tuple[str, ...] = ()
     """Classes of the headline mean IoU; empty: all classes present in the truth."""
-    workers: int = 0
-    """Loader processes; the augmentation does not depend on their number."""
+    workers: int = -1
+    """Loader processes of each process; -1: 4, or one a core of fewer, beside a GPU and none beside a CPU. The
+    augmentation does not depend on their number."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Augment:
-    """Training views of a photograph (method page, 'Views')."""
+    """Training views of a photograph (`wsss.transforms`)."""
 
     crop: int = 448
     """Side of the training crop in pixels."""

@@ -15,6 +15,7 @@ from wsss.batch import Batch
 from wsss.config import Config
 from wsss.config import Data as DataConfig
 from wsss.data import coco, mini, voc
+from wsss.data.pool import cores
 from wsss.paths import UserError, project_root
 
 DRAWN = {"mini": mini.SPLITS, "smoke": {"train": 24, "val": 8, "test": 8}}
@@ -152,6 +153,14 @@ def mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
+def loaders(wanted: int) -> int:
+    """Loader processes: as many as are wanted, or for -1 some beside a GPU, which would wait, and none beside a CPU,
+    whose cores are busy."""
+    if wanted >= 0:
+        return wanted
+    return min(4, cores()) if torch.cuda.is_available() else 0
+
+
 def training_batches(split: Split, config: Config, first_step: int) -> Iterator[Batch]:
     """The micro-batches of this process, in order, from `first_step` on. Raises UserError."""
     order = Order(len(split), config, first_step)
@@ -159,7 +168,7 @@ def training_batches(split: Split, config: Config, first_step: int) -> Iterator[
         TrainingViews(split, config),
         batch_sampler=order,
         collate_fn=collate,
-        num_workers=config.data.workers,
+        num_workers=loaders(config.data.workers),
         pin_memory=torch.cuda.is_available(),
     )
     try:

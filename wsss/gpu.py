@@ -79,14 +79,13 @@ def runs_table(benches: Sequence[Bench]) -> Table:
             f"{stated.gpus * low:.0f} to {stated.gpus * high:.0f}",
         )
         groups.setdefault((config.data.name, *cells), []).append(name)
-    rows = tuple(
-        (f"{launcher(dataset)} train {names[0]} --seed 0", *cells) for (dataset, *cells), names in groups.items()
-    )
-    columns = ("command", "tokens forward / backward", "TFLOP a step", "PFLOP in all", "share of the base's")
+    rows = tuple((names[0], *cells) for (_, *cells), names in groups.items())
+    columns = ("preset", "tokens forward / backward", "TFLOP a step", "PFLOP in all", "share of the base's")
     columns += ("hours, estimate", "GPU hours")
     gpus = ", ".join(f"{t.gpus} {t.gpu} for {d.upper()}" for d in DATASETS for t in [costs.base_time(d)])
     same = "; ".join(f"{names[0]}: {', '.join(names[1:])}" for names in groups.values() if names[1:])
-    note = f"The same holds beside {same}. "
+    commands = (f"{name.upper()} by `{launcher(name)} train PRESET --seed 0`" for name in DATASETS)
+    note = f"{', '.join(commands)}. The same holds beside {same}. "
     note += (
         f"An estimate for the base's GPUs ({gpus}), measured by nobody: from the base's stated hours x the share of "
     )

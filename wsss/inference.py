@@ -36,7 +36,7 @@ class Crf:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a photograph is scored (method page, 'Evaluation')."""
+    """How a photograph is scored (page 'Evaluation')."""
 
     kind: str
     """voc or coco."""
@@ -122,7 +122,7 @@ def scores(
     keep one patch at least), and the logits are stretched over the whole photograph. The logits of every pass are
     resized, bilinearly, *before* anything is combined, since the maximum of resized maps is not the resized maximum.
     voc: per scale logits + mirrored logits, then the maximum over scales; coco: the maximum over the mirror pair, then
-    the sum over scales. Source: the base's evaluation (method page, 'Evaluation').
+    the sum over scales. Source: the base's evaluation (page 'Evaluation').
     """
     combined: list[Tensor | None] = [None] * len(sizes)
     over_flip, over_scales = COMBINE[asked.over_flip], COMBINE[asked.over_scales]

@@ -75,22 +75,23 @@ def listing(records: Sequence[Record]) -> Table:
     rows = []
     for record in records:
         found = (f"{results.value(record, key):.1f}" if results.has(record, key) else ABSENT for _, key in NUMBERS)
-        minutes = sum(record["seconds"].values()) / 60
         images = f"{record['images']:,} {record['split']}"
         rows.append(
             (
                 results.describe(record) + _stem(record),
                 images,
                 *found,
-                f"{minutes:.0f}",
+                f"{sum(record['seconds'].values()):,.0f}",
                 record["commit"],
                 record["date"],
                 record["device"],
             )
         )
-    columns = ("record", "images", *(title for title, _ in NUMBERS), "minutes", "commit", "date", "device")
+    columns = ("record", "images", *(title for title, _ in NUMBERS), "seconds", "commit", "date", "device")
     note = (
-        "mIoU in percent, headline classes. Minutes: training and evaluation. Each is a file data/results/RECORD.json, "
+        "mIoU in percent, headline classes. Seconds: training and evaluation. Each is a file data/results/RECORD.json, "
     )
-    note += "with protocol, configuration, versions and a fingerprint of the images."
+    note += "with protocol, configuration, versions and a fingerprint of the images. DATASET/PRESET/SEED was made by "
+    note += "`wsss train PRESET --seed SEED`, what its configuration changes in PRESET given as options; a final "
+    note += "evaluation by `wsss evaluate runs/DATASET/PRESET/SEED --protocol voc` with its scales and CRF."
     return Table("Published records", columns, tuple(rows), note)

@@ -7,7 +7,9 @@ from functools import partial
 from wsss import ablation, origins, published, results, tries
 from wsss.experiments import EXPERIMENTS
 from wsss.paths import UserError, near
+from wsss.presets import FREE, PRESETS
 from wsss.results import Record
+from wsss.settings import flatten
 from wsss.table import ABSENT, MISSING, Table, measured
 
 
@@ -20,6 +22,23 @@ def literature(records: Iterable[Record]) -> Table:
     heads = ("method", "venue", "backbone", "VOC val", "VOC test", "COCO val", "source")
     note = "mIoU in percent, each with its own test protocol; none was measured by this project."
     return Table("Single-stage methods from image labels", heads, rows, note)
+
+
+SCALES = ("voc", "coco", "voc-animals", "mini")
+
+
+def of_presets(records: Iterable[Record]) -> Table:
+    """Every setting that makes a run another one, by the presets of all scales; takes no records."""
+    flat = [flatten(PRESETS[name]) for name in SCALES]
+    paths = (path for path in flat[0] if path not in FREE)
+    rows = tuple((f"--{path}", *(_written(values[path]) for values in flat)) for path in paths)
+    return Table("Settings of the presets", ("setting", *SCALES), rows)
+
+
+def _written(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_written, value)) or ABSENT
+    return f"{value:g}" if isinstance(value, float) else str(value) or ABSENT
 
 
 # Our numbers beside published ones.
@@ -87,8 +106,8 @@ HEADLINE = (
     replace(VOC[0], label="PASCAL VOC 2012 val"),
     replace(VOC_TEST, label="PASCAL VOC 2012 test"),
     replace(COCO[0], label="MS COCO 2014 val"),
-    Row("mini (drawn) val", "mini", "mini", "segmentation.miou_headline"),
-    Row("VOC 2012 animals, 320 px", "voc-animals", "voc-animals", "segmentation.miou_headline"),
+    Row("mini (drawn), base + both", "mini", "mini", "segmentation.miou_headline"),
+    Row("VOC 2012 animals, 320 px, base + both", "voc-animals", "voc-animals", "segmentation.miou_headline"),
 )
 
 
@@ -122,11 +141,11 @@ def _line(row: Row, records: Sequence[Record]) -> tuple[str, ...]:
     summary = results.summarise(own, row.key)
     known = [float(number) for number in printed if number]
     difference = f"{summary.mean - known[0]:+.1f}" if known else ABSENT
-    return (row.label, *shown, measured(summary), images(own[0]), difference, ABSENT)
+    return (row.label, *shown, measured(summary), images(own[0]), difference, _command(row))
 
 
 def _command(row: Row) -> str:
-    """What fills an empty cell."""
+    """What makes a record of the line."""
     final = f", then wsss evaluate RUN --protocol {row.dataset}" if row.protocol == "final" else ""
     return f"wsss train {row.preset} --seed 0{final}"
 
@@ -238,6 +257,7 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     **{f"{name}-differences": partial(ablation.differences, name, experiment) for name, experiment in REPORTED.items()},
     **{f"{dataset}-tries": partial(tries.table, dataset) for dataset in ("voc-animals", "mini")},
     "literature": literature,
+    "settings": of_presets,
     "records": origins.listing,
 }
 

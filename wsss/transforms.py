@@ -35,7 +35,7 @@ def squash(image: Image.Image, size: int) -> Float[Tensor, "3 q q"]:
 def views(
     photograph: Image.Image, augment: Augment, compat: Compat, contrast: bool = True
 ) -> tuple[Float[Tensor, "3 h w"], Box, Float[Tensor, "3 h w"] | None, Float[Tensor, "3 h w"] | None]:
-    """View 1, its box (top, bottom, left, right), view 2 and the source of local crops (method page, 'Views').
+    """View 1, its box (top, bottom, left, right), view 2 and the source of local crops.
 
     Without `contrast` the last two, which serve class token contrast alone, are None; view 1 is the same either way.
     """

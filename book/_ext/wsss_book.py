@@ -49,6 +49,11 @@ RECORDS = "records"
 # Numbers.
 
 
+def record_id(name: str) -> str:
+    """Where the table of records has the first one of DATASET/VARIANT/SEED's variant."""
+    return nodes.make_id("record-" + "/".join(name.split("/")[:2]))
+
+
 class ResultRole(SphinxRole):
     """{result}: a number with its origin as a tooltip."""
 
@@ -62,7 +67,8 @@ class ResultRole(SphinxRole):
         if origin.startswith("printed by others") or RECORDS not in self.env.found_docs:
             return [number], []
         uri = self.env.app.builder.get_relative_uri(self.env.docname, RECORDS)
-        return [nodes.reference("", "", number, internal=True, refuri=uri)], []
+        place = record_id(self.text.partition("#")[0])
+        return [nodes.reference("", "", number, internal=True, refuri=f"{uri}#{place}")], []
 
 
 class TestedRole(SphinxRole):
@@ -162,11 +168,21 @@ class ResultsTable(Captioned):
         except FAULTS as error:
             return self.failed(error)
         found = table_node(table, self.caption(table.title))
+        if self.arguments[0] == "records":
+            self._name_rows(found[0])
         if "commands" in self.options:
             self._lead(found[0], self.options["commands"])
         self.set_source_info(found[0])
         self.add_name(found[0])
         return [*found, *self.origin(origin)]
+
+    def _name_rows(self, table: nodes.table) -> None:
+        """Let numbers lead to the first record of their variant."""
+        named: set[str] = set()
+        for row in table.findall(nodes.row):
+            name = record_id(row[0].astext())
+            row["ids"] += {name} - named
+            named.add(name)
 
     def _lead(self, table: nodes.table, page: str) -> None:
         """Make every command of the table a link to the page."""
