@@ -40,11 +40,13 @@ class Picture(Figure):
         return file.getvalue()
 
     def encoded(self) -> bytes:
-        """The figure as PNG, or as JPEG where that takes fewer bytes, as it does with photographs."""
+        """The figure as PNG, or as JPEG where that takes less than two thirds of the bytes, as it does with
+        photographs; lines and words stay sharp."""
         png, file = self.png(), io.BytesIO()
         with PIL.Image.open(io.BytesIO(png)) as image:
             image.convert("RGB").save(file, "jpeg", quality=85, subsampling=0, optimize=True)
-        return min(png, file.getvalue(), key=len)
+        jpeg = file.getvalue()
+        return jpeg if 3 * len(jpeg) < 2 * len(png) else png
 
     def html(self) -> str:
         """An <img> element that holds the picture and its alternative text."""
