@@ -27,6 +27,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -177,12 +178,19 @@ class ResultsTable(Captioned):
         return [*found, *self.origin(origin)]
 
     def _name_rows(self, table: nodes.table) -> None:
-        """Let numbers lead to the first record of their variant."""
+        """Let numbers lead to the first record of their variant, and each row of the site to its file."""
         named: set[str] = set()
         for row in table.findall(nodes.row):
-            name = record_id(row[0].astext())
+            record = row[0].astext()
+            name = record_id(record)
             row["ids"] += {name} - named
             named.add(name)
+            file = ROOT / "data" / "results" / f"{record}.json"
+            if file.is_file() and self.env.app.builder.name == "html":
+                target = os.path.relpath(file, Path(self.env.doc2path(self.env.docname)).parent)
+                link = addnodes.download_reference("", *row[0][0].children, reftarget=target, refdoc=self.env.docname)
+                row[0][0].children = []
+                row[0][0] += link
 
     def _lead(self, table: nodes.table, page: str) -> None:
         """Make every command of the table a link to the page."""
