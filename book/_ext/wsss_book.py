@@ -188,9 +188,10 @@ class ResultsTable(Captioned):
             file = ROOT / "data" / "results" / f"{record}.json"
             if file.is_file() and self.env.app.builder.name == "html":
                 target = os.path.relpath(file, Path(self.env.doc2path(self.env.docname)).parent)
-                link = addnodes.download_reference("", *row[0][0].children, reftarget=target, refdoc=self.env.docname)
-                row[0][0].children = []
-                row[0][0] += link
+                words = row[0][0]
+                link = addnodes.download_reference("", "", *words, reftarget=target, refdoc=self.env.docname)
+                words.children = []
+                words += link
 
     def _lead(self, table: nodes.table, page: str) -> None:
         """Make every command of the table a link to the page."""
