@@ -206,6 +206,15 @@ def test_docstrings_name_the_equations_as_the_book_numbers_them(file):
         assert number and int(number[1]) == labels.index(label) + 1, f"{function} names another equation than the book"
 
 
+def test_a_notebook_in_colab_is_told_to_get_the_project_where_it_has_an_address(monkeypatch):
+    monkeypatch.syspath_prepend(BOOK / "_ext")
+    import wsss_site
+
+    shown = [node.astext() for node in wsss_site.elsewhere({"repository_url": "https://example.org/wsss"})]
+    assert "git clone https://example.org/wsss " in shown[-1] and "pip install" in shown[-1]
+    assert wsss_site.elsewhere({}) == []
+
+
 @pytest.mark.slow
 def test_strict_build_without_torch_and_without_network(tmp_path):
     """Everything jupyter-book sees, with a torch that cannot be imported; no page asks another host for anything."""

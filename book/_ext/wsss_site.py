@@ -63,7 +63,18 @@ def stamp_run(app: Sphinx, doctree: nodes.document) -> None:
         f"{versions or 'unknown versions'}; commit {stamp.get('commit')}"
         f"{', with uncommitted changes' if stamp.get('dirty') else ''}; {given}."
     )
-    title.parent.insert(title.parent.index(title) + 1, nodes.paragraph("", words, classes=["wsss-stamp"]))
+    below = [nodes.paragraph("", words, classes=["wsss-stamp"]), *elsewhere(app.config.html_theme_options)]
+    title.parent.insert(title.parent.index(title) + 1, below)
+
+
+def elsewhere(options: dict[str, Any]) -> list[nodes.Node]:
+    """What a notebook that is opened in Colab needs before its first cell; nothing while the project has no address."""
+    address = options.get("repository_url")
+    if not address:
+        return []
+    cell = f"!git clone {address} companion\n%cd companion\n%pip install -q -e ."
+    words = "Opened in Colab (the rocket above), the notebook needs the project; run this in a cell of its own first:"
+    return [nodes.paragraph("", words), nodes.literal_block(cell, cell, language="text")]
 
 
 # The API.
