@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 
 import pytest
 
+from wsss.tools.pdf import BROWSERS
+
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -43,9 +44,9 @@ def launched() -> Iterator[Any]:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
         missing(f"{error.name} is not installed (pip install -e '.[test]')")
-    found = next(filter(None, map(shutil.which, NAMES)), None)
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        missing(f"none of {', '.join(NAMES)} is on the PATH")
+        missing(f"none of {', '.join(BROWSERS)} is on the PATH")
     options = {"executable_path": found, "args": ARGUMENTS, "timeout": PATIENCE}
     with sync_playwright() as playwright, playwright.chromium.launch(**options) as browser:
         yield browser

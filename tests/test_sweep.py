@@ -40,7 +40,7 @@ def test_an_unknown_experiment_names_the_nearest(capsys):
     assert "mini-components" in capsys.readouterr().err
 
 
-FINALS = [final for scale in experiments.SCALES.values() for final in scale]
+FINALS = [final for scale in experiments.FINALS.values() for final in scale]
 
 
 @pytest.mark.parametrize("final", FINALS)

@@ -84,15 +84,15 @@ class Experiment:
     finals: tuple[Final, ...] = ()
 
 
-SCALES: Mapping[str, tuple[Final, ...]] = {
+FINALS: Mapping[str, tuple[Final, ...]] = {
     "smoke": (Final("voc", False, (1.0,)),),
     "mini": (),
     "voc-animals": tuple(Final("voc", crf, (0.6, 0.8, 1.0)) for crf in (False, True)),
     "voc": tuple(Final("voc", crf) for crf in (False, True)),
     "coco": tuple(Final("coco", crf) for crf in (False, True)),
 }
-"""Preset of each scale, and its final evaluations. Those of voc-animals take the scales at which training shows its
-photographs."""
+"""Final evaluations of each scale, which goes by the name of its preset. Those of voc-animals take the scales at which
+training shows its photographs."""
 
 COMPONENTS = {
     "plain classification": "-plain",
@@ -138,7 +138,7 @@ def _components(scale: str) -> Experiment:
     for term in ("patch_contrast", "class_contrast"):
         row = Row(f"{FULL}, without {term.replace('_', ' ')}", scale, {f"{term}.weight": 0.0})
         rows += [row] * (row.variant != scale)  # a scale may be without it anyway
-    return Experiment(f"{scale}: components", scale, tuple(rows), "base", SCALES[scale])
+    return Experiment(f"{scale}: components", scale, tuple(rows), "base", FINALS[scale])
 
 
 def _steps(scale: str) -> Experiment:
@@ -154,7 +154,7 @@ def _steps(scale: str) -> Experiment:
     )
     rows = tuple(Row(label, f"{scale}-msc", changes) for label, changes in lines)
     return Experiment(
-        f"{scale}: Module A step by step", scale, (Row("base", f"{scale}-base"), *rows), "base", SCALES[scale]
+        f"{scale}: Module A step by step", scale, (Row("base", f"{scale}-base"), *rows), "base", FINALS[scale]
     )
 
 
@@ -163,11 +163,11 @@ def _ablation(title: str, scale: str, rows: Ablation, *more: Row) -> Experiment:
     own = tuple(Row(label, scale, changes) for label, changes in rows.items())
     same = next((row for row in own if row.variant == scale), None)
     full = () if same else (Row(FULL, scale),)
-    return Experiment(f"{scale}: {title}", scale, (*more, *own, *full), same.label if same else FULL, SCALES[scale])
+    return Experiment(f"{scale}: {title}", scale, (*more, *own, *full), same.label if same else FULL, FINALS[scale])
 
 
 def _all() -> Iterator[tuple[str, Experiment]]:
-    for scale in SCALES:
+    for scale in FINALS:
         without = Row("no alignment", f"{scale}-msc")
         yield f"{scale}-components", _components(scale)
         if presets.PRESETS[scale].contrasts_classes:
@@ -179,7 +179,7 @@ def _all() -> Iterator[tuple[str, Experiment]]:
         yield f"{scale}-direction", _ablation("direction of the alignment", scale, DIRECTION)
         faults = tuple(Row(label, f"{scale}-base", changes) for label, changes in _compat(scale).items())
         rows = (Row("base", f"{scale}-base"), *faults)
-        yield f"{scale}-compat", Experiment(f"{scale}: deviations, one by one", scale, rows, "base", SCALES[scale])
+        yield f"{scale}-compat", Experiment(f"{scale}: deviations, one by one", scale, rows, "base", FINALS[scale])
 
 
 EXPERIMENTS: Mapping[str, Experiment] = dict(_all())

@@ -48,10 +48,9 @@ def add_cams(model: Wsss, batch: Batch, output: Output, config: Config) -> Outpu
     if not config.csa.weight:
         return output
     seen = token_validity(output, batch, config)
-    weights = [head.weight.flatten(1) for head in model.classifiers()]
     students = [
         alignment.student_cam(one, weight, output.grid, seen, config.csa.floor)
-        for one, weight in zip(output.layers, weights, strict=True)
+        for one, weight in zip(output.layers, model.class_weights(), strict=True)
     ]
     return dataclasses.replace(output, student_cams=tuple(students))
 
@@ -85,8 +84,8 @@ def multi_scale_cam(
 
 def layer_scores(model: Wsss, output: Output, classes: Int[Tensor, " p"]) -> list[Float[Tensor, "b p i j"]]:
     """Raw CAM of every layer on the token grid, for the given classes."""
-    weights = (head.weight.flatten(1)[classes] for head in model.classifiers())
-    return [cam.scores(tokens, weight, output.grid) for tokens, weight in zip(output.layers, weights, strict=True)]
+    pairs = zip(output.layers, model.class_weights(), strict=True)
+    return [cam.scores(tokens, weight[classes], output.grid) for tokens, weight in pairs]
 
 
 def add_class_codes(model: Wsss, batch: Batch, output: Output, config: Config, generator: Generator) -> Output:

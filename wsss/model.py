@@ -177,6 +177,10 @@ class Wsss(nn.Module):
         """The classifier of every layer: last, aux, extra."""
         return [self.classifier, self.aux_classifier, *self.extra_classifiers]
 
+    def class_weights(self) -> list[Float[Tensor, "k d"]]:
+        """The matrix W of every layer's classifier, in that order."""
+        return [head.weight.flatten(1) for head in self.classifiers()]
+
     def _with_positions(self, x: Float[Tensor, "b i j d"]) -> Float[Tensor, "b m d"]:
         """Prefix tokens and patch tokens with their position embeddings, resampled bicubically to the grid; with
         antialiasing unless `plain_positions` (Deviations D13)."""
@@ -207,8 +211,8 @@ class Wsss(nn.Module):
     def forward(self, image: Float[Tensor, "b 3 h w"], segment: bool = True) -> Output:
         """One pass. `segment=False` leaves the decoder out."""
         encoded, grid = self.encode(image), self.grid(image)
-        weights = (head.weight.flatten(1) for head in self.classifiers())
-        logits = [F.linear(tokens.amax(1), weight) for tokens, weight in zip(encoded.layers, weights, strict=True)]
+        pairs = zip(encoded.layers, self.class_weights(), strict=True)
+        logits = [F.linear(tokens.amax(1), weight) for tokens, weight in pairs]
         return Output(
             **vars(encoded),
             grid=grid,
