@@ -77,6 +77,17 @@ def elsewhere(options: dict[str, Any]) -> list[nodes.Node]:
     return [nodes.paragraph("", words), nodes.literal_block(cell, cell, language="text")]
 
 
+def mark_short(app: Sphinx, doctree: nodes.document) -> None:
+    """Mark code whose every word fits a phone's line, so that none is broken."""
+    for literal in doctree.findall(nodes.literal):
+        if all(len(word) <= SHORT for word in literal.astext().split()):
+            literal["classes"].append("wsss-short")
+
+
+SHORT = 30
+"""Letters of code on a line of a phone, with room to spare."""
+
+
 # The API.
 
 
@@ -151,6 +162,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", tidy_api, priority=900)  # after autoapi has read the package
     app.connect("source-read", own_notebook)
     app.connect("doctree-read", stamp_run)
+    app.connect("doctree-read", mark_short)
     app.connect("html-page-context", choose_scripts, priority=900)
     app.connect("html-page-context", plain_roles)
     app.connect("builder-inited", copy_explorer)
