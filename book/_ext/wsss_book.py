@@ -171,6 +171,8 @@ class ResultsTable(Captioned):
         found = table_node(table, self.caption(table.title))
         if self.arguments[0] == "records":
             self._name_rows(found[0])
+            if self.env.app.builder.name == "html":  # the PDF has no files beside it
+                self._open_records(found[0])
         if "commands" in self.options:
             self._lead(found[0], self.options["commands"])
         self.set_source_info(found[0])
@@ -178,20 +180,22 @@ class ResultsTable(Captioned):
         return [*found, *self.origin(origin)]
 
     def _name_rows(self, table: nodes.table) -> None:
-        """Let numbers lead to the first record of their variant, and each row of the site to its file."""
+        """Let numbers lead to the first record of their variant."""
         named: set[str] = set()
         for row in table.findall(nodes.row):
-            record = row[0].astext()
-            name = record_id(record)
+            name = record_id(row[0].astext())
             row["ids"] += {name} - named
             named.add(name)
-            file = ROOT / "data" / "results" / f"{record}.json"
-            if file.is_file() and self.env.app.builder.name == "html":
-                target = os.path.relpath(file, Path(self.env.doc2path(self.env.docname)).parent)
-                words = row[0][0]
-                link = addnodes.download_reference("", "", *words, reftarget=target, refdoc=self.env.docname)
-                words.children = []
-                words += link
+
+    def _open_records(self, table: nodes.table) -> None:
+        """Make the name of every record a link to its file."""
+        page = Path(self.env.doc2path(self.env.docname))
+        for row in table.findall(nodes.row):
+            words = row[0][0]
+            file = ROOT / "data" / "results" / f"{words.astext()}.json"
+            if file.is_file():
+                target = os.path.relpath(file, page.parent)
+                words[:] = [addnodes.download_reference("", "", *words, reftarget=target, refdoc=self.env.docname)]
 
     def _lead(self, table: nodes.table, page: str) -> None:
         """Make every command of the table a link to the page."""

@@ -57,7 +57,7 @@ class Step:
     fused_from: int = -1
     """Fewest tokens for fused attention on a CPU; -1: the preset's."""
     repeats: int = 3
-    """Steps that are timed, after `WARM_UP` that are not."""
+    """Steps that are timed, after three to warm up."""
 
 
 @contextmanager
