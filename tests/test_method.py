@@ -72,14 +72,15 @@ def test_D8_multi_scale_cam_equals_the_naive_one(scales):
 
 
 def test_D8_every_pass_of_a_step_once():
-    """The whole list: main, its mirror image, one pass for both at each other scale, view 2, local crops."""
+    """The whole list: main with view 2, its mirror image, one pass for both at each other scale, local crops."""
     config = tiny(cam__scales=(1.0, 0.5, 1.5))
     net, batch = model.build(config, 4), training_batch(config)
     side = config.augment.crop
-    large, half, more = ((n, 3, s, s) for n, s in ((2, side), (4, side // 2), (4, side * 3 // 2)))
+    sizes = (4, side), (2, side), (4, side // 2), (4, side * 3 // 2)
+    main, mirror, half, more = ((n, 3, s, s) for n, s in sizes)
     local = (2 * config.augment.local_crops, 3, 16, 16)
     assert passes(net, config, batch) == [
-        *((large, True), (large, False), (half, False), (more, False), (large, True), (local, True)),
+        *((main, True), (mirror, False), (half, False), (more, False), (local, True)),
     ]
 
 
@@ -151,7 +152,7 @@ def test_local_crops_are_chosen_by_the_aux_cam():
     net, batch = model.build(config, 4), training_batch(config)
     nothing, sure = torch.zeros(2, 4, 32, 32), torch.ones(2, 4, 32, 32)
     for aux, final, flag in ((nothing, sure, 0), (sure, nothing, 1)):
-        output = dataclasses.replace(net(batch.image), cam=final, aux_cam=aux)
+        output = dataclasses.replace(net(batch.image, view=batch.view), cam=final, aux_cam=aux)
         found = method.add_class_codes(net, batch, output, config, generator())
         assert (found.flags[:, 2:] == flag).all()
 
@@ -298,7 +299,7 @@ def affinity_case(box, compat=False, grid=(4, 4)):
     batch = dataclasses.replace(training_batch(config, 1, images=1), box=torch.tensor([box]), label=torch.ones(1, 1))
     tokens = torch.zeros(1, grid[0] * grid[1], 2)
     sure = torch.ones(1, 1, 32, 32)
-    output = Output(tokens, tokens, (), tokens[:, 0], grid, 8, batch.label, batch.label, aux_cam=sure)
+    output = Output(tokens, tokens, (), tokens[:, 0], None, grid, 8, batch.label, batch.label, aux_cam=sure)
     return (contrast.affinity_labels(method.token_labels(output, batch, config))[0] == 1).any(1).unflatten(0, grid)
 
 
@@ -322,7 +323,7 @@ def test_token_affinity_equals_the_slow_loop(seed, start, stop):
     batch = dataclasses.replace(batch, box=torch.tensor([[start, stop, 0, stop]]))
     maps = 1 / (1 + np.exp(-3 * noise(seed, 1, 3, 32, 32)))
     tokens = torch.zeros(1, 16, 2)
-    output = Output(tokens, tokens, (), tokens[:, 0], (4, 4), 8, batch.label, batch.label, aux_cam=tensor(maps))
+    output = Output(tokens, tokens, (), tokens[:, 0], None, (4, 4), 8, batch.label, batch.label, aux_cam=tensor(maps))
     small = np.stack([reference.bilinear(plane, (4, 4)) for plane in maps[0]])[None]
     labels = reference.training_labels(small, batch.label.numpy(), [(0, 4, 0, 4)], config.cam.high, config.cam.low)
     labels[0][~reference.token_mask((start, stop, 0, stop), 8, (4, 4))] = IGNORE

@@ -95,6 +95,14 @@ def test_patches_as_a_linear_layer_are_the_convolution():
     torch.testing.assert_close(one, two)
 
 
+def test_a_view_beside_the_images_leaves_their_pass_as_it_is():
+    net, x, view = network(), image(32, 32), image(32, 32) / 2
+    alone, beside = net(x), net(x, view=view)
+    assert alone.view_token is None
+    for name in ("tokens", "aux_tokens", "class_token", "logits", "aux_logits", "segmentation"):
+        torch.testing.assert_close(getattr(beside, name), getattr(alone, name))
+
+
 def test_fused_and_plain_attention_agree():
     """Which of the two is chosen by the number of tokens: 16 here."""
     nets = [network(model__fused_from=start) for start in (0, 16, 17)]
@@ -104,13 +112,14 @@ def test_fused_and_plain_attention_agree():
     torch.testing.assert_close(tokens[0], tokens[2])
 
 
-def test_the_class_token_alone_is_that_of_the_whole_pass():
+@pytest.mark.parametrize("way", [lambda net, x: net.class_token(x), lambda net, x: net.encode(x / 2, x).view_token])
+def test_the_class_token_alone_is_that_of_the_whole_pass(way):
     net, x = network(), image(32, 32)
     tokens, grads = [], []
-    for way in (lambda: net.encode(x).class_token, lambda: net.class_token(x)):
+    for token in (net.encode(x).class_token, way(net, x)):
         net.zero_grad()
-        tokens.append(way())
-        tokens[-1].square().sum().backward()
+        tokens.append(token)
+        token.square().sum().backward()
         grads.append([p.grad.clone() for p in net.encoder.parameters() if p.grad is not None])
     torch.testing.assert_close(tokens[0], tokens[1])
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-4)

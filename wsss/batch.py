@@ -36,6 +36,8 @@ class Encoded:
     """Patch tokens after the other aligned blocks, no norm; empty in all but some ablations."""
     class_token: Float[Tensor, "b d"]
     """Class token after the last norm."""
+    view_token: Float[Tensor, "b d"] | None
+    """That of view 2; None in a pass without it."""
 
     @property
     def layers(self) -> tuple[Float[Tensor, "b n d"], ...]:

@@ -15,11 +15,12 @@ from wsss.model import AUX, Wsss
 
 
 def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, plain: bool = False) -> Output:
-    """Every pass of a step, in order: main, CAM passes, then view 2, local crops and the contrast head where they have
-    a weight. The unflipped scale-1 CAM pass and the student's view 1 are the main pass (D8). Where no term of weight
-    learns from a CAM, ever (plain classification) or yet (`plain`, see `is_plain`), the main pass is all."""
+    """Every pass of a step, in order: main, with view 2 beside it, CAM passes, then local crops and the contrast head
+    where they have a weight. The unflipped scale-1 CAM pass and the student's view 1 are the main pass (D8). Where no
+    term of weight learns from a CAM, ever (plain classification) or yet (`plain`, see `is_plain`), view 1 is all."""
     plain = plain or not config.uses_cams
-    output = model(batch.image, segment=not plain)
+    view = batch.view if config.contrasts_classes and not plain else None
+    output = model(batch.image, segment=not plain, view=view)
     if plain:
         return output
     output = dataclasses.replace(output, log_probability=log_probability(output.segmentation, batch.image.shape[2:]))
@@ -89,16 +90,15 @@ def layer_scores(model: Wsss, output: Output, classes: Int[Tensor, " p"]) -> lis
 
 
 def add_class_codes(model: Wsss, batch: Batch, output: Output, config: Config, generator: Generator) -> Output:
-    """Class tokens of view 2 and of the local crops, cut by the aux CAM; student and teacher heads on them."""
+    """Class tokens of the local crops, cut by the aux CAM; student and teacher heads on those of all views."""
     size, count = config.augment.local_size, config.augment.local_crops
     padded = config.compat.padding_in_crops
     codes = cam.roi_codes(output.aux_cam, batch.label, config.cam.high, config.cam.low)
     inside = cam.box_mask(batch.box, batch.image.shape[2:])
     corners, flags = contrast.choose_crops(codes, inside, size, count, generator, padded)
     crops = contrast.cut(batch.local, corners, size).flatten(0, 1)
-    view = model.class_token(batch.view)
     local = model.class_token(crops).unflatten(0, (count, -1))
-    views = torch.cat([output.class_token[None], view[None], local])
+    views = torch.cat([output.class_token[None], output.view_token[None], local])
     with torch.no_grad():
         teacher = model.proj_head_t(views[:2])
     flags = torch.cat([torch.ones_like(flags[:, :2]), flags], 1)

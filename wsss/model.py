@@ -127,22 +127,29 @@ class Wsss(nn.Module):
             for head in self.classifiers():
                 head.weight.mul_(config.model.classifier_scale)
 
-    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Encoded:
-        """One pass of the encoder. Rows and columns of pixels beyond a whole number of patches are dropped."""
-        x, kept = self._before_last(image)
-        x = self.encoder.norm(self._run(self.encoder.blocks[-1], x))
-        extra = tuple(kept[number] for number in self.extra_blocks)
-        return Encoded(x[:, self.encoder.num_prefix_tokens :], kept[self.aux_block], extra, x[:, 0])
+    def encode(self, image: Float[Tensor, "b 3 h w"], view: Float[Tensor, "b 3 h w"] | None = None) -> Encoded:
+        """One pass of the encoder. Rows and columns of pixels beyond a whole number of patches are dropped. `view`:
+        images of which the class token alone is asked; they are in the same batch up to the last block."""
+        count = len(image)
+        x, kept = self._before_last(image if view is None else torch.cat([image, view]))
+        view_token = None if view is None else self._last_of_class_token(x[count:])
+        x = self.encoder.norm(self._run(self.encoder.blocks[-1], x[:count]))
+        aux, *extra = (kept[number][:count] for number in (self.aux_block, *self.extra_blocks))
+        return Encoded(x[:, self.encoder.num_prefix_tokens :], aux, tuple(extra), x[:, 0], view_token)
 
     def class_token(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """The class token of one pass of the encoder, whose last block leaves out all other tokens' queries and MLP."""
+        """The class token of one pass of the encoder."""
+        return self._last_of_class_token(self._before_last(image)[0])
+
+    def _last_of_class_token(self, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b d"]:
+        """The class token after the last block, which leaves out all other tokens' queries and MLP, and the norm."""
         block = self.encoder.blocks[-1]
 
         def alone(x: Tensor) -> Tensor:
             x = x[:, :1] + block.drop_path1(block.ls1(attend_from_first(block.attn, block.norm1(x))))
             return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
-        return self.encoder.norm(self._run(block, self._before_last(image)[0], alone))[:, 0]
+        return self.encoder.norm(self._run(block, x, alone))[:, 0]
 
     def _before_last(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b m d"], dict[int, Tensor]]:
         """All tokens before the last block, and the patch tokens after the aux and the extra blocks by number."""
@@ -208,9 +215,11 @@ class Wsss(nn.Module):
             )
         return rows, columns
 
-    def forward(self, image: Float[Tensor, "b 3 h w"], segment: bool = True) -> Output:
-        """One pass. `segment=False` leaves the decoder out."""
-        encoded, grid = self.encode(image), self.grid(image)
+    def forward(
+        self, image: Float[Tensor, "b 3 h w"], segment: bool = True, view: Float[Tensor, "b 3 h w"] | None = None
+    ) -> Output:
+        """One pass. `segment=False` leaves the decoder out; `view`: see `encode`."""
+        encoded, grid = self.encode(image, view), self.grid(image)
         pairs = zip(encoded.layers, self.class_weights(), strict=True)
         logits = [F.linear(tokens.amax(1), weight) for tokens, weight in pairs]
         return Output(

@@ -26,7 +26,7 @@ the thousands that follow in a training does."""
 
 PHASES: tuple[tuple[Any, str, str], ...] = (
     (method, "add_cams", "cam passes"),
-    (method, "add_class_codes", "view 2 and local crops"),
+    (method, "add_class_codes", "local crops"),
     (method, "add_patch_codes", "patch codes"),
     (method, "segmentation_labels", "refinement"),
     (method, "losses", "other losses"),
@@ -122,7 +122,7 @@ def bench_step(asked: Step) -> dict[str, Any]:
     passes = passes[: len(passes) // asked.repeats]
     peak = peak_memory_gb()
     unit, rate = gemm_seconds(), 2 * GEMM**3 / gemm_seconds(getattr(torch, asked.dtype))
-    work = step_flops(net, passes, asked.accumulate)
+    work = step_flops(net, passes, asked.batch)
     return {
         "bench": "step",
         **vars(asked),
@@ -176,15 +176,14 @@ def record_passes(net: Wsss, passes: Passes) -> RemovableHandle:
     )
 
 
-def step_flops(net: Wsss, passes: Passes, accumulate: int) -> float:
+def step_flops(net: Wsss, passes: Passes, images: int) -> float:
     """Floating point operations of a step: (images, patch tokens, with gradient) of every encoder pass, attention
-    counted, backward as twice the forward; the decoder on the first pass of each micro-batch."""
+    counted, backward as twice the forward; the decoder on the step's `images`, of the size of the first pass."""
     width, depth, patch = net.encoder.embed_dim, len(net.encoder.blocks), net.patch
     total = 0.0
-    for images, patches, grad in passes:
+    for count, patches, grad in passes:
         tokens = patches + net.encoder.num_prefix_tokens
         block = 24 * tokens * width**2 + 4 * tokens**2 * width
-        total += (3 if grad else 1) * images * (depth * block + 6 * patches * patch**2 * width)
+        total += (3 if grad else 1) * count * (depth * block + 6 * patches * patch**2 * width)
     decoder = sum(layer.weight.numel() for layer in net.decoder.children())
-    images, patches, _ = passes[0]
-    return total + accumulate * 3 * 2 * images * patches * decoder
+    return total + 3 * 2 * images * passes[0][1] * decoder
