@@ -169,8 +169,8 @@ ANIMALS = {
 
 Half of the run is classification alone: this start, pretrained on 64-pixel images, needs it before its CAM is worth
 learning from. The rate, the scale range and the weak colour changes were chosen on seed 100 by the CAM of training
-images (page 'What we tried'). Alignment teaches the aux layer: in the tries the last one's CAM led, and teaching it by the
-aux layer made both worse."""
+images (page 'What we tried'). Alignment teaches the aux layer: in the tries the last one's CAM led, and teaching it by
+the aux layer made both worse."""
 
 PLAIN = {
     "patch_contrast.weight": 0.0,
