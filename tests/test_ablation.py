@@ -87,6 +87,13 @@ def test_a_difference_is_over_the_seeds_that_both_have(tmp_path):
     assert table.columns[0] == "less base + both"
 
 
+@pytest.mark.parametrize("rows", [MINI.rows, MINI.rows[:-1]])
+def test_a_note_of_differences_says_what_to_run_as_long_as_something_is_left(tmp_path, rows):
+    records = [put(tmp_path, row.variant, 0, 0.7)[0] for row in rows]
+    left = len(rows) < len(MINI.rows)
+    assert (f"`wsss sweep {NAME}`" in ablation.differences(NAME, MINI, records).note) == left
+
+
 def test_a_gain_is_written_with_its_sign_and_a_headline_is_its_classes_alone(tmp_path):
     config = {"config": {"data": {"headline": ["cup"]}}}
     (one, first), (other, second) = (

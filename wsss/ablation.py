@@ -69,8 +69,8 @@ def differences(name: str, experiment: Experiment, records: Sequence[Record]) ->
         "Points of percent; mean ± sample standard deviation over seeds. Interval: paired bootstrap over images, the "
     )
     note += "mean over seeds. p: two-sided, the results of images swapped at random, all seeds at once; it says "
-    note += "nothing about seeds that were not run. "
-    note += f"To run what is not: `wsss sweep {name}`."
+    note += "nothing about seeds that were not run."
+    note += f" To run what is not: `wsss sweep {name}`." if any(MISSING in row for row in rows) else ""
     return Table(f"{_title(experiment, own)}, differences", titles, tuple(rows), note)
 
 
