@@ -77,15 +77,15 @@ def elsewhere(options: dict[str, Any]) -> list[nodes.Node]:
     return [nodes.paragraph("", words), nodes.literal_block(cell, cell, language="text")]
 
 
+PHONE_LINE = 30
+"""Letters of code on a line of a phone, with room to spare."""
+
+
 def mark_short(app: Sphinx, doctree: nodes.document) -> None:
     """Mark code whose every word fits a phone's line, so that none is broken."""
     for literal in doctree.findall(nodes.literal):
-        if all(len(word) <= SHORT for word in literal.astext().split()):
+        if all(len(word) <= PHONE_LINE for word in literal.astext().split()):
             literal["classes"].append("wsss-short")
-
-
-SHORT = 30
-"""Letters of code on a line of a phone, with room to spare."""
 
 
 # The API.
