@@ -65,6 +65,19 @@ def test_a_failed_step_stops_in_words_and_runs_again(folder: Path) -> None:
     assert runs(folder) == 2
 
 
+def test_stopped_it_says_how_to_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(step: reproduce.Step) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "project_root", lambda: folder)
+    monkeypatch.setattr(reproduce, "steps", lambda: [reproduce.book()])
+    monkeypatch.setattr(reproduce, "follow", stop)
+    assert reproduce.main() == 130
+    assert "`make reproduce` goes on" in capsys.readouterr().err
+
+
 def test_a_step_that_leaves_nothing_is_an_error(folder: Path) -> None:
     with pytest.raises(UserError, match="left no nothing.html"):
         follow(step(makes=("nothing.html",)))

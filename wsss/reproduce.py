@@ -88,6 +88,9 @@ def main() -> int:
     except (UserError, OSError) as error:
         print(f"wsss: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("wsss: stopped; `make reproduce` goes on from there", file=sys.stderr)
+        return 130
     print(f"\n{verdict.verdict_table(rows).text()}")
     print(f"your book: {Path(book().makes[0]).resolve().as_uri()}")
     print(f"{(time.monotonic() - started) / 60:.1f} minutes; {_sentence(rows, passed)}")
