@@ -87,6 +87,22 @@ def test_a_difference_is_over_the_seeds_that_both_have(tmp_path):
     assert table.columns[0] == "less base + both"
 
 
+def test_rows_are_shown_over_the_seeds_that_they_share():
+    numbers = {"cam": {"miou_headline": 40.0}}
+    own = [record(variant=v, seed=s, results=numbers) for v, s in (("mini", 0), ("mini", 1), ("mini-msc", 1))]
+    shown = {row[0]: row[2] for row in ablation.numbers(NAME, MINI, own).rows}
+    assert shown["no alignment"] == shown["base + both"] == "40.0 (1 seed)" and shown["intensity alone"] == "not run"
+    apart = [record(variant=v, seed=s, results=numbers) for v, s in (("mini", 0), ("mini-msc", 1))]
+    assert [row[2] for row in ablation.numbers(NAME, MINI, apart).rows].count("40.0 (1 seed)") == 2
+
+
+def test_runs_of_a_seed_on_two_kinds_of_machine_are_no_pair(tmp_path):
+    own = [put(tmp_path, "mini-msc", seed, 0.7)[0] for seed in (0, 1)]
+    base = [put(tmp_path, "mini", 0, 0.8)[0], put(tmp_path, "mini", 1, 0.8, device="another CPU")[0]]
+    assert line(ablation.differences(NAME, MINI, own + base), "no alignment", "CAM")[0].endswith("(1 seed)")
+    assert line(ablation.numbers(NAME, MINI, own + base), "base + both")[1].count("(1 seed)") == 1
+
+
 @pytest.mark.parametrize("rows", [MINI.rows, MINI.rows[:-1]])
 def test_a_note_of_differences_says_what_to_run_as_long_as_something_is_left(tmp_path, rows):
     records = [put(tmp_path, row.variant, 0, 0.7)[0] for row in rows]

@@ -20,6 +20,7 @@ QUANTITIES = (
 )
 """What a run's own record says, by the protocol of evaluation in training."""
 SEGMENTATION = "segmentation.miou_headline"
+BRACKETS = "In brackets: 95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
 
 
 def columns(experiment: Experiment) -> tuple[tuple[str, str, str], ...]:
@@ -29,32 +30,33 @@ def columns(experiment: Experiment) -> tuple[tuple[str, str, str], ...]:
 
 
 def numbers(name: str, experiment: Experiment, records: Sequence[Record]) -> Table:
-    """A line for each row: mean and deviation over seeds, and a bootstrap interval over images.
+    """A line for each row: mean and deviation over the seeds that all rows share, and a bootstrap interval over images.
 
     Raises UserError if records of the experiment were not all measured on the same images.
     """
     own = [r for r in records if r["dataset"] == experiment.dataset]
     _require_one_list(experiment, own)
+    groups = {protocol: _groups(own, experiment, protocol) for _, protocol, _ in columns(experiment)}
     rows: list[tuple[str, ...]] = []
     left: list[str] = []
-    for row in experiment.rows:
-        groups = {protocol: _group(own, experiment, row, protocol) for _, protocol, _ in columns(experiment)}
+    for number, row in enumerate(experiment.rows):
         cells = (
-            cell(groups[protocol], key) if row.segments or protocol == TRAINING else ABSENT
+            cell(groups[protocol][number], key) if row.segments or protocol == TRAINING else ABSENT
             for _, protocol, key in columns(experiment)
         )
         rows.append((row.label, *cells))
         if MISSING in rows[-1]:
             time = minutes(experiment, row.variant, records)
             left.append(f"{row.label} ({'not timed' if time is None else f'{time:.0f} minutes a seed'})")
-    note = "mIoU and mAP in percent, headline classes; mean ± sample standard deviation over seeds; in brackets the "
-    note += "95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
+    note = "mIoU and mAP in percent, headline classes; mean ± sample standard deviation over the seeds that all rows "
+    note += f"have. {BRACKETS}"
     note += f" Not run: {', '.join(left)}; to run them: `wsss sweep {name}`." if left else ""
     return Table(_title(experiment, own), ("", *(title for title, *_ in columns(experiment))), tuple(rows), note)
 
 
 def differences(name: str, experiment: Experiment, records: Sequence[Record]) -> Table:
-    """A line for each other row and measured kind of labels: how far it lies above the row `against`, shared seeds.
+    """A line for each other row and measured kind of labels: how far it lies above the row `against`, over pairs of one
+    seed on one device.
 
     Raises UserError if records of a seed differ in images, masks or protocol.
     """
@@ -65,11 +67,9 @@ def differences(name: str, experiment: Experiment, records: Sequence[Record]) ->
     for row in experiment.rows:
         if row is not base:
             rows += list(_against(experiment, own, row, base)) or [(row.label, ABSENT, MISSING, ABSENT, ABSENT)]
-    note = (
-        "Points of percent; mean ± sample standard deviation over seeds. Interval: paired bootstrap over images, the "
-    )
-    note += "mean over seeds. p: two-sided, the results of images swapped at random, all seeds at once; it says "
-    note += "nothing about seeds that were not run."
+    note = "Points of percent; mean ± sample standard deviation over seeds, each on one kind of machine. Interval: "
+    note += "paired bootstrap over images, the mean over seeds. p: two-sided, the results of images swapped at random, "
+    note += "all seeds at once; it says nothing about seeds that were not run."
     note += f" To run what is not: `wsss sweep {name}`." if any(MISSING in row for row in rows) else ""
     return Table(f"{_title(experiment, own)}, differences", titles, tuple(rows), note)
 
@@ -100,6 +100,10 @@ def _title(experiment: Experiment, own: Sequence[Record]) -> str:
 
 def _group(records: Sequence[Record], experiment: Experiment, row: Row, protocol: str) -> list[Record]:
     return results.select(records, experiment.dataset, row.variant, protocol)
+
+
+def _groups(records: Sequence[Record], experiment: Experiment, protocol: str) -> list[list[Record]]:
+    return results.comparable([_group(records, experiment, row, protocol) for row in experiment.rows])
 
 
 def _require_one_list(experiment: Experiment, own: Sequence[Record]) -> None:
@@ -135,14 +139,12 @@ def _against(experiment: Experiment, own: Sequence[Record], row: Row, base: Row)
         kinds += [("segmentation", TRAINING, "segmentation")]
         kinds += [(f"segmentation, {final.label}", final.name, "segmentation") for final in experiment.finals]
     for title, protocol, kind in kinds:
-        one, other = ({r["seed"]: r for r in _group(own, experiment, line, protocol)} for line in (row, base))
+        one, other = ({results.draw(r): r for r in _group(own, experiment, line, protocol)} for line in (row, base))
         key = f"{kind}.miou_headline"
-        seeds = [
-            s for s in sorted(one.keys() & other.keys()) if results.has(one[s], key) and results.has(other[s], key)
-        ]
-        if not seeds:
+        both = [(one[draw], other[draw]) for draw in sorted(one.keys() & other.keys())]
+        pairs = [pair for pair in both if all(results.has(record, key) for record in pair)]
+        if not pairs:
             continue
-        pairs = [(one[seed], other[seed]) for seed in seeds]
         over = summary([results.value(first, key) - results.value(second, key) for first, second in pairs])
         yield row.label, title, f"{'+' * (over.mean >= 0)}{measured(over)}", *_tested(pairs, kind)
 

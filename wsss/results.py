@@ -211,6 +211,22 @@ def select(records: Iterable[Record], dataset: str, variant: str, protocol: str 
     return [r for r in own if protocol != "training" or Path(r.get("path", f"{r['seed']}.json")).stem == str(r["seed"])]
 
 
+def comparable(groups: Sequence[Sequence[Record]]) -> list[list[Record]]:
+    """The groups without the runs that not every group has which has any: those of other seeds, or of a seed on another
+    device. As they are where nothing is common to all.
+
+    Runs of one seed start alike to the last bit on one kind of machine alone; on two they differ as two seeds do.
+    """
+    common = [{draw(record) for record in group} for group in groups if group]
+    kept = set.intersection(*common) if common else set()
+    return [[r for r in group if draw(r) in kept] if kept else list(group) for group in groups]
+
+
+def draw(record: Record) -> tuple[int, str]:
+    """What decides a run's chance: its seed and, by the order of its sums, the device."""
+    return record["seed"], record["device"]
+
+
 def one(records: Iterable[Record], variant: str, seed: int) -> Record:
     """The one record of a variant and seed; raises UserError if there is none, or one in each of several data sets."""
     records = list(records)

@@ -190,15 +190,14 @@ QUANTITIES = (
 
 
 def side_by_side(title: str, dataset: str, presets: Sequence[str], records: Sequence[Record]) -> Table:
-    """A column for each preset, a line for each quantity that any of them has."""
-    groups = [results.select(records, dataset, preset) for preset in presets]
+    """A column for each preset, a line for each quantity that any of them has, over the seeds that all presets have."""
+    groups = results.comparable([results.select(records, dataset, preset) for preset in presets])
     marks = {record["fingerprint"]["masks"] for group in groups for record in group}
     if len(marks) > 1:
         raise UserError(f"the records of {dataset} were not all measured on the same images; evaluate them anew")
     lines = [(label, *(ablation.cell(group, key) for group in groups)) for label, key in QUANTITIES]
     kept = [line for line in lines if set(line[1:]) - {ABSENT, MISSING}] or lines[:4]
-    note = "Percent; mean ± sample standard deviation over seeds. "
-    note += "In brackets: 95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
+    note = f"Percent; mean ± sample standard deviation over the seeds that all columns have. {ablation.BRACKETS}"
     runs = [f"`wsss train {p} --seed 0`" for p, group in zip(presets, groups, strict=True) if not group]
     note += f" Not run: {', '.join(runs)}." if runs else ""
     found = next((record for group in groups for record in group), None)
