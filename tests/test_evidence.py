@@ -17,13 +17,14 @@ def one(variant, seed, cam, over, redundancy=None):
 
 
 def test_a_panel_holds_the_runs_that_have_the_cause():
-    records = [one("mini", 0, 40.0, 20.0, 1.0), one("mini", 1, 42.0, 18.0), one("mini-msc", 0, 36.0, 26.0)]
-    records.append(one("mini-elsewhere", 0, 99.0, 99.0))
+    records = [one("mini", 0, 40.0, 20.0, 1.0), one("mini", 1, 42.0, 18.0)]
+    records += [one("mini-msc", 0, 36.0, 26.0), one("mini-msc", 1, 37.0, 25.0)]
+    records += [one("mini", 2, 50.0, 5.0), one("mini-elsewhere", 0, 99.0, 99.0)]  # a seed, a variant that others lack
     picture = evidence.causes(MINI, records)
     over, *_, redundancy = picture.axes
-    assert sorted(map(tuple, over.collections[0].get_offsets().tolist())) == [(18, 42), (20, 40), (26, 36)]
-    r = np.corrcoef([20, 18, 26], [40, 42, 36])[0, 1]
-    assert over.get_title() == f"correlation {r:+.2f} over 3 runs" and f"over-activation {r:+.2f}" in picture.alt
+    assert sorted(map(tuple, over.collections[0].get_offsets().tolist())) == [(18, 42), (20, 40), (25, 37), (26, 36)]
+    r = np.corrcoef([20, 18, 26, 25], [40, 42, 36, 37])[0, 1]
+    assert over.get_title() == f"correlation {r:+.2f} over 4 runs" and f"over-activation {r:+.2f}" in picture.alt
     assert redundancy.get_title() == "", "one run is no correlation"
     assert redundancy.collections[0].get_offsets().tolist() == [[1, 40]]
     (legend,) = picture.legends

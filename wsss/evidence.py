@@ -31,12 +31,14 @@ class NotMeasured(UserError):
 
 
 def causes(experiment: Experiment, records: Sequence[Record], key: str = "cam.miou_headline") -> Picture:
-    """A panel for each cause, with the result at `key` over it: a dot a run, a colour and marker a row.
+    """A panel for each cause, with the result at `key` over it: a dot a run, a colour and marker a row; the seeds
+    that all rows have.
 
     Correlations are over runs. Raises NotMeasured if no run of the experiment has the result.
     """
-    own = {row.label: results.select(records, experiment.dataset, row.variant) for row in experiment.rows}
-    groups = {label: [record for record in group if results.has(record, key)] for label, group in own.items()}
+    own = results.comparable([results.select(records, experiment.dataset, row.variant) for row in experiment.rows])
+    measured = [[record for record in group if results.has(record, key)] for group in own]
+    groups = {row.label: group for row, group in zip(experiment.rows, measured, strict=True)}
     if not any(groups.values()):
         raise NotMeasured(f"no run of {experiment.title} is on record; `wsss sweep` makes them")
     picture, said = Picture(figsize=(9, 5.6), layout="constrained"), []
