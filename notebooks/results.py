@@ -29,7 +29,7 @@ output = ""  # folder of your runs; empty: runs/ of the project
 # %%
 from pathlib import Path
 
-from wsss import figures, paths, presets, results, tables
+from wsss import evidence, experiments, figures, paths, presets, results, tables
 
 own = Path(output) if output else paths.project_root() / "runs"
 records = results.find(own, paths.project_root() / "data" / "results")
@@ -53,11 +53,11 @@ tables.build("headline", records)
 tables.build("mini", records)
 
 # %%
-figures.coverage_bars(records)
+evidence.coverage_bars(experiments.get("mini-components"), records)
 
 # %% [markdown]
-# *How much of the distinctive part and of the rest of the objects each variant's CAM covers on the validation
-# list; a dot a seed.*
+# *How much of the distinctive part and of the rest of the objects the CAM covers on the validation list, row by row of
+# the experiment on components; a dot a seed.*
 #
 # ## Photographs
 

@@ -34,9 +34,23 @@ def test_a_panel_holds_the_runs_that_have_the_cause():
     assert len(looks) == 2, "no two rows look alike"
 
 
-def test_without_a_run_there_is_no_figure():
+def test_bars_are_means_over_shared_seeds_row_by_row():
+    def covers(variant, seed, part, rest):
+        return record(variant=variant, seed=seed, results={"coverage": {"cam": {"part": part, "rest": rest}}})
+
+    records = [covers("mini-msc", 0, 90.0, 40.0), covers("mini-msc", 1, 80.0, 60.0), covers("mini-csa", 0, 1.0, 1.0)]
+    records += [covers("mini", seed, 95.0, 70.0 + seed) for seed in (0, 1, 2)]
+    picture = evidence.coverage_bars(MINI, records)
+    (axis,) = picture.axes
+    assert [bar.get_width() for bar in axis.patches] == [85.0, 50.0, 95.0, 70.5]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["no alignment", "base + both"]
+    assert "no alignment, rest 50.0; base + both, part 95.0" in picture.alt
+
+
+@pytest.mark.parametrize("draw", [evidence.causes, evidence.coverage_bars])
+def test_without_a_run_there_is_no_figure(draw):
     with pytest.raises(UserError, match="wsss sweep"):
-        evidence.causes(MINI, [])
+        draw(MINI, [])
 
 
 def checked(variant, seed, *steps, watch=True):

@@ -40,7 +40,7 @@ def test_parameters(name: str) -> None:
 def test_every_figure_has_a_caption(name: str) -> None:
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
     for cell, following in zip(cells, [*cells[1:], None], strict=True):
-        if cell.cell_type == "code" and cell.source.splitlines()[-1].startswith(("figures.", "pictures.")):
+        if cell.cell_type == "code" and cell.source.splitlines()[-1].startswith(("evidence.", "figures.", "pictures.")):
             assert following is not None
             assert following.source.startswith("*"), f"no caption after {cell.source}"
 

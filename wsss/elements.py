@@ -169,7 +169,7 @@ def _drawn(name: str, records: Sequence[results.Record]) -> figures.Picture:
     if name == "published_curves":
         return figures.published_curves()
     if name == "coverage_bars":
-        return figures.coverage_bars(records)
+        return evidence.coverage_bars(experiments.get("mini-components"), records)
     if name.startswith("causes-"):
         return evidence.causes(experiments.get(name.removeprefix("causes-")), records)
     if name.startswith("over-training-"):

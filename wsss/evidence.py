@@ -36,11 +36,7 @@ def causes(experiment: Experiment, records: Sequence[Record], key: str = "cam.mi
 
     Correlations are over runs. Raises NotMeasured if no run of the experiment has the result.
     """
-    own = results.comparable([results.select(records, experiment.dataset, row.variant) for row in experiment.rows])
-    measured = [[record for record in group if results.has(record, key)] for group in own]
-    groups = {row.label: group for row, group in zip(experiment.rows, measured, strict=True)}
-    if not any(groups.values()):
-        raise NotMeasured(f"no run of {experiment.title} is on record; `wsss sweep` makes them")
+    groups = _measured(experiment, records, key)
     picture, said = Picture(figsize=(9, 5.6), layout="constrained"), []
     panels = picture.subplots(2, 3, sharey=True)
     for axis, (title, cause) in zip(panels.flat, CAUSES, strict=True):
@@ -82,6 +78,40 @@ def _scatter(axis: Axes, groups: dict[str, list[Record]], cause: str, key: str) 
         axis.set_xticks([])
     axis.tick_params(labelsize=8)
     return x, y
+
+
+def coverage_bars(experiment: Experiment, records: Sequence[Record]) -> Picture:
+    """Share of the distinctive part and of the rest of objects that each row's CAM covers, in percent: mean over the
+    seeds that all rows have, a dot a seed.
+
+    Raises NotMeasured if no run of the experiment has it.
+    """
+    groups = _measured(experiment, records, "coverage.cam.part")
+    shown = [(label, group) for label, group in groups.items() if group]
+    picture, said = Picture(figsize=(7, 0.9 + 0.45 * len(shown)), layout="constrained"), []
+    axis = picture.subplots()
+    for place, (label, group) in enumerate(shown):
+        for shift, part, colour in ((-0.2, "part", PALETTE[1]), (0.2, "rest", PALETTE[0])):
+            shares = [results.value(record, f"coverage.cam.{part}") for record in group]
+            axis.barh(place + shift, np.mean(shares), 0.36, color=colour, label=part if place == 0 else None)
+            axis.plot(shares, [place + shift] * len(shares), "o", color="black", markersize=4)
+            said.append(f"{label}, {part} {np.mean(shares):.1f}")
+    axis.set_yticks(range(len(shown)), [label for label, _ in shown])
+    axis.invert_yaxis()
+    axis.set(xlabel="covered by the CAM, %", xlim=(0, 100))
+    axis.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+    picture.alt = f"Share of the distinctive part and of the rest that the CAM covers, percent: {'; '.join(said)}."
+    return picture
+
+
+def _measured(experiment: Experiment, records: Sequence[Record], key: str) -> dict[str, list[Record]]:
+    """For each row its runs that have the result at `key`, of the seeds that all rows have; NotMeasured if none has."""
+    own = results.comparable([results.select(records, experiment.dataset, row.variant) for row in experiment.rows])
+    pairs = zip(experiment.rows, own, strict=True)
+    groups = {row.label: [record for record in group if results.has(record, key)] for row, group in pairs}
+    if not any(groups.values()):
+        raise NotMeasured(f"no run of {experiment.title} is on record; `wsss sweep` makes them")
+    return groups
 
 
 def palette(count: int) -> list[str]:

@@ -202,29 +202,6 @@ def _terms(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: row[name] for name in row["weights"] if name in row}
 
 
-def coverage_bars(records: Sequence[Record], dataset: str = "mini", kind: str = "cam") -> Picture:
-    """Share of the part and of the rest that each variant covers, in percent: mean over seeds, a dot a seed."""
-    known = {
-        record["variant"] for record in records if record["dataset"] == dataset and "coverage" in record["results"]
-    }
-    variants = sorted(known, key=lambda name: (not name.endswith("-plain"), not name.endswith("-toco"), name))
-    picture = Picture(figsize=(6, 3.2), layout="constrained")
-    axis, said = picture.subplots(), []
-    for place, variant in enumerate(variants):
-        group = results.select(records, dataset, variant)
-        for shift, key, value in ((-0.2, "part", ORANGE), (0.2, "rest", BLUE)):
-            numbers = [results.value(record, f"coverage.{kind}.{key}") for record in group]
-            axis.bar(place + shift, np.mean(numbers), 0.36, color=value, label=key if place == 0 else None)
-            axis.plot([place + shift] * len(numbers), numbers, "o", color=BLACK, markersize=4)
-            said.append(f"{variant} {key} {np.mean(numbers):.1f}")
-    axis.set_xticks(range(len(variants)), variants)
-    name = next(label for label, key, *_ in KINDS if key == kind)
-    axis.set(ylabel=f"covered by the {name}, %", ylim=(0, 100))
-    axis.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
-    picture.alt = f"Share of the distinctive part and of the rest covered, percent: {'; '.join(said) or 'no records'}."
-    return picture
-
-
 def published_curves() -> Picture:
     """mIoU over steps in the base's published logs, VOC val and COCO val_part; not measured here."""
     picture, ends = Picture(figsize=(9, 5.2), layout="constrained"), []
