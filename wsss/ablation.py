@@ -36,7 +36,7 @@ def numbers(name: str, experiment: Experiment, records: Sequence[Record]) -> Tab
     """
     own = [r for r in records if r["dataset"] == experiment.dataset]
     _require_one_list(experiment, own)
-    groups = {protocol: _groups(own, experiment, protocol) for _, protocol, _ in columns(experiment)}
+    groups = {protocol: groups_of(own, experiment, protocol) for _, protocol, _ in columns(experiment)}
     rows: list[tuple[str, ...]] = []
     left: list[str] = []
     for number, row in enumerate(experiment.rows):
@@ -102,7 +102,8 @@ def _group(records: Sequence[Record], experiment: Experiment, row: Row, protocol
     return results.select(records, experiment.dataset, row.variant, protocol)
 
 
-def _groups(records: Sequence[Record], experiment: Experiment, protocol: str) -> list[list[Record]]:
+def groups_of(records: Sequence[Record], experiment: Experiment, protocol: str = TRAINING) -> list[list[Record]]:
+    """For each row its records by `protocol`, of the seeds that all measured rows share."""
     return results.comparable([_group(records, experiment, row, protocol) for row in experiment.rows])
 
 

@@ -8,7 +8,7 @@ import seaborn
 from matplotlib import lines
 from matplotlib.axes import Axes
 
-from wsss import results
+from wsss import ablation, results
 from wsss.experiments import Experiment
 from wsss.figures import PALETTE, Picture
 from wsss.paths import UserError
@@ -106,8 +106,7 @@ def coverage_bars(experiment: Experiment, records: Sequence[Record]) -> Picture:
 
 def _measured(experiment: Experiment, records: Sequence[Record], key: str) -> dict[str, list[Record]]:
     """For each row its runs that have the result at `key`, of the seeds that all rows have; NotMeasured if none has."""
-    own = results.comparable([results.select(records, experiment.dataset, row.variant) for row in experiment.rows])
-    pairs = zip(experiment.rows, own, strict=True)
+    pairs = zip(experiment.rows, ablation.groups_of(records, experiment), strict=True)
     groups = {row.label: [record for record in group if results.has(record, key)] for row, group in pairs}
     if not any(groups.values()):
         raise NotMeasured(f"no run of {experiment.title} is on record; `wsss sweep` makes them")

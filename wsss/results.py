@@ -212,8 +212,8 @@ def select(records: Iterable[Record], dataset: str, variant: str, protocol: str 
 
 
 def comparable(groups: Sequence[Sequence[Record]]) -> list[list[Record]]:
-    """The groups without the runs that not every group has which has any: those of other seeds, or of a seed on another
-    device. As they are where nothing is common to all.
+    """Of each group the runs whose seed, on the same device, is in every group that has runs at all. The groups as they
+    are where nothing is common to all.
 
     Runs of one seed start alike to the last bit on one kind of machine alone; on two they differ as two seeds do.
     """
