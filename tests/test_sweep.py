@@ -80,6 +80,23 @@ def test_published_runs_count_as_finished_when_asked(tmp_path, monkeypatch):
     assert names == [["0.json", "0.voc-s1.json"], ["0.json", "0.voc-s1.json"], ["0.voc-s1.json"]]
 
 
+def test_states_are_left_begun_and_finished(tmp_path):
+    done, missing = tmp_path / "0.json", tmp_path / "1.json"
+    done.touch()
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped" / "log.jsonl").touch()
+    files = {
+        "all": (done,),
+        "published": (),
+        "evaluation left": (done, missing),
+        "stopped": (missing,),
+        "new": (missing,),
+    }
+    jobs = [sweep.Job(k, k, 0, tmp_path / k, {path: ("train",) for path in paths}) for k, paths in files.items()]
+    rows = sweep.overview(experiments.get("smoke-level"), jobs, [], 1).rows
+    assert [row[2] for row in rows] == ["finished", "finished", "begun", "begun", "left"]
+
+
 def test_minutes_are_those_of_the_variant_else_of_the_others():
     experiment = experiments.get("smoke-level")
     final = {"name": experiment.finals[0].name}

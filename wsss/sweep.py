@@ -121,9 +121,8 @@ def overview(experiment: Experiment, jobs: Sequence[Job], records: Sequence[Reco
         minutes = ablation.minutes(experiment, job.variant, records)
         if job.left():
             total, unknown = total + (minutes or 0), unknown + (minutes is None)
-        state = "left" if len(job.left()) == len(job.commands) else "begun" if job.left() else "finished"
-        if state == "left" and (job.folder / "log.jsonl").is_file():
-            state = "begun"
+        begun = len(job.left()) < len(job.commands) or (job.folder / "log.jsonl").is_file()
+        state = "finished" if not job.left() else "begun" if begun else "left"
         rows.append((job.label, str(job.seed), state, ABSENT if minutes is None else f"{minutes:.0f}"))
     note = f"Left: {total:.0f} minutes of computing, {total / side_by_side:.0f} with {side_by_side} side by side"
     note += f", and {unknown} runs that nobody has timed" * bool(unknown)
