@@ -35,6 +35,26 @@ def test_a_change_that_the_preset_has_is_the_preset():
     assert "mini-steps" not in EXPERIMENTS, "mini contrasts no class tokens"
 
 
+def test_factors_are_of_the_presets_own_values():
+    """Temperatures and weights at half and twice what the scale has; class tokens where it contrasts them."""
+    rows = {row.label: row.changes for row in experiments.get("coco-temperature").rows}
+    assert rows["temperature of class tokens x 0.5"] == {"class_contrast.temperature": 0.125}
+    assert rows["temperature of patch tokens x 2"] == {"msc.patch_temperature": 0.2}
+    assert not any("class" in row.label for row in experiments.get("mini-temperature").rows)
+    assert {"csa.weight": 0.05} in [row.changes for row in experiments.get("voc-weights").rows]
+
+
+def test_layers_are_blocks_that_the_vit_has():
+    assert [row.config.csa.layers for row in experiments.get("voc-layers").rows] == [(2,), (3, 1), (4, 2)]
+    assert [row.config.csa.layers for row in experiments.get("smoke-layers").rows] == [(2,), (3, 1)]
+
+
+def test_the_weaker_backbone_has_components_of_its_own():
+    experiment = experiments.get("voc-deit-components")
+    assert experiment.dataset == "voc" and experiment.finals == experiments.FINALS["voc"]
+    assert {row.config.model.backbone for row in experiment.rows} == {"deit_base_patch16_224.fb_in1k"}
+
+
 def test_an_unknown_experiment_names_the_nearest(capsys):
     assert run("sweep", "mini-component") == 1
     assert "mini-components" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from typing import Any
 from wsss import presets
 from wsss.config import Config
 from wsss.paths import UserError, near
+from wsss.settings import flatten
 
 SEEDS = (0, 1, 2)
 
@@ -118,6 +119,33 @@ def _compat(scale: str) -> Ablation:
     return {f"with {name}": {f"compat.{name}": True} for name in vars(presets.PRESETS[scale].compat)}
 
 
+def _layers(scale: str) -> Ablation:
+    """Aligned layers, as blocks before the last: the aux layer, and two pairs where the ViT has as many blocks."""
+    depth = presets.PRESETS[scale].model.depth or 12
+    every = {"2 before the last": (2,), "3 and 1 before": (3, 1), "4 and 2 before": (4, 2)}
+    return {label: {"csa.layers": layers} for label, layers in every.items() if max(layers) < depth}
+
+
+def _factors(scale: str, settings: Mapping[str, str]) -> Ablation:
+    """Half and twice the preset's value of each setting; `settings`: what it is called -> its path."""
+    own = flatten(presets.PRESETS[scale])
+    pairs = ((label, path, factor) for label, path in settings.items() for factor in (0.5, 2))
+    return {f"{label} x {factor:g}": {path: factor * own[path]} for label, path, factor in pairs}
+
+
+def _temperatures(scale: str) -> Ablation:
+    own = {"temperature of patch tokens": "msc.patch_temperature"}
+    if presets.PRESETS[scale].contrasts_classes:
+        own |= {"temperature of class tokens": "class_contrast.temperature"}
+    return _factors(scale, own)
+
+
+WEIGHTS = {
+    "weight of alignment": "csa.weight",
+    "weight of patch tokens in subspaces": "msc.patch_weight",
+    "weight of orthogonality": "msc.orthogonality_weight",
+    "weight of decorrelation": "msc.decorrelation_weight",
+}
 LEVELS = {
     "class tokens": {"msc.level": "class", "class_contrast.weight": 0.5},
     "patch tokens": {"class_contrast.weight": 0.0},
@@ -134,11 +162,12 @@ DIRECTION = {kind: {"csa.direction": kind} for kind in ("aux_to_last", "last_to_
 
 
 def _components(scale: str) -> Experiment:
+    dataset = presets.PRESETS[scale].data.name
     rows = [Row(label, f"{scale}{suffix}") for label, suffix in COMPONENTS.items()]
     for term in ("patch_contrast", "class_contrast"):
         row = Row(f"{FULL}, without {term.replace('_', ' ')}", scale, {f"{term}.weight": 0.0})
         rows += [row] * (row.variant != scale)  # a scale may be without it anyway
-    return Experiment(f"{scale}: components", scale, tuple(rows), "base", FINALS[scale])
+    return Experiment(f"{scale}: components", dataset, tuple(rows), "base", FINALS[dataset])
 
 
 def _steps(scale: str) -> Experiment:
@@ -177,13 +206,18 @@ def _all() -> Iterator[tuple[str, Experiment]]:
         yield f"{scale}-subspaces", _ablation("number of subspaces", scale, _subspaces(scale))
         yield f"{scale}-decoupling", _ablation("decoupling of the subspaces", scale, DECOUPLING)
         yield f"{scale}-direction", _ablation("direction of the alignment", scale, DIRECTION)
+        yield f"{scale}-layers", _ablation("aligned layers", scale, _layers(scale))
+        yield f"{scale}-temperature", _ablation("temperatures of contrast in subspaces", scale, _temperatures(scale))
+        yield f"{scale}-weights", _ablation("weights of the modules", scale, _factors(scale, WEIGHTS))
         faults = tuple(Row(label, f"{scale}-base", changes) for label, changes in _compat(scale).items())
         rows = (Row("base", f"{scale}-base"), *faults)
         yield f"{scale}-compat", Experiment(f"{scale}: deviations, one by one", scale, rows, "base", FINALS[scale])
+    for backbone in ("voc-deit", "coco-deit"):
+        yield f"{backbone}-components", _components(backbone)
 
 
 EXPERIMENTS: Mapping[str, Experiment] = dict(_all())
-"""SCALE-ABLATION, for every scale and ablation."""
+"""SCALE-ABLATION, for every scale and ablation, and the components of the weaker backbone."""
 
 
 def get(name: str) -> Experiment:
