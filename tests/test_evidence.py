@@ -22,16 +22,24 @@ def test_a_panel_holds_the_runs_that_have_the_cause():
     records += [one("mini", 2, 50.0, 5.0), one("mini-elsewhere", 0, 99.0, 99.0)]  # a seed, a variant that others lack
     picture = evidence.causes(MINI, records)
     over, *_, redundancy = picture.axes
-    assert sorted(map(tuple, over.collections[0].get_offsets().tolist())) == [(18, 42), (20, 40), (25, 37), (26, 36)]
-    r = np.corrcoef([20, 18, 26, 25], [40, 42, 36, 37])[0, 1]
-    assert over.get_title() == f"correlation {r:+.2f} over 4 runs" and f"over-activation {r:+.2f}" in picture.alt
-    assert redundancy.get_title() == "", "one run is no correlation"
-    assert redundancy.collections[0].get_offsets().tolist() == [[1, 40]]
+    less_seeds = [(-3.5, 2.5), (-3, 2), (3, -2), (3.5, -2.5)]  # means: 23 and 38 of seed 0, 21.5 and 39.5 of seed 1
+    assert sorted(map(tuple, over.collections[0].get_offsets().tolist())) == less_seeds
+    r = np.corrcoef(np.array(less_seeds).T)[0, 1]
+    assert over.get_title() == f"correlation {r:+.2f}, 4 runs" and f"over-activation {r:+.2f}" in picture.alt
+    assert redundancy.get_title() == "" and not redundancy.collections, "one run of a seed has nothing beside it"
     (legend,) = picture.legends
     assert [text.get_text() for text in legend.get_texts()] == ["no alignment", "base + both"]
     assert [text.get_text() for text in picture.axes[3].texts] == ["not measured"]
+    assert [text.get_text() for text in redundancy.texts] == ["not measured"]
     looks = {(line.get_color(), line.get_marker()) for line in legend.get_lines()}
     assert len(looks) == 2, "no two rows look alike"
+
+
+def test_what_a_seed_brings_to_all_rows_is_not_correlated():
+    """Seed 1 has 10 more of both in every row; within a seed the CAM falls where over-activation rises."""
+    rows = [("mini", 40.0, 20.0), ("mini-msc", 38.0, 22.0)]
+    records = [one(name, seed, cam + 10 * seed, over + 10 * seed) for name, cam, over in rows for seed in (0, 1)]
+    assert evidence.causes(MINI, records).axes[0].get_title() == "correlation -1.00, 4 runs"
 
 
 def test_bars_are_means_over_shared_seeds_row_by_row():

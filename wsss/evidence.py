@@ -1,5 +1,6 @@
 """Figures of experiments, from records: what a gain may come from, and CAMs over training. No torch."""
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,8 @@ def causes(experiment: Experiment, records: Sequence[Record], key: str = "cam.mi
     """A panel for each cause, with the result at `key` over it: a dot a run, a colour and marker a row; the seeds
     that all rows have.
 
-    Correlations are over runs. Raises NotMeasured if no run of the experiment has the result.
+    Every value is less its mean over the runs of the same seed and device, so that what a seed brings to all rows is
+    neither seen nor correlated. Raises NotMeasured if no run of the experiment has the result.
     """
     groups = _measured(experiment, records, key)
     picture, said = Picture(figsize=(9, 5.6), layout="constrained"), []
@@ -44,7 +46,7 @@ def causes(experiment: Experiment, records: Sequence[Record], key: str = "cam.mi
         axis.set_xlabel(title, fontsize=9)
         if len(x) > 2 and np.std(x) > 0 and np.std(y) > 0:
             r = float(np.corrcoef(x, y)[0, 1])
-            axis.set_title(f"correlation {r:+.2f} over {len(x)} runs", fontsize=8)
+            axis.set_title(f"correlation {r:+.2f}, {len(x)} runs", fontsize=8)
             said.append(f"{title.removesuffix(', %')} {r:+.2f}")
     for axis in panels[:, 0]:
         axis.set_ylabel("CAM mIoU, %" if key.startswith("cam") else "mIoU, %", fontsize=9)
@@ -55,15 +57,19 @@ def causes(experiment: Experiment, records: Sequence[Record], key: str = "cam.mi
         if groups[label]
     ]
     picture.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    picture.suptitle("every value less its mean over the runs of its seed", fontsize=9)
     found = "; ".join(said) or "too few runs to correlate"
-    picture.alt = f"{experiment.title}: CAM mIoU of every run over six causes, a panel each. Correlations: {found}."
+    picture.alt = f"{experiment.title}: CAM mIoU of every run over six causes, a panel each, less the means of seeds. "
+    picture.alt += f"Correlations: {found}."
     return picture
 
 
 def _scatter(axis: Axes, groups: dict[str, list[Record]], cause: str, key: str) -> tuple[list[float], list[float]]:
-    """Draw the runs that have the cause; returns its values and the result's."""
-    known = [(label, run) for label, group in groups.items() for run in group if results.has(run, cause)]
-    x, y = ([results.value(run, name) for _, run in known] for name in (cause, key))
+    """Draw the runs that have the cause, where another of their seed has it; returns its values and the result's."""
+    runs = [(label, run) for label, group in groups.items() for run in group if results.has(run, cause)]
+    sizes = Counter(results.draw(run) for _, run in runs)
+    known = [(label, run) for label, run in runs if sizes[results.draw(run)] > 1]
+    x, y = (_less_seed_means([run for _, run in known], name) for name in (cause, key))
     names, labels = list(groups), [label for label, _ in known]
     if known:
         looks = {
@@ -78,6 +84,13 @@ def _scatter(axis: Axes, groups: dict[str, list[Record]], cause: str, key: str) 
         axis.set_xticks([])
     axis.tick_params(labelsize=8)
     return x, y
+
+
+def _less_seed_means(runs: Sequence[Record], key: str) -> list[float]:
+    values: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for run in runs:
+        values[results.draw(run)].append(results.value(run, key))
+    return [results.value(run, key) - float(np.mean(values[results.draw(run)])) for run in runs]
 
 
 def coverage_bars(experiment: Experiment, records: Sequence[Record]) -> Picture:
