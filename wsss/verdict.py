@@ -18,8 +18,8 @@ KEYS = (
 NOTE = (
     "The interval holds one further seed with 95 %: published mean ± t sd sqrt(1 + 1/n) over n seeds "
     "(Student's t, n - 1 degrees of freedom). It is never narrower than the 95 % bootstrap interval over "
-    "images of the first published seed, which is the interval where only one seed is published. "
-    "Classification has no bootstrap."
+    "images of the first published seed, which is the interval where only one seed is published; that one "
+    "promises nothing about another seed or processor. Classification has no bootstrap."
 )
 
 
