@@ -87,6 +87,7 @@ def _scatter(axis: Axes, groups: dict[str, list[Record]], cause: str, key: str) 
 
 
 def _less_seed_means(runs: Sequence[Record], key: str) -> list[float]:
+    """Of each run the result at `key` less its mean over those of the runs that share seed and device."""
     values: dict[tuple[int, str], list[float]] = defaultdict(list)
     for run in runs:
         values[results.draw(run)].append(results.value(run, key))

@@ -121,7 +121,7 @@ def _compat(scale: str) -> Ablation:
 
 def _layers(scale: str) -> Ablation:
     """Aligned layers, as blocks before the last: the aux layer, and two pairs where the ViT has as many blocks."""
-    depth = presets.PRESETS[scale].model.depth or 12
+    depth = presets.PRESETS[scale].model.depth or 12  # 0: the backbone's own, 12 in all such presets
     every = {"2 before the last": (2,), "3 and 1 before": (3, 1), "4 and 2 before": (4, 2)}
     return {label: {"csa.layers": layers} for label, layers in every.items() if max(layers) < depth}
 
