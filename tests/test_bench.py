@@ -10,7 +10,7 @@ from running import folder, own_set, run
 from running import tiny as tiny_run
 from torch.utils.flop_counter import FlopCounterMode
 
-from wsss import inference, method, model, predict
+from wsss import benches, inference, method, model, predict
 from wsss.data import predictions
 from wsss.tools import bench_infer, bench_step, machine
 
@@ -48,7 +48,8 @@ def test_step(capsys, preset):
     # 4 x 4 tokens at scale 1, 2 x 2 at 0.5, 6 x 6 at 1.5; local crops are the whole crop: 8 of 16 tokens.
     assert found["tokens"] == {"forward": 2 * (16 + 16 + 4 + 4 + 36 + 36 + 16 + 128), "backward": 2 * (16 + 16 + 128)}
     assert found["units"] == pytest.approx(found["seconds"] / found["gemm_seconds"], rel=0.2)
-    assert found["utilisation"] > 0 and found["peak_memory_gb"] > 0.1 and found["device"]
+    assert found["utilisation"] > 0 and found["peak_memory_gb"] > 0.1
+    assert {"commit", "dirty", "device", "versions", "date"} <= set(found)
 
 
 def test_step_in_bfloat16_by_micro_batches_that_keep_little(capsys):
@@ -155,3 +156,8 @@ def test_memory(capsys, tmp_path):
 def test_no_such_bench(capsys):
     assert run("bench") == 2 and "usage: wsss bench" in capsys.readouterr().out
     assert run("bench", "stepp") == 1 and "did you mean step?" in capsys.readouterr().err
+
+
+def test_the_rate_of_the_product_is_what_utilisation_is_a_share_of():
+    """2 TFLOP in 4 s at half of what the product reaches: it makes 1 TFLOP/s."""
+    assert benches.product_rate({"tflop": 2.0, "seconds": 4.0, "utilisation": 0.5}) == 1.0

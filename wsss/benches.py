@@ -45,15 +45,22 @@ MEASURES = {
     "tokens backward": lambda one: f"{one['tokens']['backward']:,}",
     "TFLOP": lambda one: f"{one['tflop']:.2f}",
     "utilisation": lambda one: f"{one['utilisation']:.0%}",
+    "product, TFLOP/s": lambda one: f"{product_rate(one):.2f}",
     "s of one unit": lambda one: f"{one['gemm_seconds']:.3f}",
     "on": lambda one: f"{one['device']}, {one['threads']} threads",
 }
 
 
+def product_rate(one: Bench) -> float:
+    """TFLOP/s of the matrix product in the step's own type, which the utilisation is over."""
+    return one["tflop"] / one["seconds"] / one["utilisation"]
+
+
 def steps_table(found: Sequence[Bench]) -> Table:
     """A row a step."""
     rows = tuple((name(one), *(show(one) for show in MEASURES.values())) for one in found)
-    return Table("Training steps, measured", ("step", *MEASURES), rows)
+    note = "product: matrices of 4,096 in the step's own type, in the same process; the unit is its time in float32."
+    return Table("Training steps, measured", ("step", *MEASURES), rows, note)
 
 
 def phases_table(found: Sequence[Bench]) -> Table:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsss import crf, energy, presets, refine
+from wsss import crf, energy, evaluate, presets, refine
 from wsss.command import parse
 from wsss.paths import UserError, near
 from wsss.tools.bench_infer import Infer, bench_infer
@@ -101,7 +101,7 @@ def _part(asked: Part, name: str, work: Callable[[], Any]) -> dict[str, Any]:
         "units": round(seconds / unit, 3),
         "peak_memory_gb": round(peak_memory_gb(), 2),
         "threads": torch.get_num_threads(),
-        "device": str(device()),
+        **evaluate.stamp(),
     }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wsss import inference, model, predict, presets, runs
+from wsss import evaluate, inference, model, predict, presets, runs
 from wsss.data import pool
 from wsss.data.listing import listing
 from wsss.data.predictions import Job
@@ -70,27 +70,16 @@ def bench_infer(asked: Infer) -> dict[str, Any]:
         **{"model.backbone": asked.backbone, "model.pretrained": False, "model.checkpoint": ""},
     )
     net = model.build(config, CLASSES[asked.protocol]).to(device()).eval()
-    workers = runs.crf_workers(asked.workers, own)
-    spent: dict[str, float] = {}
+    asked, spent = replace(asked, workers=runs.crf_workers(asked.workers, own)), {}
     with tempfile.TemporaryDirectory() as scratch:
-        images = listing(draw(Path(scratch) / "set", asked), "val")
-        work = Shard(
-            net, images, range(1), own, Path(scratch) / "warm", device(), asked.dtype == "bfloat16", asked.batch
-        )
-        predict.finish(work, 1)
-        work = replace(work, places=range(1, asked.images + 1), folder=Path(scratch) / "made")
-        with clocks(net, spent) as passes:
-            started = time.perf_counter()
-            done = predict.finish(work, workers)
-            seconds = time.perf_counter() - started
-    operations, crf = flops(net, passes), sum(one.crf_seconds for one in done)
+        seconds, crf, passes = _evaluate(net, own, asked, Path(scratch), spent)
+    operations = flops(net, passes)
     unit, rate = gemm_seconds(), 2 * machine.GEMM**3 / gemm_seconds(getattr(torch, asked.dtype))
     best = operations / rate + crf / pool.cores()
     return {
         "bench": "infer",
         **vars(asked),
         "scales": list(own.scales),
-        "workers": workers,
         "seconds": round(seconds, 3),
         "images_a_second": round(asked.images / seconds, 4),
         "phases": {name: round(value, 3) for name, value in phases(seconds, spent).items()},
@@ -105,8 +94,24 @@ def bench_infer(asked: Infer) -> dict[str, Any]:
         "workers_memory_gb": round(spent["workers"], 2),
         "threads": torch.get_num_threads(),
         "cores": pool.cores(),
-        "device": str(device()),
+        **evaluate.stamp(),
     }
+
+
+def _evaluate(
+    net: Wsss, own: inference.Protocol, asked: Infer, scratch: Path, spent: dict[str, float]
+) -> tuple[float, float, Passes]:
+    """Draw the photographs, evaluate one to warm up, then the others. Returns their seconds, the core seconds of the
+    CRF and the passes of the encoder; `spent`: see `clocks`."""
+    images = listing(draw(scratch / "set", asked), "val")
+    work = Shard(net, images, range(1), own, scratch / "warm", device(), asked.dtype == "bfloat16", asked.batch)
+    predict.finish(work, 1)
+    work = replace(work, places=range(1, asked.images + 1), folder=scratch / "made")
+    with clocks(net, spent) as passes:
+        started = time.perf_counter()
+        done = predict.finish(work, asked.workers)
+        seconds = time.perf_counter() - started
+    return seconds, sum(one.crf_seconds for one in done), passes
 
 
 def draw(root: Path, asked: Infer) -> Path:

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from wsss import memory, method, model, optim, presets
+from wsss import evaluate, memory, method, model, optim, presets
 from wsss.batch import Batch
 from wsss.config import Config
 from wsss.model import Wsss
@@ -138,7 +138,7 @@ def bench_step(asked: Step) -> dict[str, Any]:
         "tflop": round(work / 1e12, 3),
         "utilisation": round(work / median(times) / rate, 3),
         "threads": torch.get_num_threads(),
-        "device": str(device()),
+        **evaluate.stamp(),
     }
 
 
