@@ -195,6 +195,12 @@ CONTRAST = rows(
         "test_D4_padding_neither_drawn_nor_a_negative",
     ),
     (
+        "D4: where the photograph is too small crops come from anywhere",
+        "pixels == pixels.amax((1, 2), keepdim=True)",
+        "pixels >= 0",
+        "test_D4_a_photograph_smaller_than_half_a_crop_is_what_crops_show",
+    ),
+    (
         "crops: rows and columns swapped",
         "[picks // width, picks % width]",
         "[picks % width, picks // width]",

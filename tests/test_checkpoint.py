@@ -5,6 +5,7 @@ import os
 import pickle
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from builders import tiny
@@ -138,6 +139,16 @@ def test_forward_is_that_of_the_tensors_by_hand(tmp_path, size):
         found = heads[name] if name in heads else getattr(output, name)
         assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max(), name
     assert not torch.allclose(heads["proj_head"], heads["proj_head_t"])
+
+
+def test_a_checkpoint_takes_the_place_of_weights_from_the_hub(tmp_path, monkeypatch):
+    """`wsss train voc-toco --model.checkpoint FILE` asks no hub, though the preset has a tag."""
+    path = tmp_path / "released.pth"
+    torch.save(predecessors(), path)
+    asked, create = [], timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *a, pretrained, **o: asked.append(pretrained) or create(*a, **o))
+    model.build(configuration(model__checkpoint=str(path), model__pretrained=True), CLASSES)
+    assert asked == [False]
 
 
 def bare(tensors):

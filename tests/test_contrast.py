@@ -232,6 +232,14 @@ def test_D4_padding_neither_drawn_nor_a_negative():
     assert (centres > 8).any() and not flags[centres >= 10].any(), "the predecessor takes padding for background"
 
 
+def test_D4_a_photograph_smaller_than_half_a_crop_is_what_crops_show():
+    """2 x 3 pixels of sure foreground in the corner of an image of padding: no crop of 4 x 4 shows it by half."""
+    codes, inside = torch.zeros(1, 8, 16, dtype=torch.long), torch.zeros(1, 8, 16, dtype=torch.bool)
+    codes[:, :2, :3], inside[:, :2, :3] = 2, True
+    corners, flags = contrast.choose_crops(codes, inside, 4, 5, torch.Generator().manual_seed(0))
+    assert corners.shape == (1, 5, 2) and not corners.any() and flags.all()
+
+
 def test_D14_sure_foreground_counts_double_in_the_flag():
     codes, inside = torch.zeros(1, 5, 5, dtype=torch.long), torch.ones(1, 5, 5, dtype=torch.bool)
     flags = {}

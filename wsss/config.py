@@ -42,7 +42,7 @@ class Model:
     backbone: str = "vit_base_patch16_224.orig_in21k_ft_in1k"
     """timm architecture and weight tag; always name the tag when `pretrained` is on."""
     pretrained: bool = False
-    """Load the tag's weights from timm's hub."""
+    """Start from the tag's weights on timm's hub; a `checkpoint` takes their place."""
     checkpoint: str = ""
     """Weights to start from: .safetensors of a backbone (timm's names) or a whole model, or a .pth of the base."""
     patch_size: int = 0

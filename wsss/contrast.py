@@ -79,7 +79,8 @@ def choose_crops(
     """Top left corners and flags of `count` local crops of `size` pixels an image.
 
     Centres are drawn without replacement where the roi code is <= 1, half a crop away from the border; where there
-    are too few, from anywhere inside that margin. Flag 0 (negative) if the crop's mean code is <= 0.2, else 1; sure
+    are too few, from anywhere inside that margin, and where a photograph is too small for that from the crops that show
+    most of it, with replacement. Flag 0 (negative) if the crop's mean code is <= 0.2, else 1; sure
     foreground counts double in that mean (Deviations D14). Crops that are mostly padding are not drawn and the mean
     leaves padding out, unless `padding_in_crops` (D4).
     """
@@ -90,7 +91,9 @@ def choose_crops(
     pixels = window_sums(counted.long(), size)
     mean_code = window_sums(codes * counted, size) / pixels.clamp(min=1)
     usable = 2 * pixels >= size**2
-    picks = torch.stack([_draw(u & s, s, count, generator) for u, s in zip(uncertain, usable, strict=True)])
+    fullest = pixels == pixels.amax((1, 2), keepdim=True)
+    choices = zip(uncertain & usable, usable, fullest, strict=True)
+    picks = torch.stack([_draw(places, count, generator) for places in choices])
     flags = (mean_code.flatten(1).gather(1, picks) > 0.2).long()
     return torch.stack([picks // width, picks % width], 2), flags
 
@@ -103,13 +106,11 @@ def window_sums(values: Int[Tensor, "b h w"], size: int) -> Int[Tensor, "b i j"]
     return strips[:, :, size:] - strips[:, :, :-size]
 
 
-def _draw(
-    first: Bool[Tensor, "h w"], second: Bool[Tensor, "h w"], count: int, generator: Generator
-) -> Int[Tensor, " m"]:
-    """`count` different places of `first`; of `second` where that is too small, and of everywhere after that."""
-    everywhere = torch.ones_like(first)
-    places = next((x for x in (first, second) if x.sum() >= count), everywhere).flatten().float().cpu()
-    return torch.multinomial(places, count, len(places) < count, generator=generator).to(first.device)
+def _draw(choices: tuple[Bool[Tensor, "h w"], ...], count: int, generator: Generator) -> Int[Tensor, " m"]:
+    """`count` different places of the first choice that has as many; else of the last one, with replacement."""
+    places = next((choice for choice in choices if choice.sum() >= count), choices[-1])
+    weights = places.flatten().float().cpu()
+    return torch.multinomial(weights, count, bool(places.sum() < count), generator=generator).to(places.device)
 
 
 def cut(image: Float[Tensor, "b 3 h w"], corners: Int[Tensor, "b m 2"], size: int) -> Float[Tensor, "m b 3 q q"]:

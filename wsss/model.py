@@ -265,7 +265,7 @@ def build_encoder(config: ModelConfig) -> nn.Module:
     try:
         vit = timm.create_model(
             config.backbone,
-            pretrained=config.pretrained,
+            pretrained=config.pretrained and not config.checkpoint,
             num_classes=0,
             dynamic_img_size=True,
             embed_layer=Patches,
@@ -274,13 +274,13 @@ def build_encoder(config: ModelConfig) -> nn.Module:
     except Exception as error:
         if not timm.list_models(config.backbone.split(".")[0]):
             reason = "timm knows no such architecture"
-        elif config.pretrained and not isinstance(error, TypeError):
+        elif config.pretrained and not config.checkpoint and not isinstance(error, TypeError):
             reason = f"its weights could not be fetched ({error})"
         else:
             reason = f"timm does not build it as a plain ViT of this shape ({error})"
         raise UserError(
             f"backbone {config.backbone}: {reason}; give --model.backbone a tagged timm name, or weights on disk by "
-            "--model.checkpoint with --model.pretrained False"
+            "--model.checkpoint"
         ) from error
     if not _is_plain(vit):
         raise UserError(

@@ -15,7 +15,7 @@ import torch
 from wsss import crf, energy, evaluate, presets, refine
 from wsss.command import parse
 from wsss.paths import UserError, near
-from wsss.tools.bench_infer import Infer, bench_infer
+from wsss.tools.bench_infer import Infer, bench_infer, photograph
 from wsss.tools.bench_memory import Memory, bench_memory
 from wsss.tools.bench_step import Step, bench_step
 from wsss.tools.machine import device, gemm_seconds, peak_memory_gb, random_batch, timed
@@ -54,9 +54,17 @@ class Part:
     size: int = 448
     """Side of the crop in pixels; refinement and energy work at half of it."""
     classes: int = 3
-    """Classes that the images have (refine), or classes with background (energy, crf)."""
+    """Classes that the images have."""
     repeats: int = 5
     """Calls that are timed, after one to warm up."""
+
+
+@dataclass(frozen=True)
+class Scored(Part):
+    """A part that works on the scores of all classes."""
+
+    classes: int = 21
+    """Classes with background."""
 
 
 def bench_refine(asked: Part) -> dict[str, Any]:
@@ -68,7 +76,7 @@ def bench_refine(asked: Part) -> dict[str, Any]:
     return _part(asked, "refine", lambda: refine.segmentation_labels(batch.image, maps, label, batch.box, 0.7, 0.25))
 
 
-def bench_energy(asked: Part) -> dict[str, Any]:
+def bench_energy(asked: Scored) -> dict[str, Any]:
     """The bilateral filter of a batch's probabilities."""
     config = presets.get("voc", augment__crop=asked.size, augment__local_size=min(96, asked.size))
     batch = random_batch(config, asked.classes, asked.images)
@@ -76,11 +84,11 @@ def bench_energy(asked: Part) -> dict[str, Any]:
     return _part(asked, "energy", lambda: energy.filtered(batch.image, half, batch.box))
 
 
-def bench_crf(asked: Part) -> dict[str, Any]:
-    """Dense CRF, ten iterations, of `images` photographs one after the other."""
-    state = np.random.RandomState(0)
-    image = state.randint(0, 256, (asked.size, asked.size, 3)).astype(np.uint8)
-    probability = state.dirichlet(np.ones(asked.classes), (asked.size, asked.size)).transpose(2, 0, 1)
+def bench_crf(asked: Scored) -> dict[str, Any]:
+    """Dense CRF, ten iterations, of `images` drawn photographs one after the other."""
+    random = np.random.default_rng(0)
+    image = photograph(random, (asked.size, asked.size))
+    probability = random.dirichlet(np.ones(asked.classes), (asked.size, asked.size)).transpose(2, 0, 1)
     probability = np.ascontiguousarray(probability, np.float32)
 
     def work() -> None:
@@ -109,7 +117,7 @@ KINDS: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
     "step": (Step, bench_step),
     "infer": (Infer, bench_infer),
     "refine": (Part, bench_refine),
-    "energy": (Part, bench_energy),
-    "crf": (Part, bench_crf),
+    "energy": (Scored, bench_energy),
+    "crf": (Scored, bench_crf),
     "memory": (Memory, bench_memory),
 }

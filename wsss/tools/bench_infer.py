@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 
 from wsss import evaluate, inference, model, predict, presets, runs
@@ -122,13 +123,18 @@ def draw(root: Path, asked: Infer) -> Path:
     mask = (np.arange(asked.width) * 3 // asked.width).astype(np.uint8)
     size = (asked.width, asked.height)
     for name in names:
-        coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
-        pixels = np.asarray(coarse) + random.normal(0, GRAIN, (asked.height, asked.width, 3))
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / f"JPEGImages/{name}.jpg", quality=90)
+        Image.fromarray(photograph(random, size)).save(root / f"JPEGImages/{name}.jpg", quality=90)
         write_mask(root / f"SegmentationClass/{name}.png", np.tile(mask, (asked.height, 1)))
     (root / "ImageSets/Segmentation/val.txt").write_text("\n".join(names))
     (root / "classes.txt").write_text("\n".join(f"class {number}" for number in range(CLASSES[asked.protocol])))
     return root
+
+
+def photograph(random: np.random.Generator, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """A random image of (width, height) pixels, smooth with some grain."""
+    coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
+    pixels = np.asarray(coarse) + random.normal(0, GRAIN, (*size[::-1], 3))
+    return pixels.clip(0, 255).astype(np.uint8)
 
 
 GRAIN = 6.0
