@@ -47,14 +47,14 @@ def slow_affinity(cam, label, i, j, background):
     return sum(x * y for x, y in zip(*vectors, strict=True)) / (max(norms[0], 1e-6) * max(norms[1], 1e-6))
 
 
-def slow_structure(student, teacher, label, valid, background, balance):
+def slow_structure(student, teacher, label, valid, background, balance, similar=0.5):
     student, teacher = (x.reshape(*x.shape[:2], -1) for x in (student, teacher))
     valid, near, far = valid.reshape(len(valid), -1), [], []
     for b, i, j in np.ndindex(len(valid), valid.shape[1], valid.shape[1]):
         if i != j and valid[b, i] and valid[b, j] and label[b].any():
             target = slow_affinity(teacher[b], label[b], i, j, background)
             error = (slow_affinity(student[b], label[b], i, j, background) - target) ** 2
-            (near if target >= 0.5 else far).append(error)
+            (near if target >= similar else far).append(error)
     groups = [near, far] if balance else [near + far]
     return sum(sum(group) / len(group) for group in groups if group) / len(groups)
 
@@ -115,6 +115,14 @@ def test_student_cam_gradient_is_the_classifier_over_the_range(seed):
     assert classifier.grad is None
 
 
+def test_student_cam_gives_its_classifier_a_gradient_where_it_is_asked_to():
+    tokens, weight = tensor(noise(0, 1, 6, 4)).requires_grad_(), tensor(noise(1, 2, 4)).requires_grad_()
+    held, through = (alignment.student_cam(tokens, weight, (2, 3), None, 1e-3, asked) for asked in (False, True))
+    assert torch.equal(held, through)
+    (gradient,) = torch.autograd.grad(held.sum(), weight, allow_unused=True, retain_graph=True)
+    assert gradient is None and torch.autograd.grad(through.sum(), weight)[0].any()
+
+
 def test_student_cam_passes_gradcheck_at_tokens_that_set_no_extreme():
     """Fixed tokens of score 0 and 100 set minimum and maximum of both classes."""
     weight = torch.eye(2, dtype=torch.float64)
@@ -165,8 +173,9 @@ def test_teacher_cam_keeps_a_peak_that_areas_would_flatten():
     hot = torch.zeros(1, 1, 5, 5)
     hot[0, 0, 2, 2] = 1
     image = torch.nn.functional.interpolate(hot, (80, 80), mode="bilinear", align_corners=False)
-    area = torch.nn.functional.interpolate(image, (5, 5), mode="area")
-    assert alignment.teacher_cam(image, (5, 5)).max() > 0.9 and area.max() < 0.65
+    means = image.unfold(2, 16, 16).unfold(3, 16, 16).mean((4, 5))
+    assert alignment.teacher_cam(image, (5, 5)).max() > 0.9 and means.max() < 0.65
+    torch.testing.assert_close(alignment.teacher_cam(image, (5, 5), "area"), means)
 
 
 # Intensity and structure against their slow loops.
@@ -182,12 +191,19 @@ def test_intensity_equals_the_slow_loop(seed, classes, grid, beta):
 
 
 @QUICK
-@given(seeds(), st.integers(1, 3), st.sampled_from([(2, 3), (1, 1)]), st.booleans(), st.booleans())
-def test_structure_equals_the_slow_loop(seed, classes, grid, background, balance):
+@given(
+    seeds(),
+    st.integers(1, 3),
+    st.sampled_from([(2, 3), (1, 1)]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([0.5, 0.8]),
+)
+def test_structure_equals_the_slow_loop(seed, classes, grid, background, balance, similar):
     """Images without a class, without a valid token or with one only; tokens without a response."""
     arrays = cams(seed, 2, classes, grid)
-    loss = alignment.structure_loss(*map(tensor, arrays), background, balance)
-    assert loss.item() == pytest.approx(slow_structure(*arrays, background, balance), rel=1e-9, abs=1e-12)
+    loss = alignment.structure_loss(*map(tensor, arrays), background, balance, similar)
+    assert loss.item() == pytest.approx(slow_structure(*arrays, background, balance, similar), rel=1e-9, abs=1e-12)
 
 
 @QUICK

@@ -250,8 +250,8 @@ def test_aligned_layers(layers):
 def test_nothing_outside_the_photograph_counts():
     """Fixed: with the network's outputs held, no patch and no pixel loss changes with tokens, CAM, label and pixels
     outside the valid box. Attention is not masked: the tokens inside have seen the padding."""
-    config = tiny(cam__low=0.6)
-    batch = training_batch(config)
+    config, box = tiny(cam__low=0.6), torch.tensor([[0, 32, 0, 32], [16, 32, 0, 24]])
+    batch = dataclasses.replace(training_batch(config), box=box)
     net, output, terms = step(config, batch)
     seen, tokens = cam.box_mask(batch.box, (32, 32)), cam.token_mask(batch.box, 8, output.grid)
     outside, beyond = ~seen[:, None], ~tokens.flatten(1)[:, :, None]
@@ -266,10 +266,10 @@ def test_nothing_outside_the_photograph_counts():
         aux_cam=spoilt(output.aux_cam, outside),
         student_cams=tuple(spoilt(maps, ~tokens[:, None]) for maps in output.student_cams),
     )
-    # A teacher is sampled bilinearly: keep to the tokens whose samples lie wholly inside the photograph.
+    # The teacher of alignment and the labels of tokens are sampled bilinearly, within tokens wholly inside.
     changed = dataclasses.replace(batch, image=spoilt(batch.image, outside))
-    box = torch.tensor([[0, 32, 0, 32], [16, 32, 0, 24]])
-    batch, changed = (dataclasses.replace(one, box=box) for one in (batch, changed))
+    other = dataclasses.replace(other, token_labels=method.token_labels(other, changed, config))
+    assert (output.token_labels != IGNORE).any() and torch.equal(other.token_labels, output.token_labels)
     seen = cam.box_mask(box, (32, 32))[:, None]
     halved = seen[:, :, ::2, ::2]
     filtered = [energy.filtered(one.image, output.probability, box) for one in (batch, changed)]

@@ -27,14 +27,15 @@ def slow_class_term(student, teacher, flags, temperature):
     return sum(values) / len(values)
 
 
-def slow_patch_term(z, labels, images, temperature):
+def slow_patch_term(z, labels, images, temperature, across_images=True, across_backgrounds=False):
     """A2, one subspace and one anchor after the other."""
     values = []
     for k in range(z.shape[1]):
         terms = []
         for i in range(len(z)):
             others = [a for a in range(len(z)) if a != i]
-            positive = [p for p in others if labels[p] == labels[i] and (labels[i] != 0 or images[p] == images[i])]
+            across = across_images if labels[i] else across_backgrounds
+            positive = [p for p in others if labels[p] == labels[i] and (across or images[p] == images[i])]
             negative = [a for a in others if labels[a] != labels[i]]
             e = {a: math.exp(z[i, k] @ z[a, k] / temperature) for a in positive + negative}
             if positive:
@@ -218,12 +219,19 @@ def test_no_anchors_keep_the_shape():
 
 
 @QUICK
-@given(label_maps(classes=2, side=2), seeds(), st.integers(1, 3), st.sampled_from([0.1, 1.0]))
-def test_patch_term_equals_the_slow_loop(labels, seed, subspaces, temperature):
-    """IGNORE anywhere, no anchors, one anchor, anchors without positives or negatives."""
-    z, label, images = anchors(labels, seed, subspaces)
-    loss = subspace.patch_subspace_loss(*map(tensor, (z, label, images)), temperature)
-    assert loss.item() == pytest.approx(slow_patch_term(z, label, images, temperature), rel=1e-9, abs=1e-12)
+@given(
+    label_maps(classes=2, side=2),
+    seeds(),
+    st.integers(1, 3),
+    st.sampled_from([0.1, 1.0]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_patch_term_equals_the_slow_loop(labels, seed, subspaces, temperature, images_too, backgrounds_too):
+    """IGNORE anywhere, no anchors, one anchor, anchors without positives or negatives; all options."""
+    (z, label, images), options = anchors(labels, seed, subspaces), (temperature, images_too, backgrounds_too)
+    loss = subspace.patch_subspace_loss(*map(tensor, (z, label, images)), *options)
+    assert loss.item() == pytest.approx(slow_patch_term(z, label, images, *options), rel=1e-9, abs=1e-12)
 
 
 def test_patch_term_closed_form():
@@ -290,12 +298,12 @@ def test_orthogonality_closed_forms():
 
 
 @QUICK
-@given(label_maps(classes=2, side=2), seeds(), st.integers(1, 3))
-def test_decorrelation_equals_the_slow_loop(labels, seed, subspaces):
+@given(label_maps(classes=2, side=2), seeds(), st.integers(1, 3), st.booleans())
+def test_decorrelation_equals_the_slow_loop(labels, seed, subspaces, by_label):
     """No anchors, one anchor, labels of one anchor."""
     z, label, _ = anchors(labels, seed, subspaces)
-    loss = subspace.decorrelation_loss(tensor(z), tensor(label))
-    assert loss.item() == pytest.approx(slow_decorrelation(z, label), rel=1e-9, abs=1e-12)
+    loss = subspace.decorrelation_loss(tensor(z), tensor(label), by_label)
+    assert loss.item() == pytest.approx(slow_decorrelation(z, label, by_label), rel=1e-9, abs=1e-12)
 
 
 def test_decorrelation_closed_forms():

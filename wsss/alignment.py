@@ -23,14 +23,16 @@ def student_cam(
     grid: tuple[int, int],
     valid: Bool[Tensor, "b i j"] | None,
     floor: float = 1e-3,
+    through_classifier: bool = False,
 ) -> Float[Tensor, "b k i j"]:
     """S: the single-scale CAM of one layer, ReLU, per image and class (x - min) / max(max - min, floor) (Module B).
 
-    The gradient runs into `tokens` alone: classifier, minimum and maximum are detached, or the loss could be met by
-    scaling. `floor` keeps a flat CAM's gradient bounded. Minimum and maximum are taken over `valid` tokens (None: all);
-    the others are clipped to [0, 1].
+    The gradient runs into `tokens` alone (and `weight` with `through_classifier`): classifier, minimum and maximum are
+    detached, or the loss could be met by scaling. `floor` keeps a flat CAM's gradient bounded. Minimum and maximum are
+    taken over `valid` tokens (None: all); the others are clipped to [0, 1].
     """
-    raw = scores(upcast(tokens), upcast(weight.detach()), grid).relu()
+    held = weight if through_classifier else weight.detach()
+    raw = scores(upcast(tokens), upcast(held), grid).relu()
     outside = torch.zeros_like(raw, dtype=torch.bool) if valid is None else ~valid[:, None]
     seen = raw.detach()
     high = seen.masked_fill(outside, 0.0).amax((2, 3), keepdim=True)
@@ -39,10 +41,13 @@ def student_cam(
     return torch.where(outside, cam.clamp(0, 1), cam)  # clamp has no gradient at 0 and at 1, where valid tokens lie
 
 
-def teacher_cam(cam: Float[Tensor, "b k h w"], grid: tuple[int, int]) -> Float[Tensor, "b k i j"]:
+def teacher_cam(
+    cam: Float[Tensor, "b k h w"], grid: tuple[int, int], sampling: str = "bilinear"
+) -> Float[Tensor, "b k i j"]:
     """T: the normalised multi-scale CAM, bilinear (no antialiasing) to the token grid as L_ptc samples it, detached
-    (Module B). Averaging over areas would flatten the peaks."""
-    return F.interpolate(upcast(cam.detach()), grid, mode="bilinear", align_corners=False)
+    (Module B). `sampling` "area" averages over each token, which flattens the peaks."""
+    corners = False if sampling == "bilinear" else None
+    return F.interpolate(upcast(cam.detach()), grid, mode=sampling, align_corners=corners)
 
 
 def intensity_loss(
@@ -68,19 +73,21 @@ def structure_loss(
     valid: Bool[Tensor, "b i j"],
     background: bool = True,
     balance: bool = True,
+    similar: float = 0.5,
 ) -> Float[Tensor, ""]:
     """(A^s - sg A^t)^2 over pairs of different valid tokens of an image, A their cosine affinity (Module B).
 
     Pairs are pooled over the whole local batch; images without a present class have none. With `balance` half the mean
-    over pairs with A^t >= 0.5 plus half that over the others, an empty group counting 0, because most pairs are alike;
-    else the plain mean over all. `background`: see `affinity`. No pair: 0 with a zero gradient. Outside autocast.
+    over pairs with A^t >= `similar` plus half that over the others, an empty group counting 0, because most pairs are
+    alike; else the plain mean over all. `background`: see `affinity`. No pair: 0 with a zero gradient. Outside
+    autocast.
     """
     with torch.no_grad():
         target = affinity(teacher, label, background)
         tokens = valid.flatten(1) & (label > 0).any(1, keepdim=True)
         pairs = tokens[:, :, None] & tokens[:, None, :]
         pairs.diagonal(dim1=1, dim2=2).fill_(False)
-        groups = [pairs & (target >= 0.5), pairs & (target < 0.5)] if balance else [pairs]
+        groups = [pairs & (target >= similar), pairs & (target < similar)] if balance else [pairs]
     error = (affinity(student, label, background) - target).square()
     means = [(error * group).sum() / group.sum().clamp(min=1) for group in groups]
     return torch.stack(means).mean()

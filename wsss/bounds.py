@@ -3,6 +3,8 @@
 CHOICES: dict[str, tuple[str, ...]] = {
     "msc.level": ("class", "patch", "both"),
     "msc.decoupling": ("none", "orth", "dec", "both"),
+    "msc.centring": ("label", "all"),
+    "csa.sampling": ("bilinear", "area"),
     "csa.direction": ("aux_to_last", "last_to_aux", "both", "scheduled"),
 }
 
@@ -45,6 +47,8 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("csa.ramp", 0, 1),
     ("csa.smooth", 0, 1),
     ("csa.floor", 1e-12, 1),
+    ("csa.similar", 0, 1),
+    ("schedule.modules_start", -1, 1),
     ("model.fused_from", 0, 10**9),
     ("save_every", 1e-9, 1),
     ("validate_every", 1e-9, 1),

@@ -140,6 +140,8 @@ class Msc:
     """Width d of each subspace (base: 1024)."""
     normalise: bool = True
     """Divide each projection by its norm; the base does not."""
+    orthogonal_start: bool = True
+    """Start normalised projections orthogonal over all subspaces."""
     level: str = "both"
     """Tokens that are contrasted in the subspaces: class, patch or both. `patch` leaves class token contrast out."""
     patch_weight: float = 0.1
@@ -149,13 +151,19 @@ class Msc:
     anchors_per_class: int = 64
     """Most anchors of one label in one image."""
     anchors: int = 512
-    """Most anchors on a device and step."""
+    """Most anchors of a micro-batch on a device."""
+    across_images: bool = True
+    """Anchors of one class in different images attract each other in A2; else they are neither near nor far."""
+    across_backgrounds: bool = False
+    """So do background anchors of different images."""
     decoupling: str = "both"
     """Which penalty keeps the subspaces apart (A3): none, orth (rows), dec (codes) or both."""
     orthogonality_weight: float = 0.05
     """Weight of L_orth."""
     decorrelation_weight: float = 0.05
     """Weight of L_dec."""
+    centring: str = "label"
+    """What codes are centred by in L_dec: the mean of their label or of all anchors."""
 
 
 @dataclass(frozen=True)
@@ -181,10 +189,16 @@ class Csa:
     """Difference up to which the intensity term is quadratic."""
     floor: float = 1e-3
     """Least range that a student CAM is normalised by."""
+    through_classifier: bool = False
+    """Let the gradient of a student CAM into its classifier, too."""
+    sampling: str = "bilinear"
+    """How a teacher CAM comes to the token grid: bilinear, or area (the mean over a token)."""
     background: bool = True
     """Lead the vectors of the structure term by a background channel."""
     balance: bool = True
     """Weigh similar and dissimilar pairs of the structure term equally."""
+    similar: float = 0.5
+    """The teacher's affinity from which a pair counts as similar."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +234,8 @@ class Schedule:
 
     contrast_start: float = 0.0
     """Patch and class token contrast join here (base: VOC 0, COCO 0.1 + 0.05)."""
+    modules_start: float = -1.0
+    """What the modules add (A2, A3, alignment) joins here; below 0: where contrast does."""
     segmentation_start: float = 0.1
     """The segmentation loss joins here."""
     final_cam_start: float = 0.0

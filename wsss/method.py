@@ -50,7 +50,7 @@ def add_cams(model: Wsss, batch: Batch, output: Output, config: Config) -> Outpu
         return output
     seen = token_validity(output, batch, config)
     students = [
-        alignment.student_cam(one, weight, output.grid, seen, config.csa.floor)
+        alignment.student_cam(one, weight, output.grid, seen, config.csa.floor, config.csa.through_classifier)
         for one, weight in zip(output.layers, model.class_weights(), strict=True)
     ]
     return dataclasses.replace(output, student_cams=tuple(students))
@@ -161,10 +161,12 @@ def subspace_terms(output: Output, config: Config) -> dict[str, Float[Tensor, ""
     if output.anchors is not None:
         images, labels = output.anchors[:, 0], output.token_labels.flatten(1)[output.anchors.unbind(1)]
         if config.contrasts_patches:
-            temperature = config.msc.patch_temperature
-            terms["patch_subspace"] = subspace.patch_subspace_loss(output.anchor_codes, labels, images, temperature)
+            msc = config.msc
+            options = (msc.patch_temperature, msc.across_images, msc.across_backgrounds)
+            terms["patch_subspace"] = subspace.patch_subspace_loss(output.anchor_codes, labels, images, *options)
         if config.decouples("dec"):
-            terms["decorrelation"] = subspace.decorrelation_loss(output.anchor_codes, labels)
+            by_label = config.msc.centring == "label"
+            terms["decorrelation"] = subspace.decorrelation_loss(output.anchor_codes, labels, by_label)
     return terms
 
 
@@ -174,13 +176,13 @@ def alignment_terms(output: Output, batch: Batch, config: Config) -> dict[str, F
     if not output.student_cams:
         return {}
     csa, valid = config.csa, token_validity(output, batch, config)
-    teachers = [alignment.teacher_cam(maps, output.grid) for maps in output.cams]
+    teachers = [alignment.teacher_cam(maps, output.grid, csa.sampling) for maps in output.cams]
     aligned = range(1 if AUX in csa.layers else 2, len(teachers))
     terms: dict[str, Float[Tensor, ""]] = {}
     for side, pairs in (("last", [(0, layer) for layer in aligned]), ("aux", [(layer, 0) for layer in aligned])):
         maps = [(output.student_cams[student], teachers[teacher], batch.label, valid) for student, teacher in pairs]
         intensity = [alignment.intensity_loss(*pair, csa.smooth) for pair in maps]
-        structure = [alignment.structure_loss(*pair, csa.background, csa.balance) for pair in maps]
+        structure = [alignment.structure_loss(*pair, csa.background, csa.balance, csa.similar) for pair in maps]
         terms |= {
             f"intensity_{side}": torch.stack(intensity).mean(),
             f"structure_{side}": torch.stack(structure).mean(),
@@ -216,21 +218,23 @@ def token_validity(output: Output, batch: Batch, config: Config) -> Tensor:
 
 def weights(step: int, config: Config) -> dict[str, float]:
     """The whole schedule as a table: the weight of every term at `step`, counted from 0."""
-    contrasting = _active(config.schedule.contrast_start, step, config)
-    segmenting = _active(config.schedule.segmentation_start, step, config)
+    schedule = config.schedule
+    contrasting = _active(schedule.contrast_start, step, config)
+    joined = contrasting if schedule.modules_start < 0 else _active(schedule.modules_start, step, config)
+    segmenting = _active(schedule.segmentation_start, step, config)
     msc, csa = config.msc, config.csa
     progress = step / config.optim.steps
     to_last, to_aux = alignment.direction_weights(progress, csa.direction, csa.crossing, csa.ramp)
-    aligning = csa.weight * contrasting
+    aligning = csa.weight * joined
     return {
         "classification": 1.0,
         "aux_classification": 1.0,
         "extra_classification": 1.0,
         "patch_contrast": config.patch_contrast.weight * contrasting,
         "class_contrast": config.class_contrast.weight * contrasting,
-        "patch_subspace": msc.patch_weight * contrasting,
-        "orthogonality": msc.orthogonality_weight * contrasting,
-        "decorrelation": msc.decorrelation_weight * contrasting,
+        "patch_subspace": msc.patch_weight * joined,
+        "orthogonality": msc.orthogonality_weight * joined,
+        "decorrelation": msc.decorrelation_weight * joined,
         "intensity_last": aligning * to_last * csa.intensity,
         "structure_last": aligning * to_last * csa.structure,
         "intensity_aux": aligning * to_aux * csa.intensity,

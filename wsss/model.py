@@ -79,7 +79,8 @@ class UnitNormLinear(nn.Module):
 class ContrastHead(nn.Module):
     """A three-layer MLP to a normalised bottleneck shared by all subspaces, then one projection a subspace.
 
-    The base (L_ctc) is one subspace whose projections are not normalised; normalised subspaces start orthogonal.
+    The base (L_ctc) is one subspace whose projections are not normalised; normalised subspaces start orthogonal unless
+    `msc.orthogonal_start` is off.
     """
 
     def __init__(self, width: int, contrast: ClassContrast, msc: Msc):
@@ -96,7 +97,9 @@ class ContrastHead(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self.subspaces, self.normalise = msc.subspaces, msc.normalise
-        self.last_layer = UnitNormLinear(bottleneck, msc.subspaces * msc.dimension, msc.normalise)
+        self.last_layer = UnitNormLinear(
+            bottleneck, msc.subspaces * msc.dimension, msc.normalise and msc.orthogonal_start
+        )
 
     def projection(self) -> Float[Tensor, "s e m"]:
         """P, the projections of all subspaces, rows of norm 1."""

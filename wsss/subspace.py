@@ -76,17 +76,23 @@ def _occurrence(groups: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
 
 
 def patch_subspace_loss(
-    z: Float[Tensor, "a s d"], labels: Int[Tensor, " a"], images: Int[Tensor, " a"], temperature: float
+    z: Float[Tensor, "a s d"],
+    labels: Int[Tensor, " a"],
+    images: Int[Tensor, " a"],
+    temperature: float,
+    across_images: bool = True,
+    across_backgrounds: bool = False,
 ) -> Float[Tensor, ""]:
     """A2: supervised contrast of patch tokens (page Module A), mean over the local batch, then over subspaces.
 
     l_i = -1/|P(i)| sum_{p in P(i)} log [ exp(z_i.z_p / T) / sum_{a in P(i) u N(i)} exp(z_i.z_a / T) ]. P(i): other
     anchors of its label, across images too, but for background only within its image, since two photographs'
     backgrounds need not look alike; N(i): anchors of other labels; other images' backgrounds are neither for
-    background. Anchors without positives are left out of the mean; if none is left, 0 with a zero gradient. `z` is
+    background. Without `across_images` the same holds of every class, with `across_backgrounds` background is one label
+    among others. Anchors without positives are left out of the mean; if none is left, 0 with a zero gradient. `z` is
     normalised; logsumexp in float32, outside autocast.
     """
-    positive, negative = _relations(labels, images)
+    positive, negative = _relations(labels, images, across_images, across_backgrounds)
     count = positive.sum(1)
     kept = count > 0
     # A row that is left out still runs through logsumexp, and a row without entries would make its gradient NaN.
@@ -99,10 +105,13 @@ def patch_subspace_loss(
         return ((terms * kept).sum(1) / kept.sum().clamp(min=1)).mean()
 
 
-def _relations(labels: Int[Tensor, " a"], images: Int[Tensor, " a"]) -> tuple[Bool[Tensor, "a a"], Bool[Tensor, "a a"]]:
+def _relations(
+    labels: Int[Tensor, " a"], images: Int[Tensor, " a"], across_images: bool, across_backgrounds: bool
+) -> tuple[Bool[Tensor, "a a"], Bool[Tensor, "a a"]]:
     """Positives P and negatives N of every anchor, as rows."""
     same = labels[:, None] == labels
-    comparable = (labels != 0) | (images[:, None] == images)
+    across = torch.where(labels == 0, across_backgrounds, across_images)
+    comparable = across | (images[:, None] == images)
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     return same & comparable & ~itself, ~same
 
@@ -115,17 +124,21 @@ def orthogonality_loss(projection: Float[Tensor, "s d m"]) -> Float[Tensor, ""]:
         return _mean_between(rows @ rows.mT, projection.shape[0]) / projection.shape[1]
 
 
-def decorrelation_loss(z: Float[Tensor, "a s d"], labels: Int[Tensor, " a"]) -> Float[Tensor, ""]:
+def decorrelation_loss(
+    z: Float[Tensor, "a s d"], labels: Int[Tensor, " a"], by_label: bool = True
+) -> Float[Tensor, ""]:
     """L_dec = mean_{k != l} mean_ab (C^kl_ab)^2, C^kl = z_k^T z_l / n over the n anchors (page Module A).
 
     Each z is first centred by the mean of the anchors of its label in the whole local batch, since class codes alone
-    correlate raw subspaces and a raw penalty would fight the contrast; then divided, dimension by dimension, by its
+    correlate raw subspaces and a raw penalty (without `by_label`: by the mean of all) would fight the contrast; then
+    divided, dimension by dimension, by its
     (population) deviation over all anchors + 1e-5, so that C is a correlation. Gradients run through mean and
     deviation. A single subspace or no anchors: 0 with a zero gradient. Outside autocast.
     """
     with torch.autocast(z.device.type, enabled=False):
         codes = upcast(z).flatten(1)
-        same = (labels[:, None] == labels).to(codes.dtype)
+        alike = (labels[:, None] == labels) if by_label else torch.ones_like(labels[:, None] == labels)
+        same = alike.to(codes.dtype)
         centred = codes - same @ codes / same.sum(1, keepdim=True)
         count = max(len(codes), 1)
         # The norm, unlike a square root, has a zero gradient where a dimension does not vary.
