@@ -178,17 +178,14 @@ def record_passes(net: Wsss, passes: Passes) -> RemovableHandle:
 
 def step_flops(net: Wsss, passes: Passes, images: int) -> float:
     """Floating point operations of a step: (images, patch tokens, with gradient) of every encoder pass, attention
-    counted, backward as twice the forward; the decoder on the step's `images`, of the size of the first pass. Images
-    with a gradient beyond those are views and local crops, whose last block asks for the class token alone."""
+    counted, backward as twice the forward; the decoder on the step's `images`, of the size of the first pass. Every
+    block counts whole, as in the floor of the page 'Speed', also the last one of view 2 and local crops, where the class
+    token alone asks: 2 % more than is computed."""
     width, depth, patch = net.encoder.embed_dim, len(net.encoder.blocks), net.patch
-    total, whole = 0.0, images
+    total = 0.0
     for count, patches, grad in passes:
         tokens = patches + net.encoder.num_prefix_tokens
         block = 24 * tokens * width**2 + 4 * tokens**2 * width
         total += (3 if grad else 1) * count * (depth * block + 6 * patches * patch**2 * width)
-        if grad:
-            main = min(count, whole)
-            total -= 3 * (count - main) * (tokens - 1) * (20 * width**2 + 4 * tokens * width)
-            whole -= main
     decoder = sum(layer.weight.numel() for layer in net.decoder.children())
     return total + 3 * 2 * images * passes[0][1] * decoder
