@@ -127,3 +127,10 @@ def test_every_field_says_what_it_is():
 
 def test_compat_has_its_two_values():
     assert not any(dataclasses.asdict(Compat()).values()) and all(dataclasses.asdict(TOCO).values())
+
+
+def test_decoupling_asks_for_subspaces_that_can_be_orthogonal():
+    """8 subspaces of 64 dimensions do not fit a bottleneck of 256; without a penalty they need not."""
+    with pytest.raises(UserError, match="8 subspaces of msc.dimension 64 cannot be orthogonal in 256 dimensions"):
+        override(Config(), {"msc.subspaces": 8})
+    assert override(Config(), {"msc.subspaces": 8, "msc.decoupling": "none"}).msc.subspaces == 8
