@@ -77,9 +77,12 @@ def test_operations_of_an_evaluation_are_those_that_the_bench_counted(bench):
     assert bench["images"] * one == pytest.approx(bench["tflop"], abs=6e-4)
 
 
-@pytest.mark.parametrize("name", ["voc", "voc-plain", "coco", "coco-toco", "mini", "voc-animals"])
-def test_plain_steps_are_those_of_the_schedule(name):
-    config = override(PRESETS[name], {"optim.steps": 400})
+STARTS = [(name, -1) for name in ("voc", "voc-plain", "coco", "coco-toco", "mini", "voc-animals")]
+
+
+@pytest.mark.parametrize(("name", "modules_start"), [*STARTS, ("coco", 0.05), ("coco", 0.9), ("mini", 0.05)])
+def test_plain_steps_are_those_of_the_schedule(name, modules_start):
+    config = override(PRESETS[name], {"optim.steps": 400, "schedule.modules_start": modules_start})
     plain = [not config.uses_cams or method.is_plain(method.weights(step, config)) for step in range(400)]
     assert costs.plain_steps(config) == sum(plain)
     assert all(plain[: sum(plain)])

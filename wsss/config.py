@@ -241,6 +241,11 @@ class Schedule:
     final_cam_start: float = 0.0
     """Until here the segmentation labels come from the aux CAM, afterwards from the final CAM."""
 
+    @property
+    def joining(self) -> float:
+        """Where what the modules add joins: `modules_start`, or where contrast does."""
+        return self.contrast_start if self.modules_start < 0 else self.modules_start
+
 
 @dataclass(frozen=True)
 class Optim:

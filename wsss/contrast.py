@@ -78,11 +78,11 @@ def choose_crops(
 ) -> tuple[Int[Tensor, "b m 2"], Int[Tensor, "b m"]]:
     """Top left corners and flags of `count` local crops of `size` pixels an image.
 
-    Centres are drawn without replacement where the roi code is <= 1, half a crop away from the border; where there
-    are too few, from anywhere inside that margin, and where a photograph is too small for that from the crops that show
-    most of it, with replacement. Flag 0 (negative) if the crop's mean code is <= 0.2, else 1; sure
-    foreground counts double in that mean (Deviations D14). Crops that are mostly padding are not drawn and the mean
-    leaves padding out, unless `padding_in_crops` (D4).
+    Centres are drawn without replacement where the roi code is <= 1, half a crop away from the border; where there are
+    too few, from anywhere inside that margin, and where a photograph is too small for that from the crops that show
+    most of it, with replacement. Flag 0 (negative) if the crop's mean code is <= 0.2, else 1; sure foreground counts
+    double in that mean (Deviations D14). Crops that are mostly padding are not drawn and the mean leaves padding out,
+    unless `padding_in_crops` (D4).
     """
     height, width = (side - size + 1 for side in codes.shape[1:])
     half = size // 2

@@ -111,7 +111,8 @@ def plain_steps(config: Config) -> int:
     """First steps in which classification alone has a weight, so that the main pass is all."""
     if not config.uses_cams:
         return config.optim.steps
-    start = min(config.schedule.contrast_start, config.schedule.segmentation_start)
+    schedule = config.schedule
+    start = min(schedule.contrast_start, schedule.joining, schedule.segmentation_start)
     return int(start * config.optim.steps) + 1 if start else 0
 
 

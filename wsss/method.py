@@ -220,7 +220,7 @@ def weights(step: int, config: Config) -> dict[str, float]:
     """The whole schedule as a table: the weight of every term at `step`, counted from 0."""
     schedule = config.schedule
     contrasting = _active(schedule.contrast_start, step, config)
-    joined = contrasting if schedule.modules_start < 0 else _active(schedule.modules_start, step, config)
+    joined = _active(schedule.joining, step, config)
     segmenting = _active(schedule.segmentation_start, step, config)
     msc, csa = config.msc, config.csa
     progress = step / config.optim.steps

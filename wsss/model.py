@@ -265,10 +265,11 @@ def build_encoder(config: ModelConfig) -> nn.Module:
         "num_heads": config.heads,
     }
     options = {name: value for name, value in shape.items() if value}
+    fetched = config.pretrained and not config.checkpoint  # which holds every tensor
     try:
         vit = timm.create_model(
             config.backbone,
-            pretrained=config.pretrained and not config.checkpoint,
+            pretrained=fetched,
             num_classes=0,
             dynamic_img_size=True,
             embed_layer=Patches,
@@ -277,7 +278,7 @@ def build_encoder(config: ModelConfig) -> nn.Module:
     except Exception as error:
         if not timm.list_models(config.backbone.split(".")[0]):
             reason = "timm knows no such architecture"
-        elif config.pretrained and not config.checkpoint and not isinstance(error, TypeError):
+        elif fetched and not isinstance(error, TypeError):
             reason = f"its weights could not be fetched ({error})"
         else:
             reason = f"timm does not build it as a plain ViT of this shape ({error})"

@@ -137,8 +137,8 @@ def decorrelation_loss(
     """
     with torch.autocast(z.device.type, enabled=False):
         codes = upcast(z).flatten(1)
-        alike = (labels[:, None] == labels) if by_label else torch.ones_like(labels[:, None] == labels)
-        same = alike.to(codes.dtype)
+        groups = labels if by_label else torch.zeros_like(labels)
+        same = (groups[:, None] == groups).to(codes.dtype)
         centred = codes - same @ codes / same.sum(1, keepdim=True)
         count = max(len(codes), 1)
         # The norm, unlike a square root, has a zero gradient where a dimension does not vary.
