@@ -34,9 +34,9 @@ def test_segmentation_scores_equal_the_slow_loops(both):
     matrix = metrics.confusion(truth, prediction, 4)
     np.testing.assert_array_equal(matrix, reference.confusion(truth, prediction, 4))
     scores = metrics.segmentation_scores(metrics.counts(matrix), NAMES)
-    wanted = reference.segmentation_scores(truth, prediction, 4)
+    wanted, shown = reference.segmentation_scores(truth, prediction, 4), set(truth.ravel()) & {1, 2, 3}
     for name in ("miou", "pixel_accuracy", "mean_accuracy"):
-        assert scores[name] == pytest.approx(wanted[name], abs=1e-4)
+        assert scores[name] == (pytest.approx(wanted[name], abs=1e-4) if shown else None)
     assert scores["miou_headline"] == scores["miou"]
     for mine, theirs in zip(scores["iou"].values(), wanted["iou"], strict=True):
         assert (mine is None) == (theirs is None) and (mine is None or mine == pytest.approx(theirs, abs=1e-4))
@@ -78,7 +78,43 @@ def test_perfect_and_all_ignored():
     perfect = metrics.segmentation_scores(metrics.counts(metrics.confusion(truth, truth % IGNORE, 4)), NAMES)
     assert perfect["miou"] == perfect["pixel_accuracy"] == perfect["mean_accuracy"] == 100.0
     nothing = metrics.segmentation_scores(np.zeros((4, 3), int), NAMES)
-    assert nothing["miou"] is None and nothing["pixel_accuracy"] == 0.0
+    assert nothing["miou"] is None and nothing["pixel_accuracy"] is None
+
+
+@pytest.mark.parametrize("guess", [0, 1], ids=["background", "object"])
+@pytest.mark.parametrize("truth", [0, IGNORE], ids=["background", "ignored"])
+def test_without_foreground_in_the_truth_no_mean_is_defined(truth, guess):
+    """Whatever is predicted: what can only be the background's own score is no score of the method."""
+    mask, prediction = np.full((4, 5), truth, np.uint8), np.full((4, 5), guess, np.uint8)
+    totals = metrics.counts(metrics.confusion(mask, prediction, 3))
+    scores = metrics.segmentation_scores(totals, NAMES[:3])
+    means = {"miou", "miou_headline", "pixel_accuracy", "mean_accuracy"}
+    assert {scores[name] for name in means} == {None} and scores["iou"]["one"] is scores["iou"]["two"] is None
+    assert scores["iou"]["background"] == (None if truth else 100.0 * (guess == 0))
+    assert not metrics.miou_intervals(totals[None], NAMES[:3])
+    assert set(metrics.activation_errors(totals).values()) == {None}
+    assert metrics.boundary_iou(metrics.boundary_counts(mask, prediction, 3)) is None
+    pseudo = metrics.pseudo_label_scores(totals, mask.size, NAMES[:3])
+    assert pseudo["miou"] is pseudo["miou_headline"] is None
+    histogram = metrics.sweep_counts(mask, np.full((4, 5), 0.5), np.ones_like(mask), metrics.thresholds(0.5), 3)
+    sweep = metrics.sweep_scores(histogram, metrics.thresholds(0.5), NAMES[:3])
+    assert sweep["best"] is sweep["best_headline"] is sweep["best_threshold"] is None and set(sweep["miou"]) == {None}
+    coverage = metrics.coverage_scores(metrics.coverage_counts(prediction, mask, prediction)[None])
+    assert coverage == {"part": None, "rest": None}
+
+
+def test_a_headline_without_truth_is_undefined_beside_a_mean_that_is_not():
+    truth, both = np.array([[0, 0, 1]], np.uint8), ("background", "two")
+    totals = metrics.counts(metrics.confusion(truth, truth, 3))
+    scores, intervals = (
+        metrics.segmentation_scores(totals, NAMES[:3], both),
+        metrics.miou_intervals(totals[None], NAMES[:3], both),
+    )
+    assert (scores["miou"], scores["miou_headline"]) == (100.0, None) and list(intervals) == ["miou_interval"]
+
+
+def test_two_layers_that_show_background_alone_do_not_agree_on_anything():
+    assert metrics.agreement_scores(np.zeros((1, 2)), np.array([[9, 0, 0], [0, 0, 0]]))["label_iou"] is None
 
 
 @QUICK
@@ -180,7 +216,7 @@ def test_activation_errors_equal_the_slow_loops(both):
             extra += guess not in (0, truth)
             missed += truth not in (0, guess)
     wanted = (
-        100 * extra / (hit + extra) if hit + extra else None,
+        100 * extra / (hit + extra) if hit + extra and hit + missed else None,
         100 * missed / (hit + missed) if hit + missed else None,
     )
     for mine, theirs in zip(found.values(), wanted, strict=True):
@@ -202,7 +238,8 @@ PSEUDO = {
     "gaps": ([0, 255, 1, 0], {"miou": 50.0, "coverage": 75.0, "precision": 200 / 3}),
     "all right": ([0, 0, 1, 1], {"miou": 100.0, "coverage": 100.0, "precision": 100.0}),
     "all wrong": ([1, 1, 0, 0], {"miou": 0.0, "coverage": 100.0, "precision": 0.0}),
-    "a half": ([0, 0, 255, 255], {"miou": 100.0, "coverage": 50.0, "precision": 100.0}),
+    "a half": ([0, 255, 1, 255], {"miou": 100.0, "coverage": 50.0, "precision": 100.0}),
+    "background alone": ([0, 0, 255, 255], {"miou": None, "coverage": 50.0, "precision": 100.0}),
     "nothing": ([255] * 4, {"miou": None, "coverage": 0.0, "precision": None}),
 }
 
@@ -341,6 +378,9 @@ def test_the_sweep_equals_labels_made_at_every_threshold(maps, background):
         for name in ("miou", "miou_headline"):
             assert scores[name][place] == direct[name], "not nearly: the same"
     fixed = scores["miou"][scores["thresholds"].index(background)]
+    if not set(truth.ravel()) & {1, 2, 3}:
+        assert set(scores["miou"]) == {scores["best"], scores["best_threshold"]} == {None}
+        return
     assert scores["best"] == max(scores["miou"]) >= fixed
     assert scores["miou"][scores["thresholds"].index(scores["best_threshold"])] == scores["best"]
     headline = [one for one in scores["miou_headline"] if one is not None]

@@ -34,27 +34,34 @@ def iou(totals: Int[np.ndarray, "c 3"]) -> Float[np.ndarray, " c"]:
     return 100 * np.divide(totals[:, 0], union, out=np.full(len(totals), np.nan), where=union > 0)
 
 
+def in_truth(totals: Int[np.ndarray, "c 3"]) -> Bool[np.ndarray, " c"]:
+    """Classes with a pixel of truth."""
+    return totals[:, 0] + totals[:, 2] > 0
+
+
 def segmentation_scores(
     totals: Int[np.ndarray, "c 3"], names: Sequence[str], headline: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Scores in percent from summed counts.
 
     `miou` and `mean_accuracy` are means over the classes present in the truth (Deviations D9), `miou_headline` over
-    the classes of `headline` (all present ones if empty); a class absent from the truth has IoU None.
+    the classes of `headline` (all present ones if empty); a class absent from the truth has IoU None. Row 0 is the
+    background: a mean over it alone, and any accuracy without a foreground class in the truth, is None.
     """
-    present = totals[:, 0] + totals[:, 2] > 0
+    present = in_truth(totals)
     by_class = iou(totals)
     accuracy = 100 * totals[:, 0] / np.maximum(totals[:, 0] + totals[:, 2], 1)
     chosen = present & np.array([not headline or name in headline for name in names])
+    pixels = int(totals[:, [0, 2]].sum()) if present[1:].any() else 0
     return {
-        "miou": _mean(by_class[present]),
-        "miou_headline": _mean(by_class[chosen]),
+        "miou": _class_mean(by_class, present),
+        "miou_headline": _class_mean(by_class, chosen),
         "iou": {
             name: round(float(value), 4) if here else None
             for name, value, here in zip(names, by_class, present, strict=True)
         },
-        "pixel_accuracy": round(100 * float(totals[:, 0].sum() / max(totals[:, [0, 2]].sum(), 1)), 4),
-        "mean_accuracy": _mean(accuracy[present]),
+        "pixel_accuracy": _share(int(totals[:, 0].sum()), pixels),
+        "mean_accuracy": _class_mean(accuracy, present),
     }
 
 
@@ -62,21 +69,24 @@ def miou_intervals(
     counted: Int[np.ndarray, "m c 3"], names: Sequence[str], headline: Sequence[str] = ()
 ) -> dict[str, list[float]]:
     """95 % bootstrap intervals over images, in percent, of `miou` and `miou_headline`; without those undefined."""
-    chosen = np.array([not headline or name in headline for name in names])
-    whole = bootstrap_miou(counted)
-    found = {
-        "miou_interval": whole,
-        "miou_headline_interval": whole if chosen.all() else bootstrap_miou(counted[:, chosen]),
-    }
-    return {name: [round(bound, 4) for bound in both] for name, both in found.items() if np.isfinite(both).all()}
+    chosen, present = np.array([not headline or name in headline for name in names]), in_truth(counted.sum(0))
+    if not present[1:].any():
+        return {}
+    found = {"miou_interval": bootstrap_miou(counted)}
+    if (chosen & present)[1:].any():
+        whole = found["miou_interval"]
+        found["miou_headline_interval"] = whole if chosen.all() else bootstrap_miou(counted[:, chosen])
+    return {name: [round(bound, 4) for bound in both] for name, both in found.items()}
 
 
 def activation_errors(totals: Int[np.ndarray, "c 3"]) -> dict[str, float | None]:
     """Errors of the foreground in percent, its classes pooled: over-activation FP / (TP + FP), the share of pixels
     given a foreground class that are wrong, and under-activation FN / (TP + FN), the share of foreground pixels
-    that lack their class. One foreground class taken for another counts in both; None without such pixels."""
+    that lack their class. One foreground class taken for another counts in both; None without such pixels, and both
+    None without foreground in the truth."""
     hit, extra, missed = (int(column) for column in totals[1:].sum(0))
-    return {"over_activation": _share(extra, hit + extra), "under_activation": _share(missed, hit + missed)}
+    shown = hit + extra if hit + missed else 0
+    return {"over_activation": _share(extra, shown), "under_activation": _share(missed, hit + missed)}
 
 
 def pseudo_label_scores(
@@ -96,13 +106,14 @@ def pseudo_label_scores(
 
 def agreement_scores(pairs: Float[np.ndarray, "m 2"], totals: Int[np.ndarray, "c 3"]) -> dict[str, float | None]:
     """How alike two layers' CAMs are, in percent: difference of the maps and of their affinities (`pairs`, mean over
-    images; not a number for an image without a class), IoU of their labels (`totals`), mean over classes of either."""
+    images; not a number for an image without a class), IoU of their labels (`totals`), mean over classes of either;
+    None where both are background alone."""
     known = pairs[np.isfinite(pairs).all(1)]
     by_class = iou(totals)
     return {
         "difference": _mean(known[:, 0]),
         "affinity": _mean(known[:, 1]),
-        "label_iou": _mean(by_class[np.isfinite(by_class)]),
+        "label_iou": _class_mean(by_class, np.isfinite(by_class)),
     }
 
 
@@ -139,8 +150,9 @@ def boundary_counts(
 
 
 def boundary_iou(totals: Int[np.ndarray, "c 3"]) -> float | None:
-    """Mean over classes present in the truth of the IoU of summed boundary counts, in percent."""
-    return _mean(iou(totals)[totals[:, 0] + totals[:, 2] > 0])
+    """Mean over classes present in the truth of the IoU of summed boundary counts, in percent; None for background
+    alone."""
+    return _class_mean(iou(totals), in_truth(totals))
 
 
 # The sweep of background thresholds.
@@ -182,7 +194,7 @@ def sweep_scores(
     headline: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The curve of the mean IoU in percent over the background thresholds, its best and where that lies; the best
-    over the classes of `headline` too, at a threshold of its own."""
+    over the classes of `headline` too, at a threshold of its own; None where the mean IoU is."""
     found = [segmentation_scores(totals, names, headline) for totals in sweep_totals(histogram)]
     curves = {name: [one[name] for one in found] for name in ("miou", "miou_headline")}
     best = {name: max((value for value in curve if value is not None), default=None) for name, curve in curves.items()}
@@ -192,7 +204,7 @@ def sweep_scores(
         **curves,
         "best": best["miou"],
         "best_headline": best["miou_headline"],
-        "best_threshold": float(levels[place]),
+        "best_threshold": None if best["miou"] is None else float(levels[place]),
     }
 
 
@@ -284,11 +296,11 @@ def coverage_counts(
 
 def coverage_scores(counted: Int[np.ndarray, "m 4"]) -> dict[str, Any]:
     """Share in percent of part pixels, and of object pixels beyond the part, that get their class; with 95 %
-    bootstrap intervals over images."""
+    bootstrap intervals over images; None without such pixels."""
     found: dict[str, Any] = {}
     for name, columns in (("part", (0, 1)), ("rest", (2, 3))):
         right, pixels = (counted[:, column] for column in columns)
-        found[name] = round(100 * float(right.sum() / max(pixels.sum(), 1)), 4)
+        found[name] = _share(int(right.sum()), int(pixels.sum()))
         if pixels.any():
             found[f"{name}_interval"] = [round(100 * bound, 4) for bound in bootstrap(right, pixels)]
     return found
@@ -301,3 +313,8 @@ def _share(part: int, whole: int) -> float | None:
 
 def _mean(values: Float[np.ndarray, " n"]) -> float | None:
     return round(float(np.mean(values)), 4) if len(values) else None
+
+
+def _class_mean(values: Float[np.ndarray, " c"], chosen: Bool[np.ndarray, " c"]) -> float | None:
+    """Mean over the chosen classes; None where none of them is a foreground class: all but the first are."""
+    return _mean(values[chosen]) if chosen[1:].any() else None
