@@ -11,7 +11,6 @@ from PIL import Image
 from running import PHOTOS, Photo, folder, log, own_set, record, run, tiny, write_mask
 
 from wsss import datasets, presets
-from wsss.config import Data
 from wsss.data import voc
 from wsss.paths import UserError
 
@@ -120,15 +119,6 @@ def test_text_files_of_other_systems(own):
     (own / "ImageSets/Segmentation/train.txt").write_bytes(b"\xef\xbb\xbftrain_0 1\r\ntrain_1 -1\r\n")
     assert voc.open_devkit(own).classes == ("cup", "knäckebröd")
     assert voc.read_ids(own, "train") == ["train_0", "train_1"]
-
-
-def test_names_in_records(own, mini_root):
-    smoke, voc_preset = Data(name="smoke", root=str(own)), Data(name="voc", root=str(own))
-    assert datasets.name_of(smoke, own) == datasets.name_of(voc_preset, own) == "own"
-    assert datasets.name_of(Data(name="smoke", root=str(mini_root)), mini_root) == "smoke"
-    (own / "classes.txt").unlink()
-    assert datasets.name_of(voc_preset, own) == "voc"
-    assert voc.open_devkit(own).classes == voc.VOC_CLASSES and len(voc.VOC_CLASSES) == 20
 
 
 # Pixels.

@@ -94,11 +94,11 @@ def _train(words: Sequence[str]) -> int:
     if {"-h", "--help"} & set(settings):
         parse(type(config), settings, f"train {name}", presets.PRESETS[name])
     config = presets.get(name, **_changes(settings))
-    from wsss import datasets, train
+    from wsss import train
 
     record = train.run(config, resume="--no-resume" not in words)
     if os.environ.get("RANK", "0") == "0":
-        _report(record, train.run_folder(config, datasets.root_of(config.data)))
+        _report(record, Path(record["path"]).with_suffix(""))
     return 0
 
 

@@ -19,9 +19,10 @@ class Data:
     """Where the images, labels and masks come from (VOC2012 devkit layout)."""
 
     name: str = "mini"
-    """Name of the data set in records. A root with its own classes.txt is named after its folder."""
+    """Name of the data set in records. A root that holds another set than the preset's is named after its folder."""
     root: str = ""
-    """Folder that holds JPEGImages. Empty: data/mini for mini presets, $WSSS_VOC_ROOT or data/NAME for others."""
+    """Folder that holds JPEGImages. Empty: data/NAME for drawn sets, else $WSSS_VOC_ROOT, $WSSS_ANIMALS_ROOT or
+    $WSSS_COCO_ROOT, or data/NAME without."""
     train_split: str = "train"
     """Name of the list in ImageSets to train on."""
     val_split: str = "val"

@@ -1,6 +1,5 @@
 """Data sets in memory: training views as batches in a reproducible order, and images with truth for evaluation."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,37 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 from wsss import distributed, transforms
 from wsss.batch import Batch
 from wsss.config import Config
-from wsss.config import Data as DataConfig
-from wsss.data import coco, mini, voc
+from wsss.data import voc
 from wsss.data.pool import cores
-from wsss.paths import UserError, project_root
-
-DRAWN = {"mini": mini.SPLITS, "smoke": {"train": 24, "val": 8, "test": 8}}
-"""Sets that are drawn where they are not there yet, and how many images their splits have."""
-
-
-def root_of(config: DataConfig) -> Path:
-    """The folder that holds JPEGImages; the mini set is drawn where it is not there yet. Raises UserError."""
-    if config.root:
-        return Path(config.root)
-    if config.name in DRAWN:
-        return mini.generate(project_root() / "data" / config.name, DRAWN[config.name])
-    if config.name == "mini-coco":
-        return coco.drawn(project_root() / "data" / config.name)
-    variable = "WSSS_" + config.name.split("-")[0].upper() + "_ROOT"
-    root = Path(os.environ.get(variable) or project_root() / "data" / config.name)
-    if not root.is_dir():
-        raise UserError(
-            f"the {config.name} data set was not found: {root} is no folder; give --data.root or set {variable} to the "
-            "folder that holds JPEGImages"
-        )
-    return root
-
-
-def name_of(config: DataConfig, root: Path) -> str:
-    """The data set's name in records: the preset's, or the folder's where the root brings its own classes."""
-    own = config.root and (root / "classes.txt").is_file() and not (root / "mini.json").is_file()
-    return root.resolve().name if own and config.name in (*DRAWN, "voc", "voc-animals") else config.name
+from wsss.data.sets import root_of as root_of
+from wsss.paths import UserError
 
 
 @dataclass
@@ -68,7 +40,7 @@ class Split:
 
     def __init__(self, root: Path, split: str, need_masks: bool = False):
         self.kit, self.name = voc.open_devkit(root), split
-        self.ids = voc.read_ids(root, split)
+        self.ids = sorted(voc.read_ids(root, split))  # so that a run hangs on the images of a list, not on its order
         self.files = [voc.image_file(root, name) for name in self.ids]
         if need_masks:
             for name in self.ids:

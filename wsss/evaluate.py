@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from wsss import alignment, cam, datasets, distributed, method, provenance, results
+from wsss import alignment, cam, distributed, method, provenance, results
 from wsss import config as configuration
 from wsss.batch import Batch, Output
 from wsss.config import Config
-from wsss.data import voc
+from wsss.data import sets, voc
 from wsss.datasets import Split
 from wsss.model import Wsss, describe
 from wsss.paths import atomic
@@ -24,15 +24,6 @@ from wsss.tally import LAYERS, Tally, counts_by_image, scores
 
 BATCH = 8
 """Images evaluated at once; all are squashed to one size."""
-
-TITLES = {
-    "mini": "mini (drawn)",
-    "mini-coco": "mini as COCO (drawn)",
-    "smoke": "smoke (drawn, a few images)",
-    "voc": "PASCAL VOC 2012",
-    "coco": "MS COCO 2014",
-    "voc-animals": "VOC 2012 animals, 320 px",
-}
 
 
 @torch.inference_mode()
@@ -187,7 +178,7 @@ def make_record(counted: Tally, config: Config, split: Split, dataset: str) -> d
     return {
         "schema": results.SCHEMA,
         "dataset": dataset,
-        "dataset_title": TITLES.get(dataset, dataset),
+        "dataset_title": sets.title(dataset),
         "variant": config.variant,
         "preset": config.name,
         "seed": config.seed,
@@ -237,7 +228,7 @@ def write_record(
         seconds = {**origin.get("seconds", {}), "evaluate": round(time.monotonic() - started, 1)}
         with atomic(path.with_suffix("") / "cams.npz") as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **examples(model, split, config, device))
-        dataset = datasets.name_of(config.data, split.kit.root)
+        dataset = sets.name_of(config.data, split.kit.root)
         results.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
         results.save(make_record(counted, config, split, dataset) | origin | {"seconds": seconds}, path)
     distributed.wait()

@@ -14,7 +14,7 @@ import torch
 from wsss import checkpoint, datasets, distributed, evaluate, inference, predict, results, settings
 from wsss import config as configuration
 from wsss.config import Config
-from wsss.data import pool, predictions
+from wsss.data import pool, predictions, sets
 from wsss.data.listing import Listing, listing
 from wsss.data.predictions import Counted
 from wsss.inference import Protocol
@@ -78,7 +78,7 @@ def evaluate_run(folder: Path, weights: str = "last", data_root: str = "", split
     other = [weights] * (weights != "last") + [split] * (split not in ("", run.config.data.val_split))
     config = settings.override(run.config, {"data.val_split": split} if split else {})
     with distributed.group() as device:
-        root = distributed.main_first(lambda: datasets.root_of(config.data))
+        root = distributed.main_first(lambda: sets.locate(config.data))
         opened = datasets.Split(root, config.data.val_split, need_masks=True)
         model = run.model(len(opened.kit.classes), device)
         path = run.folder.with_name(".".join([run.folder.name, *other, "json"]))
@@ -143,7 +143,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
     own = evaluate.evaluation_size(opened.config)
     asked = inference.protocol(request.protocol, own, request.scales, request.flip, request.crf)
     with distributed.group() as device:
-        root = distributed.main_first(lambda: datasets.root_of(opened.config.data))
+        root = distributed.main_first(lambda: sets.locate(opened.config.data))
         images = listing(root, request.split, truth)
         if check:
             check(images)
@@ -203,15 +203,15 @@ def make_record(
     scales and flip, CRF, last weights, split val. What departs from that is added to the name.
     """
     config, images = opened.config, shard.images
-    own = "coco" if "coco" in config.data.name.split("-") else "voc"
+    own = sets.DATASETS[config.data.name].protocol if config.data.name in sets.DATASETS else "voc"
     names = [shard.asked.kind] * (shard.asked.kind != own) + ["without-crf"] * (not shard.asked.crf)
     names += _changes(request, shard.asked) + [images.split] * (images.split != "val")
-    dataset, stamp = datasets.name_of(config.data, images.root), evaluate.stamp()
+    dataset, stamp = sets.name_of(config.data, images.root, images.split), evaluate.stamp()
     origin = stamp | opened.origin()
     return {
         "schema": results.SCHEMA,
         "dataset": dataset,
-        "dataset_title": evaluate.TITLES.get(dataset, dataset),
+        "dataset_title": sets.title(dataset),
         "variant": config.variant,
         "preset": config.name,
         "seed": config.seed,

@@ -17,6 +17,7 @@ from wsss import checkpoint, datasets, distributed, evaluate, memory, method, op
 from wsss import config as configuration
 from wsss.batch import Batch
 from wsss.config import Config
+from wsss.data import sets
 from wsss.interrupt import Interrupted, stop_signals
 from wsss.model import build
 from wsss.paths import UserError, atomic, project_root, write_json
@@ -29,7 +30,7 @@ def run(config: Config, resume: bool = True) -> dict[str, Any]:
     `resume=False` starts again and refuses to overwrite what is there. Raises UserError.
     """
     with distributed.group() as device:
-        root = distributed.main_first(lambda: datasets.root_of(config.data))
+        root = distributed.main_first(lambda: sets.root_of(config.data))
         train_split = datasets.Split(root, config.data.train_split)
         val_split, *watched = (
             datasets.Split(root, name, need_masks=True) for name in (config.data.val_split, *config.data.watch)
@@ -47,7 +48,7 @@ def run(config: Config, resume: bool = True) -> dict[str, Any]:
 def run_folder(config: Config, root: Path) -> Path:
     """OUTPUT/DATASET/VARIANT/SEED; the record is the same path with .json."""
     output = Path(config.output) if config.output else project_root() / "runs"
-    return output / datasets.name_of(config.data, root) / config.variant / str(config.seed)
+    return output / sets.name_of(config.data, root) / config.variant / str(config.seed)
 
 
 def _finished(folder: Path, config: Config, resume: bool, val: datasets.Split) -> dict[str, Any] | None:

@@ -68,10 +68,7 @@ class Devkit:
 def open_devkit(root: Path) -> Devkit:
     """The data set at `root`; classes.txt there takes the place of VOC's classes. Raises UserError."""
     if not (root / "JPEGImages").is_dir():
-        raise UserError(
-            f"{root} holds no JPEGImages folder, so it is no VOC-format root; point --data.root (or WSSS_VOC_ROOT) at "
-            "the folder that does"
-        )
+        raise UserError(f"{root} holds no JPEGImages folder, so it is no VOC-format root; name the folder that does")
     names = root / "classes.txt"
     classes = tuple(read_lines(names)) if names.exists() else VOC_CLASSES
     if not classes or len(set(classes)) < len(classes) or len(classes) >= IGNORE:

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from wsss import datasets, inference, runs
+from wsss import inference, runs
+from wsss.data import sets
 from wsss.data.listing import listing
 from wsss.model import describe
 from wsss.paths import UserError
@@ -39,7 +40,7 @@ def bench_memory(asked: Memory) -> dict[str, Any]:
     if not Path("/proc/self/statm").is_file():
         raise UserError("wsss bench memory reads /proc, which this system does not have; run it on Linux")
     opened = runs.open_run(asked.run, data_root=asked.data_root)
-    images = listing(datasets.root_of(opened.config.data), asked.split)
+    images = listing(sets.locate(opened.config.data), asked.split)
     protocol = inference.protocol(asked.protocol)
     with tempfile.TemporaryDirectory() as scratch:
         folder, started = Path(scratch) / "predictions", time.monotonic()

@@ -12,6 +12,7 @@ import tyro
 from wsss import checkpoint, datasets, evaluate, presets, results, runs, tally
 from wsss import config as configuration
 from wsss.command import parse
+from wsss.data import sets
 from wsss.paths import UserError, project_root, write_json
 
 LIMIT = 16_000_000
@@ -47,7 +48,7 @@ def ship(asked: Ship) -> Path:
         raise UserError(
             f"{results.describe(record)} was made on a tree with uncommitted changes; commit and run it again"
         )
-    root = datasets.root_of(opened.config.data)
+    root = sets.locate(opened.config.data)
     split = datasets.Split(root, opened.config.data.val_split, need_masks=True)
     model = opened.model(len(split.kit.classes), torch.device("cpu")).half()
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())

@@ -1,0 +1,133 @@
+"""The known data sets: what each is called, where it lies and what its lists hold. No torch."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from wsss.config import Data
+from wsss.data import voc
+from wsss.paths import UserError, project_root
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that records and tables know by name."""
+
+    title: str
+    classes: tuple[str, ...] | int
+    """Foreground classes, or how many there are where the set brings their names along."""
+    drawn: Mapping[str, int] = field(default_factory=dict)
+    """Split -> images of a set that the package draws."""
+    lists: str = ""
+    """Folder of its lists below data/lists."""
+    variable: str = ""
+    """Environment variable with its root; a drawn set has none."""
+    prepare: str = ""
+    """The command that makes it, after `wsss data prepare`."""
+    protocol: str = "voc"
+    """The final protocol that the literature reports."""
+
+
+DATASETS: Mapping[str, DataSet] = {
+    "mini": DataSet("mini (drawn)", 9, {"train": 1000, "val": 200, "test": 200}),
+    "smoke": DataSet("smoke (drawn, a few images)", 9, {"train": 24, "val": 8, "test": 8}),
+    "mini-coco": DataSet("mini as COCO (drawn)", 9, {"train": 160, "val": 40}, protocol="coco"),
+    "voc": DataSet("PASCAL VOC 2012", voc.VOC_CLASSES, lists="voc", variable="WSSS_VOC_ROOT", prepare="voc"),
+    "voc-animals": DataSet(
+        "VOC 2012 animals, 320 px",
+        voc.VOC_CLASSES,
+        lists="animals",
+        variable="WSSS_ANIMALS_ROOT",
+        prepare="animals",
+    ),
+    "coco": DataSet("MS COCO 2014", 80, lists="coco", variable="WSSS_COCO_ROOT", prepare="coco", protocol="coco"),
+}
+
+
+def title(name: str) -> str:
+    """What the data set is called in tables; a set of the user's own goes by its name."""
+    return DATASETS[name].title if name in DATASETS else name
+
+
+def root_of(config: Data) -> Path:
+    """The folder that holds JPEGImages, for training; a drawn set is drawn where it is not there yet.
+
+    Raises UserError where there is no such folder, and where a preset of a benchmark meets another known set.
+    """
+    root = locate(config)
+    known, held = DATASETS.get(config.name), _held(root, config)
+    if known and known.lists and held and held[0] != config.name:
+        other = held[0]
+        raise UserError(
+            f"{root} holds {title(other)}, as its lists say, but the preset trains on {known.title}: make that by "
+            f"`wsss data prepare {known.prepare}` and give its folder by --data.root or {known.variable}, or take a "
+            f"preset of {other}"
+        )
+    return root
+
+
+def locate(config: Data) -> Path:
+    """The folder that `config` names by root, environment or default, whatever set it holds. Raises UserError."""
+    known, default = DATASETS.get(config.name), project_root() / "data" / config.name
+    if known and known.drawn and not config.root:
+        from wsss.data import coco, mini  # what draws is loaded only where it is needed
+
+        return coco.drawn(default) if config.name == "mini-coco" else mini.generate(default, known.drawn)
+    variable = known.variable if known else ""
+    given = "" if config.root else os.environ.get(variable, "")
+    root = Path(config.root or given or default)
+    if not config.root and not root.is_dir():
+        ways = f"give --data.root or set {variable}" if variable else "give --data.root"
+        made = f", or make it by `wsss data prepare {known.prepare}`" if known else ""
+        raise UserError(
+            f"the {config.name} data set was not found: {root} is no folder; {ways} to the folder that holds "
+            f"JPEGImages{made}"
+        )
+    if not (root / "JPEGImages").is_dir():
+        source = variable if given else "--data.root"
+        raise UserError(
+            f"{root} holds no JPEGImages folder, so it is no VOC-format root; point {source} at the folder that does"
+        )
+    return root
+
+
+def name_of(config: Data, root: Path, *splits: str) -> str:
+    """The data set's name in records: the preset's where `root` holds that set, as its classes and its lists (or
+    `splits`) say, else the folder's. A folder that bears a known name by chance is called own-NAME."""
+    held = _held(root, config, *splits)
+    if config.name in held[:1]:
+        return config.name
+    folder = root.resolve().name
+    return f"own-{folder}" if folder in DATASETS and folder not in held else folder
+
+
+def _held(root: Path, config: Data, *splits: str) -> list[str]:
+    """Known sets that have the classes and all ids of the root's lists; first the one whose lists these are exactly,
+    else the preset's."""
+    if config.name not in DATASETS or (DATASETS[config.name].drawn and not config.root):
+        return [config.name]
+    names = root / "classes.txt"
+    classes = tuple(voc.read_lines(names)) if names.is_file() else voc.VOC_CLASSES
+    wanted = splits or (config.train_split, config.val_split)
+    there = [split for split in wanted if (root / f"ImageSets/Segmentation/{split}.txt").is_file()]
+    lists = {split: frozenset(voc.read_ids(root, split)) for split in there}
+    fitting = []
+    for name, known in DATASETS.items():
+        ids = _ids(name)  # none where the project's lists are not at hand
+        if known.classes in (classes, len(classes)) and all(not ids or part <= ids for part in lists.values()):
+            exact = all(part == _ids(name, split) for split, part in lists.items())
+            fitting.append((not exact, name != config.name, name))
+    return [name for *_, name in sorted(fitting)]
+
+
+@cache
+def _ids(name: str, split: str = "") -> frozenset[str]:
+    """Ids of a known set's list, without `split` of all its lists; none for a list that it does not have."""
+    known = DATASETS[name]
+    if known.drawn:
+        counts = {split: known.drawn.get(split, 0)} if split else known.drawn
+        return frozenset(f"{one}_{number:05d}" for one, count in counts.items() for number in range(count))
+    files = (project_root() / "data" / "lists" / known.lists).glob(f"{split or '*'}.txt")
+    return frozenset(one for file in files if file.name != voc.LABEL_FILE for one in voc.read_lines(file))
