@@ -35,6 +35,9 @@ TINY = {
 """Overrides that make any preset small enough for a step in a fraction of a second."""
 
 
+UNDECOUPLED = {"msc__orthogonality_weight": 0.0, "msc__decorrelation_weight": 0.0}
+
+
 def tiny(base: Config | None = None, **changes) -> Config:
     """A small configuration; dots in a setting's path are written as two underscores."""
     own = {} if base else {"model.patch_size": 8}

@@ -61,7 +61,7 @@ def normalise(raw, valid=None):
     return out
 
 
-def training_labels(cam, label, box, high, low):
+def training_labels(cam, label, box, low, high):
     """(b, k, h, w) -> (b, h, w)."""
     out = np.full((len(cam), *cam.shape[2:]), IGNORE)
     for b, row, column in np.ndindex(*out.shape):
@@ -85,7 +85,7 @@ def evaluation_labels(cam, label, background):
     return out
 
 
-def roi_codes(cam, label, high, low):
+def roi_codes(cam, label, low, high):
     """(b, k, h, w) -> (b, h, w) of 0, 1, 2."""
     out = np.zeros((len(cam), *cam.shape[2:]), int)
     for b, row, column in np.ndindex(*out.shape):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import tiny, training_batch
+from builders import UNDECOUPLED, tiny, training_batch
 from running import folder, own_set, run
 from running import tiny as tiny_run
 from torch.utils.flop_counter import FlopCounterMode
@@ -69,9 +69,7 @@ def test_parts(capsys, kind):
 
 def test_operations_are_those_that_torch_counts():
     """Encoder and decoder of a step, backward twice the forward but for the pixels, which need no gradient."""
-    config = tiny(
-        model__fused_from=10**9, class_contrast__weight=0, msc__patch_weight=0, msc__decoupling="none", csa__weight=0
-    )
+    config = tiny(model__fused_from=10**9, class_contrast__weight=0, msc__patch_weight=0, **UNDECOUPLED, csa__weight=0)
     net, batch = model.build(config, 4), training_batch(config)
     passes = []
     bench_step.record_passes(net, passes)

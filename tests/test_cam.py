@@ -109,20 +109,20 @@ def test_labels_equal_the_slow_loops(seed, rows, columns, high, low):
     maps, label = random_maps(seed)
     box = np.array([[0, 5, 0, 4], [*rows, *columns]])
     given = tensor(maps), tensor(label)
-    training = cam.training_labels(*given, tensor(box), high, low)
-    np.testing.assert_array_equal(training, reference.training_labels(maps, label, box, high, low))
+    training = cam.training_labels(*given, tensor(box), low, high)
+    np.testing.assert_array_equal(training, reference.training_labels(maps, label, box, low, high))
     evaluation = cam.evaluation_labels(*given, low)
     np.testing.assert_array_equal(evaluation, reference.evaluation_labels(maps, label, low))
-    np.testing.assert_array_equal(cam.roi_codes(*given, high, low), reference.roi_codes(maps, label, high, low))
+    np.testing.assert_array_equal(cam.roi_codes(*given, low, high), reference.roi_codes(maps, label, low, high))
 
 
 def test_thresholds_belong_to_the_lower_side():
     """v <= low is background and v <= high ignored, but v >= high counts as sure for the roi code."""
     maps = torch.tensor([0.25, 0.5, 0.75, 0.875])[None, None, None]
     whole, label = torch.tensor([[0, 1, 0, 4]]), torch.ones(1, 1)
-    assert cam.training_labels(maps, label, whole, 0.75, 0.25).tolist() == [[[0, IGNORE, IGNORE, 1]]]
+    assert cam.training_labels(maps, label, whole, 0.25, 0.75).tolist() == [[[0, IGNORE, IGNORE, 1]]]
     assert cam.evaluation_labels(maps, label, 0.5).tolist() == [[[0, 0, 1, 1]]]
-    assert cam.roi_codes(maps, label, 0.75, 0.25).tolist() == [[[0, 1, 2, 2]]]
+    assert cam.roi_codes(maps, label, 0.25, 0.75).tolist() == [[[0, 1, 2, 2]]]
 
 
 @QUICK
@@ -132,14 +132,14 @@ def test_labels_follow_a_permutation_of_the_classes(seed, order):
     whole = torch.tensor([[0, 5, 0, 4]] * 2)
     names = torch.arange(256)
     names[1:4] = torch.tensor(order).argsort() + 1
-    plain = cam.training_labels(maps, label, whole, 0.7, 0.25)
-    assert torch.equal(cam.training_labels(maps[:, order], label[:, order], whole, 0.7, 0.25), names[plain])
+    plain = cam.training_labels(maps, label, whole, 0.25, 0.7)
+    assert torch.equal(cam.training_labels(maps[:, order], label[:, order], whole, 0.25, 0.7), names[plain])
 
 
 def test_absent_classes_never_label():
     maps, label = random_maps(0)
     maps[:, -1] = 1.0
-    labels = cam.training_labels(tensor(maps), tensor(label), torch.tensor([[0, 5, 0, 4]] * 2), 0.7, 0.25)
+    labels = cam.training_labels(tensor(maps), tensor(label), torch.tensor([[0, 5, 0, 4]] * 2), 0.25, 0.7)
     assert not (labels == 3).any()
 
 

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from builders import tiny
+from builders import UNDECOUPLED, tiny
 
 from wsss import checkpoint, model
 from wsss.paths import UserError
@@ -206,10 +206,10 @@ def test_full_size_shapes_are_the_predecessors(preset):
 
 
 FULL = {
-    "model__image_size": 0,
-    "model__width": 0,
-    "model__depth": 0,
-    "model__heads": 0,
+    "model__image_size": None,
+    "model__width": None,
+    "model__depth": None,
+    "model__heads": None,
     "class_contrast__hidden": 2048,
     "class_contrast__bottleneck": 256,
     "msc__dimension": 1024,
@@ -230,7 +230,7 @@ def test_subspaces_do_not_fit_and_the_settings_that_do_are_named(tmp_path):
     )
     with pytest.raises(UserError, match=words):
         model.build(configuration("voc", msc__dimension=2, model__checkpoint=str(path)), CLASSES)
-    as_told = {"msc__subspaces": 1, "msc__dimension": 12, "msc__normalise": False, "msc__decoupling": "none"}
+    as_told = {"msc__subspaces": 1, "msc__dimension": 12, "msc__normalise": False, **UNDECOUPLED}
     net = model.build(configuration("voc", **as_told, model__checkpoint=str(path)), CLASSES)
     assert torch.equal(net.proj_head_t.last_layer.weight_v, predecessors()["module.proj_head_t.last_layer.weight_v"])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from running import command, environment, folder, own_set, record, run, tiny
 
-from wsss import cli, config, presets, settings, train
+from wsss import cli, config, presets, settings, stored, train
 from wsss.paths import UserError
 
 
@@ -161,7 +161,7 @@ def test_config_json_gives_the_run_again(tmp_path):
     own = own_set(tmp_path / "own")
     run(*tiny(own, tmp_path / "out", "--optim.steps", "1"))
     tree = json.loads((folder(tmp_path / "out") / "config.json").read_text())
-    again = config.from_dict(tree)
+    again = stored.from_dict(tree)
     assert config.to_dict(again) == {**tree, "cam": {**tree["cam"], "scales": (1.0,)}} | again_tuples(again)
     assert again.optim.steps == 1 and Path(again.data.root) == own
 

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsss.compat import TOCO, Compat
-from wsss.config import Config, from_dict, to_dict
+from wsss.config import Config, to_dict
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.settings import flatten, get, override
+from wsss.stored import from_dict
 
 
 def test_override_changes_what_it_names_and_nothing_else():
@@ -133,4 +134,5 @@ def test_decoupling_asks_for_subspaces_that_can_be_orthogonal():
     """8 subspaces of 64 dimensions do not fit a bottleneck of 256; without a penalty they need not."""
     with pytest.raises(UserError, match="8 subspaces of msc.dimension 64 cannot be orthogonal in 256 dimensions"):
         override(Config(), {"msc.subspaces": 8})
-    assert override(Config(), {"msc.subspaces": 8, "msc.decoupling": "none"}).msc.subspaces == 8
+    undecoupled = {"msc.orthogonality_weight": 0, "msc.decorrelation_weight": 0}
+    assert override(Config(), {"msc.subspaces": 8, **undecoupled}).msc.subspaces == 8

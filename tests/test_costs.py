@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import tiny, training_batch
+from builders import UNDECOUPLED, tiny, training_batch
 
 from wsss import costs, gpu, inference, method, model
 from wsss.experiments import EXPERIMENTS
@@ -38,7 +38,7 @@ CHANGES = {
     "patch tokens alone": {"class_contrast__weight": 0.0},
     "another scale": {"cam__scales": (0.5, 1.5)},
     "classification alone": {f"{name}__weight": 0.0 for name in ("patch_contrast", "class_contrast", "csa")}
-    | {"segmentation__weight": 0.0, "energy__weight": 0.0, "msc__patch_weight": 0.0, "msc__decoupling": "none"},
+    | {"segmentation__weight": 0.0, "energy__weight": 0.0, "msc__patch_weight": 0.0, **UNDECOUPLED},
 }
 
 
@@ -77,7 +77,7 @@ def test_operations_of_an_evaluation_are_those_that_the_bench_counted(bench):
     assert bench["images"] * one == pytest.approx(bench["tflop"], abs=6e-4)
 
 
-STARTS = [(name, -1) for name in ("voc", "voc-plain", "coco", "coco-toco", "mini", "voc-animals")]
+STARTS = [(name, None) for name in ("voc", "voc-plain", "coco", "coco-toco", "mini", "voc-animals")]
 
 
 @pytest.mark.parametrize(("name", "modules_start"), [*STARTS, ("coco", 0.05), ("coco", 0.9), ("mini", 0.05)])

@@ -249,7 +249,7 @@ def test_the_pseudo_label_is_the_one_that_segmentation_learns_from(counted, refi
     samples = [split.sample(place, 32) for place in range(3)]
     image, label = (torch.stack([getattr(x, name) for x in samples]) for name in ("image", "label"))
     prediction = evaluate.predict(model.eval(), image, label, config)
-    box, levels = torch.tensor([[0, 32, 0, 32]] * 3), config.segmentation.levels[::-1]
+    box, levels = torch.tensor([[0, 32, 0, 32]] * 3), config.segmentation.levels
     if refinements:
         wanted = refine.segmentation_labels(image, prediction["cam"], label, box, *levels, iterations=refinements)
     else:

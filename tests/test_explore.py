@@ -19,6 +19,7 @@ from wsss.explore import payload as kept
 from wsss.explore import pictures, sources, widget
 from wsss.explore import scene as scenes
 from wsss.paths import UserError, project_root
+from wsss.presets import PLAIN
 
 WITH_SUBSPACES = ("--msc.subspaces", "2", "--msc.dimension", "4", "--class_contrast.bottleneck", "16")
 
@@ -28,9 +29,8 @@ def made(tmp_path_factory):
     """A data set, a run with both modules and a plain one on it."""
     root, output = own_set(tmp_path_factory.mktemp("data") / "own"), tmp_path_factory.mktemp("runs")
     assert run(*tiny(root, output / "both")) == 0
-    weights = ("patch_contrast", "class_contrast", "csa", "segmentation", "energy")
-    plain = [word for name in weights for word in (f"--{name}.weight", "0")]
-    assert run(*tiny(root, output / "plain", *plain, "--msc.level", "class", "--msc.decoupling", "none")) == 0
+    weights = [path for path, value in PLAIN.items() if value == 0]
+    assert run(*tiny(root, output / "plain", *(word for path in weights for word in (f"--{path}", "0")))) == 0
     return root, folder(output / "both"), folder(output / "plain")
 
 

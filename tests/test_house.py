@@ -19,12 +19,12 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports only lower rows; modules of one sub-package may import one another.
 ROWS = (
-    "wsss batch bounds command compat config distributed interrupt memory settings intervals paths provenance",
+    "wsss batch command compat config distributed interrupt memory settings intervals paths provenance "
+    "presets renamed stored",
     "alignment cam checkpoint contrast crf energy losses metrics optim refine subspace transforms "
     "benches figures origins publish published results table",
     "datasets model data",
     "method",
-    "presets",
     "experiments",
     "ablation costs elements evidence gpu sweep tables tries verdict",
     "evaluate explore inference predict pretrain runs scoring tally train reproduce tools",

@@ -8,7 +8,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from builders import IGNORE, QUICK, noise, seeds, tensor, tiny, training_batch
+from builders import IGNORE, QUICK, UNDECOUPLED, noise, seeds, tensor, tiny, training_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,7 +94,7 @@ def test_D8_tokens_of_a_step_at_full_size():
     assert sum(tokens for tokens, grad in seen if grad) == 1856
 
 
-@pytest.mark.parametrize("change", [{"class_contrast__weight": 0}, {"msc__level": "patch"}])
+@pytest.mark.parametrize("change", [{"class_contrast__weight": 0}, {"class_contrast__weight": 0}])
 def test_without_class_contrast_its_passes_are_left_out(change):
     config = tiny(**change)
     net, batch = model.build(config, 4), training_batch(config)
@@ -133,7 +133,7 @@ def test_student_views_are_the_main_pass_view_2_and_the_crops_of_the_local_sourc
     config = tiny()
     batch = training_batch(config)
     net, output, _ = step(config, batch, seed=5)
-    codes = cam.roi_codes(output.aux_cam, batch.label, config.cam.high, config.cam.low)
+    codes = cam.roi_codes(output.aux_cam, batch.label, config.cam.low, config.cam.high)
     corners, flags = contrast.choose_crops(codes, cam.box_mask(batch.box, (32, 32)), 16, 2, generator(5))
     assert torch.equal(output.flags[:, 2:], flags)
     with torch.no_grad():
@@ -177,7 +177,7 @@ def test_losses_are_the_parts_put_together():
     _, output, terms = step(config, batch)
     assert terms["classification"] == losses.classification_loss(output.logits, batch.label)
     assert terms["aux_classification"] == losses.classification_loss(output.aux_logits, batch.label)
-    labels = cam.training_labels(output.cam, batch.label, batch.box, config.cam.high, config.cam.low)
+    labels = cam.training_labels(output.cam, batch.label, batch.box, config.cam.low, config.cam.high)
     assert terms["segmentation"] == losses.segmentation_loss(output.log_probability, labels)
     affinity = contrast.affinity_labels(output.token_labels)
     assert terms["patch_contrast"] == contrast.patch_contrast_loss(output.tokens, affinity)
@@ -203,7 +203,7 @@ def test_refined_labels_are_those_of_the_losses():
     config = tiny(cam__low=0.6)
     batch = training_batch(config)
     _, output, terms = step(config, batch)
-    labels = refine.segmentation_labels(batch.image, output.cam, batch.label, batch.box, 0.7, 0.6)
+    labels = refine.segmentation_labels(batch.image, output.cam, batch.label, batch.box, 0.6, 0.7)
     assert terms["segmentation"] == losses.segmentation_loss(output.log_probability, labels)
     plain = method.losses(output, batch, override(config, {"segmentation.refinements": 0}))
     assert {name for name in terms if terms[name] != plain[name]} == {"segmentation", "energy"}
@@ -216,16 +216,16 @@ def test_refined_labels_are_those_of_the_losses():
 def test_only_what_is_asked_for_is_a_term():
     batch = training_batch(tiny())
     parts = {
-        "patch_subspace": {"msc__level": "class"},
-        "class_contrast": {"msc__level": "patch"},
-        "decorrelation": {"msc__decoupling": "orth"},
-        "orthogonality": {"msc__decoupling": "dec"},
+        "patch_subspace": {"msc__patch_weight": 0},
+        "class_contrast": {"class_contrast__weight": 0},
+        "decorrelation": {"msc__decorrelation_weight": 0},
+        "orthogonality": {"msc__orthogonality_weight": 0},
         "energy": {"energy__weight": 0},
     }
     _, _, everything = step(tiny(), batch)
     for name, change in parts.items():
         assert set(everything) - set(step(tiny(**change), batch)[2]) == {name}
-    _, output, terms = step(tiny(csa__weight=0, msc__decoupling="none", msc__level="class"), batch)
+    _, output, terms = step(tiny(csa__weight=0, msc__patch_weight=0, **UNDECOUPLED), batch)
     assert set(terms) == {*FIRST, "patch_contrast", "class_contrast", "segmentation", "energy"}
     assert output.anchors is None and output.student_cams == () and output.projection is None
 
@@ -287,7 +287,7 @@ def test_segmentation_labels_come_from_the_layer_asked_for():
     batch = training_batch(config)
     _, output, final = step(config, batch)
     aux = method.losses(output, batch, config, aux_labels=True)
-    labels = cam.training_labels(output.aux_cam, batch.label, batch.box, config.cam.high, config.cam.low)
+    labels = cam.training_labels(output.aux_cam, batch.label, batch.box, config.cam.low, config.cam.high)
     assert aux["segmentation"] == losses.segmentation_loss(output.log_probability, labels)
     assert aux["segmentation"] != final["segmentation"]
     assert all(aux[name] == final[name] for name in final if name not in ("segmentation", "energy"))
@@ -325,7 +325,7 @@ def test_token_affinity_equals_the_slow_loop(seed, start, stop):
     tokens = torch.zeros(1, 16, 2)
     output = Output(tokens, tokens, (), tokens[:, 0], None, (4, 4), 8, batch.label, batch.label, aux_cam=tensor(maps))
     small = np.stack([reference.bilinear(plane, (4, 4)) for plane in maps[0]])[None]
-    labels = reference.training_labels(small, batch.label.numpy(), [(0, 4, 0, 4)], config.cam.high, config.cam.low)
+    labels = reference.training_labels(small, batch.label.numpy(), [(0, 4, 0, 4)], config.cam.low, config.cam.high)
     labels[0][~reference.token_mask((start, stop, 0, stop), 8, (4, 4))] = IGNORE
     np.testing.assert_array_equal(method.token_labels(output, batch, config), labels)
 
@@ -471,12 +471,12 @@ def test_step_is_forward():
 
 
 def test_labels_of_segmentation_may_have_levels_of_their_own():
-    """Those of the tokens stay; (0, 0) is the base: one pair for both."""
+    """Those of the tokens stay; None is the base: one pair for both."""
     config = tiny(cam__low=0.6, segmentation__refinements=0)
     batch = training_batch(config)
     _, output, terms = step(config, batch)
     own = override(config, {"segmentation.levels": (0.1, 0.3)})
-    labels = cam.training_labels(output.cam, batch.label, batch.box, 0.3, 0.1)
+    labels = cam.training_labels(output.cam, batch.label, batch.box, 0.1, 0.3)
     assert torch.equal(method.segmentation_labels(output, batch, own, False), labels)
     changed = method.losses(output, batch, own)
     assert {name for name in terms if terms[name] != changed[name]} == {"segmentation", "energy"}

@@ -27,5 +27,5 @@ def test_token_affinity_of_a_whole_step():
     output = Output(tokens, tokens, (), tokens[:, 0], None, (4, 3), 16, label, label, aux_cam=maps)
     affinity = contrast.affinity_labels(method.token_labels(output, batch, override(Config(), {**BASE, **RELEASED})))
     small = torch.nn.functional.interpolate(maps, (4, 3), mode="bilinear", align_corners=False)
-    labels = cam.training_labels(small, label, whole * 0 + torch.tensor([0, 4, 0, 3]), 0.7, 0.25)
+    labels = cam.training_labels(small, label, whole * 0 + torch.tensor([0, 4, 0, 3]), 0.25, 0.7)
     assert torch.equal(affinity, contrast.affinity_labels(labels))

@@ -21,7 +21,15 @@ def test_a_preset_knows_its_name_and_its_compat(name):
     assert PRESETS[name].compat == (twin if name.endswith("-toco") else Compat())
 
 
-MODULES = ("msc.subspaces", "msc.dimension", "msc.normalise", "msc.level", "msc.decoupling", "csa.weight")
+MODULES = {
+    "msc.subspaces": 1,
+    "msc.normalise": False,
+    "msc.patch_weight": 0.0,
+    "msc.orthogonality_weight": 0.0,
+    "msc.decorrelation_weight": 0.0,
+    "csa.weight": 0.0,
+}
+"""What the base is without, and as what."""
 SCALES = ("smoke", "mini", "voc-animals", "voc", "voc-deit", "coco", "coco-deit")
 
 
@@ -35,8 +43,8 @@ def changed(one, other):
 def test_the_base_is_without_the_modules(name):
     """It differs by the two modules and by the temperature of outputs that are not normalised; the twin by compat."""
     own, base = flatten(PRESETS[name]), flatten(PRESETS[f"{name}-base"])
-    assert changed(f"{name}-base", name) <= {*MODULES, "class_contrast.temperature"}
-    assert [base[path] for path in MODULES if path != "msc.dimension"] == [1, False, "class", "none", 0.0]
+    assert changed(f"{name}-base", name) <= {*MODULES, "msc.dimension", "class_contrast.temperature"}
+    assert {path: base[path] for path in MODULES} == MODULES
     ratio = base["class_contrast.temperature"] / own["class_contrast.temperature"]
     assert ratio == pytest.approx(4), "two outputs of norm 2"
     assert {path.split(".")[0] for path in changed(f"{name}-toco", f"{name}-base")} == {"compat"}

@@ -96,7 +96,7 @@ def whole(images, size):
 
 def pseudo_label(pixels, maps, label, box, across_box=False, iterations=10):
     return refine.segmentation_labels(
-        normalised(pixels), maps, label, box, HIGH, LOW, across_box, iterations=iterations
+        normalised(pixels), maps, label, box, LOW, HIGH, across_box, iterations=iterations
     )
 
 

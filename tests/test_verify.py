@@ -85,9 +85,9 @@ def labels_case(random):
     label, box = np.array([[1, 0, 1], [0, 1, 0]], np.float32), np.array([[0, 7, 0, 6], [1, 6, 2, 5]])
     out = {
         "evaluation_label": reference.evaluation_labels(maps, label, 0.5),
-        "training_label": reference.training_labels(maps, label, box, 0.7, 0.25),
+        "training_label": reference.training_labels(maps, label, box, 0.25, 0.7),
         "valid_cam": maps * label[:, :, None, None],
-        "roi": reference.roi_codes(maps, label, 0.7, 0.25),
+        "roi": reference.roi_codes(maps, label, 0.25, 0.7),
     }
     return {"in": {"cam": maps, "image_label": label, "box": box}, "out": out}
 

@@ -8,9 +8,9 @@ from builders import tiny, training_batch
 from PIL import Image
 
 from wsss import datasets, method, model, presets, subspace, train, transforms
-from wsss.config import Config, get
+from wsss.config import Config
 from wsss.model import Wsss
-from wsss.settings import override
+from wsss.settings import get, override
 
 CONTRAST = {"patch_subspace", "decorrelation"}
 INTENSITY, STRUCTURE = {"intensity_last", "intensity_aux"}, {"structure_last", "structure_aux"}

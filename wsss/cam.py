@@ -70,8 +70,8 @@ def training_labels(
     cam: Float[Tensor, "b k h w"],
     label: Float[Tensor, "b k"],
     box: Int[Tensor, "b 4"],
-    high: float,
     low: float,
+    high: float,
 ) -> Int[Tensor, "b h w"]:
     """Labels for training (eq. 4): class + 1 where its CAM is > `high`, 0 where <= `low`, IGNORE between and
     outside the box."""
@@ -90,7 +90,7 @@ def evaluation_labels(
 
 
 def roi_codes(
-    cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"], high: float, low: float
+    cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"], low: float, high: float
 ) -> Int[Tensor, "b h w"]:
     """How sure a pixel is foreground: 0 where the CAM is <= `low`, 2 where >= `high`, else 1."""
     value = masked(cam, label).amax(1)

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from wsss.config import Config, from_dict
+from wsss import stored
+from wsss.config import Config
 from wsss.paths import UserError, atomic, project_root, read_json
 
 
@@ -166,7 +167,7 @@ def configuration(run: Path) -> Config:
     path = run / "config.json"
     tree = read_json(path)
     try:
-        return from_dict(tree)
+        return stored.from_dict(tree)
     except UserError as error:
         raise UserError(f"{path} is not the configuration of a run: {error}") from error
 

@@ -1,17 +1,24 @@
 """Configuration: frozen dataclasses. Each choice of the method is one field; its docstring is its `--help`."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from wsss.bounds import BOUNDS, CHOICES
 from wsss.compat import Compat
 from wsss.paths import UserError
-from wsss.settings import get, override, paths
+from wsss.settings import Bound, Fraction, check
 
 IGNORE = 255
 """Label of pixels and pairs that no loss and no measure counts."""
+
+# None is automatic, a weight of 0 leaves a term out. Bounds also refuse NaN and infinity.
+NonNegative = Annotated[float, Bound(0, 1e6)]
+Positive = Annotated[float, Bound(1e-6, 1e6)]
+Share = Annotated[float, Bound(0, 1)]
+OfRun = Annotated[float, Fraction()]
+Count = Annotated[int, Bound(1, 1e6)]
+Pixels = Annotated[int, Bound(1, 1e5)]
+Automatic = Annotated[int | None, Bound(1, 1e5)]
 
 
 @dataclass(frozen=True)
@@ -31,9 +38,9 @@ class Data:
     """Further lists, with masks, that every validation measures for the log, and the end of the run too."""
     headline: tuple[str, ...] = ()
     """Classes of the headline mean IoU; empty: all classes present in the truth."""
-    workers: int = -1
-    """Loader processes of each process; -1: 4, or one a core of fewer, beside a GPU and none beside a CPU. The
-    augmentation does not depend on their number."""
+    workers: Annotated[int | None, Bound(0, 1024)] = None
+    """Loader processes of each process, 0 for none. None: 4, or one a core of fewer, beside a GPU, and 0 beside a
+    CPU. The augmentation does not depend on their number."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +53,21 @@ class Model:
     """Start from the tag's weights on timm's hub; a `checkpoint` takes their place."""
     checkpoint: str = ""
     """Weights to start from: .safetensors of a backbone (timm's names) or a whole model, or a .pth of the base."""
-    patch_size: int = 0
-    """Patch size in pixels; 0: the architecture's own."""
-    image_size: int = 0
-    """Side in pixels that the position grid was trained for; 0: the architecture's own."""
-    width: int = 0
-    """Token width; 0: the architecture's own."""
-    depth: int = 0
-    """Number of blocks; 0: the architecture's own."""
-    heads: int = 0
-    """Attention heads; 0: the architecture's own."""
-    decoder_width: int = 0
-    """Channels of the decoder; 0: the token width, at most 512."""
-    classifier_scale: float = 1.0
+    patch_size: Automatic = None
+    """Patch size in pixels; None: the architecture's own."""
+    image_size: Automatic = None
+    """Side in pixels that the position grid was trained for; None: the architecture's own."""
+    width: Automatic = None
+    """Token width; None: the architecture's own."""
+    depth: Automatic = None
+    """Number of blocks; None: the architecture's own."""
+    heads: Automatic = None
+    """Attention heads; None: the architecture's own."""
+    decoder_width: Automatic = None
+    """Channels of the decoder; None: the token width, at most 512."""
+    classifier_scale: NonNegative = 1.0
     """Factor on PyTorch's default start of the two max-pooled classifiers."""
-    fused_from: int = 500
+    fused_from: Annotated[int, Bound(0, 1e9)] = 500
     """Fewest tokens for which PyTorch's fused attention is used on a CPU, twice as many in bfloat16 with gradients;
     below, the unfused one is faster there. An accelerator always fuses. Measured on the page 'Speed'."""
     activation_checkpointing: bool = False
@@ -73,23 +80,23 @@ class Model:
 class Augment:
     """Training views of a photograph (`wsss.transforms`)."""
 
-    crop: int = 448
+    crop: Pixels = 448
     """Side of the training crop in pixels."""
-    evaluation_size: int = 0
-    """Side of the square that evaluation squashes images to; 0: the crop's, as in the base."""
-    scale: tuple[float, float] = (0.5, 2.0)
+    evaluation_size: Automatic = None
+    """Side of the square that evaluation squashes images to; None: the crop's, as in the base."""
+    scale: Annotated[tuple[float, float], Bound(0, 1000, rising=True)] = (0.5, 2.0)
     """Range of the random scale before the crop."""
-    colour: float = 1.0
+    colour: Annotated[float, Bound(0, 2.5)] = 1.0
     """Factor on the strength of the colour jitter and on the chance of grey."""
-    hue: float = 0.1
+    hue: Annotated[float, Bound(0, 0.5)] = 0.1
     """Largest turn of the hue in that jitter, as a fraction of the colour circle; 0.5 is any hue."""
-    blur: tuple[float, float] = (0.1, 2.0)
+    blur: Annotated[tuple[float, float], Bound(0, 1000, rising=True)] = (0.1, 2.0)
     """Range of the Gaussian blur radius in pixels."""
-    view_scale: tuple[float, float] = (0.4, 1.0)
+    view_scale: Annotated[tuple[float, float], Bound(0, 1, rising=True)] = (0.4, 1.0)
     """Area range of the second view's random resized crop."""
-    local_size: int = 96
+    local_size: Pixels = 96
     """Side in pixels of the local crops for class token contrast."""
-    local_crops: int = 8
+    local_crops: Annotated[int, Bound(1, 1000)] = 8
     """Number of local crops an image."""
 
 
@@ -97,13 +104,13 @@ class Augment:
 class Cam:
     """Class activation maps and the labels made of them."""
 
-    scales: tuple[float, ...] = (1.0, 0.5, 1.5)
+    scales: Annotated[tuple[float, ...], Bound(1e-3, 100)] = (1.0, 0.5, 1.5)
     """Scales of the multi-scale CAM; each with its mirror image."""
-    high: float = 0.7
+    high: Share = 0.7
     """CAM value above which a pixel is sure foreground."""
-    low: float = 0.25
+    low: Share = 0.25
     """CAM value up to which a pixel is sure background; between the two it is ignored."""
-    background: float = 0.5
+    background: Share = 0.5
     """CAM value up to which a pixel counts as background at evaluation."""
 
 
@@ -111,7 +118,7 @@ class Cam:
 class PatchContrast:
     """Patch token contrast (L_ptc)."""
 
-    weight: float = 0.2
+    weight: NonNegative = 0.2
     """Weight in the objective."""
 
 
@@ -119,15 +126,15 @@ class PatchContrast:
 class ClassContrast:
     """Class token contrast between views and local crops, with a teacher head: L_ctc of the base, A1 in subspaces."""
 
-    weight: float = 0.5
+    weight: NonNegative = 0.5
     """Weight in the objective; 0 leaves out its encoder passes as well."""
-    temperature: float = 0.125
+    temperature: Positive = 0.125
     """Temperature of normalised projections (base: 0.5 on outputs of norm about 2)."""
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """Momentum of the teacher head."""
-    hidden: int = 2048
+    hidden: Count = 2048
     """Hidden width of the contrast head."""
-    bottleneck: int = 256
+    bottleneck: Count = 256
     """Width m of the contrast head's normalised output, from which the subspaces are projected."""
 
 
@@ -135,35 +142,31 @@ class ClassContrast:
 class Msc:
     """Module A, multi-subspace token contrast: our reconstruction ('Reconstruction choices')."""
 
-    subspaces: int = 4
+    subspaces: Annotated[int, Bound(1, 1e4)] = 4
     """Number K of projection subspaces; the base has 1."""
-    dimension: int = 64
+    dimension: Count = 64
     """Width d of each subspace (base: 1024)."""
     normalise: bool = True
     """Divide each projection by its norm; the base does not."""
     orthogonal_start: bool = True
     """Start normalised projections orthogonal over all subspaces."""
-    level: str = "both"
-    """Tokens that are contrasted in the subspaces: class, patch or both. `patch` leaves class token contrast out."""
-    patch_weight: float = 0.1
-    """Weight of patch token contrast in subspaces (A2)."""
-    patch_temperature: float = 0.1
+    patch_weight: NonNegative = 0.1
+    """Weight of patch token contrast in subspaces (A2); that of class tokens (A1) is class_contrast.weight."""
+    patch_temperature: Positive = 0.1
     """Temperature of A2."""
-    anchors_per_class: int = 64
+    anchors_per_class: Count = 64
     """Most anchors of one label in one image."""
-    anchors: int = 512
+    anchors: Count = 512
     """Most anchors of a micro-batch on a device."""
     across_images: bool = True
     """Anchors of one class in different images attract each other in A2; else they are neither near nor far."""
     across_backgrounds: bool = False
     """So do background anchors of different images."""
-    decoupling: str = "both"
-    """Which penalty keeps the subspaces apart (A3): none, orth (rows), dec (codes) or both."""
-    orthogonality_weight: float = 0.05
-    """Weight of L_orth."""
-    decorrelation_weight: float = 0.05
-    """Weight of L_dec."""
-    centring: str = "label"
+    orthogonality_weight: NonNegative = 0.05
+    """Weight of L_orth, which keeps the rows of the subspaces apart (A3)."""
+    decorrelation_weight: NonNegative = 0.05
+    """Weight of L_dec, which keeps the codes in the subspaces apart (A3)."""
+    centring: Literal["label", "all"] = "label"
     """What codes are centred by in L_dec: the mean of their label or of all anchors."""
 
 
@@ -171,34 +174,34 @@ class Msc:
 class Csa:
     """Module B, cross-layer CAM structural alignment: our reconstruction ('Reconstruction choices')."""
 
-    weight: float = 0.1
+    weight: NonNegative = 0.1
     """Weight in the objective; 0 leaves it out."""
-    intensity: float = 1.0
+    intensity: NonNegative = 1.0
     """Weight alpha of the response intensity term."""
-    structure: float = 1.0
+    structure: NonNegative = 1.0
     """Weight beta of the spatial structure term."""
-    layers: tuple[int, ...] = (2,)
+    layers: Annotated[tuple[int, ...], Bound(1, 1000)] = (2,)
     """Aligned layers, as blocks before the last; 2 is the aux layer (10 of 12). Others get a classifier each."""
-    direction: str = "scheduled"
+    direction: Literal["aux_to_last", "last_to_aux", "both", "scheduled"] = "scheduled"
     """Who learns: aux_to_last (the last layer), last_to_aux (the earlier one), both, or scheduled (first the one, then
     the other)."""
-    crossing: float = 0.3
+    crossing: OfRun = 0.3
     """Fraction of the run where the last layer's CAM overtakes the aux CAM; `scheduled` changes direction there."""
-    ramp: float = 0.1
+    ramp: OfRun = 0.1
     """Fraction of the run over which `scheduled` changes direction."""
-    smooth: float = 0.1
+    smooth: Share = 0.1
     """Difference up to which the intensity term is quadratic."""
-    floor: float = 1e-3
+    floor: Annotated[float, Bound(1e-12, 1)] = 1e-3
     """Least range that a student CAM is normalised by."""
     through_classifier: bool = False
     """Let the gradient of a student CAM into its classifier, too."""
-    sampling: str = "bilinear"
+    sampling: Literal["bilinear", "area"] = "bilinear"
     """How a teacher CAM comes to the token grid: bilinear, or area (the mean over a token)."""
     background: bool = True
     """Lead the vectors of the structure term by a background channel."""
     balance: bool = True
     """Weigh similar and dissimilar pairs of the structure term equally."""
-    similar: float = 0.5
+    similar: Share = 0.5
     """The teacher's affinity from which a pair counts as similar."""
 
 
@@ -206,12 +209,12 @@ class Csa:
 class Segmentation:
     """Decoder trained on labels made of the CAM (L_seg)."""
 
-    weight: float = 0.1
+    weight: NonNegative = 0.1
     """Weight in the objective."""
-    levels: tuple[float, float] = (0.0, 0.0)
-    """CAM values of its labels: background up to the first, foreground from the second; (0, 0): cam.low and cam.high,
-    as in the base."""
-    refinements: int = 10
+    levels: Annotated[tuple[float, float] | None, Bound(0, 1, rising=True)] = None
+    """CAM values (low, high) of its labels: background up to the first, foreground from the second; None: cam.low and
+    cam.high, as in the base."""
+    refinements: Annotated[int, Bound(0, 1000)] = 10
     """Iterations of pixel-adaptive refinement of those labels; 0 leaves it out."""
 
 
@@ -219,13 +222,13 @@ class Segmentation:
 class Energy:
     """Dense energy of the prediction (L_reg): neighbours of like colour should get like labels."""
 
-    weight: float = 0.05
+    weight: NonNegative = 0.05
     """Weight in the objective; 0 leaves out the filter as well."""
-    scale: float = 1e-7
+    scale: NonNegative = 1e-7
     """Factor inside the term, the base's."""
-    sigma_xy: float = 100.0
+    sigma_xy: Annotated[float, Bound(1e-3, 1e6)] = 100.0
     """Reach in pixels of the crop."""
-    sigma_rgb: float = 15.0
+    sigma_rgb: Annotated[float, Bound(1e-3, 1e6)] = 15.0
     """Reach in grey values, 0 to 255."""
 
 
@@ -233,46 +236,46 @@ class Energy:
 class Schedule:
     """When each term joins, as fractions of the run; a term is active at step n when n > fraction * steps."""
 
-    contrast_start: float = 0.0
+    contrast_start: OfRun = 0.0
     """Patch and class token contrast join here (base: VOC 0, COCO 0.1 + 0.05)."""
-    modules_start: float = -1.0
-    """What the modules add (A2, A3, alignment) joins here; below 0: where contrast does."""
-    segmentation_start: float = 0.1
+    modules_start: Annotated[float | None, Fraction()] = None
+    """What the modules add (A2, A3, alignment) joins here; None: where contrast does."""
+    segmentation_start: OfRun = 0.1
     """The segmentation loss joins here."""
-    final_cam_start: float = 0.0
+    final_cam_start: OfRun = 0.0
     """Until here the segmentation labels come from the aux CAM, afterwards from the final CAM."""
 
     @property
     def joining(self) -> float:
         """Where what the modules add joins: `modules_start`, or where contrast does."""
-        return self.contrast_start if self.modules_start < 0 else self.modules_start
+        return self.contrast_start if self.modules_start is None else self.modules_start
 
 
 @dataclass(frozen=True)
 class Optim:
     """AdamW, warm-up and polynomial decay."""
 
-    steps: int = 20_000
+    steps: Annotated[int, Bound(1, 1e9)] = 20_000
     """Optimizer steps of the run."""
-    batch: int = 4
+    batch: Count = 4
     """Images a step over all processes."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Micro-batches a process computes one after the other for each step."""
-    lr: float = 6e-5
+    lr: Annotated[float, Bound(0, 10)] = 6e-5
     """Learning rate of the backbone."""
-    head_factor: float = 10.0
+    head_factor: NonNegative = 10.0
     """Heads learn this much faster than the backbone."""
-    decoder_factor: float = 10.0
+    decoder_factor: NonNegative = 10.0
     """The decoder learns this much faster; the base has one factor for both."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Bound(0, 1000)] = 0.01
     """Decoupled weight decay on everything with a gradient."""
-    warmup: float = 0.075
+    warmup: OfRun = 0.075
     """Fraction of the run with linear warm-up (base: 1,500 of 20,000 steps)."""
-    power: float = 0.9
+    power: Annotated[float, Bound(0, 100)] = 0.9
     """Exponent of the polynomial decay."""
-    restart: float = 0.0
+    restart: Annotated[float, Fraction(0, 0.99)] = 0.0
     """Fraction of the run at which warm-up and decay begin anew for what is left of it; 0: never, as in the base."""
-    restart_factor: float = 1.0
+    restart_factor: Annotated[float, Bound(0, 100)] = 1.0
     """Factor on every rate after the restart."""
     bfloat16: bool = True
     """Autocast to bfloat16 where the device computes in it."""
@@ -286,15 +289,15 @@ class Config:
     """The preset's name."""
     variant: str = ""
     """Name of the run in records; empty: the preset's name and what was overridden."""
-    seed: int = 0
+    seed: Annotated[int, Bound(0, 2**31 - 1)] = 0
     """The one source of randomness."""
     output: str = ""
     """Folder for runs; the run goes to OUTPUT/DATASET/VARIANT/SEED. Empty: runs/ of the project."""
-    log_every: int = 10
+    log_every: Annotated[int, Bound(1, 1e9)] = 10
     """Steps between lines of log.jsonl."""
-    save_every: float = 0.1
+    save_every: Annotated[float, Fraction(1e-9)] = 0.1
     """Fraction of the run between checkpoints."""
-    validate_every: float = 0.5
+    validate_every: Annotated[float, Fraction(1e-9)] = 0.5
     """Fraction of the run between validations; each also decides which weights are kept as the best."""
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
@@ -312,74 +315,58 @@ class Config:
 
     @property
     def contrasts_classes(self) -> bool:
-        """Whether class tokens are contrasted, which needs the passes on view 2 and the local crops."""
-        return self.class_contrast.weight > 0 and self.msc.level != "patch"
+        """Whether class tokens are contrasted (A1), which needs the passes on view 2 and the local crops."""
+        return self.class_contrast.weight > 0
 
     @property
     def contrasts_patches(self) -> bool:
         """Whether patch tokens are contrasted in the subspaces (A2)."""
-        return self.msc.patch_weight > 0 and self.msc.level != "class"
+        return self.msc.patch_weight > 0
 
-    def decouples(self, kind: str) -> bool:
-        """Whether the penalty `kind` (orth or dec) of A3 is on."""
-        return self.msc.subspaces > 1 and self.msc.decoupling in (kind, "both")
+    @property
+    def uses_orthogonality(self) -> bool:
+        """Whether L_orth is on (A3); one subspace has nothing to be kept apart from."""
+        return self.msc.subspaces > 1 and self.msc.orthogonality_weight > 0
+
+    @property
+    def uses_decorrelation(self) -> bool:
+        """Whether L_dec is on (A3)."""
+        return self.msc.subspaces > 1 and self.msc.decorrelation_weight > 0
 
     @property
     def uses_subspaces(self) -> bool:
         """Whether more than one subspace is trained."""
-        trained = self.contrasts_classes or self.contrasts_patches or self.decouples("dec")
+        trained = self.contrasts_classes or self.contrasts_patches or self.uses_decorrelation
         return self.msc.subspaces > 1 and trained
 
     @property
     def uses_cams(self) -> bool:
         """Whether any term learns from a CAM; without, a step is the main pass alone."""
         terms = (self.patch_contrast.weight, self.csa.weight, self.segmentation.weight, self.energy.weight)
-        decoupled = self.decouples("orth") or self.decouples("dec")
-        return any(terms) or self.contrasts_classes or self.contrasts_patches or decoupled
+        modules = (self.contrasts_classes, self.contrasts_patches, self.uses_orthogonality, self.uses_decorrelation)
+        return any(terms) or any(modules)
 
     def __post_init__(self) -> None:
-        _check_bounds(self)
-        _check_words(self)
+        check(self, self.optim.steps)
         _check_sizes(self)
 
 
-def _check_bounds(config: Config) -> None:
-    """UserError for a number outside its bounds."""
-    for path, low, high in BOUNDS:
-        value = get(config, path)
-        if not low <= value <= high:
-            raise UserError(f"{path} is {value}, but must lie between {low} and {high}; change --{path}")
-    for path in ("augment.scale", "augment.blur", "augment.view_scale"):
-        low, high = get(config, path)
-        if not 0 <= low <= high:
-            raise UserError(f"{path} is ({low}, {high}), but must be a range from 0 up; change --{path}")
-    if not config.cam.scales or min(config.cam.scales) <= 0:
-        raise UserError(f"cam.scales is {config.cam.scales}, but must be positive numbers; change --cam.scales")
-
-
-def _check_words(config: Config) -> None:
-    """UserError for a word that is no choice, or layers that are none."""
-    for path, words in CHOICES.items():
-        value = get(config, path)
-        if value not in words:
-            raise UserError(f"{path} is {value!r}, but must be one of {', '.join(words)}; change --{path}")
-    layers = config.csa.layers
-    if not layers or min(layers) < 1 or len(set(layers)) < len(layers):
-        raise UserError(f"csa.layers is {layers}, but must name different blocks before the last, from 1 up")
-
-
 def _check_sizes(config: Config) -> None:
-    """UserError where two settings do not fit one another."""
+    """UserError where settings do not fit one another."""
     cam, msc, augment, width = config.cam, config.msc, config.augment, config.class_contrast.bottleneck
+    if not cam.scales:
+        raise UserError("cam.scales is empty, but the CAM needs at least one scale; change --cam.scales")
+    layers, levels = config.csa.layers, config.segmentation.levels
+    if not layers or len(set(layers)) < len(layers):
+        raise UserError(f"csa.layers is {layers}, but must name different blocks before the last; change --csa.layers")
     if cam.low >= cam.high:
         raise UserError(f"cam.low ({cam.low}) must be below cam.high ({cam.high}); change one of them")
-    levels = config.segmentation.levels
-    if levels != (0, 0) and not 0 <= levels[0] < levels[1] <= 1:
-        raise UserError(f"segmentation.levels is {levels}, but must rise from 0 to 1; change --segmentation.levels")
-    if (config.decouples("orth") or config.decouples("dec")) and msc.subspaces * msc.dimension > width:
+    if levels and levels[0] == levels[1]:
+        raise UserError(f"segmentation.levels is {levels}, but low must be below high; change --segmentation.levels")
+    if (config.uses_orthogonality or config.uses_decorrelation) and msc.subspaces * msc.dimension > width:
         raise UserError(
             f"{msc.subspaces} subspaces of msc.dimension {msc.dimension} cannot be orthogonal in {width} dimensions; "
-            "lower --msc.dimension or set --msc.decoupling none"
+            "lower --msc.dimension, or set --msc.orthogonality_weight 0 and --msc.decorrelation_weight 0"
         )
     if augment.local_size > augment.crop:
         raise UserError(
@@ -389,12 +376,5 @@ def _check_sizes(config: Config) -> None:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Nested plain values, ready for JSON."""
+    """Nested plain values, ready for JSON; `stored.from_dict` reads them."""
     return dataclasses.asdict(config)
-
-
-def from_dict(tree: Any) -> Config:
-    """The configuration that `to_dict` (or its JSON) came from. Raises UserError."""
-    if not isinstance(tree, Mapping):
-        raise UserError("the configuration is no mapping of settings; train the run again")
-    return override(Config(), paths(tree))

@@ -96,7 +96,7 @@ def tflop(found: Sequence[Pass], vit: Vit, classes: int) -> float:
     return total / 1e12
 
 
-def decoder_size(vit: Vit, classes: int, width: int = 0) -> int:
+def decoder_size(vit: Vit, classes: int, width: int | None = None) -> int:
     """Parameters of the decoder."""
     hidden = width or min(512, vit.width)
     return 9 * vit.width * hidden + 9 * hidden**2 + hidden * (classes + 1)
@@ -193,7 +193,7 @@ def base_time(dataset: str) -> Published:
 
 def base_pflop(config: Config) -> float:
     """Of the base's run on the benchmark of `config`: all its terms, equal passes computed anew."""
-    same = {"msc.level": "class", "class_contrast.weight": 0.5, "patch_contrast.weight": 0.2}
+    same = {"class_contrast.weight": 0.5, "patch_contrast.weight": 0.2}
     return run_pflop(override(config, same), repeated=True)
 
 

@@ -125,10 +125,10 @@ def mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def loaders(wanted: int) -> int:
-    """Loader processes: as many as are wanted, or for -1 some beside a GPU, which would wait, and none beside a CPU,
-    whose cores are busy."""
-    if wanted >= 0:
+def loaders(wanted: int | None) -> int:
+    """Loader processes: `wanted`, or for None up to 4 beside a GPU, which would wait, and 0 beside a CPU, whose cores
+    are busy."""
+    if wanted is not None:
         return wanted
     return min(4, cores()) if torch.cuda.is_available() else 0
 

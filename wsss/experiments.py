@@ -121,7 +121,7 @@ def _compat(scale: str) -> Ablation:
 
 def _layers(scale: str) -> Ablation:
     """Aligned layers, as blocks before the last: the aux layer, and two pairs where the ViT has as many blocks."""
-    depth = presets.PRESETS[scale].model.depth or 12  # 0: the backbone's own, 12 in all such presets
+    depth = presets.PRESETS[scale].model.depth or 12  # None: the backbone's own, 12 in all such presets
     every = {"2 before the last": (2,), "3 and 1 before": (3, 1), "4 and 2 before": (4, 2)}
     return {label: {"csa.layers": layers} for label, layers in every.items() if max(layers) < depth}
 
@@ -147,7 +147,7 @@ WEIGHTS = {
     "weight of decorrelation": "msc.decorrelation_weight",
 }
 LEVELS = {
-    "class tokens": {"msc.level": "class", "class_contrast.weight": 0.5},
+    "class tokens": {**presets.WITHOUT_PATCH_TOKENS, "class_contrast.weight": 0.5},
     "patch tokens": {"class_contrast.weight": 0.0},
     "both": {"class_contrast.weight": 0.5},
 }
@@ -157,7 +157,12 @@ TERMS = {
     "without the background channel": {"csa.background": False},
     "without balance": {"csa.balance": False},
 }
-DECOUPLING = {f"decoupling {kind}": {"msc.decoupling": kind} for kind in ("none", "orth", "dec", "both")}
+DECOUPLING = {
+    "decoupling none": presets.UNDECOUPLED,
+    "decoupling orth": {"msc.decorrelation_weight": 0.0},
+    "decoupling dec": {"msc.orthogonality_weight": 0.0},
+    "decoupling both": {},
+}
 DIRECTION = {kind: {"csa.direction": kind} for kind in ("aux_to_last", "last_to_aux", "both", "scheduled")}
 
 
@@ -174,7 +179,7 @@ def _steps(scale: str) -> Experiment:
     """From the base to Module A, one change a line."""
     own = presets.PRESETS[scale].msc
     single = {"msc.subspaces": 1, "msc.dimension": own.subspaces * own.dimension}
-    level, decoupling = {"msc.level": "class"}, {"msc.decoupling": "none"}
+    level, decoupling = presets.WITHOUT_PATCH_TOKENS, presets.UNDECOUPLED
     lines = (
         ("one subspace, normalised", single | level | decoupling),
         (f"{own.subspaces} subspaces", level | decoupling),

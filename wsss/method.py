@@ -33,7 +33,7 @@ def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, pla
     output = add_cams(model, batch, output, config)
     if config.contrasts_classes:
         output = add_class_codes(model, batch, output, config, generator)
-    if config.contrasts_patches or config.decouples("dec") or config.decouples("orth"):
+    if config.contrasts_patches or config.uses_decorrelation or config.uses_orthogonality:
         output = add_patch_codes(model, output, config, generator)
     return dataclasses.replace(output, filtered=filtering()) if filtering else output
 
@@ -93,7 +93,7 @@ def add_class_codes(model: Wsss, batch: Batch, output: Output, config: Config, g
     """Class tokens of the local crops, cut by the aux CAM; student and teacher heads on those of all views."""
     size, count = config.augment.local_size, config.augment.local_crops
     padded = config.compat.padding_in_crops
-    codes = cam.roi_codes(output.aux_cam, batch.label, config.cam.high, config.cam.low)
+    codes = cam.roi_codes(output.aux_cam, batch.label, config.cam.low, config.cam.high)
     inside = cam.box_mask(batch.box, batch.image.shape[2:])
     corners, flags = contrast.choose_crops(codes, inside, size, count, generator, padded)
     crops = contrast.cut(batch.local, corners, size).flatten(0, 1)
@@ -107,9 +107,9 @@ def add_class_codes(model: Wsss, batch: Batch, output: Output, config: Config, g
 
 def add_patch_codes(model: Wsss, output: Output, config: Config, generator: Generator) -> Output:
     """Anchors among the labelled tokens and their codes in the subspaces (A2, A3); the head sees the anchors alone."""
-    if config.decouples("orth"):
+    if config.uses_orthogonality:
         output = dataclasses.replace(output, projection=model.proj_head.projection())
-    if not (config.contrasts_patches or config.decouples("dec")):
+    if not (config.contrasts_patches or config.uses_decorrelation):
         return output
     labels = output.token_labels.flatten(1)
     anchors = subspace.choose_anchors(labels, generator, config.msc.anchors_per_class, config.msc.anchors)
@@ -164,7 +164,7 @@ def subspace_terms(output: Output, config: Config) -> dict[str, Float[Tensor, ""
             msc = config.msc
             options = (msc.patch_temperature, msc.across_images, msc.across_backgrounds)
             terms["patch_subspace"] = subspace.patch_subspace_loss(output.anchor_codes, labels, images, *options)
-        if config.decouples("dec"):
+        if config.uses_decorrelation:
             by_label = config.msc.centring == "label"
             terms["decorrelation"] = subspace.decorrelation_loss(output.anchor_codes, labels, by_label)
     return terms
@@ -192,8 +192,8 @@ def alignment_terms(output: Output, batch: Batch, config: Config) -> dict[str, F
 
 def segmentation_labels(output: Output, batch: Batch, config: Config, aux_labels: bool) -> Int[Tensor, "b h w"]:
     """Pixel labels made of the last (or the aux) CAM, refined by the colours of view 1 where refinement is on."""
-    source, (low, high) = output.aux_cam if aux_labels else output.cam, config.segmentation.levels
-    levels = (high, low) if high else (config.cam.high, config.cam.low)
+    source = output.aux_cam if aux_labels else output.cam
+    levels = config.segmentation.levels or (config.cam.low, config.cam.high)
     if not config.segmentation.refinements:
         return cam.training_labels(source, batch.label, batch.box, *levels)
     options = {"across_box": config.compat.refine_across_box, "iterations": config.segmentation.refinements}
@@ -204,7 +204,7 @@ def token_labels(output: Output, batch: Batch, config: Config) -> Int[Tensor, "b
     """Labels of tokens: the aux CAM, bilinear to the token grid, thresholded; IGNORE outside the photograph."""
     small = F.interpolate(output.aux_cam, output.grid, mode="bilinear", align_corners=False)
     everywhere = batch.box.new_tensor([0, output.grid[0], 0, output.grid[1]]).expand(len(batch.box), 4)
-    labels = cam.training_labels(small, batch.label, everywhere, config.cam.high, config.cam.low)
+    labels = cam.training_labels(small, batch.label, everywhere, config.cam.low, config.cam.high)
     return torch.where(token_validity(output, batch, config), labels, IGNORE)
 
 

@@ -12,7 +12,13 @@ from wsss.config import Config
 from wsss.paths import UserError, near
 from wsss.settings import flatten, override
 
-VOC = {"data.name": "voc", "data.train_split": "train_aug", "model.pretrained": True, "csa.crossing": 0.45}
+VOC = {
+    "data.name": "voc",
+    "data.train_split": "train_aug",
+    "model.pretrained": True,
+    "csa.crossing": 0.45,
+    "validate_every": 0.1,
+}
 """The paper's VOC 2012 scale, the base's numbers: 20,000 steps of 4 images (2 GPUs x 2).
 
     torchrun --nproc_per_node 2 -m wsss train voc --data.root VOC2012
@@ -134,9 +140,9 @@ ANIMALS = {
     "data.train_split": "train_aug",
     "data.headline": ("background", "cat", "cow", "dog", "horse", "sheep", "person"),
     "model.checkpoint": "data/weights/vit_tiny_p8_tin.safetensors",
-    "model.width": 0,
-    "model.depth": 0,
-    "model.heads": 0,
+    "model.width": None,
+    "model.depth": None,
+    "model.heads": None,
     "augment.crop": 128,
     "augment.evaluation_size": 160,
     "augment.scale": (0.6, 1.0),
@@ -151,7 +157,7 @@ ANIMALS = {
     "class_contrast.weight": 0.5,
     "csa.direction": "last_to_aux",
     "segmentation.weight": 0.1,
-    "segmentation.levels": (0.0, 0.0),
+    "segmentation.levels": None,
     "energy.weight": 0.05,
     "optim.decoder_factor": 10.0,
     "schedule.contrast_start": 0.5,
@@ -172,11 +178,14 @@ learning from. The rate, the scale range and the weak colour changes were chosen
 images (page 'What we tried'). Alignment teaches the aux layer: in the tries the last one's CAM led, and teaching it by
 the aux layer made both worse."""
 
+WITHOUT_PATCH_TOKENS = {"msc.patch_weight": 0.0}
+UNDECOUPLED = {"msc.orthogonality_weight": 0.0, "msc.decorrelation_weight": 0.0}
+
 PLAIN = {
+    **WITHOUT_PATCH_TOKENS,
+    **UNDECOUPLED,
     "patch_contrast.weight": 0.0,
     "class_contrast.weight": 0.0,
-    "msc.patch_weight": 0.0,
-    "msc.decoupling": "none",
     "csa.weight": 0.0,
     "segmentation.weight": 0.0,
     "energy.weight": 0.0,
@@ -190,7 +199,7 @@ MINI_COCO = {
     "cam.background": 0.45,
     "patch_contrast.weight": 0.2,
     "segmentation.weight": 0.3,
-    "segmentation.levels": (0.0, 0.0),
+    "segmentation.levels": None,
     "csa.direction": "scheduled",
     "csa.crossing": 0.3,
     "optim.restart": 0.0,
@@ -205,12 +214,12 @@ MINI_COCO = {
 """The drawn set by way of COCO json: rasteriser, three phases and COCO's thresholds, in a minute."""
 
 BASE = {
+    **WITHOUT_PATCH_TOKENS,
+    **UNDECOUPLED,
     "class_contrast.temperature": 0.5,
     "msc.subspaces": 1,
     "msc.dimension": 1024,
     "msc.normalise": False,
-    "msc.level": "class",
-    "msc.decoupling": "none",
     "csa.weight": 0.0,
 }
 """The base, its faults mended: one subspace that is not normalised, contrasted for class tokens alone, no alignment."""

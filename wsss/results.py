@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wsss import paths
+from wsss import paths, stored
 from wsss.intervals import Summary, summary
 from wsss.intervals import bootstrap as bootstrap
 from wsss.intervals import bootstrap_miou as bootstrap_miou
@@ -113,13 +113,13 @@ def validate(record: Any, where: str) -> None:
 
 
 def load(path: Path | str) -> Record:
-    """The record at `path`, checked; raises UserError if it is none."""
+    """The record at `path`, checked, its variant in today's words; raises UserError if it is none."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"the record {path} cannot be read ({error}); evaluate the run again") from error
     validate(record, str(path))
-    return record | {"path": str(path)}
+    return record | {"path": str(path), "variant": stored.current_variant(record["variant"])}
 
 
 def save(record: Record, path: Path | str) -> None:
@@ -203,8 +203,11 @@ def has(record: Record, key: str) -> bool:
 
 
 def select(records: Iterable[Record], dataset: str, variant: str, protocol: str = "training") -> list[Record]:
-    """The records of one variant that were evaluated by `protocol`, one a seed; of those in training's way the run's
-    own, on its validation list and with its last weights."""
+    """The records of one variant, by its name today or an earlier one, that were evaluated by `protocol`, one a seed.
+
+    Of those in training's way the run's own, on its validation list and with its last weights.
+    """
+    variant = stored.current_variant(variant)
     own = [
         r for r in records if (r["dataset"], r["variant"], r["protocol"].get("name")) == (dataset, variant, protocol)
     ]

@@ -1,12 +1,33 @@
-"""Settings of nested frozen dataclasses by dotted path: read, list, replace. Knows nothing of what they mean."""
+"""Settings of nested frozen dataclasses by dotted path: read, list, replace, check. Knows nothing of what they mean."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+import functools
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from wsss import renamed
 from wsss.paths import UserError, near
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """Least and largest number that a field may be; of a tuple, each of its numbers."""
+
+    low: int | float
+    high: int | float
+    rising: bool = False
+    """The numbers of a tuple must not fall."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fraction(Bound):
+    """Bound of a fraction of a run's steps."""
+
+    low: int | float = 0
+    high: int | float = 1
 
 
 def get(config: Any, path: str) -> Any:
@@ -18,40 +39,91 @@ def get(config: Any, path: str) -> Any:
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted path -> value of every leaf."""
-    flat: dict[str, Any] = {}
-    for row in dataclasses.fields(config):
-        value = getattr(config, row.name)
-        nested = dataclasses.is_dataclass(value)
-        flat.update(flatten(value, f"{prefix}{row.name}.") if nested else {prefix + row.name: value})
-    return flat
+    return {path: value for path, value, _ in leaves(config, prefix)}
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted path, value and annotated type of every leaf."""
+    for name, kind in hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value, kind
+
+
+@functools.cache
+def hints(kind: type) -> dict[str, Any]:
+    """Field -> its type, with its bound, in the order of the fields."""
+    known = get_type_hints(kind, include_extras=True)
+    return {row.name: known[row.name] for row in dataclasses.fields(kind)}
+
+
+def bound_of(kind: Any) -> Bound | None:
+    """The bound that a field is annotated with."""
+    return next((extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Bound)), None)
+
+
+def check(config: Any, steps: int) -> None:
+    """UserError for the first setting that is no choice or outside its bound, NaN included; `steps` of the run explain
+    a fraction."""
+    for path, value, kind in leaves(config):
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise UserError(f"{path} is {value!r}, but must be one of {', '.join(get_args(kind))}; change --{path}")
+        bound = bound_of(kind)
+        if bound is None or value is None:
+            continue
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(bound.low <= x <= bound.high for x in numbers):
+            raise UserError(f"{path} is {value}, but {_limits(bound, value, kind, steps)}; change --{path}")
+        if bound.rising and list(numbers) != sorted(numbers):
+            raise UserError(f"{path} is {value}, but must be a range, low before high; change --{path}")
+
+
+def _limits(bound: Bound, value: Any, kind: Any, steps: int) -> str:
+    """What a value outside the bound should have been."""
+    if isinstance(bound, Fraction) and 1 < value <= steps:
+        return f"it is a fraction of the run: {value:g} of {steps} steps is {value / steps:g}"
+    limits = f"must lie between {bound.low:g} and {bound.high:g}"
+    limits = f"is a fraction of the run and {limits}" if isinstance(bound, Fraction) else limits
+    return limits + " or be None, which is automatic" * (type(None) in get_args(get_args(kind)[0]))
 
 
 def override(config: T, changes: Mapping[str, Any]) -> T:
     """`config` with dotted paths replaced, e.g. {"patch_contrast.weight": 0}.
 
-    Raises UserError for an unknown path (with the nearest one) or a value of the wrong kind.
+    Raises UserError for an unknown path (with the nearest one, or with what an old one is called today) or a value of
+    the wrong kind.
     """
     known = flatten(config)
-    for path in changes:
+    for path, value in changes.items():
+        if advice := renamed.advice(path, value):
+            raise UserError(advice)
         if path not in known:
             raise UserError(f"there is no setting named {path}{near(path, known)}")
-    return _replace(config, {path: value for path, value in changes.items()}, "")
+    return _replace(config, changes, "")
 
 
 def _replace(node: Any, changes: Mapping[str, Any], prefix: str) -> Any:
-    hints, new = get_type_hints(type(node)), {}
-    for row in dataclasses.fields(node):
-        value = getattr(node, row.name)
+    new = {}
+    for name, kind in hints(type(node)).items():
+        value = getattr(node, name)
         if dataclasses.is_dataclass(value):
-            inner = {k.partition(".")[2]: v for k, v in changes.items() if k.partition(".")[0] == row.name}
-            new[row.name] = _replace(value, inner, f"{prefix}{row.name}.") if inner else value
-        elif row.name in changes:
-            new[row.name] = _coerce(changes[row.name], hints[row.name], prefix + row.name)
+            inner = {k.partition(".")[2]: v for k, v in changes.items() if k.partition(".")[0] == name}
+            new[name] = _replace(value, inner, f"{prefix}{name}.") if inner else value
+        elif name in changes:
+            new[name] = _coerce(changes[name], kind, prefix + name)
     return dataclasses.replace(node, **new)
 
 
 def _coerce(value: Any, kind: Any, path: str) -> Any:
     """`value` as `kind`: numbers may come as text (YAML reads 1e-3 so), tuples as lists."""
+    if get_origin(kind) is Annotated:
+        return _coerce(value, get_args(kind)[0], path)
+    if get_origin(kind) in (types.UnionType, Union):  # X | None
+        return None if value in (None, "None", "none") else _coerce(value, get_args(kind)[0], path)
+    if get_origin(kind) is Literal:  # `check` looks at the word
+        return value
     if get_origin(kind) is tuple:
         parts = get_args(kind)
         items = [x for x in value.split(",") if x] if isinstance(value, str) else value
@@ -63,7 +135,7 @@ def _coerce(value: Any, kind: Any, path: str) -> Any:
         known = {"true": True, "false": False, "1": True, "0": False}
         if str(value).lower() in known:
             return known[str(value).lower()]
-    else:
+    elif kind is not str or isinstance(value, str):
         try:
             result = kind(value)
             if kind is not int or float(value) == result:

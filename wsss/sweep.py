@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from wsss import ablation, experiments, results
+from wsss import ablation, experiments, results, stored
 from wsss.command import parse
 from wsss.experiments import SEEDS, Experiment
 from wsss.interrupt import Interrupted, stop_signals
@@ -100,7 +100,7 @@ def plan(experiment: Experiment, asked: Sweep) -> list[Job]:
     jobs: list[Job] = []
     for seed in asked.seeds:
         for row in experiment.rows:
-            folder = output / experiment.dataset / row.variant / str(seed)
+            folder = stored.run_folder(output / experiment.dataset, row.variant, seed)
             commands = {folder.with_name(f"{seed}.json"): ("train", *row.words(seed), *root, *moved)}
             for final in experiment.finals if row.segments else ():
                 commands[folder.with_name(f"{seed}.{final.stem}.json")] = ("evaluate", str(folder), *final.words())

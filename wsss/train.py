@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from wsss import checkpoint, datasets, distributed, evaluate, memory, method, optim, results, settings, tally
+from wsss import checkpoint, datasets, distributed, evaluate, memory, method, optim, results, settings, stored, tally
 from wsss import config as configuration
 from wsss.batch import Batch
 from wsss.config import Config
@@ -48,7 +48,7 @@ def run(config: Config, resume: bool = True) -> dict[str, Any]:
 def run_folder(config: Config, root: Path) -> Path:
     """OUTPUT/DATASET/VARIANT/SEED; the record is the same path with .json."""
     output = Path(config.output) if config.output else project_root() / "runs"
-    return output / sets.name_of(config.data, root) / config.variant / str(config.seed)
+    return stored.run_folder(output / sets.name_of(config.data, root), config.variant, config.seed)
 
 
 def _finished(folder: Path, config: Config, resume: bool, val: datasets.Split) -> dict[str, Any] | None:

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from wsss import config as configuration
-from wsss import presets, results
+from wsss import presets, results, stored
 from wsss.paths import project_root
 from wsss.results import Record
 from wsss.settings import flatten
@@ -61,22 +60,12 @@ def _line(one: Record) -> tuple[str, ...]:
 def changes(one: Record) -> dict[str, Any]:
     """Settings of a record that its preset has otherwise today."""
     known = flatten(presets.PRESETS[one["preset"]])
-    found = {path: x for path, x in flatten(configuration.from_dict(_known(one["config"]))).items()}
+    found = flatten(stored.from_dict(one["config"]))
     dead = (
         () if presets.PRESETS[one["preset"]].uses_cams else ("csa.", "msc.", "class_contrast.", "schedule.", "energy.")
     )
     kept = {path: x for path, x in found.items() if path not in ASIDE and not path.startswith(dead)}
     return {path: x for path, x in kept.items() if x != known[path]}
-
-
-def _known(tree: dict[str, Any]) -> dict[str, Any]:
-    """Without settings that no longer exist."""
-    current = configuration.to_dict(configuration.Config())
-    return {
-        name: {key: x for key, x in value.items() if key in current[name]} if isinstance(value, dict) else value
-        for name, value in tree.items()
-        if name in current
-    }
 
 
 def _short(value: Any) -> str:

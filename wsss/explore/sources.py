@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wsss import config as configuration
-from wsss import datasets, experiments, results, runs
+from wsss import datasets, experiments, results, runs, stored
 from wsss.config import Config
 from wsss.data import voc
 from wsss.explore.scene import Picture, Seer
@@ -62,7 +61,7 @@ def shipped() -> tuple[Seer, tuple[str, ...]]:
         raise UserError(f"the shipped model's card {path} is not there; name a finished run by --run")
     card = read_json(path)
     record = results.load(project_root() / card["record"])
-    config, classes = configuration.from_dict(record["config"]), classes_of(record)
+    config, classes = stored.from_dict(record["config"]), classes_of(record)
     opened = runs.Opened(path.parent, config, path.with_suffix(".safetensors"), record["steps"])
     model = opened.model(len(classes), torch.device("cpu"))
     return Seer(_name(config), _about(record), model, config), classes

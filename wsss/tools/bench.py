@@ -73,7 +73,7 @@ def bench_refine(asked: Part) -> dict[str, Any]:
     batch = random_batch(config, asked.classes, asked.images)
     label, maps = torch.ones_like(batch.label), torch.rand(asked.images, asked.classes, asked.size, asked.size)
     maps = maps.to(device())
-    return _part(asked, "refine", lambda: refine.segmentation_labels(batch.image, maps, label, batch.box, 0.7, 0.25))
+    return _part(asked, "refine", lambda: refine.segmentation_labels(batch.image, maps, label, batch.box, 0.25, 0.7))
 
 
 def bench_energy(asked: Scored) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from wsss import checkpoint, datasets, evaluate, presets, results, runs, tally
-from wsss import config as configuration
+from wsss import checkpoint, datasets, evaluate, presets, results, runs, stored, tally
 from wsss.command import parse
 from wsss.data import sets
 from wsss.paths import UserError, project_root, write_json
@@ -65,7 +64,7 @@ def ship(asked: Ship) -> Path:
 
 def card(record: dict[str, Any], found: dict[str, Any], digest: str) -> dict[str, Any]:
     """What the file is, how to make it again, and its numbers: of the run, and of the file itself."""
-    described, config = dict(record) | found, configuration.from_dict(record["config"])
+    described, config = dict(record) | found, stored.from_dict(record["config"])
     return {
         "sha256": digest,
         "record": f"data/results/{results.describe(record)}.json",

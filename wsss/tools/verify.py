@@ -34,7 +34,7 @@ LABEL_TOLERANCE = 1e-3
 """Of label maps: share of places that differ."""
 ROUNDING = 5e-7
 """The package's scores are rounded to four decimals of a percent; a small one may differ by that much."""
-HIGH, LOW, BACKGROUND = 0.7, 0.25, 0.5
+LOW, HIGH, BACKGROUND = 0.25, 0.7, 0.5
 IMPLIED = {"ptc_all_ignored": {"out/affinity": IGNORE, "grad/tokens": 0}}
 """What a case says without storing it."""
 
@@ -75,8 +75,8 @@ def _labels(case: Case) -> Found:
     maps, label, box = case.real("cam"), case.real("image_label"), case.whole("box")
     return {
         "out/evaluation_label": cam.evaluation_labels(maps, label, BACKGROUND),
-        "out/training_label": cam.training_labels(maps, label, box, HIGH, LOW),
-        "out/roi": cam.roi_codes(maps, label, HIGH, LOW),
+        "out/training_label": cam.training_labels(maps, label, box, LOW, HIGH),
+        "out/roi": cam.roi_codes(maps, label, LOW, HIGH),
         "out/valid_cam": cam.masked(maps, label),
     }
 
@@ -108,7 +108,7 @@ def _par(case: Case) -> Found:
 def _refine(case: Case) -> Found:
     image = tv.normalize(case.real("image") / 255, transforms.MEAN, transforms.DEVIATION)
     maps, label, box = case.real("valid_cam"), case.real("image_label"), case.whole("box")
-    return {"out/label": refine.segmentation_labels(image, maps, label, box, HIGH, LOW, TOCO.refine_across_box)}
+    return {"out/label": refine.segmentation_labels(image, maps, label, box, LOW, HIGH, TOCO.refine_across_box)}
 
 
 def _segmentation(case: Case) -> Found:
