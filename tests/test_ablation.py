@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from test_results import record
 
 from wsss import ablation, experiments, intervals, results
 from wsss.paths import UserError
-from wsss.table import ABSENT
+from wsss.table import ABSENT, NOT_MEASURED
 
 NAME = "mini-csa"
 MINI, ANIMALS = experiments.get(NAME), experiments.get("voc-animals-components")
@@ -41,8 +42,10 @@ def test_a_cell_is_mean_deviation_and_the_widest_interval(tmp_path):
     bounds = [intervals.bootstrap_miou(counts) for _, counts in own]
     shown = f"{np.mean(mious):.1f} ± {np.std(mious, ddof=1):.1f} (3 seeds) "
     shown += f"[{min(low for low, _ in bounds):.1f}, {max(high for _, high in bounds):.1f}]"
-    assert line(table, "base + both") == (ABSENT, shown, ABSENT, shown)
-    assert line(table, "no alignment") == ("not run",) * 4
+    absent = NOT_MEASURED
+    assert line(table, "base + both") == (absent, shown, absent, absent, absent, shown)
+    assert line(table, "no alignment") == ("not run",) * 6
+    assert "seeds 0, 1, 2 on CPU." in table.note
     assert "no alignment (0 minutes a seed)" in table.note and f"`wsss sweep {NAME}`" in table.note
     assert "30 images" not in table.title and "2 images of val" in table.title
 
@@ -68,7 +71,7 @@ def test_a_final_evaluation_fills_its_own_column():
     numbers = {"segmentation": {"miou_headline": 33.0}}
     records = [record("voc-animals", "voc-animals-base", protocol=final, results=numbers)]
     table = ablation.numbers("voc-animals-components", ANIMALS, records)
-    assert line(table, "base") == (*["not run"] * 4, "33.0 (1 seed)", "not run")
+    assert line(table, "base") == (*["not run"] * 6, "33.0 (1 seed)", "not run")
 
 
 def test_a_difference_is_over_the_seeds_that_both_have(tmp_path):
@@ -77,14 +80,44 @@ def test_a_difference_is_over_the_seeds_that_both_have(tmp_path):
     records = [one for one, _ in own + base]
     table = ablation.differences(NAME, MINI, records)
     sides = np.stack([counts for _, counts in own[1:]]), np.stack([counts for _, counts in base[:2]])
-    test = intervals.paired(*sides, (IDS, IDS))
     each = [intervals.miou(one) - intervals.miou(other) for one, other in zip(*sides, strict=True)]
-    shown = f"{np.mean(each):.1f} ± {np.std(each, ddof=1):.1f} (2 seeds)"
-    assert test.high < 0 and test.p < 0.001
-    assert line(table, "no alignment", "CAM") == (shown, f"{test.low:+.1f} to {test.high:+.1f}", "< 0.001")
-    assert line(table, "intensity alone") == (ABSENT, "not run", ABSENT, ABSENT)
-    assert [row[0] for row in table.rows].count("no alignment") == 2, "CAM and segmentation"
-    assert table.columns[0] == "less base + both"
+    test = stats.ttest_1samp(each, 0)
+    low, high = test.confidence_interval(0.95)
+    p = min(1, 2 * test.pvalue)  # Holm: of two tests of equal p both are doubled
+    shown = ("2", f"{np.mean(each):+.1f}", f"{low:+.1f} to {high:+.1f}", f"{p:.3f}")
+    assert line(table, "no alignment", "CAM") == line(table, "no alignment", "segmentation") == shown
+    assert line(table, "intensity alone") == (ABSENT, "not run", ABSENT, ABSENT, ABSENT)
+    assert table.columns == ("less base + both", "mIoU of", "seeds", "mean difference", "95 % interval", "p (Holm)")
+    assert "seeds 1, 2 on CPU" in table.note
+
+
+def test_the_test_over_images_is_a_footnote_that_says_what_it_cannot_tell(tmp_path):
+    records = [put(tmp_path, name, 0, right)[0] for name, right in (("mini-msc", 0.7), ("mini", 0.8))]
+    table = ablation.differences(NAME, MINI, records)
+    assert line(table, "no alignment", "CAM")[2:] == (ABSENT, ABSENT), (
+        "one seed has no interval, whatever the images say"
+    )
+    footnote = table.note.partition("Footnote, p over images")[2]
+    assert (
+        "no alignment, CAM < 0.001" in footnote and "of other seeds, and so of the method, it tells nothing" in footnote
+    )
+
+
+def test_holm_counts_the_primary_endpoints_of_the_table_alone():
+    """Of two rows with four primary endpoints the smallest p is taken four times; final evaluations have none."""
+    noise = {"voc-animals-msc": (1.0, 1.1, 1.3), "voc-animals-csa": (-1.0, 2.0, 0.5), "voc-animals-base": (0, 0, 0)}
+    final = {"name": "final-without-crf-s0.6+0.8+1"}
+    records = []
+    for variant, gains in noise.items():
+        for seed, gain in enumerate(gains):
+            numbers = {"cam": {"miou_headline": 30 - gain}, "segmentation": {"miou_headline": 20 + gain + seed}}
+            records.append(record("voc-animals", variant, seed, results=numbers))
+            records.append(record("voc-animals", variant, seed, results=numbers, protocol=final))
+    table = ablation.differences("voc-animals-components", ANIMALS, records)
+    p = stats.ttest_1samp(noise["voc-animals-msc"], 0).pvalue
+    assert line(table, "base + MSC", "segmentation")[-1] == f"{4 * p:.3f}" == line(table, "base + MSC", "CAM")[-1]
+    assert line(table, "base + CSA", "segmentation")[-1] == "1.000"
+    assert line(table, "base + MSC", "segmentation, final, no CRF")[-1] == ABSENT
 
 
 def test_rows_are_shown_over_the_seeds_that_they_share():
@@ -96,11 +129,32 @@ def test_rows_are_shown_over_the_seeds_that_they_share():
     assert [row[2] for row in ablation.numbers(NAME, MINI, apart).rows].count("40.0 (1 seed)") == 2
 
 
-def test_runs_of_a_seed_on_two_kinds_of_machine_are_no_pair(tmp_path):
-    own = [put(tmp_path, "mini-msc", seed, 0.7)[0] for seed in (0, 1)]
-    base = [put(tmp_path, "mini", 0, 0.8)[0], put(tmp_path, "mini", 1, 0.8, device="another CPU")[0]]
-    assert line(ablation.differences(NAME, MINI, own + base), "no alignment", "CAM")[0].endswith("(1 seed)")
+@pytest.mark.parametrize("other", [{"device": "another CPU"}, {"threads": 2}])
+def test_runs_of_a_seed_on_two_kinds_of_machine_are_no_pair(tmp_path, other):
+    own = [put(tmp_path, "mini-msc", seed, 0.7, threads=1)[0] for seed in (0, 1)]
+    base = [put(tmp_path, "mini", 0, 0.8, threads=1)[0], put(tmp_path, "mini", 1, 0.8, **{"threads": 1} | other)[0]]
+    assert line(ablation.differences(NAME, MINI, own + base), "no alignment", "CAM")[0] == "1"
     assert line(ablation.numbers(NAME, MINI, own + base), "base + both")[1].count("(1 seed)") == 1
+
+
+def test_pairs_of_all_processors_have_a_mean_difference_and_a_mean_is_of_one():
+    """Three seeds on two processors, each of whose runs lie at a level of its own: differences go over all three."""
+    level = {0: 40.0, 3: 60.0, 4: 61.0}
+    records = [
+        record(
+            variant=variant,
+            seed=seed,
+            results={"cam": {"miou_headline": own + gain}},
+            device="Xeon" if seed < 3 else "EPYC",
+        )
+        for variant, gain in (("mini", 0.0), ("mini-msc", 1.0))
+        for seed, own in level.items()
+    ]
+    assert line(ablation.differences(NAME, MINI, records), "no alignment", "CAM")[:2] == ("3", "+1.0")
+    table = ablation.numbers(NAME, MINI, records)
+    assert line(table, "base + both")[1].startswith("60.5 ± 0.7 (2 seeds)") and "seeds 3, 4 on EPYC" in table.note
+    where = ablation.differences(NAME, MINI, records).note
+    assert "seed 0 on Xeon; seeds 3, 4 on EPYC" in where
 
 
 @pytest.mark.parametrize("rows", [MINI.rows, MINI.rows[:-1]])
@@ -110,21 +164,21 @@ def test_a_note_of_differences_says_what_to_run_as_long_as_something_is_left(tmp
     assert (f"`wsss sweep {NAME}`" in ablation.differences(NAME, MINI, records).note) == left
 
 
-def test_a_gain_is_written_with_its_sign_and_a_headline_is_its_classes_alone(tmp_path):
+def test_a_headline_is_its_classes_alone(tmp_path):
     config = {"config": {"data": {"headline": ["cup"]}}}
     (one, first), (other, second) = (
         put(tmp_path, name, 0, right, **config) for name, right in (("mini-msc", 0.76), ("mini", 0.74))
     )
     test = intervals.paired(first[None, :, 1:], second[None, :, 1:], (IDS, IDS))
-    shown = line(ablation.differences(NAME, MINI, [one, other]), "no alignment", "CAM")
-    assert shown[0].startswith("+") and shown[1:] == (f"{test.low:+.1f} to {test.high:+.1f}", f"{test.p:.3f}")
+    assert f"no alignment, CAM {test.p:.3f}" in ablation.differences(NAME, MINI, [one, other]).note
 
 
-def test_without_counts_there_is_no_test():
+def test_without_counts_there_is_no_test_over_images():
     numbers = {"cam": {"miou_headline": 40.0}}
     records = [record(variant=name, results=numbers) for name in ("mini", "mini-msc")]
-    assert line(ablation.differences(NAME, MINI, records), "no alignment", "CAM") == ("+0.0 (1 seed)", ABSENT, ABSENT)
-    assert [row[1] for row in ablation.differences(NAME, MINI, records).rows if row[0] == "no alignment"] == ["CAM"]
+    table = ablation.differences(NAME, MINI, records)
+    assert line(table, "no alignment", "CAM") == ("1", "+0.0", ABSENT, ABSENT) and "Footnote" not in table.note
+    assert [row[1] for row in table.rows if row[0] == "no alignment"] == ["CAM"]
 
 
 @pytest.mark.parametrize("change", [{"protocol": {"name": "training", "size": 96}}, {"ids": ("a", "c")}])

@@ -163,11 +163,11 @@ def test_guesses_are_counted_by_hand(own):
     one.add(sample, blank, np.zeros(2), 3)
     found = tally.scores(one, ["cup", "jug"], ())
     half = 48 * 40 // 2
-    assert found["guesses"]["background"] == pytest.approx(100 * (half - 1) / (2 * half - 1) / 2, abs=1e-3)
+    assert found["guesses"]["background"]["miou"] == pytest.approx(100 * (half - 1) / (2 * half - 1) / 2, abs=1e-3)
     inside, quarter = 12 * 20, half // 2  # the central half is 24x20, and half of it is class 1
     background = 100 * (half - 1 - inside) / (half - 1 + half - inside)
     centre = 100 * inside / (half + quarter - inside)
-    assert found["guesses"]["centre"] == pytest.approx((background + centre) / 2, abs=1e-3)
+    assert found["guesses"]["centre"]["miou"] == pytest.approx((background + centre) / 2, abs=1e-3)
     assert found["segmentation"]["iou"]["jug"] is None
 
 

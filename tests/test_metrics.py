@@ -393,3 +393,67 @@ def test_the_sweep_finds_the_threshold_that_parts_object_and_background():
     histogram = metrics.sweep_counts(truth, value, np.ones_like(truth), levels, 2)
     found = metrics.sweep_scores(histogram, levels, NAMES[:2])
     assert (found["best"], found["best_threshold"]) == (100.0, 0.65)
+
+
+# Pixel AUC.
+
+
+def squeezed(seed, low, high, levels=0):
+    """A random map in low..high, of so many different values (0: any), and a mask of 0, 1, 2 and 255."""
+    rng = np.random.default_rng(seed)
+    value = rng.random((60, 80))
+    value = np.round(value * (levels - 1)) / (levels - 1) if levels else value
+    mask = rng.choice([0, 1, 2, IGNORE], (60, 80), p=[0.6, 0.2, 0.1, 0.1]).astype(np.uint8)
+    value[mask == 1] = np.sqrt(value[mask == 1])  # larger where the class is, else all would be near chance
+    return (low + value * (high - low)).astype(np.float32), mask
+
+
+@pytest.mark.parametrize(
+    "low, high, levels", [(0, 1, 0), (0, 1, 5), (0, 0.02, 0), (0.5, 0.51, 0), (0, 0, 2), (0, 1, 2)]
+)
+def test_pixel_auc_is_that_of_scikit_learn(low, high, levels):
+    """Exact for maps of few values, ties among them; else as fine as the bins, also where a map uses few of these."""
+    from sklearn.metrics import roc_auc_score
+
+    for seed in range(3):
+        value, mask = squeezed(seed, low, high, levels)
+        known = mask != IGNORE
+        for index in (1, 2):
+            wanted = 100 * roc_auc_score(mask[known] == index, value[known])
+            assert metrics.pixel_auc(value, mask, index) == pytest.approx(wanted, abs=1e-9 if levels else 0.02)
+
+
+def test_pixel_auc_in_closed_cases():
+    mask = np.array([[1, 1, 0, 0, IGNORE]], np.uint8)
+    for value, auc in (((0.9, 0.8, 0.1, 0.2, 1), 100), ((0.1, 0.2, 0.9, 0.8, 0), 0), ((0.9, 0.1, 0.5, 0.5, 0), 50)):
+        assert metrics.pixel_auc(np.array([value], np.float32), mask, 1) == auc
+    flat = np.full((1, 5), 0.3, np.float32)
+    assert metrics.pixel_auc(flat, mask, 1) == 50, "a flat map is chance"
+    assert metrics.pixel_auc(flat, mask, 3) is None and metrics.pixel_auc(flat, np.ones_like(mask), 1) is None
+
+
+def test_the_centre_prior_falls_from_the_middle_to_the_corners():
+    prior = metrics.centre_prior((31, 51))
+    assert np.unravel_index(prior.argmax(), prior.shape) == (15, 25) and prior[15, 25] == 1
+    assert 0 < prior[0, 0] == prior.min() < 0.06 and np.array_equal(prior, prior[::-1, ::-1])
+    assert prior[0, 25] == pytest.approx(prior[15, 0], abs=0.02), "the middles of all four sides are alike"
+    disc = np.zeros((31, 51), np.uint8)
+    disc[10:21, 17:34] = 1
+    assert metrics.pixel_auc(prior, disc, 1) > 97 and metrics.pixel_auc(1 - prior, disc, 1) < 3
+
+
+def test_auc_is_a_mean_over_pairs_of_image_and_class():
+    """Three pairs in two images; a class of the label that no pixel has makes none."""
+    one = tally.Tally()
+    rng = np.random.default_rng(0)
+    masks = [np.array([[0, 1], [2, 0]], np.uint8), np.array([[0, 1], [IGNORE, 1]], np.uint8)]
+    maps = [{kind: rng.random((2, 2, 2), np.float32) for kind in tally.LAYERS} for _ in masks]
+    for mask, layers in zip(masks, maps, strict=True):
+        one.add_maps(mask, layers, (1, 2))
+    assert [rows.shape for rows in one.auc] == [(2, 3), (1, 3)]
+    wanted = [metrics.pixel_auc(maps[i]["aux_cam"][c - 1], masks[i], c) for i, c in ((0, 1), (0, 2), (1, 1))]
+    found = metrics.auc_scores(np.concatenate(one.auc), ("cam", "aux_cam", "centre"))
+    assert found["aux_cam"] == pytest.approx(np.mean(wanted), abs=1e-4)
+    assert metrics.auc_scores(np.zeros((0, 3)), ("cam", "aux_cam", "centre")) == dict.fromkeys(
+        ("cam", "aux_cam", "centre")
+    )

@@ -151,6 +151,38 @@ def test_summary_refuses_what_does_not_belong_together(other):
         results.summarise([record(), other], "segmentation.miou")
 
 
+def test_a_mean_over_several_processors_is_refused():
+    for other in ({"device": "another"}, {"threads": 2}):
+        with pytest.raises(UserError, match="several processors"):
+            results.summarise([record(), record(seed=1, **other)], "segmentation.miou")
+
+
+def test_the_processor_with_most_seeds_is_taken_else_that_of_the_lowest():
+    runs = [record(seed=seed, device=device) for seed, device in ((5, "A"), (0, "A"), (1, "B"), (2, "B"), (7, "C"))]
+    assert [r["seed"] for r in results.of_one_processor(runs)] == [0, 5] and results.of_one_processor([]) == []
+    assert [r["seed"] for r in results.of_one_processor(runs[2:])] == [1, 2]
+    others = [record(variant="other", seed=seed, device=device) for seed, device in ((1, "B"), (5, "A"), (2, "B"))]
+    assert [[r["seed"] for r in group] for group in results.comparable([runs, others, []])] == [[1, 2], [1, 2], []]
+    said = results.processors(runs[:4])
+    assert said == "seeds 0, 5 on A; seeds 1, 2 on B"
+    assert results.processors([record(threads=2)]) == "seed 0 on CPU (2 threads)"
+
+
+def test_guesses_of_old_records(tmp_path):
+    """A number is the mean over all present classes; over headline classes that differ it was not measured."""
+    for seed, headline in ((0, []), (1, ["cup"])):
+        old = record(seed=seed, config={"data": {"headline": headline}})
+        old["results"] |= {"guesses": {"background": 3.9, "centre": 16.8}}
+        path = tmp_path / "mini" / "mini" / f"{seed}.json"
+        results.save(old, path)
+        found = results.load(path)
+        assert results.value(found, "guesses.centre.miou") == 16.8
+        assert results.has(found, "guesses.centre.miou_headline") == (not headline)
+    new = record(results={"guesses": {"centre": {"miou": 16.8, "miou_headline": 34.4}}})
+    results.save(new, path)
+    assert results.value(results.load(path), "guesses.centre.miou_headline") == 34.4
+
+
 def test_one_record_is_found_or_missed_in_words():
     records = [record(), record(seed=1)]
     assert results.one(records, "mini", 1)["seed"] == 1
@@ -216,11 +248,6 @@ def test_bootstrap_miou_holds_the_mean():
     low, high = results.bootstrap_miou(counts)
     assert low < intervals.miou(counts) < high
     assert (low, high) == results.bootstrap_miou(counts)
-
-
-@pytest.mark.parametrize("degrees, quantile", [(1, 12.7062), (2, 4.3027), (9, 2.2622), (100, 1.9840)])
-def test_student_quantile_is_the_textbook_one(degrees, quantile):
-    assert intervals.student_quantile(0.975, degrees) == pytest.approx(quantile, abs=2e-4)
 
 
 def test_prediction_interval_holds_a_further_seed_as_often_as_it_says():

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import stats
 from test_results import record
 
 from wsss import cli, paths, published, results, tables, verdict
@@ -86,6 +87,29 @@ def test_a_voc_table_takes_voc_val():
     )
 
 
+def pair(seed, base, both, **fields):
+    return [
+        with_results(seg(base), variant="mini-base", seed=seed, **fields),
+        with_results(seg(both), seed=seed, **fields),
+    ]
+
+
+def test_the_first_table_holds_base_and_modules_on_the_same_seeds_and_never_one_alone():
+    records = [*pair(0, 34.0, 34.5), *pair(1, 36.0, 36.1), *pair(3, 50.0, 51.0, device="another")]
+    records += [with_results(seg(90.0), seed=2)]  # without its base
+    row = next(row for row in tables.build("headline", records).rows if row[0] == "mini (drawn)")
+    low, high = stats.ttest_1samp([0.5, 0.1, 1.0], 0).confidence_interval(0.95)
+    gain = f"+0.5 [{low:+.1f} to {high:+.1f}] (3 pairs)"
+    assert row[3:6] == ("35.0 ± 1.4 (2 seeds)", "35.3 ± 1.1 (2 seeds)", gain)
+    note = tables.build("headline", records).note
+    assert "seeds 0, 1 on CPU; seed 3 on another" in note
+    for alone, cells in ((records[:1], ("run, not paired", "not run")), (records[1:2], ("not run", "run, not paired"))):
+        row = next(row for row in tables.build("headline", alone).rows if row[0] == "mini (drawn)")
+        assert row[3:6] == (*cells, tables.ABSENT) and "wsss train mini-base --seed 0; wsss train mini --seed 0" in row
+    one = next(row for row in tables.build("headline", records[:2]).rows if row[0] == "mini (drawn)")
+    assert one[5] == "+0.5 (1 pair)"
+
+
 def test_settings_of_presets_are_those_that_make_another_run():
     table = tables.build("settings", [])
     rows = {row[0]: row[1:] for row in table.rows}
@@ -113,7 +137,7 @@ def test_side_by_side_shows_intervals_and_what_was_not_run():
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["CAM covers beyond the part"] == ("25.0 (1 seed) [22.0, 28.0]", "not run", "not run")
     assert rows["segmentation mIoU"][0] == "40.0 (1 seed)"
-    assert "classification mAP" not in rows
+    assert "classification mAP" not in rows and rows["CAM pixel AUC"] == ("not measured", "not run", "not run")
     assert "wsss train mini --seed 0" in table.note and "mini-plain" not in table.note
 
 
@@ -136,9 +160,9 @@ def test_records_of_before_these_measures_still_tabulate():
     new |= seg(40.0) | {"sweep": {"cam": {"best_headline": 33.0}}, "agreement": {"difference": 12.0}}
     records = [with_results(seg(38.0), variant="mini-plain"), with_results(new)]
     rows = {row[0]: row[1:] for row in tables.build("mini", records).rows}
-    assert rows["CAM over-activation"] == (tables.ABSENT, "not run", "20.0 (1 seed)")
-    assert rows["CAM mIoU, best threshold"] == (tables.ABSENT, "not run", "33.0 (1 seed)")
-    assert rows["CAM and aux CAM, difference"] == (tables.ABSENT, "not run", "12.0 (1 seed)")
+    assert rows["CAM over-activation"] == ("not measured", "not run", "20.0 (1 seed)")
+    assert rows["CAM mIoU, best threshold"] == ("not measured", "not run", "33.0 (1 seed)")
+    assert rows["CAM and aux CAM, difference"] == ("not measured", "not run", "12.0 (1 seed)")
     assert "CAM boundary IoU" not in rows
     for one in results.find(paths.project_root() / "data" / "results"):
         assert len(tables.of_run(one).rows) >= 4

@@ -48,7 +48,7 @@ def test_the_record_is_whole(drawn):
     assert protocol.items() <= found["protocol"].items()
     assert found["results"].keys() == {
         *("segmentation", "cam", "aux_cam", "classification", "guesses", "coverage"),
-        *("pseudo_label", "sweep", "agreement", "subspaces"),
+        *("pseudo_label", "sweep", "agreement", "auc", "subspaces"),
     }
     assert found["config"]["optim"]["steps"] == found["steps"] == 8
     assert found["seconds"].keys() == {"train", "evaluate"}

@@ -1,24 +1,29 @@
 """Tables of an experiment: its rows by their numbers, and each against one of them on the same images. No torch."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from wsss import results
 from wsss.experiments import Experiment, Row
-from wsss.intervals import paired, summary
+from wsss.intervals import OverSeeds, holm, over_seeds, paired
 from wsss.paths import UserError
 from wsss.results import Record
-from wsss.table import ABSENT, MISSING, Table, measured
+from wsss.table import ABSENT, MISSING, NOT_MEASURED, Table, measured
 
 TRAINING = "training"
 QUANTITIES = (
     ("mAP", "classification.map_headline"),
     ("CAM", "cam.miou_headline"),
+    ("CAM, best threshold", "sweep.cam.best_headline"),
+    ("CAM, pixel AUC", "auc.cam"),
     ("aux CAM", "aux_cam.miou_headline"),
     ("segmentation", "segmentation.miou_headline"),
 )
 """What a run's own record says, by the protocol of evaluation in training."""
+Pairs = tuple[tuple[Record, Record], ...]
 SEGMENTATION = "segmentation.miou_headline"
 BRACKETS = "In brackets: 95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
 
@@ -48,30 +53,123 @@ def numbers(name: str, experiment: Experiment, records: Sequence[Record]) -> Tab
         if MISSING in rows[-1]:
             time = minutes(experiment, row.variant, records)
             left.append(f"{row.label} ({'not timed' if time is None else f'{time:.0f} minutes a seed'})")
-    note = "mIoU and mAP in percent, headline classes; mean ± sample standard deviation over the seeds that all rows "
-    note += f"have. {BRACKETS}"
+    note = (
+        "mIoU, mAP and AUC in percent, mIoU and mAP of the headline classes; mean ± sample standard deviation over the "
+    )
+    note += "seeds that all rows have on one processor"
+    where = results.processors(r for _, protocol, _ in columns(experiment) for group in groups[protocol] for r in group)
+    note += f": {where}." if where else "."
+    note += f" Best threshold: of the sweep on these masks. {BRACKETS}"
+    prior = [results.value(record, "auc.centre") for record in own if results.has(record, "auc.centre")]
+    note += f" Pixel AUC of a centre prior on these images: {prior[0]:.1f}." if prior else ""
     note += f" Not run: {', '.join(left)}; to run them: `wsss sweep {name}`." if left else ""
     return Table(_title(experiment, own), ("", *(title for title, *_ in columns(experiment))), tuple(rows), note)
 
 
-def differences(name: str, experiment: Experiment, records: Sequence[Record]) -> Table:
-    """A line for each other row and measured kind of labels: how far it lies above the row `against`, over pairs of one
-    seed on one device.
+@dataclass(frozen=True)
+class Difference:
+    """How far a row of an experiment lies above the row `against`: pairs of runs of one draw, by one protocol."""
 
-    Raises UserError if records of a seed differ in images, masks or protocol.
+    row: str
+    endpoint: str
+    kind: str
+    pairs: Pairs
+    primary: bool
+    """Whether it is tested: segmentation and CAM by the protocol of evaluation in training, which has no CRF."""
+
+    @property
+    def points(self) -> list[float]:
+        """The differences of headline mIoU in points of percent, one a pair."""
+        key = f"{self.kind}.miou_headline"
+        return [results.value(one, key) - results.value(other, key) for one, other in self.pairs]
+
+
+def compared(experiment: Experiment, records: Sequence[Record]) -> list[Difference]:
+    """Every other row against the row `against`, a `Difference` for each endpoint that both have, over all runs of one
+    seed on one kind of processor with one number of threads.
+
+    Raises UserError if records of a pair differ in images, masks or protocol.
     """
     own = [r for r in records if r["dataset"] == experiment.dataset]
     base = next(row for row in experiment.rows if row.label == experiment.against)
-    titles = (f"less {base.label}", "mIoU of", "difference", "95 % interval", "p")
-    rows: list[tuple[str, ...]] = []
+    found = []
     for row in experiment.rows:
-        if row is not base:
-            rows += list(_against(experiment, own, row, base)) or [(row.label, ABSENT, MISSING, ABSENT, ABSENT)]
-    note = "Points of percent; mean ± sample standard deviation over seeds, each on one kind of machine. Interval: "
-    note += "paired bootstrap over images, the mean over seeds. p: two-sided, the results of images swapped at random, "
-    note += "all seeds at once; it says nothing about seeds that were not run."
-    note += f" To run what is not: `wsss sweep {name}`." if any(MISSING in row for row in rows) else ""
+        endpoints = [("CAM", TRAINING, "cam")]
+        if row.segments and base.segments:
+            endpoints.insert(0, ("segmentation", TRAINING, "segmentation"))
+            endpoints += [(f"segmentation, {final.label}", final.name, "segmentation") for final in experiment.finals]
+        for title, protocol, kind in endpoints if row is not base else ():
+            pairs = paired_runs(_group(own, experiment, row, protocol), _group(own, experiment, base, protocol), kind)
+            if pairs:
+                found.append(Difference(row.label, title, kind, pairs, protocol == TRAINING))
+    return found
+
+
+def paired_runs(one: Sequence[Record], other: Sequence[Record], kind: str) -> Pairs:
+    """Runs of both of one draw that have the headline mIoU of a kind, by seed.
+
+    Raises UserError if they differ in images, masks or protocol.
+    """
+    own, others = ({results.draw(record): record for record in group} for group in (one, other))
+    draws = sorted(own.keys() & others.keys(), key=lambda draw: (draw[0], str(draw)))
+    pairs = [(own[draw], others[draw]) for draw in draws]
+    pairs = [pair for pair in pairs if all(results.has(record, f"{kind}.miou_headline") for record in pair)]
+    for record in (record for pair in pairs for record in pair):
+        for name in ("fingerprint", "protocol"):
+            if record[name] != pairs[0][0][name]:
+                named = f"{results.describe(record)} and {results.describe(pairs[0][0])}"
+                raise UserError(f"{named} differ in {name}; evaluate them anew")
+    return tuple(pairs)
+
+
+def differences(name: str, experiment: Experiment, records: Sequence[Record]) -> Table:
+    """A line for each other row and endpoint: mean of the paired differences to the row `against`, its t interval over
+    seeds and, of the primary endpoints, p over seeds after Holm's correction within the table.
+
+    Raises UserError if records of a pair differ in images, masks or protocol.
+    """
+    found = compared(experiment, records)
+    tests = [over_seeds(one.points) for one in found]
+    primary = [place for place, one in enumerate(found) if one.primary]
+    p = dict(zip(primary, holm([tests[place].p for place in primary]), strict=True))
+    rows = [
+        (one.row, one.endpoint, str(test.n), f"{test.mean:+.1f}", bounds(test), probability(p.get(place)))
+        for place, (one, test) in enumerate(zip(found, tests, strict=True))
+    ]
+    run = {one.row for one in found}
+    idle = [row.label for row in experiment.rows if row.label not in {*run, experiment.against}]
+    rows += [(label, ABSENT, MISSING, ABSENT, ABSENT, ABSENT) for label in idle]
+    titles = (f"less {experiment.against}", "mIoU of", "seeds", "mean difference", "95 % interval", "p (Holm)")
+    own = [r for r in records if r["dataset"] == experiment.dataset]
+    note = _note(found) + (f" To run what is not: `wsss sweep {name}`." if idle else "")
     return Table(f"{_title(experiment, own)}, differences", titles, tuple(rows), note)
+
+
+def bounds(test: OverSeeds) -> str:
+    """The interval over seeds as text; ABSENT of one seed."""
+    return ABSENT if math.isnan(test.low) else f"{test.low:+.1f} to {test.high:+.1f}"
+
+
+def probability(p: float | None) -> str:
+    """A p as text; ABSENT where there is none."""
+    return ABSENT if p is None or math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _note(found: Sequence[Difference]) -> str:
+    """What the columns are, where the seeds ran, and as a footnote the test over images with what it cannot tell."""
+    note = "Points of percent of headline mIoU, without CRF where the line does not say so. Mean of the differences "
+    note += (
+        "within pairs: one seed, one kind of processor, one number of threads. Interval: Student's t over seeds. p: "
+    )
+    note += "t test over seeds of segmentation and CAM, corrected by Holm for all tests of this table."
+    where = results.processors(record for one in found for pair in one.pairs for record in pair)
+    note += f" Processors: {where}." * bool(where)
+    swapped = [f"{one.row}, {one.endpoint} {probability(p)}" for one in found if (p := _over_images(one)) is not None]
+    if swapped:
+        note += " Footnote, p over images, the results of each swapped at random in all seeds at once: "
+        note += f"{'; '.join(swapped)}. It tells whether these very runs differ on images like these; of other seeds, "
+        note += "and so of the method, it tells nothing, and it is corrected for no number of tests."
+    return note
 
 
 def minutes(experiment: Experiment, variant: str, records: Sequence[Record]) -> float | None:
@@ -118,8 +216,10 @@ def cell(records: Sequence[Record], key: str) -> str:
     """Mean and deviation over seeds of the result at `key`, with the widest bootstrap interval where there are any."""
     if not records:
         return MISSING
-    if not all(results.has(record, key) and _trained(record, key) for record in records):
+    if not all(_trained(record, key) for record in records):
         return ABSENT
+    if not all(results.has(record, key) for record in records):
+        return ABSENT if key.startswith("subspaces.") else NOT_MEASURED  # a run without Module A has no subspaces
     text = measured(results.summarise(records, key))
     if not all(results.has(record, f"{key}_interval") for record in records):
         return text
@@ -133,38 +233,16 @@ def _trained(record: Record, key: str) -> bool:
     return bool(weight) or not key.startswith("segmentation.")
 
 
-def _against(experiment: Experiment, own: Sequence[Record], row: Row, base: Row) -> Iterator[tuple[str, ...]]:
-    """The lines of one row, of the kinds that were measured of both."""
-    kinds = [("CAM", TRAINING, "cam")]
-    if row.segments:
-        kinds += [("segmentation", TRAINING, "segmentation")]
-        kinds += [(f"segmentation, {final.label}", final.name, "segmentation") for final in experiment.finals]
-    for title, protocol, kind in kinds:
-        one, other = ({results.draw(r): r for r in _group(own, experiment, line, protocol)} for line in (row, base))
-        key = f"{kind}.miou_headline"
-        both = [(one[draw], other[draw]) for draw in sorted(one.keys() & other.keys())]
-        pairs = [pair for pair in both if all(results.has(record, key) for record in pair)]
-        if not pairs:
-            continue
-        over = summary([results.value(first, key) - results.value(second, key) for first, second in pairs])
-        yield row.label, title, f"{'+' * (over.mean >= 0)}{measured(over)}", *_tested(pairs, kind)
-
-
-def _tested(pairs: Sequence[tuple[Record, Record]], kind: str) -> tuple[str, str]:
-    """Interval and p of the mean difference; ABSENT where counts by image are missing."""
-    for record in (record for pair in pairs for record in pair):
-        for name in ("fingerprint", "protocol"):
-            if record[name] != pairs[0][0][name]:
-                named = f"{results.describe(record)} and {results.describe(pairs[0][0])}"
-                raise UserError(f"{named} differ in {name}; evaluate them anew")
-    counts = [[results.load_counts(record) for record in pair] for pair in pairs]
-    if not all(kind in one for pair in counts for one in pair):
-        return ABSENT, ABSENT
-    wanted = pairs[0][0]["config"].get("data", {}).get("headline")
-    chosen = [not wanted or name in wanted for name in results.value(pairs[0][0], f"{kind}.iou")]
-    sides = [np.stack([one[kind][:, chosen] for one in side]) for side in zip(*counts, strict=True)]
+def _over_images(found: Difference) -> float | None:
+    """p of swapping the results of images, see `intervals.paired`; None where counts by image are missing."""
+    counts = [[results.load_counts(record) for record in pair] for pair in found.pairs]
+    if not found.primary or not all(found.kind in one for pair in counts for one in pair):
+        return None
+    first = found.pairs[0][0]
+    wanted = first["config"].get("data", {}).get("headline")
+    chosen = [not wanted or name in wanted for name in results.value(first, f"{found.kind}.iou")]
+    sides = [np.stack([one[found.kind][:, chosen] for one in side]) for side in zip(*counts, strict=True)]
     ids = [one["ids"].tolist() for pair in counts for one in pair]
     if any(other != ids[0] for other in ids):
-        raise UserError(f"counts beside {results.describe(pairs[0][0])} are of different images; evaluate them anew")
-    test = paired(*sides, (ids[0], ids[0]))
-    return f"{test.low:+.1f} to {test.high:+.1f}", "< 0.001" if test.p < 0.001 else f"{test.p:.3f}"
+        raise UserError(f"counts beside {results.describe(first)} are of different images; evaluate them anew")
+    return paired(*sides, (ids[0], ids[0])).p

@@ -31,7 +31,7 @@ FAULTS = (UserError, OSError, KeyError, IndexError, TypeError, ValueError)
 
 # The files behind the elements.
 
-RECORDS = ("data/results/*/*/*", "data/published/*.csv", "data/lists/*/*.txt")
+RECORDS = ("data/results/*/*/*", "data/results/guesses.json", "data/published/*.csv", "data/lists/*/*.txt")
 PACKAGE = ("wsss/*.py",)
 READS = {
     "number": (*RECORDS, *PACKAGE),
@@ -100,6 +100,10 @@ def number(words: str) -> tuple[str, str]:
         if not published.reference(key):
             raise UserError(f"{key} is empty")
         return published.reference(key), f"printed by others: data/published/{key.partition('/')[0]}.csv"
+    if source == "guesses":
+        return format(
+            results.guess(key), form or ".1f"
+        ), "a guess, counted without a network: data/results/guesses.json"
     dataset, variant, *seed = source.split("/")
     found = results.select(results.published(), dataset, variant)
     if seed:
@@ -108,9 +112,11 @@ def number(words: str) -> tuple[str, str]:
         raise UserError(f"there is no published record of {source}")
     if key in found[0]:
         return format(found[0][key], form), f"data/results: {results.describe(found[0])}"
+    found = results.of_one_processor(found)
     summary = results.summarise(found, key)
     text = format(summary.mean, form) if form else measured(summary)
-    return text, f"{tables.images(found[0])} images, {summary.n} seed(s), commit {found[0]['commit']}"
+    where = f"{tables.images(found[0])} images, {results.processors(found)}"
+    return text, f"{where}, commit {found[0]['commit']}"
 
 
 def tests(words: str) -> tuple[str, ...]:

@@ -81,6 +81,16 @@ def rank(prediction: dict[str, Tensor], size: tuple[int, int]) -> dict[str, tupl
     return found
 
 
+def class_maps(
+    prediction: dict[str, Tensor], label: Float[Tensor, " k"], size: tuple[int, int]
+) -> dict[str, Float[np.ndarray, "p h w"]]:
+    """Layer -> the CAM of each class of one image's label at `size`, in the order of the classes."""
+    classes = label.nonzero()[:, 0]
+    if not len(classes):
+        return {kind: np.zeros((0, *size), np.float32) for kind in LAYERS}
+    return {kind: _resized(prediction[kind][:, classes], size)[0].cpu().numpy() for kind in LAYERS}
+
+
 def to_labels(
     prediction: dict[str, Tensor],
     size: tuple[int, int],
@@ -118,6 +128,8 @@ def tally(model: Wsss, split: Split, config: Config, device: torch.device) -> Ta
                 logits, ranked = own["logits"][0].float().cpu().numpy(), rank(own, sample.mask.shape)
                 mine.add(sample, to_labels(own, sample.mask.shape, config, ranked), logits, classes)
                 mine.add_layers(sample.mask, ranked, apart[row], classes)
+                indices = (sample.label.nonzero()[:, 0] + 1).tolist()
+                mine.add_maps(sample.mask, class_maps(own, sample.label, sample.mask.shape), indices)
                 if "codes" in own:
                     grid = tuple(own["segmentation"].shape[2:])
                     mine.add_codes(own["codes"][0].float().cpu().numpy(), grid, sample.mask, classes)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtr, stdtrit  # Student's t and its quantile, without all of scipy.stats
 
 from wsss.paths import UserError
 
@@ -18,7 +19,7 @@ class Summary(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """How far one mean IoU lies above another on the same images, in points of percent."""
+    """How far one mean IoU lies above another on the same images, in points of percent; nothing of other seeds."""
 
     difference: float
     low: float
@@ -26,6 +27,19 @@ class Paired(NamedTuple):
     """Bounds of the 95 % interval of the difference."""
     p: float
     """Two-sided probability of a difference at least as large if the two were exchangeable."""
+
+
+class OverSeeds(NamedTuple):
+    """The mean of paired differences over seeds, in points of percent."""
+
+    mean: float
+    low: float
+    high: float
+    """Bounds of the 95 % interval of the mean."""
+    p: float
+    """Two-sided probability of a mean at least as far from none, if there were no difference."""
+    n: int
+    """Number of seeds."""
 
 
 def summary(numbers: Sequence[float]) -> Summary:
@@ -40,16 +54,35 @@ def prediction_interval(numbers: Sequence[float], level: float = 0.95) -> tuple[
     For normal draws; at least two numbers.
     """
     mean, sd, n = summary(numbers)
-    half = student_quantile((1 + level) / 2, n - 1) * sd * math.sqrt(1 + 1 / n)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * sd * math.sqrt(1 + 1 / n)
     return mean - half, mean + half
 
 
-def student_quantile(probability: float, degrees: int, points: int = 200_001) -> float:
-    """Quantile of Student's t: with t = sqrt(degrees) tan(a), its density in a is cos(a)^(degrees - 1)."""
-    angle = np.linspace(-math.pi / 2, math.pi / 2, points)
-    density = np.cos(angle).clip(0) ** (degrees - 1)
-    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(degrees) * math.tan(np.interp(probability, mass / mass[-1], angle))
+def over_seeds(differences: Sequence[float]) -> OverSeeds:
+    """Student's t test of paired differences, one a seed, against none: mean -+ t sd / sqrt(n) holds the mean over all
+    seeds with 95 %.
+
+    For normal differences. Of one seed neither interval nor p is defined, of equal differences no p but that of none.
+    """
+    mean, sd, n = summary(differences)
+    if n < 2:
+        return OverSeeds(mean, math.nan, math.nan, math.nan, n)
+    error = sd / math.sqrt(n)
+    if error == 0:
+        return OverSeeds(mean, mean, mean, 1.0 if mean == 0 else math.nan, n)
+    half = float(stdtrit(n - 1, 0.975)) * error
+    return OverSeeds(mean, mean - half, mean + half, float(2 * stdtr(n - 1, -abs(mean) / error)), n)
+
+
+def holm(probabilities: Sequence[float]) -> list[float]:
+    """The p of several tests after Holm's correction: with them in order, the k-th smallest of m is multiplied by
+    m - k + 1 and is at least the one before. Those that are not numbers stay so and are not counted among the m."""
+    known = sorted((p, place) for place, p in enumerate(probabilities) if not math.isnan(p))
+    corrected, largest = list(probabilities), 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        corrected[place] = largest
+    return corrected
 
 
 def bootstrap(numerators: np.ndarray, denominators: np.ndarray, n: int = 1000, seed: int = 0) -> tuple[float, float]:

@@ -1,5 +1,5 @@
-"""Measures from counts: IoU by class, means, errors of activation, boundaries, the sweep of CAM thresholds,
-classification scores, the two guesses and coverage of objects."""
+"""Measures from counts: IoU by class, means, errors of activation, boundaries, the sweep of CAM thresholds, pixel AUC
+of a map, classification scores, the two guesses and coverage of objects."""
 
 import math
 from collections.abc import Sequence
@@ -206,6 +206,36 @@ def sweep_scores(
         "best_headline": best["miou_headline"],
         "best_threshold": None if best["miou"] is None else float(levels[place]),
     }
+
+
+# Localisation without a threshold.
+
+AUC_BINS = 2**16
+"""Values of a map in 0..1 that count as different; ties within a bin count one half."""
+
+
+def pixel_auc(value: Float[np.ndarray, "h w"], truth: UInt8[np.ndarray, "h w"], index: int) -> float | None:
+    """Area under the ROC curve of a map in percent: how often a pixel of class `index` has a larger value than a pixel
+    of another class, ties one half; 50 is chance. Pixels of truth 255 are left out; None where all others are of the
+    class or none is. `value` lies in 0..1."""
+    bins = np.clip(value * AUC_BINS, 0, AUC_BINS - 1).astype(np.int64)
+    inside = np.bincount(bins[truth == index], minlength=AUC_BINS)
+    outside = np.bincount(bins[(truth != index) & (truth != IGNORE)], minlength=AUC_BINS)
+    pairs = int(inside.sum()) * int(outside.sum())
+    below = outside.cumsum() - outside  # pixels of other classes with a smaller value
+    return 100 * float((inside * (below + outside / 2)).sum()) / pairs if pairs else None
+
+
+def centre_prior(size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
+    """A map without looking: 1 in the middle of the image, 0 in its corners, falling with the squared distance, each
+    side counted in its own length."""
+    rows, columns = ((2 * np.arange(side) + 1 - side) / side for side in size)  # middles of the pixels, in -1..1
+    return 1 - (rows[:, None] ** 2 + columns**2) / 2
+
+
+def auc_scores(pairs: Float[np.ndarray, "p n"], names: Sequence[str]) -> dict[str, float | None]:
+    """Mean over pairs of image and class of each map's pixel AUC in percent; None without a pair."""
+    return {name: _mean(column) for name, column in zip(names, pairs.T, strict=True)}
 
 
 def classification_scores(

@@ -119,7 +119,19 @@ def load(path: Path | str) -> Record:
     except (OSError, ValueError) as error:
         raise UserError(f"the record {path} cannot be read ({error}); evaluate the run again") from error
     validate(record, str(path))
-    return record | {"path": str(path), "variant": stored.current_variant(record["variant"])}
+    today = {"variant": stored.current_variant(record["variant"]), "results": _with_guesses(record)}
+    return record | today | {"path": str(path)}
+
+
+def _with_guesses(record: Record) -> dict[str, Any]:
+    """The results, the guesses in today's form: a number is the mean over all present classes, and over the headline
+    classes as well where no classes are named so; else the latter was not measured."""
+    whole = not record["config"].get("data", {}).get("headline")
+    guesses = {
+        kind: found if isinstance(found, Mapping) else {"miou": found, **({"miou_headline": found} if whole else {})}
+        for kind, found in record["results"].get("guesses", {}).items()
+    }
+    return record["results"] | ({"guesses": guesses} if guesses else {})
 
 
 def save(record: Record, path: Path | str) -> None:
@@ -176,6 +188,17 @@ def published() -> list[Record]:
     return find(paths.project_root() / "data" / "results")
 
 
+def guess(path: str) -> float:
+    """A number of data/results/guesses.json, DATASET/KIND/MEASURE: what a guess reaches on the validation masks, which
+    was counted without a network. Raises UserError if it is not there."""
+    node: Any = paths.read_json(paths.project_root() / "data" / "results" / "guesses.json")
+    for part in path.split("/"):
+        if not isinstance(node, Mapping) or part not in node:
+            raise UserError(f"data/results/guesses.json has no number {path}")
+        node = node[part]
+    return float(node)
+
+
 def describe(record: Record) -> str:
     """A record's name in messages: DATASET/VARIANT/SEED."""
     return f"{record['dataset']}/{record['variant']}/{record['seed']}"
@@ -215,19 +238,45 @@ def select(records: Iterable[Record], dataset: str, variant: str, protocol: str 
 
 
 def comparable(groups: Sequence[Sequence[Record]]) -> list[list[Record]]:
-    """Of each group the runs whose seed, on the same device, is in every group that has runs at all. The groups as they
-    are where nothing is common to all.
+    """Of each group the runs of one processor whose seed is in every group that has runs at all: of the processor, with
+    one number of threads, that has most such seeds. Of each group its own where nothing is common to all.
 
     Runs of one seed start alike to the last bit on one kind of machine alone; on two they differ as two seeds do.
     """
     common = [{draw(record) for record in group} for group in groups if group]
     kept = set.intersection(*common) if common else set()
-    return [[r for r in group if draw(r) in kept] if kept else list(group) for group in groups]
+    if not kept:
+        return [of_one_processor(group) for group in groups]
+    first = next(group for group in groups if group)
+    chosen = {draw(record) for record in of_one_processor([r for r in first if draw(r) in kept])}
+    return [[r for r in group if draw(r) in chosen] for group in groups]
 
 
-def draw(record: Record) -> tuple[int, str]:
-    """What decides a run's chance: its seed and, by the order of its sums, the device."""
-    return record["seed"], record["device"]
+def of_one_processor(records: Sequence[Record]) -> list[Record]:
+    """Those of the processor, with one number of threads, that most of the records are of; of two with as many, the one
+    of the lowest seed. A mean over seeds is taken of no others."""
+    groups: dict[Any, list[Record]] = {}
+    for record in sorted(records, key=lambda record: record["seed"]):
+        groups.setdefault(draw(record)[1:], []).append(record)
+    return max(groups.values(), key=len, default=[])
+
+
+def draw(record: Record) -> tuple[int, str, int | None]:
+    """Key for pairing runs: seed and, since sums in another order come out otherwise, processor and threads."""
+    return record["seed"], record["device"], record.get("threads")
+
+
+def processors(records: Iterable[Record]) -> str:
+    """Which seeds ran on which processor: "seeds 0, 1 on a CPU with 1 thread, seed 3 on another"."""
+    seeds: dict[tuple[str, int | None], set[int]] = {}
+    for record in records:
+        seed, *where = draw(record)
+        seeds.setdefault(tuple(where), set()).add(seed)
+    parts = []
+    for (device, threads), known in sorted(seeds.items(), key=lambda item: min(item[1])):
+        used = f" ({threads} thread{'s' * (threads > 1)})" if threads else ""
+        parts.append(f"seed{'s' * (len(known) > 1)} {', '.join(map(str, sorted(known)))} on {device}{used}")
+    return "; ".join(parts)
 
 
 def one(records: Iterable[Record], variant: str, seed: int) -> Record:
@@ -246,7 +295,7 @@ def one(records: Iterable[Record], variant: str, seed: int) -> Record:
 def summarise(records: Sequence[Record], key: str) -> Summary:
     """Mean and sample deviation of one result over seeds.
 
-    Raises UserError if a seed occurs twice or the records differ in images, masks or protocol.
+    Raises UserError if a seed occurs twice or the records differ in images, masks, protocol, processor or threads.
     """
     if not records:
         raise UserError(f"there is no record to take {key} from; run the preset first")
@@ -255,6 +304,8 @@ def summarise(records: Sequence[Record], key: str) -> Summary:
             if record[name] != records[0][name]:
                 pair = f"{describe(record)} and {describe(records[0])}"
                 raise UserError(f"{pair} differ in {name}; do not average them")
+    if len({draw(record)[1:] for record in records}) > 1:
+        raise UserError(f"the seeds of {describe(records[0])} ran on several processors; take a mean over one of them")
     if len({record["seed"] for record in records}) != len(records):
         raise UserError(f"a seed occurs twice among the records of {describe(records[0])}; keep one of them")
     return summary([value(record, key) for record in records])

@@ -11,6 +11,8 @@ from wsss.intervals import Summary
 
 ABSENT = "–"
 MISSING = "not run"
+NOT_MEASURED = "not measured"
+"""Of a run that was made before the measure was."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,7 +26,7 @@ class Table:
 
     def measured(self) -> bool:
         """Whether any cell beside the first column holds more than its absence."""
-        return any(set(row[1:]) - {ABSENT, MISSING} for row in self.rows)
+        return any(set(row[1:]) - {ABSENT, MISSING, NOT_MEASURED} for row in self.rows)
 
     def text(self) -> str:
         """Aligned columns for a terminal."""

@@ -6,11 +6,12 @@ from functools import partial
 
 from wsss import ablation, origins, published, results, tries
 from wsss.experiments import EXPERIMENTS
+from wsss.intervals import over_seeds
 from wsss.paths import UserError, near
 from wsss.presets import FREE, PRESETS
 from wsss.results import Record
 from wsss.settings import flatten
-from wsss.table import ABSENT, MISSING, Table, measured
+from wsss.table import ABSENT, MISSING, NOT_MEASURED, Table, measured
 
 
 def literature(records: Iterable[Record]) -> Table:
@@ -103,12 +104,47 @@ VOC_TEST = replace(
 VOC = (_final("voc")[0], VOC_TEST, *_final("voc")[1:], *_training("voc", "voc-val"))
 COCO = (*_final("coco"), *_training("coco", "coco-val-part"))
 HEADLINE = (
-    replace(VOC[0], label="PASCAL VOC 2012 val"),
-    replace(VOC_TEST, label="PASCAL VOC 2012 test"),
-    replace(COCO[0], label="MS COCO 2014 val"),
-    Row("mini (drawn), base + both", "mini", "mini", "segmentation.miou_headline"),
-    Row("VOC 2012 animals, 320 px, base + both", "voc-animals", "voc-animals", "segmentation.miou_headline"),
+    (replace(VOC[0], label="PASCAL VOC 2012 val"), "voc-base"),
+    (replace(VOC_TEST, label="PASCAL VOC 2012 test"), "voc-base"),
+    (replace(COCO[0], label="MS COCO 2014 val"), "coco-base"),
+    (Row("mini (drawn)", "mini", "mini", "segmentation.miou_headline"), "mini-base"),
+    (Row("VOC 2012 animals, 320 px", "voc-animals", "voc-animals", "segmentation.miou_headline"), "voc-animals-base"),
 )
+"""Lines of the first table, each with the preset of the base that it is held against."""
+
+
+def headline(records: Sequence[Record]) -> Table:
+    """paper | published base | base | base + both | difference | images | command, a line for each benchmark.
+
+    Base and base + both are of the same seeds on one processor; without such pairs neither has a number.
+    Raises UserError if a record of a row was not measured on that row's split.
+    """
+    columns = ("segmentation mIoU in percent", "paper", "published base", "base", "base + both")
+    lines = [_against_base(row, base, records) for row, base in HEADLINE]
+    note = "Base, base + both: mean ± sample standard deviation over the seeds that both have on one processor. "
+    note += "Difference: mean over all pairs of one seed and processor, with the 95 % t interval over seeds. "
+    where = results.processors(record for _, pairs in lines for pair in pairs for record in pair)
+    note += f"Processors: {where}." if where else ""
+    more = ("difference", "images", "to run them")
+    return Table("Paper, base and measured", columns + more, tuple(line for line, _ in lines), note)
+
+
+def _against_base(row: Row, base: str, records: Sequence[Record]) -> tuple[tuple[str, ...], ablation.Pairs]:
+    """A line of the first table, and the pairs that it is made of."""
+    groups = [_records(replace(row, preset=preset), records) for preset in (base, row.preset)]
+    kind = row.key.partition(".")[0]
+    pairs = ablation.paired_runs(groups[1], groups[0], kind)
+    commands = row.missing or f"wsss train {base} --seed 0; {_command(row)}" + " of both" * (row.protocol == "final")
+    start = (row.label, *_printed(row))
+    if not pairs:
+        states = ("run, not paired" if group else MISSING for group in groups)
+        return (*start, *states, ABSENT, ABSENT, commands), ()
+    shown = results.comparable([[one for one, _ in pairs], [other for _, other in pairs]])
+    cells = (measured(results.summarise(group, row.key)) for group in reversed(shown))
+    test = over_seeds([results.value(one, row.key) - results.value(other, row.key) for one, other in pairs])
+    seeds = f"({test.n} pair{'s' * (test.n > 1)})"
+    gain = f"{test.mean:+.1f} [{ablation.bounds(test)}] {seeds}" if test.n > 1 else f"{test.mean:+.1f} {seeds}"
+    return (*start, *cells, gain, images(pairs[0][0]), commands), pairs
 
 
 def beside_published(title: str, rows: Sequence[Row], records: Sequence[Record]) -> Table:
@@ -118,17 +154,30 @@ def beside_published(title: str, rows: Sequence[Row], records: Sequence[Record])
     Raises UserError if a record of a row was not measured on that row's split.
     """
     columns = ("mIoU in percent", "paper", "published base", "measured", "images", "difference", "to run it")
-    note = "Measured: mean ± sample standard deviation over seeds. Difference: to the paper, else to the base."
+    note = (
+        "Measured: mean ± sample standard deviation over seeds of one processor. Difference: to the paper, else to the "
+    )
+    note += "base."
     return Table(title, columns, tuple(_line(row, records) for row in rows), note)
 
 
-def _line(row: Row, records: Sequence[Record]) -> tuple[str, ...]:
+def _records(row: Row, records: Sequence[Record]) -> list[Record]:
+    """What a line is made of; UserError for a record of another split than the line's."""
     found = [] if row.missing else results.select(records, row.dataset, row.preset, row.protocol)
     own = [record for record in found if results.has(record, row.key)]
     for record in own if row.split else ():
         results.require_split(record, row.split)
+    return own
+
+
+def _printed(row: Row) -> list[str]:
+    """The numbers of paper and base as their authors print them."""
     printed = [published.reference(path) if path else "" for path in (row.paper, row.base)]
-    shown = [f"{float(number):.1f}" if number else ABSENT for number in printed]
+    return [f"{float(number):.1f}" if number else ABSENT for number in printed]
+
+
+def _line(row: Row, records: Sequence[Record]) -> tuple[str, ...]:
+    own, shown = results.of_one_processor(_records(row, records)), _printed(row)
     if not own:
         return (
             row.label,
@@ -139,7 +188,7 @@ def _line(row: Row, records: Sequence[Record]) -> tuple[str, ...]:
             row.missing or _command(row),
         )
     summary = results.summarise(own, row.key)
-    known = [float(number) for number in printed if number]
+    known = [float(number) for number in shown if number != ABSENT]
     difference = f"{summary.mean - known[0]:+.1f}" if known else ABSENT
     return (row.label, *shown, measured(summary), images(own[0]), difference, _command(row))
 
@@ -160,12 +209,17 @@ def images(record: Record) -> str:
 QUANTITIES = (
     ("classification mAP", "classification.map_headline"),
     ("classification mAP, all present classes", "classification.map"),
-    ("CAM mIoU", "cam.miou_headline"),
-    ("aux CAM mIoU", "aux_cam.miou_headline"),
     ("segmentation mIoU", "segmentation.miou_headline"),
     ("segmentation mIoU, all present classes", "segmentation.miou"),
+    ("guess: all background, mIoU", "guesses.background.miou_headline"),
+    ("guess: labels painted in the centre, mIoU", "guesses.centre.miou_headline"),
+    ("CAM mIoU, fixed threshold", "cam.miou_headline"),
     ("CAM mIoU, best threshold", "sweep.cam.best_headline"),
+    ("aux CAM mIoU, fixed threshold", "aux_cam.miou_headline"),
     ("aux CAM mIoU, best threshold", "sweep.aux_cam.best_headline"),
+    ("CAM pixel AUC", "auc.cam"),
+    ("aux CAM pixel AUC", "auc.aux_cam"),
+    ("pixel AUC of a centre prior", "auc.centre"),
     ("pseudo label mIoU over labelled pixels", "pseudo_label.miou_headline"),
     ("pseudo label coverage", "pseudo_label.coverage"),
     ("pseudo label precision", "pseudo_label.precision"),
@@ -180,13 +234,18 @@ QUANTITIES = (
     ("CAM and aux CAM, difference of affinities", "agreement.affinity"),
     ("CAM and aux CAM, IoU of labels", "agreement.label_iou"),
     ("redundancy of the subspaces", "subspaces.redundancy"),
-    ("guess: all background, mIoU", "guesses.background"),
-    ("guess: labels painted in the centre, mIoU", "guesses.centre"),
     ("CAM covers of the part", "coverage.cam.part"),
     ("CAM covers beyond the part", "coverage.cam.rest"),
     ("aux CAM covers beyond the part", "coverage.aux_cam.rest"),
     ("segmentation covers beyond the part", "coverage.segmentation.rest"),
 )
+
+
+PRIMARY = {
+    *("segmentation.miou_headline", "cam.miou_headline", "sweep.cam.best_headline", "auc.cam", "auc.centre"),
+    *("guesses.background.miou_headline", "guesses.centre.miou_headline"),
+}
+"""Lines that every table has, measured or not."""
 
 
 def side_by_side(title: str, dataset: str, presets: Sequence[str], records: Sequence[Record]) -> Table:
@@ -195,9 +254,17 @@ def side_by_side(title: str, dataset: str, presets: Sequence[str], records: Sequ
     marks = {record["fingerprint"]["masks"] for group in groups for record in group}
     if len(marks) > 1:
         raise UserError(f"the records of {dataset} were not all measured on the same images; evaluate them anew")
-    lines = [(label, *(ablation.cell(group, key) for group in groups)) for label, key in QUANTITIES]
-    kept = [line for line in lines if set(line[1:]) - {ABSENT, MISSING}] or lines[:4]
-    note = f"Percent; mean ± sample standard deviation over the seeds that all columns have. {ablation.BRACKETS}"
+    lines = {key: (label, *(ablation.cell(group, key) for group in groups)) for label, key in QUANTITIES}
+    idle = {ABSENT, MISSING, NOT_MEASURED}
+    kept = [line for key, line in lines.items() if key in PRIMARY or set(line[1:]) - idle]
+    note = (
+        "Percent, mIoU and mAP of the headline classes where the line does not say otherwise; mean ± sample standard "
+    )
+    note += (
+        "deviation over the seeds that all columns have on one processor. Best threshold: of the sweep on these masks. "
+    )
+    where = results.processors(record for group in groups for record in group)
+    note += f"Processors: {where}. {ablation.BRACKETS}" if where else ablation.BRACKETS
     runs = [f"`wsss train {p} --seed 0`" for p, group in zip(presets, groups, strict=True) if not group]
     note += f" Not run: {', '.join(runs)}." if runs else ""
     found = next((record for group in groups for record in group), None)
@@ -242,7 +309,7 @@ REPORTED = {name: experiment for name, experiment in EXPERIMENTS.items() if expe
 """Experiments that have a table; what smoke measures means nothing."""
 
 TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
-    "headline": partial(beside_published, "Paper, base and measured", HEADLINE),
+    "headline": headline,
     "voc": partial(beside_published, "PASCAL VOC 2012", VOC),
     "coco": partial(beside_published, "MS COCO 2014", COCO),
     "mini": partial(side_by_side, "mini (drawn)", "mini", ("mini-plain", "mini-base", "mini")),

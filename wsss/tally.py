@@ -2,22 +2,33 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
+from jaxtyping import Int
 
 from wsss import metrics, results
 from wsss.config import IGNORE
-from wsss.datasets import Sample
+from wsss.data import voc
+from wsss.datasets import Sample, Split
 
 KINDS = ("segmentation", "cam", "aux_cam")
 GUESSES = ("background", "centre")
 LAYERS = ("cam", "aux_cam")
 """Kinds whose labels hang on a background threshold."""
+PRIOR = "centre"
+"""The map that knows nothing of the image, beside the layers'."""
 PSEUDO = "pseudo_label"
 """Labels with gaps, counted over the pixels that they label."""
 AGREEMENT = "agreement"
 """The last layer's labels against the aux layer's, over all pixels."""
+
+
+def guess_labels(label: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Labels (h, w) that need no model, of an image label (k,): all background, and its classes in the centre."""
+    return {"background": np.zeros(size, np.uint8), "centre": metrics.centre_guess(label, size)}
 
 
 @dataclass
@@ -41,6 +52,8 @@ class Tally:
     """Layer -> (c, c, t + 1), summed over images: see `metrics.sweep_counts`."""
     agreement: list[np.ndarray] = field(default_factory=list)
     """Per image (2,): difference of the layers' CAMs and of their affinities in percent."""
+    auc: list[np.ndarray] = field(default_factory=list)
+    """Per image (p, 3): pixel AUC in percent of LAYERS and PRIOR, a row for each class of its image label."""
     codes: dict[str, np.ndarray] = field(default_factory=dict)
     """Sums over the tokens of all images that `metrics.redundancy` takes: gram, sums, counts."""
     labels: list[np.ndarray] = field(default_factory=list)
@@ -50,10 +63,7 @@ class Tally:
     def add(self, sample: Sample, predictions: dict[str, np.ndarray], logits: np.ndarray, classes: int) -> None:
         """Count one image: `predictions` by kind, each (h, w) uint8."""
         label = sample.label.numpy()
-        guesses = {
-            "background": np.zeros_like(sample.mask),
-            "centre": metrics.centre_guess(label, sample.mask.shape),
-        }
+        guesses = guess_labels(label, sample.mask.shape)
         self.ids.append(sample.id)
         self.labels.append(label)
         self.logits.append(logits)
@@ -84,6 +94,15 @@ class Tally:
             counted = metrics.sweep_counts(mask, value, label, levels, classes)
             self.sweep[kind] = self.sweep.get(kind, 0) + counted
 
+    def add_maps(self, mask: np.ndarray, maps: dict[str, np.ndarray], indices: Sequence[int]) -> None:
+        """Rank one image's pixels: by layer the CAM (p, h, w) in 0..1 of each class of its image label, whose values in
+        the mask are `indices`. A class that no pixel has, or every one, has no AUC."""
+        prior, rows = metrics.centre_prior(mask.shape), []
+        for place, index in enumerate(indices):
+            row = [metrics.pixel_auc(one, mask, index) for one in (*(maps[kind][place] for kind in LAYERS), prior)]
+            rows += [] if None in row else [row]
+        self.auc.append(np.array(rows, float).reshape(-1, len(LAYERS) + 1))
+
     def add_codes(self, codes: np.ndarray, grid: tuple[int, int], mask: np.ndarray, classes: int) -> None:
         """Count one image's codes in the subspaces, (n, q) on the token grid, by the true label at each token."""
         found = metrics.code_sums(codes, metrics.token_labels(mask, grid), classes)
@@ -92,7 +111,7 @@ class Tally:
 
     def merge(self, other: "Tally") -> None:
         """Append another process's images."""
-        for name in ("ids", "labels", "logits", "digests", "agreement"):
+        for name in ("ids", "labels", "logits", "digests", "agreement", "auc"):
             getattr(self, name).extend(getattr(other, name))
         for name in ("counts", "coverage", "boundary"):
             for kind, rows in getattr(other, name).items():
@@ -110,6 +129,7 @@ class Tally:
             self.logits,
             self.digests,
             self.agreement,
+            self.auc,
             *self.counts.values(),
             *self.coverage.values(),
             *self.boundary.values(),
@@ -120,9 +140,7 @@ class Tally:
 def scores(counted: Tally, names: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:
     """The `results` part of a record."""
     full = ("background", *names)
-    guesses = {
-        kind: metrics.segmentation_scores(np.sum(counted.counts[kind], 0), full, headline)["miou"] for kind in GUESSES
-    }
+    guesses = {kind: guess_scores(np.sum(counted.counts[kind], 0), full, headline) for kind in GUESSES}
     parts = {
         kind: metrics.coverage_scores(np.array(counted.coverage[kind])) for kind in KINDS if counted.coverage[kind]
     }
@@ -136,6 +154,33 @@ def scores(counted: Tally, names: Sequence[str], headline: Sequence[str]) -> dic
         **({"coverage": parts} if parts else {}),
         **_code_scores(counted),
     }
+
+
+def guesses_of(root: Path, split: str, headline: Sequence[str]) -> dict[str, Any]:
+    """What the guesses reach on a list, counted without a network: an entry of data/results/guesses.json."""
+    opened = Split(root, split, need_masks=True)
+    full, counts, digests = ("background", *opened.kit.classes), dict.fromkeys(GUESSES, 0), []
+    for place, name in enumerate(opened.ids):
+        with PIL.Image.open(opened.files[place]) as photograph:
+            mask = voc.read_mask(voc.mask_file(opened.kit, name), photograph.size, len(opened.kit.classes))
+        digests.append(results.mask_digest(mask))
+        for kind, guess in guess_labels(opened.labels[place].numpy(), mask.shape).items():
+            counts[kind] = counts[kind] + metrics.counts(metrics.confusion(mask, guess, len(full)))
+    found = {kind: guess_scores(total, full, headline) for kind, total in counts.items()}
+    return {
+        "split": split,
+        "headline": list(headline),
+        "fingerprint": results.fingerprint(opened.ids, digests),
+        **found,
+    }
+
+
+def guess_scores(
+    totals: Int[np.ndarray, "c 3"], names: Sequence[str], headline: Sequence[str]
+) -> dict[str, float | None]:
+    """What a guess reaches over the same classes as the results beside it."""
+    found = metrics.segmentation_scores(totals, names, headline)
+    return {name: found[name] for name in ("miou", "miou_headline")}
 
 
 def _code_scores(counted: Tally) -> dict[str, Any]:
@@ -171,6 +216,8 @@ def _layer_scores(counted: Tally, full: Sequence[str], headline: Sequence[str]) 
     if counted.agreement:
         totals = np.sum(counted.counts[AGREEMENT], 0)
         found[AGREEMENT] = metrics.agreement_scores(np.array(counted.agreement), totals)
+    if counted.auc:
+        found["auc"] = metrics.auc_scores(np.concatenate(counted.auc), (*LAYERS, PRIOR))
     return found
 
 

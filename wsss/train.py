@@ -230,12 +230,13 @@ class Trainer:
             self._keep_best(row["validation"]["segmentation"])
 
     def _measure(self, split: datasets.Split) -> dict[str, Any]:
-        """What the log says of a list: mean IoU by kind, mAP, agreement of the layers, redundancy of the subspaces."""
+        """What the log says of a list: mean IoU by kind, mAP, agreement of the layers and pixel AUC of their CAMs,
+        redundancy of the subspaces."""
         counted = evaluate.tally(self.model, split, self.config, self.device)
         found = tally.scores(counted, split.kit.classes, self.config.data.headline)
         row = {kind: found[kind]["miou_headline"] for kind in tally.KINDS}
         row["map"] = found["classification"]["map_headline"]
-        return row | {name: found[name] for name in ("agreement", "subspaces") if name in found}
+        return row | {name: found[name] for name in ("agreement", "auc", "subspaces") if name in found}
 
     def _keep_best(self, miou: float | None) -> None:
         if miou is not None and miou > self.best:

@@ -65,7 +65,7 @@ class ResultRole(SphinxRole):
             log.warning("result %s: %s", self.text, error, location=self.get_location(), type="wsss", subtype="result")
             text, origin = MISSING, "no such result"
         number = nodes.abbreviation(text, text, explanation=origin, classes=["wsss-result"])
-        if origin.startswith("printed by others") or RECORDS not in self.env.found_docs:
+        if origin.startswith(("printed by others", "a guess")) or RECORDS not in self.env.found_docs:
             return [number], []
         uri = self.env.app.builder.get_relative_uri(self.env.docname, RECORDS)
         place = record_id(self.text.partition("#")[0])
