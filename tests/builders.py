@@ -65,10 +65,15 @@ def tensor(array) -> torch.Tensor:
     return torch.from_numpy(np.array(array))
 
 
+def pixels(image: torch.Tensor) -> torch.Tensor:
+    """Images of mean 0 and deviation 1 as uint8 pixels."""
+    return (58 * image + 116).round().clamp(0, 255).byte()
+
+
 def training_batch(config: Config, classes: int = 4, images: int = 2, seed: int = 0) -> Batch:
     """Random views; the last image is padded at the top and at the right."""
     generator, side = torch.Generator().manual_seed(seed), config.augment.crop
-    first, view, local = torch.randn(3, images, 3, side, side, generator=generator)
+    first, view, local = pixels(torch.randn(3, images, 3, side, side, generator=generator))
     label = torch.zeros(images, classes)
     for image in range(images):
         label[image, [image % classes, (image + 1) % classes]] = 1

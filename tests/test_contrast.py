@@ -250,7 +250,7 @@ def test_D14_sure_foreground_counts_double_in_the_flag():
 
 
 def test_cut_is_crop_major():
-    image = torch.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4).float()
+    image = torch.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4).byte()
     corners = torch.tensor([[[0, 1], [2, 2], [1, 0]], [[0, 0], [2, 0], [1, 2]]])
     crops = contrast.cut(image, corners, 2)
     assert crops.shape == (3, 2, 3, 2, 2)

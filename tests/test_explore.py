@@ -97,10 +97,11 @@ def test_a_view_holds_the_models_maps_codes_and_labels(made, looked):
     images, seers, classes, found = looked
     view, seer = found[0].views[0], seers[0]
     config, size = seer.config, evaluate.evaluation_size(seer.config)
-    image = scenes._input(images[0].photograph, seer)
+    pixels = scenes._pixels(images[0].photograph, seer)
+    image = seer.model.normalise(pixels)
     with one_thread(), torch.inference_mode():
         label = images[0].label[None]
-        prediction = evaluate.predict(seer.model, image, label, config)
+        prediction = evaluate.predict(seer.model, pixels, label, config)
         output = seer.model(image)
         raw = cam.scores(output.tokens, seer.model.classifier.weight.flatten(1), output.grid)[0]
     place = view.shown.index(found[0].present[0])
@@ -132,7 +133,7 @@ def test_labels_that_are_not_known_are_predicted_by_the_last_model(looked):
     unknown = scenes.Picture("mine", images[0].photograph)
     with one_thread():
         found = scenes.scene(unknown, seers)
-        score = seers[-1].model(scenes._input(unknown.photograph, seers[-1])).logits[0].sigmoid()
+        score = seers[-1].model(seers[-1].model.normalise(scenes._pixels(unknown.photograph, seers[-1]))).logits[0].sigmoid()
     expected = {int(place) + 1 for place in range(2) if score[place] > 0.5 or score[place] == score.max()}
     assert set(found.present) == expected and not found.known and found.truth is None
 
@@ -201,7 +202,7 @@ def test_the_layers_picture_has_the_agreement_of_the_evaluation(made, all_seen):
     (seer,), classes = sources.of_runs([made[1]])
     image, label = sources.of_set(made[0], "val", classes, 99)[2], all_seen[2].present
     with one_thread(), torch.inference_mode():
-        pixels = scenes._input(image.photograph, seer)
+        pixels = scenes._pixels(image.photograph, seer)
         prediction = evaluate.predict(seer.model, pixels, image.label[None], seer.config)
         expected = evaluate.agreement(prediction, image.label[None])[0]
     words = re.search(r"; tiny ([\d.]+) % and ([\d.]+) %", pictures.layers(all_seen[2]).alt)

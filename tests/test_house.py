@@ -19,7 +19,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports only lower rows; modules of one sub-package may import one another.
 ROWS = (
-    "wsss batch command compat config distributed interrupt memory settings intervals paths provenance "
+    "wsss batch command compat config distributed interrupt memory normalisation settings intervals paths provenance "
     "presets renamed stored",
     "alignment cam checkpoint contrast crf energy losses metrics optim refine subspace transforms "
     "benches figures origins publish published results table",

@@ -62,7 +62,8 @@ def naive_multi_scale_cam(net, image, scales):
 @pytest.mark.parametrize("scales", [(1.0, 0.5, 1.5), (0.5, 1.0), (0.75,), (1.0,)])
 def test_D8_multi_scale_cam_equals_the_naive_one(scales):
     config = tiny(cam__scales=scales)
-    net, image = model.build(config, 3), training_batch(config).image
+    net = model.build(config, 3)
+    image = net.normalise(training_batch(config).image)
     with torch.no_grad():
         wanted = naive_multi_scale_cam(net, image, scales)
     found = method.multi_scale_cam(net, image, net(image), config, torch.ones(2, 3))
@@ -124,7 +125,7 @@ def test_output_of_a_step_has_its_shapes():
     assert (output.flags[:, :2] == 1).all() and set(output.flags.unique().tolist()) <= {0, 1}
     assert not output.cam.requires_grad and not output.aux_cam.requires_grad and not output.teacher.requires_grad
     assert set(terms) == set(method.weights(0, config)) - {"extra_classification"}
-    plain = net(batch.image)
+    plain = net(net.normalise(batch.image))
     torch.testing.assert_close(output.tokens, plain.tokens)
     assert plain.cam is None and plain.student is None
 
@@ -141,7 +142,7 @@ def test_student_views_are_the_main_pass_view_2_and_the_crops_of_the_local_sourc
             pieces = [batch.image[image], batch.view[image]]
             pieces += [batch.local[image][:, top : top + 16, left : left + 16] for top, left in corners[image].tolist()]
             for place, piece in enumerate(pieces):
-                class_token = net.encode(piece[None]).class_token
+                class_token = net.encode(net.normalise(piece[None])).class_token
                 torch.testing.assert_close(output.student[place, image], net.proj_head(class_token)[0])
                 if place < 2:
                     torch.testing.assert_close(output.teacher[place, image], net.proj_head_t(class_token)[0])
@@ -152,7 +153,8 @@ def test_local_crops_are_chosen_by_the_aux_cam():
     net, batch = model.build(config, 4), training_batch(config)
     nothing, sure = torch.zeros(2, 4, 32, 32), torch.ones(2, 4, 32, 32)
     for aux, final, flag in ((nothing, sure, 0), (sure, nothing, 1)):
-        output = dataclasses.replace(net(batch.image, view=batch.view), cam=final, aux_cam=aux)
+        seen = net(net.normalise(batch.image), view=net.normalise(batch.view))
+        output = dataclasses.replace(seen, cam=final, aux_cam=aux)
         found = method.add_class_codes(net, batch, output, config, generator())
         assert (found.flags[:, 2:] == flag).all()
 
@@ -208,7 +210,7 @@ def test_refined_labels_are_those_of_the_losses():
     plain = method.losses(output, batch, override(config, {"segmentation.refinements": 0}))
     assert {name for name in terms if terms[name] != plain[name]} == {"segmentation", "energy"}
     across = override(config, {"compat.refine_across_box": True})
-    noisy = dataclasses.replace(batch, image=5 * batch.image, box=torch.tensor([[0, 32, 0, 32], [12, 20, 12, 20]]))
+    noisy = dataclasses.replace(batch, box=torch.tensor([[0, 32, 0, 32], [12, 20, 12, 20]]))
     one, two = (method.segmentation_labels(output, noisy, which, False) for which in (config, across))
     assert torch.equal(one[0], two[0]) and not torch.equal(one[1], two[1]), "D16 shows where there is padding"
 
@@ -257,7 +259,7 @@ def test_nothing_outside_the_photograph_counts():
     outside, beyond = ~seen[:, None], ~tokens.flatten(1)[:, :, None]
 
     def spoilt(x, where):
-        return torch.where(where, torch.rand_like(x), x)
+        return torch.where(where, 255 - x if x.dtype == torch.uint8 else torch.rand_like(x), x)
 
     other = dataclasses.replace(
         output,
@@ -336,7 +338,8 @@ def test_D15_cam_of_a_step_sees_the_photograph_only():
         config = tiny(compat__padding_in_cam=padding)
         batch = training_batch(config)
         net, output, _ = step(config, batch)
-        raw = method.multi_scale_cam(net, batch.image, net(batch.image), config, batch.label)
+        image = net.normalise(batch.image)
+        raw = method.multi_scale_cam(net, image, net(image), config, batch.label)
         inside = cam.box_mask(batch.box, (32, 32)).numpy()
         for mine, theirs in zip((output.cam, output.aux_cam), raw, strict=True):
             wanted = reference.normalise(theirs.double().numpy(), None if padding else inside)

@@ -10,11 +10,9 @@ import torch
 import torch.nn.functional as F
 from builders import noise, tensor, tiny, training_batch
 from safetensors.torch import save_file
-from timm.layers import Attention
 
 from wsss import checkpoint, method, model
 from wsss.config import ClassContrast, Msc
-from wsss.model import attend_from_first
 from wsss.paths import UserError
 
 
@@ -123,29 +121,6 @@ def test_the_class_token_alone_is_that_of_the_whole_pass(way):
         grads.append([p.grad.clone() for p in net.encoder.parameters() if p.grad is not None])
     torch.testing.assert_close(tokens[0], tokens[1])
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-4)
-
-
-class Doubled(Attention):
-    """An attention of its own kind."""
-
-    def forward(self, x, **options):
-        return 2 * super().forward(x, **options)
-
-
-@pytest.mark.parametrize("kind", [Attention, Doubled])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"qkv_bias": True},
-        {"gated": True},
-        {"qk_norm": True, "scale_norm": True, "norm_layer": torch.nn.LayerNorm},
-    ],
-)
-def test_attention_from_the_first_token_is_the_first_of_the_whole(kind, options):
-    torch.manual_seed(0)
-    attention, x = kind(24, 3, **options), torch.randn(2, 7, 24)
-    torch.testing.assert_close(attend_from_first(attention, x), attention(x)[:, :1])
 
 
 @pytest.mark.parametrize(("gradients", "starts"), [(True, (8, 9)), (False, (16, 17))])

@@ -21,7 +21,7 @@ def test_token_affinity_of_a_whole_step():
         maps, label = (torch.from_numpy(arrays[f"labels/in/{name}"]) for name in ("cam", "image_label"))
     images, _, height, width = maps.shape
     whole = torch.tensor([[0, height, 0, width]]).expand(images, 4)
-    blank = torch.zeros(images, 3, height, width)
+    blank = torch.zeros(images, 3, height, width, dtype=torch.uint8)
     batch = Batch([""] * images, blank, label, whole, blank, blank)
     tokens = torch.zeros(images, 12, 2)
     output = Output(tokens, tokens, (), tokens[:, 0], None, (4, 3), 16, label, label, aux_cam=maps)

@@ -152,7 +152,7 @@ def test_the_crf_refines_probabilities_of_the_whole_photograph(done, own, monkey
     np.testing.assert_array_equal(image, np.asarray(photograph))
     model = runs.open_run(done).model(2, torch.device("cpu"))
     asked = inference.protocol("voc")
-    seen_by_network = inference.network_input(photograph, asked)[None]
+    seen_by_network = model.normalise(inference.pixels(photograph, asked)[None])
     (logits,) = inference.scores(lambda x: model(x).segmentation, seen_by_network, [(57, 31)], asked, model.patch)
     np.testing.assert_allclose(probability, logits.softmax(0), atol=1e-5)
     with Image.open(done / "predictions/voc-crf-val/val_2.png") as picture:

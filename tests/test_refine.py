@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from reference import bilinear
 
 from wsss import cam, refine
-from wsss.transforms import DEVIATION, MEAN
 
 SIZE = (9, 7)
 HIGH, LOW = 0.7, 0.25
@@ -79,12 +78,6 @@ def pictures(seed, images=2, size=SIZE):
     return 255 * uniform(seed, images, 3, *size)
 
 
-def normalised(pixels):
-    """0..255 -> what `transforms.to_tensor` gives."""
-    mean, deviation = (pixels.new_tensor(x)[:, None, None] for x in (MEAN, DEVIATION))
-    return (pixels / 255 - mean) / deviation
-
-
 def spans(side):
     """A half-open range of rows or columns of 0..side with at least one of them."""
     return st.tuples(st.integers(0, side - 1), st.integers(1, side)).map(lambda s: (min(s[0], s[1] - 1), s[1]))
@@ -96,7 +89,7 @@ def whole(images, size):
 
 def pseudo_label(pixels, maps, label, box, across_box=False, iterations=10):
     return refine.segmentation_labels(
-        normalised(pixels), maps, label, box, LOW, HIGH, across_box, iterations=iterations
+        pixels, maps, label, box, LOW, HIGH, across_box, iterations=iterations
     )
 
 

@@ -2,25 +2,25 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 
 @dataclass
 class Batch:
-    """Training views of b photographs; shapes as the field's names say."""
+    """Training views of b photographs, as pixels: the model normalises them. Shapes are in the annotations."""
 
     ids: list[str]
     """Names of the photographs, for messages and records."""
-    image: Float[Tensor, "b 3 h w"]
-    """View 1, the main input, normalised with ImageNet's mean and deviation."""
+    image: UInt8[Tensor, "b 3 h w"]
+    """View 1, the main input."""
     label: Float[Tensor, "b k"]
     """Image-level labels, multi-hot, without background."""
     box: Int[Tensor, "b 4"]
     """Rows and columns (top, bottom, left, right; half open) of view 1 that show the photograph, not padding."""
-    view: Float[Tensor, "b 3 h w"] | None
+    view: UInt8[Tensor, "b 3 h w"] | None
     """View 2: a random resized crop of the unscaled photograph; None where class token contrast is off."""
-    local: Float[Tensor, "b 3 h w"] | None
+    local: UInt8[Tensor, "b 3 h w"] | None
     """The crop of view 1 with colours of its own: the source of local crops; None with view 2."""
 
 

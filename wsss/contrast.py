@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Generator, Tensor
 
 from wsss.config import IGNORE
@@ -113,7 +113,7 @@ def _draw(choices: tuple[Bool[Tensor, "h w"], ...], count: int, generator: Gener
     return torch.multinomial(weights, count, bool(places.sum() < count), generator=generator).to(places.device)
 
 
-def cut(image: Float[Tensor, "b 3 h w"], corners: Int[Tensor, "b m 2"], size: int) -> Float[Tensor, "m b 3 q q"]:
+def cut(image: UInt8[Tensor, "b 3 h w"], corners: Int[Tensor, "b m 2"], size: int) -> UInt8[Tensor, "m b 3 q q"]:
     """Square crops at the given top left corners, crop-major."""
     rows = [
         torch.stack([one[:, top : top + size, left : left + size] for top, left in places])

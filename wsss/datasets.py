@@ -24,7 +24,7 @@ class Sample:
 
     id: str
     image: Tensor
-    """(3, q, q), squashed to the evaluation size and normalised."""
+    """(3, q, q) uint8, squashed to the evaluation size."""
     pixels: np.ndarray
     """(h, w, 3) uint8, the photograph itself."""
     label: Tensor

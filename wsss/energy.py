@@ -17,7 +17,6 @@ from torch import Tensor
 from wsss.cam import box_mask
 from wsss.config import IGNORE
 from wsss.losses import upcast
-from wsss.transforms import to_pixels
 
 _WORKER = ThreadPoolExecutor(1, "energy")
 
@@ -29,7 +28,7 @@ def half_probability(log_probability: Float[Tensor, "b c h w"]) -> Float[Tensor,
 
 
 def start(
-    image: Float[Tensor, "b 3 h w"],
+    image: UInt8[Tensor, "b 3 h w"],
     probability: Float[Tensor, "b c p q"],
     box: Int[Tensor, "b 4"],
     sigma_xy: float = 100.0,
@@ -45,7 +44,7 @@ def start(
     """
     if min(sigma_xy, sigma_rgb) <= 0:
         raise ValueError(f"the energy's sigmas must be positive, not {sigma_xy} and {sigma_rgb}")
-    pixels = to_pixels(_half(image).float()).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    pixels = _half(image).permute(0, 2, 3, 1).contiguous()
     seen = _half_box(box, image.shape[2:])
     inside = probability.detach().float() * seen[:, None]
     lattice = torch.ones_like(seen) if across_box else seen
@@ -53,7 +52,7 @@ def start(
 
 
 def filtered(
-    image: Float[Tensor, "b 3 h w"],
+    image: UInt8[Tensor, "b 3 h w"],
     probability: Float[Tensor, "b c p q"],
     box: Int[Tensor, "b 4"],
     sigma_xy: float = 100.0,
@@ -63,7 +62,7 @@ def filtered(
     """K S' of every image and class: S' = S inside the box (full-size pixels) and 0 outside, K the permutohedral
     lattice's Gaussian of position (`sigma_xy` full-size pixels) and colour (`sigma_rgb` of 255), not normalised.
 
-    `image` is normalised as the network sees it and rounded to whole grey levels. No gradient. The lattice (Adams et
+    No gradient. The lattice (Adams et
     al. 2010) is the base's, bit for bit: .4 to .65 of the exact Gaussian sum where colours are smooth, symmetric to
     .3 %. It is built of the pixels inside the box; with `across_box` of all, so that what padding shows changes K a
     little, as in the base (Deviations D17). K S' is 0 outside the lattice.

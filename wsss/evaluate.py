@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,17 +25,20 @@ from wsss.tally import LAYERS, Tally, counts_by_image, scores
 BATCH = 8
 """Images evaluated at once; all are squashed to one size."""
 
+Pixels = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
+
 
 @torch.inference_mode()
 def predict(
-    model: Wsss, image: Float[Tensor, "b 3 h w"], label: Float[Tensor, "b k"], config: Config
+    model: Wsss, image: Pixels, label: Float[Tensor, "b k"], config: Config
 ) -> dict[str, Tensor]:
     """Of a batch: normalised multi-scale CAM and aux CAM, masked by the true image labels; segmentation and class
     logits; the pseudo label that segmentation would learn from the last CAM, refined, with gaps of 255 (b, h, w); and
     the tokens' codes in all subspaces side by side (b, n, q), where subspaces are trained.
     """
-    output = model(image)
-    main, aux, *_ = method.multi_scale_cam(model, image, output, config, label)
+    normalised = model.normalise(image)
+    output = model(normalised)
+    main, aux, *_ = method.multi_scale_cam(model, normalised, output, config, label)
     maps = {name: cam.masked(cam.normalise(raw), label) for name, raw in (("cam", main), ("aux_cam", aux))}
     pseudo = pseudo_label(dataclasses.replace(output, **maps), image, label, config)
     found = {**maps, "segmentation": output.segmentation, "logits": output.logits, "pseudo_label": pseudo}
@@ -45,7 +48,7 @@ def predict(
 
 
 def pseudo_label(
-    output: Output, image: Float[Tensor, "b 3 h w"], label: Float[Tensor, "b k"], config: Config
+    output: Output, image: Pixels, label: Float[Tensor, "b k"], config: Config
 ) -> Int[Tensor, "b h w"]:
     """What segmentation would learn from the last CAM of `output`, which is normalised and masked by `label`."""
     box = torch.tensor([0, image.shape[2], 0, image.shape[3]], device=image.device).expand(len(image), 4)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from wsss import transforms
 from wsss.paths import UserError, near
@@ -97,9 +98,9 @@ def protocol(
     )
 
 
-def network_input(photograph: Image.Image, asked: Protocol) -> Float[Tensor, "3 h w"]:
-    """The photograph as the network sees it at scale 1: its own size, or squashed."""
-    return transforms.squash(photograph, asked.size) if asked.size else transforms.to_tensor(photograph)
+def pixels(photograph: Image.Image, asked: Protocol) -> UInt8[Tensor, "3 h w"]:
+    """The photograph at scale 1, not normalised: its own size, or squashed."""
+    return transforms.squash(photograph, asked.size) if asked.size else pil_to_tensor(photograph)
 
 
 def scaled_size(size: Size, scale: float, patch: int) -> Size:

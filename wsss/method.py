@@ -19,18 +19,19 @@ def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, pla
     where they have a weight. The unflipped scale-1 CAM pass and the student's view 1 are the main pass (D8). Where no
     term of weight learns from a CAM, ever (plain classification) or yet (`plain`, see `is_plain`), view 1 is all."""
     plain = plain or not config.uses_cams
-    view = batch.view if config.contrasts_classes and not plain else None
-    output = model(batch.image, segment=not plain, view=view)
+    image = model.normalise(batch.image)
+    view = model.normalise(batch.view) if config.contrasts_classes and not plain else None
+    output = model(image, segment=not plain, view=view)
     if plain:
         return output
-    output = dataclasses.replace(output, log_probability=log_probability(output.segmentation, batch.image.shape[2:]))
+    output = dataclasses.replace(output, log_probability=log_probability(output.segmentation, image.shape[2:]))
     filtering = None
     if config.energy.weight:
         probability = energy.half_probability(output.log_probability)
         output = dataclasses.replace(output, probability=probability)
         reach = (config.energy.sigma_xy, config.energy.sigma_rgb, config.compat.energy_across_box)
         filtering = energy.start(batch.image, probability.detach(), batch.box, *reach)  # beside the passes below
-    output = add_cams(model, batch, output, config)
+    output = add_cams(model, image, batch, output, config)
     if config.contrasts_classes:
         output = add_class_codes(model, batch, output, config, generator)
     if config.contrasts_patches or config.uses_decorrelation or config.uses_orthogonality:
@@ -38,11 +39,14 @@ def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, pla
     return dataclasses.replace(output, filtered=filtering()) if filtering else output
 
 
-def add_cams(model: Wsss, batch: Batch, output: Output, config: Config) -> Output:
-    """The CAM passes; the normalised CAM of every layer, labels of the tokens, and the students of alignment."""
-    inside = cam.box_mask(batch.box, batch.image.shape[2:])
+def add_cams(
+    model: Wsss, image: Float[Tensor, "b 3 h w"], batch: Batch, output: Output, config: Config
+) -> Output:
+    """The CAM passes on view 1, normalised as `image`; the normalised CAM of every layer, labels of the tokens, and the
+    students of alignment."""
+    inside = cam.box_mask(batch.box, image.shape[2:])
     valid = None if config.compat.padding_in_cam else inside
-    raw = multi_scale_cam(model, batch.image, output, config, batch.label)
+    raw = multi_scale_cam(model, image, output, config, batch.label)
     main, aux, *extra = (cam.normalise(maps, valid) for maps in raw)
     output = dataclasses.replace(output, cam=main, aux_cam=aux, extra_cams=tuple(extra))
     output = dataclasses.replace(output, token_labels=token_labels(output, batch, config))
@@ -97,7 +101,7 @@ def add_class_codes(model: Wsss, batch: Batch, output: Output, config: Config, g
     inside = cam.box_mask(batch.box, batch.image.shape[2:])
     corners, flags = contrast.choose_crops(codes, inside, size, count, generator, padded)
     crops = contrast.cut(batch.local, corners, size).flatten(0, 1)
-    local = model.class_token(crops).unflatten(0, (count, -1))
+    local = model.class_token(model.normalise(crops)).unflatten(0, (count, -1))
     views = torch.cat([output.class_token[None], output.view_token[None], local])
     with torch.no_grad():
         teacher = model.proj_head_t(views[:2])

@@ -2,13 +2,13 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import timm
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from timm.layers import Attention, PatchEmbed, resample_abs_pos_embed
+from jaxtyping import Float, UInt8
+from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils import checkpoint as activations
@@ -17,6 +17,7 @@ from wsss import checkpoint, subspace
 from wsss.batch import Encoded, Output
 from wsss.config import ClassContrast, Config, Msc
 from wsss.config import Model as ModelConfig
+from wsss.normalisation import IMAGENET, Normalisation
 from wsss.paths import UserError
 
 AUX = 2
@@ -31,21 +32,6 @@ class Patches(PatchEmbed):
         rows, columns = self.patch_size
         pixels = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5).flatten(3)
         return self.norm(F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias))
-
-
-def attend_from_first(attention: nn.Module, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b 1 d"]:
-    """`attention(x)[:, :1]`: one query, all keys. Attention that is not timm's plain one runs whole."""
-    if type(attention) is not Attention or getattr(attention, "gate", None) is not None:
-        return attention(x)[:, :1]
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    width = len(weight) // 3
-    query = F.linear(x[:, :1], weight[:width], None if bias is None else bias[:width])
-    rest = F.linear(x, weight[width:], None if bias is None else bias[width:])
-    parts = (query, *rest.chunk(2, -1))
-    q, k, v = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts)
-    shares = (attention.q_norm(q) * attention.scale @ attention.k_norm(k).mT).softmax(-1)
-    answer = (attention.attn_drop(shares) @ v).transpose(1, 2).flatten(2)
-    return attention.proj_drop(attention.proj(attention.norm(answer)))
 
 
 class Decoder(nn.Module):
@@ -129,55 +115,57 @@ class Wsss(nn.Module):
         with torch.no_grad():
             for head in self.classifiers():
                 head.weight.mul_(config.model.classifier_scale)
+        # Not among the saved tensors: the metadata of a file of weights name them, so that older files still fit.
+        self.register_buffer("mean", torch.empty(3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.empty(3, 1, 1), persistent=False)
+        self.set_normalisation(IMAGENET)
+
+    def set_normalisation(self, normalisation: Normalisation) -> None:
+        """Normalise images with these numbers from now on."""
+        self.normalisation = normalisation
+        self.mean.copy_(torch.tensor(normalisation.mean)[:, None, None])
+        self.deviation.copy_(torch.tensor(normalisation.deviation)[:, None, None])
+
+    def normalise(
+        self, pixels: UInt8[Tensor, "*b 3 h w"] | Float[Tensor, "*b 3 h w"]
+    ) -> Float[Tensor, "*b 3 h w"]:
+        """Pixels in 0..255 as the encoder takes them: the one place where images are normalised."""
+        return (pixels / 255 - self.mean) / self.deviation
 
     def encode(self, image: Float[Tensor, "b 3 h w"], view: Float[Tensor, "b 3 h w"] | None = None) -> Encoded:
         """One pass of the encoder. Rows and columns of pixels beyond a whole number of patches are dropped. `view`:
-        images of which the class token alone is asked; they are in the same batch up to the last block."""
-        count = len(image)
-        x, kept = self._before_last(image if view is None else torch.cat([image, view]))
-        view_token = None if view is None else self._last_of_class_token(x[count:])
-        x = self.encoder.norm(self._run(self.encoder.blocks[-1], x[:count]))
-        aux, *extra = (kept[number][:count] for number in (self.aux_block, *self.extra_blocks))
-        return Encoded(x[:, self.encoder.num_prefix_tokens :], aux, tuple(extra), x[:, 0], view_token)
+        images in the same batch of which only the class token is kept.
+
+        timm's `forward_intermediates` is these lines, but for three things that it has no argument for: positions
+        without antialiasing (D13), the kind of attention by the number of tokens, and which blocks are kept for the
+        backward pass.
+        """
+        count, images = len(image), image if view is None else torch.cat([image, view])
+        (rows, columns), vit, kept = self.grid(images), self.encoder, {}
+        x = vit.patch_embed(images[:, :, : rows * self.patch, : columns * self.patch])
+        x = vit.norm_pre(self._with_positions(x.reshape(len(x), rows, columns, -1)))
+        for number, block in enumerate(vit.blocks, 1):
+            x = self._run(block, x)
+            kept[number] = x[:count, vit.num_prefix_tokens :]
+        x = vit.norm(x)
+        aux, *extra = (kept[number] for number in (self.aux_block, *self.extra_blocks))
+        tokens, view_token = x[:count, vit.num_prefix_tokens :], None if view is None else x[count:, 0]
+        return Encoded(tokens, aux, tuple(extra), x[:count, 0], view_token)
 
     def class_token(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """The class token of one pass of the encoder."""
-        return self._last_of_class_token(self._before_last(image)[0])
+        return self.encode(image).class_token
 
-    def _last_of_class_token(self, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b d"]:
-        """The class token after the last block, which leaves out all other tokens' queries and MLP, and the norm."""
-        block = self.encoder.blocks[-1]
-
-        def alone(x: Tensor) -> Tensor:
-            x = x[:, :1] + block.drop_path1(block.ls1(attend_from_first(block.attn, block.norm1(x))))
-            return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-
-        return self.encoder.norm(self._run(block, x, alone))[:, 0]
-
-    def _before_last(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b m d"], dict[int, Tensor]]:
-        """All tokens before the last block, and the patch tokens after the aux and the extra blocks by number."""
-        rows, columns = self.grid(image)
-        vit, prefix, kept = self.encoder, self.encoder.num_prefix_tokens, {}
-        x = vit.patch_embed(image[:, :, : rows * self.patch, : columns * self.patch])
-        x = vit.norm_pre(self._with_positions(x.reshape(len(x), rows, columns, -1)))
-        for number, block in enumerate(vit.blocks[:-1], 1):
-            x = self._run(block, x)
-            if number == self.aux_block or number in self.extra_blocks:
-                kept[number] = x[:, prefix:]
-        return x, kept
-
-    def _run(
-        self, block: nn.Module, x: Float[Tensor, "b m d"], work: Callable[[Tensor], Tensor] | None = None
-    ) -> Float[Tensor, "b _ d"]:
-        """The block, or the part of it that is `work`, with the kind of attention that is faster for these tokens; what
-        is computed again in the backward pass has the same kind."""
+    def _run(self, block: nn.Module, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b m d"]:
+        """The block, with the kind of attention that is faster for these tokens. The flag is set inside `run`, since
+        what is computed again in the backward pass must have the same kind."""
         halved = torch.is_grad_enabled() and torch.is_autocast_enabled(x.device.type)
         patches = x.shape[1] - self.encoder.num_prefix_tokens
         fused = x.is_cuda or patches >= self.fused_from * (2 if halved else 1)
 
         def run(x: Tensor) -> Tensor:
             block.attn.fused_attn = fused
-            return (work or block)(x)
+            return block(x)
 
         if not (self.recompute and torch.is_grad_enabled()):
             return run(x)

@@ -71,9 +71,9 @@ class Shard:
 
     def _scored(self, waiting: list[tuple[int, Image.Image]]) -> Iterator[Job]:
         """The jobs of a batch: probabilities for the CRF, or labels."""
-        image = torch.stack([inference.network_input(photograph, self.asked) for _, photograph in waiting])
+        image = torch.stack([inference.pixels(photograph, self.asked) for _, photograph in waiting]).to(self.device)
         sizes = [photograph.size[::-1] for _, photograph in waiting]
-        combined = inference.scores(self._network, image.to(self.device), sizes, self.asked, self.model.patch)
+        combined = inference.scores(self._network, self.model.normalise(image), sizes, self.asked, self.model.patch)
         for place, photograph in waiting:
             logits = combined.pop(0)
             if self.asked.crf:

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from wsss import distributed, memory, provenance, transforms
+from wsss import distributed, memory, provenance
 from wsss.config import Model
 from wsss.data import mini, voc
 from wsss.datasets import mix
 from wsss.model import build_encoder, describe
+from wsss.normalisation import IMAGENET
 from wsss.paths import UserError, atomic, write_json
 
 DRAWN = "drawn"
@@ -199,7 +200,7 @@ def evaluate(model: Pretrainer, images: UInt8[Tensor, "n 3 h w"], labels: Int[Te
 
 def prepare(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """Pixels normalised with ImageNet's mean and deviation."""
-    mean, deviation = (torch.tensor(x)[:, None, None] for x in (transforms.MEAN, transforms.DEVIATION))
+    mean, deviation = (torch.tensor(x)[:, None, None] for x in (IMAGENET.mean, IMAGENET.deviation))
     return (images.float() / 255 - mean) / deviation
 
 

@@ -3,13 +3,12 @@ with it. From the description of the base (ToCo, Ru et al., CVPR 2023)."""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from wsss.cam import box_mask
 from wsss.config import IGNORE
 from wsss.losses import upcast
-from wsss.transforms import to_pixels
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 WIDTH = 0.3
@@ -122,7 +121,7 @@ def refine(
 
 @torch.no_grad()
 def segmentation_labels(
-    image: Float[Tensor, "b 3 h w"],
+    image: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],
     cam: Float[Tensor, "b k h w"],
     label: Float[Tensor, "b k"],
     box: Int[Tensor, "b 4"],
@@ -134,7 +133,7 @@ def segmentation_labels(
 ) -> Int[Tensor, "b h w"]:
     """The segmentation pseudo label: class + 1, 0 background, IGNORE where unsure and outside the box.
 
-    `image` as `transforms.to_tensor` gives it, `cam` in 0..1. At half the size, softmax over a constant background
+    `image` in 0..255, `cam` in 0..1. At half the size, softmax over a constant background
     and the CAMs of the image's own classes, refined, resized back, arg max; once with background `high`, once with
     `low`. The label is the first result's class; background where both say background; else IGNORE. The base refines
     across the box's edge, as `across_box` does (Deviations D16); otherwise nothing outside the box has any influence.
@@ -144,7 +143,7 @@ def segmentation_labels(
     half = (max(1, height // 2), max(1, width // 2))
     with torch.autocast(image.device.type, enabled=False):
         planes, classes = _own_classes(upcast(cam), label)
-        pixels = to_pixels(upcast(image))
+        pixels = upcast(image)
         if not across_box:
             planes, pixels = repeat_edge(planes, box), repeat_edge(pixels, box)
         planes, pixels = (F.interpolate(x, half, mode="bilinear", align_corners=False) for x in (planes, pixels))

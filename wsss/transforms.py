@@ -1,7 +1,7 @@
-"""Training views of a photograph: image in, tensors out. Randomness comes from torch's generator at the call."""
+"""Training views of a photograph: image in, uint8 pixels out. Randomness comes from torch's generator at the call."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import v2
@@ -10,31 +10,17 @@ from torchvision.transforms.v2 import functional as tv
 from wsss.compat import Compat
 from wsss.config import Augment
 
-MEAN = (0.485, 0.456, 0.406)
-DEVIATION = (0.229, 0.224, 0.225)
-
 Box = tuple[int, int, int, int]
 
 
-def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
-    """Normalised with ImageNet's mean and deviation, for every backbone as in the base."""
-    return tv.normalize(tv.to_dtype(tv.pil_to_tensor(image), torch.float32, scale=True), MEAN, DEVIATION)
-
-
-def to_pixels(image: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 3 h w"]:
-    """The inverse of `to_tensor`, as 0..255."""
-    mean, deviation = (image.new_tensor(x)[:, None, None] for x in (MEAN, DEVIATION))
-    return (image * deviation + mean) * 255
-
-
-def squash(image: Image.Image, size: int) -> Float[Tensor, "3 q q"]:
+def squash(image: Image.Image, size: int) -> UInt8[Tensor, "3 q q"]:
     """The whole photograph resized bilinearly to a square, for evaluation during training."""
-    return to_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
+    return tv.pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def views(
     photograph: Image.Image, augment: Augment, compat: Compat, contrast: bool = True
-) -> tuple[Float[Tensor, "3 h w"], Box, Float[Tensor, "3 h w"] | None, Float[Tensor, "3 h w"] | None]:
+) -> tuple[UInt8[Tensor, "3 h w"], Box, UInt8[Tensor, "3 h w"] | None, UInt8[Tensor, "3 h w"] | None]:
     """View 1, its box (top, bottom, left, right), view 2 and the source of local crops.
 
     Without `contrast` the last two, which serve class token contrast alone, are None; view 1 is the same either way.
@@ -44,13 +30,13 @@ def views(
     source = flip(crop) if compat.local_flip else main
     first = blur(_colour(main, augment), augment.blur, 1.0)
     if not contrast:
-        return to_tensor(first), box, None, None
+        return tv.pil_to_tensor(first), box, None, None
     local = blur(_colour(source, augment), augment.blur, 0.5)
     second = v2.RandomResizedCrop(
         augment.crop, augment.view_scale, interpolation=tv.InterpolationMode.BICUBIC, antialias=True
     )(photograph)
     second = v2.RandomSolarize(128, 0.2)(blur(_colour(flip(second), augment), augment.blur, 0.1))
-    return to_tensor(first), box, to_tensor(second), to_tensor(local)
+    return tv.pil_to_tensor(first), box, tv.pil_to_tensor(second), tv.pil_to_tensor(local)
 
 
 def random_crop(image: Image.Image, size: int) -> tuple[Image.Image, Box]:

@@ -66,14 +66,15 @@ def scene(picture: Picture, seers: Sequence[Seer]) -> Scene:
 def predicted_label(photograph: Image.Image, seer: Seer) -> Float[Tensor, " k"]:
     """The classes that the model gives more than one half, or the most probable one."""
     with torch.inference_mode():
-        found = seer.model(_input(photograph, seer), segment=False).logits[0].sigmoid()
+        found = seer.model(seer.model.normalise(_pixels(photograph, seer)), segment=False).logits[0].sigmoid()
     return ((found > 0.5) | (found == found.max())).float()
 
 
 @torch.inference_mode()
 def view(photograph: Image.Image, size: tuple[int, int], label: Float[Tensor, " k"], seer: Seer) -> View:
     """What one model sees; masks are of `size` (rows, columns)."""
-    image, (model, config) = _input(photograph, seer), (seer.model, seer.config)
+    pixels, (model, config) = _pixels(photograph, seer), (seer.model, seer.config)
+    image = model.normalise(pixels)
     output = model(image)
     score = output.logits[0].sigmoid()
     order = (score + label).argsort(descending=True)  # those in the image first
@@ -100,7 +101,7 @@ def view(photograph: Image.Image, size: tuple[int, int], label: Float[Tensor, " 
         layers,
         _codes(model, output, config),
         _labels(output.segmentation, size) if segments else None,
-        _pseudo_label(output, several, image, label, config, size) if segments else None,
+        _pseudo_label(output, several, pixels, label, config, size) if segments else None,
     )
 
 
@@ -127,13 +128,13 @@ def _labels(logits: Float[Tensor, "1 c i j"], size: tuple[int, int]) -> UInt8[np
 def _pseudo_label(
     output: Output,
     several: tuple[Tensor, ...],
-    image: Float[Tensor, "1 3 q q"],
+    pixels: UInt8[Tensor, "1 3 q q"],
     label: Float[Tensor, " k"],
     config: Config,
     size: tuple[int, int],
 ) -> UInt8[np.ndarray, "h w"]:
     maps = cam.masked(cam.normalise(several[0]), label[None])
-    return _nearest(evaluate.pseudo_label(dataclasses.replace(output, cam=maps), image, label[None], config), size)
+    return _nearest(evaluate.pseudo_label(dataclasses.replace(output, cam=maps), pixels, label[None], config), size)
 
 
 def _nearest(labels: Tensor, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
@@ -145,7 +146,7 @@ def _numpy(value: Tensor) -> np.ndarray:
     return value.float().cpu().numpy()
 
 
-def _input(photograph: Image.Image, seer: Seer) -> Float[Tensor, "1 3 q q"]:
+def _pixels(photograph: Image.Image, seer: Seer) -> UInt8[Tensor, "1 3 q q"]:
     return transforms.squash(photograph.convert("RGB"), evaluate.evaluation_size(seer.config))[None]
 
 
@@ -157,19 +158,20 @@ def refined(
     picture: Picture, seer: Seer, present: Sequence[int], threshold: float, layer: int, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w"]:
     """The CAM's labels with one background level, `threshold`, refined by the photograph's colours (PAR)."""
-    image = _input(picture.photograph, seer)
+    pixels = _pixels(picture.photograph, seer)
+    image = seer.model.normalise(pixels)
     label = torch.zeros(1, seer.model.classifier.weight.shape[0])
     label[0, [number - 1 for number in present]] = 1.0
     raw = method.multi_scale_cam(seer.model, image, seer.model(image), seer.config, label)[layer]
     maps = cam.masked(cam.normalise(raw), label)
-    box = torch.tensor([[0, image.shape[2], 0, image.shape[3]]])
-    return _nearest(refine.segmentation_labels(image, maps, label, box, threshold, threshold), size)
+    box = torch.tensor([[0, pixels.shape[2], 0, pixels.shape[3]]])
+    return _nearest(refine.segmentation_labels(pixels, maps, label, box, threshold, threshold), size)
 
 
 @torch.inference_mode()
 def with_crf(picture: Picture, seer: Seer, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     """The segmentation after a dense CRF with the final protocol's numbers."""
-    logits = seer.model(_input(picture.photograph, seer)).segmentation
+    logits = seer.model(seer.model.normalise(_pixels(picture.photograph, seer))).segmentation
     probability = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].softmax(0)
     pixels = np.asarray(picture.photograph.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC))
     return crf.dense_crf(pixels, _numpy(probability)).argmax(0).astype(np.uint8)

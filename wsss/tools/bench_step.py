@@ -178,9 +178,7 @@ def record_passes(net: Wsss, passes: Passes) -> RemovableHandle:
 
 def step_flops(net: Wsss, passes: Passes, images: int) -> float:
     """Floating point operations of a step: (images, patch tokens, with gradient) of every encoder pass, attention
-    counted, backward as twice the forward; the decoder on the step's `images`, of the size of the first pass. Every
-    block counts whole, as in the floor of the page 'Speed', also the last one of view 2 and local crops, where the
-    class token alone asks: 2 % more than is computed."""
+    counted, backward as twice the forward; the decoder on the step's `images`, of the size of the first pass."""
     width, depth, patch = net.encoder.embed_dim, len(net.encoder.blocks), net.patch
     total = 0.0
     for count, patches, grad in passes:

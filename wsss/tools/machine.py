@@ -62,6 +62,7 @@ def random_batch(config: Config, classes: int, images: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(3 * images, 3, side // 16, side // 16, generator=generator)
     views = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear").unflatten(0, (3, images))
+    views = (58 * views + 116).round().clamp(0, 255).byte()
     label = torch.zeros(images, classes)
     for row in range(images):
         label[row, [row % classes, (row + 1) % classes]] = 1

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
-from wsss import cam, checkpoint, contrast, crf, energy, losses, metrics, model, optim, refine, subspace, transforms
+from wsss import cam, checkpoint, contrast, crf, energy, losses, metrics, model, optim, refine, subspace
 from wsss.command import parse
 from wsss.compat import TOCO
 from wsss.config import IGNORE, Config
+from wsss.normalisation import IMAGENET
 from wsss.paths import UserError, near
 from wsss.presets import BASE, RELEASED
 from wsss.settings import override
@@ -106,7 +106,7 @@ def _par(case: Case) -> Found:
 
 
 def _refine(case: Case) -> Found:
-    image = tv.normalize(case.real("image") / 255, transforms.MEAN, transforms.DEVIATION)
+    image = case.real("image")
     maps, label, box = case.real("valid_cam"), case.real("image_label"), case.whole("box")
     return {"out/label": refine.segmentation_labels(image, maps, label, box, LOW, HIGH, TOCO.refine_across_box)}
 
@@ -120,7 +120,9 @@ def _segmentation(case: Case) -> Found:
 
 
 def _energy(case: Case) -> Found:
-    image, logits, box = case.real("image_normalised"), case.real("logits").requires_grad_(), case.whole("box")
+    mean, deviation = (torch.tensor(x)[:, None, None] for x in (IMAGENET.mean, IMAGENET.deviation))
+    image = ((case.real("image_normalised") * deviation + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    logits, box = case.real("logits").requires_grad_(), case.whole("box")
     probability = energy.half_probability(losses.log_probability(logits, image.shape[2:]))
     filtered = energy.filtered(image, probability, box, across_box=TOCO.energy_across_box)
     return _with_gradient(energy.energy_loss(probability, filtered, case.whole("label"), box), logits, "logits")
