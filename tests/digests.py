@@ -1,7 +1,7 @@
 """Print the sha256 of the weights after 100 steps of three runs: `python tests/digests.py [NAME ...]`.
 
 One thread, float32, no network, minutes on one core. A change that should not change the bits of a run leaves the three
-digests as they are on one processor with one set of versions, which are printed as well; other processors round otherwise.
+digests as they are on one processor with one set of versions, which are printed as well; others round otherwise.
 """
 
 import hashlib

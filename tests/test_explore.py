@@ -133,7 +133,12 @@ def test_labels_that_are_not_known_are_predicted_by_the_last_model(looked):
     unknown = scenes.Picture("mine", images[0].photograph)
     with one_thread():
         found = scenes.scene(unknown, seers)
-        score = seers[-1].model(seers[-1].model.normalise(scenes._pixels(unknown.photograph, seers[-1]))).logits[0].sigmoid()
+        score = (
+            seers[-1]
+            .model(seers[-1].model.normalise(scenes._pixels(unknown.photograph, seers[-1])))
+            .logits[0]
+            .sigmoid()
+        )
     expected = {int(place) + 1 for place in range(2) if score[place] > 0.5 or score[place] == score.max()}
     assert set(found.present) == expected and not found.known and found.truth is None
 

@@ -29,9 +29,7 @@ Pixels = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
 
 
 @torch.inference_mode()
-def predict(
-    model: Wsss, image: Pixels, label: Float[Tensor, "b k"], config: Config
-) -> dict[str, Tensor]:
+def predict(model: Wsss, image: Pixels, label: Float[Tensor, "b k"], config: Config) -> dict[str, Tensor]:
     """Of a batch: normalised multi-scale CAM and aux CAM, masked by the true image labels; segmentation and class
     logits; the pseudo label that segmentation would learn from the last CAM, refined, with gaps of 255 (b, h, w); and
     the tokens' codes in all subspaces side by side (b, n, q), where subspaces are trained.
@@ -47,9 +45,7 @@ def predict(
     return found
 
 
-def pseudo_label(
-    output: Output, image: Pixels, label: Float[Tensor, "b k"], config: Config
-) -> Int[Tensor, "b h w"]:
+def pseudo_label(output: Output, image: Pixels, label: Float[Tensor, "b k"], config: Config) -> Int[Tensor, "b h w"]:
     """What segmentation would learn from the last CAM of `output`, which is normalised and masked by `label`."""
     box = torch.tensor([0, image.shape[2], 0, image.shape[3]], device=image.device).expand(len(image), 4)
     return method.segmentation_labels(output, Batch([], image, label, box, None, None), config, aux_labels=False)

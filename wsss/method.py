@@ -39,9 +39,7 @@ def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, pla
     return dataclasses.replace(output, filtered=filtering()) if filtering else output
 
 
-def add_cams(
-    model: Wsss, image: Float[Tensor, "b 3 h w"], batch: Batch, output: Output, config: Config
-) -> Output:
+def add_cams(model: Wsss, image: Float[Tensor, "b 3 h w"], batch: Batch, output: Output, config: Config) -> Output:
     """The CAM passes on view 1, normalised as `image`; the normalised CAM of every layer, labels of the tokens, and the
     students of alignment."""
     inside = cam.box_mask(batch.box, image.shape[2:])

@@ -126,9 +126,7 @@ class Wsss(nn.Module):
         self.mean.copy_(torch.tensor(normalisation.mean)[:, None, None])
         self.deviation.copy_(torch.tensor(normalisation.deviation)[:, None, None])
 
-    def normalise(
-        self, pixels: UInt8[Tensor, "*b 3 h w"] | Float[Tensor, "*b 3 h w"]
-    ) -> Float[Tensor, "*b 3 h w"]:
+    def normalise(self, pixels: UInt8[Tensor, "*b 3 h w"] | Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 3 h w"]:
         """Pixels in 0..255 as the encoder takes them: the one place where images are normalised."""
         return (pixels / 255 - self.mean) / self.deviation
 
