@@ -125,7 +125,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty photograph": (lambda r: (r / JPEG).write_bytes(b""), "train_1.jpg cannot be decoded"),
     "no mask in val": (lambda r: (r / PNG).unlink(), "image val_1 has no mask: .*val_1.png does not exist"),
     "cut mask": (lambda r: cut(r / PNG), "the mask .*val_1.png cannot be decoded"),
-    "mask of colours": (lambda r: as_rgb(r / PNG), "val_1.png is of mode RGB; it must be an index image"),
+    "mask of colours": (
+        lambda r: as_rgb(r / PNG),
+        "val_1.png is of mode RGB, a colour picture; it must be an index image",
+    ),
     "mask of another size": (lambda r: mask(r, "val_1", lambda a: a[1:]), "val_1.png is 48x39, but its image is 48x40"),
     "value": (lambda r: mask(r, "val_1", set_pixels(7)), r"val_1.png holds the value 7, but only 0..2 and 255"),
     "values": (lambda r: mask(r, "val_1", set_pixels(7, 9, 254)), "val_1.png holds the values 7, 9, 254, but"),

@@ -51,15 +51,48 @@ def test_no_pixel_of_background(tmp_path):
     assert found["iou"]["background"] is None and found["miou"] is not None
 
 
-def test_no_label_and_no_truth_at_all(tmp_path, capsys):
-    """Images without any object, all of whose pixels are ignored: numbers are undefined, the run still ends."""
+@pytest.mark.parametrize("value", [0, voc.IGNORE], ids=["background", "ignored"])
+def test_a_val_list_without_truth_leaves_all_numbers_undefined(tmp_path, capsys, value):
     root = own_set(tmp_path / "none", [Photo(), Photo()])
-    for path in (root / "SegmentationClass").glob("*.png"):
-        write_mask(path, np.full((40, 48), voc.IGNORE, np.uint8))
+    for path in (root / "SegmentationClass").glob("val*.png"):
+        write_mask(path, np.full((40, 48), value, np.uint8))
     assert run(*tiny(root, tmp_path / "out")) == 0
     found = record(tmp_path / "out")["results"]
-    assert found["segmentation"]["miou"] is None and found["classification"]["map"] is None
+    for kind in ("segmentation", "cam", "aux_cam"):
+        assert found[kind]["miou"] is found[kind]["pixel_accuracy"] is found[kind]["boundary_iou"] is None
+    assert found["classification"]["map"] is None and 100.0 not in found["guesses"].values()
     assert "segmentation undefined" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source", ["masks", "text", "annotations"])
+def test_a_train_list_without_any_label_is_refused(tmp_path, capsys, source):
+    root = own_set(tmp_path / "none", [Photo(), Photo()])
+    for path in (root / "SegmentationClass").glob("train*.png"):
+        write_mask(path, np.full((40, 48), voc.IGNORE, np.uint8))
+    ids = [f"{split}_{number}" for split in ("train", "val") for number in range(2)]
+    if source == "text":
+        (root / voc.LABEL_FILE).write_text("train_0\ntrain_1\nval_0 cup\nval_1 cup\n")
+    if source == "annotations":
+        (root / "Annotations").mkdir()
+        for name in ids:
+            (root / f"Annotations/{name}.xml").write_text("<annotation></annotation>")
+    assert run(*tiny(root, tmp_path / "out")) == 1
+    assert "no image of the list train of" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert run("data", "check", root) == 1
+    assert "no training image has a label, so there is nothing to learn" in capsys.readouterr().err
+
+
+def test_a_class_of_val_that_train_lacks_is_named_and_a_class_of_neither_undefined(tmp_path, capsys):
+    root = own_set(tmp_path / "some", [Photo(), Photo()], names=["cup", "jug", "mug"])
+    for path in (root / "SegmentationClass").glob("train*.png"):
+        write_mask(path, np.full((40, 48), 2, np.uint8))
+    assert run(*tiny(root, tmp_path / "out")) == 0
+    assert "no image of the list train shows cup, which val shows" in capsys.readouterr().err
+    assert record(tmp_path / "out")["results"]["segmentation"]["iou"]["mug"] is None
+    assert run("data", "check", root) == 1
+    got = capsys.readouterr()
+    assert "no training image shows cup, which images to evaluate on show" in got.err
+    assert "note: 1 classes are in no image, first mug" in got.out
 
 
 def test_a_set_smaller_than_a_batch(tmp_path):
@@ -127,9 +160,8 @@ def test_text_files_of_other_systems(own):
 def test_modes_become_rgb(tmp_path):
     grey = np.arange(0, 250, 25, dtype=np.uint8)[None].repeat(4, 0)
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    Image.fromarray(grey.astype(np.uint16) * 256).save(tmp_path / "deep.png")
     Image.fromarray(grey).convert("P").save(tmp_path / "clear.png", transparency=bytes([0, 128]))
-    for name in ("grey", "deep", "clear"):
+    for name in ("grey", "clear"):
         image = voc.read_image(tmp_path / f"{name}.png")
         assert image.mode == "RGB"
         assert np.array_equal(np.asarray(image), grey[..., None].repeat(3, 2)), name
@@ -185,12 +217,13 @@ def animals(shared: Path) -> Path:
 
 
 def handful(animals: Path, root: Path) -> Path:
-    """Six training and four validation images, copied."""
+    """Twelve training images from all over their list, which show what the first four of validation do, copied."""
     for name in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClassAug"):
         (root / name).mkdir(parents=True)
     shutil.copy(animals / voc.LABEL_FILE, root)
-    for split, count in (("train_aug", 6), ("val", 4)):
-        ids = voc.read_ids(animals, split)[:count]
+    for split, count in (("train_aug", 12), ("val", 4)):
+        ids = voc.read_ids(animals, split)
+        ids = ids[:: len(ids) // count if split == "train_aug" else 1][:count]
         (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(ids))
         for name in ids:
             shutil.copy(animals / f"JPEGImages/{name}.jpg", root / "JPEGImages")

@@ -247,7 +247,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     ),
     "score with no class": (
         ["score", "{place}/x", "{place}/data/SegmentationClass", "--num-classes", "0"],
-        "--num-classes is 0, but must lie between 1 and 255",
+        "--num-classes is 0, but must lie between 2 and 255",
     ),
     "pretrain on nothing": (["pretrain", "{place}/x"], "is no folder of at least two class folders"),
     "pretrain for no time": (["pretrain", "drawn", "--minutes", "0"], "minutes is 0.0, but must lie between"),

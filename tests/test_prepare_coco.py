@@ -339,7 +339,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "image twice": (lambda s: edit(s, lambda t: t["images"].append(t["images"][0])), "an image more than once"),
     "nothing": (lambda s: edit(s, lambda t: t["annotations"].clear()), "no image of the split train has an object"),
     "path": (lambda s: edit(s, lambda t: t["images"][0].update(file_name="../x.jpg")), "not the plain name of"),
-    "blank": (lambda s: edit(s, lambda t: t["images"][0].update(file_name="a b.jpg")), "holds a blank"),
+    "blank": (lambda s: edit(s, lambda t: t["images"][0].update(file_name=" a.jpg")), "begins with a dot or a blank"),
     "side of 0": (lambda s: edit(s, lambda t: t["images"][0].update(height=0)), r"height and width \(0, 40\)"),
     "vast": (lambda s: edit(s, lambda t: t["images"][0].update(height=60000, width=60000)), "cannot be of height"),
     "area of text": (lambda s: edit(s, lambda t: t["annotations"][0].update(area="x")), "annotation number 1 is malf"),

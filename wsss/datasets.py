@@ -1,5 +1,6 @@
 """Data sets in memory: training views as batches in a reproducible order, and images with truth for evaluation."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +54,29 @@ class Split:
     def sample(self, index: int, size: int) -> Sample:
         """Image and truth of one id."""
         name, classes = self.ids[index], len(self.kit.classes)
-        photograph = voc.read_image(self.files[index])
-        mask = voc.read_mask(voc.mask_file(self.kit, name), photograph.size, classes)
+        photograph, mask = voc.read_pair(self.kit, name)
         part = None
         if self.kit.part_source:
             part = voc.read_mask(self.kit.root / self.kit.part_source / f"{name}.png", photograph.size, classes)
         image = transforms.squash(photograph, size)
         return Sample(name, image, np.asarray(photograph), self.labels[index], mask, part)
+
+
+def require_labels(train: Split, val: Split) -> None:
+    """UserError where no training image has a label; a line on stderr for classes of `val` that none has."""
+    root, learnt = train.kit.root, train.labels.any(0)
+    if not learnt.any():
+        raise UserError(
+            f"no image of the list {train.name} of {root} has a label, so there is nothing to learn; see wsss data "
+            f"check {root}"
+        )
+    missing = [name for name, here in zip(train.kit.classes, val.labels.any(0) & ~learnt, strict=True) if here]
+    if missing and distributed.rank() == 0:
+        print(
+            f"wsss: warning: no image of the list {train.name} shows {', '.join(missing)}, which {val.name} shows: "
+            "what is not learnt scores near 0",
+            file=sys.stderr,
+        )
 
 
 class TrainingViews(Dataset):

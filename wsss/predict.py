@@ -88,7 +88,8 @@ class Shard:
     def _job(self, place: int, scores: np.ndarray | None, pixels: np.ndarray | None = None) -> Job:
         crf = asdict(self.asked.crf) if pixels is not None and self.asked.crf else None
         mask = self.images.masks[place] if self.images.masks else None
-        return Job(self.images.ids[place], self._path(place), len(self.images.classes) + 1, scores, pixels, crf, mask)
+        name, photograph = self.images.ids[place], self.images.files[place]
+        return Job(name, self._path(place), len(self.images.classes) + 1, scores, pixels, crf, mask, photograph)
 
 
 def finish(shard: Shard, workers: int) -> list[Counted]:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from wsss import distributed, memory, provenance
 from wsss.config import Model
-from wsss.data import mini, voc
+from wsss.data import mini, names, voc
 from wsss.datasets import mix
 from wsss.model import build_encoder, describe
 from wsss.normalisation import IMAGENET
@@ -213,21 +213,21 @@ def drawn(config: Pretrain) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, " n"]
         rows = pool.map(draw, range(config.images), chunksize=200)
         for index, row in enumerate(tqdm(rows, desc="draw", unit="image", total=config.images)):
             images[index], labels[index] = row
-    names = list(mini.PRETRAINING_CLASSES)
-    return torch.from_numpy(images).movedim(3, 1).contiguous(), torch.from_numpy(labels), names
+    classes = list(mini.PRETRAINING_CLASSES)
+    return torch.from_numpy(images).movedim(3, 1).contiguous(), torch.from_numpy(labels), classes
 
 
 def folders(root: Path, size: int) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, " n"], list[str]]:
     """All photographs of a folder of class folders, squashed to `size`. Raises UserError."""
-    names = sorted(folder.name for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
-    suffixes = {".jpg", ".jpeg", ".png"}
+    inside = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    classes = sorted(name for name in inside if not names.hidden(name))
     files = [
         (file, number)
-        for number, name in enumerate(names)
+        for number, name in enumerate(classes)
         for file in sorted((root / name).rglob("*"))
-        if file.suffix.lower() in suffixes
+        if file.suffix.lower() in names.PHOTOGRAPHS and not names.hidden(file.relative_to(root))
     ]
-    if len(names) < 2 or len(files) < 2:
+    if len(classes) < 2 or len(files) < 2:
         raise UserError(
             f"{root} is no folder of at least two class folders with photographs; give such a folder or '{DRAWN}'"
         )
@@ -235,4 +235,4 @@ def folders(root: Path, size: int) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor
     for row, (file, _) in enumerate(tqdm(files, desc="read", unit="image")):
         images[row] = voc.read_image(file).resize((size, size), Image.Resampling.BICUBIC)
     labels = torch.tensor([number for _, number in files])
-    return torch.from_numpy(images).movedim(3, 1).contiguous(), labels, names
+    return torch.from_numpy(images).movedim(3, 1).contiguous(), labels, classes

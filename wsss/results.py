@@ -170,6 +170,8 @@ def find(*roots: Path | str) -> list[Record]:
     ways: dict[tuple[str, str, str], tuple[int, Any]] = {}
     for number, root in enumerate(roots):
         for path in sorted(Path(root).glob("*/*/*.json")):
+            if any(part.startswith(".") for part in path.relative_to(root).parts):
+                continue  # what a system or an editor keeps beside the files
             record = load(path)
             way = (record["protocol"], record["fingerprint"])
             first, known = ways.setdefault((record["dataset"], record["variant"], _stem(record)), (number, way))

@@ -1,5 +1,6 @@
 """Score predictions on disk against the truth, without a model."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 from tqdm import tqdm
 
 from wsss import metrics
-from wsss.data import voc
+from wsss.config import IGNORE
+from wsss.data import names, voc
 from wsss.paths import UserError
 
 
@@ -15,24 +17,32 @@ def score(predictions: Path, truth: Path, classes: int, ids: Path | None = None)
     """Scores in percent of index PNGs in `predictions` against those of `truth` that the list `ids` names, or all;
     `classes` counts background.
 
-    Raises UserError for a folder without PNGs, a missing prediction, sizes that differ and values out of range.
+    Ids as in `names.read_ids`; without a list those of all PNGs at any depth of `truth`. Raises UserError for a folder
+    without PNGs, a missing prediction, sizes that differ and values out of range.
     """
-    if not 1 <= classes <= voc.IGNORE:
-        raise UserError(f"--num-classes is {classes}, but must lie between 1 and {voc.IGNORE}, background included")
-    names = dict.fromkeys(line.split()[0] for line in voc.read_lines(ids)) if ids else {}
-    files = [truth / f"{name}.png" for name in names] if ids else sorted(truth.glob("*.png"))
-    if not files:
-        raise UserError(f"{ids} is empty" if ids else f"{truth} holds no PNG; give the folder of the true masks")
+    if not 2 <= classes <= IGNORE:
+        raise UserError(f"--num-classes is {classes}, but must lie between 2 and {IGNORE}, background included")
+    wanted = names.read_ids(ids, truth, names.MASKS) if ids else list(names.files(truth, names.MASKS))
+    if not wanted:
+        raise UserError(f"{truth} holds no PNG; give the folder of the true masks")
     total = np.zeros((classes, classes), np.int64)
-    for file in tqdm(files, desc="score", unit="image", leave=False):
-        mine = predictions / file.name
-        if not mine.is_file():
-            raise UserError(f"{mine} does not exist, but {file} does; predict it, too, or name a list by --ids")
+    for name in tqdm(wanted, desc="score", unit="image", leave=False):
+        file, mine = (names.find(folder, name, names.MASKS) for folder in (truth, predictions))
+        if file is None:
+            raise UserError(
+                f"{ids} lists {name}, but {truth}/{name}.png does not exist; give its mask, or another list"
+            )
+        if mine is None:
+            raise UserError(
+                f"{predictions}/{name}.png does not exist, but {file} does; predict it, too, or name a list by --ids"
+            )
         mask = voc.read_mask(file, None, classes - 1)
         prediction = voc.read_mask(mine, mask.shape[::-1], classes - 1)
-        if ((prediction == voc.IGNORE) & (mask != voc.IGNORE)).any():
-            raise UserError(f"{mine} holds {voc.IGNORE}, which is no class; predict one of 0..{classes - 1} everywhere")
+        if ((prediction == IGNORE) & (mask != IGNORE)).any():
+            raise UserError(f"{mine} holds {IGNORE}, which is no class; predict one of 0..{classes - 1} everywhere")
         total += metrics.confusion(mask, prediction, classes)
     found = metrics.segmentation_scores(metrics.counts(total), [str(number) for number in range(classes)])
     del found["miou_headline"]
-    return {**found, "images": len(files)}
+    if found["miou"] is None:
+        print(f"wsss: note: no mask of {truth} shows a class, so the mean IoU is undefined", file=sys.stderr)
+    return {**found, "images": len(wanted)}

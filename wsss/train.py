@@ -40,6 +40,7 @@ def run(config: Config, resume: bool = True) -> dict[str, Any]:
         distributed.wait()
         if done:
             return done
+        datasets.require_labels(train_split, val_split)
         trainer = Trainer(config, train_split, val_split, folder, device, watched)
         trainer.fit()
         return trainer.finish()

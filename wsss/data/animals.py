@@ -78,8 +78,7 @@ def reduced(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _reduce(kit: voc.Devkit, name: str, root: Path) -> None:
-    image = voc.read_image(voc.image_file(kit.root, name))
-    mask = Image.fromarray(voc.read_mask(voc.mask_file(kit, name), image.size, len(kit.classes)))
-    size = reduced(image.size)
+    image, values = voc.read_pair(kit, name)
+    mask, size = Image.fromarray(values), reduced(image.size)
     image.resize(size, Image.Resampling.LANCZOS).save(root / "JPEGImages" / f"{name}.jpg", quality=QUALITY)
     write_mask(root / AUG / f"{name}.png", np.asarray(mask.resize(size, Image.Resampling.NEAREST)))

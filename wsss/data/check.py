@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from wsss.config import IGNORE
-from wsss.data import voc
+from wsss.data import names, pictures, voc
 from wsss.data.instances import CROWD_FILE
 from wsss.data.pool import spread
 from wsss.data.vocformat import voc_palette
@@ -30,10 +29,10 @@ class Item:
     """One image to look at, with what texts of the set say of it."""
 
     name: str
-    labels: list[str] | None
+    labels: str | None
     """Its line of image_labels.txt; None without one, or where labels come from elsewhere."""
-    crowds: list[str]
-    """Classes that its mask may show without a label (crowds.txt)."""
+    crowds: str
+    """Classes that its mask may show without a label: its line of crowds.txt."""
     need_mask: bool
     need_labels: bool
     """Unless only lists of test images name it."""
@@ -58,11 +57,13 @@ def check(root: Path, splits: Sequence[str] = ()) -> tuple[str, list[str]]:
     """A summary with notes and a class histogram, and one sentence a fault (at most MOST, and how many more).
 
     Lists whose names begin with train are trained on, unless the name holds val, too (trainval); those that begin with
-    val or test are evaluated on. Faults: lists, photographs, masks or labels that cannot be read; sizes and values that
-    are wrong; pixels of a class that the image labels do not name; a mask missing in a val list; images or photographs
-    that are both trained and evaluated on. Notes: labels without pixels (annotations of VOC name objects that its masks
-    lack), other palettes, masks missing elsewhere, test images without labels, files that no list names. Raises
-    UserError where there is nothing to check.
+    val or test are evaluated on. Faults: lists, photographs, masks or labels that cannot be read; sizes, values and
+    palettes that are wrong; pixels of a class that the image labels do not name; a mask missing in a val list; images
+    or photographs that are both trained and evaluated on; training images without any label; a class that is evaluated
+    on and that no training image has; masks to evaluate on without any class. Notes: labels without pixels (annotations
+    of VOC name objects that its masks lack), other palettes, photographs of more than 8 bits, masks missing elsewhere,
+    test images without labels, classes that no image has, files that no list names. Raises UserError where there is
+    nothing to check.
     """
     kit = voc.open_devkit(root)
     ids, faults = _lists(root, splits)
@@ -71,7 +72,7 @@ def check(root: Path, splits: Sequence[str] = ()) -> tuple[str, list[str]]:
     look = spread(partial(_look, kit), items, 0 if len(items) >= PAYS else 1)
     found = list(tqdm(look, "check", len(items), unit="image", leave=False))
     faults += [fault for one in found for fault in one.faults]
-    faults += _shared(ids) + _same_photographs(ids, found)
+    faults += _shared(ids) + _same_photographs(ids, found) + _degenerate(kit, ids, found)
     summary = "\n".join([*_head(kit, ids), *_histogram(kit, found), *_notes(kit, ids, found, not splits)])
     named = faults[:MOST] + ([f"... and {len(faults) - MOST} more"] if len(faults) > MOST else [])
     return f"{summary}\n{len(faults)} faults", named
@@ -79,11 +80,11 @@ def check(root: Path, splits: Sequence[str] = ()) -> tuple[str, list[str]]:
 
 def _lists(root: Path, splits: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Ids by list, and the faults of lists that cannot be used."""
-    names = splits or sorted(path.stem for path in (root / "ImageSets" / "Segmentation").glob("*.txt"))
-    if not names:
+    wanted = splits or voc.list_names(root)
+    if not wanted:
         raise UserError(f"{root}/ImageSets/Segmentation holds no list; put one image id on each line of a NAME.txt")
     ids, faults = {}, []
-    for name in names:
+    for name in wanted:
         try:
             ids[name] = voc.read_ids(root, name)
         except UserError as error:
@@ -101,19 +102,18 @@ def _evaluated(name: str) -> bool:
 
 def _items(kit: voc.Devkit, ids: dict[str, list[str]]) -> tuple[list[Item], list[str]]:
     """Every listed image once, and faults of the label file as a whole."""
-    tables, faults = {}, []
-    for name in (voc.LABEL_FILE, CROWD_FILE):
-        rows = [line.split() for line in voc.read_lines(kit.root / name)] if (kit.root / name).exists() else []
-        tables[name] = {row[0]: row[1:] for row in rows}
-        twice = [one for one, count in Counter(row[0] for row in rows).items() if count > 1]
-        if twice:
-            faults.append(f"{kit.root / name} names {len(twice)} images more than once, first {twice[0]}")
+    tables: dict[str, dict[str, str]] = {voc.LABEL_FILE: {}, CROWD_FILE: {}}
+    faults = []
+    for name in tables:
+        if (kit.root / name).exists():
+            tables[name], twice = voc.text_labels(kit, name)
+            faults += [twice] if twice else []
     labels = tables[voc.LABEL_FILE] if kit.label_source == "text" else {}
     masked = {name for key, split in ids.items() if key.startswith("val") and kit.mask_source for name in split}
     labelled = {name for key, split in ids.items() if not key.startswith("test") for name in split}
-    names = sorted({name for split in ids.values() for name in split})
     items = [
-        Item(one, labels.get(one), tables[CROWD_FILE].get(one, []), one in masked, one in labelled) for one in names
+        Item(one, labels.get(one), tables[CROWD_FILE].get(one, ""), one in masked, one in labelled)
+        for one in sorted({name for split in ids.values() for name in split})
     ]
     return items, faults
 
@@ -121,13 +121,16 @@ def _items(kit: voc.Devkit, ids: dict[str, list[str]]) -> tuple[list[Item], list
 def _look(kit: voc.Devkit, item: Item) -> Found:
     """All that is wrong, odd or to be counted about one image."""
     found = Found(item.name)
-    size = None
+    photograph = None
     try:
-        image = voc.read_image(voc.image_file(kit.root, item.name))
-        size, found.digest = image.size, hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+        photograph = voc.image_file(kit.root, item.name)
+        image, deep = pictures.open_photograph(photograph)
+        found.digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+        found.notes += [pictures.DEEP] * deep
+        _look_at_mask(kit, item, found, (image.size, photograph))
     except UserError as error:
         found.faults.append(str(error))
-    _look_at_mask(kit, item, found, size)
+        _look_at_mask(kit, item, found, None)
     shown: set[str] = set()
     if found.pixels is not None:
         shown = {kit.classes[value - 1] for value in found.pixels if 0 < value <= len(kit.classes)}
@@ -140,7 +143,7 @@ def _look(kit: voc.Devkit, item: Item) -> Found:
     _look_at_labels(kit, item, found)
     if found.pixels is None or found.labels is None:
         return found
-    if extra := shown - found.labels - set(item.crowds):
+    if extra := shown - found.labels - _crowds(kit, item, found):
         path = kit.root / kit.mask_source / f"{item.name}.png"
         found.faults.append(
             f"the mask {path} shows {_names(kit, extra)}, which the image labels of {item.name} do not name"
@@ -150,57 +153,58 @@ def _look(kit: voc.Devkit, item: Item) -> Found:
     return found
 
 
-def _look_at_mask(kit: voc.Devkit, item: Item, found: Found, size: tuple[int, int] | None) -> None:
-    """Its pixels by value; faults of its mode, size and values."""
-    path = kit.root / kit.mask_source / f"{item.name}.png"
-    if not kit.mask_source or not path.is_file():
+def _crowds(kit: voc.Devkit, item: Item, found: Found) -> set[str]:
+    """Classes that crowds.txt allows the mask to show."""
+    try:
+        return set(names.parse_classes(item.crowds, kit.classes))
+    except ValueError as error:
+        found.faults.append(f"{kit.root / CROWD_FILE} gives image {item.name} {error}")
+        return set()
+
+
+def _look_at_mask(kit: voc.Devkit, item: Item, found: Found, photo: tuple[tuple[int, int], Path] | None) -> None:
+    """Its pixels by value; faults of its kind, size, values and palette. `photo`: size and file of the photograph."""
+    try:
+        path = voc.mask_file(kit, item.name)
+    except UserError as error:
         if item.need_mask or (item.need_labels and kit.label_source == "masks"):
-            found.faults.append(f"image {item.name} has no mask: {path} does not exist")
+            found.faults.append(str(error))
         else:
             found.notes.append("images have no mask")
         return
     try:
-        mask = voc.read_mask(path, None, IGNORE)
+        mask, palette = pictures.read_index(path)
     except UserError as error:
         found.faults.append(str(error))
         return
-    if size and mask.shape[::-1] != size:
-        found.faults.append(f"the mask {path} is {mask.shape[1]}x{mask.shape[0]}, but its image is {size[0]}x{size[1]}")
     values, counts = np.unique(mask, return_counts=True)
     found.pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    wrong = [value for value in found.pixels if len(kit.classes) < value != IGNORE]
-    if wrong:
-        them = f"the value{'s' * (len(wrong) > 1)} {', '.join(map(str, wrong))}"
-        found.faults.append(f"the mask {path} holds {them}, but only 0..{len(kit.classes)} and {IGNORE} have a meaning")
-    with Image.open(path) as image:
-        palette = bytes(image.palette.palette) if image.palette else _PALETTE
-    if palette != _PALETTE[: len(palette)]:
+    packed = pictures.palette_fault(path, mask, palette, len(kit.classes))
+    size = pictures.size_fault(path, mask, *photo) if photo else ""
+    found.faults += filter(None, (size, pictures.value_fault(path, mask, len(kit.classes)), packed))
+    colours = palette.astype(np.uint8).tobytes()
+    if colours != _PALETTE[: len(colours)] and not packed:
         found.notes.append("masks have a palette other than VOC's")
 
 
 def _has_labels(kit: voc.Devkit, item: Item) -> bool:
     if kit.label_source == "annotations":
-        return (kit.root / "Annotations" / f"{item.name}.xml").exists()
+        return names.find(kit.root / "Annotations", item.name, voc.ANNOTATIONS) is not None
     return item.labels is not None
 
 
 def _look_at_labels(kit: voc.Devkit, item: Item, found: Found) -> None:
     """Its image labels from annotations or text; faults of them."""
-    if kit.label_source == "annotations":
-        try:
+    try:
+        if kit.label_source == "annotations":
             row = voc.read_labels(kit, [item.name])[0]
             found.labels = {kit.classes[k] for k in np.flatnonzero(row)}
-        except UserError as error:
-            found.faults.append(str(error))
-        return
-    source = kit.root / voc.LABEL_FILE
-    if item.labels is None:
-        found.faults.append(f"image {item.name} has no line in {source}")
-        return
-    unknown = [label for label in item.labels if label not in kit.classes]
-    for label in unknown:
-        found.faults.append(f"{source} gives image {item.name} the class {label!r}, which is not among the classes")
-    found.labels = set(item.labels) - set(unknown)
+        elif item.labels is None:
+            found.faults.append(f"image {item.name} has no line in {kit.root / voc.LABEL_FILE}")
+        else:
+            found.labels = set(voc.parse_labels(kit, item.name, item.labels))
+    except UserError as error:
+        found.faults.append(str(error))
 
 
 def _names(kit: voc.Devkit, chosen: Iterable[str]) -> str:
@@ -234,6 +238,33 @@ def _same_photographs(ids: dict[str, list[str]], found: Sequence[Found]) -> list
     ]
 
 
+def _degenerate(kit: voc.Devkit, ids: dict[str, list[str]], found: Sequence[Found]) -> list[str]:
+    """What makes the set as a whole one that nothing can be learnt from, or measured on."""
+    training = {one for name, split in ids.items() if _trained(name) for one in split}
+    evaluation = {one for name, split in ids.items() if _evaluated(name) for one in split}
+    learnt = {label for one in found if one.name in training for label in one.labels or ()}
+    masks = [one.pixels for one in found if one.name in evaluation and one.pixels is not None]
+    shown = {kit.classes[value - 1] for pixels in masks for value in pixels if 0 < value <= len(kit.classes)}
+    measured = shown | {label for one in found if one.name in evaluation for label in one.labels or ()}
+    faults = []
+    if training and any(one.labels is not None for one in found if one.name in training) and not learnt:
+        faults.append(f"no training image has a label, so there is nothing to learn{_white(kit, found)}")
+    elif training and (missing := measured - learnt):
+        faults.append(f"no training image shows {_names(kit, missing)}, which images to evaluate on show")
+    if masks and not shown:
+        faults.append(f"no mask to evaluate on shows a class, so every mean IoU is undefined{_white(kit, found)}")
+    return faults
+
+
+def _white(kit: voc.Devkit, found: Sequence[Found]) -> str:
+    """Advice where masks hold nothing but 0 and 255."""
+    values = {value for one in found for value in one.pixels or ()}
+    advice = (
+        f": all that is not background is {IGNORE}, which is ignored; write a class's number, 1 for {kit.classes[0]}"
+    )
+    return advice if IGNORE in values <= {0, IGNORE} else ""
+
+
 def _head(kit: voc.Devkit, ids: dict[str, list[str]]) -> list[str]:
     lists = ", ".join(f"{name} {len(rows)}" for name, rows in ids.items())
     return [f"{kit.root}: {lists}; labels from {kit.label_source}, masks from {kit.mask_source or 'nowhere'}"]
@@ -261,9 +292,11 @@ def _notes(kit: voc.Devkit, ids: dict[str, list[str]], found: Sequence[Found], e
     for one in found:
         for kind in one.notes:
             kinds[kind].append(one.name)
+    labels = {label for one in found for label in one.labels or ()}
+    kinds["classes are in no image"] = [name for name in kit.classes if name not in labels]
     if everything:
         listed = {name for split in ids.values() for name in split}
-        for folder in filter(None, ("JPEGImages", kit.mask_source)):
-            stems = {path.stem for path in (kit.root / folder).iterdir() if path.is_file()}
-            kinds[f"files of {folder} are in no list"] = sorted(stems - listed)
-    return [f"note: {len(names)} {kind}, first {names[0]}" for kind, names in sorted(kinds.items()) if names]
+        for folder, suffixes in (("JPEGImages", names.PHOTOGRAPHS), (kit.mask_source, names.MASKS)):
+            there = names.files(kit.root / folder, suffixes) if folder else {}
+            kinds[f"files of {folder} are in no list"] = [name for name in there if name not in listed]
+    return [f"note: {len(rows)} {kind}, first {rows[0]}" for kind, rows in sorted(kinds.items()) if rows]

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from wsss.config import IGNORE
-from wsss.data import instances, mini, voc
+from wsss.data import instances, mini, names, pictures, voc
 from wsss.data.instances import CROWD_FILE, Photo, object_mask, rasterise
 from wsss.data.pool import spread
 from wsss.data.vocformat import write_mask
@@ -90,9 +90,9 @@ def _read(annotations: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str, l
         raise UserError(
             f"the categories of {' and '.join(map(str, annotations.values()))} differ; give files of one set"
         )
-    names = [photo.name for rows in found.values() for photo in rows]
-    if len(set(names)) < len(names):
-        twice = Counter(names).most_common(1)[0][0]
+    ids = [photo.name for rows in found.values() for photo in rows]
+    if len(set(ids)) < len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
         raise UserError(f"the image {twice} is in two splits of the annotations; give files that share no image")
     return next(iter(classes.values())), found
 
@@ -100,10 +100,10 @@ def _read(annotations: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str, l
 def _look_for(folder: Path, photos: Sequence[Photo]) -> None:
     """UserError unless every photograph is a file of the folder."""
     try:
-        there = {entry.name for entry in os.scandir(folder)}
+        there = {names.composed(entry.name) for entry in os.scandir(folder)}
     except OSError as error:
         raise UserError(f"the image folder {folder} cannot be read ({error.strerror}); give it by --images") from None
-    missing = [photo.file for photo in photos if photo.file not in there]
+    missing = [photo.file for photo in photos if names.composed(photo.file) not in there]
     if missing:
         raise UserError(
             f"{len(missing)} of the {len(photos)} images with objects are not in {folder}, first {missing[0]}; unpack "
@@ -168,17 +168,25 @@ def _accept(root: Path, card: Mapping[str, Any]) -> Path:
 def _write_photo(root: Path, images: Path, classes: int, photo: Photo) -> None:
     """Link one photograph and write its mask, unless a sound one is there. Raises UserError."""
     source, size = images / photo.file, photo.size[::-1]
+    if not source.is_file():  # its name in another of Unicode's forms
+        source = names.find(images, source.stem, names.PHOTOGRAPHS) or source
     try:
         with Image.open(source) as image:
-            found = image.size
+            stored = image.size
             image.draft("L", (1, 1))  # of a JPEG an eighth of each side: fast, but to its last byte
-            image.load()
-    except voc.UNDECODABLE as error:
+            turn = pictures.orientation(image)
+    except pictures.UNDECODABLE as error:
         raise UserError(f"{source} is no image ({error}); unpack its archive again") from None
-    if found != size:
+    upright = stored[::-1] if turn in pictures.SIDEWAYS else stored
+    if upright != size:
+        turned = f" upright, by its EXIF orientation ({turn})" if stored == size else ""
         raise UserError(
-            f"{source} is {found[0]}x{found[1]}, but its annotations are for {size[0]}x{size[1]}; unpack its archive "
-            "again, and do not resize"
+            f"{source} is {upright[0]}x{upright[1]}{turned}, but its annotations are for {size[0]}x{size[1]}; "
+            + (
+                "annotate it upright, or take the orientation out"
+                if turned
+                else "unpack its archive again, and do not resize"
+            )
         )
     _link(source, root, photo.name + source.suffix.lower())
     path = root / "SegmentationClass" / f"{photo.name}.png"

@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from wsss.config import IGNORE
+from wsss.data import names
 from wsss.paths import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -83,9 +84,10 @@ def read(path: Path) -> tuple[tuple[str, ...], list[Photo]]:
     numbers = {key: number for number, (key, _) in enumerate(categories, 1)}
     if not classes or len(set(classes)) < len(classes) or len(numbers) < len(classes) or len(classes) >= IGNORE:
         raise UserError(f"{path} must have 1 to 254 different categories; give it as it was downloaded or exported")
+    names.check_classes(classes, str(path), "that category and its annotations")
     photos: dict[int, Photo] = dict(_each(path, "image", tree["images"], _photo))
-    names = {photo.name for photo in photos.values()}
-    if not len(names) == len(photos) == len(tree["images"]):
+    ids = {photo.name for photo in photos.values()}
+    if not len(ids) == len(photos) == len(tree["images"]):
         raise UserError(f"{path} lists an image more than once; give it as it was downloaded or exported")
     convert = partial(_thing, numbers=numbers, photos=photos)
     for key, thing in _each(path, "annotation", tree["annotations"], convert):
@@ -124,7 +126,7 @@ def _category(row: Json) -> tuple[int, str]:
     name = row["name"]
     if not isinstance(name, str) or not name.strip():
         raise ValueError("its name is no text")
-    return int(row["id"]), "_".join(name.split())
+    return int(row["id"]), "_".join(names.composed(name).split())
 
 
 def _photo(row: Json) -> tuple[int, Photo]:
@@ -133,9 +135,9 @@ def _photo(row: Json) -> tuple[int, Photo]:
         raise ValueError(f"{file!r} is not the plain name of a JPEG or PNG file")
     if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > (Image.MAX_IMAGE_PIXELS or 1e8):
         raise ValueError(f"a photograph cannot be of height and width {size}")
-    stem = Path(file).stem
-    if len(stem.split()) != 1 or stem.split()[0] != stem:
-        raise ValueError(f"{file!r} holds a blank, which a list of ids cannot")
+    stem = names.composed(Path(file).stem)
+    if not names.can_be_id(stem) or [stem.strip()] != stem.splitlines():
+        raise ValueError(f"{file!r} is no name for an image: it begins with a dot or a blank, or holds odd letters")
     return row["id"], Photo(number_of(stem), file, size)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.data import voc
+from wsss.data import names, voc
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,13 @@ def listing(root: Path, split: str, truth: bool = True) -> Listing:
     Raises UserError, also where some of the masks are missing, but not all.
     """
     bare = (root / "JPEGImages").is_dir() and not any((root / name).exists() for name in _LABELLED)
-    kit = voc.Devkit(root, _class_names(root), "", "") if bare else voc.open_devkit(root)
+    kit = voc.Devkit(root, voc.read_classes(root), "", "") if bare else voc.open_devkit(root)
     ids = voc.read_ids(root, split)
     files = [voc.image_file(root, name) for name in ids]
-    there = kit.mask_source and any((root / kit.mask_source / f"{name}.png").is_file() for name in ids)
+    folder = root / kit.mask_source
+    there = kit.mask_source and any(names.find(folder, name, names.MASKS) for name in ids)
     masks = [voc.mask_file(kit, name) for name in ids] if truth and there else []
     return Listing(split, root, kit.classes, ids, files, masks, kit.mask_source if masks else "")
 
 
 _LABELLED = (*voc.MASK_FOLDERS, voc.LABEL_FILE, "Annotations")
-
-
-def _class_names(root: Path) -> tuple[str, ...]:
-    names = root / "classes.txt"
-    return tuple(voc.read_lines(names)) if names.exists() else voc.VOC_CLASSES

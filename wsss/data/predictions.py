@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from wsss import memory, metrics, results
 from wsss.config import IGNORE
 from wsss.crf import dense_crf
-from wsss.data import voc, vocformat
+from wsss.data import names, pictures, voc, vocformat
 from wsss.data.pool import _obey
 from wsss.paths import UserError, atomic, read_json, write_json
 
@@ -48,6 +47,8 @@ class Job:
     """Numbers of the CRF."""
     mask: Path | None = None
     """The truth; None: nothing is counted."""
+    photograph: Path | None = None
+    """Of the mask, for sentences."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def finish(job: Job) -> Counted:
     label, seconds = _label(job)
     if job.mask is None:
         return Counted(job.name, crf_seconds=seconds)
-    mask = voc.read_mask(job.mask, label.shape[::-1], job.classes - 1)
+    mask = voc.read_mask(job.mask, label.shape[::-1], job.classes - 1, job.photograph)
     counts = metrics.counts(metrics.confusion(mask, label, job.classes)).astype(np.int32)
     boundary = metrics.boundary_counts(mask, label, job.classes).astype(np.int32)
     return Counted(job.name, counts, boundary, results.mask_digest(mask), seconds)
@@ -141,12 +142,12 @@ def fault(path: Path, size: tuple[int, int], classes: int) -> str:
     if not path.is_file():
         return f"{path} does not exist"
     try:
-        label = voc.read_mask(path, size, classes - 1)
+        label, palette = pictures.read_index(path)
     except UserError as error:
         return str(error)
-    with Image.open(path) as image:
-        palette = image.getpalette() or []
-    if palette[: 3 * classes] != vocformat.voc_palette()[: 3 * classes]:
+    if sentence := pictures.size_fault(path, label, size, None) or pictures.value_fault(path, label, classes - 1):
+        return sentence
+    if palette.ravel().tolist()[: 3 * classes] != vocformat.voc_palette()[: 3 * classes]:
         return f"{path} does not have VOC's palette"
     return f"{path} holds {IGNORE}, which is no class" if (label == IGNORE).any() else ""
 
@@ -162,16 +163,16 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
         before = read_json(known)
         if not isinstance(before, dict) or before.get("digest") != digest:
             old = before if isinstance(before, dict) else {}
-            names = ", ".join(name for name in plain if old.get(name) != plain[name]) or "digest"
+            changed = ", ".join(name for name in plain if old.get(name) != plain[name]) or "digest"
             raise UserError(
-                f"{folder} holds predictions made by other settings (they differ in {names}); delete that folder, or "
+                f"{folder} holds predictions made by other settings (they differ in {changed}); delete that folder, or "
                 "choose another by --save"
             )
-    elif any(folder.glob("*.png")):
+    elif names.files(folder, names.MASKS):
         raise UserError(
             f"{folder} holds PNGs, but no {PROTOCOL} that says by what they were made; choose another by --save"
         )
     else:
         write_json(known, {"digest": digest, **plain})
-    for scratch in folder.glob(".*.*"):
+    for scratch in folder.rglob(".*.*"):
         shutil.rmtree(scratch, ignore_errors=True)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from wsss import datasets, experiments, results, runs, stored
 from wsss.config import Config
-from wsss.data import voc
+from wsss.data import names, voc
 from wsss.explore.scene import Picture, Seer
 from wsss.model import build
 from wsss.paths import UserError, project_root, read_json
@@ -87,7 +87,8 @@ def of_folder(path: Path, limit: int) -> list[Picture]:
         raise UserError(f"{path} does not exist; name a picture or a folder of pictures")
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)[:limit]
+        pictures = (file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+        files = sorted(file for file in pictures if not names.hidden(file.name))[:limit]
     if not files:
         raise UserError(f"{path} holds no picture ({', '.join(SUFFIXES)}); name a picture or a folder that does")
     return [Picture(file.stem, voc.read_image(file)) for file in files]
@@ -103,8 +104,7 @@ def of_set(root: Path, split: str, classes: Sequence[str], count: int) -> list[P
         )
     found = []
     for place in np.linspace(0, len(listed) - 1, min(count, len(listed))).astype(int):
-        photograph = voc.read_image(listed.files[place])
-        mask = voc.read_mask(voc.mask_file(listed.kit, listed.ids[place]), photograph.size, len(classes))
+        photograph, mask = voc.read_pair(listed.kit, listed.ids[place])
         found.append(Picture(listed.ids[place], photograph, listed.labels[place], mask))
     return found
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from wsss import results
 from wsss.command import parse
-from wsss.data import predictions, voc
+from wsss.data import names, predictions, voc
 from wsss.data.listing import Listing
 from wsss.paths import UserError, atomic
 
@@ -86,8 +86,8 @@ def validate(folder: Path, images: Listing) -> None:
     classes, faults = len(images.classes) + 1, []
     for name, file in zip(images.ids, tqdm(images.files, desc="check", unit="image", leave=False), strict=True):
         faults.append(predictions.fault(folder / f"{name}.png", voc.read_image(file).size, classes))
-    known = {f"{name}.png" for name in images.ids}
-    faults += [f"{path} is of no image in the list" for path in sorted(folder.glob("*.png")) if path.name not in known]
+    there = names.files(folder, names.MASKS)
+    faults += [f"{path} is of no image in the list" for name, path in there.items() if name not in set(images.ids)]
     faults = [fault for fault in faults if fault]
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""

@@ -1,0 +1,202 @@
+"""Names of images and classes: one rule each, for every list, label file and folder.
+
+* Names are compared in Unicode's composed form (NFC), whatever the file system or the editor wrote.
+* A file, or a folder, whose name begins with a dot is none of a data set's.
+* An id is a file's path below its folder without suffix: it may hold folders and blanks.
+* A line of a list is an id as a whole where there is such a file; else what may follow the id is "#" and a comment, or
+  on all lines 1, 0 or -1, as in VOC's lists of a class.
+* Names of classes differ in more than case, blanks, "_" and "-", and none of them is the background.
+"""
+
+import functools
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+from wsss.config import IGNORE
+from wsss.paths import UserError, near
+
+PHOTOGRAPHS = (".jpg", ".png", ".jpeg")
+"""Suffixes, in any case; the first that there is counts."""
+MASKS = (".png",)
+LONGEST_ID = 200
+"""Characters; file systems refuse names of more than 255 bytes."""
+BACKGROUND = {"background", "bg", "ignore", "ignored", "void", "unlabeled", "unlabelled"}
+"""Names of what is no class, as `_plain` gives them."""
+_FLAG = re.compile(r"(\S.*?)\s+-?[01]")
+_COMMENT = re.compile(r"(^|\s+)#.*")
+
+
+def composed(name: str) -> str:
+    """Unicode's composed form (NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines that say something, stripped; UserError where the file is no text."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text ({error}); save it as UTF-8") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+# Files.
+
+
+def hidden(path: Path | str) -> bool:
+    """Whether a relative path or a part of it begins with a dot."""
+    return any(part.startswith(".") for part in Path(path).parts)
+
+
+def files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Id -> file, sorted by id, of the files at any depth with one of the `suffixes`."""
+    ranked: list[tuple[str, int, str]] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not hidden(name)]
+        for name in names:
+            stem, suffix = os.path.splitext(os.path.relpath(os.path.join(parent, name), folder))
+            if not hidden(name) and suffix.lower() in suffixes:
+                ranked.append((composed(Path(stem).as_posix()), suffixes.index(suffix.lower()), stem + suffix))
+    first = {name: folder / relative for name, _, relative in sorted(ranked, reverse=True)}
+    return dict(sorted(first.items()))
+
+
+def find(folder: Path, name: str, suffixes: Sequence[str]) -> Path | None:
+    """The file of an id, None where there is none."""
+    for suffix in suffixes:  # the usual case, without a look at the whole folder
+        if (path := folder / (name + suffix)).is_file():
+            return path
+    return _files(folder, tuple(suffixes), folder.stat().st_mtime_ns).get(composed(name)) if folder.is_dir() else None
+
+
+@functools.lru_cache(maxsize=16)
+def _files(folder: Path, suffixes: Sequence[str], _changed: int) -> Mapping[str, Path]:
+    return files(folder, suffixes)
+
+
+# Ids.
+
+
+def read_ids(path: Path, folder: Path, suffixes: Sequence[str] = PHOTOGRAPHS) -> list[str]:
+    """Ids of a list in its order, of files of `folder`; UserError if the list is empty, repeats an id or holds what can
+    be none. An id without blanks may lack its file."""
+    lines = read_lines(path)
+    flagged = all(_FLAG.fullmatch(line) for line in lines)
+    ids = [name for line in lines if (name := _id(path, line, flagged, (folder, suffixes)))]
+    if not ids:
+        raise UserError(f"the list {path} is empty; put one image id on each line")
+    if len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        twice = next(name for name in ids if name in seen or seen.add(name))
+        raise UserError(f"the list {path} names {twice} more than once; leave one line of it")
+    return ids
+
+
+def _id(path: Path, line: str, flagged: bool, place: tuple[Path, Sequence[str]]) -> str:
+    """The id of a line; nothing for a comment. Raises UserError."""
+    if len(line.split()) == 1 and can_be_id(line) and not line.startswith("#"):
+        return composed(line)
+    flag = _FLAG.fullmatch(line)
+    for name in (line, _COMMENT.sub("", line), flag[1] if flag and flagged else line):
+        if can_be_id(name) and find(place[0], name, place[1]):
+            return composed(name)
+    if line.startswith("#"):
+        return ""
+    if not can_be_id(line):
+        raise UserError(
+            f"the list {path} names {line[:20]!r}, which is no image id; put one on each line, a path below "
+            f"{place[0].name} without suffix and without parts that begin with a dot"
+        )
+    raise UserError(
+        f"the list {path} names {line!r}, but {place[0]} holds no such file; an id with blanks is the whole line, the "
+        "file's name without suffix"
+    )
+
+
+def can_be_id(name: str) -> bool:
+    """Whether a file may be called so: neither absolute, nor of a folder above, nor hidden, nor of odd letters."""
+    plain = all(letter.isprintable() or letter.isspace() for letter in name)
+    return plain and len(name) <= LONGEST_ID and all(name.split("/")) and not hidden(name)
+
+
+def label_lines(path: Path, ids: Collection[str]) -> tuple[dict[str, str], str]:
+    """Id -> what its line says after it, of a file of image labels: the longest beginning of a line that is one of
+    `ids`, else its first word; and a sentence on images with two lines."""
+    rows: dict[str, str] = {}
+    twice: dict[str, None] = {}
+    for line in read_lines(path):
+        ends = [len(line), *(gap.start() for gap in reversed(list(re.finditer(r"\s+", line))))]
+        end = next((end for end in ends if composed(line[:end]) in ids), ends[-1])
+        name = composed(line[:end])
+        twice |= {name: None} if name in rows else {}
+        rows[name] = line[end:].strip()
+    many = f"{path} names {len(twice)} images more than once, first {next(iter(twice))}" if twice else ""
+    return rows, many
+
+
+# Classes.
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Foreground classes, one a line: the first is the class of the value 1. Raises UserError."""
+    return check_classes([class_name(line) for line in read_lines(path)], str(path), "that line")
+
+
+def class_name(text: str) -> str:
+    """A class name in composed form, its words parted by single blanks."""
+    return " ".join(composed(text).split())
+
+
+def unknown_class(name: str, classes: Collection[str]) -> str:
+    """Half a sentence on a name that is none of the `classes`."""
+    return f"the class {name!r}, which is not among the classes{near(name, classes)}"
+
+
+def check_classes(classes: Sequence[str], where: str, what: str) -> tuple[str, ...]:
+    """`classes` themselves; UserError unless they are 1 to 254 names that differ, without background. `what` of `where`
+    is to be taken out."""
+    background = next((name for name in classes if _plain(name) in BACKGROUND), "")
+    if background:
+        raise UserError(
+            f"{where} names {background!r}, which is no class; take {what} out, since the values 0 (background) and "
+            f"{IGNORE} (ignored) need no names, and see that the class of the value 1 comes first"
+        )
+    plain = {_plain(name): name for name in classes}
+    if not classes or len(plain) < len(classes) or len(classes) >= IGNORE:
+        alike = next(((plain[_plain(name)], name) for name in classes if plain[_plain(name)] != name), ())
+        same = f" ({alike[0]!r} and {alike[1]!r} are alike)" if alike else ""
+        raise UserError(f"{where} must name 1 to 254 different classes, without background{same}; correct it")
+    return tuple(classes)
+
+
+def _plain(name: str) -> str:
+    """A class name without case, blanks, "_" and "-", by which two are alike."""
+    return re.sub(r"[\s_-]+", "", composed(name).casefold())
+
+
+def parse_classes(text: str, classes: Collection[str]) -> list[str]:
+    """The class names that `text` lists, parted by blanks; a name may hold blanks itself. Raises ValueError with what
+    is wrong."""
+    pieces = composed(text).split()
+    longest = max((len(name.split()) for name in classes), default=1)
+    ways = list(islice(_ways(pieces, classes, longest), 2))
+    if len(ways) == 1:
+        return ways[0]
+    if ways:
+        raise ValueError(f"classes that can be read as {ways[0]} and as {ways[1]}")
+    known = {word for name in classes for word in name.split()}
+    unknown = next((piece for piece in pieces if piece not in known), " ".join(pieces))
+    raise ValueError(unknown_class(unknown, classes))
+
+
+def _ways(pieces: Sequence[str], classes: Collection[str], longest: int) -> Iterator[list[str]]:
+    """All readings of the pieces as class names, the longer name first."""
+    if not pieces:
+        yield []
+    for count in range(min(longest, len(pieces)), 0, -1):
+        if (name := " ".join(pieces[:count])) in classes:
+            yield from ([name, *rest] for rest in _ways(pieces[count:], classes, longest))

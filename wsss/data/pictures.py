@@ -1,0 +1,200 @@
+"""The one way to open a photograph, upright with 8 bits a channel, and a mask, as the class numbers its file stores."""
+
+import functools
+import multiprocessing
+import struct
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image
+
+from wsss.config import IGNORE
+from wsss.data.vocformat import voc_palette
+from wsss.paths import UserError
+
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow only warns between 89 and 179 million pixels
+UNDECODABLE = (
+    *(OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
+"""What Pillow raises for a file that is no picture, or claims to be a picture of more than 89 million pixels."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the stored picture upright (EXIF 2.32, tag 0x0112)."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that swap the sides."""
+DEEP = "photographs of more than 8 bits a channel are scaled, each by its own smallest and largest value"
+_SCALED = {"L;2": 85, "L;4": 17}
+"""Factor that Pillow multiplies grey values of 2 and 4 bits by."""
+_VOC_INDEX = {tuple(voc_palette()[3 * index : 3 * index + 3]): index for index in range(256)}
+"""Colour of VOC's masks -> its class number."""
+
+
+# Photographs.
+
+
+def read_image(path: Path) -> Image.Image:
+    """A photograph as RGB, upright by its EXIF orientation. Of an animation the first picture; transparency is dropped.
+
+    More than 8 bits a channel are scaled by the file's own range, and a line on stderr says so once. Raises UserError
+    where it cannot be decoded or holds numbers of 32 bits.
+    """
+    image, deep = open_photograph(path)
+    if deep and multiprocessing.parent_process() is None:
+        _say_once(f"wsss: note: {DEEP}")
+    return image
+
+
+def open_photograph(path: Path) -> tuple[Image.Image, bool]:
+    """As `read_image`, and whether it has more than 8 bits a channel, without the line on stderr."""
+    try:
+        with Image.open(path) as image:
+            deep = ";16" in image.mode + _stored_as(image)
+            if image.mode in ("F", "I") and not deep:
+                raise UserError(f"{path} holds numbers of 32 bits (mode {image.mode}); save it with 8 or 16 bits")
+            turn = TURNS.get(orientation(image))
+            pixels = _scaled(path, image) if deep else None
+            # Pillow warns of a palette whose transparency is a list unless it becomes RGBA first
+            plain = image.convert("RGBA") if "transparency" in image.info else image
+            upright = plain.convert("RGB") if pixels is None else Image.fromarray(pixels).convert("RGB")
+            return upright.transpose(turn) if turn is not None else upright, deep
+    except UNDECODABLE as error:
+        raise UserError(f"{path} cannot be decoded ({error}); replace the file") from error
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation of an opened picture, 1 (upright) to 8; 1 where there is none that can be read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of broken EXIF
+        image.load()  # a PNG may hold its EXIF behind the pixels; a TIFF is turned by Pillow as it is loaded
+        try:
+            value = image.getexif().get(0x0112, 1)
+        except Exception:  # Pillow has half a dozen kinds for EXIF that is cut short
+            return 1
+    return value if value in TURNS else 1
+
+
+def _stored_as(image: Image.Image) -> str:
+    """Pillow's name of how the pixels of a PNG or TIFF are stored ("RGB;16B"); empty for other formats."""
+    if image.format not in ("PNG", "TIFF") or not image.tile:
+        return ""
+    layout = image.tile[0][3]
+    return layout if isinstance(layout, str) else str(layout[0])
+
+
+def _scaled(path: Path, image: Image.Image) -> UInt8[np.ndarray, "*shape"]:
+    """Pixels (h, w) or (h, w, 3), their smallest value 0 and their largest 255. Pillow cuts colours of 16 bits off."""
+    if image.mode.startswith("I"):
+        pixels = np.asarray(image).astype(np.float64)
+    elif image.format == "PNG":
+        from torchvision.io import ImageReadMode, decode_image  # here alone: workers start without torch
+
+        stored = decode_image(str(path), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy().astype(np.float64)
+        pixels = stored[..., 0] if stored.shape[2] < 3 else stored[..., :3]
+    else:
+        raise UserError(f"{path} is a {image.format} of 16 bits a channel; save it as PNG, or with 8 bits")
+    low, high = pixels.min(), pixels.max()
+    return ((pixels - low) * (255 / max(high - low, 1))).round().astype(np.uint8)
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+# Masks.
+
+
+def read_mask(
+    path: Path, size: tuple[int, int] | None, classes: int, photograph: Path | None = None
+) -> UInt8[np.ndarray, "h w"]:
+    """An index mask with values 0..classes and 255, of its photograph's `size` (width, height, upright) if that is
+    given; UserError else, also where VOC's colours stand at other indices. `photograph` makes its sentence clearer."""
+    mask, palette = read_index(path)
+    sentence = size_fault(path, mask, size, photograph) if size else ""
+    sentence = sentence or value_fault(path, mask, classes) or palette_fault(path, mask, palette, classes)
+    if sentence:
+        raise UserError(sentence)
+    return mask
+
+
+def read_index(path: Path) -> tuple[UInt8[np.ndarray, "h w"], Integer[np.ndarray, "n 3"]]:
+    """The class numbers that a PNG stores, whatever its bits, and its palette (none for grey). Raises UserError."""
+    try:
+        with Image.open(path) as image:
+            kind, mode, stored, turn = image.format, image.mode, _stored_as(image), orientation(image)
+            array, colours = np.array(image), image.getpalette() or []
+    except UNDECODABLE as error:
+        raise UserError(f"the mask {path} cannot be decoded ({error}); replace the file") from error
+    if kind != "PNG":
+        raise UserError(f"the mask {path} is a {kind}, whatever its name; save it as PNG, which keeps class numbers")
+    if mode not in ("P", "L", "1", "I") and not mode.startswith("I;16"):
+        raise UserError(
+            f"the mask {path} is of mode {mode}, a colour picture; it must be an index image (palette or grey), so "
+            "convert its colours to class numbers"
+        )
+    if turn != 1:
+        raise UserError(f"the mask {path} has an EXIF orientation, so it is not clear how it lies; save it without")
+    array = array // _SCALED.get(stored, 1) if stored in _SCALED else array
+    if array.max(initial=0) > IGNORE:
+        raise UserError(f"the mask {path} holds the value {array.max()}; class numbers end at 254, and 255 is ignored")
+    return array.astype(np.uint8), np.array(colours, int).reshape(-1, 3)
+
+
+def size_fault(path: Path, mask: UInt8[np.ndarray, "h w"], size: tuple[int, int], photograph: Path | None) -> str:
+    """A sentence where the mask is not of the photograph's upright `size` (width, height), else nothing."""
+    height, width = mask.shape
+    if (width, height) == tuple(size):
+        return ""
+    turn = 1
+    if photograph and (height, width) == tuple(size):
+        with Image.open(photograph) as image:
+            turn = orientation(image)
+    if turn in SIDEWAYS:
+        return (
+            f"the mask {path} is {width}x{height} and fits {photograph} only as that is stored, but its EXIF "
+            f"orientation ({turn}) turns it to {size[0]}x{size[1]}; turn the mask, too, or take the orientation out of "
+            "the photograph"
+        )
+    return f"the mask {path} is {width}x{height}, but its image is {size[0]}x{size[1]}; replace it"
+
+
+def value_fault(path: Path, mask: UInt8[np.ndarray, "h w"], classes: int) -> str:
+    """A sentence where values are neither 0..classes nor 255, else nothing."""
+    wrong = [value for value in _values(mask) if classes < value != IGNORE]
+    if not wrong:
+        return ""
+    values = f"the value{'s' * (len(wrong) > 1)} {', '.join(map(str, wrong))}"
+    return f"the mask {path} holds {values}, but only 0..{classes} and {IGNORE} have a meaning; replace it"
+
+
+def palette_fault(path: Path, mask: UInt8[np.ndarray, "h w"], palette: Integer[np.ndarray, "n 3"], classes: int) -> str:
+    """A sentence where all colours in use are VOC's of 0..classes and 255, but not all at their own numbers: a tool has
+    packed the palette and the values lost their meaning. Other palettes are no fault; 255 may be of any colour."""
+    used = [value for value in _values(mask) if value != IGNORE]
+    if not used or used[-1] >= len(palette):
+        return ""
+    places = [_VOC_INDEX.get(tuple(map(int, palette[value]))) for value in used]
+    known = all(place is not None and (place <= classes or place == IGNORE) for place in places)
+    if not known or places == used or len(set(places)) < len(places):
+        return ""
+    value, place = next(pair for pair in zip(used, places, strict=True) if pair[0] != pair[1])
+    return (
+        f"the mask {path} shows VOC's colour of {place} at the value {value}: a tool has packed its palette; write the "
+        "class numbers themselves, as grey or with VOC's palette"
+    )
+
+
+def _values(mask: UInt8[np.ndarray, "h w"]) -> list[int]:
+    """The values that occur, ascending."""
+    return np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
