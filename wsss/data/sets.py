@@ -108,8 +108,7 @@ def _held(root: Path, config: Data, *splits: str) -> list[str]:
     else the preset's."""
     if config.name not in DATASETS or (DATASETS[config.name].drawn and not config.root):
         return [config.name]
-    names = root / "classes.txt"
-    classes = tuple(voc.read_lines(names)) if names.is_file() else voc.VOC_CLASSES
+    classes = voc.read_classes(root)
     wanted = splits or (config.train_split, config.val_split)
     there = [split for split in wanted if (root / f"ImageSets/Segmentation/{split}.txt").is_file()]
     lists = {split: frozenset(voc.read_ids(root, split)) for split in there}
