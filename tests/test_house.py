@@ -27,7 +27,7 @@ ROWS = (
     "method",
     "experiments",
     "ablation costs elements evidence gpu sweep tables tries verdict",
-    "evaluate explore inference predict pretrain runs scoring tally train reproduce tools",
+    "evaluate explore inference predict pretrain runs scoring tally train reproduce tools workload",
     "cli __main__",
 )
 NO_TORCH = [

@@ -139,7 +139,7 @@ def test_what_the_network_sees(kind, size):
 def test_the_protocols_are_the_papers():
     """Scales, mirror images, combination, and the CRF's numbers as the method page has them."""
     crf = {"iterations": 10, "gaussian": [1, 1], "bilateral": [121, 5, 4]}
-    shared = {"scales": [1, 1.25, 1.5], "flip": True, "crf": crf}
+    shared = {"scales": [1, 1.25, 1.5], "flip": True, "crf": crf, "longest": None}
     voc = {"kind": "voc", "size": "native", "over_flip": "sum", "over_scales": "max", **shared}
     coco = {"kind": "coco", "size": 448, "over_flip": "max", "over_scales": "sum", **shared}
     assert inference.protocol("voc").numbers() == voc == json.loads(json.dumps(voc))

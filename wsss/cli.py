@@ -159,6 +159,10 @@ class Evaluate:
     """Refine by the dense CRF; None: as the protocol does (True)."""
     bfloat16: bool | None = None
     """Compute in bfloat16 where the device does; None: as the run was trained."""
+    longest: int | None = None
+    """Photographs with a longer side above this are scaled down for network and CRF, their labels scaled back; the
+    record says so in its name. None: at their own size, where 12 megapixels take hours and gigabytes: both are said
+    before."""
     save: Path | None = None
     """Folder of the PNGs; None: RUN/predictions/PROTOCOL-SPLIT."""
     batch: int = 1
@@ -169,7 +173,8 @@ class Evaluate:
 
 def _evaluate(words: Sequence[str]) -> int:
     asked = parse(Evaluate, words, "evaluate")
-    final = {name: getattr(asked, name) for name in ("scales", "flip", "crf", "bfloat16", "save", "batch", "workers")}
+    names = ("scales", "flip", "crf", "bfloat16", "longest", "save", "batch", "workers")
+    final = {name: getattr(asked, name) for name in names}
     if asked.protocol == "training":
         given = [name for name, value in final.items() if value != getattr(Evaluate, name)]
         if given:

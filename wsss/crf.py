@@ -35,7 +35,10 @@ def dense_crf(
     field.addPairwiseGaussian(gaussian[0], gaussian[1], **kind)
     writable = np.require(image, requirements=["C", "W"])  # pydensecrf takes no read-only array
     field.addPairwiseBilateral(bilateral[0], bilateral[1], writable, bilateral[2], **kind)
-    return np.array(field.inference(iterations), np.float32, order="C").reshape(probability.shape)
+    q, *scratch = field.startInference()
+    for _ in range(iterations):  # step by step: pydensecrf holds the GIL, and a signal is heard between two steps
+        field.stepInference(q, *scratch)
+    return np.array(q, np.float32, order="C").reshape(probability.shape)
 
 
 def _check(image: np.ndarray, probability: np.ndarray) -> None:

@@ -50,11 +50,14 @@ class Protocol:
     scales: tuple[float, ...] = SCALES
     flip: bool = True
     crf: Crf | None = Crf()
+    longest: int | None = None
+    """Photographs whose longer side has more pixels are scaled down to it; None: their own size."""
 
     def changes(self) -> list[str]:
         """What departs from the protocol, the CRF aside, in words short enough for a file's name; empty: nothing."""
         scales = "s" + "+".join(f"{scale:g}" for scale in self.scales)
-        return [scales] * (self.scales != SCALES) + ["noflip"] * (not self.flip)
+        longest = f"longest{self.longest}"
+        return [scales] * (self.scales != SCALES) + ["noflip"] * (not self.flip) + [longest] * bool(self.longest)
 
     def numbers(self) -> dict[str, Any]:
         """All of it as plain values, for records."""
@@ -75,10 +78,11 @@ def protocol(
     scales: Sequence[float] = (),
     flip: bool | None = None,
     crf: bool | None = None,
+    longest: int | None = None,
 ) -> Protocol:
     """The protocol of that name, with what is given in the place of its own; `size` is the side that coco squashes to.
 
-    Raises UserError for an unknown name, for a scale that is repeated or not between 0 and 8.
+    Raises UserError for an unknown name, for a scale that is repeated or not between 0 and 8, for `longest` below 1.
     """
     if kind not in PROTOCOLS:
         known = " and ".join(PROTOCOLS)
@@ -89,13 +93,30 @@ def protocol(
     if wrong or len(set(chosen)) < len(chosen):
         fault = f"{wrong[0]:g} is none" if wrong else "one of them is there twice"
         raise UserError(f"--scales must be different numbers above 0, up to {LARGEST:g}; {fault}")
+    if longest is not None and longest < 1:
+        raise UserError(
+            f"--longest is {longest}; it is a number of pixels above 0, or None for the photographs' own size"
+        )
     return dataclasses.replace(
         own,
+        longest=longest,
         size=size if own.size else 0,
         scales=chosen,
         flip=own.flip if flip is None else flip,
         crf=None if crf is False else own.crf,
     )
+
+
+def limited(size: Size, longest: int | None) -> Size:
+    """The size with its longer side at most `longest`, its shape kept to a pixel; None: as it is."""
+    share = 1.0 if longest is None else min(1.0, longest / max(size))
+    return max(1, round(size[0] * share)), max(1, round(size[1] * share))
+
+
+def limit(photograph: Image.Image, longest: int | None) -> Image.Image:
+    """The photograph at its limited size: bilinear, with antialiasing."""
+    size = limited(photograph.size, longest)
+    return photograph if size == photograph.size else photograph.resize(size, Image.Resampling.BILINEAR)
 
 
 def pixels(photograph: Image.Image, asked: Protocol) -> UInt8[Tensor, "3 h w"]:

@@ -1,10 +1,16 @@
-"""Being asked to stop: SIGTERM and Ctrl-C let what is under way come to its end."""
+"""Being asked to stop: SIGTERM and Ctrl-C let what is under way come to its end, or not for long."""
 
+import os
 import signal
+import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+GRACE = 5.0
+"""Seconds that what is under way has to come to its end."""
 
 
 class Interrupted(Exception):
@@ -31,3 +37,42 @@ def stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def within_seconds(leave: Callable[[], str]) -> Iterator[None]:
+    """Within it and `stop_signals`, a process that does not stop in GRACE seconds is ended: exit code 143.
+
+    Python hears a signal between two operations, and one attention over a large photograph takes many minutes. So
+    the C library writes each signal to a socket, and a thread that waits there calls `leave`, which removes what is
+    half-written and says how to go on. A second Ctrl-C ends the process after a second: exit code 130.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(heard, leave), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        told.close()  # the watcher reads the end and returns
+        watcher.join()
+        heard.close()
+
+
+def _watch(heard: socket.socket, leave: Callable[[], str]) -> None:
+    code = 0
+    try:
+        while number := heard.recv(1):
+            if number[0] not in (signal.SIGTERM, signal.SIGINT):
+                continue
+            again = bool(code) and number[0] == signal.SIGINT
+            code = 130 if again else code or 143
+            heard.settimeout(1.0 if again else GRACE)
+    except TimeoutError:
+        print(f"wsss: {leave()}", file=sys.stderr, flush=True)
+        os._exit(code)  # the main thread is in C code, and nothing else could end it

@@ -1,6 +1,7 @@
 """Predictions of a split, streamed: network -> CRF workers -> index PNGs and counts. Memory does not grow with the
 split, and nothing but PNGs reaches the disk."""
 
+import multiprocessing
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,8 +18,8 @@ from wsss import distributed, inference, memory
 from wsss.data import predictions, voc
 from wsss.data.listing import Listing
 from wsss.data.predictions import Counted, Job
-from wsss.inference import Protocol
-from wsss.interrupt import Interrupted, stop_signals
+from wsss.inference import Protocol, limited
+from wsss.interrupt import Interrupted, stop_signals, within_seconds
 from wsss.model import Wsss
 from wsss.paths import UserError
 
@@ -44,14 +45,14 @@ class Shard:
             waiting: list[tuple[int, Image.Image]] = []
             for place, photograph in group:
                 if shape is None:
-                    yield self._job(place, None)
+                    yield self._job(place, photograph.size, None)
                     continue
                 waiting.append((place, photograph))
                 if len(waiting) == self.batch:
-                    yield from self._scored(waiting)
+                    yield from self._scored(waiting, stop)
                     waiting = []
             if waiting:
-                yield from self._scored(waiting)
+                yield from self._scored(waiting, stop)
 
     def _photographs(self, stop: threading.Event) -> Iterator[tuple[int, Image.Image]]:
         for place in self.places:
@@ -64,50 +65,72 @@ class Shard:
         path, classes = self._path(place), len(self.images.classes) + 1
         if path.is_file() and not predictions.fault(path, photograph.size, classes):
             return None
-        return (self.asked.size, self.asked.size) if self.asked.size else photograph.size
+        return (self.asked.size, self.asked.size) if self.asked.size else limited(photograph.size, self.asked.longest)
 
     def _path(self, place: int) -> Path:
         return self.folder / f"{self.images.ids[place]}.png"
 
-    def _scored(self, waiting: list[tuple[int, Image.Image]]) -> Iterator[Job]:
-        """The jobs of a batch: probabilities for the CRF, or labels."""
-        image = torch.stack([inference.pixels(photograph, self.asked) for _, photograph in waiting]).to(self.device)
-        sizes = [photograph.size[::-1] for _, photograph in waiting]
-        combined = inference.scores(self._network, self.model.normalise(image), sizes, self.asked, self.model.patch)
-        for place, photograph in waiting:
+    def _scored(self, waiting: list[tuple[int, Image.Image]], stop: threading.Event) -> Iterator[Job]:
+        """The jobs of a batch: probabilities for the CRF, or labels. A stop is heard between two passes."""
+
+        def network(image: Tensor) -> Tensor:
+            if stop.is_set():
+                raise Interrupted("stopped between two passes of the network")
+            return self.network(image)
+
+        smaller = [inference.limit(photograph, self.asked.longest) for _, photograph in waiting]
+        image = torch.stack([inference.pixels(photograph, self.asked) for photograph in smaller]).to(self.device)
+        sizes = [photograph.size[::-1] for photograph in smaller]
+        combined = inference.scores(network, self.model.normalise(image), sizes, self.asked, self.model.patch)
+        for (place, photograph), seen in zip(waiting, smaller, strict=True):
             logits = combined.pop(0)
             if self.asked.crf:
-                yield self._job(place, logits.softmax(0).cpu().numpy(), np.asarray(photograph))
+                probability, pixels = logits.softmax(0).cpu().numpy(), np.asarray(seen)
+                yield self._job(place, photograph.size, probability, pixels)
             else:
-                yield self._job(place, logits.argmax(0).byte().cpu().numpy())
+                yield self._job(place, photograph.size, logits.argmax(0).byte().cpu().numpy())
 
-    def _network(self, image: Tensor) -> Tensor:
+    def network(self, image: Tensor) -> Tensor:
+        """Segmentation logits of one pass."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             return self.model(image).segmentation
 
-    def _job(self, place: int, scores: np.ndarray | None, pixels: np.ndarray | None = None) -> Job:
+    def _job(
+        self, place: int, size: inference.Size, scores: np.ndarray | None, pixels: np.ndarray | None = None
+    ) -> Job:
         crf = asdict(self.asked.crf) if pixels is not None and self.asked.crf else None
         mask = self.images.masks[place] if self.images.masks else None
-        name, photograph = self.images.ids[place], self.images.files[place]
-        return Job(name, self._path(place), len(self.images.classes) + 1, scores, pixels, crf, mask, photograph)
+        classes, file = len(self.images.classes) + 1, self.images.files[place]
+        return Job(self.images.ids[place], self._path(place), classes, scores, pixels, crf, mask, file, size)
 
 
 def finish(shard: Shard, workers: int) -> list[Counted]:
     """Predict and count the images of a shard by `workers` processes beside this one (1: by this one).
 
-    Ctrl-C and SIGTERM let what is under way come to its end, then raise Interrupted: on disk are whole PNGs only.
+    Ctrl-C and SIGTERM let what is under way come to its end, then raise Interrupted; what is not at its end within
+    `interrupt.GRACE` seconds, one large photograph say, is given up. On disk are whole PNGs only.
     """
     memory.keep_freed()
+    stopped = f"stopped; the PNGs in {shard.folder} are whole, and the same words go on from there"
+
+    def leave() -> str:
+        for child in multiprocessing.active_children():  # in the CRF's C code they hear no SIGTERM
+            child.kill()
+            child.join()
+        predictions.clear(shard.folder)
+        return stopped
+
     done: list[Counted] = []
     words = {"total": len(shard.places), "desc": f"predict {shard.images.split}", "unit": "image"}
-    with stop_signals() as stop, tqdm(**words, disable=distributed.rank() > 0) as bar:
+    bar = tqdm(**words, disable=distributed.rank() > 0)
+    with stop_signals() as stop, within_seconds(leave), bar:
         try:
             for one in predictions.stream(predictions.finish, shard.jobs(stop), workers):
                 done.append(one)
                 bar.update()
-        except (SystemExit, UserError):  # the workers, too, may have been told to stop
+        except (SystemExit, UserError, Interrupted):  # the workers, too, may have been told to stop
             if not stop.is_set():
                 raise
     if len(done) < len(shard.places):
-        raise Interrupted(f"stopped; the PNGs in {shard.folder} are whole, and the same words go on from there")
+        raise Interrupted(stopped)
     return done

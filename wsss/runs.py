@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsss import checkpoint, datasets, distributed, evaluate, inference, predict, results, settings
+from wsss import checkpoint, datasets, distributed, evaluate, inference, predict, results, settings, workload
 from wsss import config as configuration
 from wsss.config import Config
 from wsss.data import pool, predictions, sets
@@ -104,6 +104,7 @@ class Request:
     save: Path | None = None
     batch: int = 1
     workers: int = 0
+    longest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
         raise UserError("--batch must be at least 1 and --workers at least 0")
     opened = open_run(request.run, request.weights, request.data_root)
     own = evaluate.evaluation_size(opened.config)
-    asked = inference.protocol(request.protocol, own, request.scales, request.flip, request.crf)
+    asked = inference.protocol(request.protocol, own, request.scales, request.flip, request.crf, request.longest)
     with distributed.group() as device:
         root = distributed.main_first(lambda: sets.locate(opened.config.data))
         images = listing(root, request.split, truth)
@@ -149,7 +150,8 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
             check(images)
         shard = _shard(request, opened, asked, images, device)
         started = time.monotonic()
-        parts = distributed.gather(predict.finish(shard, crf_workers(request.workers, asked)))
+        workers = workload.prepare(shard, crf_workers(request.workers, asked), fixed=bool(request.workers))
+        parts = distributed.gather(predict.finish(shard, workers))
         if not images.masks:
             return Outcome(shard.folder, images, None)
         path = opened.folder.with_name(f"{opened.folder.name}.{_label(request, asked, val='')}.json")

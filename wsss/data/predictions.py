@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from wsss import memory, metrics, results
 from wsss.config import IGNORE
@@ -49,6 +50,8 @@ class Job:
     """The truth; None: nothing is counted."""
     photograph: Path | None = None
     """Of the mask, for sentences."""
+    size: tuple[int, int] | None = None
+    """Width and height of the PNG, where the photograph was scaled down for the scores; None: theirs."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def _label(job: Job) -> tuple[np.ndarray, float]:
         started = time.thread_time()
         label = dense_crf(job.pixels, job.scores, **job.crf).argmax(0).astype(np.uint8)
         seconds = time.thread_time() - started
+    if job.size not in (None, label.shape[::-1]):
+        label = np.asarray(Image.fromarray(label).resize(job.size, Image.Resampling.NEAREST))
     with atomic(job.path) as scratch:
         vocformat.write_mask(scratch, label)
     return label, seconds
@@ -174,5 +179,10 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
         )
     else:
         write_json(known, {"digest": digest, **plain})
+    clear(folder)
+
+
+def clear(folder: Path) -> None:
+    """Remove what was not written to its end."""
     for scratch in folder.rglob(".*.*"):
         shutil.rmtree(scratch, ignore_errors=True)

@@ -42,6 +42,8 @@ class Submit:
     """Where VOC lies now, if it has moved; it must hold the test photographs."""
     bfloat16: bool | None = None
     """Compute in bfloat16 where the device does; None: as the run was trained."""
+    longest: int | None = None
+    """Only with --partial: photographs with a longer side above this are scaled down, their labels scaled back."""
     save: Path | None = None
     """Folder of the PNGs; None: RUN/predictions/PROTOCOL-SPLIT."""
     batch: int = 1
@@ -55,7 +57,11 @@ def run(words: Sequence[str]) -> int:
     asked = parse(Submit, words, "submit")
     from wsss import runs
 
-    shared = {name: getattr(asked, name) for name in ("weights", "data_root", "split", "bfloat16", "save")}
+    if asked.longest and not asked.partial:
+        raise UserError(
+            "--longest departs from the protocol of VOC's test; leave it out, or add --partial to try it out"
+        )
+    shared = {name: getattr(asked, name) for name in ("weights", "data_root", "split", "bfloat16", "longest", "save")}
     request = runs.Request(asked.run, batch=asked.batch, workers=asked.workers, **shared)
     check = None if asked.partial else require_voc_test
     done = runs.run(request, truth=False, check=check)

@@ -1,0 +1,307 @@
+"""Large photographs by the final protocols: what is said before, the limit, memory, and a stop in the middle of one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from running import Photo, command, environment, folder, own_set, run, tiny, write_photo
+
+from wsss import inference, model, predict, results, runs, workload
+from wsss.data import pictures, voc
+from wsss.data.listing import listing
+from wsss.interrupt import GRACE
+from wsss.workload import Plan
+
+SIZE = (300, 200)
+"""Of the largest photograph in `made`; patches have 8 pixels."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run, whose data set has a photograph larger than the others: val_1."""
+    base = tmp_path_factory.mktemp("large")
+    root = own_set(base / "own", [Photo(), Photo(size=SIZE), Photo(classes=(2,))])
+    assert run(*tiny(root, base / "runs")) == 0
+    return folder(base / "runs")
+
+
+def plan(*sizes: tuple[int, int], workers: int = 1, **protocol: object) -> Plan:
+    """Photographs of these sizes, 21 classes, a ViT-Ti of patches of 16."""
+    names = [f"photo_{number}" for number in range(len(sizes))]
+    return Plan(names, sizes, inference.protocol("voc", **protocol), 21, 16, 192, 1, workers, 1)
+
+
+def shard_of(place: Path, save: Path) -> predict.Shard:
+    """What `wsss evaluate` predicts by, of the run in `made`."""
+    images, net = listing(place.parents[3] / "own", "val"), runs.open_run(place).model(2, torch.device("cpu"))
+    return predict.Shard(net, images, range(3), inference.protocol("voc"), save / "png", torch.device("cpu"), False, 1)
+
+
+# What is said.
+
+
+def test_size_tokens_time_and_memory_are_said_before_anything_is_predicted(made, tmp_path, capsys, monkeypatch):
+    real = inference.scores
+
+    def scores(*words: object) -> object:
+        said = capsys.readouterr().err
+        if said:
+            seen.append(said)
+        return real(*words)
+
+    seen: list[str] = []
+    monkeypatch.setattr(inference, "scores", scores)
+    assert run("evaluate", made, "--protocol", "voc", "--workers", 1, "--save", tmp_path / "png") == 0
+    # 450 x 300 pixels at scale 1.5 are 56 x 37 patches of 8
+    assert (
+        "3 photographs, the largest, val_1, has 300 x 200 pixels (2,072 tokens at scale 1.5); about a minute" in seen[0]
+    )
+    assert " MB of memory, by small passes timed on this machine" in seen[0] and "--longest" not in seen[0]
+    (tmp_path / "png/val_1.png").unlink()
+    assert run("evaluate", made, "--protocol", "voc", "--workers", 1, "--save", tmp_path / "png") == 0
+    assert "1 photograph, the largest, val_1" in seen[-1], "what is there already costs nothing"
+
+
+def test_submit_says_it_too(made, capsys):
+    words = ("--split", "val", "--partial", "True", "--workers", 1, "--longest", 40)
+    assert run("submit", made, *words) == 0
+    assert "the largest, val_1, has 300 x 200 pixels, scaled down to 40 x 27 pixels" in capsys.readouterr().err
+    assert run("submit", made, *(word for word in words if word not in ("--partial", "True"))) == 1
+    assert "--longest departs from the protocol" in capsys.readouterr().err
+
+
+def test_a_camera_picture_is_told_of_the_limit():
+    said = workload.sentence(plan((4000, 3000)), 3 * 3600.0, "val")
+    # 6000 x 4500 pixels are 375 x 281 patches of 16
+    assert "4000 x 3000 pixels (105,375 tokens at scale 1.5); about 3.0 hours" in said
+    assert said.endswith("--longest N scales larger ones down")
+    assert "about 5 minutes" in workload.sentence(plan((500, 375)), 300.0, "val")
+
+
+def test_expected_seconds_are_those_of_a_network_that_takes_known_ones(made, tmp_path, monkeypatch):
+    """2 ms a token and 0.1 ms a pair of tokens: passes of 6 x 4 tokens and of 9 x 6 mirrored, 20 images of them."""
+    clock = [0.0]
+
+    def network(shard: object, image: torch.Tensor) -> torch.Tensor:
+        tokens = image.shape[2] * image.shape[3] // 64
+        clock[0] += 2e-3 * tokens + 1e-4 * tokens**2
+        return image
+
+    monkeypatch.setattr(predict.Shard, "network", network)
+    monkeypatch.setattr(workload, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    asked = replace(plan(*[(48, 32)] * 20, scales=(1.0, 1.5), crf=False), patch=8)
+    by_hand = 20 * 2 * (2e-3 * (24 + 54) + 1e-4 * (24**2 + 54**2))
+    assert workload.seconds(asked, shard_of(made, tmp_path)) == pytest.approx(by_hand, rel=1e-6)
+
+
+# Memory.
+
+PEAK = """
+import os, sys, numpy as np, torch
+from wsss import inference, memory, model, presets
+from wsss.crf import dense_crf
+from wsss.tools.bench_infer import photograph
+from wsss.tools.bench_memory import resident_mb
+torch.set_num_threads(1)
+memory.keep_freed()
+peak = lambda: int(1e6 * resident_mb(os.getpid(), "VmHWM"))
+config = presets.get("voc", **{"model.backbone": "vit_tiny_patch16_224", "model.pretrained": False, "model.depth": 3})
+net, asked = model.build(config, 20).eval(), inference.protocol("voc")
+pixels = photograph(np.random.default_rng(0), (600, 400))
+score = lambda x, size: inference.scores(lambda y: net(y).segmentation, x, [size], asked, 16)[0].softmax(0).numpy()
+if sys.argv[1] == "network":
+    score(torch.randn(1, 3, 32, 32), (32, 32))
+    before = peak()
+    score(torch.randn(1, 3, 400, 600), (400, 600))
+else:
+    probability = np.full((21, 400, 600), 1 / 21, np.float32)
+    dense_crf(pixels[:16, :16], probability[:, :16, :16])
+    before = peak()
+    dense_crf(pixels, probability, iterations=1)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc to read memory from")
+@pytest.mark.parametrize("part", ["network", "crf"])
+def test_expected_memory_is_that_of_a_process(part):
+    """Resident memory at its peak, within a half."""
+    done = subprocess.run([sys.executable, "-c", PEAK, part], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    expected = plan((600, 400))
+    expected = expected.network_bytes() if part == "network" else expected.crf_bytes()
+    assert 2 / 3 < expected / int(done.stdout) < 1.8, done.stdout
+
+
+def test_memory_grows_with_workers_classes_and_batch_and_shrinks_with_the_limit():
+    large = plan(*[(4000, 3000)] * 8)
+    assert plan(*[(4000, 3000)] * 8, workers=2).bytes() > 1.5 * large.bytes()
+    assert large.bytes() > 10e9 > 1e9 > plan(*[(4000, 3000)] * 8, longest=1000).bytes()
+    assert plan((4000, 3000), crf=False).crf_bytes() == 0
+    one_large = plan((4000, 3000), *[(40, 30)] * 8, workers=4)
+    assert one_large.crf_bytes() < 1.5 * plan((4000, 3000)).crf_bytes(), "the small ones beside it cost little"
+
+
+def test_what_does_not_fit_is_refused_before_it_is_tried(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(workload, "available", lambda: 30 * 10**6)
+    assert run("evaluate", made, "--protocol", "voc", "--workers", 1, "--save", tmp_path / "png") == 1
+    said = capsys.readouterr().err
+    assert "photograph val_1 has 300 x 200 pixels: predicting it takes about" in said and "30 MB are free" in said
+    assert {path.name for path in (tmp_path / "png").iterdir()} == {"protocol.json"}
+
+
+def test_the_limit_that_is_proposed_fits():
+    with pytest.raises(workload.UserError, match=r"photo_1 has 8000 x 6000 pixels.* 4\.0 GB are free; --longest 2048 "):
+        workload.refuse(plan((500, 375), (8000, 6000)), 4 * 10**9)
+    assert plan((500, 375), (8000, 6000), longest=2048).bytes() <= 4e9 < plan((8000, 6000), longest=3072).bytes()
+
+
+def test_fewer_workers_are_started_where_memory_is_small_unless_they_were_named(made, tmp_path, monkeypatch):
+    opened = shard_of(made, tmp_path)
+    needs = [workload.plan_of(opened, workers).bytes() for workers in (1, 2, 3)]
+    assert needs == sorted(needs)
+    monkeypatch.setattr(workload, "available", lambda: needs[1])
+    assert workload.prepare(opened, 3, fixed=False) == 2
+    with pytest.raises(workload.UserError, match="fewer --workers"):
+        workload.prepare(opened, 3, fixed=True)
+
+
+def test_memory_that_is_free_is_no_more_than_the_machine_has():
+    assert 0 < workload.available() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+# The limit.
+
+
+def test_the_limit_scales_photographs_down_and_labels_back(made, tmp_path):
+    """The same as photographs that were scaled down before, whose labels are enlarged by hand, pixel by pixel."""
+    words = ("--protocol", "voc", "--workers", 1)
+    assert run("evaluate", made, *words, "--longest", 60, "--save", tmp_path / "limited") == 0
+    small, own = tmp_path / "small", made.parents[3] / "own"
+    (small / "JPEGImages").mkdir(parents=True)
+    (small / "ImageSets/Segmentation").mkdir(parents=True)
+    (small / "classes.txt").write_text("cup\njug\n")
+    (small / "ImageSets/Segmentation/test.txt").write_text("val_1\n")
+    photograph = pictures.read_image(own / "JPEGImages/val_1.jpg")
+    photograph.resize((60, 40), Image.Resampling.BILINEAR).save(small / "JPEGImages/val_1.png")
+    assert run("evaluate", made, *words, "--split", "test", "--data-root", small, "--save", tmp_path / "before") == 0
+    limited, before = (voc.read_mask(tmp_path / name / "val_1.png", None, 2) for name in ("limited", "before"))
+    assert limited.shape == (200, 300) and before.shape == (40, 60)
+    rows, columns = (np.arange(200) + 0.5) * 40 / 200, (np.arange(300) + 0.5) * 60 / 300
+    np.testing.assert_array_equal(limited, before[rows.astype(int)][:, columns.astype(int)])
+    assert voc.read_mask(tmp_path / "limited/val_0.png", None, 2).shape == (40, 48), "what is smaller stays as it is"
+
+
+@pytest.mark.parametrize("protocol", ["voc", "coco"])
+def test_a_limited_evaluation_never_passes_for_the_final_one(made, capsys, protocol):
+    assert run("evaluate", made, "--protocol", protocol, "--longest", 60, "--workers", 1) == 0
+    record = results.load(made.with_name(f"0.{protocol}-crf-longest60.json"))
+    assert record["protocol"]["name"].endswith("-longest60") and record["protocol"]["longest"] == 60
+    place = made / f"predictions/{protocol}-crf-longest60-val"
+    assert json.loads((place / "protocol.json").read_text())["longest"] == 60
+    assert run("evaluate", made, "--protocol", protocol, "--workers", 1, "--save", place) == 1
+    assert "they differ in longest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["0", "-5"])
+def test_a_limit_that_is_none_is_refused(made, capsys, value):
+    assert run("evaluate", made, "--protocol", "voc", "--longest", value) == 1
+    assert f"--longest is {value}; it is a number of pixels above 0" in capsys.readouterr().err
+    assert run("evaluate", made, "--longest", "60") == 1
+    assert "--longest is of the protocols voc and coco" in capsys.readouterr().err
+
+
+def test_limited_sizes():
+    assert [inference.limited(size, 100) for size in ((400, 300), (300, 400), (100, 80), (5000, 3))] == [
+        (100, 75),
+        (75, 100),
+        (100, 80),
+        (100, 1),
+    ]
+
+
+# Stopped in the middle of one photograph.
+
+
+def test_a_stop_is_heard_between_two_passes(made, tmp_path, monkeypatch, capsys):
+    passes, real = [], model.Wsss.forward
+
+    def forward(self: model.Wsss, image: torch.Tensor, *words: object) -> object:
+        passes.append(tuple(image.shape))
+        if image.shape[0] == 2:  # the timed passes before have one image
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, image, *words)
+
+    monkeypatch.setattr(model.Wsss, "forward", forward)
+    assert run("evaluate", made, "--protocol", "voc", "--workers", 1, "--save", tmp_path / "png") == 143
+    assert [shape for shape in passes if shape[0] == 2] == [(2, 3, 40, 48)], "neither of the larger scales was begun"
+    assert "the same words go on from there" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "png").iterdir()} == {"protocol.json"}
+
+
+@pytest.fixture(scope="module")
+def camera(made: Path) -> Iterator[Path]:
+    """The run of `made`, and in its data set a list `camera` of one photograph of 24 megapixels."""
+    own = made.parents[3] / "own"
+    write_photo(own, "camera", Photo(size=(6000, 4000)), np.random.default_rng(0))
+    (own / "ImageSets/Segmentation/camera.txt").write_text("camera\n")
+    yield made
+    (own / "JPEGImages/camera.jpg").unlink()
+
+
+IN_THE_NETWORK = ("--scales", "0.5", "--crf", "False")
+IN_THE_CRF = ("--scales", "0.02", "--workers")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "interrupt"])
+@pytest.mark.parametrize(
+    "words", [IN_THE_NETWORK, (*IN_THE_CRF, "1"), (*IN_THE_CRF, "2")], ids=["network", "crf", "crf of a worker"]
+)
+def test_a_stop_in_the_middle_of_a_camera_picture_is_obeyed_in_seconds(camera, tmp_path, words, number):
+    """93,750 tokens in one attention, or a CRF of 24 million pixels: both take minutes, in C code."""
+    place = tmp_path / "png"
+    asked = command("evaluate", camera, "--protocol", "voc", "--split", "camera", "--save", place, *words)
+    with subprocess.Popen(asked, env=environment(), stderr=subprocess.PIPE, text=True) as started:
+        try:
+            said = started.stderr.readline()
+            assert "6000 x 4000 pixels" in said
+            time.sleep(8)  # reading, the photograph, the first pass
+            assert started.poll() is None
+            since = time.monotonic()
+            started.send_signal(number)
+            rest = started.communicate(timeout=120)[1]
+        finally:
+            started.kill()
+    assert started.returncode == 143 and "the same words go on from there" in rest
+    assert time.monotonic() - since < GRACE + 10
+    assert {path.name for path in place.iterdir()} == {"protocol.json"}
+
+
+def test_a_second_interrupt_ends_at_once_with_another_code():
+    """The main thread is in C code for minutes, as in a large product of matrices."""
+    code = (
+        "import hashlib\n"
+        "from wsss.interrupt import stop_signals, within_seconds\n"
+        "with stop_signals(), within_seconds(lambda: 'tidied up'):\n"
+        "    print('ready', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        assert started.stdout.readline() == b"ready\n"
+        started.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        started.send_signal(signal.SIGINT)
+        said = started.communicate(timeout=30)[1]
+    assert started.returncode == 130 and b"tidied up" in said

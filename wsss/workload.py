@@ -1,0 +1,238 @@
+"""What a final evaluation takes of this machine, said before it begins: sizes, tokens, time and memory."""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+
+from wsss import distributed, inference
+from wsss.crf import dense_crf
+from wsss.data import pictures, predictions
+from wsss.inference import Protocol, Size
+from wsss.paths import UserError
+from wsss.predict import Shard
+
+# Bytes, from peaks of resident memory measured on drawn photographs and on VOC's (ViT-Ti and ViT-B, 3 and 21 classes,
+# 500 x 375 to 2000 x 1500 pixels); they are met within a third.
+TOKEN_FLOATS = 26
+"""Floats that a pass of the network holds at its peak, for each token of an image and each number in a token."""
+LOGIT_MAPS = 6
+"""Maps of one image's logits, of the photograph's size, that are held at once while scales and mirrors are combined."""
+CRF_PIXEL, CRF_LOGIT = 200, 48
+"""Bytes that a CRF takes for each pixel, and for each pixel and class."""
+LIMITS = (4096, 3072, 2048, 1536, 1024, 768, 512)
+"""Longer sides to propose where a photograph is too large."""
+COMMON = 1024
+"""A longer side above this is larger than any photograph of VOC or COCO, which have at most 640 pixels."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The photographs that are still to be predicted, and by what."""
+
+    names: Sequence[str]
+    sizes: Sequence[Size]
+    """Width and height of each as it is stored, which may be lying on its side."""
+    asked: Protocol
+    classes: int
+    """With background."""
+    patch: int
+    width: int
+    """Of a token."""
+    batch: int
+    workers: int
+    """CRF processes beside each of the `processes`; 1: none beside it."""
+    processes: int
+    """On this machine."""
+
+    def seen(self) -> list[Size]:
+        """Height and width of each photograph as the CRF sees it."""
+        return [inference.limited(size, self.asked.longest)[::-1] for size in self.sizes]
+
+    def largest(self) -> int:
+        """Number of the photograph with the most pixels."""
+        return max(range(len(self.sizes)), key=lambda number: math.prod(self.sizes[number]))
+
+    def tokens(self, size: Size, scale: float) -> int:
+        """Patch tokens of a photograph of (height, width), at a scale."""
+        size = (self.asked.size, self.asked.size) if self.asked.size else size
+        return math.prod(side // self.patch for side in inference.scaled_size(size, scale, self.patch))
+
+    def network_bytes(self) -> int:
+        """Peak of the largest batch in the network and of combining its logits, of one process."""
+        pixels = max(map(math.prod, self.seen()))
+        scale, passes = max(self.asked.scales), self.batch * (2 if self.asked.flip else 1)
+        tokens = max(self.tokens(size, scale) for size in self.seen())
+        images = 4 * 3 * tokens * self.patch**2 * passes * 2
+        maps = LOGIT_MAPS + self.batch - 1
+        return 4 * TOKEN_FLOATS * tokens * self.width * passes + images + 4 * maps * self.classes * pixels
+
+    def crf_bytes(self) -> int:
+        """Peak of the CRF of one process with its workers: the largest photographs at once, the next ones waiting."""
+        if not self.asked.crf:
+            return 0
+        pixels = sorted(map(math.prod, self.seen()), reverse=True)
+        waiting = pixels[: predictions.AHEAD * self.workers + 1] if self.workers > 1 else []
+        working = sum(pixels[: self.workers])
+        return working * (CRF_PIXEL + CRF_LOGIT * self.classes) + 4 * self.classes * sum(waiting)
+
+    def bytes(self) -> int:
+        """Peak of all processes on this machine."""
+        # without workers beside it, a process either scores or refines; it keeps what it has freed
+        network, crf = self.network_bytes(), self.crf_bytes()
+        return self.processes * (network + crf if self.workers > 1 else max(network, crf))
+
+
+def prepare(shard: Shard, workers: int, fixed: bool) -> int:
+    """Say what the shard's evaluation takes; returns the CRF processes, which are `workers` or, where memory is too
+    small and they are not `fixed`, fewer. All processes get the answer of process 0.
+
+    Raises UserError where the largest photograph does not fit into memory.
+    """
+    try:
+        answer = _prepare(shard, workers, fixed) if distributed.rank() == 0 else None
+    except UserError as error:
+        answer = error
+    answer = distributed.gather(answer)[0]
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
+
+
+def _prepare(shard: Shard, workers: int, fixed: bool) -> int:
+    plan = plan_of(shard, workers)
+    if not plan.names:
+        return workers
+    free = available()
+    while plan.bytes() > free and plan.workers > 1 and not fixed:
+        plan = replace(plan, workers=plan.workers - 1)
+    refuse(plan, free)
+    print(sentence(plan, seconds(plan, shard), shard.images.split), file=sys.stderr)
+    return plan.workers
+
+
+def plan_of(shard: Shard, workers: int) -> Plan:
+    """What is left to do of all processes' shards; of the photographs only the headers are read. Raises UserError."""
+    images, processes = shard.images, int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    left = [number for number, name in enumerate(images.ids) if not (shard.folder / f"{name}.png").is_file()]
+    return Plan(
+        names=[images.ids[number] for number in left],
+        sizes=[_size(images.files[number]) for number in left],
+        asked=shard.asked,
+        classes=len(images.classes) + 1,
+        patch=shard.model.patch,
+        width=shard.model.encoder.embed_dim,
+        batch=shard.batch,
+        workers=workers,
+        processes=processes,
+    )
+
+
+def _size(file: Path) -> Size:
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except pictures.UNDECODABLE as error:
+        raise UserError(f"{file} cannot be decoded ({error}); replace the file") from error
+
+
+def available() -> int:
+    """Bytes of memory that this process and those it starts may still take: what is free, or less in a container."""
+    free, resident = psutil.virtual_memory().available, psutil.Process().memory_info().rss
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # control groups, version 2 and 1
+        path = Path("/sys/fs/cgroup") / name
+        limit = path.read_text().strip() if path.is_file() else ""
+        free = min(free, int(limit) - resident) if limit.isdecimal() else free
+    return free
+
+
+def refuse(plan: Plan, free: int) -> None:
+    """UserError, with a limit that would fit, if the plan takes more than `free` bytes."""
+    if plan.bytes() <= free:
+        return
+    number = plan.largest()
+    smaller = (
+        replace(plan, asked=replace(plan.asked, longest=limit)) for limit in LIMITS if limit < max(plan.sizes[number])
+    )
+    fits = next((other for other in smaller if other.bytes() <= free), None)
+    advice = f"--longest {fits.asked.longest} takes about {_bytes(fits.bytes())}" if fits else "free some memory"
+    others = ", or ask for fewer --workers" if plan.workers > 1 else ""
+    raise UserError(
+        f"photograph {plan.names[number]} has {_pixels(plan.sizes[number])}: predicting it takes about "
+        f"{_bytes(plan.bytes())} of memory, and {_bytes(free)} are free; {advice}{others}"
+    )
+
+
+def sentence(plan: Plan, expected: float, split: str) -> str:
+    """Size and tokens of the largest photograph, time and memory of the whole."""
+    number, count = plan.largest(), len(plan.sizes)
+    seen, scale = plan.seen()[number], max(plan.asked.scales)
+    scaled = f", scaled down to {_pixels(seen[::-1])}" if seen[::-1] != plan.sizes[number] else ""
+    limit = "" if plan.asked.longest or max(plan.sizes[number]) <= COMMON else "; --longest N scales larger ones down"
+    return (
+        f"predict {split}: {count:,} photograph{'s' * (count > 1)}, the largest, {plan.names[number]}, has "
+        f"{_pixels(plan.sizes[number])}{scaled} ({plan.tokens(seen, scale):,} tokens at scale {scale:g}); "
+        f"about {_duration(expected)} and {_bytes(plan.bytes())} of memory, by small passes timed on this machine"
+        f"{limit}"
+    )
+
+
+def seconds(plan: Plan, shard: Shard) -> float:
+    """Expected seconds: small passes of the network and a small CRF are timed, and scaled by tokens and pixels."""
+    token, pair = _pass_seconds(shard)
+    counts = [plan.tokens(size, scale) for size in plan.seen() for scale in plan.asked.scales]
+    network = sum(n * token + n * n * pair for n in counts) * (2 if plan.asked.flip else 1) / distributed.world()
+    if not plan.asked.crf:
+        return network
+    crf = _crf_seconds(plan, shard) * sum(map(math.prod, plan.seen())) / (plan.workers * distributed.world())
+    return max(network, crf) if shard.device.type == "cuda" and plan.workers > 1 else network + crf
+
+
+@torch.inference_mode()
+def _pass_seconds(shard: Shard) -> tuple[float, float]:
+    """Seconds of a pass for each token and for each pair of tokens: attention grows with the square."""
+    spent, (few, many) = {}, (14, 28)
+    for side in (few, few, many):  # the first one warms up
+        image = torch.zeros(1, 3, side * shard.model.patch, side * shard.model.patch, device=shard.device)
+        started = time.perf_counter()
+        shard.network(image).sum().item()  # waits for a GPU
+        spent[side] = (time.perf_counter() - started) / side**2
+    # at best attention runs at the rate of the other products: 4 n d operations a token beside 24 d^2
+    slowest = spent[many] / (6 * shard.model.encoder.embed_dim + many**2)
+    pair = max(slowest, (spent[many] - spent[few]) / (many**2 - few**2))
+    return max(0.0, spent[many] - pair * many**2), pair
+
+
+def _crf_seconds(plan: Plan, shard: Shard) -> float:
+    """Core seconds of a CRF for each pixel, from a small copy of the first photograph."""
+    place = shard.images.ids.index(plan.names[0])
+    photograph = pictures.read_image(shard.images.files[place])
+    photograph = photograph.resize(inference.limited(photograph.size, 192))
+    pixels = np.asarray(photograph)
+    uniform = np.full((plan.classes, *pixels.shape[:2]), 1 / plan.classes, np.float32)
+    started = time.perf_counter()
+    dense_crf(pixels, uniform)
+    return (time.perf_counter() - started) / math.prod(photograph.size)
+
+
+def _pixels(size: Size) -> str:
+    return f"{size[0]} x {size[1]} pixels"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _duration(expected: float) -> str:
+    """Words for seconds: minutes, or from two hours on hours."""
+    if expected < 90:
+        return "a minute"
+    return f"{expected / 60:.0f} minutes" if expected < 7200 else f"{expected / 3600:.1f} hours"
