@@ -262,8 +262,8 @@ def test_pictures_by_other_settings_are_refused(done, capsys):
     assert run(*words) == 0
     before = pictures(done / "mine")
     said = error(capsys, *words, "--flip", "False", "--scales", 1)
-    assert "made by other settings (they differ in scales, flip)" in said
-    assert "differ in weights" in error(capsys, *words, "--weights", "best")
+    assert "holds predictions made otherwise (protocol.json differs in scales, flip)" in said
+    assert "differs in weights" in error(capsys, *words, "--weights", "best")
     assert pictures(done / "mine") == before
     (done / "mine/protocol.json").unlink()
     assert "holds PNGs, but no protocol.json" in error(capsys, *words)

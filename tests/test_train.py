@@ -76,7 +76,7 @@ def test_tables_see_the_record(drawn):
 def test_what_a_run_leaves_behind(drawn):
     names = {path.name for path in folder(drawn).iterdir()}
     assert names == {
-        *("config.json", "log.jsonl", "cams.npz", "best.safetensors"),
+        *("config.json", "data.json", "log.jsonl", "cams.npz", "best.safetensors"),
         *("step-00000008.safetensors", "step-00000008.pt"),
     }
     rows = log(drawn)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from wsss import distributed, transforms
 from wsss.batch import Batch
 from wsss.config import Config
-from wsss.data import voc
+from wsss.data import identity, voc
 from wsss.data.pool import cores
 from wsss.data.sets import root_of as root_of
 from wsss.paths import UserError
@@ -50,6 +50,12 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def digests(self, masks: bool = False) -> identity.Digests:
+        """Of the list's ids, classes, image labels and photographs, and of its masks where they are used."""
+        truth = [voc.mask_file(self.kit, name) for name in self.ids] if masks else []
+        files = dict(zip(self.ids, self.files, strict=True))
+        return identity.digests(self.kit.classes, files, self.labels.numpy(), truth)
 
     def sample(self, index: int, size: int) -> Sample:
         """Image and truth of one id."""

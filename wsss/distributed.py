@@ -71,6 +71,11 @@ def wait() -> None:
         dist.barrier()
 
 
+def from_main(work: Callable[[], T]) -> T:
+    """`work()` of process 0, for all: what takes long is done once."""
+    return gather(work() if not rank() else None)[0]
+
+
 def main_first(work: Callable[[], T]) -> T:
     """`work()` in process 0, then in all others: what it makes on disk is made once."""
     if rank():

@@ -5,6 +5,7 @@ A record's path is ROOT/DATASET/VARIANT/SEED.json. `load` adds its path under "p
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,53 @@ def mask_digest(mask: np.ndarray) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(mask, np.uint8).tobytes()).hexdigest()
 
 
+def lines_digest(lines: Iterable[str]) -> str:
+    """sha256 of lines of text, each with its line feed."""
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+
+
+# Data: to which classes, image labels, masks and photographs a run belongs.
+
+DATA = {
+    "ids": "listed images",
+    "classes": "classes",
+    "labels": "image labels",
+    "masks": "masks",
+    "photographs": "photographs",
+}
+"""Digests that `data` of a record has for each list (`data.identity` makes them), and what they are of."""
+Data = Mapping[str, Mapping[str, str]]
+"""{"train": digests, "val": digests, "watched LIST": digests}; a digest that is not there is unknown."""
+
+
+def data_of(record: Record) -> Data:
+    """The data a record belongs to; of an older one what its fingerprint and its class names tell."""
+    names, mark = record["results"].get("segmentation", {}).get("iou", {}), record["fingerprint"]
+    classes = {"classes": lines_digest(list(names)[1:])} if names else {}
+    data, val = record.get("data", {}), {"ids": mark["ids"], "masks": mark["masks"]} | classes
+    return {"train": {}, **data, "val": val | data.get("val", {})}
+
+
+def check_data(data: Any, where: str) -> None:
+    """Raises UserError, naming `where`, if `data` are no digests by list."""
+    whole = isinstance(data, Mapping) and {"train", "val"} <= data.keys()
+    if not whole or not all(isinstance(of_list, Mapping) for of_list in data.values()):
+        raise UserError(f"{where} holds no digests of train and val; move it away to go on without them")
+
+
+def differences(one: Data, other: Data) -> str:
+    """What is known to differ between two data, "the image labels of train, the masks of train and val"; empty where
+    nothing is. What is of other images differs anyhow, and is left out."""
+    named: dict[str, list[str]] = {}
+    for name in one.keys() & other.keys():
+        a, b = one[name], other[name]
+        kinds = [kind for kind in DATA if kind in a and kind in b and a[kind] != b[kind]]
+        for kind in kinds if "ids" not in kinds else [kind for kind in kinds if kind in ("ids", "classes")]:
+            named.setdefault(kind, []).append(name)
+    of = {kind: f" of {' and '.join(sorted(names))}" * (kind != "classes") for kind, names in named.items()}
+    return ", ".join(f"the {words}{of[kind]}" for kind, words in DATA.items() if kind in named)
+
+
 def split_ids(name: str) -> list[str]:
     """The ids of a known split ("voc-val"), from data/lists."""
     if name not in SPLITS:
@@ -110,6 +158,8 @@ def validate(record: Any, where: str) -> None:
             raise UserError(f"the record {where} lacks the field {name!r}; write it anew with `wsss evaluate`")
     if not {"images", "ids", "masks"} <= set(record["fingerprint"]):
         raise UserError(f"the fingerprint of {where} is not whole; write it anew with `wsss evaluate`")
+    if "data" in record:
+        check_data(record["data"], f"the field data of {where}")
 
 
 def load(path: Path | str) -> Record:
@@ -135,9 +185,13 @@ def _with_guesses(record: Record) -> dict[str, Any]:
 
 
 def save(record: Record, path: Path | str) -> None:
-    """Write a record, whole or not at all; raises UserError before writing if it is not one."""
+    """Write a record, whole or not at all; raises UserError before writing if it is not one, or if the masks that were
+    measured are not those that its data name."""
     record = {key: value for key, value in record.items() if key != "path"}
     validate(record, str(path))
+    masks = record["fingerprint"]["masks"]
+    if data_of(record)["val"].get("masks", masks) != masks:
+        raise UserError(f"masks of {record['split']} changed while {path} was measured; evaluate the run anew")
     paths.write_json(Path(path), record)
 
 
@@ -164,19 +218,24 @@ def find(*roots: Path | str) -> list[Record]:
     """All records ROOT/DATASET/VARIANT/SEED.json, and SEED.WORDS.json of other protocols, lists or weights, sorted.
 
     The first root wins over the others: their records of the same run are left out, and so are those of the same
-    variant and protocol name that were made otherwise (protocol or images), since they must not be averaged.
+    variant and protocol name that were made otherwise (protocol or data), since they must not be averaged; other data
+    are said on stderr.
     """
     found: dict[tuple[str, str, int, str], Record] = {}
-    ways: dict[tuple[str, str, str], tuple[int, Any]] = {}
+    firsts: dict[tuple[str, str, str], tuple[int, Record]] = {}
+    left: list[str] = []
     for number, root in enumerate(roots):
         for path in sorted(Path(root).glob("*/*/*.json")):
             if any(part.startswith(".") for part in path.relative_to(root).parts):
                 continue  # what a system or an editor keeps beside the files
             record = load(path)
-            way = (record["protocol"], record["fingerprint"])
-            first, known = ways.setdefault((record["dataset"], record["variant"], _stem(record)), (number, way))
-            if first == number or known == way:
+            first, known = firsts.setdefault((record["dataset"], record["variant"], _stem(record)), (number, record))
+            differ = differences(data_of(known), data_of(record)) if first != number else ""
+            if first == number or (not differ and known["protocol"] == record["protocol"]):
                 found.setdefault((record["dataset"], record["variant"], record["seed"], path.stem), record)
+            left += [f"{path} and {known['path']} ({differ})"] * bool(differ)
+    if left:
+        print(f"wsss: note: {len(left)} records are left out for their data; first differ {left[0]}", file=sys.stderr)
     return [found[key] for key in sorted(found)]
 
 
@@ -297,15 +356,18 @@ def one(records: Iterable[Record], variant: str, seed: int) -> Record:
 def summarise(records: Sequence[Record], key: str) -> Summary:
     """Mean and sample deviation of one result over seeds.
 
-    Raises UserError if a seed occurs twice or the records differ in images, masks, protocol, processor or threads.
+    Raises UserError if a seed occurs twice or the records differ in images, masks, protocol, processor, threads or,
+    where both know it, in any other of their data.
     """
     if not records:
         raise UserError(f"there is no record to take {key} from; run the preset first")
     for record in records[1:]:
+        pair = f"{describe(record)} and {describe(records[0])}"
         for name in ("fingerprint", "protocol"):
             if record[name] != records[0][name]:
-                pair = f"{describe(record)} and {describe(records[0])}"
                 raise UserError(f"{pair} differ in {name}; do not average them")
+        if differ := differences(data_of(record), data_of(records[0])):
+            raise UserError(f"{pair} differ in their data ({differ}); do not average them")
     if len({draw(record)[1:] for record in records}) > 1:
         raise UserError(f"the seeds of {describe(records[0])} ran on several processors; take a mean over one of them")
     if len({record["seed"] for record in records}) != len(records):

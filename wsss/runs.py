@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch
 from wsss import checkpoint, datasets, distributed, evaluate, inference, predict, results, settings, workload
 from wsss import config as configuration
 from wsss.config import Config
-from wsss.data import pool, predictions, sets
+from wsss.data import identity, pool, predictions, sets
+from wsss.data.identity import Evaluated
 from wsss.data.listing import Listing, listing
 from wsss.data.predictions import Counted
 from wsss.inference import Protocol
@@ -31,6 +32,8 @@ class Opened:
     config: Config
     file: Path
     step: int
+    data: Evaluated | None = None
+    """What it is evaluated on, once that is known."""
 
     def model(self, classes: int, device: torch.device) -> Wsss:
         """The network with these weights; what the run started from is not read, and may be gone."""
@@ -71,8 +74,8 @@ def open_run(folder: Path, weights: str = "last", data_root: str = "") -> Opened
 def evaluate_run(folder: Path, weights: str = "last", data_root: str = "", split: str = "") -> dict[str, Any]:
     """Evaluate the last or the best weights of a run by the protocol of its training; returns the record.
 
-    The last weights' record takes the place of the run's; that of the best goes to SEED.best.json, and that of another
-    split than the run's own to SEED.SPLIT.json. Raises UserError.
+    The last weights' record takes the place of the run's; that of the best goes to SEED.best.json, that of another
+    split than the run's own to SEED.SPLIT.json, that of other data to SEED.other-data-DIGEST.json. Raises UserError.
     """
     run = open_run(folder, weights, data_root)
     other = [weights] * (weights != "last") + [split] * (split not in ("", run.config.data.val_split))
@@ -80,9 +83,12 @@ def evaluate_run(folder: Path, weights: str = "last", data_root: str = "", split
     with distributed.group() as device:
         root = distributed.main_first(lambda: sets.locate(config.data))
         opened = datasets.Split(root, config.data.val_split, need_masks=True)
-        model = run.model(len(opened.kit.classes), device)
         path = run.folder.with_name(".".join([run.folder.name, *other, "json"]))
-        return evaluate.write_record(model, opened, config, device, path, run.origin())
+        digests = distributed.from_main(lambda: opened.digests(masks=True))
+        data = identity.evaluated(run.folder, run.config.data, (root, opened.name), digests, path)
+        model = run.model(len(opened.kit.classes), device)
+        path = run.folder.with_name(".".join([run.folder.name, *other, *data.of_record(), "json"]))
+        return evaluate.write_record(model, opened, config, device, path, run.origin() | data.fields())
 
 
 # The final protocols.
@@ -116,10 +122,13 @@ class Outcome:
     images: Listing
     record: dict[str, Any] | None
     """None where the split has no truth, or none was asked for; written by process 0, read by all."""
+    other_data: str
+    """What differs from the data of the run; empty where nothing is known to."""
 
     def words(self) -> str:
         """What was measured, and where it lies."""
         split, where = self.images.split, f"predictions: {self.folder}"
+        where += f"\nother data than the run's: {self.other_data} differ" if self.other_data else ""
         if self.record is None:
             return f"{len(self.images.ids)} images of {split}, which has no masks to compare with; {where}"
         run, found = results.describe(self.record), self.record["results"]["segmentation"]
@@ -135,7 +144,8 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
     """Predict a split by a final protocol: PNGs to RUN/predictions/PROTOCOL-SPLIT (or `save`), then the record.
 
     The record goes to OUTPUT/DATASET/VARIANT/SEED.PROTOCOL.json, its counts beside it; a split without masks, or
-    `truth` False, has none. Process r of w takes the images r, r + w, ...; whole PNGs of the same settings are kept.
+    `truth` False, has none. Other data than the run's own go by names of their own, which end in other-data-DIGEST.
+    Process r of w takes the images r, r + w, ...; whole PNGs of the same settings, weights and photographs are kept.
     `check` sees the images before anything is predicted. Raises UserError, and Interrupted when it was asked to stop.
     """
     if request.batch < 1 or request.workers < 0:
@@ -148,13 +158,16 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
         images = listing(root, request.split, truth)
         if check:
             check(images)
+        label = f"{opened.folder.name}.{_label(request, asked, val='')}"
+        path, digests = opened.folder.with_name(f"{label}.json"), distributed.from_main(images.digests)
+        data = identity.evaluated(opened.folder, opened.config.data, (root, images.split), digests, path)
+        opened, path = replace(opened, data=data), path.with_name("-".join([label, *data.of_record()]) + ".json")
         shard = _shard(request, opened, asked, images, device)
         started = time.monotonic()
         workers = workload.prepare(shard, crf_workers(request.workers, asked), fixed=bool(request.workers))
         parts = distributed.gather(predict.finish(shard, workers))
         if not images.masks:
-            return Outcome(shard.folder, images, None)
-        path = opened.folder.with_name(f"{opened.folder.name}.{_label(request, asked, val='')}.json")
+            return Outcome(shard.folder, images, None, data.differ)
         if distributed.rank() == 0:
             counted = sorted((one for part in parts for one in part), key=lambda one: one.name)
             seconds = round(time.monotonic() - started, 1)
@@ -162,7 +175,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
             results.save_counts(path.with_suffix(".npz"), [one.name for one in counted], segmentation=counts)
             results.save(make_record(request, opened, shard, counted, seconds), path)
         distributed.wait()
-        return Outcome(shard.folder, images, results.load(path))
+        return Outcome(shard.folder, images, results.load(path), data.differ)
 
 
 def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, device: torch.device) -> Shard:
@@ -172,8 +185,10 @@ def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, d
     model = opened.model(len(images.classes), device)
     with open(opened.file, "rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
-    made_by = asked.numbers() | {"bfloat16": bfloat16, "weights": weights, "images": results.ids_digest(images.ids)}
-    folder = request.save or opened.folder / "predictions" / _label(request, asked, val="val")
+    made_by = asked.numbers() | {"bfloat16": bfloat16, "weights": weights}
+    made_by |= {"images": opened.data.digests["ids"], "photographs": opened.data.digests["photographs"]}
+    name = "-".join([_label(request, asked, val="val"), *opened.data.of_predictions()])
+    folder = request.save or opened.folder / "predictions" / name
     distributed.main_first(lambda: predictions.claim(folder, made_by))
     places = range(distributed.rank(), len(images.ids), distributed.world())
     return Shard(model, images, places, asked, folder, device, bfloat16, request.batch)
@@ -202,12 +217,13 @@ def make_record(
     """The record of a final evaluation that took `seconds`.
 
     Its protocol is named final where the tables may set it beside the papers' numbers: the data set's own protocol, its
-    scales and flip, CRF, last weights, split val. What departs from that is added to the name.
+    scales and flip, CRF, last weights, split val, of the run's own data. What departs from that is added to the name.
     """
     config, images = opened.config, shard.images
     own = sets.DATASETS[config.data.name].protocol if config.data.name in sets.DATASETS else "voc"
     names = [shard.asked.kind] * (shard.asked.kind != own) + ["without-crf"] * (not shard.asked.crf)
     names += _changes(request, shard.asked) + [images.split] * (images.split != "val")
+    names += ["other-data"] * bool(opened.data.differ)
     dataset, stamp = sets.name_of(config.data, images.root, images.split), evaluate.stamp()
     origin = stamp | opened.origin()
     return {
@@ -233,6 +249,7 @@ def make_record(
         "batch": shard.batch,
         "steps": opened.step,
         "evaluated_by": stamp,
+        **opened.data.fields(),
         **origin,
         "seconds": {**origin.get("seconds", {}), "evaluate": seconds},
         "processes": distributed.world(),

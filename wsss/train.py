@@ -17,7 +17,7 @@ from wsss import checkpoint, datasets, distributed, evaluate, memory, method, op
 from wsss import config as configuration
 from wsss.batch import Batch
 from wsss.config import Config
-from wsss.data import sets
+from wsss.data import identity, sets
 from wsss.interrupt import Interrupted, stop_signals
 from wsss.model import build
 from wsss.paths import UserError, atomic, project_root, write_json
@@ -35,15 +35,22 @@ def run(config: Config, resume: bool = True) -> dict[str, Any]:
         val_split, *watched = (
             datasets.Split(root, name, need_masks=True) for name in (config.data.val_split, *config.data.watch)
         )
+        data = distributed.from_main(lambda: _digests(train_split, val_split, watched))
         folder = run_folder(config, root)
-        done = _finished(folder, config, resume, val_split)
+        done = _finished(folder, config, resume, root, data)
         distributed.wait()
         if done:
             return done
         datasets.require_labels(train_split, val_split)
+        data = distributed.from_main(lambda: identity.claim(folder, data, checkpoint.latest(folder) is not None))
         trainer = Trainer(config, train_split, val_split, folder, device, watched)
         trainer.fit()
-        return trainer.finish()
+        return trainer.finish(data)
+
+
+def _digests(train: datasets.Split, val: datasets.Split, watched: Sequence[datasets.Split]) -> results.Data:
+    found = {"train": train.digests(), "val": val.digests(masks=True)}
+    return found | {identity.WATCHED + split.name: split.digests(masks=True) for split in watched}
 
 
 def run_folder(config: Config, root: Path) -> Path:
@@ -52,8 +59,8 @@ def run_folder(config: Config, root: Path) -> Path:
     return stored.run_folder(output / sets.name_of(config.data, root), config.variant, config.seed)
 
 
-def _finished(folder: Path, config: Config, resume: bool, val: datasets.Split) -> dict[str, Any] | None:
-    """The record of a finished run; UserError where the folder holds another configuration or other images.
+def _finished(folder: Path, config: Config, resume: bool, root: Path, data: results.Data) -> dict[str, Any] | None:
+    """The record of a finished run; UserError where the folder holds another configuration or other data.
 
     A folder with neither record nor checkpoint has nothing to lose and is taken over.
     """
@@ -68,9 +75,8 @@ def _finished(folder: Path, config: Config, resume: bool, val: datasets.Split) -
         raise UserError(
             f"{folder} holds a run with other settings ({', '.join(changed[:3])}); choose another --output or --variant"
         )
+    identity.require_same(folder, data, root)
     record = results.load(path) if path.is_file() else None
-    if record and record["fingerprint"]["ids"] != results.ids_digest(val.ids):
-        raise UserError(f"{path} was measured on other images than {val.kit.root} has; choose another --output")
     own = ("training", config.variant, config.seed)
     if record and (record["protocol"].get("name"), record["variant"], record["seed"]) != own:
         raise UserError(f"{path} is the record of another run; move it away, and the same words evaluate this run anew")
@@ -271,11 +277,12 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best, self.seconds = step, state["best"], state["seconds"]
 
-    def finish(self) -> dict[str, Any]:
-        """Evaluate the last weights and write the record, with what the validations found; they are the best where no
-        validation found better ones."""
+    def finish(self, data: results.Data) -> dict[str, Any]:
+        """Evaluate the last weights and write the record, with its data and what the validations found; they are the
+        best where no validation found better ones."""
         path, origin = self.folder.with_suffix(".json"), self.stamp | {"seconds": {"train": round(self.seconds, 1)}}
         rows = [json.loads(row) for row in _logged(self.folder / "log.jsonl", self.step)] if self.main else []
+        origin["data"] = data
         origin["validations"] = [row for row in rows if "validation" in row]
         record = evaluate.write_record(self.model, self.val_split, self.config, self.device, path, origin)
         if self.main:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.data import names, voc
+from wsss.data import identity, names, voc
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,10 @@ class Listing:
     """One an id, or none at all."""
     mask_source: str
     """Folder of the masks; empty where there are none."""
+
+    def digests(self) -> identity.Digests:
+        """Of the list's ids, classes and photographs, and of its masks where they are there."""
+        return identity.digests(self.classes, dict(zip(self.ids, self.files, strict=True)), masks=self.masks)
 
 
 def listing(root: Path, split: str, truth: bool = True) -> Listing:

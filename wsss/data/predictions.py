@@ -170,7 +170,7 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
             old = before if isinstance(before, dict) else {}
             changed = ", ".join(name for name in plain if old.get(name) != plain[name]) or "digest"
             raise UserError(
-                f"{folder} holds predictions made by other settings (they differ in {changed}); delete that folder, or "
+                f"{folder} holds predictions made otherwise ({PROTOCOL} differs in {changed}); delete that folder or "
                 "choose another by --save"
             )
     elif names.files(folder, names.MASKS):

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import sys
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,6 +70,10 @@ def run(words: Sequence[str]) -> int:
         output = asked.output or asked.run / "comp6_test_cls.tar.gz"
         pack(done.folder, done.images, output)
         print(f"{len(done.images.ids)} predictions, all checked: {output}")
+        if done.other_data:
+            print(
+                f"wsss: note: {done.images.root} is not the data of the run: {done.other_data} differ", file=sys.stderr
+            )
     return 0
 
 

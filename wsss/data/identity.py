@@ -1,0 +1,238 @@
+"""Which data a run belongs to: digests of the classes, image labels, masks and photographs of a list. No torch.
+
+Digests of files are kept in the user's cache folder and hold as long as the file's size, times and inode do.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from wsss import results
+from wsss.config import Data as Settings
+from wsss.data import voc
+from wsss.data.pool import spread
+from wsss.paths import UserError, atomic, read_json, write_json
+from wsss.results import Data
+
+Digests = dict[str, str]
+"""Of one list, by what they are of: see `results.DATA`."""
+FILE = "data.json"
+"""In a run's folder: the data that it was started on, as in its record."""
+WATCHED = "watched "
+"""Before the name of a watched list."""
+VERSION = 1
+"""Of the cached digests; another one where `pictures.read_index` decodes otherwise."""
+SETTLED = 2.0
+"""Seconds after which a file counts as written: the time stamps of some file systems are no finer."""
+MANY = 2000
+"""Files from which on several processes read them, and a progress bar is shown."""
+
+
+def digests(
+    classes: Sequence[str],
+    photographs: Mapping[str, Path],
+    labels: Float[np.ndarray, "n k"] | None = None,
+    masks: Sequence[Path] = (),
+) -> Digests:
+    """sha256 of a list's ids, class names, image labels, decoded masks and the bytes of its photographs.
+
+    `photographs` by id; `labels` and `masks` in their order, or none where they are not used. No digest hangs on a path
+    or on the order of the list. Raises UserError for a file that cannot be read.
+    """
+    ids = list(photographs)
+    found = {"ids": results.ids_digest(ids), "classes": results.lines_digest(classes)}
+    if labels is not None:
+        found["labels"] = _of_pairs(ids, (" ".join(map(str, np.flatnonzero(row) + 1)) for row in labels))
+    if masks:
+        found["masks"] = _of_pairs(ids, _of_files("mask", masks, partial(_mask, len(classes))))
+    found["photographs"] = _of_pairs(ids, _of_files("photograph", list(photographs.values()), _bytes))
+    return found
+
+
+def of_list(root: Path, split: str, masks: bool = False) -> Digests:
+    """The digests of a list of a VOC-format root, with its image labels. Raises UserError."""
+    kit, ids = voc.open_devkit(root), sorted(voc.read_ids(root, split))
+    files = {name: voc.image_file(root, name) for name in ids}
+    truth = [voc.mask_file(kit, name) for name in ids] if masks else []
+    return digests(kit.classes, files, voc.read_labels(kit, ids), truth)
+
+
+def of_run(folder: Path) -> Data:
+    """What is known of the data that the run at `folder` was started on; empty where nothing is. Raises UserError."""
+    path = folder / FILE
+    if path.is_file():
+        found = read_json(path)
+        results.check_data(found, str(path))
+        return found
+    path = folder.with_name(f"{folder.name}.json")
+    return results.data_of(results.load(path)) if path.is_file() else {}
+
+
+def require_same(folder: Path, data: Data, root: Path) -> None:
+    """UserError where the run at `folder`, begun or finished, belongs to other data than `data`, those of `root`; a
+    note on stderr where an older run does not tell."""
+    path = folder.with_name(f"{folder.name}.json")
+    record = results.data_of(results.load(path)) if path.is_file() else {}
+    known = of_run(folder)
+    if differ := results.differences(known, data) or results.differences(record, data):
+        raise UserError(
+            f"{folder} holds a run on other data than those of {root}: {differ} differ; choose another --output, or "
+            "point --data.root at the data of that run"
+        )
+    if not known.get("train") and os.environ.get("RANK", "0") == "0":
+        print(
+            f"wsss: note: {folder} was made before runs kept digests of their data: whether its training images and "
+            f"labels are those of {root} is unknown",
+            file=sys.stderr,
+        )
+
+
+def claim(folder: Path, data: Data, begun: bool) -> Data:
+    """Keep in the run's folder to which data it belongs; returns what its record says of them. What an older run that
+    has `begun` was trained on stays unknown."""
+    if not begun:
+        write_json(folder / FILE, data)
+    return data if (folder / FILE).is_file() else {**data, "train": {}}
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The data of an evaluation, beside those that its run was started on."""
+
+    digests: Digests
+    """Of the evaluated list."""
+    train: Mapping[str, str]
+    """Of the list that the run was trained on; empty where they are unknown."""
+    differ: str
+    """What differs from the run's own data; empty where nothing is known to."""
+
+    def of_record(self) -> list[str]:
+        """What tells the record from that of the run's own data, for its name."""
+        return [self._mark("ids", "labels", "masks", "photographs")] if self.differ else []
+
+    def of_predictions(self) -> list[str]:
+        """What tells the predictions from those of the run's own photographs, for the name of their folder."""
+        other = "photographs" in self.differ or "listed images" in self.differ
+        return [self._mark("ids", "photographs")] if other else []
+
+    def _mark(self, *kinds: str) -> str:
+        return f"other-data-{results.lines_digest(self.digests.get(kind, '') for kind in kinds)[:8]}"
+
+    def fields(self) -> dict[str, Any]:
+        """For the record."""
+        other = {"other_data": self.differ} if self.differ else {}
+        return {"data": {"train": self.train, "val": self.digests}, **other}
+
+
+def evaluated(folder: Path, config: Settings, listed: tuple[Path, str], digests: Digests, path: Path) -> Evaluated:
+    """Hold the digests of `listed`, a root and its list, against the data of the run at `folder`; of a list that the
+    run did not use, against the record at `path` and, by the run's validation list, the root as a whole.
+
+    Raises UserError where the classes are not those of the run.
+    """
+    root, split = listed
+    known = of_run(folder)
+    used = {name[len(WATCHED) :]: of_list for name, of_list in known.items() if name.startswith(WATCHED)}
+    used |= {config.train_split: known.get("train", {}), config.val_split: known.get("val", {})}
+    before = results.data_of(results.load(path))["val"] if path.is_file() else {}
+    one, other = {split: {**before, **used.get(split, {})}}, {split: digests}
+    if split not in used:
+        with suppress(UserError):  # a root of test images alone has no other list
+            one[config.val_split], other[config.val_split] = used[config.val_split], of_list(root, config.val_split)
+    classes = {of_list["classes"] for of_list in known.values() if "classes" in of_list}
+    if classes - {digests["classes"]}:
+        raise UserError(
+            f"{root} has other classes than {folder} was trained for, or has them in another order; choose a set whose "
+            "classes.txt names the same"
+        )
+    return Evaluated(digests, known.get("train", {}), results.differences(one, other))
+
+
+def _of_pairs(ids: Sequence[str], values: Iterable[str]) -> str:
+    """As the masks of `results.fingerprint`."""
+    return results.lines_digest(f"{name} {value}" for name, value in sorted(zip(ids, values, strict=True)))
+
+
+def _mask(classes: int, path: Path) -> str:
+    return results.mask_digest(voc.read_mask(path, None, classes))
+
+
+def _bytes(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); replace the file") from error
+
+
+# The cache: a JSON file for each folder and kind of digest, {name: [stamp, digest]}.
+
+
+def _of_files(kind: str, files: Sequence[Path], compute: Callable[[Path], str]) -> list[str]:
+    """compute(file) of each, from the cache where the file is as it was."""
+    folders: dict[Path, list[Path]] = {}
+    for file in files:
+        folders.setdefault(file.parent, []).append(file)
+    found: dict[Path, str] = {}
+    for folder, members in folders.items():
+        found |= _of_folder(kind, folder, members, compute)
+    return [found[file] for file in files]
+
+
+def _of_folder(kind: str, folder: Path, files: Sequence[Path], compute: Callable[[Path], str]) -> dict[Path, str]:
+    store = _store(kind, folder)
+    known, now = _load(store), time.time()
+    stamps = {file: _stamp(file) for file in files}
+    fresh = [file for file in files if known.get(file.name, [])[:1] != [stamps[file]]]
+    made = spread(compute, fresh, 0 if len(fresh) >= MANY else 1)
+    bar = tqdm(made, f"digest {kind}s", len(fresh), unit="file", leave=False, disable=len(fresh) < MANY)
+    found = dict(zip(fresh, bar, strict=True))
+    kept = {file.name: [stamps[file], digest] for file, digest in found.items() if _settled(stamps[file], now)}
+    if store and kept:
+        with suppress(UserError, OSError), atomic(store) as scratch:  # it costs only time
+            scratch.write_text(json.dumps(known | kept), encoding="utf-8")
+    return {file: found[file] if file in found else known[file.name][1] for file in files}
+
+
+def _stamp(file: Path) -> list[int]:
+    """Size, times and inode: the time of change tells a file that was put in another's place with its size and date."""
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); replace the file") from error
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _settled(stamp: Sequence[int], now: float) -> bool:
+    return max(stamp[1], stamp[2]) < (now - SETTLED) * 1e9
+
+
+def _store(kind: str, folder: Path) -> Path | None:
+    """The cache file of a folder; None where there is no home."""
+    with suppress(RuntimeError):
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        name = results.lines_digest([kind, str(VERSION), str(folder.resolve())])[:32]
+        return Path(base) / "wsss" / "digests" / f"{name}.json"
+    return None
+
+
+def _load(store: Path | None) -> dict[str, list]:
+    """{name: [stamp, digest]}; empty where it cannot be read as that."""
+    try:
+        found = json.loads(store.read_text(encoding="utf-8")) if store else {}
+    except (OSError, ValueError):
+        return {}
+    whole = isinstance(found, dict) and all(isinstance(row, list) and len(row) == 2 for row in found.values())
+    return found if whole else {}
