@@ -64,18 +64,6 @@ def test_every_setting_is_explained(capsys, monkeypatch):
         assert f"--{path.replace('_', '-')}" in out
 
 
-def test_settings_as_on_the_command_line():
-    assert cli._changes(["--optim.lr", "1e-3", "--seed=4", "--cam.scales", "1", "0.5", "--optim.lr", "2e-3"]) == {
-        "optim.lr": "2e-3",
-        "seed": "4",
-        "cam.scales": "1,0.5",
-    }
-    assert cli._changes(["--augment.local-size", "16"]) == {"augment.local_size": "16"}
-    for words in (["5"], ["--seed"], ["--seed", "--output", "x"]):
-        with pytest.raises(UserError):
-            cli._changes(words)
-
-
 def test_settings_reach_the_run(monkeypatch):
     seen = []
 

@@ -4,6 +4,9 @@ import ast
 import dataclasses
 import inspect
 import json
+import math
+import re
+from typing import Literal, get_origin
 
 import pytest
 from builders import QUICK
@@ -14,7 +17,7 @@ from wsss.compat import TOCO, Compat
 from wsss.config import Config, to_dict
 from wsss.paths import UserError
 from wsss.presets import PRESETS
-from wsss.settings import flatten, get, override
+from wsss.settings import bound_of, flatten, get, kinds, override
 from wsss.stored import from_dict
 
 
@@ -94,6 +97,71 @@ def test_values_may_come_as_text_or_lists(path, text, value):
 def test_values_that_cannot_be(path, value, words):
     with pytest.raises(UserError, match=words):
         override(Config(), {path: value})
+
+
+NUMERIC = {path: kind for path, kind in kinds(Config).items() if re.search(r"\b(int|float)\b", str(kind))}
+
+
+def test_every_numeric_setting_has_its_bound():
+    """A new field that is a number, numbers in a tuple or None needs one, however it is written."""
+    assert len(NUMERIC) > 50 and {"seed", "cam.scales", "model.width", "segmentation.levels"} <= set(NUMERIC)
+    for path, kind in NUMERIC.items():
+        assert bound_of(kind), f"{path} has no Bound; write Annotated[..., Bound(low, high)]"
+        assert bound_of(kind).low < bound_of(kind).high < math.inf
+    for path, kind in kinds(Config).items():
+        assert path in NUMERIC or kind in (str, bool, tuple[str, ...]) or get_origin(kind) is Literal, path
+
+
+@pytest.mark.parametrize("path", NUMERIC)
+def test_a_number_beyond_its_bound_nan_and_infinity_are_refused(path):
+    bound, known = bound_of(NUMERIC[path]), get(Config(), path)
+    count = len(known) if isinstance(known, tuple) else 2 if path == "segmentation.levels" else 0
+    whole = "int" in str(NUMERIC[path])
+    beyond = [math.floor(bound.low) - 1, math.floor(bound.high) + 1, *([] if whole else (math.nan, math.inf))]
+    for number in beyond:
+        with pytest.raises(UserError, match=f"^{path} is .*change --{path}"):
+            override(Config(), {path: [number] * count if count else number})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (
+            "schedule.segmentation_start",
+            2000,
+            "schedule.segmentation_start is 2000, but it is a fraction of the run: 2000 of 20000 steps is 0.1; change "
+            "--schedule.segmentation_start",
+        ),
+        ("schedule.contrast_start", 2000, "it is a fraction of the run: 2000 of 20000 steps is 0.1"),
+        ("schedule.final_cam_start", 3000, "it is a fraction of the run: 3000 of 20000 steps is 0.15"),
+        ("optim.warmup", 1500, "it is a fraction of the run: 1500 of 20000 steps is 0.075"),
+        ("validate_every", 2000, "it is a fraction of the run: 2000 of 20000 steps is 0.1"),
+        ("schedule.contrast_start", 30_000, "is a fraction of the run and must lie between 0 and 1; change"),
+        ("schedule.modules_start", -1, "must lie between 0 and 1 or be None, which is automatic; change"),
+        ("optim.head_factor", -10, "optim.head_factor is -10, but must lie between 0 and 1e+06; change"),
+        ("optim.weight_decay", -1, "optim.weight_decay is -1, but must lie between 0 and 1000; change"),
+        ("model.depth", -1, "model.depth is -1, but must lie between 1 and 100000 or be None, which is automatic"),
+        ("class_contrast.hidden", -5, "class_contrast.hidden is -5, but must lie between 1 and 1e+06; change"),
+        ("augment.local_size", -8, "augment.local_size is -8, but must lie between 1 and 100000; change"),
+        ("segmentation.levels", [0.6, 0.2], r"segmentation.levels is (0.6, 0.2), but must be a range, low before high"),
+        ("csa.direction", "up", "csa.direction is 'up', but must be one of aux_to_last, last_to_aux, both, scheduled"),
+    ],
+)
+def test_what_was_once_taken_in_silence(path, value, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        override(Config(), {path: value})
+
+
+def test_a_weight_of_zero_switches_a_term_off():
+    config = Config()
+    assert config.contrasts_classes and config.contrasts_patches
+    assert config.uses_orthogonality and config.uses_decorrelation and config.uses_cams and config.uses_subspaces
+    off = {path: 0 for path in kinds(Config) if path.endswith("weight")}
+    assert not override(config, off).uses_cams and not override(config, off).uses_subspaces
+    for path in off:
+        assert override(config, {**off, path: 0.5}).uses_cams, f"{path} alone needs the CAM"
+    one = override(config, {"msc.subspaces": 1})
+    assert not one.uses_orthogonality and not one.uses_decorrelation
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -105,25 +105,33 @@ def test_an_old_configuration_is_read_and_its_sentinels_are_none():
         from_dict(tree)
 
 
-@pytest.mark.parametrize(
-    ("typed", "sentence"),
-    [
-        ("--msc.level class", "msc.level is gone: type --msc.patch_weight 0"),
-        ("--msc.level=patch", "msc.level is gone: type --class_contrast.weight 0"),
-        ("--msc.level both", "msc.level is gone: leave it out, since both is what happens anyway"),
-        (
-            "--msc.decoupling none",
-            "msc.decoupling is gone: type --msc.orthogonality_weight 0 --msc.decorrelation_weight 0",
-        ),
-        ("--model.width 0", "model.width 0 is gone: type --model.width None"),
-        ("--segmentation.levels 0,0", "segmentation.levels 0,0 is gone: type --segmentation.levels None"),
-        ("--schedule.modules-start -1", "schedule.modules_start -1 is gone: type --schedule.modules_start None"),
-        ("--data.workers -1", "data.workers -1 is gone: type --data.workers None"),
-    ],
-)
-def test_an_old_word_ends_in_a_sentence_that_says_what_to_type(typed, sentence, capsys):
+GONE = {
+    "--msc.level class": "type --msc.patch_weight 0",
+    "--msc.level=patch": "type --class_contrast.weight 0",
+    "--msc.level both": "leave it out",
+    "--msc.level": "for class type --msc.patch_weight 0; for patch type --class_contrast.weight 0; "
+    "for both leave it out",
+    "--msc.decoupling none": "type --msc.orthogonality_weight 0 --msc.decorrelation_weight 0",
+    "--msc.decoupling orth": "type --msc.decorrelation_weight 0",
+}
+
+
+@pytest.mark.parametrize("typed", GONE)
+def test_an_old_setting_ends_in_a_sentence_that_says_what_to_type(typed, capsys):
     assert main(["train", "mini", *typed.split()]) == 1
-    assert capsys.readouterr().err == f"wsss: error: {sentence}\n"
+    path = typed[2:].replace("=", " ").split()[0]
+    assert capsys.readouterr().err == f"wsss: error: {path} is gone: {GONE[typed]}\n"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["--model.width 0", "--segmentation.levels 0,0", "--schedule.modules-start -1", "--data.workers -1"],
+)
+def test_an_old_value_ends_in_a_sentence_that_names_none(typed, capsys):
+    assert main(["train", "mini", *typed.split()]) == 1
+    path = typed[2:].replace("-", "_").split()[0]
+    said = capsys.readouterr().err
+    assert said.startswith(f"wsss: error: {path} is ") and "None" in said and f"change --{path}" in said
 
 
 def test_every_old_setting_has_words_that_todays_settings_take():

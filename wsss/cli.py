@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from wsss.command import parse
+from wsss.config import Config
 from wsss.interrupt import Interrupted
 from wsss.paths import UserError, near
 
@@ -89,36 +90,26 @@ def _train(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(TRAIN_USAGE + ", ".join(presets.PRESETS))
         return 0 if words else 2
-    name, settings = words[0], [word for word in words[1:] if word != "--no-resume"]
-    config = presets.get(name)
-    if {"-h", "--help"} & set(settings):
-        parse(type(config), settings, f"train {name}", presets.PRESETS[name])
-    config = presets.get(name, **_changes(settings))
+    name, resume = words[0], not {"--no-resume", "--no_resume"} & set(words)
+    settings = [word for word in words[1:] if word not in ("--no-resume", "--no_resume")]
+    config = train_config(name, settings)
     from wsss import train
 
-    record = train.run(config, resume="--no-resume" not in words)
+    record = train.run(config, resume=resume)
     if os.environ.get("RANK", "0") == "0":
         _report(record, Path(record["path"]).with_suffix(""))
     return 0
 
 
-def _changes(words: Sequence[str]) -> dict[str, str]:
-    """`--a.b value` and `--a.b=value` as {path: value}; several values of one setting are joined by commas."""
-    changes: dict[str, list[str]] = {}
-    path = ""
-    for word in words:
-        if word.startswith("--"):
-            path, _, value = word[2:].partition("=")
-            path = path.replace("-", "_")
-            changes[path] = [value] if "=" in word else []
-        elif path:
-            changes[path].append(word)
-        else:
-            raise UserError(f"{word} is no setting; settings are written --NAME VALUE")
-    for path, values in changes.items():
-        if not values:
-            raise UserError(f"--{path} needs a value")
-    return {path: ",".join(values) for path, values in changes.items()}
+def train_config(name: str, words: Sequence[str]) -> Config:
+    """The preset `name` with the settings that the words after `wsss train NAME` change. Raises UserError."""
+    from wsss import presets
+
+    presets.get(name)  # says which presets there are
+    config = parse(Config, words, f"train {name}", presets.PRESETS[name])
+    if config.name != name:
+        raise UserError("--name is the preset's; give --variant a name of your own for the run")
+    return presets.named(config)
 
 
 def _report(record: dict[str, Any], folder: Path) -> None:

@@ -362,7 +362,10 @@ def _check_sizes(config: Config) -> None:
     if cam.low >= cam.high:
         raise UserError(f"cam.low ({cam.low}) must be below cam.high ({cam.high}); change one of them")
     if levels and levels[0] == levels[1]:
-        raise UserError(f"segmentation.levels is {levels}, but low must be below high; change --segmentation.levels")
+        raise UserError(
+            f"segmentation.levels is {levels}, but low must be below high; change --segmentation.levels, None takes "
+            "cam.low and cam.high"
+        )
     if (config.uses_orthogonality or config.uses_decorrelation) and msc.subspaces * msc.dimension > width:
         raise UserError(
             f"{msc.subspaces} subspaces of msc.dimension {msc.dimension} cannot be orthogonal in {width} dimensions; "

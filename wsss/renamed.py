@@ -40,22 +40,17 @@ def replacement(path: str, value: Any) -> Changes | None:
 
 
 def advice(path: str, value: Any) -> str:
-    """A sentence for whoever types an old setting, with what to type now; empty if it is none."""
-    choices = {key: today for (known, key), today in RENAMED.items() if known == path}
+    """A sentence for whoever types a setting that is gone, with what to type now; empty for any other path."""
     today = replacement(path, value)
-    if today == {}:
-        return f"{path} is gone: leave it out, since {value} is what happens anyway"
-    if today is not None:
-        subject = f"{path} {value}" if path in today else path
-        return f"{subject} is gone: type {_typed(today)}"
-    if all(isinstance(key, str) for key in choices) and choices:
-        ways = "; ".join(f"{_typed(today)} for {key}" for key, today in choices.items() if today)
-        return f"{path} is gone: type {ways}"
-    return ""
+    ways = {key: new for (known, key), new in RENAMED.items() if known == path and path not in new}
+    if today is not None and ways:
+        return f"{path} is gone: {_typed(today)}"
+    return f"{path} is gone: " + "; ".join(f"for {key} {_typed(new)}" for key, new in ways.items()) if ways else ""
 
 
 def _typed(today: Changes) -> str:
-    return " ".join(f"--{path} {value if value is None else format(value, 'g')}" for path, value in today.items())
+    """What to type for settings of today."""
+    return "type " + " ".join(f"--{path} {value:g}" for path, value in today.items()) if today else "leave it out"
 
 
 def _key(value: Any) -> Any:

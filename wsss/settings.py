@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from wsss import renamed
@@ -37,26 +37,37 @@ def get(config: Any, path: str) -> Any:
     return config
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any) -> dict[str, Any]:
     """Dotted path -> value of every leaf."""
-    return {path: value for path, value, _ in leaves(config, prefix)}
-
-
-def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted path, value and annotated type of every leaf."""
-    for name, kind in hints(type(config)).items():
-        value = getattr(config, name)
-        if dataclasses.is_dataclass(value):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value, kind
+    return {path: get(config, path) for path in kinds(type(config))}
 
 
 @functools.cache
-def hints(kind: type) -> dict[str, Any]:
+def kinds(kind: Any) -> dict[str, Any]:
+    """Dotted path -> annotated type of every leaf, in the order of the fields."""
+    flat: dict[str, Any] = {}
+    for name, inner in hints(kind).items():
+        nested = kinds(inner) if dataclasses.is_dataclass(inner) else None
+        flat.update({name: inner} if nested is None else {f"{name}.{path}": leaf for path, leaf in nested.items()})
+    return flat
+
+
+@functools.cache
+def hints(kind: Any) -> dict[str, Any]:
     """Field -> its type, with its bound, in the order of the fields."""
     known = get_type_hints(kind, include_extras=True)
     return {row.name: known[row.name] for row in dataclasses.fields(kind)}
+
+
+def elements(kind: Any) -> tuple[type, ...]:
+    """The types of a tuple's elements, without those of an ellipsis; (bool,) of a switch; () of all else."""
+    if get_origin(kind) is Annotated:
+        return elements(get_args(kind)[0])
+    if get_origin(kind) in (types.UnionType, Union):
+        return tuple(part for inner in get_args(kind) for part in elements(inner))
+    if get_origin(kind) is tuple:
+        return tuple(part for part in get_args(kind) if part is not ...)
+    return (bool,) if kind is bool else ()
 
 
 def bound_of(kind: Any) -> Bound | None:
@@ -67,15 +78,17 @@ def bound_of(kind: Any) -> Bound | None:
 def check(config: Any, steps: int) -> None:
     """UserError for the first setting that is no choice or outside its bound, NaN included; `steps` of the run explain
     a fraction."""
-    for path, value, kind in leaves(config):
-        if get_origin(kind) is Literal and value not in get_args(kind):
-            raise UserError(f"{path} is {value!r}, but must be one of {', '.join(get_args(kind))}; change --{path}")
+    for path, kind in kinds(type(config)).items():
+        value = get(config, path)
+        if get_origin(kind) is Literal:
+            _choice(value, kind, path)
         bound = bound_of(kind)
         if bound is None or value is None:
             continue
         numbers = value if isinstance(value, tuple) else (value,)
         if not all(bound.low <= x <= bound.high for x in numbers):
-            raise UserError(f"{path} is {value}, but {_limits(bound, value, kind, steps)}; change --{path}")
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise UserError(f"{path} is {shown}, but {_limits(bound, value, kind, steps)}; change --{path}")
         if bound.rising and list(numbers) != sorted(numbers):
             raise UserError(f"{path} is {value}, but must be a range, low before high; change --{path}")
 
@@ -95,13 +108,16 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
     Raises UserError for an unknown path (with the nearest one, or with what an old one is called today) or a value of
     the wrong kind.
     """
-    known = flatten(config)
+    known = kinds(type(config))
     for path, value in changes.items():
-        if advice := renamed.advice(path, value):
-            raise UserError(advice)
         if path not in known:
-            raise UserError(f"there is no setting named {path}{near(path, known)}")
+            raise UserError(unknown(path, value, known))
     return _replace(config, changes, "")
+
+
+def unknown(path: str, value: Any, known: Iterable[str]) -> str:
+    """The sentence about a setting that does not exist: what says the same today, or the nearest name."""
+    return renamed.advice(path, value) or f"there is no setting named {path}{near(path, known)}"
 
 
 def _replace(node: Any, changes: Mapping[str, Any], prefix: str) -> Any:
@@ -122,8 +138,8 @@ def _coerce(value: Any, kind: Any, path: str) -> Any:
         return _coerce(value, get_args(kind)[0], path)
     if get_origin(kind) in (types.UnionType, Union):  # X | None
         return None if value in (None, "None", "none") else _coerce(value, get_args(kind)[0], path)
-    if get_origin(kind) is Literal:  # `check` looks at the word
-        return value
+    if get_origin(kind) is Literal:
+        return _choice(value, kind, path)
     if get_origin(kind) is tuple:
         parts = get_args(kind)
         items = [x for x in value.split(",") if x] if isinstance(value, str) else value
@@ -143,6 +159,12 @@ def _coerce(value: Any, kind: Any, path: str) -> Any:
         except (TypeError, ValueError, OverflowError):
             pass
     raise UserError(f"{path} must be of type {getattr(kind, '__name__', kind)}, but is {value!r}; change --{path}")
+
+
+def _choice(value: Any, kind: Any, path: str) -> Any:
+    if value in get_args(kind):
+        return value
+    raise UserError(f"{path} is {value!r}, but must be one of {', '.join(get_args(kind))}; change --{path}")
 
 
 def paths(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from wsss.command import parse
 from wsss.data import coco, voc
 from wsss.data.instances import number_of
 from wsss.paths import UserError, project_root
@@ -46,13 +47,12 @@ class PrepareCoco:
     workers: int = 0
     """Processes that rasterise; 0: one a core."""
     partial: bool = False
-    """Take any part of COCO, one split alone too: images and classes are not counted."""
+    """Take any part of COCO, one split alone too: images and classes are not counted. The word alone will do."""
 
 
 def run(words: Sequence[str]) -> int:
     """`wsss data prepare coco ...`; returns the exit code. Raises UserError."""
-    flag = (tyro.conf.FlagCreatePairsOff,)  # --partial is a word of its own, without True after it
-    asked = tyro.cli(PrepareCoco, args=list(words), prog="wsss data prepare coco", config=flag)
+    asked = parse(PrepareCoco, words, "data prepare coco")
     if asked.workers < 0:
         raise UserError(f"--workers is {asked.workers}; give 0 for one a core, or a number of processes")
     year, annotations = find(asked.annotations, asked.year, asked.partial)

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from scipy.io import loadmat
 from tqdm import tqdm
 
+from wsss.command import parse
 from wsss.config import IGNORE
 from wsss.data import archives, download, voc
 from wsss.data.vocformat import write_mask
@@ -50,7 +51,7 @@ class PrepareVoc:
     download: Path | None = None
     """Folder to fetch what --voc and --sbd do not name to (gigabytes), verified; what is there already is used."""
     partial: bool = False
-    """For a part of VOC: counts and lists are not held against the published ones."""
+    """For a part of VOC: counts and lists are not held against the published ones. The word alone will do."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Sources:
 
 def run(words: Sequence[str]) -> int:
     """`wsss data prepare voc ...`; returns the exit code. Raises UserError."""
-    asked = tyro.cli(PrepareVoc, args=list(words), prog="wsss data prepare voc", config=(tyro.conf.FlagCreatePairsOff,))
+    asked = parse(PrepareVoc, words, "data prepare voc")
     if not asked.output.exists() and asked.download is None and None in (asked.voc, asked.sbd):
         raise UserError("wsss data prepare voc needs --voc PATH and --sbd PATH, or --download DIR to fetch them")
     print(prepare(asked))

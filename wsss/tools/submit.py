@@ -36,7 +36,8 @@ class Submit:
     output: Path | None = None
     """The archive; None: RUN/comp6_test_cls.tar.gz."""
     partial: bool = False
-    """Take a list other than VOC's 1,456 test images, to try it out; the server refuses the archive."""
+    """Take a list other than VOC's 1,456 test images, to try it out; the server refuses the archive. The word alone
+    will do."""
     weights: str = "last"
     """last or best."""
     data_root: str = ""

@@ -1,0 +1,175 @@
+"""Words to settings: every spelling that README, book, notebooks, presets and records use, and what is refused."""
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from wsss import presets, results
+from wsss.cli import main, train_config
+from wsss.command import parse
+from wsss.paths import UserError
+from wsss.presets import PRESETS
+from wsss.settings import flatten, get, override
+from wsss.stored import from_dict
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACES = ("README.md", "book/**/*.md", "notebooks/*.py", "wsss/**/*.py")
+PAGES = [page for place in PLACES for page in sorted(ROOT.glob(place)) if "_build" not in page.parts]
+LINE = re.compile(r"wsss train ((?:[a-z][a-z-]*)(?: [^`|\n]*)?)")
+PROMISED = "entropy"
+"""The setting and the preset that the page 'How to extend' adds."""
+
+
+def written() -> list[str]:
+    """What follows `wsss train` wherever it is written with a preset, comments and what follows a comma left out."""
+    found: set[str] = set()
+    for page in PAGES:
+        lines = LINE.findall(page.read_text().replace("\\\n", " "))
+        found |= {re.split(r"  +#|, then| and|; |[\"')]+[.,]?$", line)[0].strip(" .") for line in lines}
+    return sorted(line for line in found if line.split()[0] in PRESETS and PROMISED not in line and "{" not in line)
+
+
+@pytest.mark.parametrize("line", written())
+def test_every_line_that_is_written_parses(line):
+    name, *words = shlex.split(line)
+    assert train_config(name, [word for word in words if word != "--help"]).name == name
+
+
+def test_the_lines_are_found():
+    """Each kind of place has some."""
+    lines = written()
+    assert "voc --msc.subspaces 8 --msc.dimension 32 --csa.direction both" in lines, "book"
+    assert "voc --data.root VOC2012" in lines and len(lines) > 15, "presets"
+    assert any("backbone" in line and "None" in line for line in lines), "lines over a backslash"
+
+
+def test_every_setting_that_a_page_names_exists():
+    known = set(flatten(PRESETS["voc"]))
+    for page in (*ROOT.glob("book/*.md"), ROOT / "README.md"):
+        for path in re.findall(r"--((?:[a-z]+(?:_[a-z]+)*)\.[a-z0-9_-]+)", page.read_text()):
+            assert path.replace("-", "_").rstrip("_") in known or PROMISED in path, f"{page.name}: --{path}"
+
+
+@pytest.mark.parametrize("record", results.published(), ids=results.describe)
+def test_words_of_every_published_record_make_its_configuration(record):
+    config = from_dict(record["config"])
+    name, *words = presets.words(config)
+    made = flatten(train_config(name, words))
+    assert {path: made[path] for path in made if path not in presets.FREE} == {
+        path: value for path, value in flatten(config).items() if path not in presets.FREE
+    }
+
+
+SPELLINGS = {
+    "--augment.scale 0.7,1.3": ("augment.scale", (0.7, 1.3)),
+    "--augment.scale 0.7 1.3": ("augment.scale", (0.7, 1.3)),
+    "--augment.scale=0.7,1.3": ("augment.scale", (0.7, 1.3)),
+    "--csa.layers 3,1": ("csa.layers", (3, 1)),
+    "--cam.scales 1 0.5": ("cam.scales", (1.0, 0.5)),
+    "--segmentation.levels .1,.3": ("segmentation.levels", (0.1, 0.3)),
+    "--segmentation.levels None": ("segmentation.levels", None),
+    "--data.headline cat,dog": ("data.headline", ("cat", "dog")),
+    "--data.headline ''": ("data.headline", ()),
+    "--data.watch train --seed 0": ("data.watch", ("train",)),
+    "--optim.lr=1e-3": ("optim.lr", 1e-3),
+    "--optim.lr 1e-3 --optim.lr 2e-3": ("optim.lr", 2e-3),
+    "--optim.bfloat16 False": ("optim.bfloat16", False),
+    "--optim.bfloat16 false --seed 3": ("optim.bfloat16", False),
+    "--compat.second_flip true": ("compat.second_flip", True),
+    "--compat.second-flip": ("compat.second_flip", True),
+    "--compat.second-flip --seed 1": ("compat.second_flip", True),
+    "--compat.second_flip=True": ("compat.second_flip", True),
+    "--validate_every .1": ("validate_every", 0.1),
+    "--validate-every .1": ("validate_every", 0.1),
+    "--augment.local-size 16": ("augment.local_size", 16),
+    "--model.checkpoint ''": ("model.checkpoint", ""),
+    "--model.checkpoint=": ("model.checkpoint", ""),
+    "--model.width None": ("model.width", None),
+    "--data.workers 0": ("data.workers", 0),
+    "--data.root 'a folder, with=signs'": ("data.root", "a folder, with=signs"),
+}
+
+
+@pytest.mark.parametrize("line", SPELLINGS)
+def test_spellings(line):
+    path, value = SPELLINGS[line]
+    found = get(train_config("mini", shlex.split(line)), path)
+    assert found == value and type(found) is type(value)
+
+
+REFUSED = {
+    "--optim.step 5": "there is no setting named optim.step; did you mean optim.steps?",
+    "--optim.step=5": "there is no setting named optim.step; did you mean optim.steps?",
+    "5": "5 is no setting; settings are written --NAME VALUE",
+    "--optim.steps many": "Error parsing --optim.steps: invalid literal for int() with base 10: 'many'",
+    "--optim.steps": "Missing value for argument '--optim.steps'",
+    "--seed --output x": "Missing value for argument '--seed'",
+    "--augment.scale 0.7": "Missing value for argument '--augment.scale'",
+    "--csa.direction up": "invalid choice 'up' for argument '--csa.direction'",
+    "--compat.second_flip perhaps": "invalid choice 'perhaps' for argument '--compat.second-flip'",
+    "--name voc": "--name is the preset's; give --variant a name of your own for the run",
+    "--cam.scales ''": "cam.scales is empty",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_cannot_be_is_one_sentence(line, capsys):
+    assert main(["train", "mini", *shlex.split(line)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("wsss: error: ") and REFUSED[line] in said
+    assert said.count("\n") == 1 and not set("╭│╰─") & set(said), said
+
+
+def test_python_and_json_name_settings_as_the_command_line_does():
+    assert presets.get("mini", model__width=None, augment__scale=[0.7, 1.3]) == train_config(
+        "mini", ["--model.width", "None", "--augment.scale", "0.7,1.3"]
+    )
+    for path, value in (("msc.level", "class"), ("optim.step", 1)):
+        with pytest.raises(UserError) as typed:
+            train_config("mini", [f"--{path}", str(value)])
+        with pytest.raises(UserError) as given:
+            override(PRESETS["mini"], {path: value})
+        assert str(typed.value) == str(given.value)
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another command, with a place, a switch and words that may hold commas."""
+
+    place: "Path" = Path("x")
+    partial: bool = False
+    flip: bool | None = None
+    only: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = field(default=(0,))
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("--partial", Other(partial=True)),
+        ("--partial True", Other(partial=True)),
+        ("--partial False", Other()),
+        ("--partial --seeds 1 2", Other(partial=True, seeds=(1, 2))),
+        ("--flip --seeds 1,2", Other(flip=True, seeds=(1, 2))),
+        ("--flip False", Other(flip=False)),
+        ("--flip None", Other()),
+        ("--only a,b c", Other(only=("a,b", "c"))),
+        ("--place y --partial", Other(place=Path("y"), partial=True)),
+    ],
+)
+def test_every_command_takes_a_switch_alone(line, wanted):
+    assert parse(Other, line.split(), "other") == wanted
+
+
+@pytest.mark.parametrize("words", ["submit", "data prepare voc", "data prepare coco"])
+@pytest.mark.parametrize("partial", ["--partial", "--partial True"])
+def test_partial_is_one_form(words, partial, capsys, tmp_path):
+    """Each command goes past its parser with either spelling, before OUTPUT or RUN and after it."""
+    needs = {"data prepare coco": ["--annotations", str(tmp_path), "--images", str(tmp_path)]}.get(words, [])
+    for order in ([*partial.split(), str(tmp_path / "x")], [str(tmp_path / "x"), *partial.split()]):
+        assert main([*words.split(), *order, *needs]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("wsss: error: ") and "--help" not in said and "no setting" not in said, said
