@@ -171,7 +171,7 @@ def _write_photo(root: Path, images: Path, classes: int, photo: Photo) -> None:
     if not source.is_file():  # its name in another of Unicode's forms
         source = names.find(images, source.stem, names.PHOTOGRAPHS) or source
     try:
-        with Image.open(source) as image:
+        with pictures.opened(source) as image:
             stored = image.size
             image.draft("L", (1, 1))  # of a JPEG an eighth of each side: fast, but to its last byte
             turn = pictures.orientation(image)

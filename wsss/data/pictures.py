@@ -5,17 +5,18 @@ import multiprocessing
 import struct
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 
 from wsss.config import IGNORE
 from wsss.data.vocformat import voc_palette
 from wsss.paths import UserError
 
-warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow only warns between 89 and 179 million pixels
 UNDECODABLE = (
     *(OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
@@ -40,6 +41,16 @@ _VOC_INDEX = {tuple(voc_palette()[3 * index : 3 * index + 3]): index for index i
 """Colour of VOC's masks -> its class number."""
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The picture, opened by Pillow, whose warnings (of broken EXIF) are left out; raises one of UNDECODABLE."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # of 89 to 179 million pixels it only warns
+        with Image.open(path) as image:
+            yield image
+
+
 # Photographs.
 
 
@@ -58,7 +69,7 @@ def read_image(path: Path) -> Image.Image:
 def open_photograph(path: Path) -> tuple[Image.Image, bool]:
     """As `read_image`, and whether it has more than 8 bits a channel, without the line on stderr."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             deep = ";16" in image.mode + _stored_as(image)
             if image.mode in ("F", "I") and not deep:
                 raise UserError(f"{path} holds numbers of 32 bits (mode {image.mode}); save it with 8 or 16 bits")
@@ -74,13 +85,11 @@ def open_photograph(path: Path) -> tuple[Image.Image, bool]:
 
 def orientation(image: Image.Image) -> int:
     """EXIF orientation of an opened picture, 1 (upright) to 8; 1 where there is none that can be read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of broken EXIF
-        image.load()  # a PNG may hold its EXIF behind the pixels; a TIFF is turned by Pillow as it is loaded
-        try:
-            value = image.getexif().get(0x0112, 1)
-        except Exception:  # Pillow has half a dozen kinds for EXIF that is cut short
-            return 1
+    image.load()  # a PNG may hold its EXIF behind the pixels; a TIFF is turned by Pillow as it is loaded
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # Pillow has half a dozen kinds for EXIF that is cut short
+        return 1
     return value if value in TURNS else 1
 
 
@@ -93,18 +102,32 @@ def _stored_as(image: Image.Image) -> str:
 
 
 def _scaled(path: Path, image: Image.Image) -> UInt8[np.ndarray, "*shape"]:
-    """Pixels (h, w) or (h, w, 3), their smallest value 0 and their largest 255. Pillow cuts colours of 16 bits off."""
+    """Pixels (h, w) or (h, w, 3), their smallest value 0 and their largest 255."""
     if image.mode.startswith("I"):
         pixels = np.asarray(image).astype(np.float64)
     elif image.format == "PNG":
-        from torchvision.io import ImageReadMode, decode_image  # here alone: workers start without torch
-
-        stored = decode_image(str(path), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy().astype(np.float64)
-        pixels = stored[..., 0] if stored.shape[2] < 3 else stored[..., :3]
+        pixels = _sixteen_bits(path)
     else:
         raise UserError(f"{path} is a {image.format} of 16 bits a channel; save it as PNG, or with 8 bits")
     low, high = pixels.min(), pixels.max()
     return ((pixels - low) * (255 / max(high - low, 1))).round().astype(np.uint8)
+
+
+def _sixteen_bits(path: Path) -> Float[np.ndarray, "*shape"]:
+    """A PNG of 16 bits a channel, (h, w) or (h, w, 3) without transparency; of it Pillow gives the upper bytes alone.
+
+    The lower ones are those that it takes for the upper ones where it is told that the lower come first.
+    """
+    with opened(path) as image:
+        layout = _stored_as(image)
+        if layout == "LA;16B":  # four bytes a pixel: grey, then transparency
+            image.tile = [image.tile[0]._replace(args="RGBA")]
+            upper, lower = np.asarray(image).astype(np.float64)[..., :2].transpose(2, 0, 1)
+            return 256 * upper + lower
+        upper = np.asarray(image)[..., :3].astype(np.float64)
+    with opened(path) as image:
+        image.tile = [image.tile[0]._replace(args=layout.replace("16B", "16L"))]
+        return 256 * upper + np.asarray(image)[..., :3]
 
 
 @functools.cache
@@ -131,7 +154,7 @@ def read_mask(
 def read_index(path: Path) -> tuple[UInt8[np.ndarray, "h w"], Integer[np.ndarray, "n 3"]]:
     """The class numbers that a PNG stores, whatever its bits, and its palette (none for grey). Raises UserError."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             kind, mode, stored, turn = image.format, image.mode, _stored_as(image), orientation(image)
             array, colours = np.array(image), image.getpalette() or []
     except UNDECODABLE as error:
@@ -158,7 +181,7 @@ def size_fault(path: Path, mask: UInt8[np.ndarray, "h w"], size: tuple[int, int]
         return ""
     turn = 1
     if photograph and (height, width) == tuple(size):
-        with Image.open(photograph) as image:
+        with opened(photograph) as image:
             turn = orientation(image)
     if turn in SIDEWAYS:
         return (

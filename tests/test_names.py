@@ -1,0 +1,241 @@
+"""One rule each for ids, class names and the files of a set, whatever list, label file or command reads them."""
+
+import json
+import shutil
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from running import Photo, own_set, run, tiny, write_mask
+
+from wsss import datasets, pretrain, results
+from wsss.data import names, voc
+from wsss.explore import sources
+from wsss.paths import UserError
+
+IDS = "ImageSets/Segmentation"
+NFC, NFD = (unicodedata.normalize(form, "caf\u00e9 \u00fc") for form in ("NFC", "NFD"))
+
+
+def named(root: Path, ids: Sequence[str], classes: Sequence[str] = ("cup", "jug")) -> Path:
+    """A set whose four photographs a list go by `ids`, those of val behind "v"."""
+    own_set(root, [Photo(classes=(1 + number % len(classes),)) for number in range(len(ids))], classes)
+    for split, before in (("train", ""), ("val", "v")):
+        for number, name in enumerate(ids):
+            for folder, suffix in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png")):
+                target = root / folder / f"{before}{name}{suffix}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (root / folder / f"{split}_{number}{suffix}").rename(target)
+        (root / IDS / f"{split}.txt").write_text("".join(f"{before}{name}\n" for name in ids))
+    return root
+
+
+def listed(root: Path, text: str) -> list[str]:
+    (root / IDS / "train.txt").write_text(text)
+    return voc.read_ids(root, "train")
+
+
+# Ids.
+
+KINDS = {
+    "blanks": ["photo", "photo (1)", "photo (2) copy", "a  b"],
+    "narrow blank of screenshots": ["Screenshot 9.00.00\u202fPM", "Screenshot 9.00.00\u202fAM"],
+    "folders": ["night/a", "day/a", "day/b c"],
+    "dots inside": ["a.v1", "a.v2", "b..c"],
+    "signs": ["a#1", "#2", "50%", "a'b", 'c"d'],
+    "numbers": ["cat 1", "cat 0", "cat -1", "cat"],
+    "other letters": ["\u732b", "\u043a\u043e\u0442 1", NFC],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_id_is_the_whole_line_from_check_to_score(tmp_path, capsys, kind):
+    """Check, train, evaluate, score by a list and without; each photograph is its own."""
+    root = named(tmp_path / "set", KINDS[kind])
+    assert run("data", "check", root) == 0, capsys.readouterr().err
+    assert "in no list" not in capsys.readouterr().out
+    train = datasets.Split(root, "train")
+    for name, file, label in zip(train.ids, train.files, train.labels, strict=True):
+        assert file == root / f"JPEGImages/{name}.jpg" and label.tolist() == [not (n := KINDS[kind].index(name) % 2), n]
+    assert run(*tiny(root, tmp_path / "out", "--optim.steps", "1")) == 0
+    words = ("--protocol", "coco", "--crf", "False", "--scales", "1", "--workers", 1)
+    assert run("evaluate", tmp_path / "out/set/tiny/0", *words) == 0
+    record = results.load(next((tmp_path / "out/set/tiny").glob("0.coco*.json")))
+    made = next((tmp_path / "out/set/tiny/0/predictions").iterdir())
+    mine = {name for name in names.files(made, names.MASKS)}
+    assert mine == {f"v{name}" for name in KINDS[kind]}
+    for word in ((), ("--ids", root / IDS / "val.txt")):
+        masks = root / "SegmentationClass"
+        if not word:  # the masks of val alone
+            masks = shutil.copytree(
+                masks, tmp_path / "masks", ignore=lambda folder, all_: _training(folder, all_, root)
+            )
+        capsys.readouterr()
+        assert run("score", made, masks, "--num-classes", 3, *word) == 0
+        assert json.loads(capsys.readouterr().out)["miou"] == record["results"]["segmentation"]["miou"]
+
+
+def _training(folder: str, inside: list[str], root: Path) -> list[str]:
+    kept = set((root / IDS / "val.txt").read_text().splitlines())
+    files = [name for name in inside if name.endswith(".png")]
+    where = Path(folder).relative_to(root / "SegmentationClass")
+    return [name for name in files if (where / name[:-4]).as_posix() not in kept]
+
+
+@pytest.mark.parametrize("disk, text", [(NFC, NFD), (NFD, NFC)])
+def test_unicode_forms_are_one_name(tmp_path, capsys, disk, text):
+    root = named(tmp_path / "set", [disk, "b"], [f"K{disk}", "jug"])
+    for split, before in (("train", ""), ("val", "v")):
+        (root / IDS / f"{split}.txt").write_text(f"{before}{text}\n{before}b\n")
+    (root / voc.LABEL_FILE).write_text(f"{text} K{text}\nb jug\nv{text} K{text}\nvb jug\n")
+    assert run("data", "check", root) == 0, capsys.readouterr().err
+    assert datasets.Split(root, "train", need_masks=True).labels.tolist() == [[0, 1], [1, 0]]
+    (tmp_path / "mine").mkdir()
+    write_mask(tmp_path / f"mine/v{text}.png", np.array(Image.open(root / f"SegmentationClass/v{disk}.png")) % 255)
+    (tmp_path / "ids.txt").write_text(f"v{text}\n")
+    words = ("--ids", tmp_path / "ids.txt", "--num-classes", 3)
+    assert run("score", tmp_path / "mine", root / "SegmentationClass", *words) == 0
+
+
+def test_what_may_follow_an_id(tmp_path):
+    """VOC's flags where all lines have one, comments; never another photograph."""
+    root = named(tmp_path / "set", ["photo", "cat (1)", "b"])
+    assert listed(root, "photo 1\ncat (1) -1\nb  0\n") == ["photo", "cat (1)", "b"]
+    assert listed(root, "# made by hand\nphoto # blurred\ncat (1) # http://x//y\nb") == ["photo", "cat (1)", "b"]
+    for text in ("photo (1)\nb\n", "photo 1\nb\n", "photo copy\n", "cat\ncat (2)\n"):
+        with pytest.raises(UserError, match="names '.* .*', but .*JPEGImages holds no such file"):
+            listed(root, text)
+    assert listed(root, "missing\n") == ["missing"], "of an id without a blank the photograph is missed later"
+
+
+@pytest.mark.parametrize("line", ["../b", "a/../b", "/etc/b", ".b", "a/.b", "a//b", "b/", "x" * 201, "a\0b"])
+def test_what_no_id_can_be(tmp_path, line):
+    root = named(tmp_path / "set", ["b"])
+    with pytest.raises(UserError, match="which is no image id"):
+        listed(root, line)
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".JPEG", ".PNG", ".Jpg"])
+def test_suffixes_in_capitals(tmp_path, capsys, suffix):
+    root = named(tmp_path / "set", ["a", "b"])
+    for path in (root / "JPEGImages").iterdir():
+        path.rename(path.with_suffix(suffix))
+    for path in (root / "SegmentationClass").iterdir():
+        path.rename(path.with_suffix(".PNG"))
+    assert run("data", "check", root) == 0, capsys.readouterr().err
+    assert run(*tiny(root, tmp_path / "out", "--optim.steps", "1")) == 0
+
+
+# Files that are none.
+
+
+def test_files_that_begin_with_a_dot_are_none(tmp_path, capsys):
+    """What macOS, Jupyter and git leave beside photographs, masks, lists and records."""
+    root = named(tmp_path / "set", ["a", "b"])
+    for folder, name in (("JPEGImages", "a.jpg"), ("SegmentationClass", "a.png"), (IDS, "train.txt")):
+        for place in (f"._{name}", ".DS_Store", f".ipynb_checkpoints/{name}", f".hidden/{name}"):
+            (root / folder / place).parent.mkdir(exist_ok=True)
+            (root / folder / place).write_bytes(b"\0\5\x16\7")
+    (root / "Annotations").mkdir()
+    (root / "Annotations/._a.xml").write_bytes(b"\0\5\x16\7")
+    assert run("data", "check", root) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "train 2, val 2; labels from masks" in out and "in no list" not in out
+    assert [picture.name for picture in sources.of_folder(root / "JPEGImages", 9)] == ["a", "b", "va", "vb"]
+    shutil.copytree(root / "SegmentationClass", tmp_path / "mine", ignore=shutil.ignore_patterns(".*"))
+    for path in (tmp_path / "mine").iterdir():
+        write_mask(path, np.array(Image.open(path)) % 255)
+    assert run("score", tmp_path / "mine", root / "SegmentationClass", "--num-classes", 3) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 4
+    assert run(*tiny(root, tmp_path / "out", "--optim.steps", "1")) == 0
+    run_folder = tmp_path / "out/set/tiny"
+    (run_folder / "._0.json").write_bytes(b"\0\5\x16\7")
+    shutil.copytree(run_folder, tmp_path / "out/set/.ipynb_checkpoints")
+    assert [record["variant"] for record in results.find(tmp_path / "out")] == ["tiny"]
+
+
+def test_pretraining_passes_over_what_begins_with_a_dot(tmp_path):
+    for name in ("a", "b", ".ipynb_checkpoints"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "x.JPG", "JPEG")
+        (tmp_path / name / "._x.JPG").write_bytes(b"\0\5\x16\7")
+    images, labels, classes = pretrain.folders(tmp_path, 8)
+    assert (len(images), labels.tolist(), classes) == (2, [0, 1], ["a", "b"])
+
+
+# Class names.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "background",
+        "_background_",
+        "__background__",
+        "Background",
+        "BACK GROUND",
+        "bg",
+        "__ignore__",
+        "void",
+        "Unlabelled",
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_background_is_no_class(tmp_path, capsys, name, place):
+    classes = ["cup", "jug"]
+    root = own_set(tmp_path / "set")
+    classes.insert(place, name)
+    (root / "classes.txt").write_text("\n".join(classes))
+    for words in (("data", "check", root), tiny(root, tmp_path / "out")):
+        assert run(*words) == 1
+        assert f"classes.txt names {name!r}, which is no class; take that line out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "two", [("Cat", "cat"), ("traffic light", "traffic_light"), (NFC, NFD), ("a b", "a  b"), ("x-y", "x_y")]
+)
+def test_names_that_are_alike_are_refused(tmp_path, two):
+    root = own_set(tmp_path / "set", names=two)
+    with pytest.raises(UserError, match="classes.txt must name 1 to 254 different classes"):
+        voc.open_devkit(root)
+
+
+def test_names_like_the_background_may_be_classes(tmp_path):
+    classes = ("avoid", "bag", "ground", "back", "foreground")
+    assert voc.open_devkit(own_set(tmp_path / "set", names=classes)).classes == classes
+
+
+LIGHTS = ("traffic light", "stop sign", "light")
+
+
+@pytest.mark.parametrize("source", ["text", "annotations"])
+def test_class_names_with_blanks(tmp_path, source):
+    root = named(tmp_path / "set", ["a", "a b", "c"], LIGHTS)
+    labels = {"a": ["traffic light"], "a b": ["light", "stop  sign"], "c": []}
+    if source == "text":
+        text = "".join(f"{name}  {' '.join(labels[name])}\n" for name in labels)
+        (root / voc.LABEL_FILE).write_text(text)
+    else:
+        (root / "Annotations").mkdir()
+        for name, shown in labels.items():
+            body = "".join(f"<object><name> {one} </name></object>" for one in shown)
+            (root / f"Annotations/{name}.xml").write_text(f"<annotation>{body}</annotation>")
+    kit = voc.open_devkit(root)
+    assert kit.label_source == source
+    assert voc.read_labels(kit, list(labels)).tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
+
+
+def test_labels_that_cannot_be_read_end_in_a_sentence(tmp_path):
+    assert names.parse_classes("a b c", ("a", "b", "c", "b d")) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="can be read as .*'a b', 'c'.* and as .*'a', 'b c'"):
+        names.parse_classes("a b c", ("a", "b c", "a b", "c"))
+    root = named(tmp_path / "set", ["a", "b"], ("traffic_light", "jug"))
+    (root / voc.LABEL_FILE).write_text("a traffic light\nb jug\n")
+    with pytest.raises(UserError, match="a the class 'traffic', .*; did you mean traffic_light.; correct it$"):
+        voc.read_labels(voc.open_devkit(root), ["a"])
+    (root / voc.LABEL_FILE).write_text("a jug\nb jug\na traffic_light\n")
+    with pytest.raises(UserError, match="names 1 images more than once, first a"):
+        voc.read_labels(voc.open_devkit(root), ["a"])
