@@ -8,8 +8,9 @@ import torch
 from builders import UNDECOUPLED, tiny, training_batch
 
 from wsss import costs, gpu, inference, method, model
+from wsss.encoder import AUX, build_encoder
 from wsss.experiments import EXPERIMENTS
-from wsss.model import AUX, parameter_count
+from wsss.model import parameter_count
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.settings import override
@@ -28,7 +29,7 @@ def test_constants_are_those_of_the_parts_that_need_torch():
     for backbone, size in costs.VITS.items():
         assert backbone in {PRESETS[name].model.backbone.partition(".")[0] for name in ("voc", "voc-deit")}
         with torch.device("meta"):
-            vit = model.build_encoder(override(PRESETS["voc"].model, {"backbone": backbone, "pretrained": False}))
+            vit = build_encoder(override(PRESETS["voc"].model, {"backbone": backbone, "pretrained": False}))
         grid = vit.patch_embed.grid_size[0]
         assert (vit.embed_dim, len(vit.blocks), vit.patch_embed.patch_size[0], grid) == (*vars(size).values(),)
 

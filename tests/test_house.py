@@ -19,11 +19,11 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports only lower rows; modules of one sub-package may import one another.
 ROWS = (
-    "wsss batch command compat config distributed interrupt memory normalisation settings intervals paths provenance "
+    "wsss batch command compat config distributed interrupt memory settings intervals paths provenance "
     "presets renamed stored",
-    "alignment cam checkpoint contrast crf energy losses metrics optim refine subspace transforms "
+    "alignment cam checkpoint contrast crf energy losses metrics optim refine subspace transforms weights "
     "benches figures origins publish published results table",
-    "datasets model data",
+    "datasets encoder model normalisation data",
     "method",
     "experiments",
     "ablation costs elements evidence gpu sweep tables tries verdict",
@@ -37,7 +37,7 @@ NO_TORCH = [
 ]
 METHOD = (
     "batch compat config settings distributed alignment cam checkpoint contrast energy losses metrics optim refine "
-    "subspace transforms datasets model method"
+    "subspace transforms datasets encoder normalisation model method"
 )
 
 

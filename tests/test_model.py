@@ -181,7 +181,7 @@ def test_an_aligned_layer_beyond_the_aux_has_its_own_classifier():
     [
         ({"model__backbone": "vit_huge_patch3"}, "timm knows no such architecture"),
         (
-            {"model__backbone": "resnet18", "model__width": 0},
+            {"model__backbone": "resnet18", "model__width": None},
             "backbone resnet18: timm does not build it as a plain ViT",
         ),
         ({"model__heads": 5}, "timm does not build it as a plain ViT of this shape"),
@@ -420,7 +420,7 @@ def _without(tensors):
 
 
 def _with(tensors):
-    tensors["head.weight"] = torch.zeros(2, 24)
+    tensors["blocks.0.ls1.gamma"] = torch.zeros(24)
 
 
 def _reshaped(tensors):
@@ -435,7 +435,7 @@ def _broken(tensors):
     ("change", "words"),
     [
         (_without, r"does not fit the model: 2 missing \(norm.bias, norm.weight\)"),
-        (_with, r"1 unexpected \(head.weight\)"),
+        (_with, r"1 unexpected \(blocks.0.ls1.gamma\)"),
         (_reshaped, r"1 of another shape \(pos_embed \(1, 5, 24\) for \(1, 17, 24\)\)"),
         (_broken, "not finite, first in norm.bias"),
     ],

@@ -113,6 +113,7 @@ def test_killed_between_the_two_files_of_a_checkpoint(whole, own, tmp_path, monk
 
 def test_the_older_pair_stays_until_the_newer_is_whole(tmp_path, monkeypatch):
     model, write = torch.nn.Linear(2, 2), Path.write_bytes
+    model.metadata = dict
     checkpoint.save(tmp_path, 1, model, {"optimizer": {}})
 
     def full(self: Path, data: bytes) -> int:

@@ -83,6 +83,14 @@ def test_what_a_run_leaves_behind(drawn):
     assert rows[0] == {
         "step": 0,
         "data": {"labels": "annotations", "masks": "SegmentationClass", "classes": 9, "train": 16, "val": 8},
+        "start": {
+            "normalisation": {
+                "mean": [0.485, 0.456, 0.406],
+                "deviation": [0.229, 0.224, 0.225],
+                "source": "ImageNet's",
+            },
+            "weights": {"sha256": None, "source": "random"},
+        },
     }
     assert [row["step"] for row in rows if "weights" in row] == list(range(1, 9))
     assert [row["step"] for row in rows if "validation" in row] == [4]

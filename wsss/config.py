@@ -52,7 +52,11 @@ class Model:
     pretrained: bool = False
     """Start from the tag's weights on timm's hub; a `checkpoint` takes their place."""
     checkpoint: str = ""
-    """Weights to start from: .safetensors of a backbone (timm's names) or a whole model, or a .pth of the base."""
+    """Weights to start from, a file of safetensors or of torch.save: a backbone in timm's names, whose classifier is
+    left out, or a whole model, the base's too."""
+    normalisation: Literal["tag", "imagenet", "clip", "half"] = "tag"
+    """Mean and deviation of images where the file of the weights names none in its metadata. tag: those of timm's
+    configuration of a tagged backbone whose weights are used, else ImageNet's."""
     patch_size: Automatic = None
     """Patch size in pixels; None: the architecture's own."""
     image_size: Automatic = None

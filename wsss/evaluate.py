@@ -241,6 +241,8 @@ def write_record(
             np.savez_compressed(file, **examples(model, split, config, device))
         dataset = sets.name_of(config.data, split.kit.root)
         results.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
-        results.save(make_record(counted, config, split, dataset) | origin | {"seconds": seconds}, path)
+        results.save(
+            make_record(counted, config, split, dataset) | model.origin() | origin | {"seconds": seconds}, path
+        )
     distributed.wait()
     return results.load(path)

@@ -10,8 +10,9 @@ from torch import Generator, Tensor, nn
 from wsss import alignment, cam, contrast, energy, refine, subspace
 from wsss.batch import Batch, Output
 from wsss.config import IGNORE, Config
+from wsss.encoder import AUX
 from wsss.losses import classification_loss, log_probability, segmentation_loss
-from wsss.model import AUX, Wsss
+from wsss.model import Wsss
 
 
 def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, plain: bool = False) -> Output:

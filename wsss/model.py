@@ -1,37 +1,29 @@
 """The network: a plain timm ViT, two classifiers, a decoder and a contrast head with its teacher."""
 
 import copy
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from timm.layers import PatchEmbed, resample_abs_pos_embed
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils import checkpoint as activations
 
-from wsss import checkpoint, subspace
+from wsss import subspace
 from wsss.batch import Encoded, Output
 from wsss.config import ClassContrast, Config, Msc
 from wsss.config import Model as ModelConfig
-from wsss.normalisation import IMAGENET, Normalisation
+from wsss.encoder import AUX, build_encoder
+from wsss.normalisation import IMAGENET, Normalisation, parse, start_normalisation
 from wsss.paths import UserError
+from wsss.weights import backbone_tensors, fetched_file, fill, is_whole, metadata, read, resolve, sha256
 
-AUX = 2
-"""The aux layer lies this many blocks before the last."""
-
-
-class Patches(PatchEmbed):
-    """timm's patch embedding, whose convolution is computed as what it is, a linear layer on patches that do not
-    overlap: on a CPU its gradient takes a quarter of the time."""
-
-    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b i j d"]:
-        rows, columns = self.patch_size
-        pixels = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return self.norm(F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias))
+OLDER = "ImageNet's, for the file of the weights names none"
+UNKNOWN = '{"sha256": null, "source": "unknown"}'
 
 
 class Decoder(nn.Module):
@@ -119,12 +111,30 @@ class Wsss(nn.Module):
         self.register_buffer("mean", torch.empty(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.empty(3, 1, 1), persistent=False)
         self.set_normalisation(IMAGENET)
+        self.start: dict[str, Any] = {"sha256": None, "source": "random"}
 
     def set_normalisation(self, normalisation: Normalisation) -> None:
         """Normalise images with these numbers from now on."""
         self.normalisation = normalisation
         self.mean.copy_(torch.tensor(normalisation.mean)[:, None, None])
         self.deviation.copy_(torch.tensor(normalisation.deviation)[:, None, None])
+
+    def metadata(self) -> dict[str, str]:
+        """What a file of these weights says beside its tensors: normalisation and start weights."""
+        source = self.normalisation.source
+        return {"normalisation": self.normalisation.text(), "normalised": source, "start": json.dumps(self.start)}
+
+    def adopt(self, metadata: Mapping[str, str]) -> None:
+        """Take normalisation and start weights from what `metadata` gave; an older file means ImageNet's. Raises
+        UserError."""
+        named = "normalisation" in metadata
+        source = metadata.get("normalised", "the file of the weights") if named else OLDER
+        self.set_normalisation(parse(metadata.get("normalisation", "imagenet"), source))
+        self.start = json.loads(metadata.get("start", UNKNOWN))
+
+    def origin(self) -> dict[str, Any]:
+        """Normalisation and start weights for a record."""
+        return {"normalisation": self.normalisation.record(), "weights": self.start}
 
     def normalise(self, pixels: UInt8[Tensor, "*b 3 h w"] | Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 3 h w"]:
         """Pixels in 0..255 as the encoder takes them: the one place where images are normalised."""
@@ -237,62 +247,6 @@ class Wsss(nn.Module):
         return (p for head in heads for p in head.parameters() if p.requires_grad)
 
 
-def build_encoder(config: ModelConfig) -> nn.Module:
-    """The timm ViT of the configuration, position embeddings frozen.
-
-    Raises UserError for a name timm does not know, an architecture that is not a plain ViT with a class token, and
-    weights that cannot be had.
-    """
-    shape = {
-        "patch_size": config.patch_size,
-        "img_size": config.image_size,
-        "embed_dim": config.width,
-        "depth": config.depth,
-        "num_heads": config.heads,
-    }
-    options = {name: value for name, value in shape.items() if value}
-    fetched = config.pretrained and not config.checkpoint  # which holds every tensor
-    try:
-        vit = timm.create_model(
-            config.backbone,
-            pretrained=fetched,
-            num_classes=0,
-            dynamic_img_size=True,
-            embed_layer=Patches,
-            **options,
-        )
-    except Exception as error:
-        if not timm.list_models(config.backbone.split(".")[0]):
-            reason = "timm knows no such architecture"
-        elif fetched and not isinstance(error, TypeError):
-            reason = f"its weights could not be fetched ({error})"
-        else:
-            reason = f"timm does not build it as a plain ViT of this shape ({error})"
-        raise UserError(
-            f"backbone {config.backbone}: {reason}; give --model.backbone a tagged timm name, or weights on disk by "
-            "--model.checkpoint"
-        ) from error
-    if not _is_plain(vit):
-        raise UserError(
-            f"backbone {config.backbone} is not a plain ViT with a class token, learnt positions and at least 3 blocks "
-            "one after the other; choose another --model.backbone"
-        )
-    vit.pos_embed.requires_grad_(False)
-    if config.compile:
-        for block in vit.blocks:
-            block.compile()
-    return vit
-
-
-def _is_plain(vit: nn.Module) -> bool:
-    """Whether `Wsss.encode` computes what timm's own forward does: one class token, registers at most beside it, learnt
-    positions, blocks one after the other."""
-    if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
-        return False
-    blocks_alike = len(vit.blocks) > AUX and all(type(block) is Block for block in vit.blocks)
-    return blocks_alike and vit.num_prefix_tokens == 1 + vit.num_reg_tokens
-
-
 def aligned_blocks(config: Config, blocks: int) -> tuple[int, ...]:
     """Numbers of the blocks, counted from 1, that alignment needs beside the last and the aux block.
 
@@ -308,16 +262,31 @@ def aligned_blocks(config: Config, blocks: int) -> tuple[int, ...]:
 def build(config: Config, classes: int) -> Wsss:
     """The model of the configuration with its start weights, initialised from the seed.
 
-    `model.checkpoint` holds either a backbone (timm's names) or a whole model, the base's too; it must fit exactly.
+    `model.checkpoint` holds either a backbone (timm's names) or a whole model, the base's too; it must fit exactly, but
+    for what `weights.backbone_tensors` leaves out. Raises UserError.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = Wsss(config, classes)
-    if config.model.checkpoint:
-        tensors = checkpoint.read(checkpoint.resolve(config.model.checkpoint))
-        whole = any(name.startswith("encoder.") for name in tensors)
-        checkpoint.fill(model if whole else model.encoder, tensors, config.model.checkpoint)
+    if config.model.checkpoint or config.model.pretrained:
+        _start(model, config.model)
     return model
+
+
+def _start(model: Wsss, config: ModelConfig) -> None:
+    """Fill in the start weights, unless timm has, and note their normalisation and where they are from."""
+    path = resolve(config.checkpoint) if config.checkpoint else fetched_file(config)
+    whole = False
+    if config.checkpoint:
+        tensors = read(path)
+        whole = is_whole(tensors)
+        if not whole:
+            tensors = backbone_tensors(tensors, model.encoder, config)
+        fill(model if whole else model.encoder, tensors, config.checkpoint)
+    named = metadata(path).get("normalisation") if path else None
+    model.set_normalisation(start_normalisation(config, named, whole))
+    source = config.checkpoint or f"timm's hub, {config.backbone}"
+    model.start = {"sha256": sha256(path) if path else None, "source": source}
 
 
 def describe(config: ModelConfig) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import timm
+
+from wsss.config import Model
 from wsss.paths import UserError
 
 Triple = tuple[float, float, float]
@@ -30,7 +33,7 @@ class Normalisation:
 
 
 NAMED: Mapping[str, Normalisation] = {
-    "imagenet": Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet": Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "ImageNet's"),
     "clip": Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "half": Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
@@ -55,3 +58,21 @@ def parse(text: str, source: str) -> Normalisation:
             "the mean and three of the deviation, which are above 0"
         )
     return Normalisation(tuple(numbers[:3]), tuple(numbers[3:]), source)
+
+
+def start_normalisation(model: Model, named: str | None, whole: bool) -> Normalisation:
+    """The normalisation of the start weights: what their file names, else that of `model.normalisation`.
+
+    Its value tag means the numbers of timm's configuration where the tag's weights were fetched, or are on disk and the
+    backbone names the tag; else ImageNet's. A `whole` model of an older version, or of the base, has ImageNet's, too.
+    Raises UserError.
+    """
+    if named is not None:
+        return parse(named, f"the metadata of {model.checkpoint or model.backbone}")
+    if model.normalisation != "tag":
+        return parse(model.normalisation, "--model.normalisation")
+    known = timm.get_pretrained_cfg(model.backbone)
+    tagged = "." in model.backbone if model.checkpoint else model.pretrained
+    if known and tagged and not whole:
+        return Normalisation(tuple(known.mean), tuple(known.std), f"timm's configuration of {model.backbone}")
+    return parse("imagenet", "ImageNet's, for nothing says another")

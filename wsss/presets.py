@@ -16,10 +16,12 @@ VOC = {
     "data.name": "voc",
     "data.train_split": "train_aug",
     "model.pretrained": True,
+    "model.normalisation": "imagenet",
     "csa.crossing": 0.45,
     "validate_every": 0.1,
 }
-"""The paper's VOC 2012 scale, the base's numbers: 20,000 steps of 4 images (2 GPUs x 2).
+"""The paper's VOC 2012 scale, the base's numbers: 20,000 steps of 4 images (2 GPUs x 2). Images are normalised with
+ImageNet's mean and deviation, as in the base, though timm's configuration of the backbone's tag says .5.
 
     torchrun --nproc_per_node 2 -m wsss train voc --data.root VOC2012
 
@@ -57,6 +59,7 @@ MINI = {
     "data.train_split": "train",
     "model.backbone": "vit_tiny_patch16_224",
     "model.pretrained": False,
+    "model.normalisation": "tag",
     "model.checkpoint": "data/weights/vit_mini_drawn.safetensors",
     "model.patch_size": 8,
     "model.image_size": 64,

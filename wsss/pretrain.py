@@ -23,7 +23,8 @@ from wsss import distributed, memory, provenance
 from wsss.config import Model
 from wsss.data import mini, names, voc
 from wsss.datasets import mix
-from wsss.model import build_encoder, describe
+from wsss.encoder import build_encoder
+from wsss.model import describe
 from wsss.normalisation import IMAGENET
 from wsss.paths import UserError, atomic, write_json
 
@@ -139,7 +140,11 @@ def run(root: str, config: Pretrain) -> Path:
         "log": log[:: max(1, len(log) // 50)],
     }
     with atomic(config.output) as temporary:
-        save_file({k: v.half().contiguous() for k, v in model.encoder.state_dict().items()}, temporary)
+        save_file(
+            {k: v.half().contiguous() for k, v in model.encoder.state_dict().items()},
+            temporary,
+            {"normalisation": IMAGENET.text()},
+        )
     write_json(config.output.with_suffix(".json"), record)
     print(json.dumps(record["held_out"]), "->", config.output)
     return config.output

@@ -44,6 +44,7 @@ class Opened:
         if known != classes:
             raise UserError(f"{self.file} knows {known} classes, but the data set has {classes}; check its classes.txt")
         checkpoint.fill(model, tensors, str(self.file))
+        model.adopt(checkpoint.metadata(self.file))
         return model.eval()
 
     def origin(self) -> dict[str, Any]:
@@ -245,6 +246,7 @@ def make_record(
         "results": {"segmentation": predictions.scores(counted, ("background", *images.classes), config.data.headline)},
         "config": configuration.to_dict(config) | {"output": "", "data": vars(config.data) | {"root": ""}},
         "backbone": describe(config.model),
+        **shard.model.origin(),
         "threads": torch.get_num_threads(),
         "batch": shard.batch,
         "steps": opened.step,

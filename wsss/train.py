@@ -218,7 +218,7 @@ class Trainer:
             shutil.rmtree(scratch, ignore_errors=True)
         sources = {"labels": kit.label_source, "masks": kit.mask_source, "classes": len(kit.classes)}
         splits = {split.name: len(split) for split in (self.train_split, self.val_split)}
-        first = json.dumps({"step": 0, "data": {**sources, **splits}}) + "\n"
+        first = json.dumps({"step": 0, "data": {**sources, **splits}, "start": self.model.origin()}) + "\n"
         rows = _logged(log, self.step) if log.exists() else []
         with atomic(log) as temporary:
             temporary.write_text("".join([first, *rows]), encoding="utf-8")
@@ -248,7 +248,7 @@ class Trainer:
     def _keep_best(self, miou: float | None) -> None:
         if miou is not None and miou > self.best:
             self.best = miou
-            checkpoint.write_weights(self.model, self.folder / "best.safetensors")
+            checkpoint.write_weights(self.model, self.folder / "best.safetensors", self.model.metadata())
 
     def _check_weights(self) -> None:
         """UserError where the last update broke the weights, before they take the place of good ones."""

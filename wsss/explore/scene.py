@@ -14,8 +14,9 @@ from torch import Tensor
 from wsss import cam, crf, evaluate, method, refine, transforms
 from wsss.batch import Output
 from wsss.config import Config
+from wsss.encoder import AUX
 from wsss.explore.payload import LayerCam, Scene, View
-from wsss.model import AUX, Wsss
+from wsss.model import Wsss
 
 LARGEST = 400
 """Longer side of a picture in the explorer, in pixels; larger photographs are shown smaller."""

@@ -54,8 +54,9 @@ def ship(asked: Ship) -> Path:
     if size > LIMIT:
         raise UserError(f"the weights of {results.describe(record)} take {size / 1e6:.0f} MB; a file may have 16")
     path = (asked.output or project_root() / "data" / "weights") / f"{asked.name}.safetensors"
-    digest = checkpoint.write_weights(model, path)
+    digest = checkpoint.write_weights(model, path, model.metadata())
     checkpoint.fill(model.float(), checkpoint.read(path), str(path))
+    model.adopt(checkpoint.metadata(path))
     counted = evaluate.tally(model, split, opened.config, torch.device("cpu"))
     found = {"results": tally.scores(counted, split.kit.classes, opened.config.data.headline)}
     write_json(path.with_suffix(".json"), card(record, found, digest))

@@ -1,0 +1,279 @@
+"""Start weights as they are published: every kind of file, prefix and container, and the normalisation they bring."""
+
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from builders import tiny
+from running import run
+from running import tiny as tiny_run
+
+from wsss import checkpoint, model, normalisation, results, weights
+from wsss.normalisation import IMAGENET, parse
+from wsss.paths import UserError
+from wsss.presets import PRESETS
+
+WIDTH, DEPTH, CLIP = 24, 3, "0.48145466 0.4578275 0.40821073; 0.26862954 0.26130258 0.27577711"
+
+
+def published(depth: int = DEPTH, seed: int = 1) -> dict[str, torch.Tensor]:
+    """What timm gives for a ViT with its classifier of ten classes."""
+    torch.manual_seed(seed)
+    shape = {"patch_size": 8, "img_size": 32, "embed_dim": WIDTH, "depth": depth, "num_heads": 3}
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=10, **shape)
+    return {name: value.clone() for name, value in vit.state_dict().items()}
+
+
+def built(path, **changes):
+    changes = {"model__backbone": "vit_tiny_patch16_224", **changes}
+    return model.build(tiny(model__checkpoint=str(path), **changes), 2)
+
+
+def holds(net, tensors) -> bool:
+    return all(torch.equal(value, tensors[name].float()) for name, value in net.encoder.state_dict().items())
+
+
+# The kind of file, the container, the prefix.
+
+
+def zipped(tensors, path):
+    torch.save(tensors, path)
+
+
+def legacy(tensors, path):
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+
+
+def safe(tensors, path):
+    safetensors.torch.save_file(tensors, path)
+
+
+@pytest.mark.parametrize("write", [zipped, legacy, safe])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "pytorch_model.bin", "last.ckpt", "best.pth.tar", "deit.pth", "w"]
+)
+def test_a_file_is_known_by_its_first_bytes_and_the_head_is_left_out(tmp_path, capsys, write, name):
+    tensors = published()
+    write(tensors, tmp_path / name)
+    assert holds(built(tmp_path / name), tensors)
+    assert "left out head.bias, head.weight" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_read_as_they_are(tmp_path, dtype):
+    tensors = {name: value.to(dtype) for name, value in published().items()}
+    safe(tensors, tmp_path / "half.safetensors")
+    assert holds(built(tmp_path / "half.safetensors"), tensors)
+
+
+def prefixed(prefix, tensors):
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+PUBLISHED = {
+    "state_dict": lambda t: {"state_dict": t, "epoch": 3},
+    "model with its arguments": lambda t: {"model": t, "args": argparse.Namespace(lr=1e-3)},
+    "module": lambda t: {"module": t},
+    "lightning": lambda t: {"state_dict": prefixed("model.", t)},
+    "DataParallel": lambda t: {"state_dict": prefixed("module.", t)},
+    "compiled": lambda t: prefixed("_orig_mod.", t),
+    "backbone.": lambda t: {"state_dict": {**prefixed("backbone.", t), "decode_head.conv.weight": torch.zeros(2)}},
+    "encoder.": lambda t: prefixed("encoder.", {k: v for k, v in t.items() if not k.startswith("head.")}),
+    "image tower": lambda t: {**prefixed("visual.trunk.", t), "text.ln_final.weight": torch.zeros(3)},
+    "DINO": lambda t: {
+        "student": prefixed("module.backbone.", published(seed=2)),
+        "teacher": {**prefixed("backbone.", t), "head.last_layer.weight_v": torch.zeros(4, 2)},
+        "epoch": 100,
+    },
+    "teacher and student by prefix": lambda t: {
+        **prefixed("student.backbone.", published(seed=2)),
+        **prefixed("teacher.backbone.", t),
+        "teacher.dino_head.mlp.0.weight": torch.zeros(2, 2),
+    },
+    "average of the weights": lambda t: {"state_dict": published(seed=2), "state_dict_ema": t},
+    "masked images": lambda t: {"model": {**t, "mask_token": torch.zeros(1), "decoder_pos_embed": torch.zeros(1, 3)}},
+    "pooled": lambda t: {**t, "fc_norm.weight": torch.zeros(WIDTH), "head_dist.weight": torch.zeros(3)},
+}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_containers_and_prefixes(tmp_path, kind):
+    tensors, path = published(), tmp_path / "weights.pth"
+    torch.save(PUBLISHED[kind](tensors), path)
+    assert holds(built(path), tensors)
+
+
+def test_what_was_chosen_is_said(tmp_path, capsys):
+    torch.save(PUBLISHED["DINO"](published()), tmp_path / "dino.pth")
+    built(tmp_path / "dino.pth")
+    words = capsys.readouterr().err
+    assert "dino.pth: teacher is taken, not student" in words and "left out backbone.head.bias" in words
+    assert "head.last_layer.weight_v" in words
+
+
+FAULTS = {
+    "two networks": (
+        lambda t: {**prefixed("first.", t), **prefixed("second.", t)},
+        r"several networks \(first., second.\); save the one to start from alone",
+    ),
+    "no ViT": (
+        lambda t: {"conv1.weight": torch.zeros(2)},
+        "no patch_embed.proj.weight, so it is no ViT in timm's names",
+    ),
+    "part of the blocks is missing": (
+        lambda t: {name: x for name, x in t.items() if name != "blocks.1.norm1.bias"},
+        r"1 missing \(blocks.1.norm1.bias\)",
+    ),
+    "more than a plain ViT": (
+        lambda t: {**t, "blocks.0.ls1.gamma": torch.zeros(WIDTH)},
+        r"1 unexpected \(blocks.0.ls1.gamma\)",
+    ),
+    "another grid": (
+        lambda t: {**t, "pos_embed": torch.zeros(1, 1 + 36, WIDTH)},
+        "its positions are those of 6 x 6 patches: give --model.image-size 48",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_files_that_do_not_fit_end_in_one_sentence(tmp_path, kind):
+    change, words = FAULTS[kind]
+    torch.save(change(published()), tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=words) as fault:
+        built(tmp_path / "weights.pth")
+    assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>not found</html>", "cut off or of another kind"),
+        (b"", "cut off or of another kind"),
+    ],
+)
+def test_what_a_download_may_be_instead(tmp_path, content, words):
+    (tmp_path / "model.bin").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        weights.read(tmp_path / "model.bin")
+
+
+def test_fewer_blocks_than_the_file_has(tmp_path, capsys):
+    tensors, path = published(depth=5), tmp_path / "deep.pth"
+    torch.save(tensors, path)
+    assert holds(built(path), tensors)
+    assert "its first 3 of 5 blocks and the last norm are taken" in capsys.readouterr().err
+    with pytest.raises(UserError, match="24 missing .*blocks.3"):
+        built(path, model__depth=7)
+
+
+def test_without_a_network_the_message_names_a_way_that_works(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(UserError, match=r"huggingface.co/timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k on another .* "
+                                        r"--model.checkpoint FILE"):  # fmt: skip
+        model.build(tiny(model__backbone="vit_tiny_patch16_224", model__pretrained=True), 2)
+
+
+# Normalisation.
+
+
+def test_a_folded_and_an_unfolded_file_give_the_same_tokens(tmp_path):
+    """(x - m) / d through W is (x - M) / D through W D / d, with the bias moved: a file with CLIP's numbers in its
+    patch embedding takes ImageNet's."""
+    tensors, (clip, imagenet) = published(), (parse("clip", ""), IMAGENET)
+    safetensors.torch.save_file(tensors, tmp_path / "clip.safetensors", {"normalisation": "clip"})
+    m, d, big_m, big_d = (
+        torch.tensor(x).double()[:, None, None] for x in (clip.mean, clip.deviation, imagenet.mean, imagenet.deviation)
+    )
+    weight = tensors["patch_embed.proj.weight"].double()
+    tensors["patch_embed.proj.weight"] = (weight * big_d / d).float()
+    tensors["patch_embed.proj.bias"] += (weight * (big_m - m) / d).sum((1, 2, 3)).float()
+    safetensors.torch.save_file(tensors, tmp_path / "folded.safetensors", {"normalisation": "imagenet"})
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.manual_seed(0)).byte()
+    nets = [built(tmp_path / f"{name}.safetensors").eval() for name in ("clip", "folded")]
+    with torch.no_grad():
+        one, two = (net(net.normalise(pixels)) for net in nets)
+        wrong = nets[0](nets[1].normalise(pixels))
+    torch.testing.assert_close(one.tokens, two.tokens, rtol=1e-4, atol=1e-4)
+    assert (wrong.tokens - two.tokens).abs().max() > 0.01, "the test can tell them apart"
+    assert [net.normalisation.text() for net in nets] == ["clip", "imagenet"]
+
+
+TAGGED = {"model__backbone": "vit_tiny_patch16_224.augreg_in21k_ft_in1k"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "changes", "text"),
+    [
+        ({}, {}, "imagenet"),
+        ({}, TAGGED, "half"),
+        ({}, TAGGED | {"model__normalisation": "imagenet"}, "imagenet"),
+        ({}, {"model__normalisation": "clip"}, "clip"),
+        ({"normalisation": "clip"}, TAGGED, "clip"),
+        ({"normalisation": CLIP}, {"model__normalisation": "imagenet"}, "clip"),
+        ({"normalisation": "0.1, 0.2, 0.3, 0.4, 0.5, 0.6"}, {}, "0.1 0.2 0.3; 0.4 0.5 0.6"),
+    ],
+)
+def test_who_decides_on_the_normalisation(tmp_path, metadata, changes, text):
+    """The file's metadata, else the setting, whose value tag is timm's configuration of a tag that is named."""
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(published(), path, metadata or None)
+    net = built(path, **changes)
+    assert net.normalisation.text() == text and net.normalisation.source
+    torch.testing.assert_close(net.mean.flatten(), torch.tensor(net.normalisation.mean))
+    assert net.start["sha256"] == weights.sha256(path) and net.start["source"] == str(path)
+
+
+@pytest.mark.parametrize("text", ["imagnet", "", "1 2 3", "0 0 0 1 1 0", "0 0 0 1 1 nan", "0 0 0 1 1 -1"])
+def test_a_normalisation_that_is_none(text):
+    with pytest.raises(UserError, match="it must be imagenet, clip, half or six numbers"):
+        parse(text, "the file")
+
+
+def test_the_presets_of_the_base_keep_imagenets():
+    for name, config in PRESETS.items():
+        base = name.startswith(("voc", "coco")) and not name.startswith("voc-animals")
+        assert config.model.normalisation == ("imagenet" if base else "tag"), name
+        found = normalisation.start_normalisation(config.model, None, False)
+        assert (found.mean, found.deviation) == (IMAGENET.mean, IMAGENET.deviation), name
+
+
+def test_a_run_keeps_its_normalisation_and_start_weights(own, tmp_path):
+    """In its files, its log and its records: of training, of the final protocol and of an evaluation later on, when the
+    start weights are gone; a run that goes on has them, too."""
+    path = tmp_path / "clip.safetensors"
+    shape = {"patch_size": 8, "img_size": 64, "embed_dim": 48, "depth": 3, "num_heads": 4}
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=3, **shape)
+    safetensors.torch.save_file(vit.state_dict(), path, {"normalisation": CLIP})
+    wanted = {"sha256": weights.sha256(path), "source": str(path)}
+    words = tiny_run(own, tmp_path, "--model.checkpoint", str(path))
+    assert run(*words) == 0
+    path.unlink()
+    folder = next(tmp_path.rglob("config.json")).parent
+    assert run("evaluate", folder, "--data-root", own) == 0
+    assert run("evaluate", folder, "--data-root", own, "--protocol", "voc", "--crf", "False") == 0
+    records = [results.load(folder.with_name(f"0{kind}.json")) for kind in ("", ".voc")]
+    records.append(json.loads((folder / "log.jsonl").read_text().splitlines()[0])["start"])
+    for record in records:
+        assert record["weights"] == wanted
+        assert record["normalisation"]["mean"][0] == 0.48145466 and "metadata" in record["normalisation"]["source"]
+    assert checkpoint.metadata(folder / "best.safetensors")["normalisation"] == "clip"
+
+
+def test_the_same_weights_are_the_same_bytes_in_every_process(tmp_path):
+    """safetensors writes metadata in an order that changes from process to process."""
+    code = (
+        "import torch; from pathlib import Path; from wsss import checkpoint; "
+        "print(checkpoint.write_weights(torch.nn.BatchNorm1d(3), "
+        f"Path({str(tmp_path / 'w.safetensors')!r}), {{k: k for k in 'abcdefgh'}}))"
+    )
+    found = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(4)}
+    assert len(found) == 1 and len(found.pop()) == 65

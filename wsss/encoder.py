@@ -1,0 +1,84 @@
+"""The backbone: a plain timm ViT."""
+
+import timm
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from wsss.config import Model
+from wsss.paths import UserError
+
+AUX = 2
+"""The aux layer lies this many blocks before the last."""
+
+
+class Patches(PatchEmbed):
+    """timm's patch embedding, whose convolution is computed as what it is, a linear layer on patches that do not
+    overlap: on a CPU its gradient takes a quarter of the time."""
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b i j d"]:
+        rows, columns = self.patch_size
+        pixels = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return self.norm(F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias))
+
+
+def build_encoder(config: Model) -> nn.Module:
+    """The timm ViT of the configuration, position embeddings frozen.
+
+    Raises UserError for a name timm does not know, an architecture that is not a plain ViT with a class token, and
+    weights that cannot be had.
+    """
+    shape = {
+        "patch_size": config.patch_size,
+        "img_size": config.image_size,
+        "embed_dim": config.width,
+        "depth": config.depth,
+        "num_heads": config.heads,
+    }
+    options = {name: value for name, value in shape.items() if value}
+    fetched = config.pretrained and not config.checkpoint  # which holds every tensor
+    try:
+        vit = timm.create_model(
+            config.backbone,
+            pretrained=fetched,
+            num_classes=0,
+            dynamic_img_size=True,
+            embed_layer=Patches,
+            **options,
+        )
+    except Exception as error:
+        if not timm.list_models(config.backbone.split(".")[0]):
+            reason = "timm knows no such architecture"
+        elif fetched and not isinstance(error, TypeError):
+            hub = getattr(timm.get_pretrained_cfg(config.backbone), "hf_hub_id", None)
+            raise UserError(
+                f"backbone {config.backbone}: its weights could not be fetched ({type(error).__name__}); without a "
+                f"network, fetch model.safetensors of https://huggingface.co/{hub} on another machine and give it by "
+                "--model.checkpoint FILE"
+            ) from error
+        else:
+            reason = f"timm does not build it as a plain ViT of this shape ({error})"
+        raise UserError(
+            f"backbone {config.backbone}: {reason}; give --model.backbone another timm name, or --model.* its shape"
+        ) from error
+    if not _is_plain(vit):
+        raise UserError(
+            f"backbone {config.backbone} is not a plain ViT with a class token, learnt positions and at least 3 blocks "
+            "one after the other; choose another --model.backbone"
+        )
+    vit.pos_embed.requires_grad_(False)
+    if config.compile:
+        for block in vit.blocks:
+            block.compile()
+    return vit
+
+
+def _is_plain(vit: nn.Module) -> bool:
+    """Whether `Wsss.encode` computes what timm's own forward does: one class token, registers at most beside it, learnt
+    positions, blocks one after the other."""
+    if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
+        return False
+    blocks_alike = len(vit.blocks) > AUX and all(type(block) is Block for block in vit.blocks)
+    return blocks_alike and vit.num_prefix_tokens == 1 + vit.num_reg_tokens

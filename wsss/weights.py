@@ -1,0 +1,217 @@
+"""Files of weights as they are published: read safely, told apart by their first bytes, brought to timm's names.
+
+Nothing that a file holds is ever run.
+"""
+
+import argparse
+import hashlib
+import math
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from wsss import distributed
+from wsss.config import Model
+from wsss.paths import UserError, project_root
+
+STEM = "patch_embed.proj.weight"
+"""A tensor that every ViT has."""
+CONTAINERS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model", "module", "student")
+"""Names under which published files keep their tensors; of several, the first is taken: averages before the weights, as
+in timm."""
+OURS = ("aux_classifier.", "decoder.conv", "proj_head.")
+"""Parts of names that only a whole model has, beside `encoder.`: this project's and the base's."""
+NO_BACKBONE = re.compile(
+    r"(head|heads|head_dist|head_drop|fc|fc_norm|classifier|pre_logits|mask_token|decoder\w*|projector|predictor|"
+    r"last_layer|dino_head|ibot_head)(\.|$)"
+)
+"""Names, below a backbone's prefix, of what its pretraining alone needed."""
+
+
+def resolve(path: str) -> Path:
+    """The file at `path`, looked for in the current folder and then in the project."""
+    for candidate in (Path(path), project_root() / path):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"the checkpoint {path} does not exist; check --model.checkpoint")
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file or of one of torch.save, told apart by their first bytes, whatever the name.
+
+    Wrappers' leading `module.` and `_orig_mod.` are taken off, and so is `encoder.head.*`, the classifier of the
+    backbone's pretraining in the base's released checkpoints. Raises UserError where it is neither.
+    """
+    with open(path, "rb") as file:
+        start = file.read(20)
+    if start.startswith(b"version https://git-"):
+        raise UserError(f"{path} is a pointer of Git LFS and not the weights; fetch them by git lfs pull")
+    torch_saves = start.startswith((b"PK\x03\x04", b"\x80")) or (start[8:9] != b"{" and path.suffix != ".safetensors")
+    tensors = _read_pickle(path) if torch_saves else _read_safetensors(path)
+    for wrapper in ("module.", "_orig_mod."):
+        if all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    return {name: value for name, value in tensors.items() if not name.startswith("encoder.head.")}
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors; nothing for another kind of file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read as safetensors ({error}); it may be cut off: copy it again") from error
+    if not tensors:
+        raise UserError(f"{path} holds no tensors by name; give --model.checkpoint a state_dict")
+    return tensors
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """Tensors by name of what torch.save wrote: a dict of them, or one that holds it under one of CONTAINERS."""
+    try:
+        # An open file: given a path, torch would go by its suffix. A Namespace is what training scripts keep as `args`.
+        with (
+            open(path, "rb") as file,
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals([argparse.Namespace]),
+        ):
+            warnings.simplefilter("ignore")  # of a pickle that torch did not write; the error says more
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has a dozen kinds for a file that is cut off
+        if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(
+                f"{path} holds {refused[1]} beside its tensors, and what a file brings along is never run; save its "
+                "tensors alone, as torch.save(model.state_dict(), PATH) does"
+            ) from error
+        raise UserError(
+            f"{path} cannot be read as weights of torch.save or safetensors ({type(error).__name__}); it is cut off or "
+            "of another kind: copy it again"
+        ) from error
+    while isinstance(content, Mapping):
+        there = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
+        if not there:
+            break
+        if len(there) > 1 and distributed.rank() == 0:
+            print(f"wsss: {path}: {there[0]} is taken, not {' or '.join(there[1:])}", file=sys.stderr)
+        content = content[there[0]]
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{path} holds no tensors by name; give --model.checkpoint a state_dict")
+    others = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if others:
+        raise UserError(f"{path} holds more than tensors by name, first {others[0]}; save its state_dict alone")
+    return dict(content)
+
+
+def is_whole(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors are those of a whole model, not of a backbone."""
+    return any(part in name for name in tensors for part in OURS)
+
+
+def backbone_tensors(tensors: Mapping[str, Tensor], encoder: nn.Module, config: Model) -> dict[str, Tensor]:
+    """The tensors of a file of weights that are a backbone's, in timm's names.
+
+    A prefix (`backbone.`, `teacher.backbone.`) is taken off; of a student and its teacher the teacher is taken; what
+    the pretraining alone needed (`head.*`, `mask_token`) is left out, as are blocks beyond `model.depth` where it is
+    given. Each is said on stderr. Raises UserError where no ViT, or more than one, is there.
+    """
+    name, anchors = config.checkpoint, [name for name in tensors if f".{name}".endswith(f".{STEM}")]
+    prefixes = sorted(anchor.removesuffix(STEM) for anchor in anchors)
+    teachers = [prefix for prefix in prefixes if "teacher" in prefix]
+    prefixes = teachers if len(teachers) == 1 else prefixes
+    if not prefixes:
+        raise UserError(f"{name} holds no {STEM}, so it is no ViT in timm's names; its first tensor is {min(tensors)}")
+    if len(prefixes) > 1:
+        listed = ", ".join(prefix or "one without a prefix" for prefix in prefixes)
+        raise UserError(f"{name} holds several networks ({listed}); save the one to start from alone")
+    kept = {key.removeprefix(prefixes[0]): value for key, value in tensors.items() if key.startswith(prefixes[0])}
+    left = [key for key in tensors if not key.startswith(prefixes[0])]
+    known, depth = encoder.state_dict(), len(encoder.blocks)
+    extra = [key for key in kept if key not in known and NO_BACKBONE.match(key)]
+    numbers = {key: int(key.split(".")[1]) for key in kept if re.match(r"blocks\.\d+\.", key)}
+    blocks = max(numbers.values(), default=-1) + 1
+    cut = {key for key, number in numbers.items() if number >= depth} if config.depth else set()
+    if distributed.rank() == 0:
+        if left or extra:
+            print(f"wsss: {name}: left out {_listed([*left, *(prefixes[0] + key for key in extra)])}", file=sys.stderr)
+        if cut:
+            print(f"wsss: {name}: its first {depth} of {blocks} blocks and the last norm are taken", file=sys.stderr)
+    return {key: value for key, value in kept.items() if key not in cut and key not in extra}
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    """The names in order; of many the first, and how many more there are."""
+    names = sorted(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def fetched_file(config: Model) -> Path | None:
+    """Where the hub's library keeps the file that timm has read the tag's weights from; None where it is not known."""
+    known = timm.get_pretrained_cfg(config.backbone)
+    if not (known and known.hf_hub_id):
+        return None
+    names = [known.hf_hub_filename] if known.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    files = [try_to_load_from_cache(known.hf_hub_id, name) for name in names]
+    return next((Path(file) for file in files if isinstance(file, str)), None)
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Load `tensors` strictly into `module`, converted to its types; UserError names the keys that fail.
+
+    A position grid of another size is not accepted either, since sizes are part of the model.
+    """
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    reshaped = [key for key in sorted(own.keys() & tensors.keys()) if own[key].shape != tensors[key].shape]
+    shapes = [f"{key} {tuple(tensors[key].shape)} for {tuple(own[key].shape)}" for key in reshaped]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if any(faults.values()):
+        words = "; ".join(f"{len(keys)} {kind} ({', '.join(keys[:4])})" for kind, keys in faults.items() if keys)
+        advice = _advice(tensors, [*missing, *unexpected, *reshaped])
+        raise UserError(f"the checkpoint {name} does not fit the model: {words}; {advice}")
+    broken = [key for key, value in tensors.items() if not value.isfinite().all()]
+    if broken:
+        raise UserError(f"the checkpoint {name} holds values that are not finite, first in {broken[0]}")
+    module.load_state_dict({key: value.to(own[key].dtype) for key, value in tensors.items()})
+
+
+def _advice(tensors: Mapping[str, Tensor], keys: list[str]) -> str:
+    """What to do about keys that do not fit: where only the subspaces' projections fail, the settings that fit."""
+    if all(key.endswith("pos_embed") for key in keys):
+        count, patch = (
+            tensors[keys[0]].shape[1] - 1,
+            next((v.shape[-1] for k, v in tensors.items() if k.endswith(STEM)), 0),
+        )
+        if patch and math.isqrt(count) ** 2 == count:
+            side = math.isqrt(count)
+            return f"its positions are those of {side} x {side} patches: give --model.image-size {side * patch}"
+    rows = tensors.get("proj_head.last_layer.weight_v")
+    if rows is None or not rows.ndim or not all(re.match(r"proj_head(_t)?\.last_layer\.", key) for key in keys):
+        return "check --model.* against its card"
+    width = len(rows)
+    return (
+        f"its contrast head projects to {width} dimensions, so --msc.subspaces times --msc.dimension must be {width}; "
+        "for weights of the base take a preset that ends in -toco, or --msc.subspaces 1 --msc.dimension "
+        f"{width} --msc.normalise False"
+    )
