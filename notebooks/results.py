@@ -17,8 +17,8 @@
 # # Results
 #
 # Every table and figure here is made of records: one JSON file a run, with its numbers, protocol, configuration
-# and origin. Your own records in `runs/` come first, the published ones in `data/results` fill the rest. Nothing
-# is trained and no number is typed.
+# and origin. Tables show the published records of `data/results`; runs of your own, from `runs/`, stand in columns of
+# their own and replace nothing. Nothing is trained and no number is typed.
 
 # %% tags=["parameters"]
 preset = "mini"  # the run whose curves are shown
@@ -32,8 +32,8 @@ from pathlib import Path
 from wsss import evidence, experiments, figures, paths, presets, results, tables
 
 own = Path(output) if output else paths.project_root() / "runs"
-records = results.find(own, paths.project_root() / "data" / "results")
-record = results.one(records, presets.get(preset).variant, seed)
+records, yours = results.published(), results.find(own)
+record = results.one(results.find(own, paths.project_root() / "data" / "results"), presets.get(preset).variant, seed)
 
 # %% [markdown]
 # ## The paper, its base, and what was measured
@@ -50,7 +50,14 @@ tables.build("headline", records)
 # The share of the *rest* that is covered tells how far a CAM reaches beyond it.
 
 # %%
-tables.build("mini", records)
+tables.build("mini", records, yours)
+
+# %%
+evidence.differences(experiments.get("mini-components"), records)
+
+# %% [markdown]
+# *How far each row of the experiment on components lies above the base: a dot a seed, the mean of the paired
+# differences and its 95 % interval over seeds.*
 
 # %%
 evidence.coverage_bars(experiments.get("mini-components"), records)
@@ -62,12 +69,13 @@ evidence.coverage_bars(experiments.get("mini-components"), records)
 # ## Photographs
 
 # %%
-tables.build("voc-animals", records)
+tables.build("voc-animals", records, yours)
 
 # %% [markdown]
 # ## One run
 #
-# The numbers of the run named by the parameters, with what they were measured on.
+# The numbers of the run named by the parameters, with what they were measured on: yours if it is in `runs/`, else the
+# published one. Date and device below the table tell which.
 
 # %%
 tables.of_run(record)

@@ -18,7 +18,7 @@
 #
 # COCO 2014 comes as json files of polygons and run lengths. Here they become masks and image labels, and a run
 # goes through the three phases of the COCO schedule and its thresholds. By default the json is an export of the
-# drawn set and the run is a minute long: it shows that every part works, **its numbers mean little**.
+# drawn set and the run is a minute long: a **smoke test**, whose numbers are no results.
 #
 # For COCO itself, prepare the set once (`wsss.data.coco.prepare`, see the data page), then
 #

@@ -638,6 +638,18 @@ LOSSES = rows(
 METRICS = rows(
     "metrics",
     (
+        "ties of an AUC count nothing",
+        "(below + outside / 2)",
+        "below",
+        "test_pixel_auc_in_closed_cases",
+    ),
+    (
+        "an AUC counts pixels without truth",
+        "known = truth != IGNORE",
+        "known = truth == truth",
+        "test_pixel_auc_is_that_of_scikit_learn",
+    ),
+    (
         "confusion transposed",
         "pairs = truth[kept].astype(np.int64) * classes + prediction[kept]",
         "pairs = prediction[kept].astype(np.int64) * classes + truth[kept]",

@@ -157,13 +157,16 @@ def test_commands_of_a_table_lead_to_the_page_that_says_what_they_take(project):
 
 
 def test_your_run_is_shown_in_your_book_only(project):
-    row = {"what": "mini, seed 0: CAM mIoU", "published": "40.0 (1 seed)", "yours": 41.0, "difference": 1.0}
+    row = {"what": "mini, seed 0: CAM mIoU", "published": "40.0 (1 seed)", "yours": 41.0, "counts": True}
     put(
-        project / "runs" / "verdict.json", {"rows": [row | {"low": 38.0, "high": 42.0, "within": True}], "passed": True}
+        project / "runs" / "verdict.json",
+        {"rows": [row | {"low": 38.0, "high": 42.0, "within": True}], "passed": True, "reach": "They exclude nothing."},
     )
     assert "Nothing was run yet" in build(project, ".. verdict::")[2]
     page = build(project, WSSS_RUNS="runs")[2]
-    assert "mini, seed 0: CAM mIoU" in page and "All numbers lie within" in page
+    assert (
+        "mini, seed 0: CAM mIoU" in page and "All judged numbers lie within" in page and "They exclude nothing." in page
+    )
 
 
 def test_a_row_of_the_records_opens_its_file(project):

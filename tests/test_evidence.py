@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from test_results import record
 
 from wsss import evidence, experiments
@@ -55,7 +56,10 @@ def test_bars_are_means_over_shared_seeds_row_by_row():
     assert "no alignment, rest 50.0; base + both, part 95.0" in picture.alt
 
 
-@pytest.mark.parametrize("draw", [evidence.causes, evidence.coverage_bars])
+DRAWN = [evidence.causes, evidence.coverage_bars, evidence.differences, evidence.threshold_curves, evidence.extent]
+
+
+@pytest.mark.parametrize("draw", DRAWN)
 def test_without_a_run_there_is_no_figure(draw):
     with pytest.raises(UserError, match="wsss sweep"):
         draw(MINI, [])
@@ -74,7 +78,7 @@ def test_cams_over_training_of_the_run_with_most_validations():
     records = [checked("mini", 0, 5, watch=False), checked("mini", 1, 1, 2, 3), checked("mini-base", 2, 1, 2)]
     picture = evidence.over_training(records, "mini", (("base", "mini-base"), ("both", "mini")))
     assert [axis.get_title() for axis in picture.axes] == ["base, seed 2", "both, seed 1"] * 2
-    assert [axis.get_ylabel() for axis in picture.axes[::2]] == ["val, %", "train, %"]
+    assert [axis.get_ylabel().partition(":")[0] for axis in picture.axes[::2]] == ["val", "train"]
     last, aux, apart = picture.axes[3].get_lines()
     assert last.get_xydata().tolist() == [[1, 22], [2, 24], [3, 26]]
     assert aux.get_xydata()[0].tolist() == [1, 32] and apart.get_ydata().tolist() == [5, 5, 5]
@@ -84,3 +88,52 @@ def test_cams_over_training_of_the_run_with_most_validations():
 def test_a_variant_without_validations_is_a_sentence():
     with pytest.raises(UserError, match="mini-base with several validations"):
         evidence.over_training([checked("mini", 0, 1, 2)], "mini", (("base", "mini-base"), ("both", "mini")))
+
+
+def test_differences_are_a_dot_a_seed_with_mean_and_interval():
+    def both(variant, seed, cam, segmentation, **fields):
+        numbers = {"cam": {"miou_headline": cam}, "segmentation": {"miou_headline": segmentation}}
+        return record(variant=variant, seed=seed, results=numbers, **fields)
+
+    records = [both("mini", seed, 40.0 + seed, 30.0) for seed in (0, 1, 2)]
+    records += [both("mini-msc", seed, 40.0 + seed + gain, 29.0) for seed, gain in enumerate((1.0, 2.0, 4.5))]
+    records += [
+        both("mini+csa.balance=False", 0, 39.0, 30.5),
+        both("mini+csa.balance=False", 1, 0.0, 0.0, device="other"),
+    ]
+    segmentation, cam = evidence.differences(MINI, records).axes
+    assert [text.get_text() for text in segmentation.get_yticklabels()] == ["no alignment", "without balance"]
+    _, dots, interval, mean, one, none, alone = cam.get_lines()  # the first is the line of no difference
+    assert dots.get_xdata().tolist() == [1.0, 2.0, 4.5] and mean.get_xdata() == [2.5]
+    assert interval.get_xdata() == pytest.approx(stats.ttest_1samp([1.0, 2.0, 4.5], 0).confidence_interval(0.95))
+    assert one.get_xdata().tolist() == [-1.0] == alone.get_xdata() and np.isnan(none.get_xdata()).all(), "one seed"
+    low, high = cam.get_xlim()
+    assert low < interval.get_xdata()[0] and interval.get_xdata()[1] < high, "nothing is cut off"
+    assert segmentation.get_lines()[1].get_xdata().tolist() == [-1.0] * 3
+
+
+def test_curves_over_thresholds_are_means_with_a_dot_at_the_fixed_one():
+    def swept(variant, seed, curve):
+        sweep = {"thresholds": [0.1, 0.5, 0.9], "miou_headline": curve}
+        numbers = {"sweep": {"cam": sweep, "aux_cam": sweep}}
+        return record(variant=variant, seed=seed, results=numbers, protocol={"name": "training", "background": 0.5})
+
+    records = [swept("mini", seed, [20.0, 30.0 + seed, 10.0]) for seed in (0, 1)]
+    records += [swept("mini-msc", seed, [40.0, 20.0, 10.0]) for seed in (0, 1)]
+    picture = evidence.threshold_curves(MINI, records)
+    without, dot, curve, fixed = picture.axes[0].get_lines()
+    assert curve.get_ydata().tolist() == [20.0, 30.5, 10.0] and fixed.get_xydata().tolist() == [[0.5, 30.5]]
+    assert without.get_color() != curve.get_color() and without.get_linestyle() != curve.get_linestyle()
+    assert dot.get_ydata() == [20.0] and picture.axes[0].get_ylim()[1] > 40
+    assert "no alignment, last layer's CAM 20.0 at 0.5, at best 40.0" in picture.alt
+
+
+def test_extent_sets_coverage_over_over_activation():
+    def shown(variant, seed, covered, beside):
+        cam = {"over_activation": beside}
+        return record(variant=variant, seed=seed, results={"cam": cam, "coverage": {"cam": {"rest": covered}}})
+
+    records = [shown("mini", 0, 50.0, 20.0), shown("mini-msc", 0, 70.0, 40.0)]
+    picture = evidence.extent(MINI, records)
+    points = [line.get_xydata().tolist() for line in picture.axes[0].get_lines()]
+    assert points == [[[40.0, 70.0]], [[20.0, 50.0]]] and "no alignment 40.0 and 70.0" in picture.alt

@@ -1,6 +1,7 @@
 """Figures of records: what they draw, and the words for those who cannot see them."""
 
 import io
+import json
 
 import numpy as np
 import PIL.Image
@@ -75,3 +76,25 @@ def test_memory_over_the_images_done():
 def test_examples_that_are_missing_are_a_sentence(tmp_path):
     with pytest.raises(UserError, match=r"no file of examples .*cams\.npz"):
         figures.load_samples(tmp_path / "cams.npz")
+
+
+def test_no_weight_is_cut_off(tmp_path):
+    """The area of a weight of 4 and that of .003 both end below the top of their axis."""
+    weights = {"classification": 1.0, "patch_contrast": 4.0, "energy": 0.003, "off": 0.0}
+    rows = [{"step": step, **dict.fromkeys(weights, 2.0), "weights": weights} for step in (1, 2)]
+    rows.append({"step": 2, "validation": dict.fromkeys(KINDS, 30.0)})
+    (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    axes = figures.learning_curves(tmp_path / "log.jsonl").axes
+    filled = [axis for axis in axes if axis.collections]
+    assert len(filled) == 4
+    for axis, weight in zip(filled, weights.values(), strict=True):
+        assert axis.get_ylim()[0] == 0 and weight <= axis.get_ylim()[1], "nothing is cut off"
+        assert not weight or weight / axis.get_ylim()[1] > 0.9, "and nothing looks like nothing"
+
+
+def test_classes_background_and_what_is_ignored_have_colours_of_their_own():
+    """All 80 of COCO; the twenty of VOC are far apart, no class is as dark as the background."""
+    table = figures.class_colours(np.array([[0, 255, *range(1, 81)]], np.uint8))[0]
+    apart = np.linalg.norm(table[:, None] - table, axis=2) + 9 * np.eye(len(table))
+    assert apart.min() > 0.1 and apart[:22, :22].min() > 0.25 and apart[0].min() > 0.4
+    assert to_rgb(figures.PALETTE[0]) == tuple(table[2])

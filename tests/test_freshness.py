@@ -142,7 +142,7 @@ def test_the_changed_elements_of_a_built_book_are_named_by_page(project, capsys)
 
 def test_a_change_that_no_element_shows_is_none(project, capsys):
     build(project, ("results", "number", NUMBER))
-    results.save(record(device="another"), project / "data" / "results" / "mini" / "mini" / "0.json")
+    results.save(record(versions={"torch": "another"}), project / "data" / "results" / "mini" / "mini" / "0.json")
     execute(project)
     assert check(capsys)[:2] == (0, [])
 

@@ -54,7 +54,7 @@ def test_experiments_that_nobody_ran_are_named_and_printed_when_asked_for(tmp_pa
     said = capsys.readouterr().out
     assert "mini: components" in said and "mini: components (mini, 2 images of val), differences" in said
     assert "mini: number of subspaces" not in said and "nobody has run: " in said and "mini-subspaces, " in said
-    assert "smoke" not in said
+    assert "smoke:" not in said and "smoke-" not in said
     assert cli.main(["tables", "mini-subspaces", "--records", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("mini: number of subspaces") and said.count("not run") >= 16 and "nobody" not in said
@@ -141,6 +141,18 @@ def test_side_by_side_shows_intervals_and_what_was_not_run():
     assert "wsss train mini --seed 0" in table.note and "mini-plain" not in table.note
 
 
+def test_own_runs_have_a_column_of_their_own_and_replace_nothing():
+    """The reader's seed 0 on another processor stands beside the published seeds, whose column stays as it was."""
+    records = [*pair(0, 34.0, 34.5), *pair(1, 36.0, 36.1)]
+    before = tables.build("mini", records)
+    after = tables.build("mini", records, [with_results(seg(50.0), device="yours")])
+    assert after.columns == (*before.columns, "your mini") and "Your runs: seed 0 on yours." in after.note
+    assert [row[:-1] for row in after.rows] == list(before.rows)
+    assert next(row for row in after.rows if row[0] == "segmentation mIoU")[-1] == "50.0 (1 seed)"
+    other = tables.build("mini", records, [with_results(seg(50.0), ids=("a", "c"))])
+    assert other.columns == before.columns and "left out: your mini" in other.note
+
+
 def test_side_by_side_refuses_other_images():
     with pytest.raises(UserError, match="same images"):
         tables.build("mini", [record(), record(variant="mini-plain", ids=("a", "c"))])
@@ -181,8 +193,41 @@ def test_verdict_by_seeds():
     ):
         rows, passed = verdict.verdict(peers, [with_results(seg(yours))])
         assert passed is within is rows[0]["within"]
-        assert rows[0]["published"] == "41.0 ± 1.0 (3 seeds)"
-        assert rows[0]["difference"] == pytest.approx(yours - 41.0)
+        assert rows[0]["published"] == "40.0 to 42.0 (3 seeds)" and rows[0]["yours"] == yours
+
+
+def test_verdict_shows_a_paired_difference_that_does_not_count():
+    """Gains of .5, .1 and .3: one further lies within .3 -+ 4.3 * .2 * sqrt(4 / 3). Another machine's is no pair."""
+    peers = [*pair(0, 34.0, 34.5), *pair(1, 36.0, 36.1), *pair(2, 35.0, 35.3)]
+    half = 4.3027 * 0.2 * np.sqrt(4 / 3)
+    for gain, within in ((0.3 + half - 0.01, True), (0.3 + half + 0.01, False)):
+        rows, passed = verdict.verdict(peers, pair(0, 35.0, 35.0 + gain, device="yours"))
+        *levels, difference = rows
+        assert [row["what"] for row in levels] == [
+            f"{name}, seed 0: segmentation mIoU" for name in ("mini-base", "mini")
+        ]
+        assert passed and difference["within"] is within and not difference["counts"]
+        assert difference["what"] == "mini less mini-base, seed 0: segmentation mIoU"
+        assert difference["published"] == "+0.1 to +0.5 (3 seeds)" and difference["yours"] == pytest.approx(gain)
+    shown = verdict.verdict_table(rows).rows[-1]
+    assert shown[3:] == (f"{0.3 - half:+.1f} to {0.3 + half:+.1f}", "no, does not count")
+    base, both = pair(0, 35.0, 36.0)
+    assert len(verdict.verdict(peers, [base, both | {"device": "another"}])[0]) == 2
+
+
+def test_verdict_leaves_smoke_tests_out():
+    smoke = [with_results(seg(8.1), dataset="mini-coco", variant="mini-coco", seed=seed) for seed in (0, 1)]
+    assert verdict.verdict(smoke, smoke) == ([], False)
+
+
+def test_the_verdict_says_what_it_can_exclude():
+    """The published base lies within and would pass, a run that finds nothing does not."""
+    peers = [*pair(0, 34.0, 34.5), *pair(1, 36.0, 36.1), *pair(2, 35.0, 35.3)]
+    peers += [with_results(seg(miou), variant="mini-plain", seed=seed) for seed, miou in ((0, 1.0), (1, 2.0))]
+    said = verdict.reach(peers, "mini", "mini")
+    assert "Of the 2 other published variants of mini they exclude mini-plain" in said
+    assert "the other 1, mini-base among them, could pass" in said and "cannot tell the modules from the base" in said
+    assert "they exclude none" in verdict.reach(peers[:6], "mini", "mini")
 
 
 def saved(tmp_path, seed, miou, counts):

@@ -11,7 +11,7 @@ from wsss.experiments import Experiment, Row
 from wsss.intervals import OverSeeds, holm, over_seeds, paired
 from wsss.paths import UserError
 from wsss.results import Record
-from wsss.table import ABSENT, MISSING, NOT_MEASURED, Table, measured
+from wsss.table import ABSENT, MISSING, NOT_MEASURED, Table, measured, signed
 
 TRAINING = "training"
 QUANTITIES = (
@@ -81,7 +81,7 @@ class Difference:
     def points(self) -> list[float]:
         """The differences of headline mIoU in points of percent, one a pair."""
         key = f"{self.kind}.miou_headline"
-        return [results.value(one, key) - results.value(other, key) for one, other in self.pairs]
+        return [results.value(first, key) - results.value(second, key) for first, second in self.pairs]
 
 
 def compared(experiment: Experiment, records: Sequence[Record]) -> list[Difference]:
@@ -90,29 +90,31 @@ def compared(experiment: Experiment, records: Sequence[Record]) -> list[Differen
 
     Raises UserError if records of a pair differ in images, masks or protocol.
     """
-    own = [r for r in records if r["dataset"] == experiment.dataset]
+    relevant = [r for r in records if r["dataset"] == experiment.dataset]
     base = next(row for row in experiment.rows if row.label == experiment.against)
-    found = []
+    compared_rows = []
     for row in experiment.rows:
         endpoints = [("CAM", TRAINING, "cam")]
         if row.segments and base.segments:
             endpoints.insert(0, ("segmentation", TRAINING, "segmentation"))
             endpoints += [(f"segmentation, {final.label}", final.name, "segmentation") for final in experiment.finals]
         for title, protocol, kind in endpoints if row is not base else ():
-            pairs = paired_runs(_group(own, experiment, row, protocol), _group(own, experiment, base, protocol), kind)
+            pairs = paired_runs(
+                _group(relevant, experiment, row, protocol), _group(relevant, experiment, base, protocol), kind
+            )
             if pairs:
-                found.append(Difference(row.label, title, kind, pairs, protocol == TRAINING))
-    return found
+                compared_rows.append(Difference(row.label, title, kind, pairs, protocol == TRAINING))
+    return compared_rows
 
 
-def paired_runs(one: Sequence[Record], other: Sequence[Record], kind: str) -> Pairs:
+def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) -> Pairs:
     """Runs of both of one draw that have the headline mIoU of a kind, by seed.
 
     Raises UserError if they differ in images, masks or protocol.
     """
-    own, others = ({results.draw(record): record for record in group} for group in (one, other))
-    draws = sorted(own.keys() & others.keys(), key=lambda draw: (draw[0], str(draw)))
-    pairs = [(own[draw], others[draw]) for draw in draws]
+    firsts, seconds = ({results.draw(record): record for record in group} for group in (first, second))
+    draws = sorted(firsts.keys() & seconds.keys(), key=lambda draw: (draw[0], str(draw)))
+    pairs = [(firsts[draw], seconds[draw]) for draw in draws]
     pairs = [pair for pair in pairs if all(results.has(record, f"{kind}.miou_headline") for record in pair)]
     for record in (record for pair in pairs for record in pair):
         for name in ("fingerprint", "protocol"):
@@ -128,25 +130,25 @@ def differences(name: str, experiment: Experiment, records: Sequence[Record]) ->
 
     Raises UserError if records of a pair differ in images, masks or protocol.
     """
-    found = compared(experiment, records)
-    tests = [over_seeds(one.points) for one in found]
-    primary = [place for place, one in enumerate(found) if one.primary]
+    lines = compared(experiment, records)
+    tests = [over_seeds(line.points) for line in lines]
+    primary = [place for place, line in enumerate(lines) if line.primary]
     p = dict(zip(primary, holm([tests[place].p for place in primary]), strict=True))
     rows = [
-        (one.row, one.endpoint, str(test.n), f"{test.mean:+.1f}", bounds(test), probability(p.get(place)))
-        for place, (one, test) in enumerate(zip(found, tests, strict=True))
+        (line.row, line.endpoint, str(test.n), signed(test.mean), bounds(test), probability(p.get(place)))
+        for place, (line, test) in enumerate(zip(lines, tests, strict=True))
     ]
-    run = {one.row for one in found}
+    run = {line.row for line in lines}
     idle = [row.label for row in experiment.rows if row.label not in {*run, experiment.against}]
     rows += [(label, ABSENT, MISSING, ABSENT, ABSENT, ABSENT) for label in idle]
     titles = (f"less {experiment.against}", "mIoU of", "seeds", "mean difference", "95 % interval", "p (Holm)")
-    own = [r for r in records if r["dataset"] == experiment.dataset]
-    note = _note(found) + (f" To run what is not: `wsss sweep {name}`." if idle else "")
-    return Table(f"{_title(experiment, own)}, differences", titles, tuple(rows), note)
+    relevant = [r for r in records if r["dataset"] == experiment.dataset]
+    note = _note(lines) + (f" To run what is not: `wsss sweep {name}`." if idle else "")
+    return Table(f"{_title(experiment, relevant)}, differences", titles, tuple(rows), note)
 
 
 def bounds(test: OverSeeds) -> str:
-    """The interval over seeds as text; ABSENT of one seed."""
+    """The interval over seeds as text; ABSENT of one seed. A bound of -0.0 lies below zero, by less than .05."""
     return ABSENT if math.isnan(test.low) else f"{test.low:+.1f} to {test.high:+.1f}"
 
 
@@ -155,16 +157,18 @@ def probability(p: float | None) -> str:
     return ABSENT if p is None or math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _note(found: Sequence[Difference]) -> str:
+def _note(lines: Sequence[Difference]) -> str:
     """What the columns are, where the seeds ran, and as a footnote the test over images with what it cannot tell."""
     note = "Points of percent of headline mIoU, without CRF where the line does not say so. Mean of the differences "
     note += (
         "within pairs: one seed, one kind of processor, one number of threads. Interval: Student's t over seeds. p: "
     )
     note += "t test over seeds of segmentation and CAM, corrected by Holm for all tests of this table."
-    where = results.processors(record for one in found for pair in one.pairs for record in pair)
+    where = results.processors(record for line in lines for pair in line.pairs for record in pair)
     note += f" Processors: {where}." * bool(where)
-    swapped = [f"{one.row}, {one.endpoint} {probability(p)}" for one in found if (p := _over_images(one)) is not None]
+    swapped = [
+        f"{line.row}, {line.endpoint} {probability(p)}" for line in lines if (p := _over_images(line)) is not None
+    ]
     if swapped:
         note += " Footnote, p over images, the results of each swapped at random in all seeds at once: "
         note += f"{'; '.join(swapped)}. It tells whether these very runs differ on images like these; of other seeds, "
@@ -233,16 +237,16 @@ def _trained(record: Record, key: str) -> bool:
     return bool(weight) or not key.startswith("segmentation.")
 
 
-def _over_images(found: Difference) -> float | None:
+def _over_images(line: Difference) -> float | None:
     """p of swapping the results of images, see `intervals.paired`; None where counts by image are missing."""
-    counts = [[results.load_counts(record) for record in pair] for pair in found.pairs]
-    if not found.primary or not all(found.kind in one for pair in counts for one in pair):
+    counts = [[results.load_counts(record) for record in pair] for pair in line.pairs]
+    if not line.primary or not all(line.kind in kinds for pair in counts for kinds in pair):
         return None
-    first = found.pairs[0][0]
+    first = line.pairs[0][0]
     wanted = first["config"].get("data", {}).get("headline")
-    chosen = [not wanted or name in wanted for name in results.value(first, f"{found.kind}.iou")]
-    sides = [np.stack([one[found.kind][:, chosen] for one in side]) for side in zip(*counts, strict=True)]
-    ids = [one["ids"].tolist() for pair in counts for one in pair]
+    chosen = [not wanted or name in wanted for name in results.value(first, f"{line.kind}.iou")]
+    sides = [np.stack([kinds[line.kind][:, chosen] for kinds in side]) for side in zip(*counts, strict=True)]
+    ids = [kinds["ids"].tolist() for pair in counts for kinds in pair]
     if any(other != ids[0] for other in ids):
         raise UserError(f"counts beside {results.describe(first)} are of different images; evaluate them anew")
     return paired(*sides, (ids[0], ids[0])).p

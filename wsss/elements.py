@@ -158,9 +158,9 @@ def verdict(words: str = "") -> tuple[str, Table]:
     if own is None or not (own / "verdict.json").is_file():
         raise NotMeasured("nothing was run, or this is the published book")
     found = read_json(own / "verdict.json")
-    said = "All numbers lie within." if found["passed"] else "Not all numbers lie within the published interval."
+    said = "All judged numbers lie within." if found["passed"] else "Not all judged numbers lie within the interval."
     date = f" Run on {found['date']}." if "date" in found else ""
-    return said + date, verdicts.verdict_table(found["rows"])
+    return f"{said} {found.get('reach', '')}".strip() + date, verdicts.verdict_table(found["rows"])
 
 
 def figure(words: str) -> tuple[bytes, str, str]:
@@ -171,13 +171,23 @@ def figure(words: str) -> tuple[bytes, str, str]:
     return picture.encoded(), picture.alt, origins.line(used)
 
 
+OF_EXPERIMENTS = {
+    "causes-": evidence.causes,
+    "differences-": evidence.differences,
+    "thresholds-": evidence.threshold_curves,
+    "extent-": evidence.extent,
+}
+"""Figures of an experiment: how their names begin -> what draws them."""
+
+
 def _drawn(name: str, records: Sequence[results.Record]) -> figures.Picture:
     if name == "published_curves":
         return figures.published_curves()
     if name == "coverage_bars":
         return evidence.coverage_bars(experiments.get("mini-components"), records)
-    if name.startswith("causes-"):
-        return evidence.causes(experiments.get(name.removeprefix("causes-")), records)
+    for start, draw in OF_EXPERIMENTS.items():
+        if name.startswith(start):
+            return draw(experiments.get(name.removeprefix(start)), records)
     if name.startswith("over-training-"):
         scale = name.removeprefix("over-training-")
         variants = (("base", f"{scale}-base"), ("base + both", scale))

@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from wsss import ablation, results
 from wsss.experiments import Experiment
 from wsss.figures import PALETTE, Picture
+from wsss.intervals import over_seeds
 from wsss.paths import UserError
 from wsss.results import Record
+from wsss.table import signed
 
 CAUSES = (
     ("CAM over-activation, %", "cam.over_activation"),
@@ -118,6 +120,109 @@ def coverage_bars(experiment: Experiment, records: Sequence[Record]) -> Picture:
     return picture
 
 
+def differences(experiment: Experiment, records: Sequence[Record]) -> Picture:
+    """How far each row lies above the row `against`, a panel for each primary endpoint: a dot a seed, and in black the
+    mean of the paired differences with its 95 % t interval over seeds.
+
+    Raises NotMeasured if no pair of runs is on record.
+    """
+    gains = [line for line in ablation.compared(experiment, records) if line.primary]
+    if not gains:
+        raise NotMeasured(f"no pair of runs of {experiment.title} is on record; `wsss sweep` makes them")
+    rows = list(dict.fromkeys(line.row for line in gains))
+    titles = sorted({line.endpoint for line in gains}, reverse=True)  # segmentation, CAM
+    picture, sentences = Picture(figsize=(9, 1.3 + 0.42 * len(rows)), layout="constrained"), []
+    panels = picture.subplots(1, len(titles), squeeze=False, sharey=True)[0]
+    for axis, title in zip(panels, titles, strict=True):
+        axis.axvline(0, color="0.6", linewidth=1)
+        for line in (line for line in gains if line.endpoint == title):
+            sentences.append(_interval(axis, rows.index(line.row), line))
+        axis.set_title(f"{title} mIoU", fontsize=10)
+        axis.set_xlabel(f"points above {experiment.against}")
+    panels[0].set_yticks(range(len(rows)), rows)
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    looks = {"linestyle": "", "markersize": 5}
+    dots = lines.Line2D([], [], marker="o", color=PALETTE[0], alpha=0.7, label="a seed", **looks)
+    mean = lines.Line2D([], [], marker="D", color="black", label="mean with 95 % interval over seeds", **looks)
+    picture.legend(handles=[dots, mean], loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    picture.alt = f"{experiment.title}, paired differences to {experiment.against} in points: {'; '.join(sentences)}."
+    return picture
+
+
+def _interval(axis: Axes, place: int, line: ablation.Difference) -> str:
+    """One line of the figure; returns it in words."""
+    points = line.points
+    test = over_seeds(points)
+    axis.plot(points, [place - 0.18] * len(points), "o", color=PALETTE[0], markersize=5, alpha=0.7)
+    axis.plot([test.low, test.high], [place + 0.12] * 2, color="black", linewidth=1.6)  # nothing of one seed: nan
+    axis.plot([test.mean], [place + 0.12], "D", color="black", markersize=5)
+    interval = f", 95 % {ablation.bounds(test)}" if test.n > 1 else ""
+    return f"{line.row}, {line.endpoint} {signed(test.mean)}{interval} ({test.n} seeds)"
+
+
+SWEPT = (("last layer's CAM", "cam"), ("aux layer's CAM", "aux_cam"))
+
+
+def threshold_curves(experiment: Experiment, records: Sequence[Record]) -> Picture:
+    """Headline mIoU over the background threshold, a panel for each layer and a colour and line a row: the mean over
+    the seeds that all rows have; a dot at the fixed threshold.
+
+    Raises NotMeasured if no run of the experiment has a sweep.
+    """
+    groups = {
+        label: group for label, group in _measured(experiment, records, "sweep.cam.miou_headline").items() if group
+    }
+    picture, sentences = Picture(figsize=(9, 4.2), layout="constrained"), []
+    panels = picture.subplots(1, 2, sharey=True)
+    for axis, (title, kind) in zip(panels, SWEPT, strict=True):
+        for place, (label, group) in enumerate(groups.items()):
+            levels = results.value(group[0], f"sweep.{kind}.thresholds")
+            curve = np.mean([results.value(run, f"sweep.{kind}.miou_headline") for run in group], 0)
+            fixed = levels.index(group[0]["protocol"]["background"])
+            look = {"color": LINE_COLOURS[place % len(LINE_COLOURS)], "linestyle": STYLES[place % len(STYLES)]}
+            axis.plot(levels, curve, label=label, **look)
+            axis.plot(levels[fixed], curve[fixed], MARKERS[place], color=look["color"], markeredgecolor="0.2")
+            sentences.append(f"{label}, {title} {curve[fixed]:.1f} at {levels[fixed]:g}, at best {curve.max():.1f}")
+        axis.set(xlabel="background threshold", title=title, xlim=(0, 1))
+        axis.set_ylim(0, None)
+    panels[0].set_ylabel("mIoU, %")
+    handles, labels = panels[0].get_legend_handles_labels()
+    picture.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    picture.alt = f"{experiment.title}: mIoU over the background threshold, both layers. {'; '.join(sentences)}."
+    return picture
+
+
+STYLES = ("-", "--", "-.", ":")
+LINE_COLOURS = (*PALETTE[:-1], "black")
+"""Without yellow, whose lines nobody sees on white."""
+
+
+def extent(experiment: Experiment, records: Sequence[Record]) -> Picture:
+    """How much of the objects beyond their distinctive part a CAM covers, over how much of the CAM lies beside objects:
+    a dot a run, a colour and marker a row. A better CAM is further up and to the left.
+
+    Raises NotMeasured if no run of the experiment has it.
+    """
+    groups = {label: group for label, group in _measured(experiment, records, "coverage.cam.rest").items() if group}
+    picture, sentences = Picture(figsize=(7, 4.4), layout="constrained"), []
+    axis = picture.subplots()
+    for (label, group), colour, marker in zip(groups.items(), palette(len(groups)), MARKERS, strict=False):
+        beside, covered = (
+            [results.value(r, key) for r in group] for key in ("cam.over_activation", "coverage.cam.rest")
+        )
+        axis.plot(beside, covered, marker, color=colour, markeredgecolor="0.2", markersize=7, label=label)
+        sentences.append(f"{label} {np.mean(beside):.1f} and {np.mean(covered):.1f}")
+    axis.set(
+        xlabel="of the CAM beside the objects (over-activation), %", ylabel="of the objects beyond the part covered, %"
+    )
+    picture.legend(loc="outside right center", fontsize=8, frameon=False)
+    picture.alt = (
+        f"{experiment.title}: share of the CAM beside objects and of objects covered beyond the part, percent, "
+    )
+    picture.alt += f"means by row: {'; '.join(sentences)}."
+    return picture
+
+
 def _measured(experiment: Experiment, records: Sequence[Record], key: str) -> dict[str, list[Record]]:
     """For each row its runs that have the result at `key`, of the seeds that all rows have; NotMeasured if none has."""
     pairs = zip(experiment.rows, ablation.groups_of(records, experiment), strict=True)
@@ -151,7 +256,7 @@ def over_training(records: Sequence[Record], dataset: str, variants: Sequence[tu
     for axis in panels[-1]:
         axis.set_xlabel("step")
     for panel_row, name in zip(panels, lists, strict=True):
-        panel_row[0].set_ylabel(f"{'val' if name == 'validation' else name}, %")
+        panel_row[0].set_ylabel(f"{'val' if name == 'validation' else name}: mIoU or difference, %", fontsize=9)
     picture.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     picture.alt = f"CAM mIoU of the last and the aux layer over training. {' '.join(said)}"
     return picture

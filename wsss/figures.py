@@ -9,6 +9,7 @@ import html
 import io
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, VERMILION, YELLOW, BLACK = "#56B4E9", "#D55E00", "#F0E442", "#000000"
 PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, YELLOW)
 IGNORE = 255
+GREY = 0.85
+"""What is ignored."""
 
 
 class Picture(Figure):
@@ -67,7 +70,7 @@ def suffix(picture: bytes) -> str:
 
 def class_colours(mask: np.ndarray) -> np.ndarray:
     """Index mask (h, w) -> colours (h, w, 3) in 0..1: background black, IGNORE grey, classes by `colour`."""
-    table = np.full((256, 3), 0.85)
+    table = np.full((256, 3), GREY)
     table[0] = 0
     for index in range(1, 255):
         table[index] = colour(index)
@@ -75,9 +78,24 @@ def class_colours(mask: np.ndarray) -> np.ndarray:
 
 
 def colour(index: int) -> np.ndarray:
-    """The colour of class `index` >= 1: PALETTE in order; beyond seven classes the colours repeat, darker."""
-    turn, place = divmod(index - 1, len(PALETTE))
-    return np.array(colors.to_rgb(PALETTE[place])) * 0.6**turn
+    """The colour of class `index` >= 1: PALETTE in order, then those of `_further_colours`, which begin again after the
+    classes of COCO."""
+    known = _further_colours()
+    return known[(index - 1) % len(known)]
+
+
+@cache
+def _further_colours(count: int = 90) -> np.ndarray:
+    """PALETTE and, up to `count` colours (count, 3), each time that one which is furthest from all before it, from the
+    black of the background and from the grey of what is ignored."""
+    axes = np.meshgrid(np.arange(0, 1, 1 / 36), (0.35, 0.65, 1.0), (0.45, 0.7, 1.0), indexing="ij")
+    candidates = colors.hsv_to_rgb(np.stack(axes, -1).reshape(-1, 3))
+    taken = [np.zeros(3), np.full(3, GREY), *map(np.array, map(colors.to_rgb, PALETTE))]
+    nearest = np.min([np.linalg.norm(candidates - one, axis=1) for one in taken], 0)
+    while len(taken) < count + 2:
+        taken.append(candidates[nearest.argmax()])
+        nearest = np.minimum(nearest, np.linalg.norm(candidates - taken[-1], axis=1))
+    return np.array(taken[2:])
 
 
 def load_samples(path: Path | str) -> dict[str, np.ndarray]:
@@ -134,7 +152,7 @@ def _present(masks: np.ndarray) -> list[int]:
 
 def _class_legend(picture: Picture, names: Sequence[str], masks: np.ndarray) -> None:
     shown = [(names[index], colour(index)) for index in _present(masks)]
-    shown += [("background", "black"), ("ignored", "0.85")]
+    shown += [("background", "black"), ("ignored", str(GREY))]
     handles = [patches.Patch(color=value, label=name) for name, value in shown]
     picture.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
 
@@ -177,7 +195,8 @@ def learning_curves(log: Path | str) -> Picture:
         axis.set_title(name.replace("_", " "), fontsize=8)
         weights = axis.twinx()
         weights.fill_between(x, [row["weights"][name] for row in steps], color=ORANGE, alpha=0.3, linewidth=0)
-        weights.set_ylim(0, 1.05)
+        largest = max(row["weights"][name] for row in steps)
+        weights.set_ylim(0, 1.05 * largest or 1)  # each to its own: weights of one run lie between .003 and 4
         weights.tick_params(labelsize=6, colors="#8a5f00")
     for label, name, value, style in KINDS:
         numbers = [check[name] for _, check in checks]

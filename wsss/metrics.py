@@ -218,9 +218,10 @@ def pixel_auc(value: Float[np.ndarray, "h w"], truth: UInt8[np.ndarray, "h w"], 
     """Area under the ROC curve of a map in percent: how often a pixel of class `index` has a larger value than a pixel
     of another class, ties one half; 50 is chance. Pixels of truth 255 are left out; None where all others are of the
     class or none is. `value` lies in 0..1."""
-    bins = np.clip(value * AUC_BINS, 0, AUC_BINS - 1).astype(np.int64)
-    inside = np.bincount(bins[truth == index], minlength=AUC_BINS)
-    outside = np.bincount(bins[(truth != index) & (truth != IGNORE)], minlength=AUC_BINS)
+    known = truth != IGNORE
+    bins = np.clip(value[known] * AUC_BINS, 0, AUC_BINS - 1).astype(np.int64)
+    counted = np.bincount(2 * bins + (truth[known] == index), minlength=2 * AUC_BINS)
+    outside, inside = counted.reshape(AUC_BINS, 2).T
     pairs = int(inside.sum()) * int(outside.sum())
     below = outside.cumsum() - outside  # pixels of other classes with a smaller value
     return 100 * float((inside * (below + outside / 2)).sum()) / pairs if pairs else None

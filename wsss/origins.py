@@ -93,5 +93,6 @@ def listing(records: Sequence[Record]) -> Table:
     )
     note += "with protocol, configuration, versions and a fingerprint of the images. DATASET/PRESET/SEED was made by "
     note += "`wsss train PRESET --seed SEED`, what its configuration changes in PRESET given as options; a final "
-    note += "evaluation by `wsss evaluate runs/DATASET/PRESET/SEED --protocol voc` with its scales and CRF."
+    note += "evaluation by `wsss evaluate runs/DATASET/PRESET/SEED --protocol voc` with its scales and CRF. "
+    note += "Runs of mini-coco are smoke tests of COCO's path; their numbers are no results."
     return Table("Published records", columns, tuple(rows), note)

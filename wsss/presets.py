@@ -214,7 +214,8 @@ MINI_COCO = {
     "schedule.final_cam_start": 0.15,
     "validate_every": 0.5,
 }
-"""The drawn set by way of COCO json: rasteriser, three phases and COCO's thresholds, in a minute."""
+"""A smoke test, whose numbers are no results: the drawn set by way of COCO json, rasteriser, three phases and COCO's
+thresholds, in a minute."""
 
 BASE = {
     **WITHOUT_PATCH_TOKENS,

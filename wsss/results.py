@@ -178,8 +178,10 @@ def _with_guesses(record: Record) -> dict[str, Any]:
     classes as well where no classes are named so; else the latter was not measured."""
     whole = not record["config"].get("data", {}).get("headline")
     guesses = {
-        kind: found if isinstance(found, Mapping) else {"miou": found, **({"miou_headline": found} if whole else {})}
-        for kind, found in record["results"].get("guesses", {}).items()
+        kind: number
+        if isinstance(number, Mapping)
+        else {"miou": number, **({"miou_headline": number} if whole else {})}
+        for kind, number in record["results"].get("guesses", {}).items()
     }
     return record["results"] | ({"guesses": guesses} if guesses else {})
 

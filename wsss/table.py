@@ -65,6 +65,11 @@ class Table:
         return file.getvalue()
 
 
+def signed(points: float) -> str:
+    """A difference with its sign; what rounds to nothing is "+0.0"."""
+    return f"{round(points, 1) + 0.0:+.1f}"
+
+
 def measured(summary: Summary, digits: int = 1) -> str:
     """ "41.2 ± 0.9 (3 seeds)", or "41.2 (1 seed)"."""
     spread = "" if math.isnan(summary.sd) else f" ± {summary.sd:.{digits}f}"

@@ -11,7 +11,7 @@ from wsss.paths import UserError, near
 from wsss.presets import FREE, PRESETS
 from wsss.results import Record
 from wsss.settings import flatten
-from wsss.table import ABSENT, MISSING, NOT_MEASURED, Table, measured
+from wsss.table import ABSENT, MISSING, NOT_MEASURED, Table, measured, signed
 
 
 def literature(records: Iterable[Record]) -> Table:
@@ -143,7 +143,7 @@ def _against_base(row: Row, base: str, records: Sequence[Record]) -> tuple[tuple
     cells = (measured(results.summarise(group, row.key)) for group in reversed(shown))
     test = over_seeds([results.value(one, row.key) - results.value(other, row.key) for one, other in pairs])
     seeds = f"({test.n} pair{'s' * (test.n > 1)})"
-    gain = f"{test.mean:+.1f} [{ablation.bounds(test)}] {seeds}" if test.n > 1 else f"{test.mean:+.1f} {seeds}"
+    gain = f"{signed(test.mean)} [{ablation.bounds(test)}] {seeds}" if test.n > 1 else f"{signed(test.mean)} {seeds}"
     return (*start, *cells, gain, images(pairs[0][0]), commands), pairs
 
 
@@ -248,13 +248,20 @@ PRIMARY = {
 """Lines that every table has, measured or not."""
 
 
-def side_by_side(title: str, dataset: str, presets: Sequence[str], records: Sequence[Record]) -> Table:
-    """A column for each preset, a line for each quantity that any of them has, over the seeds that all presets have."""
+def side_by_side(
+    title: str, dataset: str, presets: Sequence[str], records: Sequence[Record], yours: Sequence[Record] = ()
+) -> Table:
+    """A column for each preset, a line for each quantity that any of them has, over the seeds that all presets have.
+
+    A further column for each preset that is among the reader's own runs, `yours`, which enter no other.
+    """
     groups = results.comparable([results.select(records, dataset, preset) for preset in presets])
     marks = {record["fingerprint"]["masks"] for group in groups for record in group}
     if len(marks) > 1:
         raise UserError(f"the records of {dataset} were not all measured on the same images; evaluate them anew")
-    lines = {key: (label, *(ablation.cell(group, key) for group in groups)) for label, key in QUANTITIES}
+    own, left = _own_columns(dataset, presets, yours, marks)
+    shown = [*groups, *own.values()]
+    lines = {key: (label, *(ablation.cell(group, key) for group in shown)) for label, key in QUANTITIES}
     idle = {ABSENT, MISSING, NOT_MEASURED}
     kept = [line for key, line in lines.items() if key in PRIMARY or set(line[1:]) - idle]
     note = (
@@ -267,8 +274,20 @@ def side_by_side(title: str, dataset: str, presets: Sequence[str], records: Sequ
     note += f"Processors: {where}. {ablation.BRACKETS}" if where else ablation.BRACKETS
     runs = [f"`wsss train {p} --seed 0`" for p, group in zip(presets, groups, strict=True) if not group]
     note += f" Not run: {', '.join(runs)}." if runs else ""
+    note += f" Your runs: {results.processors(r for group in own.values() for r in group)}." if own else ""
+    note += f" On other images than the published ones, and left out: your {', '.join(left)}." if left else ""
     found = next((record for group in groups for record in group), None)
-    return Table(title + (f": {images(found)} images" if found else ""), ("", *presets), tuple(kept), note)
+    heads = ("", *presets, *(f"your {preset}" for preset in own))
+    return Table(title + (f": {images(found)} images" if found else ""), heads, tuple(kept), note)
+
+
+def _own_columns(
+    dataset: str, presets: Sequence[str], yours: Sequence[Record], marks: set[str]
+) -> tuple[dict[str, list[Record]], list[str]]:
+    """Preset -> the reader's own runs of it on the images of `marks` (empty: any); presets of which they are not."""
+    own = {preset: results.of_one_processor(results.select(yours, dataset, preset)) for preset in presets}
+    other = [preset for preset in presets if marks and {r["fingerprint"]["masks"] for r in own[preset]} - marks]
+    return {preset: group for preset, group in own.items() if group and preset not in other}, other
 
 
 def of_run(record: Record) -> Table:
@@ -328,9 +347,12 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
 }
 
 
-def build(name: str, records: Sequence[Record] | None = None) -> Table:
-    """The table of that name, from `records` or else the published ones; UserError for an unknown name."""
+def build(name: str, records: Sequence[Record] | None = None, yours: Sequence[Record] = ()) -> Table:
+    """The table of that name, from `records` or else the published ones; one of presets side by side has the reader's
+    own runs in columns of their own. UserError for an unknown name."""
     if name not in TABLES:
         hint = near(name, TABLES) or f"; there are {', '.join(TABLES)}"
         raise UserError(f"there is no table named {name}{hint}")
-    return TABLES[name](results.published() if records is None else records)
+    records, make = results.published() if records is None else records, TABLES[name]
+    takes = isinstance(make, partial) and make.func is side_by_side
+    return make(records, yours=yours) if takes else make(records)

@@ -166,12 +166,12 @@ def guesses_of(root: Path, split: str, headline: Sequence[str]) -> dict[str, Any
         digests.append(results.mask_digest(mask))
         for kind, guess in guess_labels(opened.labels[place].numpy(), mask.shape).items():
             counts[kind] = counts[kind] + metrics.counts(metrics.confusion(mask, guess, len(full)))
-    found = {kind: guess_scores(total, full, headline) for kind, total in counts.items()}
+    reached = {kind: guess_scores(total, full, headline) for kind, total in counts.items()}
     return {
         "split": split,
         "headline": list(headline),
         "fingerprint": results.fingerprint(opened.ids, digests),
-        **found,
+        **reached,
     }
 
 
@@ -179,8 +179,8 @@ def guess_scores(
     totals: Int[np.ndarray, "c 3"], names: Sequence[str], headline: Sequence[str]
 ) -> dict[str, float | None]:
     """What a guess reaches over the same classes as the results beside it."""
-    found = metrics.segmentation_scores(totals, names, headline)
-    return {name: found[name] for name in ("miou", "miou_headline")}
+    reached = metrics.segmentation_scores(totals, names, headline)
+    return {name: reached[name] for name in ("miou", "miou_headline")}
 
 
 def _code_scores(counted: Tally) -> dict[str, Any]:

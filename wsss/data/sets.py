@@ -33,7 +33,7 @@ class DataSet:
 DATASETS: Mapping[str, DataSet] = {
     "mini": DataSet("mini (drawn)", 9, {"train": 1000, "val": 200, "test": 200}),
     "smoke": DataSet("smoke (drawn, a few images)", 9, {"train": 24, "val": 8, "test": 8}),
-    "mini-coco": DataSet("mini as COCO (drawn)", 9, {"train": 160, "val": 40}, protocol="coco"),
+    "mini-coco": DataSet("mini as COCO (drawn; a smoke test)", 9, {"train": 160, "val": 40}, protocol="coco"),
     "voc": DataSet("PASCAL VOC 2012", voc.VOC_CLASSES, lists="voc", variable="WSSS_VOC_ROOT", prepare="voc"),
     "voc-animals": DataSet(
         "VOC 2012 animals, 320 px",
