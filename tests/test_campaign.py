@@ -58,9 +58,9 @@ def files(root: str, *kinds: str) -> dict[str, str]:
 
 
 RUN, SMALL = "runs/smoke/tiny", ("--optim.steps", "2")
-FINAL = ["--protocol", "voc", "--crf", "False", "--scales", "1", "--flip", "False", "--workers", "1"]
+FINAL = ["--protocol", "voc", "--crf", "False", "--scales", "1", "--flip", "False", "--workers", "0"]
 VOC = ["data", "prepare", "voc", "out/VOC2012", "--partial"]
-COCO = ["data", "prepare", "coco", "out/COCO", "--partial", "--workers", "1"]
+COCO = ["data", "prepare", "coco", "out/COCO", "--partial", "--workers", "0"]
 DRAWN = files("drawn", "photograph", "mask", "annotation", "list", "classes") | {"part": "drawn/SegmentationPart/*"}
 VAL = {kind: pattern.replace("/*", "/val*") for kind, pattern in DRAWN.items()}
 """What an evaluation reads."""

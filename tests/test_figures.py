@@ -69,7 +69,7 @@ def test_memory_over_the_images_done():
     assert own.get_linestyle() != others.get_linestyle() and own.get_color() != others.get_color()
     assert "network's process 0.70 GB in the second tenth of the list and 0.70 GB in the last" in picture.alt
     assert "its 2 CRF workers 0.25 GB" in picture.alt
-    alone = figures.evaluation_memory(bench | {"workers": 1, "workers_mb": [0.0] * len(bench["done"])})
+    alone = figures.evaluation_memory(bench | {"workers": 0, "workers_mb": [0.0] * len(bench["done"])})
     assert len(alone.axes[0].get_lines()) == 1 and "CRF workers" not in alone.alt
 
 

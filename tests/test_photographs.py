@@ -30,7 +30,7 @@ def steps(preset: str, root: Path, base: Path, protocol: str, capsys: pytest.Cap
     settings = ("--optim.steps", 2, "--optim.batch", 2, "--data.val_split", "few")
     assert run("train", preset, "--data.root", root, "--output", base / "runs", *settings) == 0
     place = folder(base / "runs")
-    assert run("evaluate", place, "--protocol", protocol, "--split", "few", "--workers", 1) == 0
+    assert run("evaluate", place, "--protocol", protocol, "--split", "few", "--workers", 0) == 0
     record = results.load(place.with_name(f"0.{protocol}-crf-few.json"))
     assert record["protocol"]["crf"] and record["images"] == 3
     classes = len(voc.open_devkit(root).classes) + 1
@@ -43,7 +43,7 @@ def steps(preset: str, root: Path, base: Path, protocol: str, capsys: pytest.Cap
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 def test_coco(shared, tmp_path, capsys):
     source, root = shared / "data/tiny_coco", tmp_path / "COCO2017"
-    words = ("--annotations", source / "annotations", "--images", source, "--workers", 1)
+    words = ("--annotations", source / "annotations", "--images", source, "--workers", 0)
     assert run("data", "prepare", "coco", root, *words) == 0
     steps("smoke", root, tmp_path, "coco", capsys)
 

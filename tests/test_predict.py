@@ -30,7 +30,7 @@ PHOTOS = (
     Photo(classes=(2,), size=(64, 6)),
 )
 """Sides of whole patches of 8, odd sides, a grey photograph, one of less than a patch."""
-HERE = ("--workers", "1")
+HERE = ("--workers", "0")
 """No processes beside this one."""
 
 
@@ -462,7 +462,7 @@ def test_photographs_are_the_same_by_one_and_two_processes_killed_and_resumed(ph
     assert (np.bincount(shown) > 0.01 * shown.size).sum() > 3, "classes worth comparing"
     for processes in (0, 2):
         mine = tmp_path / str(processes)
-        more = ("--save", str(mine), "--workers", "1")
+        more = ("--save", str(mine), "--workers", "0")
         stopped(mine, command(*words, *more, processes=processes), signal.SIGKILL)
         there = pictures(mine)
         assert len(there) < IMAGES and there.items() <= expected.items()

@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder(base / "runs")
 
 
-def plan(*sizes: tuple[int, int], workers: int = 1, **protocol: object) -> Plan:
+def plan(*sizes: tuple[int, int], workers: int = 0, **protocol: object) -> Plan:
     """Photographs of these sizes, 21 classes, a ViT-Ti of patches of 16."""
     names = [f"photo_{number}" for number in range(len(sizes))]
     return Plan(names, sizes, inference.protocol("voc", **protocol), 21, 16, 192, 1, workers, 1)
@@ -62,19 +62,19 @@ def test_size_tokens_time_and_memory_are_said_before_anything_is_predicted(made,
 
     seen: list[str] = []
     monkeypatch.setattr(inference, "scores", scores)
-    assert run("evaluate", made, "--protocol", "voc", "--workers", 1, "--save", tmp_path / "png") == 0
+    assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 0
     # 450 x 300 pixels at scale 1.5 are 56 x 37 patches of 8
     assert (
         "3 photographs, the largest, val_1, has 300 x 200 pixels (2,072 tokens at scale 1.5); about a minute" in seen[0]
     )
     assert " MB of memory, by small passes timed on this machine" in seen[0] and "--longest" not in seen[0]
     (tmp_path / "png/val_1.png").unlink()
-    assert run("evaluate", made, "--protocol", "voc", "--workers", 1, "--save", tmp_path / "png") == 0
+    assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 0
     assert "1 photograph, the largest, val_1" in seen[-1], "what is there already costs nothing"
 
 
 def test_submit_says_it_too(made, capsys):
-    words = ("--split", "val", "--partial", "True", "--workers", 1, "--longest", 40)
+    words = ("--split", "val", "--partial", "True", "--workers", 0, "--longest", 40)
     assert run("submit", made, *words) == 0
     assert "the largest, val_1, has 300 x 200 pixels, scaled down to 40 x 27 pixels" in capsys.readouterr().err
     assert run("submit", made, *(word for word in words if word not in ("--partial", "True"))) == 1
@@ -155,7 +155,7 @@ def test_memory_grows_with_workers_classes_and_batch_and_shrinks_with_the_limit(
 
 def test_what_does_not_fit_is_refused_before_it_is_tried(made, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(workload, "available", lambda: 30 * 10**6)
-    assert run("evaluate", made, "--protocol", "voc", "--workers", 1, "--save", tmp_path / "png") == 1
+    assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 1
     said = capsys.readouterr().err
     assert "photograph val_1 has 300 x 200 pixels: predicting it takes about" in said and "30 MB are free" in said
     assert {path.name for path in (tmp_path / "png").iterdir()} == {"protocol.json"}
@@ -186,7 +186,7 @@ def test_memory_that_is_free_is_no_more_than_the_machine_has():
 
 def test_the_limit_scales_photographs_down_and_labels_back(made, tmp_path):
     """The same as photographs that were scaled down before, whose labels are enlarged by hand, pixel by pixel."""
-    words = ("--protocol", "voc", "--workers", 1)
+    words = ("--protocol", "voc", "--workers", 0)
     assert run("evaluate", made, *words, "--longest", 60, "--save", tmp_path / "limited") == 0
     small, own = tmp_path / "small", made.parents[3] / "own"
     (small / "JPEGImages").mkdir(parents=True)
@@ -205,12 +205,12 @@ def test_the_limit_scales_photographs_down_and_labels_back(made, tmp_path):
 
 @pytest.mark.parametrize("protocol", ["voc", "coco"])
 def test_a_limited_evaluation_never_passes_for_the_final_one(made, capsys, protocol):
-    assert run("evaluate", made, "--protocol", protocol, "--longest", 60, "--workers", 1) == 0
+    assert run("evaluate", made, "--protocol", protocol, "--longest", 60, "--workers", 0) == 0
     record = results.load(made.with_name(f"0.{protocol}-crf-longest60.json"))
     assert record["protocol"]["name"].endswith("-longest60") and record["protocol"]["longest"] == 60
     place = made / f"predictions/{protocol}-crf-longest60-val"
     assert json.loads((place / "protocol.json").read_text())["longest"] == 60
-    assert run("evaluate", made, "--protocol", protocol, "--workers", 1, "--save", place) == 1
+    assert run("evaluate", made, "--protocol", protocol, "--workers", 0, "--save", place) == 1
     assert "they differ in longest" in capsys.readouterr().err
 
 
@@ -244,7 +244,7 @@ def test_a_stop_is_heard_between_two_passes(made, tmp_path, monkeypatch, capsys)
         return real(self, image, *words)
 
     monkeypatch.setattr(model.Wsss, "forward", forward)
-    assert run("evaluate", made, "--protocol", "voc", "--workers", 1, "--save", tmp_path / "png") == 143
+    assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 143
     assert [shape for shape in passes if shape[0] == 2] == [(2, 3, 40, 48)], "neither of the larger scales was begun"
     assert "the same words go on from there" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "png").iterdir()} == {"protocol.json"}
@@ -267,7 +267,7 @@ IN_THE_CRF = ("--scales", "0.02", "--workers")
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "interrupt"])
 @pytest.mark.parametrize(
-    "words", [IN_THE_NETWORK, (*IN_THE_CRF, "1"), (*IN_THE_CRF, "2")], ids=["network", "crf", "crf of a worker"]
+    "words", [IN_THE_NETWORK, (*IN_THE_CRF, "0"), (*IN_THE_CRF, "2")], ids=["network", "crf", "crf of a worker"]
 )
 def test_a_stop_in_the_middle_of_a_camera_picture_is_obeyed_in_seconds(camera, tmp_path, words, number):
     """93,750 tokens in one attention, or a CRF of 24 million pixels: both take minutes, in C code."""

@@ -160,8 +160,8 @@ class Evaluate:
     """Folder of the PNGs; None: RUN/predictions/PROTOCOL-SPLIT."""
     batch: int = 1
     """Consecutive images of one size that go through the network at once; 1 is the same to the last bit anywhere."""
-    workers: int = 0
-    """Processes for the CRF; 0: one a core; 1: none beside this one."""
+    workers: int | None = None
+    """Processes for the CRF beside this one; 0: none. None: one a core."""
 
 
 def _evaluate(words: Sequence[str]) -> int:

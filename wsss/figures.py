@@ -295,7 +295,7 @@ def evaluation_memory(bench: Mapping[str, Any]) -> Picture:
     picture, said = Picture(figsize=(7, 3.4), layout="constrained"), []
     axis, tenth = picture.subplots(), done[-1] / 10
     rows = [("network and CRF, one process", own, BLUE, "-")]
-    if bench["workers"] > 1:
+    if np.any(others):
         workers = (f"its {bench['workers']} CRF workers", others, VERMILION, "--")
         rows = [("network's process", own, BLUE, "-"), workers]
     for label, value, color, style in rows:

@@ -41,8 +41,8 @@ class Protocol:
 
     kind: str
     """voc or coco."""
-    size: int
-    """Side of the square that photographs are squashed to; 0: their own size."""
+    size: int | None
+    """Side of the square that photographs are squashed to; None: their own size."""
     over_flip: str
     """How the logits of an image and of its mirror image are combined, at one scale: sum or max."""
     over_scales: str
@@ -67,7 +67,7 @@ class Protocol:
 
 
 PROTOCOLS = {
-    "voc": Protocol("voc", size=0, over_flip="sum", over_scales="max"),
+    "voc": Protocol("voc", size=None, over_flip="sum", over_scales="max"),
     "coco": Protocol("coco", size=448, over_flip="max", over_scales="sum"),
 }
 
@@ -100,7 +100,7 @@ def protocol(
     return dataclasses.replace(
         own,
         longest=longest,
-        size=size if own.size else 0,
+        size=size if own.size else None,
         scales=chosen,
         flip=own.flip if flip is None else flip,
         crf=None if crf is False else own.crf,

@@ -105,7 +105,7 @@ class Shard:
 
 
 def finish(shard: Shard, workers: int) -> list[Counted]:
-    """Predict and count the images of a shard by `workers` processes beside this one (1: by this one).
+    """Predict and count the images of a shard by `workers` processes beside this one (0: by this one).
 
     Ctrl-C and SIGTERM let what is under way come to its end, then raise Interrupted; what is not at its end within
     `interrupt.GRACE` seconds, one large photograph say, is given up. On disk are whole PNGs only.

@@ -110,7 +110,7 @@ class Request:
     bfloat16: bool | None = None
     save: Path | None = None
     batch: int = 1
-    workers: int = 0
+    workers: int | None = None
     longest: int | None = None
 
 
@@ -149,7 +149,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
     Process r of w takes the images r, r + w, ...; whole PNGs of the same settings, weights and photographs are kept.
     `check` sees the images before anything is predicted. Raises UserError, and Interrupted when it was asked to stop.
     """
-    if request.batch < 1 or request.workers < 0:
+    if request.batch < 1 or (request.workers or 0) < 0:
         raise UserError("--batch must be at least 1 and --workers at least 0")
     opened = open_run(request.run, request.weights, request.data_root)
     own = evaluate.evaluation_size(opened.config)
@@ -165,7 +165,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
         opened, path = replace(opened, data=data), path.with_name("-".join([label, *data.of_record()]) + ".json")
         shard = _shard(request, opened, asked, images, device)
         started = time.monotonic()
-        workers = workload.prepare(shard, crf_workers(request.workers, asked), fixed=bool(request.workers))
+        workers = workload.prepare(shard, crf_workers(request.workers, asked), fixed=request.workers is not None)
         parts = distributed.gather(predict.finish(shard, workers))
         if not images.masks:
             return Outcome(shard.folder, images, None, data.differ)
@@ -195,11 +195,13 @@ def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, d
     return Shard(model, images, places, asked, folder, device, bfloat16, request.batch)
 
 
-def crf_workers(wanted: int, asked: Protocol) -> int:
-    """CRF processes: as many as wanted, or (0) one a core, shared by the processes on this machine; 1 without CRF."""
-    if wanted or not asked.crf:
-        return wanted or 1
-    return max(1, pool.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+def crf_workers(wanted: int | None, asked: Protocol) -> int:
+    """CRF processes beside this one: `wanted`, or for None one a core, shared by the processes on this machine, and 0
+    without CRF or where a process has one core."""
+    if wanted is not None:
+        return wanted
+    cores = pool.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return cores if asked.crf and cores > 1 else 0
 
 
 def _changes(request: Request, asked: Protocol) -> list[str]:

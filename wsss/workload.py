@@ -49,7 +49,7 @@ class Plan:
     """Of a token."""
     batch: int
     workers: int
-    """CRF processes beside each of the `processes`; 1: none beside it."""
+    """CRF processes beside each of the `processes`; 0: none beside it."""
     processes: int
     """On this machine."""
 
@@ -80,15 +80,15 @@ class Plan:
         if not self.asked.crf:
             return 0
         pixels = sorted(map(math.prod, self.seen()), reverse=True)
-        waiting = pixels[: predictions.AHEAD * self.workers + 1] if self.workers > 1 else []
-        working = sum(pixels[: self.workers])
+        waiting = pixels[: predictions.AHEAD * self.workers + 1] if self.workers else []
+        working = sum(pixels[: max(1, self.workers)])
         return working * (CRF_PIXEL + CRF_LOGIT * self.classes) + 4 * self.classes * sum(waiting)
 
     def bytes(self) -> int:
         """Peak of all processes on this machine."""
         # without workers beside it, a process either scores or refines; it keeps what it has freed
         network, crf = self.network_bytes(), self.crf_bytes()
-        return self.processes * (network + crf if self.workers > 1 else max(network, crf))
+        return self.processes * (network + crf if self.workers else max(network, crf))
 
 
 def prepare(shard: Shard, workers: int, fixed: bool) -> int:
@@ -112,7 +112,7 @@ def _prepare(shard: Shard, workers: int, fixed: bool) -> int:
     if not plan.names:
         return workers
     free = available()
-    while plan.bytes() > free and plan.workers > 1 and not fixed:
+    while plan.bytes() > free and plan.workers and not fixed:
         plan = replace(plan, workers=plan.workers - 1)
     refuse(plan, free)
     print(sentence(plan, seconds(plan, shard), shard.images.split), file=sys.stderr)
@@ -164,7 +164,7 @@ def refuse(plan: Plan, free: int) -> None:
     )
     fits = next((other for other in smaller if other.bytes() <= free), None)
     advice = f"--longest {fits.asked.longest} takes about {_bytes(fits.bytes())}" if fits else "free some memory"
-    others = ", or ask for fewer --workers" if plan.workers > 1 else ""
+    others = ", or ask for fewer --workers" if plan.workers else ""
     raise UserError(
         f"photograph {plan.names[number]} has {_pixels(plan.sizes[number])}: predicting it takes about "
         f"{_bytes(plan.bytes())} of memory, and {_bytes(free)} are free; {advice}{others}"
@@ -192,8 +192,8 @@ def seconds(plan: Plan, shard: Shard) -> float:
     network = sum(n * token + n * n * pair for n in counts) * (2 if plan.asked.flip else 1) / distributed.world()
     if not plan.asked.crf:
         return network
-    crf = _crf_seconds(plan, shard) * sum(map(math.prod, plan.seen())) / (plan.workers * distributed.world())
-    return max(network, crf) if shard.device.type == "cuda" and plan.workers > 1 else network + crf
+    crf = _crf_seconds(plan, shard) * sum(map(math.prod, plan.seen())) / (max(1, plan.workers) * distributed.world())
+    return max(network, crf) if shard.device.type == "cuda" and plan.workers else network + crf
 
 
 @torch.inference_mode()

@@ -69,7 +69,7 @@ def check(root: Path, splits: Sequence[str] = ()) -> tuple[str, list[str]]:
     ids, faults = _lists(root, splits)
     items, orphans = _items(kit, ids)
     faults += orphans
-    look = spread(partial(_look, kit), items, 0 if len(items) >= PAYS else 1)
+    look = spread(partial(_look, kit), items, None if len(items) >= PAYS else 0)
     found = list(tqdm(look, "check", len(items), unit="image", leave=False))
     faults += [fault for one in found for fault in one.faults]
     faults += _shared(ids) + _same_photographs(ids, found) + _degenerate(kit, ids, found)

@@ -40,7 +40,7 @@ def prepare(
     annotations: Mapping[str, Path],
     images: Mapping[str, Path],
     root: Path,
-    workers: int = 1,
+    workers: int | None = 0,
     lists: Callable[[Ids], Ids] = dict,
 ) -> Path:
     """A VOC-format set at `root` from instances_*.json and image folders, both by split; returns `root`.

@@ -196,7 +196,7 @@ def _of_folder(kind: str, folder: Path, files: Sequence[Path], compute: Callable
     known, now = _load(store), time.time()
     stamps = {file: _stamp(file) for file in files}
     fresh = [file for file in files if known.get(file.name, [])[:1] != [stamps[file]]]
-    made = spread(compute, fresh, 0 if len(fresh) >= MANY else 1)
+    made = spread(compute, fresh, None if len(fresh) >= MANY else 0)
     bar = tqdm(made, f"digest {kind}s", len(fresh), unit="file", leave=False, disable=len(fresh) < MANY)
     found = dict(zip(fresh, bar, strict=True))
     kept = {file.name: [stamps[file], digest] for file, digest in found.items() if _settled(stamps[file], now)}

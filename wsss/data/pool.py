@@ -21,14 +21,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def spread(work: Callable[[Any], Any], items: Sequence[Any], workers: int = 0) -> Iterator[Any]:
-    """work(item) of each item, in order, by `workers` processes (0: one a core; 1: in this one).
+def spread(work: Callable[[Any], Any], items: Sequence[Any], workers: int | None = None) -> Iterator[Any]:
+    """work(item) of each item, in order, by `workers` processes beside this one (None: one a core; 0: by this one).
 
     `work` and the items are pickled, so `work` is a function of a module or a `partial` of one. The first exception
     of a worker is raised here and ends the work. Raises UserError if a process dies.
     """
-    workers = min(workers or cores(), -(-len(items) // CHUNK))
-    if workers <= 1:
+    if workers is None:
+        workers = cores() if cores() > 1 else 0
+    workers = min(workers, -(-len(items) // CHUNK) if len(items) > CHUNK else 0)
+    if not workers:
         yield from map(work, items)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of whatever threads there are

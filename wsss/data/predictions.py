@@ -108,12 +108,12 @@ def scores(counted: Sequence[Counted], names: Sequence[str], headline: Sequence[
 
 
 def stream(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
-    """work(item) of each item, in order, by `workers` processes (1: in this one).
+    """work(item) of each item, in order, by `workers` processes beside this one (0: by this one).
 
     An item is taken only when there is room for it: at most AHEAD a worker are anywhere between `items` and the result.
     Raises the first exception of a worker, and UserError if one dies.
     """
-    if workers <= 1:
+    if not workers:
         yield from map(work, items)
         return
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)  # a fork would copy locks

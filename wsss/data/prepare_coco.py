@@ -44,8 +44,8 @@ class PrepareCoco:
     """Folder that holds train2014 and val2014 (or 2017), or the photographs themselves."""
     year: Literal[2014, 2017] | None = None
     """Needed where the folder of annotations holds both."""
-    workers: int = 0
-    """Processes that rasterise; 0: one a core."""
+    workers: int | None = None
+    """Processes that rasterise beside this one; 0: none. None: one a core."""
     partial: bool = False
     """Take any part of COCO, one split alone too: images and classes are not counted. The word alone will do."""
 
@@ -53,8 +53,8 @@ class PrepareCoco:
 def run(words: Sequence[str]) -> int:
     """`wsss data prepare coco ...`; returns the exit code. Raises UserError."""
     asked = parse(PrepareCoco, words, "data prepare coco")
-    if asked.workers < 0:
-        raise UserError(f"--workers is {asked.workers}; give 0 for one a core, or a number of processes")
+    if (asked.workers or 0) < 0:
+        raise UserError(f"--workers is {asked.workers}; give a number of processes, 0 for none, or None for one a core")
     year, annotations = find(asked.annotations, asked.year, asked.partial)
     folders = {split: asked.images / f"{split}{year}" for split in annotations}
     images = {split: folder if folder.is_dir() else asked.images for split, folder in folders.items()}

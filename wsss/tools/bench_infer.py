@@ -54,8 +54,8 @@ class Infer:
     """bfloat16: under autocast."""
     batch: int = 1
     """Photographs that go through the network at once."""
-    workers: int = 0
-    """Processes for the CRF; 0: one a core; 1: none beside this one."""
+    workers: int | None = None
+    """Processes for the CRF beside this one; 0: none. None: one a core."""
 
 
 def bench_infer(asked: Infer) -> dict[str, Any]:

@@ -29,8 +29,8 @@ class Memory:
     """List to evaluate on."""
     protocol: str = "voc"
     """voc or coco."""
-    workers: int = 0
-    """Processes for the CRF; 0: one a core; 1: none beside the evaluation's own."""
+    workers: int | None = None
+    """Processes for the CRF beside the evaluation's own; 0: none. None: one a core."""
     every: float = 5.0
     """Seconds between two looks."""
 

@@ -54,8 +54,8 @@ class Step:
     """Compute activations again in the backward pass."""
     compile: bool = False
     """torch.compile the encoder's blocks."""
-    fused_from: int = -1
-    """Fewest tokens for fused attention on a CPU; -1: the preset's."""
+    fused_from: int | None = None
+    """Fewest tokens for fused attention on a CPU; None: the preset's."""
     repeats: int = 3
     """Steps that are timed, after three to warm up."""
 
@@ -96,7 +96,7 @@ def step_config(asked: Step) -> Config:
         "optim.batch": asked.batch,
         "optim.accumulate": asked.accumulate,
     }
-    if asked.fused_from >= 0:
+    if asked.fused_from is not None:
         changes["model.fused_from"] = asked.fused_from
     return presets.get(asked.preset, **changes)
 

@@ -50,8 +50,8 @@ class Submit:
     """Folder of the PNGs; None: RUN/predictions/PROTOCOL-SPLIT."""
     batch: int = 1
     """Consecutive images of one size that go through the network at once."""
-    workers: int = 0
-    """Processes for the CRF; 0: one a core; 1: none beside this one."""
+    workers: int | None = None
+    """Processes for the CRF beside this one; 0: none. None: one a core."""
 
 
 def run(words: Sequence[str]) -> int:
