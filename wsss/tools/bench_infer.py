@@ -106,7 +106,7 @@ def _evaluate(
     CRF and the passes of the encoder; `spent`: see `clocks`."""
     images = listing(draw(scratch / "set", asked), "val")
     work = Shard(net, images, range(1), own, scratch / "warm", device(), asked.dtype == "bfloat16", asked.batch)
-    predict.finish(work, 1)
+    predict.finish(work, 0)
     work = replace(work, places=range(1, asked.images + 1), folder=scratch / "made")
     with clocks(net, spent) as passes:
         started = time.perf_counter()
