@@ -10,7 +10,8 @@ from typing import Any
 # Before anything imports torch, matplotlib or a hub client; child processes inherit it.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each slow one another down
-os.environ |= {"MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1"}
+# Tests run on the CPU wherever they run: they compare bits and numbers that were made there.
+os.environ |= {"MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's background jobs have it; children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -6,6 +6,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,17 +18,18 @@ PACKAGE = Path(wsss.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-# A module imports only lower rows; modules of one sub-package may import one another.
+# A module imports only what stands before it, in an earlier row or its own; modules of a sub-package may import one
+# another.
 ROWS = (
-    "wsss batch command compat config distributed interrupt memory settings intervals paths provenance "
-    "presets renamed stored",
-    "alignment cam checkpoint contrast crf energy losses metrics optim refine subspace transforms weights "
-    "benches figures origins publish published results table",
-    "datasets encoder model normalisation data",
+    "wsss batch compat distributed interrupt memory paths provenance renamed "
+    "intervals settings command config presets stored",
+    "crf losses metrics normalisation optim transforms weights cam alignment contrast energy refine subspace checkpoint "
+    "published results table benches figures origins publish",
+    "data encoder model datasets",
     "method",
     "experiments",
-    "ablation costs elements evidence gpu sweep tables tries verdict",
-    "evaluate explore inference predict pretrain runs scoring tally train reproduce tools workload",
+    "ablation costs evidence gpu sweep tries tables verdict elements",
+    "inference predict pretrain scoring tally evaluate train workload runs explore tools reproduce",
     "cli __main__",
 )
 NO_TORCH = [
@@ -35,10 +37,16 @@ NO_TORCH = [
     *("wsss.gpu", "wsss.tables", "wsss.verdict", "wsss.figures", "wsss.reproduce", "wsss.cli", "papermill"),
     *("wsss.explore.payload", "wsss.explore.command"),
 ]
-METHOD = (
-    "batch compat config settings distributed alignment cam checkpoint contrast energy losses metrics optim refine "
-    "subspace transforms datasets encoder normalisation model method"
-)
+CLOSURE = 3300
+"""Lines of code of all modules that `import wsss.method, wsss.datasets` loads: a ceiling that only sinks. The aim is
+2,000; the drawn sets and the preparation of COCO, which `datasets` loads, are to leave it."""
+MANY_ARGUMENTS = """
+alignment.student_cam alignment.structure_loss contrast.class_contrast_loss contrast.choose_crops data.scene.draw_object
+energy.start energy.filtered evaluate.write_record explore.scene._pseudo_label explore.scene.refined
+refine.segmentation_labels subspace.subspace_contrast_loss subspace.patch_subspace_loss tools.bench_step._step
+train.Trainer.__init__
+"""
+"""Functions of more than five positional arguments: none may join them, and who no longer has them leaves the list."""
 
 
 def module_name(file: Path) -> str:
@@ -59,20 +67,21 @@ def imported(file: Path) -> set[str]:
     return {name.removeprefix("wsss.") for name in names if name.startswith("wsss.")} & known
 
 
-def row(module: str) -> int:
-    """Number of the row that a module, or the sub-package it lies in, stands in."""
-    top = module.split(".")[0]
-    rows = [number for number, names in enumerate(ROWS) if top in names.split()]
-    assert rows, f"wsss/{module.replace('.', '/')}.py stands in no row of the house; give it one in ROWS"
-    return rows[0]
+def place(module: str) -> int:
+    """Where a module, or the sub-package it lies in, stands in ROWS, counted from the start."""
+    top, names = module.split(".")[0], " ".join(ROWS).split()
+    assert names.count(top) == 1, (
+        f"wsss/{module.replace('.', '/')}.py stands in no row of the house; give it one in ROWS"
+    )
+    return names.index(top)
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)
-def test_imports_only_lower_rows(file: Path) -> None:
+def test_imports_only_what_stands_before(file: Path) -> None:
     module = module_name(file)
     for other in imported(file):
         same_package = other.split(".")[0] == module.split(".")[0]
-        assert same_package or row(other) <= row(module), f"{module} imports {other}, which stands above it"
+        assert same_package or place(other) < place(module), f"{module} imports {other}, which stands after it in ROWS"
 
 
 def test_imports_have_no_circle() -> None:
@@ -90,11 +99,13 @@ def test_import_is_light(module: str) -> None:
     assert done.returncode == 0, f"import {module} loads {done.stderr}"
 
 
-def test_command_line_help_is_light() -> None:
-    code = "import sys; from wsss.cli import main; main([]) ; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("words", [[], ["--help"], ["evaluate", "--help"], ["explore", "--help"]], ids=" ".join)
+def test_command_line_help_is_light(words: list[str]) -> None:
+    lines = ("import sys", "from wsss.cli import main", "try:", f"    main({words})", "finally:")
+    code = "\n".join((*lines, "    print('torch' in sys.modules)"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "'torch'" not in done.stderr
-    assert done.returncode in (0, 1, 2)
+    assert not done.stderr and "usage: wsss" in done.stdout
+    assert done.stdout.endswith("\nFalse\n"), "help loads torch"
 
 
 # Sizes.
@@ -123,24 +134,61 @@ def test_files_and_functions_are_small(file: Path) -> None:
     assert code_lines(ast.parse(file.read_text()), source) <= 250
     for function in functions(file):
         assert code_lines(function, source) <= 45, f"{function.name} is too long"
-        assert len(function.args.args) <= 7, f"{function.name} takes too many positional arguments"
 
 
-def test_median_function_is_short_and_the_method_fits_in_2000_lines() -> None:
+def defined(file: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef, bool]]:
+    """Functions and classes of a file, those in classes and functions too, by their dotted names, and whether they are
+    public: neither they nor what they stand in are private or within a function."""
+
+    def below(node: ast.AST, name: str, public: bool) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, ast.FunctionDef | ast.ClassDef):
+                yield from below(child, name, public)
+                continue
+            seen = public and not child.name.startswith("_")
+            yield f"{name}.{child.name}", child, seen
+            yield from below(child, f"{name}.{child.name}", seen and isinstance(child, ast.ClassDef))
+
+    return below(ast.parse(file.read_text()), module_name(file), True)
+
+
+def test_at_most_five_positional_arguments() -> None:
+    many = set()
+    for name, node, _ in (row for file in FILES for row in defined(file)):
+        if isinstance(node, ast.FunctionDef):
+            arguments = [a.arg for a in node.args.posonlyargs + node.args.args if a.arg not in ("self", "cls")]
+            many |= {name} if len(arguments) > 5 else set()
+    assert many == set(MANY_ARGUMENTS.split())
+
+
+def test_median_function_is_short() -> None:
     lengths = [code_lines(f, file.read_text().splitlines()) for file in FILES for f in functions(file)]
     assert statistics.median(lengths) <= 10
-    path = [file for file in FILES if module_name(file) in METHOD.split()]
-    assert len(path) == len(METHOD.split())
-    assert sum(code_lines(ast.parse(file.read_text()), file.read_text().splitlines()) for file in path) <= 2000
+
+
+def test_what_the_method_loads_does_not_grow() -> None:
+    code = "import sys, wsss.method, wsss.datasets; print(*(name for name in sys.modules if name.startswith('wsss')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.removeprefix("wsss.") for name in done.stdout.split()}
+    files = [file for file in FILES if module_name(file) in loaded]
+    assert len(files) == len(loaded) and {"method", "datasets", "model", "config"} <= loaded
+    lines = sum(code_lines(ast.parse(file.read_text()), file.read_text().splitlines()) for file in files)
+    assert lines <= CLOSURE, (
+        "what `wsss.method` and `wsss.datasets` load has grown; load what a step does not need later"
+    )
+    assert lines > CLOSURE - 100, f"it has shrunk: lower CLOSURE to {lines}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)
-def test_public_functions_are_typed_and_described(file: Path) -> None:
-    for function in functions(file):
-        if not function.name.startswith("_"):
-            arguments = [a for a in function.args.args + function.args.kwonlyargs if a.arg not in ("self", "cls")]
-            assert function.returns, f"{function.name} does not say what it returns"
-            assert all(a.annotation for a in arguments), f"{function.name} has an argument without a type"
+def test_what_is_public_is_typed_and_described(file: Path) -> None:
+    for name, node, public in defined(file):
+        if not public:
+            continue
+        assert ast.get_docstring(node), f"{name} has no docstring"
+        if isinstance(node, ast.FunctionDef):
+            arguments = [a for a in node.args.args + node.args.kwonlyargs if a.arg not in ("self", "cls")]
+            assert node.returns, f"{name} does not say what it returns"
+            assert all(a.annotation for a in arguments), f"{name} has an argument without a type"
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)

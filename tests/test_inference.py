@@ -54,7 +54,7 @@ def slowly(model, photo: torch.Tensor, size: tuple[int, int], kind: str, scales,
 @pytest.mark.parametrize("scales", [(1.0, 1.25, 1.5), (0.75,)], ids=["three", "one"])
 @pytest.mark.parametrize("kind", ["voc", "coco"])
 def test_equals_the_slow_restatement(model, kind, scales, flip):
-    asked = inference.protocol(kind, 40, scales, flip)
+    asked = inference.protocol(kind, 40, scales, flip=flip)
     for size in SIZES:
         photo = image((40, 40) if kind == "coco" else size)
         (got,) = inference.scores(network(model), photo, [size], asked, PATCH)

@@ -65,7 +65,7 @@ FINALS = [final for scale in experiments.FINALS.values() for final in scale]
 
 @pytest.mark.parametrize("final", FINALS)
 def test_a_final_evaluation_is_called_as_its_record(final):
-    asked = runs.inference.protocol(final.protocol, 448, final.scales, None, final.crf)
+    asked = runs.inference.protocol(final.protocol, 448, final.scales, crf=final.crf)
     assert final.stem == runs._label(runs.Request(Path("x"), protocol=final.protocol), asked, val="")
 
 

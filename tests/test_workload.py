@@ -146,7 +146,7 @@ def test_expected_memory_is_that_of_a_process(part):
 
 def test_memory_grows_with_workers_classes_and_batch_and_shrinks_with_the_limit():
     large = plan(*[(4000, 3000)] * 8)
-    assert plan(*[(4000, 3000)] * 8, workers=2).bytes() > 1.5 * large.bytes()
+    assert plan(*[(4000, 3000)] * 8, workers=2).bytes() > 2 * large.bytes()
     assert large.bytes() > 10e9 > 1e9 > plan(*[(4000, 3000)] * 8, longest=1000).bytes()
     assert plan((4000, 3000), crf=False).crf_bytes() == 0
     one_large = plan((4000, 3000), *[(40, 30)] * 8, workers=4)
@@ -261,14 +261,12 @@ def camera(made: Path) -> Iterator[Path]:
 
 
 IN_THE_NETWORK = ("--scales", "0.5", "--crf", "False")
-IN_THE_CRF = ("--scales", "0.02", "--workers")
+IN_THE_CRF = ("--scales", "0.02", "--workers", "1")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "interrupt"])
-@pytest.mark.parametrize(
-    "words", [IN_THE_NETWORK, (*IN_THE_CRF, "0"), (*IN_THE_CRF, "2")], ids=["network", "crf", "crf of a worker"]
-)
+@pytest.mark.parametrize("words", [IN_THE_NETWORK, IN_THE_CRF], ids=["network", "crf"])
 def test_a_stop_in_the_middle_of_a_camera_picture_is_obeyed_in_seconds(camera, tmp_path, words, number):
     """93,750 tokens in one attention, or a CRF of 24 million pixels: both take minutes, in C code."""
     place = tmp_path / "png"

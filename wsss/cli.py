@@ -161,7 +161,8 @@ class Evaluate:
     batch: int = 1
     """Consecutive images of one size that go through the network at once; 1 is the same to the last bit anywhere."""
     workers: int | None = None
-    """Processes for the CRF beside this one; 0: none. None: one a core."""
+    """Processes for the CRF; None: one a core, or fewer where memory is small; 0: none beside this one, which hears a
+    stop only between two steps of a CRF."""
 
 
 def _evaluate(words: Sequence[str]) -> int:

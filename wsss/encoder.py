@@ -19,6 +19,7 @@ class Patches(PatchEmbed):
     overlap: on a CPU its gradient takes a quarter of the time."""
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b i j d"]:
+        """Embeddings of the patches."""
         rows, columns = self.patch_size
         pixels = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5).flatten(3)
         return self.norm(F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias))

@@ -76,6 +76,7 @@ def protocol(
     kind: str,
     size: int = 448,
     scales: Sequence[float] = (),
+    *,
     flip: bool | None = None,
     crf: bool | None = None,
     longest: int | None = None,

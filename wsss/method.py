@@ -30,8 +30,14 @@ def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, pla
     if config.energy.weight:
         probability = energy.half_probability(output.log_probability)
         output = dataclasses.replace(output, probability=probability)
-        reach = (config.energy.sigma_xy, config.energy.sigma_rgb, config.compat.energy_across_box)
-        filtering = energy.start(batch.image, probability.detach(), batch.box, *reach)  # beside the passes below
+        filtering = energy.start(  # beside the passes below
+            batch.image,
+            probability.detach(),
+            batch.box,
+            sigma_xy=config.energy.sigma_xy,
+            sigma_rgb=config.energy.sigma_rgb,
+            across_box=config.compat.energy_across_box,
+        )
     output = add_cams(model, image, batch, output, config)
     if config.contrasts_classes:
         output = add_class_codes(model, batch, output, config, generator)
@@ -164,9 +170,14 @@ def subspace_terms(output: Output, config: Config) -> dict[str, Float[Tensor, ""
     if output.anchors is not None:
         images, labels = output.anchors[:, 0], output.token_labels.flatten(1)[output.anchors.unbind(1)]
         if config.contrasts_patches:
-            msc = config.msc
-            options = (msc.patch_temperature, msc.across_images, msc.across_backgrounds)
-            terms["patch_subspace"] = subspace.patch_subspace_loss(output.anchor_codes, labels, images, *options)
+            terms["patch_subspace"] = subspace.patch_subspace_loss(
+                output.anchor_codes,
+                labels,
+                images,
+                temperature=config.msc.patch_temperature,
+                across_images=config.msc.across_images,
+                across_backgrounds=config.msc.across_backgrounds,
+            )
         if config.uses_decorrelation:
             by_label = config.msc.centring == "label"
             terms["decorrelation"] = subspace.decorrelation_loss(output.anchor_codes, labels, by_label)
@@ -183,9 +194,10 @@ def alignment_terms(output: Output, batch: Batch, config: Config) -> dict[str, F
     aligned = range(1 if AUX in csa.layers else 2, len(teachers))
     terms: dict[str, Float[Tensor, ""]] = {}
     for side, pairs in (("last", [(0, layer) for layer in aligned]), ("aux", [(layer, 0) for layer in aligned])):
+        affinity = {"background": csa.background, "balance": csa.balance, "similar": csa.similar}
         maps = [(output.student_cams[student], teachers[teacher], batch.label, valid) for student, teacher in pairs]
         intensity = [alignment.intensity_loss(*pair, csa.smooth) for pair in maps]
-        structure = [alignment.structure_loss(*pair, csa.background, csa.balance, csa.similar) for pair in maps]
+        structure = [alignment.structure_loss(*pair, **affinity) for pair in maps]
         terms |= {
             f"intensity_{side}": torch.stack(intensity).mean(),
             f"structure_{side}": torch.stack(structure).mean(),
@@ -196,11 +208,19 @@ def alignment_terms(output: Output, batch: Batch, config: Config) -> dict[str, F
 def segmentation_labels(output: Output, batch: Batch, config: Config, aux_labels: bool) -> Int[Tensor, "b h w"]:
     """Pixel labels made of the last (or the aux) CAM, refined by the colours of view 1 where refinement is on."""
     source = output.aux_cam if aux_labels else output.cam
-    levels = config.segmentation.levels or (config.cam.low, config.cam.high)
+    low, high = config.segmentation.levels or (config.cam.low, config.cam.high)
     if not config.segmentation.refinements:
-        return cam.training_labels(source, batch.label, batch.box, *levels)
-    options = {"across_box": config.compat.refine_across_box, "iterations": config.segmentation.refinements}
-    return refine.segmentation_labels(batch.image, source, batch.label, batch.box, *levels, **options)
+        return cam.training_labels(source, batch.label, batch.box, low, high)
+    return refine.segmentation_labels(
+        batch.image,
+        source,
+        batch.label,
+        batch.box,
+        low,
+        high,
+        across_box=config.compat.refine_across_box,
+        iterations=config.segmentation.refinements,
+    )
 
 
 def token_labels(output: Output, batch: Batch, config: Config) -> Int[Tensor, "b i j"]:

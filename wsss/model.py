@@ -36,6 +36,7 @@ class Decoder(nn.Module):
         self.conv8 = nn.Conv2d(hidden, classes, 1, bias=False)
 
     def forward(self, features: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c i j"]:
+        """Logits of every class, background first, on the token grid."""
         return self.conv8(self.conv7(self.conv6(features).relu()).relu())
 
 
@@ -84,6 +85,7 @@ class ContrastHead(nn.Module):
         return self.last_layer.rows().unflatten(0, (self.subspaces, -1))
 
     def forward(self, token: Float[Tensor, "*n d"]) -> Float[Tensor, "*n s e"]:
+        """Embeddings of tokens in every subspace."""
         return subspace.project(F.normalize(self.mlp(token), dim=-1), self.projection(), self.normalise)
 
 

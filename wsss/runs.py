@@ -153,7 +153,8 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
         raise UserError("--batch must be at least 1 and --workers at least 0")
     opened = open_run(request.run, request.weights, request.data_root)
     own = evaluate.evaluation_size(opened.config)
-    asked = inference.protocol(request.protocol, own, request.scales, request.flip, request.crf, request.longest)
+    changes = {"flip": request.flip, "crf": request.crf, "longest": request.longest}
+    asked = inference.protocol(request.protocol, own, request.scales, **changes)
     with distributed.group() as device:
         root = distributed.main_first(lambda: sets.locate(opened.config.data))
         images = listing(root, request.split, truth)
@@ -196,12 +197,11 @@ def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, d
 
 
 def crf_workers(wanted: int | None, asked: Protocol) -> int:
-    """CRF processes beside this one: `wanted`, or for None one a core, shared by the processes on this machine, and 0
-    without CRF or where a process has one core."""
-    if wanted is not None:
-        return wanted
-    cores = pool.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return cores if asked.crf and cores > 1 else 0
+    """CRF processes beside this one: as many as wanted; None: one a core, shared by the processes on this machine, or
+    none without CRF."""
+    if wanted is not None or not asked.crf:
+        return wanted or 0
+    return max(1, pool.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def _changes(request: Request, asked: Protocol) -> list[str]:

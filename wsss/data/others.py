@@ -10,6 +10,7 @@ from wsss.data.shapes import Body, Glyph, Parts
 
 
 def car(random: RandomState) -> Parts:
+    """A car."""
     roof = between(random, -0.30, -0.22)
     shell = smooth([(-0.5, 0.2), (-0.5, -0.02), (-0.3, -0.06), (-0.2, roof), (0.22, roof), (0.34, -0.06), (0.5, 0.0),
                     (0.5, 0.2)], 1)
@@ -21,6 +22,7 @@ def car(random: RandomState) -> Parts:
 
 
 def house(random: RandomState) -> Parts:
+    """A house."""
     eaves = between(random, -0.18, -0.08)
     layers = [("shade", [rectangle(0.14, -0.45, 0.24, -0.15)]), ("main", [rectangle(-0.34, eaves, 0.34, 0.48)]),
               ("second", [np.array([(-0.46, eaves), (0, -0.5), (0.46, eaves)])]),
@@ -29,6 +31,7 @@ def house(random: RandomState) -> Parts:
 
 
 def rocket(random: RandomState) -> Parts:
+    """A rocket."""
     w = between(random, 0.2, 0.24)
     hull = smooth([(0, -0.54), (-w, -0.2), (-w, 0.25), (-0.12, 0.38), (0.12, 0.38), (w, 0.25), (w, -0.2)], 2)
     fins = [np.array([(s * w * 0.8, 0.05), (s * 0.38, 0.34), (s * 0.36, 0.46), (s * 0.1, 0.34)]) for s in (-1, 1)]
@@ -37,6 +40,7 @@ def rocket(random: RandomState) -> Parts:
 
 
 def mushroom(random: RandomState) -> Parts:
+    """A mushroom."""
     w = between(random, 0.42, 0.5)
     stem = smooth([(-0.13, 0), (0.13, 0), (0.18, 0.5), (-0.18, 0.5)], 1)
     cap = smooth([(-w, 0.08), (-0.9 * w, -0.34), (-0.2, -0.52), (0.2, -0.52), (0.9 * w, -0.34), (w, 0.08)], 2)
@@ -44,6 +48,7 @@ def mushroom(random: RandomState) -> Parts:
 
 
 def butterfly(random: RandomState) -> Parts:
+    """A butterfly."""
     reach = between(random, 0.44, 0.52)
     upper = [smooth([(0, 0), (s * 0.15, -0.36), (s * reach, -0.42), (s * 0.48, -0.04), (s * 0.1, 0.1)], 2)
              for s in (-1, 1)]
@@ -53,6 +58,7 @@ def butterfly(random: RandomState) -> Parts:
 
 
 def tree(random: RandomState) -> Parts:
+    """A tree."""
     spread = between(random, 0.26, 0.32)
     crown = [ellipse(-0.2, -0.08, spread * 0.8), ellipse(0.2, -0.08, spread * 0.8), ellipse(0, -0.22, spread)]
     trunk = smooth([(-0.07, 0.1), (0.07, 0.1), (0.12, 0.5), (-0.12, 0.5)], 1)
@@ -60,6 +66,7 @@ def tree(random: RandomState) -> Parts:
 
 
 def cup(random: RandomState) -> Parts:
+    """A cup."""
     foot = between(random, 0.2, 0.28)
     bowl = smooth([(-0.38, -0.34), (0.3, -0.34), (foot, 0.4), (-foot - 0.08, 0.4)], 1)
     handle = [line(0.22, -0.2, 0.46, -0.16, 0.07), line(0.45, -0.19, 0.43, 0.12, 0.07), line(0.46, 0.1, 0.2, 0.2, 0.07)]
@@ -67,6 +74,7 @@ def cup(random: RandomState) -> Parts:
 
 
 def umbrella(random: RandomState) -> Parts:
+    """An umbrella."""
     rise = between(random, 0.44, 0.52)
     shade = np.array([(-0.5, 0.08), (-0.42, -0.2), (-0.22, -rise + 0.06), (0, -rise), (0.22, -rise + 0.06),
                       (0.42, -0.2), (0.5, 0.08), (0.33, 0.02), (0.17, 0.09), (0, 0.03), (-0.17, 0.09), (-0.33, 0.02)])

@@ -30,10 +30,12 @@ class Sprite:
 
     @property
     def alpha(self) -> np.ndarray:
+        """Opacity (h, w), 0 to 1."""
         return self.canvas[..., 3]
 
     @property
     def mask(self) -> np.ndarray:
+        """Where the object is at least half opaque (h, w)."""
         return self.alpha >= np.float32(0.5)
 
 

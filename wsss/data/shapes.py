@@ -21,6 +21,7 @@ Body = Callable[[RandomState], Parts]
 
 
 def fish(random: RandomState) -> Parts:
+    """A fish."""
     h = between(random, 0.27, 0.33)
     tail = between(random, 0.21, 0.29)
     fin = between(random, 0.11, 0.18)
@@ -43,6 +44,7 @@ def fish(random: RandomState) -> Parts:
 
 
 def balloon(random: RandomState) -> Parts:
+    """A balloon."""
     w = between(random, 0.37, 0.42)
     neck = between(random, 0.20, 0.26)
     envelope = smooth([(0, -0.53), (-0.72 * w, -0.50), (-1.1 * w, -0.28), (-0.98 * w, -0.02), (-0.09, neck),
@@ -63,6 +65,7 @@ def balloon(random: RandomState) -> Parts:
 
 
 def boat(random: RandomState) -> Parts:
+    """A boat."""
     lean = between(random, -0.04, 0.04)
     bow = between(random, 0.42, 0.48)
     hull = smooth([(-bow, 0.25), (-0.1, 0.27), (0.46, 0.23), (0.34, 0.46), (-0.30, 0.47)], 1)

@@ -55,7 +55,8 @@ class Infer:
     batch: int = 1
     """Photographs that go through the network at once."""
     workers: int | None = None
-    """Processes for the CRF beside this one; 0: none. None: one a core."""
+    """Processes for the CRF; None: one a core, or fewer where memory is small; 0: none beside this one, which hears a
+    stop only between two steps of a CRF."""
 
 
 def bench_infer(asked: Infer) -> dict[str, Any]:

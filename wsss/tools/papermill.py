@@ -101,6 +101,7 @@ class OwnInterpreter(KernelSpecManager):
     """Every kernel is the interpreter that papermill runs in, whatever kernels are installed."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        """This interpreter, under any name."""
         return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(QUIET))
 
 
@@ -116,10 +117,12 @@ class Engine(NBClientEngine):
 
     @classmethod
     def nb_kernel_name(cls, nb: Any, name: str | None = None) -> str:
+        """The name in the notebook, or python3."""
         return name or nb.metadata.get("kernelspec", {}).get("name") or "python3"
 
     @classmethod
     def nb_language(cls, nb: Any, language: str | None = None) -> str:
+        """The language in the notebook, or python."""
         return language or "python"
 
     @classmethod
