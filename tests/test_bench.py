@@ -97,7 +97,7 @@ def test_infer(capsys, monkeypatch, workers):
     assert found["best_seconds"] > found["crf_seconds"] / found["cores"] - 0.002
     assert found["images_a_second"] == pytest.approx(3 / found["seconds"], rel=0.01)
     assert found["units"] == pytest.approx(found["seconds"] / found["gemm_seconds"], rel=0.2)
-    assert found["peak_memory_gb"] > 0.1 and (found["workers_memory_gb"] > 0) == (workers > 0)
+    assert found["peak_memory_gb"] > 0.1 and (found["workers_memory_gb"] > 0.05) == (workers > 0)
 
 
 def test_infer_is_what_evaluate_runs(capsys, monkeypatch):

@@ -23,8 +23,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ROWS = (
     "wsss batch compat distributed interrupt memory paths provenance renamed "
     "intervals settings command config presets stored",
-    "crf losses metrics normalisation optim transforms weights cam alignment contrast energy refine subspace checkpoint "
-    "published results table benches figures origins publish",
+    "crf losses metrics normalisation optim transforms weights cam alignment contrast energy refine subspace "
+    "checkpoint published results table benches figures origins publish",
     "data encoder model datasets",
     "method",
     "experiments",

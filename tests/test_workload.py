@@ -211,7 +211,7 @@ def test_a_limited_evaluation_never_passes_for_the_final_one(made, capsys, proto
     place = made / f"predictions/{protocol}-crf-longest60-val"
     assert json.loads((place / "protocol.json").read_text())["longest"] == 60
     assert run("evaluate", made, "--protocol", protocol, "--workers", 0, "--save", place) == 1
-    assert "they differ in longest" in capsys.readouterr().err
+    assert "differs in longest" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["0", "-5"])
