@@ -442,6 +442,20 @@ def test_objective_is_the_weighted_sum_and_keeps_terms_of_weight_zero():
     total = method.objective({"a": one, "b": two}, {"a": 0.5, "b": 0.0})
     total.backward()
     assert total == 1.0 and one.grad == 0.5 and two.grad == 0.0
+    for terms, table in (({"a": one}, {"a": 1.0, "b": 0.5}), ({"a": one, "b": two}, {"a": 1.0})):
+        with pytest.raises(ValueError, match="b is a term without a weight, or a weight without a term"):
+            method.objective(terms, table)
+    assert method.objective({"a": one}, {"a": 1.0, "b": 0.0}) == 2.0, "a term that is off need not be there"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_weight_of_a_preset_has_its_term(name):
+    """At the last step, where all have joined; with one subspace nothing is decoupled."""
+    own = {} if PRESETS[name].msc.subspaces > 1 else {"msc__dimension": 12}
+    config = tiny(PRESETS[name], **own)
+    table = method.weights(config.optim.steps - 1, config)
+    terms = step(config, training_batch(config))[2]
+    assert {term for term, weight in table.items() if weight} <= set(terms) <= set(table)
 
 
 def test_a_step_that_needs_no_cam_yet_takes_the_main_pass_and_moves_the_same():

@@ -89,7 +89,7 @@ WEIGHTS = (
 
 @pytest.mark.parametrize(("path", "doubled"), WEIGHTS, ids=[row[0] for row in WEIGHTS])
 def test_a_weight_is_that_of_its_own_terms(path, doubled):
-    config = presets.get("voc", csa__direction="both")
+    config = presets.get("voc", csa__direction="both", csa__layers=(2, 3))
     before, after = (
         method.weights(config.optim.steps - 1, one) for one in (config, override(config, {path: 2 * get(config, path)}))
     )

@@ -14,6 +14,9 @@ from wsss.encoder import AUX
 from wsss.losses import classification_loss, log_probability, segmentation_loss
 from wsss.model import Wsss
 
+CLASSIFICATION = ("classification", "aux_classification", "extra_classification")
+"""Terms that need no CAM."""
+
 
 def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, plain: bool = False) -> Output:
     """Every pass of a step, in order: main, with view 2 beside it, CAM passes, then local crops and the contrast head
@@ -246,18 +249,19 @@ def weights(step: int, config: Config) -> dict[str, float]:
     joined = _active(schedule.joining, step, config)
     segmenting = _active(schedule.segmentation_start, step, config)
     msc, csa = config.msc, config.csa
+    extra_layers = csa.weight > 0 and set(csa.layers) != {AUX}
     progress = step / config.optim.steps
     to_last, to_aux = alignment.direction_weights(progress, csa.direction, csa.crossing, csa.ramp)
     aligning = csa.weight * joined
     return {
         "classification": 1.0,
         "aux_classification": 1.0,
-        "extra_classification": 1.0,
+        "extra_classification": float(extra_layers),
         "patch_contrast": config.patch_contrast.weight * contrasting,
         "class_contrast": config.class_contrast.weight * contrasting,
         "patch_subspace": msc.patch_weight * joined,
-        "orthogonality": msc.orthogonality_weight * joined,
-        "decorrelation": msc.decorrelation_weight * joined,
+        "orthogonality": msc.orthogonality_weight * joined * config.uses_orthogonality,
+        "decorrelation": msc.decorrelation_weight * joined * config.uses_decorrelation,
         "intensity_last": aligning * to_last * csa.intensity,
         "structure_last": aligning * to_last * csa.structure,
         "intensity_aux": aligning * to_aux * csa.intensity,
@@ -269,7 +273,7 @@ def weights(step: int, config: Config) -> dict[str, float]:
 
 def is_plain(table: dict[str, float]) -> bool:
     """Whether classification alone has a weight in the table of a step: what the other terms need is left out then."""
-    return not any(weight for name, weight in table.items() if not name.endswith("classification"))
+    return not any(weight for name, weight in table.items() if name not in CLASSIFICATION)
 
 
 def uses_aux_labels(step: int, config: Config) -> bool:
@@ -278,7 +282,13 @@ def uses_aux_labels(step: int, config: Config) -> bool:
 
 
 def objective(terms: dict[str, Float[Tensor, ""]], table: dict[str, float]) -> Float[Tensor, ""]:
-    """Weighted sum (eq. 10). Terms of weight 0 stay in it, so that their gradients are zero and not absent."""
+    """Weighted sum (eq. 10). Terms of weight 0 stay in it, so that their gradients are zero and not absent.
+
+    Raises ValueError for a term without a weight, and for a weight above 0 without its term.
+    """
+    weighted = {name for name, weight in table.items() if weight}
+    if strays := sorted((terms.keys() - table.keys()) | (weighted - terms.keys())):
+        raise ValueError(f"{', '.join(strays)} is a term without a weight, or a weight without a term")
     return torch.stack([table[name] * value for name, value in terms.items()]).sum()
 
 
