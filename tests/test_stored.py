@@ -3,11 +3,12 @@
 import json
 
 import pytest
+from running import folder, hashes, own_set, run, tiny
 
-from wsss import experiments, presets, renamed, results, sweep
+from wsss import experiments, presets, renamed, results, stored, sweep
 from wsss.cli import main
 from wsss.config import Config, to_dict
-from wsss.paths import UserError, project_root, write_json
+from wsss.paths import UserError, project_root, read_json, write_json
 from wsss.presets import FREE, PRESETS
 from wsss.settings import flatten, override, paths
 from wsss.stored import current_variant, from_dict, run_folder
@@ -148,6 +149,27 @@ def test_a_run_in_a_folder_of_its_old_name_counts(tmp_path):
     assert run_folder(tmp_path, new.name, 4) == new / "4"
     (new / "3").mkdir(parents=True)
     assert run_folder(tmp_path, new.name, 3) == new / "3"
+
+
+def test_a_finished_run_of_an_earlier_version_is_returned(tmp_path):
+    """The same run in today's words: its old folder, record and configuration are taken as they are."""
+    output, new, old = tmp_path / "runs", "smoke+msc.patch_weight=0.0", "smoke+msc.level=class"
+    words = tiny(own_set(tmp_path / "own"), output, "--msc.patch_weight", "0", "--variant", new)
+    assert run(*words) == 0
+    place = folder(output).parent
+    earlier = place.rename(place.with_name(old))
+    for path in (earlier / "0.json", earlier / "0" / "config.json"):
+        text = path.read_text().replace(new, old)
+        text = text.replace('"patch_weight": 0.0', '"level": "class", "patch_weight": 0.1')
+        path.write_text(text.replace('"modules_start": null', '"modules_start": -1.0'))
+    before = hashes(output)
+    assert run(*words) == 0
+    assert hashes(output) == before and not place.exists()
+    assert (
+        results.load(earlier / "0.json")["variant"]
+        == new
+        == stored.from_dict(read_json(earlier / "0/config.json")).variant
+    )
 
 
 def test_an_old_record_of_ones_own_is_found_by_tables_and_sweep(tmp_path):

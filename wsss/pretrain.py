@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from wsss.encoder import build_encoder
 from wsss.model import describe
 from wsss.normalisation import IMAGENET
 from wsss.paths import UserError, atomic, write_json
+from wsss.settings import Bound, check
 
 DRAWN = "drawn"
 SMALL_VIT = Model(
@@ -39,57 +41,41 @@ SMALL_VIT = Model(
 )
 
 
-BOUNDS = (
-    ("minutes", 1e-3, 1e6),
-    ("images", 2, 10**8),
-    ("held_out", 0, 0.9),
-    ("size", 1, 10**4),
-    ("batch", 1, 10**6),
-    ("lr", 0, 10),
-    ("drop", 0, 0.99),
-    ("warmup", 1e-6, 1),
-    ("seed", 0, 2**31 - 1),
-)
-
-
 @dataclass(frozen=True)
 class Pretrain:
     """Supervised pretraining of a small ViT on image labels."""
 
     output: Path = Path("data/weights/vit_mini_drawn.safetensors")
     """Where the weights go (half precision); the record goes beside them as .json."""
-    minutes: float = 30.0
+    minutes: Annotated[float, Bound(1e-3, 1e6)] = 30.0
     """Length of the run; the schedule follows the time, so any machine ends with a finished run."""
-    images: int = 24_000
+    images: Annotated[int, Bound(2, 1e8)] = 24_000
     """Images drawn where the root is 'drawn'; a folder gives all it has."""
-    held_out: float = 0.04
+    held_out: Annotated[float, Bound(0, 0.9)] = 0.04
     """Share of the images kept for the final accuracy."""
-    size: int = 64
+    size: Annotated[int, Bound(1, 1e4)] = 64
     """Side of the training images in pixels."""
-    batch: int = 128
+    batch: Annotated[int, Bound(1, 1e6)] = 128
     """Images a step."""
-    lr: float = 1.5e-3
+    lr: Annotated[float, Bound(0, 10)] = 1.5e-3
     """Peak learning rate of AdamW."""
-    weight_decay: float = 0.05
+    weight_decay: Annotated[float, Bound(0, 1000)] = 0.05
     """Decoupled weight decay."""
-    smoothing: float = 0.1
+    smoothing: Annotated[float, Bound(0, 1)] = 0.1
     """Label smoothing."""
-    drop: float = 0.5
+    drop: Annotated[float, Bound(0, 0.99)] = 0.5
     """Share of the patch tokens left out ..."""
-    drop_until: float = 0.8
+    drop_until: Annotated[float, Bound(0, 1)] = 0.8
     """... until this fraction of the run."""
-    warmup: float = 0.05
+    warmup: Annotated[float, Bound(1e-6, 1)] = 0.05
     """Fraction of the run with linear warm-up; cosine decay after it."""
-    seed: int = 0
+    seed: Annotated[int, Bound(0, 2**31 - 1)] = 0
     """The one source of randomness."""
     model: Model = field(default_factory=lambda: SMALL_VIT)
     """The architecture."""
 
     def __post_init__(self) -> None:
-        for name, low, high in BOUNDS:
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UserError(f"{name} is {value}, but must lie between {low} and {high}; change --{name}")
+        check(self)
 
 
 class Pretrainer(nn.Module):

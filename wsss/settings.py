@@ -75,7 +75,7 @@ def bound_of(kind: Any) -> Bound | None:
     return next((extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Bound)), None)
 
 
-def check(config: Any, steps: int) -> None:
+def check(config: Any, steps: int = 0) -> None:
     """UserError for the first setting that is no choice or outside its bound, NaN included; `steps` of the run explain
     a fraction."""
     for path, kind in kinds(type(config)).items():

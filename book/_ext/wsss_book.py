@@ -37,6 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 from wsss_fresh import show  # noqa: E402  (the package may not be installed)
 
+from wsss import stored  # noqa: E402
 from wsss.elements import FAULTS, PDF  # noqa: E402
 from wsss.evidence import NotMeasured  # noqa: E402
 from wsss.figures import suffix  # noqa: E402
@@ -52,7 +53,7 @@ RECORDS = "records"
 
 def record_id(name: str) -> str:
     """Where the table of records has the first one of DATASET/VARIANT/SEED's variant."""
-    return nodes.make_id("record-" + "/".join(name.split("/")[:2]))
+    return nodes.make_id("record-" + "/".join(map(stored.current_variant, name.split("/")[:2])))
 
 
 class ResultRole(SphinxRole):
