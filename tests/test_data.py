@@ -61,7 +61,8 @@ def test_a_val_list_without_truth_leaves_all_numbers_undefined(tmp_path, capsys,
     for kind in ("segmentation", "cam", "aux_cam"):
         assert found[kind]["miou"] is found[kind]["pixel_accuracy"] is found[kind]["boundary_iou"] is None
     assert found["classification"]["map"] is None and 100.0 not in found["guesses"].values()
-    assert "segmentation undefined" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "segmentation undefined" in out and "undefined: no mask of val shows a class that counts" in out
 
 
 @pytest.mark.parametrize("source", ["masks", "text", "annotations"])

@@ -45,7 +45,7 @@ def test_every_orientation_is_upright(tmp_path, orientation, suffix):
     """As viewers show it: also against Pillow's own way."""
     path = stored(tmp_path / f"photo{suffix}", CORNERS, orientation)
     image = pictures.read_image(path)
-    assert image.size == (40, 24)
+    assert image.size == pictures.upright_size(path) == (40, 24)
     assert np.abs(np.asarray(image).astype(int) - CORNERS)[2:-2:4, 2:-2:4].mean() < 12
     with Image.open(path) as raw:
         assert np.array_equal(np.asarray(image), np.asarray(ImageOps.exif_transpose(raw).convert("RGB")))

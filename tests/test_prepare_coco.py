@@ -318,6 +318,14 @@ def shape(value: Any) -> Callable[[Path], None]:
     return lambda s: edit(s, lambda t: t["annotations"][0].update(segmentation=value))
 
 
+def turn(path: Path) -> None:
+    """The same pixels, said to lie on their side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(path) as image:
+        image.save(path, exif=exif)
+
+
 TRAIN, PHOTO = "annotations/instances_train2014.json", "train2014/COCO_train2014_000000000002.jpg"
 LONG = compressed(np.ones(SIZE, bool))
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -361,6 +369,15 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no photographs": (lambda s: shutil.rmtree(s / "train2014"), "4 of the 4 images with objects are not in"),
     "broken photograph": (lambda s: (s / PHOTO).write_bytes(b"nothing"), "000000000002.jpg is no image"),
     "other photograph": (lambda s: Image.new("RGB", (8, 9)).save(s / PHOTO), "is 8x9, but its annotations are for 40"),
+    "turned photograph": (
+        lambda s: turn(s / PHOTO),
+        r"is 30x40 upright, by its EXIF orientation .6., but its annotations are for 40x30; annotate it upright",
+    ),
+    "background": (
+        lambda s: edit(s, lambda t: t["categories"][0].update(name="__Background__")),
+        "names '__Background__', which is no class; take that category and its annotations out",
+    ),
+    "names alike": (lambda s: edit(s, lambda t: t["categories"][0].update(name="Dog")), "'dog'.* are alike"),
     "one in two": (
         lambda s: edit(s, lambda t: t["images"][3].update(file_name="COCO_train2014_000000000011.jpg")),
         "000000000011 is in two splits",
@@ -385,6 +402,27 @@ def test_places_that_cannot_be_written(source, tmp_path):
         prepare(source, tmp_path / "out", "--images", str(tmp_path / "file"))
     with pytest.raises(UserError, match="--workers is -1"):
         prepare(source, tmp_path / "out", "--workers", "-1")
+
+
+def test_names_with_blanks_and_photographs_that_lie(source, tmp_path):
+    """An id may hold blanks; a photograph whose annotations are for the upright picture is taken as it is."""
+    for split in ("train", "val"):
+        tree = json.loads((source / f"annotations/instances_{split}2014.json").read_text())
+        for row in tree["images"]:
+            name = f"{split} ({row['id']}).jpg"
+            path = (source / f"{split}2014" / row["file_name"]).rename(source / f"{split}2014" / name)
+            row["file_name"] = name
+            with Image.open(path) as image:
+                lying = image.transpose(Image.Transpose.ROTATE_90)
+            lying.save(path)
+            turn(path)
+        (source / f"annotations/instances_{split}2014.json").write_text(json.dumps(tree))
+    assert prepare(source, tmp_path / "out") == 0
+    kit, ids = voc.open_devkit(tmp_path / "out"), voc.read_ids(tmp_path / "out", "train")
+    assert all(name.startswith("train (") for name in ids) and voc.read_labels(kit, ids).any(1).all()
+    for name in ids:
+        photograph, mask = voc.read_pair(kit, name)
+        assert photograph.size == mask.shape[::-1]
 
 
 # Which files, and how many images.

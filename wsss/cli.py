@@ -119,6 +119,8 @@ def _report(record: dict[str, Any], folder: Path) -> None:
     run = f"{record['dataset']}/{record['variant']} seed {record['seed']}"
     print(f"{run}, {record['images']} images of {record['split']}:")
     print(f"mIoU in percent: {numbers}; classification mAP {_number(found['classification']['map_headline'])}")
+    if found["segmentation"]["miou_headline"] is None:
+        print(f"undefined: no mask of {record['split']} shows a class that counts")
     if "other_data" in record:
         print(f"other data than the run's: {record['other_data']} differ")
     print(f"record: {folder.with_suffix('.json')}; weights, log and examples: {folder}")

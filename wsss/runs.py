@@ -134,7 +134,7 @@ class Outcome:
             return f"{len(self.images.ids)} images of {split}, which has no masks to compare with; {where}"
         run, found = results.describe(self.record), self.record["results"]["segmentation"]
         protocol = self.record["protocol"]
-        scored = "undefined" if found["miou"] is None else f"{found['miou']:.1f}"
+        scored = f"undefined: no mask of {split} shows a class" if found["miou"] is None else f"{found['miou']:.1f}"
         return (
             f"{run}, {self.record['images']} images of {split} by the protocol {protocol['kind']} "
             f"({protocol['name']}):\nmIoU in percent: segmentation {scored}\nrecord: {self.record['path']}; {where}"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 from jaxtyping import Int
 
 from wsss import metrics, results
@@ -161,8 +160,7 @@ def guesses_of(root: Path, split: str, headline: Sequence[str]) -> dict[str, Any
     opened = Split(root, split, need_masks=True)
     full, counts, digests = ("background", *opened.kit.classes), dict.fromkeys(GUESSES, 0), []
     for place, name in enumerate(opened.ids):
-        with PIL.Image.open(opened.files[place]) as photograph:
-            mask = voc.read_mask(voc.mask_file(opened.kit, name), photograph.size, len(opened.kit.classes))
+        _, mask = voc.read_pair(opened.kit, name)
         digests.append(results.mask_digest(mask))
         for kind, guess in guess_labels(opened.labels[place].numpy(), mask.shape).items():
             counts[kind] = counts[kind] + metrics.counts(metrics.confusion(mask, guess, len(full)))

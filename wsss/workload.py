@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from PIL import Image
 
 from wsss import distributed, inference
 from wsss.crf import dense_crf
@@ -125,7 +124,7 @@ def plan_of(shard: Shard, workers: int) -> Plan:
     left = [number for number, name in enumerate(images.ids) if not (shard.folder / f"{name}.png").is_file()]
     return Plan(
         names=[images.ids[number] for number in left],
-        sizes=[_size(images.files[number]) for number in left],
+        sizes=[pictures.upright_size(images.files[number]) for number in left],
         asked=shard.asked,
         classes=len(images.classes) + 1,
         patch=shard.model.patch,
@@ -134,14 +133,6 @@ def plan_of(shard: Shard, workers: int) -> Plan:
         workers=workers,
         processes=processes,
     )
-
-
-def _size(file: Path) -> Size:
-    try:
-        with Image.open(file) as image:
-            return image.size
-    except pictures.UNDECODABLE as error:
-        raise UserError(f"{file} cannot be decoded ({error}); replace the file") from error
 
 
 def available() -> int:

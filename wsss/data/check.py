@@ -127,6 +127,8 @@ def _look(kit: voc.Devkit, item: Item) -> Found:
         image, deep = pictures.open_photograph(photograph)
         found.digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
         found.notes += [pictures.DEEP] * deep
+        twins = sum((kit.root / "JPEGImages" / f"{item.name}{suffix}").is_file() for suffix in names.PHOTOGRAPHS)
+        found.notes += [f"images have two photographs, of which {names.PHOTOGRAPHS[0]} counts"] * (twins > 1)
         _look_at_mask(kit, item, found, (image.size, photograph))
     except UserError as error:
         found.faults.append(str(error))
@@ -240,19 +242,19 @@ def _same_photographs(ids: dict[str, list[str]], found: Sequence[Found]) -> list
 
 def _degenerate(kit: voc.Devkit, ids: dict[str, list[str]], found: Sequence[Found]) -> list[str]:
     """What makes the set as a whole one that nothing can be learnt from, or measured on."""
-    training = {one for name, split in ids.items() if _trained(name) for one in split}
-    evaluation = {one for name, split in ids.items() if _evaluated(name) for one in split}
-    learnt = {label for one in found if one.name in training for label in one.labels or ()}
-    masks = [one.pixels for one in found if one.name in evaluation and one.pixels is not None]
-    shown = {kit.classes[value - 1] for pixels in masks for value in pixels if 0 < value <= len(kit.classes)}
-    measured = shown | {label for one in found if one.name in evaluation for label in one.labels or ()}
+    listed = [{one for name, split in ids.items() if kind(name) for one in split} for kind in (_trained, _evaluated)]
+    train, val = ([one for one in found if one.name in part] for part in listed)
+    labels, measured = ({label for one in part for label in one.labels or ()} for part in (train, val))
+    measured |= {kit.classes[k - 1] for one in val for k in one.pixels or () if 0 < k <= len(kit.classes)}
     faults = []
-    if training and any(one.labels is not None for one in found if one.name in training) and not learnt:
-        faults.append(f"no training image has a label, so there is nothing to learn{_white(kit, found)}")
-    elif training and (missing := measured - learnt):
-        faults.append(f"no training image shows {_names(kit, missing)}, which images to evaluate on show")
-    if masks and not shown:
-        faults.append(f"no mask to evaluate on shows a class, so every mean IoU is undefined{_white(kit, found)}")
+    if train and all(one.labels is not None for one in train):  # else a label may be among those that cannot be read
+        if not labels:
+            faults.append(f"no training image has a label, so there is nothing to learn{_white(kit, train)}")
+        elif missing := measured - labels:
+            faults.append(f"no training image shows {_names(kit, missing)}, which images to evaluate on show")
+    masks = [one.pixels for one in val if one.pixels is not None]
+    if masks and not any(0 < value < IGNORE for pixels in masks for value in pixels):
+        faults.append(f"no mask to evaluate on shows a class, so every mean IoU is undefined{_white(kit, val)}")
     return faults
 
 

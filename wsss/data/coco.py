@@ -174,6 +174,7 @@ def _write_photo(root: Path, images: Path, classes: int, photo: Photo) -> None:
         with pictures.opened(source) as image:
             stored = image.size
             image.draft("L", (1, 1))  # of a JPEG an eighth of each side: fast, but to its last byte
+            image.load()
             turn = pictures.orientation(image)
     except pictures.UNDECODABLE as error:
         raise UserError(f"{source} is no image ({error}); unpack its archive again") from None

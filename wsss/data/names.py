@@ -24,8 +24,8 @@ PHOTOGRAPHS = (".jpg", ".png", ".jpeg")
 MASKS = (".png",)
 LONGEST_ID = 200
 """Characters; file systems refuse names of more than 255 bytes."""
-BACKGROUND = {"background", "bg", "ignore", "ignored", "void", "unlabeled", "unlabelled"}
-"""Names of what is no class, as `_plain` gives them."""
+BACKGROUND = {"background", "bg", "ignore", "ignored", "void", "unlabeled", "unlabelled", "dontcare"}
+"""Names of what is no class, in small letters alone: "0: __Background__" is one of them."""
 _FLAG = re.compile(r"(\S.*?)\s+-?[01]")
 _COMMENT = re.compile(r"(^|\s+)#.*")
 
@@ -152,14 +152,14 @@ def class_name(text: str) -> str:
 
 
 def unknown_class(name: str, classes: Collection[str]) -> str:
-    """Half a sentence on a name that is none of the `classes`."""
-    return f"the class {name!r}, which is not among the classes{near(name, classes)}"
+    """Half a sentence on a name that is none of the `classes`, and what to do."""
+    return f"the class {name!r}, which is not among the classes{near(name, classes) or '; correct it'}"
 
 
 def check_classes(classes: Sequence[str], where: str, what: str) -> tuple[str, ...]:
     """`classes` themselves; UserError unless they are 1 to 254 names that differ, without background. `what` of `where`
     is to be taken out."""
-    background = next((name for name in classes if _plain(name) in BACKGROUND), "")
+    background = next((name for name in classes if re.sub(r"[\W\d_]+", "", name).casefold() in BACKGROUND), "")
     if background:
         raise UserError(
             f"{where} names {background!r}, which is no class; take {what} out, since the values 0 (background) and "
@@ -187,7 +187,7 @@ def parse_classes(text: str, classes: Collection[str]) -> list[str]:
     if len(ways) == 1:
         return ways[0]
     if ways:
-        raise ValueError(f"classes that can be read as {ways[0]} and as {ways[1]}")
+        raise ValueError(f"classes that can be read as {ways[0]} and as {ways[1]}; write _ for blanks in names")
     known = {word for name in classes for word in name.split()}
     unknown = next((piece for piece in pieces if piece not in known), " ".join(pieces))
     raise ValueError(unknown_class(unknown, classes))

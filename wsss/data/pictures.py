@@ -83,9 +83,20 @@ def open_photograph(path: Path) -> tuple[Image.Image, bool]:
         raise UserError(f"{path} cannot be decoded ({error}); replace the file") from error
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of a photograph as `read_image` gives it, without its pixels. Raises UserError."""
+    try:
+        with opened(path) as image:
+            size = image.size
+            return size[::-1] if orientation(image) in SIDEWAYS else size
+    except UNDECODABLE as error:
+        raise UserError(f"{path} cannot be decoded ({error}); replace the file") from error
+
+
 def orientation(image: Image.Image) -> int:
     """EXIF orientation of an opened picture, 1 (upright) to 8; 1 where there is none that can be read."""
-    image.load()  # a PNG may hold its EXIF behind the pixels; a TIFF is turned by Pillow as it is loaded
+    if image.format == "TIFF":
+        image.load()  # Pillow turns it as it loads it
     try:
         value = image.getexif().get(0x0112, 1)
     except Exception:  # Pillow has half a dozen kinds for EXIF that is cut short

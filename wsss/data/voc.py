@@ -102,6 +102,8 @@ def read_ids(root: Path, split: str) -> list[str]:
 def image_file(root: Path, name: str) -> Path:
     """The photograph of an id, JPEG or PNG; UserError if there is none."""
     path = names.find(root / "JPEGImages", name, names.PHOTOGRAPHS)
+    if path is None and (root / "JPEGImages" / name).is_file():
+        raise UserError(f"image {name} is listed with the suffix of its file; write ids without it")
     if path is None:
         raise UserError(f"image {name} is listed, but {root}/JPEGImages/{name}.jpg (or .png) does not exist; add it")
     return path
@@ -156,8 +158,8 @@ def parse_labels(kit: Devkit, name: str, text: str) -> list[str]:
 
 
 def _wrong_label(kit: Devkit, source: Path, name: str, fault: str) -> UserError:
-    advice = "" if (kit.root / "classes.txt").exists() else ", or give the set its classes.txt"
-    return UserError(f"{source} gives image {name} {fault}; correct it{advice}")
+    advice = "" if (kit.root / "classes.txt").exists() else "; a set of other classes than VOC's needs its classes.txt"
+    return UserError(f"{source} gives image {name} {fault}{advice}")
 
 
 def read_xml(path: Path) -> ElementTree.Element:
