@@ -377,7 +377,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda s: edit(s, lambda t: t["categories"][0].update(name="__Background__")),
         "names '__Background__', which is no class; take that category and its annotations out",
     ),
-    "names alike": (lambda s: edit(s, lambda t: t["categories"][0].update(name="Dog")), "'dog'.* are alike"),
+    "names alike": (lambda s: edit(s, lambda t: t["categories"][1].update(name="DOG")), "are alike"),
     "one in two": (
         lambda s: edit(s, lambda t: t["images"][3].update(file_name="COCO_train2014_000000000011.jpg")),
         "000000000011 is in two splits",
