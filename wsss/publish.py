@@ -18,8 +18,9 @@ DIRTY = "was run on a tree with uncommitted changes (commit, then run it again)"
 def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) -> list[Path]:
     """Copy finished records of SOURCE to TARGET/data/results and executed notebooks to TARGET/book/runs.
 
-    `only` are patterns of DATASET/VARIANT; empty: all. All or nothing: a record of an uncommitted tree and a
-    notebook that failed, or ran on one, are refused with UserError before anything is copied.
+    `only` are patterns of DATASET/VARIANT; empty: all. All or nothing: a record of an uncommitted tree, one on other
+    data than those it would stand beside, and a notebook that failed, or ran on such a tree, are refused with UserError
+    before anything is copied.
     Returns the new files.
     """
     source, target = Path(source), Path(target)
@@ -30,6 +31,7 @@ def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) ->
     ]
     notebooks = sorted((source / "notebooks").glob("*.ipynb"))
     faults = [fault for record in chosen if (fault := _record_fault(record))]
+    faults += _data_faults(chosen, results.find(target / "data" / "results"))
     faults += [fault for path in notebooks if (fault := _notebook_fault(path))]
     if faults or not (chosen or notebooks):
         raise UserError("nothing was published: " + ("; ".join(faults) or f"{source} holds no finished run"))
@@ -47,6 +49,27 @@ def _record_fault(record: results.Record) -> str:
     if record["dirty"]:
         return f"{results.describe(record)} {DIRTY}"
     return ""
+
+
+def _data_faults(chosen: Sequence[results.Record], published: Sequence[results.Record]) -> list[str]:
+    """A sentence for each chosen record on other data than another of the same set and lists, chosen or published: one
+    table would show both. Records that say themselves that they are on other data than their runs are apart."""
+    replaced = {_name(record) for record in chosen}
+    firsts: dict[tuple[str, str, str], results.Record] = {}
+    faults = []
+    for record in (*(r for r in published if _name(r) not in replaced), *chosen):
+        if "data" not in record or "other_data" in record:
+            continue
+        lists = record["dataset"], record["config"].get("data", {}).get("train_split", ""), record["split"]
+        first = firsts.setdefault(lists, record)
+        if differ := results.differences(results.data_of(first), results.data_of(record)):
+            pair = f"{results.describe(record)} is on other data than {results.describe(first)}"
+            faults.append(f"{pair} ({differ} differ: publish runs on one set of data)")
+    return faults
+
+
+def _name(record: results.Record) -> tuple[str, str, str]:
+    return record["dataset"], record["variant"], Path(record["path"]).name
 
 
 def _notebook_fault(path: Path) -> str:

@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from wsss import ablation, experiments, results, stored
 from wsss.command import parse
+from wsss.data import identity, sets
 from wsss.experiments import SEEDS, Experiment
 from wsss.interrupt import Interrupted, stop_signals
 from wsss.paths import UserError, atomic, project_root
@@ -82,6 +84,7 @@ def run(words: Sequence[str]) -> int:
         raise UserError("--jobs must be at least 1, and --seeds name at least one seed")
     experiment = experiments.get(asked.table)
     jobs = plan(experiment, asked)
+    require_same_data(experiment, asked, jobs)
     records = results.find(project_root() / "data" / "results", asked.output or project_root() / "runs")
     print(overview(experiment, jobs, records, asked.jobs).text())
     left = [job for job in jobs if job.left()]
@@ -96,21 +99,60 @@ def plan(experiment: Experiment, asked: Sweep) -> list[Job]:
     """The runs, all rows of the first seed first. With `published`, without those whose records are in data/results."""
     known = {(r["dataset"], r["variant"], Path(r["path"]).name) for r in results.published()} if asked.published else ()
     output, root = asked.output or project_root() / "runs", ["--data.root", asked.data_root] * bool(asked.data_root)
+    dataset, _ = place(experiment, asked)
     moved = ["--output", str(asked.output)] * (asked.output is not None)
     jobs: list[Job] = []
     for seed in asked.seeds:
         for row in experiment.rows:
-            folder = stored.run_folder(output / experiment.dataset, row.variant, seed)
+            folder = stored.run_folder(output / dataset, row.variant, seed)
             commands = {folder.with_name(f"{seed}.json"): ("train", *row.words(seed), *root, *moved)}
             for final in experiment.finals if row.segments else ():
                 commands[folder.with_name(f"{seed}.{final.stem}.json")] = ("evaluate", str(folder), *final.words())
             wanted = {
                 record: tuple(words)
                 for record, words in commands.items()
-                if (experiment.dataset, row.variant, record.name) not in known
+                if (dataset, row.variant, record.name) not in known
             }
             jobs.append(Job(row.label, row.variant, seed, folder, wanted))
     return jobs
+
+
+def place(experiment: Experiment, asked: Sweep) -> tuple[str, Path | None]:
+    """The data set's name in the paths of its runs, and its root if that is there: nothing is drawn. Raises UserError
+    where `asked.data_root` is no root of a data set."""
+    data = replace(experiment.rows[0].config.data, root=asked.data_root)
+    if sets.DATASETS[data.name].drawn and not asked.data_root:
+        root = project_root() / "data" / data.name
+        return data.name, root if root.is_dir() else None
+    try:
+        root = sets.locate(data)
+    except UserError:
+        if asked.data_root:
+            raise
+        return data.name, None
+    return sets.name_of(data, root), root
+
+
+def require_same_data(experiment: Experiment, asked: Sweep, jobs: Sequence[Job]) -> None:
+    """UserError where runs, finished or begun, belong to other data than those that the sweep would use; where either
+    are not there or an older run does not tell, nothing is held against one another."""
+    _, root = place(experiment, asked)
+    begun = {job: known for job in jobs if (known := identity.of_run(job.folder)).get("train")}
+    if not begun or root is None:
+        return
+    lists = {row.variant: row.config.data for row in experiment.rows}
+    of_list = cache(partial(identity.of_list, root))
+    faults = []
+    for job, known in begun.items():
+        data = lists[job.variant]
+        now = {"train": of_list(data.train_split), "val": of_list(data.val_split, masks=True)}
+        if differ := results.differences(known, now):
+            faults.append(f"{job.folder} ({differ} differ)")
+    if faults:
+        raise UserError(
+            f"{len(faults)} of the {len(jobs)} runs are there, but on other data than those of {root}, first "
+            f"{faults[0]}; choose another --output, or give the data of these runs by --data-root"
+        )
 
 
 def overview(experiment: Experiment, jobs: Sequence[Job], records: Sequence[Record], side_by_side: int) -> Table:

@@ -65,7 +65,7 @@ def verdict(published: Sequence[Record], own: Sequence[Record]) -> tuple[list[di
     all that is judged agrees. Runs of smoke tests have no row.
 
     A row: what, published, yours, low, high, within (None: nothing published to compare with), counts (whether the
-    verdict takes it). False also if nothing could be compared. A run on other images is never within.
+    verdict takes it), and in other_data what of the data is known to differ. False also if nothing could be compared. A run on other images is never within.
     """
     own = [record for record in own if record["dataset"] not in SMOKE]
     rows = [_row(published, record, label, key) for record in own for label, key in KEYS if results.has(record, key)]
@@ -92,6 +92,7 @@ def _row(published: Sequence[Record], record: Record, label: str, key: str) -> d
     bounds = interval(peers, key) if peers else None
     same = bool(peers) and all(record[name] == peers[0][name] for name in ("fingerprint", "protocol"))
     row = {"what": what, "yours": results.value(record, key), "counts": True}
+    row["other_data"] = results.differences(results.data_of(peers[0]), results.data_of(record)) if peers else ""
     return row | _compared([results.value(peer, key) for peer in peers], bounds, row["yours"], same)
 
 
@@ -154,6 +155,7 @@ def _texts(row: dict[str, Any]) -> tuple[str, ...]:
     if row["within"] is None:
         return (*start, ABSENT, "nothing published to compare with")
     answer = ("yes" if row["within"] else "no") + ("" if row["counts"] else ", does not count")
+    answer += f" (other data: {row['other_data']} differ)" if row.get("other_data") else ""
     return (*start, f"{write(row['low'])} to {write(row['high'])}", answer)
 
 

@@ -1,5 +1,6 @@
 """Where the explorer's models and images come from: runs, the shipped model, folders, data sets."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from wsss import datasets, experiments, results, runs, stored
 from wsss.config import Config
-from wsss.data import names, voc
+from wsss.data import identity, names, voc
 from wsss.explore.scene import Picture, Seer
 from wsss.model import build
 from wsss.paths import UserError, project_root, read_json
@@ -45,6 +46,9 @@ def of_runs(folders: Sequence[Path]) -> tuple[list[Seer], tuple[str, ...]]:
     other = next((seer for seer, own in models if own != classes), None)
     if other:
         raise UserError(f"{other.about} It knows other classes than the first run; compare runs of one data set")
+    for folder in folders[1:]:
+        if differ := results.differences(identity.of_run(Path(folders[0])), identity.of_run(Path(folder))):
+            print(f"wsss: note: {folder} is of other data than {folders[0]}: {differ} differ", file=sys.stderr)
     return seers, classes
 
 

@@ -11,7 +11,7 @@ import tyro
 
 from wsss import checkpoint, datasets, evaluate, presets, results, runs, stored, tally
 from wsss.command import parse
-from wsss.data import sets
+from wsss.data import identity, sets
 from wsss.paths import UserError, project_root, write_json
 
 LIMIT = 16_000_000
@@ -39,7 +39,8 @@ class Ship:
 def ship(asked: Ship) -> Path:
     """Write the weights, evaluate what was written, then write the card; returns the weights' path.
 
-    Raises UserError for a run without a record, one of an uncommitted tree, and weights of more than 16 MB.
+    Raises UserError for a run without a record, one of an uncommitted tree, other data than the run's, and weights of
+    more than 16 MB.
     """
     opened = runs.open_run(asked.run, data_root=asked.data_root)
     record = results.load(opened.folder.with_name(f"{opened.folder.name}.json"))
@@ -49,6 +50,11 @@ def ship(asked: Ship) -> Path:
         )
     root = sets.locate(opened.config.data)
     split = datasets.Split(root, opened.config.data.val_split, need_masks=True)
+    path = opened.folder.with_name(f"{opened.folder.name}.json")
+    digests = split.digests(masks=True)
+    data = identity.evaluated(opened.folder, opened.config.data, (root, split.name), digests, path)
+    if data.differ:
+        raise UserError(f"{root} holds other data than those of {opened.folder}: {data.differ} differ; see --data-root")
     model = opened.model(len(split.kit.classes), torch.device("cpu")).half()
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     if size > LIMIT:

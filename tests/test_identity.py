@@ -1,0 +1,371 @@
+"""A run belongs to its data: classes, image labels, masks and photographs, wherever they lie and whatever is cached."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from running import folder, hashes, own_set, record, run, tiny, write_mask
+from test_faults import sentence
+
+from wsss import datasets, results
+from wsss.data import identity, voc
+from wsss.paths import UserError, read_json, write_json
+
+IDS = "ImageSets/Segmentation"
+FINAL = ("--protocol", "voc", "--crf", "False", "--scales", "1", "--flip", "False", "--workers", "1")
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An own set with labels from a text file, and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = own_set(tmp_path / "own")
+    labels(root, ("cup", "jug", "cup jug", "jug"))
+    return root
+
+
+def labels(root: Path, names: tuple[str, ...]) -> None:
+    rows = [f"{split}_{n} {name}" for split in ("train", "val") for n, name in enumerate(names)]
+    (root / voc.LABEL_FILE).write_text("\n".join(rows))
+
+
+def repaint(root: Path, name: str) -> None:
+    """One pixel of a mask of another class."""
+    path = root / f"SegmentationClass/{name}.png"
+    mask = np.array(Image.open(path))
+    mask[3, 3] = 2 if mask[3, 3] != 2 else 1
+    write_mask(path, mask)
+
+
+def save_again(root: Path, name: str) -> None:
+    """The same photograph in other bytes."""
+    path = root / f"JPEGImages/{name}.jpg"
+    Image.open(path).save(path, quality=50)
+
+
+def encode_again(root: Path) -> None:
+    """Every mask with the same values in other bytes: grey, without compression."""
+    for path in (root / "SegmentationClass").iterdir():
+        Image.fromarray(np.array(Image.open(path))).save(path, compress_level=0)
+
+
+def shorten(root: Path, split: str) -> None:
+    path = root / IDS / f"{split}.txt"
+    path.write_text("\n".join(path.read_text().split()[:3]))
+
+
+def move(root: Path) -> Path:
+    """The set lies elsewhere, in a folder of the same name."""
+    (root.parent / "elsewhere").mkdir()
+    return root.rename(root.parent / "elsewhere/own")
+
+
+def link(root: Path) -> None:
+    root.symlink_to(move(root))
+
+
+def rename(root: Path) -> None:
+    (root / "classes.txt").write_text("mug\njug\n")
+    labels(root, ("mug", "jug", "mug jug", "jug"))
+
+
+CHANGES = {
+    "the classes": rename,
+    "the classes, the image labels of train and val": lambda root: (root / "classes.txt").write_text("jug\ncup\n"),
+    "the image labels of train and val": lambda root: labels(root, ("cup", "jug", "cup jug", "cup jug")),
+    "the masks of val": lambda root: repaint(root, "val_1"),
+    "the photographs of val": lambda root: save_again(root, "val_0"),
+    "the photographs of train": lambda root: save_again(root, "train_3"),
+    "the listed images of train": lambda root: shorten(root, "train"),
+    "the listed images of val": lambda root: shorten(root, "val"),
+}
+SAME = {
+    "moved": move,
+    "linked": link,
+    "masks in other bytes": encode_again,
+    "masks of train, which are not used": lambda root: repaint(root, "train_0"),
+    "lists in another order": lambda root: [
+        (root / IDS / f"{split}.txt").write_text("\n".join(reversed(voc.read_ids(root, split))))
+        for split in ("train", "val")
+    ],
+}
+
+
+def stopped(root: Path, output: Path, *more: str) -> list[str]:
+    """The words of a run whose last checkpoint is there, but no record: the same words go on with it."""
+    words = tiny(root, output, *more)
+    assert run(*words) == 0
+    place = folder(output)
+    place.with_suffix(".json").unlink()
+    return words
+
+
+@pytest.mark.parametrize("differ", CHANGES)
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "interrupted"])
+def test_another_set_under_the_same_name_is_another_run(differ, finished, own, tmp_path, capsys):
+    """Refused in a sentence that names what differs; nothing that is there changes."""
+    words = (tiny if finished else stopped)(own, tmp_path / "out")
+    assert run(*words) == 0 or not finished
+    other = shutil.copytree(own, tmp_path / "other/own")
+    CHANGES[differ](other)
+    before = hashes(tmp_path / "out")
+    capsys.readouterr()
+    for root in (other, own):
+        CHANGES[differ](own) if root == own else None
+        assert run(*tiny(root, tmp_path / "out")) == 1
+        said = sentence(capsys.readouterr().err)
+        assert f"on other data than those of {root}: {differ} differ; choose another --output" in said
+    assert hashes(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("how", SAME)
+def test_the_same_data_are_the_same_run(how, own, tmp_path, capsys):
+    for finished in (True, False):
+        output = tmp_path / f"out{finished}"
+        assert run(*(tiny if finished else stopped)(own, output)) == 0
+    SAME[how](own)
+    root = tmp_path / "elsewhere/own" if how == "moved" else own
+    for finished in (True, False):
+        capsys.readouterr()
+        assert run(*tiny(root, tmp_path / f"out{finished}")) == 0
+        assert "note" not in capsys.readouterr().err
+
+
+def test_a_record_names_its_data(own, tmp_path):
+    assert run(*tiny(own, tmp_path / "out", "--data.watch", "train")) == 0
+    found, place = record(tmp_path / "out"), folder(tmp_path / "out")
+    data = found["data"]
+    assert data == read_json(place / "data.json") and set(data) == {"train", "val", "watched train"}
+    assert data["val"]["masks"] == found["fingerprint"]["masks"] and data["val"]["ids"] == found["fingerprint"]["ids"]
+    assert set(data["train"]) == {"ids", "classes", "labels", "photographs"}, "masks of train are not used"
+    for split, masks in (("train", False), ("val", True)):
+        assert data[split] == identity.of_list(own, split, masks) == datasets.Split(own, split).digests(masks)
+    repaint(own, "train_0")
+    words = tiny(own, tmp_path / "out", "--data.watch")
+    assert run(*words, "train") == 1 and run(*words, "val") == 0, "a list that is not watched now does not matter"
+
+
+def test_labels_from_masks_belong_to_the_labels(own, tmp_path, capsys):
+    (own / voc.LABEL_FILE).unlink()
+    assert run(*tiny(own, tmp_path / "out")) == 0
+    mask = np.array(Image.open(own / "SegmentationClass/train_0.png"))
+    mask[3, 3] = 2
+    write_mask(own / "SegmentationClass/train_0.png", mask)
+    assert run(*tiny(own, tmp_path / "out")) == 1
+    assert "the image labels of train differ" in capsys.readouterr().err
+
+
+# Older runs, which do not tell.
+
+
+def older(output: Path, finished: bool) -> Path:
+    """The run as it was written before there were digests; its folder."""
+    place = folder(output)
+    (place / "data.json").unlink()
+    path = place.with_suffix(".json")
+    known = read_json(path)
+    del known["data"]
+    write_json(path, known) if finished else path.unlink()
+    return place
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "interrupted"])
+def test_an_older_run_is_unknown_and_goes_on_with_a_note(finished, own, tmp_path, capsys):
+    assert run(*tiny(own, tmp_path / "out")) == 0
+    place = older(tmp_path / "out", finished)
+    save_again(own, "train_0")
+    capsys.readouterr()
+    assert run(*tiny(own, tmp_path / "out")) == 0
+    assert "was made before runs kept digests" in capsys.readouterr().err
+    known = results.data_of(record(tmp_path / "out"))
+    assert known["train"] == {} and not (place / "data.json").exists()
+    assert ("photographs" in known["val"]) == (not finished)
+    shorten(own, "train" if not finished else "val")
+    place.with_suffix(".json").unlink() if not finished else None
+    assert run(*tiny(own, tmp_path / "out")) == 1, "its list is known"
+
+
+def test_an_older_record_tells_classes_and_masks(own, tmp_path, capsys):
+    assert run(*tiny(own, tmp_path / "out")) == 0
+    place = older(tmp_path / "out", True)
+    repaint(own, "val_2")
+    assert run(*tiny(own, tmp_path / "out")) == 1
+    assert "the masks of val differ" in capsys.readouterr().err
+    rename(own)
+    assert run("evaluate", place) == 1
+    assert "has other classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"train": 3, "val": {}}'])
+def test_a_file_that_holds_no_digests(text, own, tmp_path, capsys):
+    assert run(*tiny(own, tmp_path / "out")) == 0
+    (folder(tmp_path / "out") / "data.json").write_text(text)
+    assert run(*tiny(own, tmp_path / "out")) == 1
+    assert "data.json" in sentence(capsys.readouterr().err)
+
+
+# Evaluations.
+
+
+def test_an_evaluation_of_other_data_stands_apart(own, tmp_path, capsys):
+    """By training's protocol: its own record's name; by a final one its own PNGs too, where photographs differ."""
+    assert run(*tiny(own, tmp_path / "out")) == 0
+    place = folder(tmp_path / "out")
+    assert run("evaluate", place, *FINAL) == 0
+    before = hashes(tmp_path / "out")
+    other = shutil.copytree(own, tmp_path / "other/own")
+    save_again(other, "val_0")
+    capsys.readouterr()
+    assert run("evaluate", place, "--data-root", other) == 0 == run("evaluate", place, *FINAL, "--data-root", other)
+    assert capsys.readouterr().out.count("other data than the run's: the photographs of val differ") == 2
+    assert before.items() <= hashes(tmp_path / "out").items(), "what is there of the run's own data stays"
+    made = [results.load(path) for path in sorted(place.parent.glob("0.*other-data-*.json"))]
+    assert [found["protocol"]["name"].startswith("final") for found in made] == [False, True]
+    for found in made:
+        assert found["other_data"] == "the photographs of val"
+        assert found["data"]["val"]["photographs"] == identity.of_list(other, "val")["photographs"]
+        assert found["data"]["train"] == record(tmp_path / "out")["data"]["train"]
+    assert made[1]["protocol"]["name"].endswith("other-data")
+    chosen = results.select(results.find(tmp_path / "out"), "own", "tiny")
+    assert [Path(found["path"]).name for found in chosen] == ["0.json"]
+    folders = [path for path in (place / "predictions").iterdir() if "other-data" in path.name]
+    assert len(folders) == 1 and len(list(folders[0].glob("*.png"))) == 4
+
+
+def test_other_masks_score_the_kept_predictions_anew(own, tmp_path):
+    assert run(*tiny(own, tmp_path / "out")) == 0
+    place = folder(tmp_path / "out")
+    assert run("evaluate", place, *FINAL) == 0
+    pngs = next((place / "predictions").iterdir())
+    before = {path: path.stat().st_mtime_ns for path in pngs.glob("*.png")}
+    for name in ("val_0", "val_1"):
+        write_mask(own / f"SegmentationClass/{name}.png", np.full((40, 48), 2, np.uint8))
+    assert run("evaluate", place, *FINAL) == 0
+    assert {path: path.stat().st_mtime_ns for path in pngs.glob("*.png")} == before
+    (made,) = place.parent.glob("0.voc-*other-data-*.json")
+    found, first = results.load(made), results.load(next(place.parent.glob("0.voc-s1-noflip.json")))
+    assert found["other_data"] == "the masks of val" and found["fingerprint"] != first["fingerprint"]
+    assert found["results"]["segmentation"]["miou"] != first["results"]["segmentation"]["miou"]
+
+
+def test_predictions_of_other_photographs_are_not_kept(own, tmp_path, capsys):
+    """Where --save names their folder, and where the run used another list."""
+    assert run(*tiny(own, tmp_path / "out")) == 0
+    place = folder(tmp_path / "out")
+    (own / IDS / "few.txt").write_text("val_0\nval_1\n")
+    words = ("evaluate", place, *FINAL, "--split", "few", "--save", tmp_path / "png")
+    assert run(*words) == 0
+    save_again(own, "val_1")
+    assert run(*words) == 1
+    assert "differs in photographs" in capsys.readouterr().err
+    assert run(*words[:-2]) == 0
+    assert list(place.parent.glob("0.voc-s1-noflip-few-other-data-*.json")), "val of this root is not the run's"
+
+
+def test_an_evaluation_needs_the_classes_of_the_run(own, tmp_path, capsys):
+    assert run(*tiny(own, tmp_path / "out")) == 0
+    rename(own)
+    for words in ((), FINAL):
+        assert run("evaluate", folder(tmp_path / "out"), *words) == 1
+        assert "has other classes than" in sentence(capsys.readouterr().err)
+
+
+# Records beside each other.
+
+
+def beside(**changes: dict[str, str]) -> list[results.Record]:
+    """Two seeds, the second with other digests."""
+    digests = {"labels": "1", "masks": "2", "photographs": "3"}
+    one = {"data": {"train": digests, "val": digests}}
+    other = {"data": {name: {**digests, **changes.get(name, {})} for name in ("train", "val")}}
+    base = {"fingerprint": {"ids": "0", "masks": "2"}, "protocol": {}, "dataset": "own", "variant": "v", "device": "x"}
+    base |= {"results": {"cam": {"miou": 5.0}}, "threads": 1}
+    return [{**base, **data, "seed": seed} for seed, data in enumerate((one, other))]
+
+
+def test_records_of_other_data_are_not_averaged():
+    assert results.summarise(beside(), "cam.miou").mean == 5
+    for split, kind in (("train", "labels"), ("val", "photographs")):
+        with pytest.raises(UserError, match=f"the {results.DATA[kind]} of {split}.; do not average"):
+            results.summarise(beside(**{split: {kind: "9"}}), "cam.miou")
+    one, other = beside(train={"labels": "9"})
+    del other["data"]
+    assert results.summarise([one, other], "cam.miou").mean == 5, "unknown is not different"
+
+
+def test_what_differs_is_named():
+    one = {"train": {"ids": "a", "photographs": "b"}, "val": {"masks": "c", "classes": "d"}}
+    other = {
+        "train": {"ids": "x", "photographs": "y"},
+        "val": {"masks": "z", "classes": "z"},
+        "watched few": {"ids": "1"},
+    }
+    assert results.differences(one, other) == "the listed images of train, the classes, the masks of val"
+    assert results.differences(one, one) == results.differences({}, other) == ""
+
+
+def test_a_record_whose_masks_changed_while_it_was_measured_is_not_written(own, tmp_path):
+    assert run(*tiny(own, tmp_path / "out")) == 0
+    found = results.load(folder(tmp_path / "out").with_suffix(".json"))
+    found["fingerprint"]["masks"] = "0"
+    with pytest.raises(UserError, match="masks of val changed while"):
+        results.save(found, tmp_path / "x.json")
+
+
+# The cache.
+
+
+def digests(root: Path) -> dict[str, str]:
+    return identity.of_list(root, "val", masks=True)
+
+
+def age(root: Path, seconds: float = 10) -> None:
+    """Files that are not new any more."""
+    for path in root.rglob("*.*"):
+        then = path.stat().st_mtime - seconds
+        os.utime(path, (then, then))
+
+
+def test_digests_are_kept_and_given_up_with_the_file(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "SETTLED", -60.0)  # a file's time of change cannot be set back
+    read: list[Path] = []
+    for name in ("_bytes", "_mask"):
+        kept = getattr(identity, name)
+        monkeypatch.setattr(identity, name, lambda *words, kept=kept: (read.append(words[-1]), kept(*words))[1])
+    first = digests(own)
+    assert len(read) == 8 and len(list((tmp_path / "cache/wsss/digests").iterdir())) == 2
+    assert digests(own) == first and len(read) == 8
+    moved = shutil.copytree(own, tmp_path / "other/own")
+    assert digests(moved) == first and len(read) == 16
+    path = own / "JPEGImages/val_0.jpg"
+    stat, spoilt = path.stat(), bytearray(path.read_bytes())
+    spoilt[-9] ^= 1
+    path.write_bytes(bytes(spoilt))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_size == stat.st_size and digests(own)["photographs"] != first["photographs"]
+    for store in (tmp_path / "cache/wsss/digests").iterdir():
+        store.write_text('{"val_0.jpg": 3}')
+    assert digests(moved) == first
+
+
+def test_a_new_file_is_not_trusted_and_a_cache_that_cannot_be_written_costs_only_time(own, tmp_path, monkeypatch):
+    first = digests(own)
+    assert not (tmp_path / "cache").exists(), "its time stamp may be too coarse to show the next change"
+    (tmp_path / "cache").write_text("no folder")
+    monkeypatch.setattr(identity, "SETTLED", -60.0)
+    assert digests(own) == first
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError))
+    assert digests(own) == first
+
+
+def test_many_files_are_read_by_several_processes(own, monkeypatch):
+    first = digests(own)
+    monkeypatch.setattr(identity, "MANY", 3)
+    assert digests(own) == first
+    (own / "JPEGImages/val_0.jpg").unlink()
+    with pytest.raises(UserError, match="val_0"):
+        digests(own)
