@@ -1,6 +1,8 @@
 """A run belongs to its data: classes, image labels, masks and photographs, wherever they lie and whatever is cached."""
 
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -10,9 +12,11 @@ from PIL import Image
 from running import folder, hashes, own_set, record, run, tiny, write_mask
 from test_faults import sentence
 
-from wsss import datasets, results
+from wsss import datasets, publish, results, verdict
 from wsss.data import identity, voc
+from wsss.explore import sources
 from wsss.paths import UserError, read_json, write_json
+from wsss.tools import ship
 
 IDS = "ImageSets/Segmentation"
 FINAL = ("--protocol", "voc", "--crf", "False", "--scales", "1", "--flip", "False", "--workers", "1")
@@ -369,3 +373,91 @@ def test_many_files_are_read_by_several_processes(own, monkeypatch):
     (own / "JPEGImages/val_0.jpg").unlink()
     with pytest.raises(UserError, match="val_0"):
         digests(own)
+
+
+# Other commands.
+
+
+def test_a_sweep_does_not_take_other_data_for_finished(own, tmp_path, capsys):
+    """Its runs go by the folder's name of an own set; a list of commands names what is left."""
+    words = ("sweep", "smoke-level", "--output", str(tmp_path / "out"), "--seeds", "0", "--only-list", "True")
+    words += ("--data-root", str(own))
+    assert run(*words) == 0
+    (line, *_) = (tmp_path / "out/sweeps/smoke-level.txt").read_text().splitlines()
+    preset = line.split(" && ")[0].split()
+    small = [word for word in tiny(own, tmp_path / "out")[2:-4] if word not in ("--variant", "tiny")]
+    place = tmp_path / "out/own" / preset[2] / "0"
+    assert run(*preset[1:], *small, "--variant", preset[2]) == 0 and place.with_name("0.json").is_file()
+    assert f"evaluate {place}" in line
+    capsys.readouterr()
+    assert run(*words) == 0 and "begun" in capsys.readouterr().out
+    save_again(own, "train_1")
+    assert run(*words) == 1
+    assert f"first {place} (the photographs of train differ)" in sentence(capsys.readouterr().err)
+
+
+def test_what_is_published_is_of_one_set_of_data(own, tmp_path):
+    """Beside what is published, and among themselves; what says itself that it is of other data stands apart."""
+    assert run(*tiny(own, tmp_path / "runs")) == 0
+    path = folder(tmp_path / "runs").with_suffix(".json")
+    clean = read_json(path) | {"dirty": False}
+    write_json(path, clean)
+    publish.publish(tmp_path / "runs", tmp_path / "target")
+    other = json.loads(json.dumps(clean)) | {"seed": 1}
+    other["data"]["train"]["labels"] = "another"
+    write_json(path.with_name("1.json"), other)
+    with pytest.raises(UserError, match=r"nothing was published: own/tiny/1 is .* \(the image labels of train differ"):
+        publish.publish(tmp_path / "runs", tmp_path / "target")
+    path.unlink()
+    with pytest.raises(UserError, match="own/tiny/1 is on other data than own/tiny/0"):
+        publish.publish(tmp_path / "runs", tmp_path / "target")
+    write_json(path.with_name("1.json"), other | {"other_data": "the image labels of train"})
+    assert publish.publish(tmp_path / "runs", tmp_path / "target")
+
+
+def test_records_left_out_for_their_data_are_named(own, tmp_path, capsys):
+    assert run(*tiny(own, tmp_path / "one")) == 0
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    path = folder(tmp_path / "two").with_suffix(".json")
+    other = read_json(path)
+    other["data"]["val"]["photographs"] = "another"
+    write_json(path.with_name("1.json"), other | {"seed": 1})
+    capsys.readouterr()
+    assert len(results.find(tmp_path / "one", tmp_path / "two")) == 1
+    assert re.search(r"note: 1 records are left out.*1\.json.*the photographs of val", capsys.readouterr().err)
+    assert len(results.find(tmp_path / "two")) == 2
+
+
+def test_the_verdict_says_that_data_differ(own, tmp_path):
+    assert run(*tiny(own, tmp_path / "out")) == 0
+    published = results.load(folder(tmp_path / "out").with_suffix(".json"))
+    mine = json.loads(json.dumps(published)) | {"path": published["path"]}
+    mine["data"]["train"]["photographs"] = "another"
+    rows, passed = verdict.verdict([published], [mine])
+    shown = verdict.verdict_table(rows).rows
+    assert passed and shown[0][-1] == "yes (other data: the photographs of train differ)"
+    assert verdict.verdict_table(verdict.verdict([published], [published])[0]).rows[0][-1] == "yes"
+
+
+def test_explore_says_that_two_runs_are_of_other_data(own, tmp_path, capsys):
+    other = shutil.copytree(own, tmp_path / "other/own")
+    save_again(other, "train_2")
+    for root, output in ((own, "one"), (other, "two")):
+        assert run(*tiny(root, tmp_path / output)) == 0
+    places = [folder(tmp_path / output) for output in ("one", "two")]
+    capsys.readouterr()
+    assert len(sources.of_runs(places)[0]) == 2
+    assert f"{places[1]} is of other data than {places[0]}: the photographs of train" in capsys.readouterr().err
+    sources.of_runs(places[:1])
+    assert not capsys.readouterr().err
+
+
+def test_weights_are_not_shipped_with_numbers_on_other_data(own, tmp_path):
+    assert run(*tiny(own, tmp_path / "out")) == 0
+    place = folder(tmp_path / "out")
+    path = place.with_suffix(".json")
+    write_json(path, read_json(path) | {"dirty": False})
+    repaint(own, "val_0")
+    with pytest.raises(UserError, match="holds other data than those of .*: the masks of val differ"):
+        ship.ship(ship.Ship(place, "x", output=tmp_path))
+    assert not (tmp_path / "x.safetensors").exists()

@@ -65,7 +65,8 @@ def verdict(published: Sequence[Record], own: Sequence[Record]) -> tuple[list[di
     all that is judged agrees. Runs of smoke tests have no row.
 
     A row: what, published, yours, low, high, within (None: nothing published to compare with), counts (whether the
-    verdict takes it), and in other_data what of the data is known to differ. False also if nothing could be compared. A run on other images is never within.
+    verdict takes it), and in other_data what of the data is known to differ. False also if nothing could be compared.
+    A run on other images is never within.
     """
     own = [record for record in own if record["dataset"] not in SMOKE]
     rows = [_row(published, record, label, key) for record in own for label, key in KEYS if results.has(record, key)]
