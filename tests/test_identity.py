@@ -383,12 +383,9 @@ def test_a_sweep_does_not_take_other_data_for_finished(own, tmp_path, capsys):
     words = ("sweep", "smoke-level", "--output", str(tmp_path / "out"), "--seeds", "0", "--only-list", "True")
     words += ("--data-root", str(own))
     assert run(*words) == 0
-    (line, *_) = (tmp_path / "out/sweeps/smoke-level.txt").read_text().splitlines()
-    preset = line.split(" && ")[0].split()
-    small = [word for word in tiny(own, tmp_path / "out")[2:-4] if word not in ("--variant", "tiny")]
-    place = tmp_path / "out/own" / preset[2] / "0"
-    assert run(*preset[1:], *small, "--variant", preset[2]) == 0 and place.with_name("0.json").is_file()
-    assert f"evaluate {place}" in line
+    lines, place = (tmp_path / "out/sweeps/smoke-level.txt").read_text(), tmp_path / "out/own/smoke/0"
+    assert run(*tiny(own, tmp_path / "out", "--variant", "smoke")) == 0 and place.with_name("0.json").is_file()
+    assert f" evaluate {place} " in lines
     capsys.readouterr()
     assert run(*words) == 0 and "begun" in capsys.readouterr().out
     save_again(own, "train_1")

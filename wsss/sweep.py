@@ -137,13 +137,13 @@ def require_same_data(experiment: Experiment, asked: Sweep, jobs: Sequence[Job])
     """UserError where runs, finished or begun, belong to other data than those that the sweep would use; where either
     are not there or an older run does not tell, nothing is held against one another."""
     _, root = place(experiment, asked)
-    begun = {job: known for job in jobs if (known := identity.of_run(job.folder)).get("train")}
+    begun = [(job, known) for job in jobs if (known := identity.of_run(job.folder)).get("train")]
     if not begun or root is None:
         return
     lists = {row.variant: row.config.data for row in experiment.rows}
     of_list = cache(partial(identity.of_list, root))
     faults = []
-    for job, known in begun.items():
+    for job, known in begun:
         data = lists[job.variant]
         now = {"train": of_list(data.train_split), "val": of_list(data.val_split, masks=True)}
         if differ := results.differences(known, now):
