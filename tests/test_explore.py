@@ -274,6 +274,22 @@ def test_the_command_takes_a_picture_or_a_folder(made, tmp_path):
         assert len(inner["images"]) == count and all(not image["known"] for image in inner["images"])
 
 
+def test_a_camera_picture_is_shown_smaller_and_that_is_said_before(made, tmp_path, capsys):
+    """24 megapixels: the page stays small, and nothing takes longer than for other pictures."""
+    Image.new("RGB", (6000, 4000), (200, 30, 30)).save(tmp_path / "camera.jpg")
+    _, both, _ = made
+    words = ("explore", tmp_path / "camera.jpg", "--run", both, "--output", tmp_path / "page.html", "--open", "False")
+    assert run(*words) == 0
+    said = capsys.readouterr().err.splitlines()[0]
+    assert "the largest picture, camera, has 6000 x 4000 pixels" in said
+    assert "scaled down to 400 at most" in said and "the models see them at 32 x 32" in said
+    page = (tmp_path / "page.html").read_text()
+    assert '"size":[267,400]' in page and len(page) < 500_000
+    Image.new("RGB", (400, 300)).save(tmp_path / "small.png")
+    assert run(*words[:1], tmp_path / "small.png", *words[2:]) == 0
+    assert "scaled down" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words, said",
     [

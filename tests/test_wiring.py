@@ -1,13 +1,12 @@
 """Every setting reaches the term, the weight or the view that it is said to change, and nothing else."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from builders import tiny, training_batch
-from PIL import Image
+from running import own_set, run
+from running import tiny as tiny_run
 
-from wsss import datasets, method, model, presets, subspace, train, transforms
+from wsss import datasets, method, model, presets, subspace, transforms
 from wsss.config import Config
 from wsss.model import Wsss
 from wsss.settings import get, override
@@ -132,26 +131,18 @@ def test_the_gradient_of_a_student_reaches_its_classifier_where_it_is_asked_to()
     assert reached[False] is None and reached[True].any()
 
 
-def test_a_step_of_training_moves_the_teacher_by_the_settings_momentum(monkeypatch):
-    seen: list[float] = []
-    monkeypatch.setattr(Wsss, "update_teacher", lambda _, momentum: seen.append(momentum))
-    config = tiny(class_contrast__momentum=0.37)
-    trainer = train.Trainer.__new__(train.Trainer)
-    trainer.config, trainer.step, trainer.device = config, 0, torch.device("cpu")
-    trainer.model = model.build(config, 4)
-    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), 0.0)
-    trainer._update(method.Step(trainer.model, config), iter([training_batch(config)]))
-    assert seen == [0.37]
+def test_every_step_of_training_moves_the_teacher_by_the_settings_momentum(tmp_path, monkeypatch):
+    seen, update = [], Wsss.update_teacher
+    monkeypatch.setattr(Wsss, "update_teacher", lambda net, momentum: seen.append(momentum) or update(net, momentum))
+    assert run(*tiny_run(own_set(tmp_path / "own"), tmp_path / "runs", "--class_contrast.momentum", "0.37")) == 0
+    assert seen == [0.37] * 4
 
 
-def test_views_of_training_follow_the_compat_switches(monkeypatch):
+def test_views_of_training_follow_the_compat_switches(tmp_path, monkeypatch):
     """D2 and D3: what `TrainingViews` hands to the transforms is the run's own configuration."""
     config, seen = tiny(compat__second_flip=True, compat__local_flip=True, augment__hue=0.123), []
     views = transforms.views
     monkeypatch.setattr(transforms, "views", lambda *words: seen.append(words[1:]) or views(*words))
-    monkeypatch.setattr(datasets.voc, "read_image", lambda _: Image.new("RGB", (40, 40)))
-
-    own = datasets.TrainingViews.__new__(datasets.TrainingViews)
-    own.split, own.config = SimpleNamespace(files=["one"], ids=["one"], labels=torch.ones(1, 4)), config
-    assert own[0, 5][0] == "one"
+    split = datasets.Split(own_set(tmp_path / "own"), "train", need_masks=False)
+    assert datasets.TrainingViews(split, config)[0, 5][0] == "train_0"
     assert seen == [(config.augment, config.compat, True)]

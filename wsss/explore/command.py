@@ -1,5 +1,6 @@
 """`wsss explore`: what a model sees in your pictures, as one HTML file."""
 
+import sys
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ def run(words: Sequence[str]) -> int:
         pictures = sources.of_set(asked.images, asked.split, classes, asked.limit)
     else:
         pictures = sources.of_folder(asked.images, asked.limit)
+    if said := scene.shrunk(pictures, seers):
+        print(said, file=sys.stderr)
     scenes = [scene.scene(picture, seers) for picture in tqdm(pictures, desc="explore", unit="image")]
     found = payload.payload(scenes, classes, seers[-1].config.cam.background)
     with atomic(asked.output) as temporary:

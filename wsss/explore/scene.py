@@ -1,6 +1,7 @@
 """What models see in an image, computed for the explorer."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,20 @@ def scene(picture: Picture, seers: Sequence[Seer]) -> Scene:
     present = tuple(int(place) + 1 for place in label.nonzero()[:, 0])
     views = tuple(view(picture.photograph, small.size[::-1], label, seer) for seer in seers)
     return Scene(picture.name, np.asarray(small), present, picture.label is not None, truth, views)
+
+
+def shrunk(pictures: Sequence[Picture], seers: Sequence[Seer]) -> str:
+    """A sentence on the sizes at which pictures are shown and seen; empty where all are shown as they are."""
+    largest = max(pictures, key=lambda picture: math.prod(picture.photograph.size))
+    width, height = largest.photograph.size
+    if max(width, height) <= LARGEST:
+        return ""
+    sides = sorted({evaluate.evaluation_size(seer.config) for seer in seers})
+    seen = " and ".join(f"{side} x {side}" for side in sides)
+    return (
+        f"explore: the largest picture, {largest.name}, has {width} x {height} pixels; the page shows pictures "
+        f"scaled down to {LARGEST} at most on the longer side, and the models see them at {seen}"
+    )
 
 
 def predicted_label(photograph: Image.Image, seer: Seer) -> Float[Tensor, " k"]:
