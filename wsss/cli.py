@@ -152,8 +152,8 @@ class Evaluate:
     """Score the mirror image, too; None: as the protocol does (True)."""
     crf: bool | None = None
     """Refine by the dense CRF; None: as the protocol does (True)."""
-    bfloat16: bool | None = None
-    """Compute in bfloat16 where the device does; None: as the run was trained."""
+    bfloat16: bool = False
+    """Compute in bfloat16 where the device does; records are made in float32."""
     longest: int | None = None
     """Photographs with a longer side above this are scaled down for network and CRF, their labels scaled back; the
     record says so in its name. None: at their own size, where 12 megapixels take hours and gigabytes: both are said

@@ -20,6 +20,8 @@ def group() -> Iterator[torch.device]:
     local = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     started = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
+    # Records compare devices, so that float32 is float32 on all of them.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if started:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:

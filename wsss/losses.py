@@ -29,16 +29,14 @@ def segmentation_loss(
 ) -> Float[Tensor, ""]:
     """L_seg (eq. 9): half the mean cross-entropy over background pixels plus half that over foreground pixels.
 
-    A group without a pixel in the local batch counts 0; with `undefined` it is not a number, as in the base
-    (Deviations D5).
+    A group without a pixel in the local batch counts 0. With `undefined` the loss is then not a number, as in the base
+    (Deviations D5), but its gradient is 0: the batch is left out of the term, where the base's weights would be lost.
     """
     entropy = F.nll_loss(log_probability, labels, ignore_index=IGNORE, reduction="none")
     background = labels == 0
     foreground = (labels != 0) & (labels != IGNORE)
-    means = [_masked_mean(entropy, group, undefined) for group in (background, foreground)]
-    return 0.5 * (means[0] + means[1])
-
-
-def _masked_mean(values: Float[Tensor, "b h w"], group: torch.Tensor, undefined: bool) -> Float[Tensor, ""]:
-    count = group.sum()
-    return (values * group).sum() / (count if undefined else count.clamp(min=1))
+    counts = torch.stack([background.sum(), foreground.sum()])
+    sums = torch.stack([(entropy * background).sum(), (entropy * foreground).sum()])
+    means = sums / counts.clamp(min=1)
+    loss = 0.5 * (means[0] + means[1])
+    return torch.where((counts == 0).any(), torch.nan, loss) if undefined else loss

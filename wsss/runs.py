@@ -107,7 +107,7 @@ class Request:
     scales: tuple[float, ...] = ()
     flip: bool | None = None
     crf: bool | None = None
-    bfloat16: bool | None = None
+    bfloat16: bool = False
     save: Path | None = None
     batch: int = 1
     workers: int | None = None
@@ -182,8 +182,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
 
 def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, device: torch.device) -> Shard:
     """This process's part, its folder claimed for these weights and this protocol."""
-    wanted = opened.config.optim.bfloat16 if request.bfloat16 is None else request.bfloat16
-    bfloat16 = wanted and distributed.computes_bfloat16(device)
+    bfloat16 = request.bfloat16 and distributed.computes_bfloat16(device)
     model = opened.model(len(images.classes), device)
     with open(opened.file, "rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()

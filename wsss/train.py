@@ -1,6 +1,7 @@
 """The training loop: one run from a configuration to its record. It knows nothing of the method but its seam."""
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -114,6 +115,7 @@ class Trainer:
     ):
         self.config, self.train_split, self.val_split, self.watched = config, train, val, watched
         self.folder, self.device, self.step, self.best, self.seconds = folder, device, 0, -1.0, 0.0
+        self.undefined = 0
         self.model = build(config, len(train.kit.classes)).to(device)
         parts = (self.model.trunk_parameters(), self.model.head_parameters(), self.model.decoder.parameters())
         self.optimizer = optim.build(*parts, config.optim)
@@ -137,7 +139,7 @@ class Trainer:
             wrapped = DistributedDataParallel(wrapped, find_unused_parameters=True)
         batches = datasets.training_batches(self.train_split, self.config, self.step)
         save_every = max(1, round(self.config.save_every * total))
-        validate_every = max(1, round(self.config.validate_every * total))
+        self._validate_if_due()  # where the run stopped between saving and validating
         with (
             stop_signals() as stop,
             tqdm(
@@ -156,18 +158,19 @@ class Trainer:
                 self.seconds += time.monotonic() - started
                 self._log(terms, bar)
                 asked = bool(distributed.total(torch.tensor(int(stop.is_set()), device=self.device)))
-                if self.step % validate_every == 0 and (self.step < total or self.watched):
-                    self._validate()
                 if asked or self.step % save_every == 0 or self.step == total:
-                    self._save()
+                    self._save()  # before the validation, whose failure then costs no step
+                if not asked or self.step == total:
+                    self._validate_if_due()
                 if asked and self.step < total:
                     raise Interrupted(
                         f"stopped at step {self.step} of {total}; saved in {self.folder}, start again to go on"
                     )
 
-    def _update(self, wrapped: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
-        """One optimizer step over the process's micro-batches; returns the mean of every term."""
-        config, sums = self.config, {}
+    def _update(self, wrapped: nn.Module, batches: Iterator[Batch]) -> dict[str, float | None]:
+        """One optimizer step over the process's micro-batches; returns the mean of every term, None where it was never
+        defined."""
+        config, values, undefined = self.config, {}, False
         self.model.train()
         self.model.update_teacher(config.class_contrast.momentum)
         self.optimizer.zero_grad()
@@ -178,37 +181,46 @@ class Trainer:
             place = part * distributed.world() + distributed.rank()
             generator = torch.Generator().manual_seed(datasets.mix(config.seed, 3, self.step, place))
             last = part == config.optim.accumulate - 1
-            with nullcontext() if last or distributed.world() == 1 else wrapped.no_sync(), self._autocast():
-                terms = method.losses(wrapped(batch, generator, plain), batch, config, aux_labels)
-                loss = method.objective(terms, table) / config.optim.accumulate
-                self._check(terms, batch)
-                loss.backward()
+            with nullcontext() if last or distributed.world() == 1 else wrapped.no_sync():
+                with self._autocast():
+                    terms = method.losses(wrapped(batch, generator, plain), batch, config, aux_labels)
+                    loss = method.objective(terms, table) / config.optim.accumulate
+                undefined |= self._check(terms, batch)
+                loss.backward()  # out of autocast, in the types that the forward pass had
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.optim.accumulate
+                values.setdefault(name, []).append(float(value.detach()))
+        self.undefined += undefined
         method.complete_gradients(self.model, config)
         self.optimizer.step()
-        return sums
+        defined = {name: [x for x in row if math.isfinite(x)] for name, row in values.items()}
+        return {name: sum(row) / len(row) if row else None for name, row in defined.items()}
 
     def _autocast(self) -> torch.autocast:
         enabled = self.config.optim.bfloat16 and distributed.computes_bfloat16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def _check(self, terms: dict[str, torch.Tensor], batch: Batch) -> None:
-        """UserError with step, term and image ids where any process has a loss that is not finite."""
+    def _check(self, terms: dict[str, torch.Tensor], batch: Batch) -> bool:
+        """Whether any process has an undefined segmentation loss, with compat D5; UserError with step, term and image
+        ids where any has another loss that is not finite."""
         wrong = [name for name, value in terms.items() if not value.isfinite()]
-        if distributed.total(torch.tensor(len(wrong), device=self.device)):
+        undefined = self.config.compat.undefined_segmentation and wrong == ["segmentation"]
+        wrong = [] if undefined and terms["segmentation"].isnan() else wrong
+        broken, without = distributed.total(torch.tensor([len(wrong), int(undefined)], device=self.device)).tolist()
+        if broken:
             names = " and ".join(wrong) or "a term of another process"
             raise UserError(
                 f"the loss is not finite at step {self.step}: {names} on the images {', '.join(batch.ids)}; the last "
                 f"good checkpoint in {self.folder} is untouched: lower --optim.lr, or look at these images"
             )
+        return bool(without)
 
-    def _log(self, terms: dict[str, float], bar: tqdm) -> None:
+    def _log(self, terms: dict[str, float | None], bar: tqdm) -> None:
         bar.update()
         if self.main and (self.step % self.config.log_every == 0 or self.step == self.config.optim.steps):
             table, rate = method.weights(self.step - 1, self.config), self.optimizer.param_groups[0]["lr"]
             bar.set_postfix(cls=f"{terms['classification']:.3f}")
-            self._write({"step": self.step, "lr": rate, "seconds": round(self.seconds, 3), **terms, "weights": table})
+            row = {"step": self.step, "lr": rate, "seconds": round(self.seconds, 3), **terms, "weights": table}
+            self._write(row | self._left_out())
 
     def _start_log(self) -> None:
         """Keep the whole rows of the steps that are done, after a first row that says where the labels come from;
@@ -227,14 +239,30 @@ class Trainer:
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
+    def _left_out(self) -> dict[str, int]:
+        """With compat D5, how many steps so far left the segmentation loss out for a batch where it is undefined."""
+        return {"undefined_segmentation": self.undefined} if self.config.compat.undefined_segmentation else {}
+
+    def _validate_if_due(self) -> None:
+        """The validation of this step, if there is one and the log does not have it; the best so far is the log's."""
+        total, every = self.config.optim.steps, max(1, round(self.config.validate_every * self.config.optim.steps))
+        if not self.step or self.step % every or (self.step == total and not self.watched):
+            return
+        rows = [json.loads(row) for row in _logged(self.folder / "log.jsonl", self.step)]
+        distributed.wait()  # until all processes have read
+        done = [row for row in rows if "validation" in row]
+        self.best = max([self.best, *(row["validation"]["segmentation"] or -1.0 for row in done)])
+        if all(row["step"] < self.step for row in done):
+            self._validate()
+
     def _validate(self) -> None:
         self._check_weights()
         row = {"step": self.step, "validation": self._measure(self.val_split)}
         if self.watched:
             row["watched"] = {split.name: self._measure(split) for split in self.watched}
         if self.main:
-            self._write(row)
             self._keep_best(row["validation"]["segmentation"])
+            self._write(row)
 
     def _measure(self, split: datasets.Split) -> dict[str, Any]:
         """What the log says of a list: mean IoU by kind, mAP, agreement of the layers and pixel AUC of their CAMs,
@@ -263,6 +291,7 @@ class Trainer:
         self._check_weights()
         if self.main:
             state = {"optimizer": self.optimizer.state_dict(), "best": self.best, "seconds": self.seconds}
+            state["undefined"] = self.undefined
             state["images"] = results.ids_digest(self.train_split.ids)
             checkpoint.save(self.folder, self.step, self.model, state)
         distributed.wait()
@@ -276,13 +305,14 @@ class Trainer:
             )
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best, self.seconds = step, state["best"], state["seconds"]
+        self.undefined = state.get("undefined", 0)
 
     def finish(self, data: results.Data) -> dict[str, Any]:
         """Evaluate the last weights and write the record, with its data and what the validations found; they are the
         best where no validation found better ones."""
         path, origin = self.folder.with_suffix(".json"), self.stamp | {"seconds": {"train": round(self.seconds, 1)}}
         rows = [json.loads(row) for row in _logged(self.folder / "log.jsonl", self.step)] if self.main else []
-        origin["data"] = data
+        origin |= {"data": data, **self._left_out()}
         origin["validations"] = [row for row in rows if "validation" in row]
         record = evaluate.write_record(self.model, self.val_split, self.config, self.device, path, origin)
         if self.main:
@@ -300,3 +330,10 @@ def check_sizes(config: Config, patch: int) -> None:
     for path, side in sides.items():
         if side < patch:
             raise UserError(f"an image of {side:g} pixels is smaller than one patch of {patch}; raise --{path}")
+    for path in [path for path in sides if path != "augment.evaluation_size"]:
+        if rest := settings.get(config, path) % patch:
+            size = settings.get(config, path)
+            raise UserError(
+                f"{path} is {size}, no multiple of the patch of {patch} pixels, so that {rest} of them would be dropped "
+                f"from every crop; choose {size - rest} or {size - rest + patch} for --{path}"
+            )
