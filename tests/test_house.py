@@ -21,7 +21,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # A module imports only what stands before it, in an earlier row or its own; modules of a sub-package may import one
 # another.
 ROWS = (
-    "wsss batch compat distributed interrupt memory paths provenance renamed "
+    "wsss batch compat distributed interrupt memory paths log provenance renamed "
     "intervals settings command config presets stored",
     "crf losses metrics normalisation optim transforms weights cam alignment contrast energy refine subspace "
     "checkpoint published results table benches figures origins publish",
@@ -29,7 +29,7 @@ ROWS = (
     "method",
     "experiments",
     "ablation costs evidence gpu sweep tries tables verdict elements",
-    "inference predict pretrain scoring tally evaluate train workload runs explore tools reproduce",
+    "inference predict pretrain scoring tally evaluate sizes train workload runs explore tools reproduce",
     "cli __main__",
 )
 NO_TORCH = [

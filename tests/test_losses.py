@@ -73,7 +73,9 @@ def test_D5_a_group_without_a_pixel():
     logits = tensor(noise(0, 1, 3, 2, 2)).requires_grad_()
     for labels, empty in (([[0, 0], [0, IGNORE]], "foreground"), ([[1, 2], [1, IGNORE]], "background")):
         labels = torch.tensor([labels])
-        assert segmentation(logits, labels, undefined=True).isnan(), f"no {empty}: 0 / 0 in the predecessor"
+        base = segmentation(logits, labels, undefined=True)
+        assert base.isnan(), f"no {empty}: 0 / 0 in the predecessor"
+        assert not torch.autograd.grad(base, logits)[0].any(), "the batch is left out of the term"
         fixed = segmentation(logits, labels)
         kept = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE)
         torch.testing.assert_close(fixed, 0.5 * kept)

@@ -13,6 +13,7 @@ from running import assert_same_run, folder, hashes, log, own_set, record, run, 
 from safetensors.torch import load_file
 
 from wsss import checkpoint, figures, method, presets, results, tables, train
+from wsss.paths import UserError
 from wsss.results import FIELDS
 
 
@@ -163,6 +164,57 @@ def test_more_loader_order_is_a_permutation_a_pass(own):
 
 
 # Losses and weights that are no numbers.
+
+
+def test_D5_batches_without_a_group_are_counted_and_left_out(own, tmp_path, monkeypatch):
+    """With the switch on: the step's term is empty in the log, the run goes on, log and record say how often."""
+    made = method.segmentation_labels
+
+    def labels(output, *others, **options):
+        labels.calls += 1
+        found = made(output, *others, **options)
+        return found * 0 if labels.calls == 2 else found.clamp(max=1).flatten(1).index_fill(1, first, 0).view_as(found)
+
+    first, labels.calls = torch.arange(40), 0
+    monkeypatch.setattr(method, "segmentation_labels", labels)
+    words = tiny(own, tmp_path, "--compat.undefined_segmentation", "True", "--validate_every", "1", "--log_every", "1")
+    assert run(*words) == 0
+    rows = [row for row in log(tmp_path) if "weights" in row]
+    assert [row["undefined_segmentation"] for row in rows] == [0, 0, 1, 1]
+    assert [row["segmentation"] is None for row in rows] == [False, False, True, False]
+    assert results.load(folder(tmp_path).with_suffix(".json"))["undefined_segmentation"] == 1
+
+
+@pytest.mark.parametrize("stop", ["_validate", "_save"])
+def test_a_step_is_saved_before_it_is_validated(own, tmp_path, monkeypatch, stop):
+    """A validation that fails costs no step, and the run that goes on makes it first: record and log are those of a run
+    that nothing stopped."""
+    whole, words = tmp_path / "whole", ("--save_every", "0.5", "--validate_every", "0.5")
+    assert run(*tiny(own, whole, *words)) == 0
+    with monkeypatch.context() as patch:
+        work = getattr(train.Trainer, stop)
+
+        def broken(self):
+            if self.step == 2:
+                if stop == "_save":
+                    work(self)
+                raise UserError("the disk is full")
+            work(self)
+
+        patch.setattr(train.Trainer, stop, broken)
+        assert run(*tiny(own, tmp_path / "other", *words)) == 1
+    assert checkpoint.latest(folder(tmp_path / "other")) == 2
+    assert run(*tiny(own, tmp_path / "other", *words)) == 0
+    assert_same_run(whole, tmp_path / "other")
+
+
+def test_crops_are_whole_numbers_of_patches(own, tmp_path, capsys):
+    """A patch of 14 pixels and local crops of 96 would see 84 of them."""
+    changes = ("--augment.crop", "48", "--augment.local_size", "20")
+    assert run(*tiny(own, tmp_path, *changes)) == 1
+    assert "augment.local_size is 20, no multiple of the patch of 8 pixels, so that 4" in capsys.readouterr().err
+    assert run(*tiny(own, tmp_path, "--augment.crop", "45")) == 1
+    assert "choose 40 or 48 for --augment.crop" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("term", ["classification", "patch_contrast", "segmentation"])

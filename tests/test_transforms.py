@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsss import transforms
+from wsss import inference, transforms
 from wsss.compat import Compat
 from wsss.config import Augment
 from wsss.datasets import Split, TrainingViews, collate
@@ -163,3 +163,27 @@ def test_without_class_contrast_its_views_are_left_out(mini_root):
     assert lean[4] is None and lean[5] is None
     batch = collate([lean, lean])
     assert batch.view is None and batch.local is None
+
+
+@pytest.mark.parametrize(("size", "shrinks"), [((100, 60), True), ((20, 15), False)])
+def test_D18_squash_without_antialiasing_is_the_bases(size, shrinks):
+    """The base resizes the normalised image bilinearly, without antialiasing; the default differs where it shrinks."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8))
+    mean, deviation = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    normalised = (torch.from_numpy(np.asarray(noise) / 255).permute(2, 0, 1).float() - mean) / deviation
+    wanted = torch.nn.functional.interpolate(normalised[None], (32, 32), mode="bilinear", align_corners=False)[0]
+    plain, smooth = (transforms.squash(noise, 32, plain) / 255 for plain in (True, False))
+    torch.testing.assert_close((plain - mean) / deviation, wanted, rtol=1e-4, atol=1e-5)
+    difference = ((smooth - mean) / deviation - wanted).abs().max()
+    assert difference > 0.5 if shrinks else difference < 0.02
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_D18_the_switch_reaches_both_evaluations(mini_root, plain):
+    """A sample of the evaluation in training, and COCO's final protocol; VOC's squashes nothing."""
+    sample = Split(mini_root, "val").sample(0, 32, plain)
+    photograph = Image.fromarray(sample.pixels)
+    assert torch.equal(sample.image, transforms.squash(photograph, 32, plain))
+    coco = replace(inference.protocol("coco", 32), plain_squash=plain)
+    assert torch.equal(inference.pixels(photograph, coco), sample.image)
+    assert coco.numbers().get("plain_squash", False) == plain

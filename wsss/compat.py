@@ -30,6 +30,8 @@ class Compat:
     """D16: pixel-adaptive refinement reads neighbours beyond the photograph's edge."""
     energy_across_box: bool = False
     """D17: the dense energy's kernel is built of padding too."""
+    plain_squash: bool = False
+    """D18: photographs are squashed for evaluation without antialiasing."""
 
 
 TOCO = Compat(**{row.name: True for row in dataclasses.fields(Compat)})

@@ -25,7 +25,7 @@ class Sample:
 
     id: str
     image: Tensor
-    """(3, q, q) uint8, squashed to the evaluation size."""
+    """(3, q, q) pixels of the photograph squashed to the evaluation size: uint8, or float where that was plain."""
     pixels: np.ndarray
     """(h, w, 3) uint8, the photograph itself."""
     label: Tensor
@@ -57,14 +57,14 @@ class Split:
         files = dict(zip(self.ids, self.files, strict=True))
         return identity.digests(self.kit.classes, files, self.labels.numpy(), truth)
 
-    def sample(self, index: int, size: int) -> Sample:
+    def sample(self, index: int, size: int, plain: bool = False) -> Sample:
         """Image and truth of one id."""
         name, classes = self.ids[index], len(self.kit.classes)
         photograph, mask = voc.read_pair(self.kit, name)
         part = None
         if self.kit.part_source:
             part = voc.read_mask(self.kit.root / self.kit.part_source / f"{name}.png", photograph.size, classes)
-        image = transforms.squash(photograph, size)
+        image = transforms.squash(photograph, size, plain)
         return Sample(name, image, np.asarray(photograph), self.labels[index], mask, part)
 
 

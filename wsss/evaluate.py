@@ -115,10 +115,10 @@ def tally(model: Wsss, split: Split, config: Config, device: torch.device) -> Ta
     size, classes = evaluation_size(config), len(split.kit.classes) + 1
     was_training, mine = model.training, Tally(background=config.cam.background, subspaces=config.msc.subspaces)
     model.eval()
-    places = range(distributed.rank(), len(split), distributed.world())
+    places, plain = range(distributed.rank(), len(split), distributed.world()), config.compat.plain_squash
     with tqdm(total=len(places), desc=f"evaluate {split.name}", unit="image", disable=distributed.rank() > 0) as bar:
         for start in range(0, len(places), BATCH):
-            samples = [split.sample(place, size) for place in places[start : start + BATCH]]
+            samples = [split.sample(place, size, plain) for place in places[start : start + BATCH]]
             image, label = (torch.stack([getattr(x, name) for x in samples]) for name in ("image", "label"))
             prediction = predict(model, image.to(device), label.to(device), config)
             apart = agreement(prediction, label.to(device)).cpu().numpy()
@@ -152,7 +152,7 @@ def examples(model: Wsss, split: Split, config: Config, device: torch.device, co
     rows: list[dict[str, np.ndarray]] = []
     model.eval()
     for place in np.linspace(0, len(split) - 1, min(count, len(split))).astype(int):
-        sample = split.sample(int(place), size)
+        sample = split.sample(int(place), size, config.compat.plain_squash)
         label = sample.label[None].to(device)
         prediction = predict(model, sample.image[None].to(device), label, config)
         labels = to_labels(prediction, (size, size), config)
@@ -221,8 +221,8 @@ def make_record(counted: Tally, config: Config, split: Split, dataset: str) -> d
 
 
 def stamp() -> dict[str, Any]:
-    """Commit, device, versions and date; the device is the accelerator where there is one."""
-    found = provenance.stamp()
+    """Commit, device, versions, date, and whether float32 was TF32; the device is the accelerator, if there is one."""
+    found = provenance.stamp() | {"tf32": torch.cuda.is_available() and torch.backends.cudnn.allow_tf32}
     return found | {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else found
 
 

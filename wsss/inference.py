@@ -52,6 +52,8 @@ class Protocol:
     crf: Crf | None = Crf()
     longest: int | None = None
     """Photographs whose longer side has more pixels are scaled down to it; None: their own size."""
+    plain_squash: bool = False
+    """Squash without antialiasing, as the run's compat says (Deviations D18)."""
 
     def changes(self) -> list[str]:
         """What departs from the protocol, the CRF aside, in words short enough for a file's name; empty: nothing."""
@@ -62,6 +64,8 @@ class Protocol:
     def numbers(self) -> dict[str, Any]:
         """All of it as plain values, for records."""
         plain = dataclasses.asdict(self) | {"size": self.size or "native", "scales": list(self.scales)}
+        if not self.plain_squash:
+            del plain["plain_squash"]
         crf = {name: list(x) if isinstance(x, tuple) else x for name, x in (plain["crf"] or {}).items()}
         return plain | {"crf": crf or None}
 
@@ -120,9 +124,11 @@ def limit(photograph: Image.Image, longest: int | None) -> Image.Image:
     return photograph if size == photograph.size else photograph.resize(size, Image.Resampling.BILINEAR)
 
 
-def pixels(photograph: Image.Image, asked: Protocol) -> UInt8[Tensor, "3 h w"]:
+def pixels(photograph: Image.Image, asked: Protocol) -> UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"]:
     """The photograph at scale 1, not normalised: its own size, or squashed."""
-    return transforms.squash(photograph, asked.size) if asked.size else pil_to_tensor(photograph)
+    if not asked.size:
+        return pil_to_tensor(photograph)
+    return transforms.squash(photograph, asked.size, asked.plain_squash)
 
 
 def scaled_size(size: Size, scale: float, patch: int) -> Size:

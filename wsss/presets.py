@@ -237,8 +237,9 @@ SMOKE_BASE = {**BASE, "msc.dimension": 32}
 RELEASED = {f"compat.{name}": value for name, value in flatten(TOCO).items()}
 """The base as its authors released it."""
 
-DEFINED = {**RELEASED, "compat.undefined_segmentation": False}
-"""The CPU scales' base does without D5: batches without a background label would end their runs."""
+DEFINED = {**RELEASED, "compat.undefined_segmentation": False, "compat.plain_squash": False}
+"""The CPU scales' base does without D5, which would leave segmentation out of many of their small batches, and without
+D18: all rows of a table are evaluated alike."""
 
 Rows = tuple[tuple[str, str, Mapping[str, Any]], ...]
 

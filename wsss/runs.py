@@ -1,5 +1,6 @@
 """Runs on disk, evaluated: their weights, by training's protocol or a final one, and the record of it."""
 
+import dataclasses
 import hashlib
 import os
 import time
@@ -155,6 +156,8 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
     own = evaluate.evaluation_size(opened.config)
     changes = {"flip": request.flip, "crf": request.crf, "longest": request.longest}
     asked = inference.protocol(request.protocol, own, request.scales, **changes)
+    squashes = asked.size is not None and opened.config.compat.plain_squash
+    asked = dataclasses.replace(asked, plain_squash=squashes)
     with distributed.group() as device:
         root = distributed.main_first(lambda: sets.locate(opened.config.data))
         images = listing(root, request.split, truth)

@@ -1,6 +1,5 @@
 """The training loop: one run from a configuration to its record. It knows nothing of the method but its seam."""
 
-import json
 import math
 import shutil
 import time
@@ -14,14 +13,28 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from wsss import checkpoint, datasets, distributed, evaluate, memory, method, optim, results, settings, stored, tally
+from wsss import (
+    checkpoint,
+    datasets,
+    distributed,
+    evaluate,
+    memory,
+    method,
+    optim,
+    results,
+    settings,
+    sizes,
+    stored,
+    tally,
+)
 from wsss import config as configuration
 from wsss.batch import Batch
 from wsss.config import Config
 from wsss.data import identity, sets
 from wsss.interrupt import Interrupted, stop_signals
+from wsss.log import Log
 from wsss.model import build
-from wsss.paths import UserError, atomic, project_root, write_json
+from wsss.paths import UserError, project_root, write_json
 
 
 def run(config: Config, resume: bool = True) -> dict[str, Any]:
@@ -92,15 +105,6 @@ def _comparable(config: Config) -> dict[str, Any]:
     }
 
 
-def _logged(log: Path, last: int) -> list[str]:
-    """The whole rows of a log, of the steps from 1 to `last`. Raises UserError."""
-    try:
-        rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [row for row in rows if row.endswith("\n") and 0 < json.loads(row)["step"] <= last]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{log} is no log of training ({error}); move it away to go on without it") from error
-
-
 class Trainer:
     """State of a run: model, optimizer, step. `fit` trains to the end or until interrupted."""
 
@@ -115,12 +119,12 @@ class Trainer:
     ):
         self.config, self.train_split, self.val_split, self.watched = config, train, val, watched
         self.folder, self.device, self.step, self.best, self.seconds = folder, device, 0, -1.0, 0.0
-        self.undefined = 0
+        self.undefined, self.log = 0, Log(folder / "log.jsonl")
         self.model = build(config, len(train.kit.classes)).to(device)
         parts = (self.model.trunk_parameters(), self.model.head_parameters(), self.model.decoder.parameters())
         self.optimizer = optim.build(*parts, config.optim)
         self.main, self.stamp = distributed.rank() == 0, evaluate.stamp()
-        check_sizes(config, self.model.patch)
+        sizes.check(config, self.model.patch)
         found = checkpoint.latest(folder)
         if found is not None:
             self._restore(found)
@@ -140,16 +144,8 @@ class Trainer:
         batches = datasets.training_batches(self.train_split, self.config, self.step)
         save_every = max(1, round(self.config.save_every * total))
         self._validate_if_due()  # where the run stopped between saving and validating
-        with (
-            stop_signals() as stop,
-            tqdm(
-                total=total,
-                initial=self.step,
-                desc=f"train {self.config.variant}",
-                unit="step",
-                disable=not self.main,
-            ) as bar,
-        ):
+        shown = {"desc": f"train {self.config.variant}", "unit": "step", "disable": not self.main}
+        with stop_signals() as stop, tqdm(total=total, initial=self.step, **shown) as bar:
             while self.step < total:
                 started = time.monotonic()
                 optim.set_rate(self.optimizer, self.step, config)
@@ -220,24 +216,17 @@ class Trainer:
             table, rate = method.weights(self.step - 1, self.config), self.optimizer.param_groups[0]["lr"]
             bar.set_postfix(cls=f"{terms['classification']:.3f}")
             row = {"step": self.step, "lr": rate, "seconds": round(self.seconds, 3), **terms, "weights": table}
-            self._write(row | self._left_out())
+            self.log.write(row | self._left_out())
 
     def _start_log(self) -> None:
-        """Keep the whole rows of the steps that are done, after a first row that says where the labels come from;
-        clear away what a killed run was writing."""
-        log, kit = self.folder / "log.jsonl", self.train_split.kit
+        """The log from its first row on, which says where labels and weights come from; what a killed run was writing
+        is cleared away."""
+        kit = self.train_split.kit
         for scratch in self.folder.glob(".*.*"):
             shutil.rmtree(scratch, ignore_errors=True)
         sources = {"labels": kit.label_source, "masks": kit.mask_source, "classes": len(kit.classes)}
         splits = {split.name: len(split) for split in (self.train_split, self.val_split)}
-        first = json.dumps({"step": 0, "data": {**sources, **splits}, "start": self.model.origin()}) + "\n"
-        rows = _logged(log, self.step) if log.exists() else []
-        with atomic(log) as temporary:
-            temporary.write_text("".join([first, *rows]), encoding="utf-8")
-
-    def _write(self, row: dict[str, Any]) -> None:
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        self.log.begin({"data": {**sources, **splits}, "start": self.model.origin()}, self.step)
 
     def _left_out(self) -> dict[str, int]:
         """With compat D5, how many steps so far left the segmentation loss out for a batch where it is undefined."""
@@ -248,9 +237,8 @@ class Trainer:
         total, every = self.config.optim.steps, max(1, round(self.config.validate_every * self.config.optim.steps))
         if not self.step or self.step % every or (self.step == total and not self.watched):
             return
-        rows = [json.loads(row) for row in _logged(self.folder / "log.jsonl", self.step)]
+        done = self.log.validations(self.step)
         distributed.wait()  # until all processes have read
-        done = [row for row in rows if "validation" in row]
         self.best = max([self.best, *(row["validation"]["segmentation"] or -1.0 for row in done)])
         if all(row["step"] < self.step for row in done):
             self._validate()
@@ -262,7 +250,7 @@ class Trainer:
             row["watched"] = {split.name: self._measure(split) for split in self.watched}
         if self.main:
             self._keep_best(row["validation"]["segmentation"])
-            self._write(row)
+            self.log.write(row)
 
     def _measure(self, split: datasets.Split) -> dict[str, Any]:
         """What the log says of a list: mean IoU by kind, mAP, agreement of the layers and pixel AUC of their CAMs,
@@ -291,8 +279,7 @@ class Trainer:
         self._check_weights()
         if self.main:
             state = {"optimizer": self.optimizer.state_dict(), "best": self.best, "seconds": self.seconds}
-            state["undefined"] = self.undefined
-            state["images"] = results.ids_digest(self.train_split.ids)
+            state |= {"undefined": self.undefined, "images": results.ids_digest(self.train_split.ids)}
             checkpoint.save(self.folder, self.step, self.model, state)
         distributed.wait()
 
@@ -311,29 +298,9 @@ class Trainer:
         """Evaluate the last weights and write the record, with its data and what the validations found; they are the
         best where no validation found better ones."""
         path, origin = self.folder.with_suffix(".json"), self.stamp | {"seconds": {"train": round(self.seconds, 1)}}
-        rows = [json.loads(row) for row in _logged(self.folder / "log.jsonl", self.step)] if self.main else []
         origin |= {"data": data, **self._left_out()}
-        origin["validations"] = [row for row in rows if "validation" in row]
+        origin["validations"] = self.log.validations(self.step) if self.main else []
         record = evaluate.write_record(self.model, self.val_split, self.config, self.device, path, origin)
         if self.main:
             self._keep_best(record["results"]["segmentation"]["miou_headline"])
         return record
-
-
-def check_sizes(config: Config, patch: int) -> None:
-    """UserError where an image that a run encodes is smaller than one patch."""
-    least = min(1.0, *config.cam.scales)
-    squashed = evaluate.evaluation_size(config)
-    sides = {"augment.crop": config.augment.crop * least, "augment.evaluation_size": squashed * least}
-    if config.contrasts_classes:
-        sides["augment.local_size"] = config.augment.local_size
-    for path, side in sides.items():
-        if side < patch:
-            raise UserError(f"an image of {side:g} pixels is smaller than one patch of {patch}; raise --{path}")
-    for path in [path for path in sides if path != "augment.evaluation_size"]:
-        if rest := settings.get(config, path) % patch:
-            size = settings.get(config, path)
-            raise UserError(
-                f"{path} is {size}, no multiple of the patch of {patch} pixels, so that {rest} of them would be dropped "
-                f"from every crop; choose {size - rest} or {size - rest + patch} for --{path}"
-            )

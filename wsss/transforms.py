@@ -1,7 +1,8 @@
 """Training views of a photograph: image in, uint8 pixels out. Randomness comes from torch's generator at the call."""
 
 import torch
-from jaxtyping import UInt8
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import v2
@@ -13,9 +14,15 @@ from wsss.config import Augment
 Box = tuple[int, int, int, int]
 
 
-def squash(image: Image.Image, size: int) -> UInt8[Tensor, "3 q q"]:
-    """The whole photograph resized bilinearly to a square, for evaluation during training."""
-    return tv.pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
+def squash(image: Image.Image, size: int, plain: bool = False) -> UInt8[Tensor, "3 q q"] | Float[Tensor, "3 q q"]:
+    """The whole photograph resized bilinearly to a square, for evaluation: with antialiasing, to whole grey levels.
+
+    `plain` without either, as the base resizes the normalised image (Deviations D18); to normalise later is the same.
+    """
+    if not plain:
+        return tv.pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
+    pixels = tv.pil_to_tensor(image)[None].float()
+    return F.interpolate(pixels, (size, size), mode="bilinear", align_corners=False)[0]
 
 
 def views(

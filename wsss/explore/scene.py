@@ -144,7 +144,7 @@ def _labels(logits: Float[Tensor, "1 c i j"], size: tuple[int, int]) -> UInt8[np
 def _pseudo_label(
     output: Output,
     several: tuple[Tensor, ...],
-    pixels: UInt8[Tensor, "1 3 q q"],
+    pixels: evaluate.Pixels,
     label: Float[Tensor, " k"],
     config: Config,
     size: tuple[int, int],
@@ -162,8 +162,9 @@ def _numpy(value: Tensor) -> np.ndarray:
     return value.float().cpu().numpy()
 
 
-def _pixels(photograph: Image.Image, seer: Seer) -> UInt8[Tensor, "1 3 q q"]:
-    return transforms.squash(photograph.convert("RGB"), evaluate.evaluation_size(seer.config))[None]
+def _pixels(photograph: Image.Image, seer: Seer) -> evaluate.Pixels:
+    size = evaluate.evaluation_size(seer.config)
+    return transforms.squash(photograph.convert("RGB"), size, seer.config.compat.plain_squash)[None]
 
 
 # On demand.

@@ -1,0 +1,24 @@
+"""Sizes of the images that a run encodes, against the patch of its network."""
+
+from wsss import evaluate, settings
+from wsss.config import Config
+from wsss.paths import UserError
+
+
+def check(config: Config, patch: int) -> None:
+    """UserError where an image that a run encodes is smaller than one patch, or a crop no whole number of them."""
+    least = min(1.0, *config.cam.scales)
+    squashed = evaluate.evaluation_size(config)
+    sides = {"augment.crop": config.augment.crop * least, "augment.evaluation_size": squashed * least}
+    if config.contrasts_classes:
+        sides["augment.local_size"] = config.augment.local_size
+    for path, side in sides.items():
+        if side < patch:
+            raise UserError(f"an image of {side:g} pixels is smaller than one patch of {patch}; raise --{path}")
+    for path in [path for path in sides if path != "augment.evaluation_size"]:
+        if rest := settings.get(config, path) % patch:
+            size = settings.get(config, path)
+            raise UserError(
+                f"{path} is {size}, no multiple of the patch of {patch} pixels, so that {rest} would be dropped from "
+                f"every crop; choose {size - rest} or {size - rest + patch} for --{path}"
+            )
