@@ -39,7 +39,8 @@ TRAIN_USAGE = """\
 usage: wsss train PRESET [--seed N] [--output DIR] [--data.root ROOT] [--no-resume] [--SETTING VALUE ...]
 
 Train and evaluate one run. It goes to OUTPUT/DATASET/VARIANT/SEED, its record to the same path with .json. The same
-words again resume an interrupted run and return a finished one; --no-resume refuses to touch what is there.
+words again resume an interrupted run and return a finished one, on the same data alone (classes, image labels, masks,
+photographs; wherever they lie); --no-resume refuses to touch what is there.
 `wsss train PRESET --help` lists every setting with its value in that preset.
 
 presets: """
@@ -143,7 +144,7 @@ class Evaluate:
     weights: str = "last"
     """last or best; records of the best say so in their names (SEED.best.json)."""
     data_root: str = ""
-    """Where the same data set lies now, if it has moved."""
+    """Where the data set lies now, if it has moved; or another one with the same classes, whose record stands apart."""
     split: str = ""
     """List to evaluate on; empty: the run's own for training, val for voc and coco."""
     scales: tuple[float, ...] = ()
