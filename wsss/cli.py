@@ -41,7 +41,8 @@ usage: wsss train PRESET [--seed N] [--output DIR] [--data.root ROOT] [--no-resu
 Train and evaluate one run. It goes to OUTPUT/DATASET/VARIANT/SEED, its record to the same path with .json. The same
 words again resume an interrupted run and return a finished one, on the same data alone (classes, image labels, masks,
 photographs; wherever they lie); --no-resume refuses to touch what is there.
-`wsss train PRESET --help` lists every setting with its value in that preset.
+`wsss train PRESET --help` lists every setting with its value in that preset: None is automatic, a weight of 0 leaves
+its term out, several values of one setting stand apart or are joined by commas.
 
 presets: """
 

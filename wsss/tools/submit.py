@@ -42,8 +42,8 @@ class Submit:
     """last or best."""
     data_root: str = ""
     """Where VOC lies now, if it has moved; it must hold the test photographs."""
-    bfloat16: bool | None = None
-    """Compute in bfloat16 where the device does; None: as the run was trained."""
+    bfloat16: bool = False
+    """Compute in bfloat16 where the device does."""
     longest: int | None = None
     """Only with --partial: photographs with a longer side above this are scaled down, their labels scaled back."""
     save: Path | None = None
