@@ -56,13 +56,14 @@ def files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """Id -> file, sorted by id, of the files at any depth with one of the `suffixes`."""
     ranked: list[tuple[str, int, str]] = []
     for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not hidden(name)]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        above = "" if Path(parent) == folder else Path(parent).relative_to(folder).as_posix() + "/"
         for name in names:
-            stem, suffix = os.path.splitext(os.path.relpath(os.path.join(parent, name), folder))
-            if not hidden(name) and suffix.lower() in suffixes:
-                ranked.append((composed(Path(stem).as_posix()), suffixes.index(suffix.lower()), stem + suffix))
-    first = {name: folder / relative for name, _, relative in sorted(ranked, reverse=True)}
-    return dict(sorted(first.items()))
+            stem, suffix = os.path.splitext(above + name)
+            if not name.startswith(".") and suffix.lower() in suffixes:
+                ranked.append((composed(stem), suffixes.index(suffix.lower()), stem + suffix))
+    first = {name: relative for name, _, relative in sorted(ranked, reverse=True)}
+    return {name: folder / relative for name, relative in sorted(first.items())}
 
 
 def find(folder: Path, name: str, suffixes: Sequence[str]) -> Path | None:
@@ -128,8 +129,11 @@ def label_lines(path: Path, ids: Collection[str]) -> tuple[dict[str, str], str]:
     `ids`, else its first word; and a sentence on images with two lines."""
     rows: dict[str, str] = {}
     twice: dict[str, None] = {}
+    blanks = any(len(name.split()) > 1 for name in ids)
     for line in read_lines(path):
-        ends = [len(line), *(gap.start() for gap in reversed(list(re.finditer(r"\s+", line))))]
+        ends = [len(line.split(maxsplit=1)[0])]
+        if blanks:
+            ends = [len(line), *(gap.start() for gap in reversed(list(re.finditer(r"\s+", line))))]
         end = next((end for end in ends if composed(line[:end]) in ids), ends[-1])
         name = composed(line[:end])
         twice |= {name: None} if name in rows else {}
@@ -178,12 +182,16 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", "", composed(name).casefold())
 
 
-def parse_classes(text: str, classes: Collection[str]) -> list[str]:
+@functools.lru_cache(maxsize=8)
+def _most_words(classes: tuple[str, ...]) -> int:
+    return max((len(name.split()) for name in classes), default=1)
+
+
+def parse_classes(text: str, classes: tuple[str, ...]) -> list[str]:
     """The class names that `text` lists, parted by blanks; a name may hold blanks itself. Raises ValueError with what
     is wrong."""
     pieces = composed(text).split()
-    longest = max((len(name.split()) for name in classes), default=1)
-    ways = list(islice(_ways(pieces, classes, longest), 2))
+    ways = list(islice(_ways(pieces, classes, _most_words(classes)), 2))
     if len(ways) == 1:
         return ways[0]
     if ways:

@@ -165,7 +165,7 @@ def read_list(path: Path) -> list[str]:
     """Ids of an official list. Raises UserError."""
     if not path.is_file():
         raise UserError(f"the list {path} does not exist; give the complete download")
-    ids = [line.split()[0] for line in voc.read_lines(path)]  # official ids: one word, then a number at most
+    ids = [re.sub(r"\s+-?[01]$", "", line) for line in voc.read_lines(path)]  # lists of a class end in a flag
     odd = next((one for one in ids if not re.fullmatch(r"[\w-]+", one)), None)
     if odd is not None or not ids or len(set(ids)) < len(ids):
         fault = f"names {odd[:20]!r}, which is no id" if odd else "names an image twice" if ids else "is empty"
