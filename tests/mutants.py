@@ -663,8 +663,8 @@ METRICS = rows(
     ),
     (
         "D9: predicted classes lower the mean",
-        "present = totals[:, 0] + totals[:, 2] > 0",
-        "present = totals.sum(1) > 0",
+        "return totals[:, 0] + totals[:, 2] > 0",
+        "return totals.sum(1) > 0",
         "test_D9_mean_over_classes_present_and_headline",
     ),
     (

@@ -28,7 +28,7 @@ ROWS = (
     "data encoder model datasets",
     "method",
     "experiments",
-    "ablation costs evidence gpu sweep tries tables verdict elements",
+    "ablation benchmarks costs evidence gpu sweep tries tables verdict elements",
     "inference predict pretrain scoring tally evaluate sizes train workload runs explore tools reproduce",
     "cli __main__",
 )

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wsss import benches, evidence, experiments, figures, gpu, origins, published, results, tables
+from wsss import benches, benchmarks, evidence, experiments, figures, gpu, origins, published, results, tables
 from wsss import verdict as verdicts
 from wsss.evidence import NotMeasured
 from wsss.paths import UserError, project_root, read_json
@@ -115,7 +115,7 @@ def number(words: str) -> tuple[str, str]:
     found = results.of_one_processor(found)
     summary = results.summarise(found, key)
     text = format(summary.mean, form) if form else measured(summary)
-    where = f"{tables.images(found[0])} images, {results.processors(found)}"
+    where = f"{benchmarks.images(found[0])} images, {results.processors(found)}"
     return text, f"{where}, commit {found[0]['commit']}"
 
 
