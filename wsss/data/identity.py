@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from wsss import results
 from wsss.config import Data as Settings
 from wsss.data import voc
-from wsss.data.pool import spread
+from wsss.data.pool import cores
 from wsss.paths import UserError, atomic, read_json, write_json
 from wsss.results import Data
 
@@ -37,7 +38,7 @@ VERSION = 1
 SETTLED = 2.0
 """Seconds after which a file counts as written: the time stamps of some file systems are no finer."""
 MANY = 2000
-"""Files from which on several processes read them, and a progress bar is shown."""
+"""Files from which on a progress bar is shown."""
 
 
 def digests(
@@ -196,9 +197,12 @@ def _of_folder(kind: str, folder: Path, files: Sequence[Path], compute: Callable
     known, now = _load(store), time.time()
     stamps = {file: _stamp(file) for file in files}
     fresh = [file for file in files if known.get(file.name, [])[:1] != [stamps[file]]]
-    made = spread(compute, fresh, None if len(fresh) >= MANY else 0)
-    bar = tqdm(made, f"digest {kind}s", len(fresh), unit="file", leave=False, disable=len(fresh) < MANY)
-    found = dict(zip(fresh, bar, strict=True))
+    # Threads, since a process of its own would run the caller's script again; one for masks, whose decoder sets the
+    # filter of warnings, which all threads share.
+    with ThreadPoolExecutor(cores() if kind == "photograph" else 1) as pool:
+        made = pool.map(compute, fresh)
+        bar = tqdm(made, f"digest {kind}s", len(fresh), unit="file", leave=False, disable=len(fresh) < MANY)
+        found = dict(zip(fresh, bar, strict=True))
     kept = {file.name: [stamps[file], digest] for file, digest in found.items() if _settled(stamps[file], now)}
     if store and kept:
         with suppress(UserError, OSError), atomic(store) as scratch:  # it costs only time
