@@ -106,7 +106,7 @@ def run(root: str, config: Pretrain) -> Path:
     held = max(1, int(config.held_out * len(images)))
     test, train = order[:held], order[held:]
     torch.manual_seed(config.seed)
-    model = Pretrainer(config, len(names))
+    model = Pretrainer(config, len(names)).to("cuda" if torch.cuda.is_available() else "cpu")
     started, processor, stamp = time.monotonic(), time.process_time(), provenance.stamp()
     log = list(_fit(model, images[train], labels[train], config))
     accuracy = evaluate(model, images[test], labels[test])
@@ -127,7 +127,7 @@ def run(root: str, config: Pretrain) -> Path:
     }
     with atomic(config.output) as temporary:
         save_file(
-            {k: v.half().contiguous() for k, v in model.encoder.state_dict().items()},
+            {k: v.half().cpu().contiguous() for k, v in model.encoder.state_dict().items()},
             temporary,
             {"normalisation": IMAGENET.text()},
         )
@@ -146,7 +146,8 @@ def _check_output(path: Path) -> None:
 def _fit(model: Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) -> Iterator[dict[str, float]]:
     """Train for the configured time; yields step, loss and rate of every 20th step and of the last."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    bfloat16 = distributed.computes_bfloat16(torch.device("cpu"))
+    device = model.class_head.weight.device
+    bfloat16 = distributed.computes_bfloat16(device)
     memory.keep_freed()
     augment = v2.Compose([v2.RandomResizedCrop(config.size, (0.5, 1.0), antialias=True), v2.RandomHorizontalFlip()])
     started, step, done = time.monotonic(), 0, 0.0
@@ -160,10 +161,11 @@ def _fit(model: Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) ->
             model.encoder.patch_drop.prob = config.drop if done < config.drop_until else 0.0
             chosen = torch.randint(len(images), (config.batch,))
             inputs = prepare(augment(images[chosen]))
-            inputs = inputs * torch.empty(config.batch, 1, 1, 1).uniform_(0.7, 1.3)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            inputs = (inputs * torch.empty(config.batch, 1, 1, 1).uniform_(0.7, 1.3)).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 logits = model(inputs)
-            loss = sum(F.cross_entropy(x.float(), labels[chosen], label_smoothing=config.smoothing) for x in logits)
+            truth = labels[chosen].to(device)
+            loss = sum(F.cross_entropy(x.float(), truth, label_smoothing=config.smoothing) for x in logits)
             if not loss.isfinite():
                 raise UserError(f"the pretraining loss is not finite at step {step}; lower --lr ({config.lr})")
             optimizer.zero_grad()
@@ -183,8 +185,8 @@ def evaluate(model: Pretrainer, images: UInt8[Tensor, "n 3 h w"], labels: Int[Te
     model.eval()
     right = np.zeros(2)
     for start in range(0, len(images), 256):
-        heads = model(prepare(images[start : start + 256]))
-        right += [float((head.argmax(1) == labels[start : start + 256]).sum()) for head in heads]
+        heads = model(prepare(images[start : start + 256]).to(model.class_head.weight.device))
+        right += [float((head.argmax(1).cpu() == labels[start : start + 256]).sum()) for head in heads]
     share = (100 * right / len(images)).round(2).tolist()
     return {"top1_class_token": share[0], "top1_max_patch_token": share[1]}
 
