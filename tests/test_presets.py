@@ -17,7 +17,7 @@ from wsss.settings import flatten
 def test_a_preset_knows_its_name_and_its_compat(name):
     assert PRESETS[name].name == name
     cpu = name.startswith(("mini", "smoke", "voc-animals"))
-    twin = dataclasses.replace(TOCO, undefined_segmentation=not cpu)
+    twin = dataclasses.replace(TOCO, undefined_segmentation=not cpu, plain_squash=not cpu)
     assert PRESETS[name].compat == (twin if name.endswith("-toco") else Compat())
 
 

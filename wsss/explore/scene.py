@@ -144,7 +144,7 @@ def _labels(logits: Float[Tensor, "1 c i j"], size: tuple[int, int]) -> UInt8[np
 def _pseudo_label(
     output: Output,
     several: tuple[Tensor, ...],
-    pixels: evaluate.Pixels,
+    pixels: UInt8[Tensor, "1 3 q q"] | Float[Tensor, "1 3 q q"],
     label: Float[Tensor, " k"],
     config: Config,
     size: tuple[int, int],
