@@ -301,5 +301,8 @@ def test_a_second_interrupt_ends_at_once_with_another_code():
         started.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         started.send_signal(signal.SIGINT)
-        said = started.communicate(timeout=30)[1]
+        try:
+            said = started.communicate(timeout=30)[1]
+        finally:
+            started.kill()
     assert started.returncode == 130 and b"tidied up" in said
