@@ -88,6 +88,10 @@ SPELLINGS = {
     "--model.checkpoint ''": ("model.checkpoint", ""),
     "--model.checkpoint=": ("model.checkpoint", ""),
     "--model.width None": ("model.width", None),
+    "--model.width none": ("model.width", None),
+    "--augment.scale '(0.7, 1.3)'": ("augment.scale", (0.7, 1.3)),
+    "--augment.scale '[0.7,1.3]'": ("augment.scale", (0.7, 1.3)),
+    "--cam.scales=(1.0,)": ("cam.scales", (1.0,)),
     "--data.workers 0": ("data.workers", 0),
     "--data.root 'a folder, with=signs'": ("data.root", "a folder, with=signs"),
 }
@@ -100,7 +104,19 @@ def test_spellings(line):
     assert found == value and type(found) is type(value)
 
 
+@pytest.mark.parametrize(
+    "line", ["--model.patch-size 0", "--model.depth=0", "--data.workers -1", "--segmentation.levels 0,0"]
+)
+def test_what_stood_for_automatic_is_none_and_said(line, capsys):
+    path = re.split("[ =]", line)[0][2:].replace("-", "_")
+    config = train_config("mini", [*line.split(), "--seed", "3"])
+    assert get(config, path) is None and config.seed == 3
+    assert f"--{path}" in (said := capsys.readouterr().err) and "which is None today" in said
+
+
 REFUSED = {
+    "--variant ../x": "variant is '../x', but must be the name of one folder",
+    "--variant a/b": "variant is 'a/b', but must be the name of one folder",
     "--optim.step 5": "there is no setting named optim.step; did you mean optim.steps?",
     "--optim.step=5": "there is no setting named optim.step; did you mean optim.steps?",
     "5": "5 is no setting; settings are written --NAME VALUE",

@@ -111,6 +111,21 @@ def test_what_may_follow_an_id(tmp_path):
     assert listed(root, "missing\n") == ["missing"], "of an id without a blank the photograph is missed later"
 
 
+def test_a_number_is_no_flag_beside_ids_that_end_in_one(tmp_path):
+    """Of "img 0", whose file is gone, not the photograph img is taken, since "photo 1" is an id as a whole."""
+    root = named(tmp_path / "set", ["photo 1", "photo", "img"])
+    with pytest.raises(UserError, match="names 'img 0', but .*JPEGImages holds no such file"):
+        listed(root, "photo 1\nimg 0\n")
+
+
+def test_two_files_of_one_id_are_noted(tmp_path, capsys):
+    root = named(tmp_path / "set", [NFC, "b"])
+    assert run("data", "check", root) == 0 and "two photographs" not in capsys.readouterr().out
+    shutil.copy(root / f"JPEGImages/{NFC}.jpg", root / f"JPEGImages/{NFD}.jpg")
+    run("data", "check", root)
+    assert "note: 1 images have two photographs" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("line", ["../b", "a/../b", "/etc/b", ".b", "a/.b", "a//b", "b/", "x" * 201, "a\0b"])
 def test_what_no_id_can_be(tmp_path, line):
     root = named(tmp_path / "set", ["b"])
@@ -183,6 +198,10 @@ def test_pretraining_passes_over_what_begins_with_a_dot(tmp_path):
         "Unlabelled",
         "0: background",
         "background (0)",
+        "void/background",
+        "ignore_region",
+        "none",
+        "Unlabelled area",
     ],
 )
 @pytest.mark.parametrize("place", [0, 1])
@@ -206,8 +225,28 @@ def test_names_that_are_alike_are_refused(tmp_path, two):
 
 
 def test_names_like_the_background_may_be_classes(tmp_path):
-    classes = ("avoid", "bag", "ground", "back", "foreground")
+    classes = ("avoid", "bag", "ground", "back", "foreground", "region", "1", "nonesuch", "clutter background")
     assert voc.open_devkit(own_set(tmp_path / "set", names=classes)).classes == classes
+
+
+def test_comments_are_no_classes(tmp_path):
+    root = own_set(tmp_path / "set")
+    (root / "classes.txt").write_bytes("\ufeff# of the lab\r\ncup # with a handle\r\n\r\njug  \r\nC#\r\n".encode())
+    assert voc.open_devkit(root).classes == ("cup", "jug", "C#")
+
+
+@pytest.mark.parametrize("lines", [("2: cup", "1: jug"), ("0 cup", "1 jug"), ("1. cup", "0. jug")])
+def test_numbers_that_are_not_the_classes_own_are_refused(tmp_path, lines):
+    root = own_set(tmp_path / "set", names=lines)
+    with pytest.raises(UserError, match="classes.txt numbers its classes, but .*' is the class of the value .;"):
+        voc.open_devkit(root)
+
+
+@pytest.mark.parametrize(
+    "lines", [("1 cup", "2 jug"), ("2 euro", "1 dollar coin", "5 euro"), ("cup", "0 jug"), ("1", "0")]
+)
+def test_numbers_that_are_right_or_of_the_name_stay(tmp_path, lines):
+    assert voc.open_devkit(own_set(tmp_path / "set", names=lines)).classes == lines
 
 
 LIGHTS = ("traffic light", "stop sign", "light")

@@ -276,6 +276,16 @@ def test_a_packed_palette_of_voc_is_refused_by_every_reader(tmp_path, capsys, or
     assert "val_1.png shows VOC's colour of" in capsys.readouterr().err
 
 
+def test_white_beside_a_packed_palette_hides_nothing(tmp_path):
+    """Many draw what is ignored in white; a mask of white alone tells nothing."""
+    person, white = vocformat.voc_palette()[45:48], [255, 255, 255]
+    write_png(tmp_path / "a.png", np.array([[0, 1, 2]]), 8, PALETTE, palette=bytes([0, 0, 0, *person, *white]))
+    with pytest.raises(UserError, match="shows VOC's colour of 15 at the value 1"):
+        pictures.read_mask(tmp_path / "a.png", None, 20)
+    write_png(tmp_path / "b.png", np.array([[0, 1]]), 8, PALETTE, palette=bytes([0, 0, 0, *white]))
+    assert pictures.read_mask(tmp_path / "b.png", None, 20).tolist() == [[0, 1]]
+
+
 OTHERS = {
     "grey": [(value, value, value) for value in range(256)],
     "one black": [(0, 0, 0)] * 256,

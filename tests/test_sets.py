@@ -132,3 +132,13 @@ def test_a_run_does_not_hang_on_the_order_of_its_list(tmp_path):
         for split in ("train", "val"):
             (root / f"{IDS}/{split}.txt").write_text("\n".join(reversed(voc.read_ids(root, split))))
     assert_same_run(tmp_path / "one", tmp_path / "other")
+
+
+@pytest.mark.parametrize("name, near", [("jgu", "did you mean jug"), ("zebra", "correct it")])
+def test_a_headline_class_that_the_set_has_not_is_refused(tmp_path, capsys, name, near):
+    """Else the mean would be over fewer classes than its name says."""
+    root = own_set(tmp_path / "set")
+    assert run(*tiny(root, tmp_path / "out", "--data.headline", f"cup,{name}")) == 1
+    said = capsys.readouterr().err
+    assert f"data.headline names the class {name!r}, which is not among the classes; {near}" in said
+    assert not list(tmp_path.glob("out/**/*.json"))

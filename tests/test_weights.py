@@ -68,6 +68,18 @@ def test_a_file_is_known_by_its_first_bytes_and_the_head_is_left_out(tmp_path, c
     assert "left out head.bias, head.weight" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("first", [b"\x80", b"P"])
+def test_a_header_of_any_length_is_safetensors(tmp_path, first):
+    """The file begins with that length: its first byte may be the one that pickles or archives begin with."""
+    tensors, path = published(), tmp_path / "w.safetensors"
+    for more in range(2048):
+        data = safetensors.torch.save(tensors, {"card": "x" * more})
+        if data.startswith(first):
+            break
+    path.write_bytes(data)
+    assert data[:1] == first and holds(built(path), tensors)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_halves_are_read_as_they_are(tmp_path, dtype):
     tensors = {name: value.to(dtype) for name, value in published().items()}
@@ -121,6 +133,14 @@ def test_what_was_chosen_is_said(tmp_path, capsys):
 
 
 FAULTS = {
+    "a distilled one": (
+        lambda t: {**t, "dist_token": torch.zeros(1, 1, WIDTH), "pos_embed": torch.zeros(1, 18, WIDTH)},
+        "dist_token stands beside the class token, which a plain ViT has not",
+    ),
+    "another width": (
+        lambda t: {**t, "cls_token": torch.zeros(1, 1, 48)},
+        "its width is 48: give --model.width 48",
+    ),
     "two networks": (
         lambda t: {**prefixed("first.", t), **prefixed("second.", t)},
         r"several networks \(first., second.\); save the one to start from alone",
@@ -281,3 +301,25 @@ def test_the_same_weights_are_the_same_bytes_in_every_process(tmp_path):
     )
     found = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(4)}
     assert len(found) == 1 and len(found.pop()) == 65
+
+
+def test_a_run_is_not_continued_on_other_start_weights(own, tmp_path, capsys):
+    """Neither a finished one nor one without its record, where the file of the same name holds others; one whose file
+    is gone is returned."""
+    path, shape = tmp_path / "w.pth", {"patch_size": 8, "img_size": 64, "embed_dim": 48, "depth": 3, "num_heads": 4}
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=3, **shape)
+    torch.save(vit.state_dict(), path)
+    words = tiny_run(own, tmp_path, "--model.checkpoint", str(path))
+    assert run(*words) == 0 and run(*words) == 0
+    record = next(tmp_path.rglob("config.json")).parent.with_suffix(".json")
+    kept = record.read_bytes()
+    vit.norm.bias.data += 1
+    torch.save(vit.state_dict(), path)
+    capsys.readouterr()
+    assert run(*words) == 1
+    assert f"started from other weights than {path} holds today" in capsys.readouterr().err
+    record.unlink()
+    assert run(*words) == 1 and "other weights" in capsys.readouterr().err
+    record.write_bytes(kept)
+    path.unlink()
+    assert run(*words) == 0

@@ -3,13 +3,15 @@
 import contextlib
 import io
 import itertools
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tyro
 
-from wsss import settings
+from wsss import renamed, settings
 from wsss.paths import UserError
 
 T = TypeVar("T")
@@ -20,16 +22,17 @@ SWITCH = {"true": "True", "1": "True", "false": "False", "0": "False", "none": "
 def parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T | None = None) -> T:
     """`kind`, a dataclass whose docstrings are the help, filled from the words after `wsss COMMAND`.
 
-    A switch may stand alone for True; numbers of a tuple, and with a `default` its words, may be joined by commas.
-    Raises UserError.
+    A switch may stand alone for True; numbers of a tuple, and with a `default` its words, may be joined by commas. What
+    once stood for automatic (`--model.depth 0`) is None, and a line on stderr says so. Raises UserError.
     """
     options: dict[str, Any] = {} if default is None else {"default": default}
     kinds, printed = settings.kinds(kind), io.StringIO()
+    spelled = _spelled(_automatic(words, kinds), kinds, bare=default is not None)
     try:
         with contextlib.redirect_stderr(printed):
             value, unknown = tyro.cli(
                 kind,
-                args=_spelled(words, kinds, bare=default is not None),
+                args=spelled,
                 prog=f"wsss {command}",
                 config=(tyro.conf.FlagConversionOff,),
                 return_unknown_args=True,
@@ -67,10 +70,27 @@ def _spelled(words: Sequence[str], kinds: Mapping[str, Any], bare: bool) -> list
                 spelled.append(SWITCH.get(text.lower(), text))
                 kind = ()  # a switch has one value
             elif {int, float, str} & set(kind) and (bare or str not in kind):
-                spelled += [part for part in text.split(",") if part]
+                plain = text if str in kind else text.strip("()[] ")  # as the names of variants have them
+                spelled += [part.strip() for part in plain.split(",") if part.strip()]
             else:
                 spelled.append(text)
     return spelled
+
+
+def _automatic(words: Sequence[str], kinds: Mapping[str, Any]) -> list[str]:
+    """The words with None for what stood for it in earlier versions, and for "none"."""
+    new = list(words)
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        path, value = name[2:].replace("-", "_"), value if equals else "".join(words[place + 1 : place + 2])
+        if not name.startswith("--") or not settings.is_optional(kinds.get(path)):
+            continue
+        old = renamed.replacement(path, value) == {path: None}
+        if old and value != "None" and os.environ.get("RANK", "0") == "0":
+            print(f"wsss: note: --{path} {value} is automatic, which is None today", file=sys.stderr)
+        if old or value in ("none", "NONE"):
+            new[place : place + 2 - bool(equals)] = [f"{name}=None"] if equals else [name, "None"]
+    return new
 
 
 def _sentence(printed: str) -> str:

@@ -15,17 +15,24 @@ from tqdm import tqdm
 from wsss import alignment, cam, distributed, method, provenance, results
 from wsss import config as configuration
 from wsss.batch import Batch, Output
-from wsss.config import Config
-from wsss.data import sets, voc
+from wsss.config import Config, Data
+from wsss.data import names, sets, voc
 from wsss.datasets import Split
 from wsss.model import Wsss, describe
-from wsss.paths import atomic
+from wsss.paths import UserError, atomic
 from wsss.tally import LAYERS, Tally, counts_by_image, scores
 
 BATCH = 8
 """Images evaluated at once; all are squashed to one size."""
 
 Pixels = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
+
+
+def require_headline(config: Data, classes: tuple[str, ...]) -> None:
+    """UserError where the classes of the headline are not all among those of the set."""
+    wrong = next((name for name in config.headline if name not in ("background", *classes)), None)
+    if wrong is not None:
+        raise UserError(f"data.headline names {names.unknown_class(wrong, classes)}; --data.headline '' means all")
 
 
 @torch.inference_mode()

@@ -316,6 +316,8 @@ def get(name: str, /, **changes: Any) -> Config:
 def named(config: Config) -> Config:
     """`config` with its variant: the preset's name and every setting that differs from the preset."""
     if config.variant:
+        if config.variant.startswith(".") or set("/\\") & set(config.variant):
+            raise UserError(f"variant is {config.variant!r}, but must be the name of one folder; change --variant")
         return config
     changed = [f"{path}={value}" for path, value in changes(config).items()]
     variant = "+".join([config.name, *changed]).replace("/", "_").replace(" ", "")

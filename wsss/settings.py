@@ -70,6 +70,11 @@ def elements(kind: Any) -> tuple[type, ...]:
     return (bool,) if kind is bool else ()
 
 
+def is_optional(kind: Any) -> bool:
+    """Whether a field may be None."""
+    return type(None) in get_args(get_args(kind)[0] if get_origin(kind) is Annotated else kind)
+
+
 def bound_of(kind: Any) -> Bound | None:
     """The bound that a field is annotated with."""
     return next((extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Bound)), None)
@@ -99,7 +104,7 @@ def _limits(bound: Bound, value: Any, kind: Any, steps: int) -> str:
         return f"it is a fraction of the run: {value:g} of {steps} steps is {value / steps:g}"
     limits = f"must lie between {bound.low:g} and {bound.high:g}"
     limits = f"is a fraction of the run and {limits}" if isinstance(bound, Fraction) else limits
-    return limits + " or be None, which is automatic" * (type(None) in get_args(get_args(kind)[0]))
+    return limits + " or be None, which is automatic" * is_optional(kind)
 
 
 def override(config: T, changes: Mapping[str, Any]) -> T:

@@ -1,12 +1,15 @@
 """Sizes of the images that a run encodes, against the patch of its network."""
 
-from wsss import evaluate, settings
+import sys
+
+from wsss import distributed, evaluate, settings
 from wsss.config import Config
 from wsss.paths import UserError
 
 
 def check(config: Config, patch: int) -> None:
-    """UserError where an image that a run encodes is smaller than one patch, or a crop no whole number of them."""
+    """UserError where an image that a run encodes is smaller than one patch, or the crop no whole number of them; a
+    line on stderr for local crops that are none, of which the class token alone is used."""
     least = min(1.0, *config.cam.scales)
     squashed = evaluate.evaluation_size(config)
     sides = {"augment.crop": config.augment.crop * least, "augment.evaluation_size": squashed * least}
@@ -18,7 +21,11 @@ def check(config: Config, patch: int) -> None:
     for path in [path for path in sides if path != "augment.evaluation_size"]:
         if rest := settings.get(config, path) % patch:
             size = settings.get(config, path)
-            raise UserError(
-                f"{path} is {size}, no multiple of the patch of {patch} pixels, so that {rest} would be dropped from "
-                f"every crop; choose {size - rest} or {size - rest + patch} for --{path}"
+            sentence = (
+                f"{path} is {size}, no multiple of the patch of {patch} pixels, so that {rest} are dropped from every "
+                f"crop; choose {size - rest} or {size - rest + patch} for --{path}"
             )
+            if path == "augment.crop":
+                raise UserError(sentence)
+            if distributed.rank() == 0:
+                print(f"wsss: warning: {sentence}", file=sys.stderr)

@@ -49,6 +49,7 @@ def run(config: Config, resume: bool = True) -> dict[str, Any]:
         val_split, *watched = (
             datasets.Split(root, name, need_masks=True) for name in (config.data.val_split, *config.data.watch)
         )
+        evaluate.require_headline(config.data, train_split.kit.classes)
         data = distributed.from_main(lambda: _digests(train_split, val_split, watched))
         folder = run_folder(config, root)
         done = _finished(folder, config, resume, root, data)
@@ -91,6 +92,7 @@ def _finished(folder: Path, config: Config, resume: bool, root: Path, data: resu
         )
     identity.require_same(folder, data, root)
     record = results.load(path) if path.is_file() else None
+    checkpoint.require_same_start(folder, config, record)
     own = ("training", config.variant, config.seed)
     if record and (record["protocol"].get("name"), record["variant"], record["seed"]) != own:
         raise UserError(f"{path} is the record of another run; move it away, and the same words evaluate this run anew")

@@ -55,8 +55,9 @@ def read(path: Path) -> dict[str, Tensor]:
         start = file.read(20)
     if start.startswith(b"version https://git-"):
         raise UserError(f"{path} is a pointer of Git LFS and not the weights; fetch them by git lfs pull")
-    torch_saves = start.startswith((b"PK\x03\x04", b"\x80")) or (start[8:9] != b"{" and path.suffix != ".safetensors")
-    tensors = _read_pickle(path) if torch_saves else _read_safetensors(path)
+    # A safetensors file begins with eight bytes of a length, which may be any, and then its header's brace.
+    torch_saves = start.startswith((b"PK\x03\x04", b"\x80")) or path.suffix != ".safetensors"
+    tensors = _read_pickle(path) if torch_saves and start[8:9] != b"{" else _read_safetensors(path)
     for wrapper in ("module.", "_orig_mod."):
         if all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
@@ -206,6 +207,12 @@ def _advice(tensors: Mapping[str, Tensor], keys: list[str]) -> str:
         if patch and math.isqrt(count) ** 2 == count:
             side = math.isqrt(count)
             return f"its positions are those of {side} x {side} patches: give --model.image-size {side * patch}"
+    if token := next((key for key in keys if key.endswith(("dist_token", "reg_token", "register_tokens"))), ""):
+        return f"{token} stands beside the class token, which a plain ViT has not; take weights without it"
+    if width := next((tensors[key].shape[-1] for key in keys if key.endswith("cls_token") and key in tensors), 0):
+        return f"its width is {width}: give --model.width {width} and the --model.heads of its card"
+    if all(re.search(r"(classifier|decoder\.conv8)\.weight$", key) and key in tensors for key in keys):
+        return "it was trained for another number of classes; start from a backbone alone, or take a set of its classes"
     rows = tensors.get("proj_head.last_layer.weight_v")
     if rows is None or not rows.ndim or not all(re.match(r"proj_head(_t)?\.last_layer\.", key) for key in keys):
         return "check --model.* against its card"

@@ -1,6 +1,7 @@
 """Look through a VOC-format data set: everything its lists name is decoded, every fault is named."""
 
 import hashlib
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -127,8 +128,8 @@ def _look(kit: voc.Devkit, item: Item) -> Found:
         image, deep = pictures.open_photograph(photograph)
         found.digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
         found.notes += [pictures.DEEP] * deep
-        twins = sum((kit.root / "JPEGImages" / f"{item.name}{suffix}").is_file() for suffix in names.PHOTOGRAPHS)
-        found.notes += [f"images have two photographs, of which {names.PHOTOGRAPHS[0]} counts"] * (twins > 1)
+        twins = _same_id(kit.root / "JPEGImages", item.name)
+        found.notes += ["images have two photographs: .jpg and Unicode's composed form count"] * (twins > 1)
         _look_at_mask(kit, item, found, (image.size, photograph))
     except UserError as error:
         found.faults.append(str(error))
@@ -153,6 +154,13 @@ def _look(kit: voc.Devkit, item: Item) -> Found:
     if found.labels - shown:
         found.notes.append("images have a label that their mask does not show")
     return found
+
+
+def _same_id(folder: Path, name: str) -> int:
+    """Number of photographs of an id, by suffix and Unicode form; some file systems hold the forms for one."""
+    forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    paths = [folder / (form + suffix) for form in forms for suffix in names.PHOTOGRAPHS]
+    return len({path.stat().st_ino for path in paths if path.is_file()})
 
 
 def _crowds(kit: voc.Devkit, item: Item, found: Found) -> set[str]:

@@ -5,7 +5,8 @@
 * An id is a file's path below its folder without suffix: it may hold folders and blanks.
 * A line of a list is an id as a whole where there is such a file; else what may follow the id is "#" and a comment, or
   on all lines 1, 0 or -1, as in VOC's lists of a class.
-* Names of classes differ in more than case, blanks, "_" and "-", and none of them is the background.
+* Names of classes differ in more than case, blanks, "_" and "-", and none of them is the background. What follows "#"
+  on a line of theirs is a comment; numbers before them must be the classes' own.
 """
 
 import functools
@@ -24,8 +25,11 @@ PHOTOGRAPHS = (".jpg", ".png", ".jpeg")
 MASKS = (".png",)
 LONGEST_ID = 200
 """Characters; file systems refuse names of more than 255 bytes."""
-BACKGROUND = {"background", "bg", "ignore", "ignored", "void", "unlabeled", "unlabelled", "dontcare"}
-"""Names of what is no class, in small letters alone: "0: __Background__" is one of them."""
+BACKGROUND = {"background", "bg", "ignore", "ignored", "void", "unlabeled", "unlabelled", "dontcare", "none", "null"}
+"""Names of what is no class, in small letters alone: "0: __Background__" is one of them, "void/background" is two."""
+_BESIDE = {"area", "class", "label", "or", "pixels", "region"}
+"""Words that make no class of them: "ignore_region"."""
+_NUMBERED = re.compile(r"(\d+)\s*[:;,.)=\s-]\s*\D.*")
 _FLAG = re.compile(r"(\S.*?)\s+-?[01]")
 _COMMENT = re.compile(r"(^|\s+)#.*")
 
@@ -86,7 +90,7 @@ def read_ids(path: Path, folder: Path, suffixes: Sequence[str] = PHOTOGRAPHS) ->
     """Ids of a list in its order, of files of `folder`; UserError if the list is empty, repeats an id or holds what can
     be none. An id without blanks may lack its file."""
     lines = read_lines(path)
-    flagged = all(_FLAG.fullmatch(line) for line in lines)
+    flagged = all(_FLAG.fullmatch(line) and not find(folder, line, suffixes) for line in lines)
     ids = [name for line in lines if (name := _id(path, line, flagged, (folder, suffixes)))]
     if not ids:
         raise UserError(f"the list {path} is empty; put one image id on each line")
@@ -147,7 +151,17 @@ def label_lines(path: Path, ids: Collection[str]) -> tuple[dict[str, str], str]:
 
 def read_classes(path: Path) -> tuple[str, ...]:
     """Foreground classes, one a line: the first is the class of the value 1. Raises UserError."""
-    return check_classes([class_name(line) for line in read_lines(path)], str(path), "that line")
+    lines = [name for line in read_lines(path) if (name := class_name(_COMMENT.sub("", line)))]
+    classes = check_classes(lines, str(path), "that line")
+    numbers = [int(match[1]) for name in classes if (match := _NUMBERED.fullmatch(name))]
+    places = list(range(1, len(classes) + 1))
+    if numbers != places and sorted(numbers) in (places, [place - 1 for place in places]):
+        wrong = next(place for place in places if numbers[place - 1] != place)
+        raise UserError(
+            f"{path} numbers its classes, but their order decides: {classes[wrong - 1]!r} is the class of the value "
+            f"{wrong}; put the names in the order of the masks' values, from 1, and take the numbers out"
+        )
+    return classes
 
 
 def class_name(text: str) -> str:
@@ -163,7 +177,7 @@ def unknown_class(name: str, classes: Collection[str]) -> str:
 def check_classes(classes: Sequence[str], where: str, what: str) -> tuple[str, ...]:
     """`classes` themselves; UserError unless they are 1 to 254 names that differ, without background. `what` of `where`
     is to be taken out."""
-    background = next((name for name in classes if re.sub(r"[\W\d_]+", "", name).casefold() in BACKGROUND), "")
+    background = next(filter(_is_background, classes), "")
     if background:
         raise UserError(
             f"{where} names {background!r}, which is no class; take {what} out, since the values 0 (background) and "
@@ -175,6 +189,12 @@ def check_classes(classes: Sequence[str], where: str, what: str) -> tuple[str, .
         same = f" ({alike[0]!r} and {alike[1]!r} are alike)" if alike else ""
         raise UserError(f"{where} must name 1 to 254 different classes, without background{same}; correct it")
     return tuple(classes)
+
+
+def _is_background(name: str) -> bool:
+    """Whether the name, or each of its words, is one of BACKGROUND."""
+    words = re.findall(r"[^\W\d_]+", name.casefold())
+    return "".join(words) in BACKGROUND or (set(words) <= BACKGROUND | _BESIDE and not set(words) <= _BESIDE)
 
 
 def _plain(name: str) -> str:

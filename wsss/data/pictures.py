@@ -214,10 +214,12 @@ def value_fault(path: Path, mask: UInt8[np.ndarray, "h w"], classes: int) -> str
 
 def palette_fault(path: Path, mask: UInt8[np.ndarray, "h w"], palette: Integer[np.ndarray, "n 3"], classes: int) -> str:
     """A sentence where all colours in use are VOC's of 0..classes and 255, but not all at their own numbers: a tool has
-    packed the palette and the values lost their meaning. Other palettes are no fault; 255 may be of any colour."""
+    packed the palette and the values lost their meaning. Other palettes are no fault; 255 may be of any colour, and
+    what is white, in which many draw it, tells nothing."""
     used = [value for value in _values(mask) if value != IGNORE]
     if not used or used[-1] >= len(palette):
         return ""
+    used = [value for value in used if palette[value].min() < 255]
     places = [_VOC_INDEX.get(tuple(map(int, palette[value]))) for value in used]
     known = all(place is not None and (place <= classes or place == IGNORE) for place in places)
     if not known or places == used or len(set(places)) < len(places):

@@ -94,7 +94,8 @@ def read_ids(root: Path, split: str) -> list[str]:
     if not path.is_file():
         known = ", ".join(list_names(root)) or "none"
         raise UserError(
-            f"the list {path} does not exist (there: {known}); choose by --data.train_split, --data.val_split"
+            f"the list {path} does not exist (there: {known}); choose by --data.train_split and --data.val_split, or "
+            "by --split"
         )
     return names.read_ids(path, root / "JPEGImages")
 
