@@ -196,12 +196,12 @@ def test_a_finished_run_is_not_taken_for_one_on_other_images(place, capsys):
 
 WORDS: dict[str, tuple[list[str], str]] = {
     "unknown setting": (["--optim.step", "3"], "no setting named optim.step; did you mean optim.steps"),
-    "no number": (["--optim.lr", "fast"], "optim.lr must be of type float, but is 'fast'"),
-    "half a step": (["--optim.steps", "2.5"], "optim.steps must be of type int"),
+    "no number": (["--optim.lr", "fast"], "Error parsing --optim.lr: could not convert string to float: 'fast'"),
+    "half a step": (["--optim.steps", "2.5"], "Error parsing --optim.steps: invalid literal for int"),
     "not a number": (["--optim.lr", "nan"], "optim.lr is nan, but must lie between"),
-    "neither true nor false": (["--compat.second_flip", "maybe"], "compat.second_flip must be of type bool"),
+    "neither true nor false": (["--compat.second_flip", "maybe"], "invalid choice 'maybe' for argument '--compat.second-flip'"),
     "zero steps": (["--optim.steps", "0"], "optim.steps is 0, but must lie between 1 and"),
-    "no value": (["--optim.lr"], "--optim.lr needs a value"),
+    "no value": (["--optim.lr"], "Missing value for argument '--optim.lr'"),
     "thresholds crossed": (["--cam.low", "0.9"], r"cam.low \(0.9\) must be below cam.high"),
     "crop smaller than a patch": (
         ["--augment.crop", "6", "--augment.local_size", "6"],
@@ -251,7 +251,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
         "--num-classes is 0, but must lie between 2 and 255",
     ),
     "pretrain on nothing": (["pretrain", "{place}/x"], "is no folder of at least two class folders"),
-    "pretrain for no time": (["pretrain", "drawn", "--minutes", "0"], "minutes is 0.0, but must lie between"),
+    "pretrain for no time": (["pretrain", "drawn", "--minutes", "0"], "minutes is 0, but must lie between"),
     "tables in no format": (["tables", "--format", "pdf"], "--format is pdf"),
 }
 

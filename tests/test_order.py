@@ -73,7 +73,7 @@ def test_mix_keeps_near_numbers_apart():
 
 @pytest.mark.parametrize(
     ("wanted", "gpu", "there", "expected"),
-    [(3, False, 2, 3), (0, True, 8, 0), (-1, False, 8, 0), (-1, True, 8, 4), (-1, True, 2, 2)],
+    [(3, False, 2, 3), (0, True, 8, 0), (None, False, 8, 0), (None, True, 8, 4), (None, True, 2, 2)],
 )
 def test_a_gpu_has_loader_processes_without_being_asked(monkeypatch, wanted, gpu, there, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)

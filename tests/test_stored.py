@@ -126,7 +126,7 @@ def test_an_old_setting_ends_in_a_sentence_that_says_what_to_type(typed, capsys)
 
 @pytest.mark.parametrize(
     "typed",
-    ["--model.width 0", "--segmentation.levels 0,0", "--schedule.modules-start -1", "--data.workers -1"],
+    ["--model.width -1", "--segmentation.levels 0,0", "--schedule.modules-start -1", "--data.workers -1"],
 )
 def test_an_old_value_ends_in_a_sentence_that_names_none(typed, capsys):
     assert main(["train", "mini", *typed.split()]) == 1

@@ -152,13 +152,15 @@ class Wsss(nn.Module):
         """
         count, images = len(image), image if view is None else torch.cat([image, view])
         (rows, columns), vit, kept = self.grid(images), self.encoder, {}
+        wanted = (self.aux_block, *self.extra_blocks)
         x = vit.patch_embed(images[:, :, : rows * self.patch, : columns * self.patch])
         x = vit.norm_pre(self._with_positions(x.reshape(len(x), rows, columns, -1)))
         for number, block in enumerate(vit.blocks, 1):
             x = self._run(block, x)
-            kept[number] = x[:count, vit.num_prefix_tokens :]
+            if number in wanted:
+                kept[number] = x[:count, vit.num_prefix_tokens :]
         x = vit.norm(x)
-        aux, *extra = (kept[number] for number in (self.aux_block, *self.extra_blocks))
+        aux, *extra = (kept[number] for number in wanted)
         tokens, view_token = x[:count, vit.num_prefix_tokens :], None if view is None else x[count:, 0]
         return Encoded(tokens, aux, tuple(extra), x[:count, 0], view_token)
 

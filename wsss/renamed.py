@@ -9,7 +9,10 @@ from typing import Any
 
 Changes = dict[str, Any]
 
-_AUTOMATIC = ("model.patch_size", "model.image_size", "model.width", "model.depth", "model.heads")
+_SIZES = (
+    *(f"model.{name}" for name in ("patch_size", "image_size", "width", "depth", "heads", "decoder_width")),
+    "augment.evaluation_size",
+)
 
 RENAMED: dict[tuple[str, Any], Changes] = {
     ("msc.level", "class"): {"msc.patch_weight": 0.0},
@@ -19,7 +22,7 @@ RENAMED: dict[tuple[str, Any], Changes] = {
     ("msc.decoupling", "orth"): {"msc.decorrelation_weight": 0.0},
     ("msc.decoupling", "dec"): {"msc.orthogonality_weight": 0.0},
     ("msc.decoupling", "both"): {},
-    **{(path, (0,)): {path: None} for path in (*_AUTOMATIC, "model.decoder_width", "augment.evaluation_size")},
+    **{(path, (0,)): {path: None} for path in _SIZES},
     ("schedule.modules_start", (-1,)): {"schedule.modules_start": None},
     ("data.workers", (-1,)): {"data.workers": None},
     ("segmentation.levels", (0, 0)): {"segmentation.levels": None},
@@ -30,8 +33,8 @@ RENAMED: dict[tuple[str, Any], Changes] = {
 def current(changes: Mapping[str, Any]) -> Changes:
     """Settings by dotted path in today's words; those that have not changed as they are."""
     new = {path: replacement(path, value) for path, value in changes.items()}
-    kept = {path: changes[path] for path, today in new.items() if today is None}
-    return kept | {path: value for today in new.values() for path, value in (today or {}).items()}
+    kept = {path: changes[path] for path, ways in new.items() if ways is None}
+    return kept | {path: value for ways in new.values() for path, value in (ways or {}).items()}
 
 
 def replacement(path: str, value: Any) -> Changes | None:
@@ -39,18 +42,23 @@ def replacement(path: str, value: Any) -> Changes | None:
     return RENAMED.get((path, _key(value)))
 
 
+def typed(path: str, text: str) -> str:
+    """What a word of the command line means today: commands that people kept say 0 for the architecture's own size."""
+    return "None" if path in _SIZES and _key(text) == (0,) else text
+
+
 def advice(path: str, value: Any) -> str:
     """A sentence for whoever types a setting that is gone, with what to type now; empty for any other path."""
-    today = replacement(path, value)
-    ways = {key: new for (known, key), new in RENAMED.items() if known == path and path not in new}
-    if today is not None and ways:
-        return f"{path} is gone: {_typed(today)}"
-    return f"{path} is gone: " + "; ".join(f"for {key} {_typed(new)}" for key, new in ways.items()) if ways else ""
+    new = replacement(path, value)
+    ways = {key: changes for (known, key), changes in RENAMED.items() if known == path and path not in changes}
+    if new is not None and ways:
+        return f"{path} is gone: {_typed(new)}"
+    return f"{path} is gone: " + "; ".join(f"for {key} {_typed(way)}" for key, way in ways.items()) if ways else ""
 
 
-def _typed(today: Changes) -> str:
+def _typed(changes: Changes) -> str:
     """What to type for settings of today."""
-    return "type " + " ".join(f"--{path} {value:g}" for path, value in today.items()) if today else "leave it out"
+    return "type " + " ".join(f"--{path} {value:g}" for path, value in changes.items()) if changes else "leave it out"
 
 
 def _key(value: Any) -> Any:
