@@ -189,10 +189,3 @@ def test_partial_is_one_form(words, partial, capsys, tmp_path):
         assert main([*words.split(), *order, *needs]) == 1
         said = capsys.readouterr().err
         assert said.startswith("wsss: error: ") and "--help" not in said and "no setting" not in said, said
-
-
-@pytest.mark.parametrize("written", [["--model.depth", "0"], ["--model.depth=0"], ["--model.depth", "None"]])
-def test_a_size_of_zero_is_automatic_as_it_was(written):
-    """Earlier versions wrote 0 for the architecture's own size; commands that people kept still mean that."""
-    config = train_config("mini", written)
-    assert config.model.depth is None and config.model.width == PRESETS["mini"].model.width

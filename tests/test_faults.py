@@ -199,7 +199,10 @@ WORDS: dict[str, tuple[list[str], str]] = {
     "no number": (["--optim.lr", "fast"], "Error parsing --optim.lr: could not convert string to float: 'fast'"),
     "half a step": (["--optim.steps", "2.5"], "Error parsing --optim.steps: invalid literal for int"),
     "not a number": (["--optim.lr", "nan"], "optim.lr is nan, but must lie between"),
-    "neither true nor false": (["--compat.second_flip", "maybe"], "invalid choice 'maybe' for argument '--compat.second-flip'"),
+    "neither true nor false": (
+        ["--compat.second_flip", "maybe"],
+        "invalid choice 'maybe' for argument '--compat.second-flip'",
+    ),
     "zero steps": (["--optim.steps", "0"], "optim.steps is 0, but must lie between 1 and"),
     "no value": (["--optim.lr"], "Missing value for argument '--optim.lr'"),
     "thresholds crossed": (["--cam.low", "0.9"], r"cam.low \(0.9\) must be below cam.high"),

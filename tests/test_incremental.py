@@ -49,6 +49,7 @@ def book(tmp_path):
     for name, text in PAGES.items():
         (project / "book" / f"{name}.rst").write_text(f"{name}\n=======\n\n{text}\n")
     save(project, record(dataset="other", variant="other"))
+    save(project, record(variant="mini-base"))  # the headline shows base and modules together or not at all
     put(project / "book" / "runs" / "demo.ipynb", picture("red"))
     put_tests(project, "test_D1_a")
 
@@ -80,7 +81,7 @@ def test_exactly_the_pages_that_show_a_changed_record_are_written_again(book):
     added = record(dataset="other", variant="other", seed=1)
     save(project, added)
     assert written() == {"other"}
-    save(project, added | {"device": "shown on no page"})
+    save(project, added | {"date": "2000-01-01"})
     assert written() == set()
     (project / "data" / "results" / "other" / "other" / "1.json").unlink()
     assert written() == {"other"}

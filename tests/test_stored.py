@@ -124,17 +124,6 @@ def test_an_old_setting_ends_in_a_sentence_that_says_what_to_type(typed, capsys)
     assert capsys.readouterr().err == f"wsss: error: {path} is gone: {GONE[typed]}\n"
 
 
-@pytest.mark.parametrize(
-    "typed",
-    ["--model.width -1", "--segmentation.levels 0,0", "--schedule.modules-start -1", "--data.workers -1"],
-)
-def test_an_old_value_ends_in_a_sentence_that_names_none(typed, capsys):
-    assert main(["train", "mini", *typed.split()]) == 1
-    path = typed[2:].replace("-", "_").split()[0]
-    said = capsys.readouterr().err
-    assert said.startswith(f"wsss: error: {path} is ") and "None" in said and f"change --{path}" in said
-
-
 def test_every_old_setting_has_words_that_todays_settings_take():
     for changes in renamed.RENAMED.values():
         assert isinstance(override(Config(), changes), Config)

@@ -55,21 +55,17 @@ def _spelled(words: Sequence[str], kinds: Mapping[str, Any], bare: bool) -> list
     """
     spelled: list[str] = []
     kind: tuple[type, ...] = ()
-    path = ""
     for word, after in itertools.pairwise([*words, ""]):
         name, equals, value = word.partition("=")
         values = [word]
         if word.startswith("--"):
-            path = name[2:].replace("-", "_")
-            kind = settings.elements(kinds.get(path))
-            split = path in kinds and equals
-            spelled.append(name if split or kind else word)
-            values = [value] if split else []
+            kind = settings.elements(kinds.get(name[2:].replace("-", "_")))
+            spelled.append(name if kind else word)
+            values = [value] if kind and equals else []
             ends = not after or after.startswith("--") or not bare
             if bool in kind and not equals and ends and after.lower() not in SWITCH:
                 values = ["True"]
         for text in values:
-            text = renamed.typed(path, text)
             if bool in kind:
                 spelled.append(SWITCH.get(text.lower(), text))
                 kind = ()  # a switch has one value

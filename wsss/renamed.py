@@ -42,11 +42,6 @@ def replacement(path: str, value: Any) -> Changes | None:
     return RENAMED.get((path, _key(value)))
 
 
-def typed(path: str, text: str) -> str:
-    """What a word of the command line means today: commands that people kept say 0 for the architecture's own size."""
-    return "None" if path in _SIZES and _key(text) == (0,) else text
-
-
 def advice(path: str, value: Any) -> str:
     """A sentence for whoever types a setting that is gone, with what to type now; empty for any other path."""
     new = replacement(path, value)
