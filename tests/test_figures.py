@@ -74,8 +74,8 @@ def test_memory_over_the_images_done():
 
 
 def test_examples_that_are_missing_are_a_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"no file of examples .*cams\.npz"):
-        figures.load_samples(tmp_path / "cams.npz")
+    with pytest.raises(UserError, match=r"no file of examples .*cams\.npz; `wsss train mini-base --seed 2` writes it"):
+        figures.load_samples(tmp_path / "mini" / "mini-base" / "2" / "cams.npz")
 
 
 def test_no_weight_is_cut_off(tmp_path):

@@ -100,8 +100,11 @@ def _further_colours(count: int = 90) -> np.ndarray:
 
 def load_samples(path: Path | str) -> dict[str, np.ndarray]:
     """The arrays of a run's cams.npz."""
-    if not Path(path).is_file():
-        raise UserError(f"there is no file of examples {path}; `wsss train` writes it at the end of a run")
+    if not Path(path).is_file():  # OUTPUT/DATASET/VARIANT/SEED/cams.npz
+        *_, variant, seed, _ = Path(path).absolute().parts
+        raise UserError(
+            f"there is no file of examples {path}; `wsss train {variant} --seed {seed}` writes it at the end of a run"
+        )
     with np.load(path) as file:
         return {name: file[name] for name in file.files}
 
