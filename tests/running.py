@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from wsss.cli import main
 from wsss.data import voc
@@ -77,6 +78,16 @@ def folder(output: Path) -> Path:
     found = [path.parent for path in output.glob("*/*/*/config.json")]
     assert len(found) == 1, found
     return found[0]
+
+
+def redraw(place: Path, seed: int) -> None:
+    """Other position embeddings and decoders for the last and the best weights of a run."""
+    generator = torch.Generator().manual_seed(seed)
+    for path in sorted(place.glob("*.safetensors")):
+        tensors = load_file(path)
+        for name in [name for name in tensors if name.startswith(("decoder.", "encoder.pos_embed"))]:
+            tensors[name] = torch.randn(tensors[name].shape, generator=generator)
+        save_file(tensors, path)
 
 
 def record(output: Path) -> dict:

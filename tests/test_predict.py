@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import Photo, command, environment, folder, hashes, own_set, process, run, tiny, write_photo
-from safetensors.torch import load_file, save_file
+from running import Photo, command, environment, folder, hashes, own_set, process, redraw, run, tiny, write_photo
 
 from wsss import inference, results, runs
 from wsss.cli import main
@@ -46,16 +45,6 @@ def made(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run(*tiny(own, output)) == 0
     redraw(folder(output), 0)
     return output
-
-
-def redraw(place: Path, seed: int) -> None:
-    """Other position embeddings and decoders for the last and the best weights of a run."""
-    generator = torch.Generator().manual_seed(seed)
-    for path in sorted(place.glob("*.safetensors")):
-        tensors = load_file(path)
-        for name in [name for name in tensors if name.startswith(("decoder.", "encoder.pos_embed"))]:
-            tensors[name] = torch.randn(tensors[name].shape, generator=generator)
-        save_file(tensors, path)
 
 
 @pytest.fixture

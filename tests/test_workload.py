@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import Photo, command, environment, folder, own_set, run, tiny, write_photo
+from running import Photo, command, environment, folder, own_set, redraw, run, tiny, write_photo
 
 from wsss import inference, model, predict, results, runs, workload
 from wsss.data import pictures, voc
@@ -29,10 +29,12 @@ SIZE = (300, 200)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run, whose data set has a photograph larger than the others: val_1."""
+    """The folder of a run, whose data set has a photograph larger than the others: val_1. Its decoder was drawn anew,
+    so that several classes are predicted."""
     base = tmp_path_factory.mktemp("large")
     root = own_set(base / "own", [Photo(), Photo(size=SIZE), Photo(classes=(2,))])
     assert run(*tiny(root, base / "runs")) == 0
+    redraw(folder(base / "runs"), 0)
     return folder(base / "runs")
 
 
@@ -198,6 +200,7 @@ def test_the_limit_scales_photographs_down_and_labels_back(made, tmp_path):
     assert run("evaluate", made, *words, "--split", "test", "--data-root", small, "--save", tmp_path / "before") == 0
     limited, before = (voc.read_mask(tmp_path / name / "val_1.png", None, 2) for name in ("limited", "before"))
     assert limited.shape == (200, 300) and before.shape == (40, 60)
+    assert {0, 2} < set(np.unique(before)), "between 0 and 2 a mean would be another class"
     rows, columns = (np.arange(200) + 0.5) * 40 / 200, (np.arange(300) + 0.5) * 60 / 300
     np.testing.assert_array_equal(limited, before[rows.astype(int)][:, columns.astype(int)])
     assert voc.read_mask(tmp_path / "limited/val_0.png", None, 2).shape == (40, 48), "what is smaller stays as it is"
