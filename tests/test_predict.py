@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from running import Photo, command, environment, folder, hashes, own_set, process, redraw, run, tiny, write_photo
+from safetensors.torch import load_file, save_file
 
 from wsss import inference, results, runs
 from wsss.cli import main
