@@ -139,12 +139,13 @@ def test_what_the_network_sees(kind, size):
 def test_the_protocols_are_the_papers():
     """Scales, mirror images, combination, and the CRF's numbers as the method page has them."""
     crf = {"iterations": 10, "gaussian": [1, 1], "bilateral": [121, 5, 4]}
-    shared = {"scales": [1, 1.25, 1.5], "flip": True, "crf": crf, "longest": None}
+    shared = {"scales": [1, 1.25, 1.5], "flip": True, "crf": crf}
     voc = {"kind": "voc", "size": "native", "over_flip": "sum", "over_scales": "max", **shared}
     coco = {"kind": "coco", "size": 448, "over_flip": "max", "over_scales": "sum", **shared}
     assert inference.protocol("voc").numbers() == voc == json.loads(json.dumps(voc))
     assert inference.protocol("coco").numbers() == coco
     assert inference.protocol("coco", 64, crf=False).numbers() == coco | {"size": 64, "crf": None}
+    assert inference.protocol("voc", longest=64).numbers() == voc | {"longest": 64}
     assert inference.protocol("voc").changes() == []
     assert inference.protocol("voc", scales=(1.0, 1.5), flip=False).changes() == ["s1+1.5", "noflip"]
 

@@ -157,6 +157,9 @@ def test_one_seed_has_no_interval_and_equal_differences_have_no_p():
     assert intervals.over_seeds([0.0, 0.0]) == (0, 0, 0, 1, 2)
     equal = intervals.over_seeds([0.5, 0.5, 0.5])
     assert (equal.low, equal.high) == (0.5, 0.5) and math.isnan(equal.p)
+    rounded = intervals.over_seeds([50.1 - 49.8, 60.1 - 59.8, 40.4 - 40.1])
+    assert math.isnan(rounded.p), "0.3 each, but for the last bits"
+    assert intervals.over_seeds([0.1 + 0.2 - 0.3, 0.0]).p == 1
 
 
 def test_the_interval_over_seeds_holds_the_mean_as_often_as_it_says_and_p_is_uniform():

@@ -62,10 +62,12 @@ class Protocol:
         return [scales] * (self.scales != SCALES) + ["noflip"] * (not self.flip) + [longest] * bool(self.longest)
 
     def numbers(self) -> dict[str, Any]:
-        """All of it as plain values, for records."""
+        """All of it as plain values, for records; without what older records do not have and this one does not use, so
+        that equal protocols are equal."""
         plain = dataclasses.asdict(self) | {"size": self.size or "native", "scales": list(self.scales)}
-        if not self.plain_squash:
-            del plain["plain_squash"]
+        for name in ("plain_squash", "longest"):
+            if not plain[name]:
+                del plain[name]
         crf = {name: list(x) if isinstance(x, tuple) else x for name, x in (plain["crf"] or {}).items()}
         return plain | {"crf": crf or None}
 

@@ -9,6 +9,9 @@ from scipy.special import stdtr, stdtrit  # Student's t and its quantile, withou
 
 from wsss.paths import UserError
 
+ROUNDING = 1e-9
+"""Differences below this come of floating point alone: records have four decimals."""
+
 
 class Summary(NamedTuple):
     """A quantity over seeds; `sd` is the sample deviation, nan for one seed."""
@@ -62,14 +65,15 @@ def over_seeds(differences: Sequence[float]) -> OverSeeds:
     """Student's t test of paired differences, one a seed, against none: mean -+ t sd / sqrt(n) holds the mean over all
     seeds with 95 %.
 
-    For normal differences. Of one seed neither interval nor p is defined, of equal differences no p but that of none.
+    For normal differences. Of one seed neither interval nor p is defined, of equal differences no p but that of none;
+    equal are those that lie within the rounding of what they are taken of.
     """
     mean, sd, n = summary(differences)
     if n < 2:
         return OverSeeds(mean, math.nan, math.nan, math.nan, n)
     error = sd / math.sqrt(n)
-    if error == 0:
-        return OverSeeds(mean, mean, mean, 1.0 if mean == 0 else math.nan, n)
+    if np.ptp(differences) < ROUNDING:
+        return OverSeeds(mean, mean, mean, 1.0 if abs(mean) < ROUNDING else math.nan, n)
     half = float(stdtrit(n - 1, 0.975)) * error
     return OverSeeds(mean, mean - half, mean + half, float(2 * stdtr(n - 1, -abs(mean) / error)), n)
 

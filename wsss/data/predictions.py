@@ -168,7 +168,8 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
         before = read_json(known)
         if not isinstance(before, dict) or before.get("digest") != digest:
             old = before if isinstance(before, dict) else {}
-            changed = ", ".join(name for name in plain if old.get(name) != plain[name]) or "digest"
+            either = [name for name in {**plain, **old} if name != "digest"]
+            changed = ", ".join(name for name in either if old.get(name) != plain.get(name)) or "digest"
             raise UserError(
                 f"{folder} holds predictions made otherwise ({PROTOCOL} differs in {changed}); delete that folder or "
                 "choose another by --save"
