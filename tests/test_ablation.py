@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from test_results import record
 
-from wsss import ablation, experiments, intervals, results
+from wsss import ablation, experiments, intervals, results, verdict
 from wsss.paths import UserError
 from wsss.table import ABSENT, NOT_MEASURED
 
@@ -190,6 +190,19 @@ def test_other_images_and_other_protocols_are_refused(change):
     if "ids" in change:
         with pytest.raises(UserError, match="same images"):
             ablation.numbers(NAME, MINI, records)
+
+
+def test_runs_trained_on_other_data_are_no_pair():
+    """Image labels of train: nothing that is measured tells them apart. A run that does not tell its data passes."""
+    numbers, sides = {"cam": {"miou_headline": 40.0}}, {}
+    for variant, labels in (("mini", "some"), ("mini-msc", "others")):
+        sides[variant] = record(variant=variant, results=numbers, data={"train": {"labels": labels}, "val": {}})
+    with pytest.raises(UserError, match=r"differ in their data \(the image labels of train\)"):
+        ablation.differences(NAME, MINI, list(sides.values()))
+    older = record(results=numbers)
+    assert ablation.differences(NAME, MINI, [older, sides["mini-msc"]]).rows
+    assert not verdict.own_pairs([sides["mini"], sides["mini-msc"] | {"variant": "mini-base"}])
+    assert verdict.own_pairs([older, sides["mini-msc"] | {"variant": "mini-base"}])
 
 
 def test_counts_of_other_images_are_refused(tmp_path):

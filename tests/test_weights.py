@@ -256,7 +256,10 @@ def test_who_decides_on_the_normalisation(tmp_path, metadata, changes, text):
     assert net.start["sha256"] == weights.sha256(path) and net.start["source"] == str(path)
 
 
-@pytest.mark.parametrize("text", ["imagnet", "", "1 2 3", "0 0 0 1 1 0", "0 0 0 1 1 nan", "0 0 0 1 1 -1"])
+OF_255 = "123.675, 116.28, 103.53, 58.395, 57.12, 57.375"
+
+
+@pytest.mark.parametrize("text", ["imagnet", "", "1 2 3", "0 0 0 1 1 0", "0 0 0 1 1 nan", "0 0 0 1 1 -1", OF_255])
 def test_a_normalisation_that_is_none(text):
     with pytest.raises(UserError, match="it must be imagenet, clip, half or six numbers"):
         parse(text, "the file")

@@ -110,17 +110,19 @@ def compared(experiment: Experiment, records: Sequence[Record]) -> list[Differen
 def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) -> Pairs:
     """Runs of both of one draw that have the headline mIoU of a kind, by seed.
 
-    Raises UserError if they differ in images, masks or protocol.
+    Raises UserError if they differ in images, masks, protocol or, where both know it, in any other of their data.
     """
     firsts, seconds = ({results.draw(record): record for record in group} for group in (first, second))
     draws = sorted(firsts.keys() & seconds.keys(), key=lambda draw: (draw[0], str(draw)))
     pairs = [(firsts[draw], seconds[draw]) for draw in draws]
     pairs = [pair for pair in pairs if all(results.has(record, f"{kind}.miou_headline") for record in pair)]
     for record in (record for pair in pairs for record in pair):
+        named = f"{results.describe(record)} and {results.describe(pairs[0][0])}"
         for name in ("fingerprint", "protocol"):
             if record[name] != pairs[0][0][name]:
-                named = f"{results.describe(record)} and {results.describe(pairs[0][0])}"
                 raise UserError(f"{named} differ in {name}; evaluate them anew")
+        if differ := results.differences(results.data_of(pairs[0][0]), results.data_of(record)):
+            raise UserError(f"{named} differ in their data ({differ}); train both on one set of data")
     return tuple(pairs)
 
 

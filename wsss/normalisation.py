@@ -1,6 +1,5 @@
 """Mean and deviation that a network's images are normalised with. They belong to its weights."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ IMAGENET = NAMED["imagenet"]
 def parse(text: str, source: str) -> Normalisation:
     """The normalisation that `text` names: imagenet, clip, half, or six numbers, the three of the mean first.
 
-    Raises UserError, which names the source.
+    Raises UserError, which names the source; also for numbers of pixels in 0..255.
     """
     known = NAMED.get(text.strip().lower())
     if known:
@@ -52,10 +51,10 @@ def parse(text: str, source: str) -> Normalisation:
         numbers = [float(part) for part in re.split(r"[\s,;]+", text.strip())]
     except ValueError:
         numbers = []
-    if len(numbers) != 6 or not all(map(math.isfinite, numbers)) or min(numbers[3:]) <= 0:
+    if len(numbers) != 6 or not all(0 <= number <= 1 for number in numbers) or min(numbers[3:]) == 0:
         raise UserError(
             f"{source} gives the normalisation {text[:60]!r}; it must be {', '.join(NAMED)} or six numbers, three of "
-            "the mean and three of the deviation, which are above 0"
+            "the mean and three of the deviation of pixels in 0..1, the latter above 0"
         )
     return Normalisation(tuple(numbers[:3]), tuple(numbers[3:]), source)
 

@@ -81,10 +81,12 @@ def verdict(published: Sequence[Record], own: Sequence[Record]) -> tuple[list[di
 
 
 def own_pairs(own: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """Each own run with that of its base, PRESET-base, of the same seed on the same processor."""
+    """Each own run with that of its base, PRESET-base, of the same seed on the same processor, unless their data are
+    known to differ."""
     known = {(record["variant"], results.draw(record)): record for record in own}
     pairs = [(record, known.get((f"{variant}-base", draw))) for (variant, draw), record in known.items()]
-    return [(record, base) for record, base in pairs if base is not None]
+    pairs = [(record, base) for record, base in pairs if base is not None]
+    return [pair for pair in pairs if not results.differences(*map(results.data_of, pair))]
 
 
 def _row(published: Sequence[Record], record: Record, label: str, key: str) -> dict[str, Any]:
