@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_find_takes_the_first_root(tmp_path):
     assert [(r["seed"], r["commit"]) for r in found] == [(0, "one"), (1, "two")]
 
 
-def test_find_leaves_out_what_must_not_be_averaged_with_the_first_root(tmp_path):
+def test_find_leaves_out_what_must_not_be_averaged_with_the_first_root(tmp_path, capsys):
     """Another size or other images in a later root; another protocol's record is another matter."""
     own = {"0.json": record(), "0.voc-crf.json": record(protocol={"name": "final"})}
     others = {
@@ -134,6 +135,9 @@ def test_find_leaves_out_what_must_not_be_averaged_with_the_first_root(tmp_path)
         *((0, "training"), (0, "final")),
         *((3, "training"), (3, "final")),
     ]
+    assert re.search(
+        r"note: 2 records are left out.* first differ \S*1\.json .*\(the protocol\)", capsys.readouterr().err
+    )
     assert len(results.find(tmp_path / "two")) == 4, "within a root nothing is left out"
 
 

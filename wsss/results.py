@@ -220,8 +220,8 @@ def find(*roots: Path | str) -> list[Record]:
     """All records ROOT/DATASET/VARIANT/SEED.json, and SEED.WORDS.json of other protocols, lists or weights, sorted.
 
     The first root wins over the others: their records of the same run are left out, and so are those of the same
-    variant and protocol name that were made otherwise (protocol or data), since they must not be averaged; other data
-    are said on stderr.
+    variant and protocol name that were made otherwise (protocol or data), since they must not be averaged; these are
+    said on stderr.
     """
     found: dict[tuple[str, str, int, str], Record] = {}
     firsts: dict[tuple[str, str, str], tuple[int, Record]] = {}
@@ -233,11 +233,13 @@ def find(*roots: Path | str) -> list[Record]:
             record = load(path)
             first, known = firsts.setdefault((record["dataset"], record["variant"], _stem(record)), (number, record))
             differ = differences(data_of(known), data_of(record)) if first != number else ""
-            if first == number or (not differ and known["protocol"] == record["protocol"]):
+            if first != number and known["protocol"] != record["protocol"]:
+                differ = ", ".join(filter(None, (differ, "the protocol")))
+            if not differ:
                 found.setdefault((record["dataset"], record["variant"], record["seed"], path.stem), record)
             left += [f"{path} and {known['path']} ({differ})"] * bool(differ)
     if left:
-        print(f"wsss: note: {len(left)} records are left out for their data; first differ {left[0]}", file=sys.stderr)
+        print(f"wsss: note: {len(left)} records are left out of tables; first differ {left[0]}", file=sys.stderr)
     return [found[key] for key in sorted(found)]
 
 
