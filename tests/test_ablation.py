@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from test_results import record
 
-from wsss import ablation, experiments, intervals, results, verdict
+from wsss import ablation, experiments, intervals, results, tables, verdict
 from wsss.paths import UserError
 from wsss.table import ABSENT, NOT_MEASURED
 
@@ -190,6 +190,17 @@ def test_other_images_and_other_protocols_are_refused(change):
     if "ids" in change:
         with pytest.raises(UserError, match="same images"):
             ablation.numbers(NAME, MINI, records)
+
+
+@pytest.mark.parametrize(("seed", "device", "alike"), [(0, "CPU", True), (1, "CPU", False), (0, "another", False)])
+def test_a_table_says_where_its_rows_share_no_seed(seed, device, alike):
+    numbers = {"cam": {"miou_headline": 40.0}}
+    records = [
+        record(variant="mini", results=numbers, device="CPU"),
+        *(record(variant=name, seed=seed, results=numbers, device=device) for name in ("mini-msc", "mini-base")),
+    ]
+    assert (ablation.UNLIKE not in ablation.numbers(NAME, MINI, records).note) == alike
+    assert (ablation.UNLIKE not in tables.build("mini", records).note) == alike
 
 
 def test_runs_trained_on_other_data_are_no_pair():

@@ -25,6 +25,7 @@ QUANTITIES = (
 """What a run's own record says, by the protocol of evaluation in training."""
 Pairs = tuple[tuple[Record, Record], ...]
 SEGMENTATION = "segmentation.miou_headline"
+UNLIKE = " No seed is common to all on one processor, so that each shows its own seeds: they are not to be compared."
 BRACKETS = "In brackets: 95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
 
 
@@ -59,6 +60,7 @@ def numbers(name: str, experiment: Experiment, records: Sequence[Record]) -> Tab
     note += "seeds that all rows have on one processor"
     where = results.processors(r for _, protocol, _ in columns(experiment) for group in groups[protocol] for r in group)
     note += f": {where}." if where else "."
+    note += "" if all(map(results.share_draws, groups.values())) else UNLIKE
     note += f" Best threshold: of the sweep on these masks. {BRACKETS}"
     prior = [results.value(record, "auc.centre") for record in own if results.has(record, "auc.centre")]
     note += f" Pixel AUC of a centre prior on these images: {prior[0]:.1f}." if prior else ""

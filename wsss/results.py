@@ -317,6 +317,11 @@ def comparable(groups: Sequence[Sequence[Record]]) -> list[list[Record]]:
     return [[r for r in group if draw(r) in chosen] for group in groups]
 
 
+def share_draws(groups: Iterable[Sequence[Record]]) -> bool:
+    """Whether all groups that have runs have those of the same seeds, processor and threads."""
+    return len({frozenset(map(draw, group)) for group in groups if group}) < 2
+
+
 def of_one_processor(records: Sequence[Record]) -> list[Record]:
     """Those of the processor, with one number of threads, that most of the records are of; of two with as many, the one
     of the lowest seed. A mean over seeds is taken of no others."""
