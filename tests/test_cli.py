@@ -136,6 +136,16 @@ def test_tables_from_a_folder_of_records(tmp_path, capsys):
         assert "not run" in capsys.readouterr().out
 
 
+def test_the_record_that_was_written_is_named(tmp_path, capsys):
+    own = own_set(tmp_path / "own")
+    run(*tiny(own, tmp_path / "out"))
+    place = folder(tmp_path / "out")
+    capsys.readouterr()
+    assert run("evaluate", place, "--weights", "best") == 0
+    path = place.with_name("0.best.json")
+    assert path.is_file() and f"record: {path}; weights, log and examples: {place}\n" in capsys.readouterr().out
+
+
 def test_only_the_first_process_reports(tmp_path, monkeypatch, capsys):
     own = own_set(tmp_path / "own")
     run(*tiny(own, tmp_path / "out"))

@@ -53,6 +53,22 @@ def test_stopped_and_resumed_is_bit_equal(whole, own, tmp_path, monkeypatch, cap
     assert_same_run(whole, tmp_path)
 
 
+def test_an_unfinished_run_gives_no_numbers_under_its_name(whole, own, tmp_path, monkeypatch, capsys):
+    """Else its record would count as that of the whole run, as earlier versions let it."""
+    with monkeypatch.context() as patch:
+        ask_to_stop(patch, 2)
+        assert run(*tiny(own, tmp_path)) == 143
+    place = folder(tmp_path)
+    partial = ("--split", "val", "--partial")
+    for words in (("evaluate", place), ("evaluate", place, "--protocol", "voc"), ("submit", place, *partial)):
+        assert run(*words) == 1
+        assert "is not finished: it has stopped after 2 of 4 steps" in capsys.readouterr().err
+    assert not list(place.parent.glob("*.json"))
+    place.with_suffix(".json").write_bytes(folder(whole).with_suffix(".json").read_bytes())
+    assert run(*tiny(own, tmp_path)) == 0
+    assert_same_run(whole, tmp_path)
+
+
 def test_a_stop_signal_in_the_last_step_ends_a_whole_run(whole, own, tmp_path, monkeypatch):
     ask_to_stop(monkeypatch, 4, signal.SIGINT)
     assert run(*tiny(own, tmp_path)) == 0

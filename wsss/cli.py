@@ -99,7 +99,7 @@ def _train(words: Sequence[str]) -> int:
 
     record = train.run(config, resume=resume)
     if os.environ.get("RANK", "0") == "0":
-        _report(record, Path(record["path"]).with_suffix(""))
+        _report(record)
     return 0
 
 
@@ -114,8 +114,8 @@ def train_config(name: str, words: Sequence[str]) -> Config:
     return presets.named(config)
 
 
-def _report(record: dict[str, Any], folder: Path) -> None:
-    found = record["results"]
+def _report(record: dict[str, Any]) -> None:
+    found, path = record["results"], Path(record["path"])
     kinds = ("segmentation", "cam", "aux_cam")
     numbers = ", ".join(f"{kind} {_number(found[kind]['miou_headline'])}" for kind in kinds)
     run = f"{record['dataset']}/{record['variant']} seed {record['seed']}"
@@ -125,7 +125,7 @@ def _report(record: dict[str, Any], folder: Path) -> None:
         print(f"undefined: no mask of {record['split']} shows a class that counts")
     if "other_data" in record:
         print(f"other data than the run's: {record['other_data']} differ")
-    print(f"record: {folder.with_suffix('.json')}; weights, log and examples: {folder}")
+    print(f"record: {path}; weights, log and examples: {path.with_name(path.name.partition('.')[0])}")
 
 
 def _number(value: float | None) -> str:
@@ -181,7 +181,7 @@ def _evaluate(words: Sequence[str]) -> int:
 
     if asked.protocol == "training":
         record = runs.evaluate_run(asked.run, asked.weights, asked.data_root, asked.split)
-        _report(record, Path(record["path"]).with_suffix(""))
+        _report(record)
         return 0
     shared = {"weights": asked.weights, "data_root": asked.data_root, "split": asked.split or "val"}
     done = runs.run(runs.Request(asked.run, protocol=asked.protocol, **shared, **final))

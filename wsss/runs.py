@@ -70,6 +70,11 @@ def open_run(folder: Path, weights: str = "last", data_root: str = "") -> Opened
         raise UserError(
             f"{folder} has no {weights} weights; --weights is last or best, and the run must have been trained"
         )
+    if step < config.optim.steps:
+        raise UserError(
+            f"{folder} is not finished: it has stopped after {step:,} of {config.optim.steps:,} steps; the same `wsss "
+            "train` goes on with it"
+        )
     return Opened(folder, config, file, step)
 
 

@@ -96,7 +96,7 @@ def _finished(folder: Path, config: Config, resume: bool, root: Path, data: resu
     own = ("training", config.variant, config.seed)
     if record and (record["protocol"].get("name"), record["variant"], record["seed"]) != own:
         raise UserError(f"{path} is the record of another run; move it away, and the same words evaluate this run anew")
-    return record
+    return record if checkpoint.latest(folder) in (None, config.optim.steps) else None  # older versions evaluated any
 
 
 def _comparable(config: Config) -> dict[str, Any]:

@@ -43,7 +43,9 @@ def read_lines(path: Path) -> list[str]:
     """The lines that say something, stripped; UserError where the file is no text."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its name") from error
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read as text ({error}); save it as UTF-8") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
