@@ -203,6 +203,25 @@ def test_a_table_says_where_its_rows_share_no_seed(seed, device, alike):
     assert (ablation.UNLIKE not in tables.build("mini", records).note) == alike
 
 
+def test_the_base_as_released_is_compared_as_it_is_evaluated_and_the_note_says_so():
+    """Its twin of COCO squashes without antialiasing (D18), which its final protocol names."""
+    coco, numbers = experiments.get("coco-components"), {"segmentation": {"miou_headline": 40.0}}
+    protocol = {"name": "final", "kind": "coco"}
+    shared = {"dataset": "coco", "results": numbers}
+    records = [
+        record(variant="coco-base", protocol=protocol, **shared),
+        record(
+            variant="coco-toco",
+            protocol=protocol | {"plain_squash": True},
+            config={"compat": {"plain_squash": True}},
+            **shared,
+        ),
+    ]
+    table = ablation.differences("coco-components", coco, records)
+    assert line(table, "base as released", "segmentation, final, with CRF")
+    assert "squashed without antialiasing (D18): coco-toco." in table.note
+
+
 def test_runs_trained_on_other_data_are_no_pair():
     """Image labels of train: nothing that is measured tells them apart. A run that does not tell its data passes."""
     numbers, sides = {"cam": {"miou_headline": 40.0}}, {}

@@ -1,7 +1,7 @@
 """Tables of an experiment: its rows by their numbers, and each against one of them on the same images. No torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +60,7 @@ def numbers(name: str, experiment: Experiment, records: Sequence[Record]) -> Tab
     note += "seeds that all rows have on one processor"
     where = results.processors(r for _, protocol, _ in columns(experiment) for group in groups[protocol] for r in group)
     note += f": {where}." if where else "."
-    note += "" if all(map(results.share_draws, groups.values())) else UNLIKE
+    note += "" if all(map(share_draws, groups.values())) else UNLIKE
     note += f" Best threshold: of the sweep on these masks. {BRACKETS}"
     prior = [results.value(record, "auc.centre") for record in own if results.has(record, "auc.centre")]
     note += f" Pixel AUC of a centre prior on these images: {prior[0]:.1f}." if prior else ""
@@ -112,7 +112,8 @@ def compared(experiment: Experiment, records: Sequence[Record]) -> list[Differen
 def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) -> Pairs:
     """Runs of both of one draw that have the headline mIoU of a kind, by seed.
 
-    Raises UserError if they differ in images, masks, protocol or, where both know it, in any other of their data.
+    Raises UserError if they differ in images, masks, protocol (but for the squash of the base as released, D18) or,
+    where both know it, in any other of their data.
     """
     firsts, seconds = ({results.draw(record): record for record in group} for group in (first, second))
     draws = sorted(firsts.keys() & seconds.keys(), key=lambda draw: (draw[0], str(draw)))
@@ -121,7 +122,8 @@ def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) ->
     for record in (record for pair in pairs for record in pair):
         named = f"{results.describe(record)} and {results.describe(pairs[0][0])}"
         for name in ("fingerprint", "protocol"):
-            if record[name] != pairs[0][0][name]:
+            mine, theirs = ({**of[name], "plain_squash": False} for of in (record, pairs[0][0]))
+            if mine != theirs:
                 raise UserError(f"{named} differ in {name}; evaluate them anew")
         if differ := results.differences(results.data_of(pairs[0][0]), results.data_of(record)):
             raise UserError(f"{named} differ in their data ({differ}); train both on one set of data")
@@ -170,6 +172,9 @@ def _note(lines: Sequence[Difference]) -> str:
     note += "t test over seeds of segmentation and CAM, corrected by Holm for all tests of this table."
     where = results.processors(record for line in lines for pair in line.pairs for record in pair)
     note += f" Processors: {where}." * bool(where)
+    runs = [record for line in lines for pair in line.pairs for record in pair]
+    plain = {record["variant"] for record in runs if record["config"].get("compat", {}).get("plain_squash")}
+    note += f" Evaluated on photographs squashed without antialiasing (D18): {', '.join(sorted(plain))}." * bool(plain)
     swapped = [
         f"{line.row}, {line.endpoint} {probability(p)}" for line in lines if (p := _over_images(line)) is not None
     ]
@@ -211,6 +216,11 @@ def _group(records: Sequence[Record], experiment: Experiment, row: Row, protocol
 def groups_of(records: Sequence[Record], experiment: Experiment, protocol: str = TRAINING) -> list[list[Record]]:
     """For each row its records by `protocol`, of the seeds that all measured rows share."""
     return results.comparable([_group(records, experiment, row, protocol) for row in experiment.rows])
+
+
+def share_draws(groups: Iterable[Sequence[Record]]) -> bool:
+    """Whether all groups that have runs have those of the same seeds, processor and threads."""
+    return len({frozenset(map(results.draw, group)) for group in groups if group}) < 2
 
 
 def _require_one_list(experiment: Experiment, own: Sequence[Record]) -> None:

@@ -11,7 +11,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -101,9 +101,7 @@ def number(words: str) -> tuple[str, str]:
             raise UserError(f"{key} is empty")
         return published.reference(key), f"printed by others: data/published/{key.partition('/')[0]}.csv"
     if source == "guesses":
-        return format(
-            results.guess(key), form or ".1f"
-        ), "a guess, counted without a network: data/results/guesses.json"
+        return format(guess(key), form or ".1f"), "a guess, counted without a network: data/results/guesses.json"
     dataset, variant, *seed = source.split("/")
     found = results.select(results.published(), dataset, variant)
     if seed:
@@ -117,6 +115,17 @@ def number(words: str) -> tuple[str, str]:
     text = format(summary.mean, form) if form else measured(summary)
     where = f"{benchmarks.images(found[0])} images, {results.processors(found)}"
     return text, f"{where}, commit {found[0]['commit']}"
+
+
+def guess(path: str) -> float:
+    """A number of data/results/guesses.json, DATASET/KIND/MEASURE: what a guess reaches on the validation masks, which
+    was counted without a network. Raises UserError if it is not there."""
+    node: Any = read_json(project_root() / "data" / "results" / "guesses.json")
+    for part in path.split("/"):
+        if not isinstance(node, Mapping) or part not in node:
+            raise UserError(f"data/results/guesses.json has no number {path}")
+        node = node[part]
+    return float(node)
 
 
 def tests(words: str) -> tuple[str, ...]:

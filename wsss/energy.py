@@ -62,10 +62,9 @@ def filtered(
     """K S' of every image and class: S' = S inside the box (full-size pixels) and 0 outside, K the permutohedral
     lattice's Gaussian of position (`sigma_xy` full-size pixels) and colour (`sigma_rgb` of 255), not normalised.
 
-    No gradient. The lattice (Adams et
-    al. 2010) is the base's, bit for bit: .4 to .65 of the exact Gaussian sum where colours are smooth, symmetric to
-    .3 %. It is built of the pixels inside the box; with `across_box` of all, so that what padding shows changes K a
-    little, as in the base (Deviations D17). K S' is 0 outside the lattice.
+    No gradient. The lattice (Adams et al. 2010) is the base's, bit for bit: .4 to .65 of the exact Gaussian sum where
+    colours are smooth, symmetric to .3 %. It is built of the pixels inside the box; with `across_box` of all, so that
+    what padding shows changes K a little, as in the base (Deviations D17). K S' is 0 outside the lattice.
     """
     return start(image, probability, box, sigma_xy, sigma_rgb, across_box)()
 

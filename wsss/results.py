@@ -138,8 +138,7 @@ def require_split(record: Record, name: str) -> None:
 
     The masks of VOC and COCO are not part of this project, so their digest cannot be checked here.
     """
-    ids = split_ids(name)
-    mark, where = record["fingerprint"], describe(record)
+    ids, mark, where = split_ids(name), record["fingerprint"], describe(record)
     if not record["images"] == mark["images"] == len(ids):
         raise UserError(f"{where} has {record['images']} images, but {name} has {len(ids)}; leave it out")
     if mark["ids"] != ids_digest(ids):
@@ -232,9 +231,8 @@ def find(*roots: Path | str) -> list[Record]:
                 continue  # what a system or an editor keeps beside the files
             record = load(path)
             first, known = firsts.setdefault((record["dataset"], record["variant"], _stem(record)), (number, record))
-            differ = differences(data_of(known), data_of(record)) if first != number else ""
-            if first != number and known["protocol"] != record["protocol"]:
-                differ = ", ".join(filter(None, (differ, "the protocol")))
+            protocol = "the protocol" * (known["protocol"] != record["protocol"])
+            differ = (differences(data_of(known), data_of(record)) or protocol) if first != number else ""
             if not differ:
                 found.setdefault((record["dataset"], record["variant"], record["seed"], path.stem), record)
             left += [f"{path} and {known['path']} ({differ})"] * bool(differ)
@@ -251,17 +249,6 @@ def _stem(record: Record) -> str:
 def published() -> list[Record]:
     """The records of data/results."""
     return find(paths.project_root() / "data" / "results")
-
-
-def guess(path: str) -> float:
-    """A number of data/results/guesses.json, DATASET/KIND/MEASURE: what a guess reaches on the validation masks, which
-    was counted without a network. Raises UserError if it is not there."""
-    node: Any = paths.read_json(paths.project_root() / "data" / "results" / "guesses.json")
-    for part in path.split("/"):
-        if not isinstance(node, Mapping) or part not in node:
-            raise UserError(f"data/results/guesses.json has no number {path}")
-        node = node[part]
-    return float(node)
 
 
 def describe(record: Record) -> str:
@@ -315,11 +302,6 @@ def comparable(groups: Sequence[Sequence[Record]]) -> list[list[Record]]:
     first = next(group for group in groups if group)
     chosen = {draw(record) for record in of_one_processor([r for r in first if draw(r) in kept])}
     return [[r for r in group if draw(r) in chosen] for group in groups]
-
-
-def share_draws(groups: Iterable[Sequence[Record]]) -> bool:
-    """Whether all groups that have runs have those of the same seeds, processor and threads."""
-    return len({frozenset(map(draw, group)) for group in groups if group}) < 2
 
 
 def of_one_processor(records: Sequence[Record]) -> list[Record]:

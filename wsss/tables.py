@@ -109,7 +109,7 @@ def side_by_side(
     )
     where = results.processors(record for group in groups for record in group)
     note += f"Processors: {where}. {ablation.BRACKETS}" if where else ablation.BRACKETS
-    note += "" if results.share_draws(groups) else ablation.UNLIKE
+    note += "" if ablation.share_draws(groups) else ablation.UNLIKE
     runs = [f"`wsss train {p} --seed 0`" for p, group in zip(presets, groups, strict=True) if not group]
     note += f" Not run: {', '.join(runs)}." if runs else ""
     note += f" Your runs: {results.processors(r for group in own.values() for r in group)}." if own else ""

@@ -125,8 +125,7 @@ class Evaluated:
 
     def of_predictions(self) -> list[str]:
         """What tells the predictions from those of the run's own photographs, for the name of their folder."""
-        other = "photographs" in self.differ or "listed images" in self.differ
-        return [self._mark("ids", "photographs")] if other else []
+        return [self._mark("ids", "photographs")] * any(x in self.differ for x in ("photographs", "listed images"))
 
     def _mark(self, *kinds: str) -> str:
         return f"other-data-{results.lines_digest(self.digests.get(kind, '') for kind in kinds)[:8]}"
