@@ -122,6 +122,9 @@ def test_the_record_says_what_was_done(done):
     squashed = results.load(done.with_name("0.coco.json"))["protocol"]
     assert squashed["name"] == "final-coco-without-crf", "no final number of a data set in VOC's way"
     assert squashed["size"] == 32
+    assert run("evaluate", done, "--protocol", "voc", "--crf", "False", "--bfloat16", "True") == 0
+    halved = results.load(done.with_name("0.voc-bfloat16.json"))["protocol"]
+    assert halved["name"] == "final-without-crf-bfloat16", "half precision is no final number"
 
 
 def test_the_crf_refines_probabilities_of_the_whole_photograph(done, own, monkeypatch):

@@ -212,7 +212,8 @@ def crf_workers(wanted: int | None, asked: Protocol) -> int:
 
 
 def _changes(request: Request, asked: Protocol) -> list[str]:
-    return [request.weights] * (request.weights != "last") + asked.changes()
+    """What keeps a record from passing for the final one: other weights, half precision, other scales or sizes."""
+    return [request.weights] * (request.weights != "last") + ["bfloat16"] * request.bfloat16 + asked.changes()
 
 
 def _label(request: Request, asked: Protocol, val: str) -> str:
