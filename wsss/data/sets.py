@@ -121,12 +121,17 @@ def _held(root: Path, config: Data, *splits: str) -> list[str]:
     return [name for *_, name in sorted(fitting)]
 
 
-@cache
 def _ids(name: str, split: str = "") -> frozenset[str]:
     """Ids of a known set's list, without `split` of all its lists; none for a list that it does not have."""
     known = DATASETS[name]
     if known.drawn:
         counts = {split: known.drawn.get(split, 0)} if split else known.drawn
         return frozenset(f"{one}_{number:05d}" for one, count in counts.items() for number in range(count))
-    files = (project_root() / "data" / "lists" / known.lists).glob(f"{split or '*'}.txt")
-    return frozenset(one for file in files if file.name != voc.LABEL_FILE for one in voc.read_lines(file))
+    return _listed(project_root() / "data" / "lists" / known.lists, split or "*")
+
+
+@cache
+def _listed(folder: Path, pattern: str) -> frozenset[str]:
+    """All lines of a folder's lists; the project, and with it the folder, may change within a process."""
+    files = (file for file in folder.glob(f"{pattern}.txt") if file.name != voc.LABEL_FILE)
+    return frozenset(line for file in files for line in voc.read_lines(file))
