@@ -9,6 +9,7 @@ from running import Photo, folder, own_set, process, record, run, tiny
 from safetensors.torch import load_file
 
 from wsss import datasets, distributed, presets, results
+from wsss.paths import UserError
 
 PHOTOS = (Photo(), Photo(classes=(2,)), Photo(classes=(1, 2)), Photo(classes=(2,), size=(31, 57)), Photo())
 EXACT = ("--optim.bfloat16", "false", "--optim.batch", "4", "--optim.lr", "1e-4")
@@ -102,3 +103,18 @@ def test_one_process_needs_no_group():
         assert (distributed.rank(), distributed.world()) == (0, 1)
         assert distributed.total(torch.tensor(3)) == 3 and distributed.gather("x") == ["x"]
         assert distributed.main_first(lambda: 7) == 7
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_process_0_is_raised_by_all(monkeypatch, rank):
+    """Process 0 hands it on in the place of its answer, so that the others do not wait for one."""
+    sent: list[object] = []
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(distributed, "gather", lambda value: (sent.append(value), [UserError("broken"), None])[1])
+
+    def work() -> int:
+        raise UserError("broken")
+
+    with pytest.raises(UserError, match="broken"):
+        distributed.from_main(work)
+    assert [str(value) for value in sent] == ["broken" if rank == 0 else "None"]

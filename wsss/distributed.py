@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from wsss.paths import UserError
+
 T = TypeVar("T")
 
 
@@ -74,8 +76,16 @@ def wait() -> None:
 
 
 def from_main(work: Callable[[], T]) -> T:
-    """`work()` of process 0, for all: what takes long is done once."""
-    return gather(work() if not rank() else None)[0]
+    """`work()` of process 0, for all: what takes long is done once. Its UserError is raised by all, so that none waits
+    for a process that has ended."""
+    try:
+        answer = work() if not rank() else None
+    except UserError as error:
+        answer = error
+    answer = gather(answer)[0]
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
 
 
 def main_first(work: Callable[[], T]) -> T:

@@ -96,14 +96,7 @@ def prepare(shard: Shard, workers: int, fixed: bool) -> int:
 
     Raises UserError where the largest photograph does not fit into memory.
     """
-    try:
-        answer = _prepare(shard, workers, fixed) if distributed.rank() == 0 else None
-    except UserError as error:
-        answer = error
-    answer = distributed.gather(answer)[0]
-    if isinstance(answer, UserError):
-        raise answer
-    return answer
+    return distributed.from_main(lambda: _prepare(shard, workers, fixed))
 
 
 def _prepare(shard: Shard, workers: int, fixed: bool) -> int:
