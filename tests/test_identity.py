@@ -336,7 +336,7 @@ def age(root: Path, seconds: float = 10) -> None:
 def test_digests_are_kept_and_given_up_with_the_file(own, tmp_path, monkeypatch):
     monkeypatch.setattr(identity, "SETTLED", -60.0)  # a file's time of change cannot be set back
     read: list[Path] = []
-    for name in ("_bytes", "_mask"):
+    for name in ("sha256", "_mask"):
         kept = getattr(identity, name)
         monkeypatch.setattr(identity, name, lambda *words, kept=kept: (read.append(words[-1]), kept(*words))[1])
     first = digests(own)

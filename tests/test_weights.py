@@ -16,7 +16,7 @@ from running import tiny as tiny_run
 
 from wsss import checkpoint, model, normalisation, results, weights
 from wsss.normalisation import IMAGENET, parse
-from wsss.paths import UserError
+from wsss.paths import UserError, sha256
 from wsss.presets import PRESETS
 
 WIDTH, DEPTH, CLIP = 24, 3, "0.48145466 0.4578275 0.40821073; 0.26862954 0.26130258 0.27577711"
@@ -253,7 +253,7 @@ def test_who_decides_on_the_normalisation(tmp_path, metadata, changes, text):
     net = built(path, **changes)
     assert net.normalisation.text() == text and net.normalisation.source
     torch.testing.assert_close(net.mean.flatten(), torch.tensor(net.normalisation.mean))
-    assert net.start["sha256"] == weights.sha256(path) and net.start["source"] == str(path)
+    assert net.start["sha256"] == sha256(path) and net.start["source"] == str(path)
 
 
 OF_255 = "123.675, 116.28, 103.53, 58.395, 57.12, 57.375"
@@ -280,7 +280,7 @@ def test_a_run_keeps_its_normalisation_and_start_weights(own, tmp_path):
     shape = {"patch_size": 8, "img_size": 64, "embed_dim": 48, "depth": 3, "num_heads": 4}
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=3, **shape)
     safetensors.torch.save_file(vit.state_dict(), path, {"normalisation": CLIP})
-    wanted = {"sha256": weights.sha256(path), "source": str(path)}
+    wanted = {"sha256": sha256(path), "source": str(path)}
     words = tiny_run(own, tmp_path, "--model.checkpoint", str(path))
     assert run(*words) == 0
     path.unlink()

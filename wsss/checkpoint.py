@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from wsss import stored
 from wsss.config import Config
-from wsss.paths import UserError, atomic, project_root, read_json
-from wsss.weights import fill, metadata, read, sha256
+from wsss.paths import UserError, atomic, read_json, sha256
+from wsss.weights import fill, find, metadata, read
 
 
 def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> str:
@@ -86,11 +86,10 @@ def load(run: Path, step: int, module: nn.Module) -> dict[str, Any]:
 
 def require_same_start(run: Path, config: Config, record: Mapping[str, Any] | None) -> None:
     """UserError where `run`, begun or finished, started from other weights than the file of that name holds today."""
-    step, name = latest(run), config.model.checkpoint
+    step, path = latest(run), find(config.model.checkpoint)
     kept = metadata(weights_file(run, step)) if step is not None else {}
     known = ((record or {}).get("weights") or json.loads(kept.get("start", "{}"))).get("sha256")
-    path = next((path for path in (Path(name), project_root() / name) if name and known and path.is_file()), None)
-    if path and sha256(path) != known:
+    if known and path and sha256(path) != known:
         raise UserError(
             f"{run} holds a run that started from other weights than {path} holds today; choose another --output, or "
             "put back the file"

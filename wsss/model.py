@@ -19,8 +19,8 @@ from wsss.config import ClassContrast, Config, Msc
 from wsss.config import Model as ModelConfig
 from wsss.encoder import AUX, build_encoder
 from wsss.normalisation import IMAGENET, Normalisation, parse, start_normalisation
-from wsss.paths import UserError
-from wsss.weights import backbone_tensors, fetched_file, fill, is_whole, metadata, read, resolve, sha256
+from wsss.paths import UserError, sha256
+from wsss.weights import backbone_tensors, fetched_file, fill, is_whole, metadata, read, resolve
 
 OLDER = "ImageNet's, for the file of the weights names none"
 UNKNOWN = '{"sha256": null, "source": "unknown"}'
@@ -280,13 +280,12 @@ def build(config: Config, classes: int) -> Wsss:
 def _start(model: Wsss, config: ModelConfig) -> None:
     """Fill in the start weights, unless timm has, and note their normalisation and where they are from."""
     path = resolve(config.checkpoint) if config.checkpoint else fetched_file(config)
-    whole = False
-    if config.checkpoint:
-        tensors = read(path)
-        whole = is_whole(tensors)
-        if not whole:
-            tensors = backbone_tensors(tensors, model.encoder, config)
-        fill(model if whole else model.encoder, tensors, config.checkpoint)
+    tensors = read(path) if config.checkpoint else {}
+    whole = is_whole(tensors)
+    if whole:
+        fill(model, tensors, config.checkpoint)
+    elif tensors:
+        fill(model.encoder, backbone_tensors(tensors, model.encoder, config), config.checkpoint)
     named = metadata(path).get("normalisation") if path else None
     model.set_normalisation(start_normalisation(config, named, whole))
     source = config.checkpoint or f"timm's hub, {config.backbone}"

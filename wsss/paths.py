@@ -1,6 +1,7 @@
 """Where files go, how they are written, and the error a user can act on."""
 
 import difflib
+import hashlib
 import json
 import os
 import shutil
@@ -28,6 +29,12 @@ def project_root() -> Path:
         if (folder / "_config.yml").is_file() and (folder / "wsss").is_dir():
             return folder
     return Path(__file__).resolve().parent.parent
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file's bytes. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

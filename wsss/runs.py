@@ -1,7 +1,6 @@
 """Runs on disk, evaluated: their weights, by training's protocol or a final one, and the record of it."""
 
 import dataclasses
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from wsss.data.listing import Listing, listing
 from wsss.data.predictions import Counted
 from wsss.inference import Protocol
 from wsss.model import Wsss, build, describe
-from wsss.paths import UserError
+from wsss.paths import UserError, sha256
 from wsss.predict import Shard
 
 
@@ -192,9 +191,7 @@ def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, d
     """This process's part, its folder claimed for these weights and this protocol."""
     bfloat16 = request.bfloat16 and distributed.computes_bfloat16(device)
     model = opened.model(len(images.classes), device)
-    with open(opened.file, "rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
-    made_by = asked.numbers() | {"bfloat16": bfloat16, "weights": weights}
+    made_by = asked.numbers() | {"bfloat16": bfloat16, "weights": sha256(opened.file)}
     made_by |= {"images": opened.data.digests["ids"], "photographs": opened.data.digests["photographs"]}
     name = "-".join([_label(request, asked, val="val"), *opened.data.of_predictions()])
     folder = request.save or opened.folder / "predictions" / name

@@ -4,7 +4,6 @@ Nothing that a file holds is ever run.
 """
 
 import argparse
-import hashlib
 import math
 import re
 import sys
@@ -39,10 +38,14 @@ NO_BACKBONE = re.compile(
 
 def resolve(path: str) -> Path:
     """The file at `path`, looked for in the current folder and then in the project."""
-    for candidate in (Path(path), project_root() / path):
-        if candidate.is_file():
-            return candidate
+    if file := find(path):
+        return file
     raise UserError(f"the checkpoint {path} does not exist; check --model.checkpoint")
+
+
+def find(path: str) -> Path | None:
+    """The file that `resolve` gives, or None where there is none."""
+    return next((file for file in (Path(path), project_root() / path) if file.is_file()), None)
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -71,12 +74,6 @@ def metadata(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError):
         return {}
-
-
-def sha256(path: Path) -> str:
-    """The digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

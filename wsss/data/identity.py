@@ -3,7 +3,6 @@
 Digests of files are kept in the user's cache folder and hold as long as the file's size, times and inode do.
 """
 
-import hashlib
 import json
 import os
 import sys
@@ -24,7 +23,7 @@ from wsss import results
 from wsss.config import Data as Settings
 from wsss.data import voc
 from wsss.data.pool import cores
-from wsss.paths import UserError, atomic, read_json, write_json
+from wsss.paths import UserError, atomic, read_json, sha256, write_json
 from wsss.results import Data
 
 Digests = dict[str, str]
@@ -53,13 +52,13 @@ def digests(
     or on the order of the list. Raises UserError for a file that cannot be read.
     """
     ids = list(photographs)
-    found = {"ids": results.ids_digest(ids), "classes": results.lines_digest(classes)}
+    made = {"ids": results.ids_digest(ids), "classes": results.lines_digest(classes)}
     if labels is not None:
-        found["labels"] = _of_pairs(ids, (" ".join(map(str, np.flatnonzero(row) + 1)) for row in labels))
+        made["labels"] = _of_pairs(ids, (" ".join(map(str, np.flatnonzero(row) + 1)) for row in labels))
     if masks:
-        found["masks"] = _of_pairs(ids, _of_files("mask", masks, partial(_mask, len(classes))))
-    found["photographs"] = _of_pairs(ids, _of_files("photograph", list(photographs.values()), _bytes))
-    return found
+        made["masks"] = _of_pairs(ids, _of_files("mask", masks, partial(_mask, len(classes))))
+    made["photographs"] = _of_pairs(ids, _of_files("photograph", list(photographs.values()), sha256))
+    return made
 
 
 def of_list(root: Path, split: str, masks: bool = False) -> Digests:
@@ -74,9 +73,9 @@ def of_run(folder: Path) -> Data:
     """What is known of the data that the run at `folder` was started on; empty where nothing is. Raises UserError."""
     path = folder / FILE
     if path.is_file():
-        found = read_json(path)
-        results.check_data(found, str(path))
-        return found
+        data = read_json(path)
+        results.check_data(data, str(path))
+        return data
     path = folder.with_name(f"{folder.name}.json")
     return results.data_of(results.load(path)) if path.is_file() else {}
 
@@ -144,20 +143,21 @@ def evaluated(folder: Path, config: Settings, listed: tuple[Path, str], digests:
     """
     root, split = listed
     known = of_run(folder)
-    used = {name[len(WATCHED) :]: of_list for name, of_list in known.items() if name.startswith(WATCHED)}
+    used = {name[len(WATCHED) :]: row for name, row in known.items() if name.startswith(WATCHED)}
     used |= {config.train_split: known.get("train", {}), config.val_split: known.get("val", {})}
     before = results.data_of(results.load(path))["val"] if path.is_file() else {}
-    one, other = {split: {**before, **used.get(split, {})}}, {split: digests}
+    kept, lists = {split: {**before, **used.get(split, {})}}, {split: digests}
     if split not in used:
         with suppress(UserError):  # a root of test images alone has no other list
-            one[config.val_split], other[config.val_split] = used[config.val_split], of_list(root, config.val_split)
-    classes = {of_list["classes"] for of_list in known.values() if "classes" in of_list}
+            lists[config.val_split] = of_list(root, config.val_split)
+            kept[config.val_split] = used[config.val_split]
+    classes = {row["classes"] for row in known.values() if "classes" in row}
     if classes - {digests["classes"]}:
         raise UserError(
             f"{root} has other classes than {folder} was trained for, or has them in another order; choose a set whose "
             "classes.txt names the same"
         )
-    return Evaluated(digests, known.get("train", {}), results.differences(one, other))
+    return Evaluated(digests, known.get("train", {}), results.differences(kept, lists))
 
 
 def _of_pairs(ids: Sequence[str], values: Iterable[str]) -> str:
@@ -169,14 +169,6 @@ def _mask(classes: int, path: Path) -> str:
     return results.mask_digest(voc.read_mask(path, None, classes))
 
 
-def _bytes(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); replace the file") from error
-
-
 # The cache: a JSON file for each folder and kind of digest, {name: [stamp, digest]}.
 
 
@@ -185,41 +177,37 @@ def _of_files(kind: str, files: Sequence[Path], compute: Callable[[Path], str]) 
     folders: dict[Path, list[Path]] = {}
     for file in files:
         folders.setdefault(file.parent, []).append(file)
-    found: dict[Path, str] = {}
+    made: dict[Path, str] = {}
     for folder, members in folders.items():
-        found |= _of_folder(kind, folder, members, compute)
-    return [found[file] for file in files]
+        try:
+            made |= _of_folder(kind, folder, members, compute)
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read ({error.strerror}); replace the file") from error
+    return [made[file] for file in files]
 
 
 def _of_folder(kind: str, folder: Path, files: Sequence[Path], compute: Callable[[Path], str]) -> dict[Path, str]:
     store = _store(kind, folder)
-    known, now = _load(store), time.time()
+    known, settled = _load(store), (time.time() - SETTLED) * 1e9
     stamps = {file: _stamp(file) for file in files}
     fresh = [file for file in files if known.get(file.name, [])[:1] != [stamps[file]]]
     # Threads, since a process of its own would run the caller's script again; one for masks, whose decoder sets the
     # filter of warnings, which all threads share.
     with ThreadPoolExecutor(cores() if kind == "photograph" else 1) as pool:
-        made = pool.map(compute, fresh)
-        bar = tqdm(made, f"digest {kind}s", len(fresh), unit="file", leave=False, disable=len(fresh) < MANY)
-        found = dict(zip(fresh, bar, strict=True))
-    kept = {file.name: [stamps[file], digest] for file, digest in found.items() if _settled(stamps[file], now)}
+        values = pool.map(compute, fresh)
+        bar = tqdm(values, f"digest {kind}s", len(fresh), unit="file", leave=False, disable=len(fresh) < MANY)
+        made = dict(zip(fresh, bar, strict=True))
+    kept = {file.name: [stamps[file], digest] for file, digest in made.items() if max(stamps[file][1:3]) < settled}
     if store and kept:
         with suppress(UserError, OSError), atomic(store) as scratch:  # it costs only time
             scratch.write_text(json.dumps(known | kept), encoding="utf-8")
-    return {file: found[file] if file in found else known[file.name][1] for file in files}
+    return {file: made[file] if file in made else known[file.name][1] for file in files}
 
 
 def _stamp(file: Path) -> list[int]:
     """Size, times and inode: the time of change tells a file that was put in another's place with its size and date."""
-    try:
-        found = os.stat(file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); replace the file") from error
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-
-
-def _settled(stamp: Sequence[int], now: float) -> bool:
-    return max(stamp[1], stamp[2]) < (now - SETTLED) * 1e9
+    stat = os.stat(file)
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _store(kind: str, folder: Path) -> Path | None:
@@ -234,8 +222,8 @@ def _store(kind: str, folder: Path) -> Path | None:
 def _load(store: Path | None) -> dict[str, list]:
     """{name: [stamp, digest]}; empty where it cannot be read as that."""
     try:
-        found = json.loads(store.read_text(encoding="utf-8")) if store else {}
+        content = json.loads(store.read_text(encoding="utf-8")) if store else {}
     except (OSError, ValueError):
         return {}
-    whole = isinstance(found, dict) and all(isinstance(row, list) and len(row) == 2 for row in found.values())
-    return found if whole else {}
+    whole = isinstance(content, dict) and all(isinstance(row, list) and len(row) == 2 for row in content.values())
+    return content if whole else {}

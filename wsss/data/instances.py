@@ -1,6 +1,5 @@
 """COCO's instances_*.json: read with every fault in words, and masks of its objects."""
 
-import hashlib
 import json
 import re
 import warnings
@@ -17,7 +16,7 @@ from pycocotools import mask as rle
 
 from wsss.config import IGNORE
 from wsss.data import names
-from wsss.paths import UserError
+from wsss.paths import UserError, sha256
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 OFFICIAL = re.compile(r"COCO_(?:train|val|test)\d{4}_(\d{12})")
@@ -65,8 +64,7 @@ def number_of(name: str) -> str:
 def digest(path: Path) -> str:
     """sha256 of a file. Raises UserError where it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
         raise UserError(
             f"the annotations {path} cannot be read ({error.strerror}); name the file or its folder"

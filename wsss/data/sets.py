@@ -126,7 +126,7 @@ def _ids(name: str, split: str = "") -> frozenset[str]:
     known = DATASETS[name]
     if known.drawn:
         counts = {split: known.drawn.get(split, 0)} if split else known.drawn
-        return frozenset(f"{one}_{number:05d}" for one, count in counts.items() for number in range(count))
+        return frozenset(f"{part}_{number:05d}" for part, count in counts.items() for number in range(count))
     return _listed(project_root() / "data" / "lists" / known.lists, split or "*")
 
 
