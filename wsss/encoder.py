@@ -38,7 +38,6 @@ def build_encoder(config: Model) -> nn.Module:
         "depth": config.depth,
         "num_heads": config.heads,
     }
-    options = {name: value for name, value in shape.items() if value}
     fetched = config.pretrained and not config.checkpoint  # which holds every tensor
     try:
         vit = timm.create_model(
@@ -47,23 +46,10 @@ def build_encoder(config: Model) -> nn.Module:
             num_classes=0,
             dynamic_img_size=True,
             embed_layer=Patches,
-            **options,
+            **{name: value for name, value in shape.items() if value},
         )
     except Exception as error:
-        if not timm.list_models(config.backbone.split(".")[0]):
-            reason = "timm knows no such architecture"
-        elif fetched and not isinstance(error, TypeError):
-            hub = getattr(timm.get_pretrained_cfg(config.backbone), "hf_hub_id", None)
-            raise UserError(
-                f"backbone {config.backbone}: its weights could not be fetched ({type(error).__name__}); without a "
-                f"network, fetch model.safetensors of https://huggingface.co/{hub} on another machine and give it by "
-                "--model.checkpoint FILE"
-            ) from error
-        else:
-            reason = f"timm does not build it as a plain ViT of this shape ({error})"
-        raise UserError(
-            f"backbone {config.backbone}: {reason}; give --model.backbone another timm name, or --model.* its shape"
-        ) from error
+        raise UserError(f"backbone {config.backbone}: {_reason(config.backbone, fetched, error)}") from error
     if not _is_plain(vit):
         raise UserError(
             f"backbone {config.backbone} is not a plain ViT with a class token, learnt positions and at least 3 blocks "
@@ -74,6 +60,20 @@ def build_encoder(config: Model) -> nn.Module:
         for block in vit.blocks:
             block.compile()
     return vit
+
+
+def _reason(backbone: str, fetched: bool, error: Exception) -> str:
+    """Why timm did not build a backbone, and what to do."""
+    advice = "give --model.backbone another timm name, or --model.* its shape"
+    if not timm.list_models(backbone.split(".")[0]):
+        return f"timm knows no such architecture; {advice}"
+    if fetched and not isinstance(error, TypeError):  # a TypeError is of a shape that the architecture does not take
+        hub = getattr(timm.get_pretrained_cfg(backbone), "hf_hub_id", None)
+        return (
+            f"its weights could not be fetched ({type(error).__name__}); without a network, fetch model.safetensors of "
+            f"https://huggingface.co/{hub} on another machine and give it by --model.checkpoint FILE"
+        )
+    return f"timm does not build it as a plain ViT of this shape ({error}); {advice}"
 
 
 def _is_plain(vit: nn.Module) -> bool:
