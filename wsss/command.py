@@ -3,16 +3,14 @@
 import contextlib
 import io
 import itertools
-import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tyro
 
 from wsss import renamed, settings
-from wsss.paths import UserError
+from wsss.paths import UserError, note
 
 T = TypeVar("T")
 SWITCH = {"true": "True", "1": "True", "false": "False", "0": "False", "none": "None"}
@@ -86,8 +84,8 @@ def _automatic(words: Sequence[str], kinds: Mapping[str, Any]) -> list[str]:
         if not name.startswith("--") or not settings.is_optional(kinds.get(path)):
             continue
         old = renamed.replacement(path, value) == {path: None}
-        if old and value != "None" and os.environ.get("RANK", "0") == "0":
-            print(f"wsss: note: --{path} {value} is automatic, which is None today", file=sys.stderr)
+        if old and value != "None":
+            note(f"note: --{path} {value} is automatic, which is None today")
         if old or value in ("none", "NONE"):
             new[place : place + 2 - bool(equals)] = [f"{name}=None"] if equals else [name, "None"]
     return new

@@ -1,6 +1,5 @@
 """Data sets in memory: training views as batches in a reproducible order, and images with truth for evaluation."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from wsss.config import Config
 from wsss.data import identity, voc
 from wsss.data.pool import cores
 from wsss.data.sets import root_of as root_of
-from wsss.paths import UserError
+from wsss.paths import UserError, note
 
 
 @dataclass
@@ -77,11 +76,10 @@ def require_labels(train: Split, val: Split) -> None:
             f"check {root}"
         )
     missing = [name for name, here in zip(train.kit.classes, val.labels.any(0) & ~learnt, strict=True) if here]
-    if missing and distributed.rank() == 0:
-        print(
-            f"wsss: warning: no image of the list {train.name} shows {', '.join(missing)}, which {val.name} shows: "
-            "what is not learnt scores near 0",
-            file=sys.stderr,
+    if missing:
+        note(
+            f"warning: no image of the list {train.name} shows {', '.join(missing)}, which {val.name} shows: what is "
+            "not learnt scores near 0"
         )
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,12 @@ from typing import Any
 
 class UserError(Exception):
     """One clear sentence for the user: what is wrong, where, and what to do."""
+
+
+def note(sentence: str) -> None:
+    """Say a sentence on stderr; of torchrun's processes the first alone does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"wsss: {sentence}", file=sys.stderr)
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -5,7 +5,6 @@ A record's path is ROOT/DATASET/VARIANT/SEED.json. `load` adds its path under "p
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -237,7 +236,7 @@ def find(*roots: Path | str) -> list[Record]:
                 found.setdefault((record["dataset"], record["variant"], record["seed"], path.stem), record)
             left += [f"{path} and {known['path']} ({differ})"] * bool(differ)
     if left:
-        print(f"wsss: note: {len(left)} records are left out of tables; first differ {left[0]}", file=sys.stderr)
+        paths.note(f"note: {len(left)} records are left out of tables; first differ {left[0]}")
     return [found[key] for key in sorted(found)]
 
 

@@ -1,6 +1,5 @@
 """Score predictions on disk against the truth, without a model."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from tqdm import tqdm
 from wsss import metrics
 from wsss.config import IGNORE
 from wsss.data import names, voc
-from wsss.paths import UserError
+from wsss.paths import UserError, note
 
 
 def score(predictions: Path, truth: Path, classes: int, ids: Path | None = None) -> dict[str, Any]:
@@ -44,5 +43,5 @@ def score(predictions: Path, truth: Path, classes: int, ids: Path | None = None)
     found = metrics.segmentation_scores(metrics.counts(total), [str(number) for number in range(classes)])
     del found["miou_headline"]
     if found["miou"] is None:
-        print(f"wsss: note: no mask of {truth} shows a class, so the mean IoU is undefined", file=sys.stderr)
+        note(f"note: no mask of {truth} shows a class, so the mean IoU is undefined")
     return {**found, "images": len(wanted)}

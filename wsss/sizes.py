@@ -1,10 +1,8 @@
 """Sizes of the images that a run encodes, against the patch of its network."""
 
-import sys
-
-from wsss import distributed, evaluate, settings
+from wsss import evaluate, settings
 from wsss.config import Config
-from wsss.paths import UserError
+from wsss.paths import UserError, note
 
 
 def check(config: Config, patch: int) -> None:
@@ -27,5 +25,4 @@ def check(config: Config, patch: int) -> None:
             )
             if path == "augment.crop":
                 raise UserError(sentence)
-            if distributed.rank() == 0:
-                print(f"wsss: warning: {sentence}", file=sys.stderr)
+            note(f"warning: {sentence}")

@@ -6,7 +6,6 @@ Nothing that a file holds is ever run.
 import argparse
 import math
 import re
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wsss import distributed
 from wsss.config import Model
-from wsss.paths import UserError, project_root
+from wsss.paths import UserError, note, project_root
 
 STEM = "patch_embed.proj.weight"
 """A tensor that every ViT has."""
@@ -111,8 +109,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         there = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
         if not there:
             break
-        if len(there) > 1 and distributed.rank() == 0:
-            print(f"wsss: {path}: {there[0]} is taken, not {' or '.join(there[1:])}", file=sys.stderr)
+        if len(there) > 1:
+            note(f"{path}: {there[0]} is taken, not {' or '.join(there[1:])}")
         content = content[there[0]]
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds no tensors by name; give --model.checkpoint a state_dict")
@@ -150,11 +148,10 @@ def backbone_tensors(tensors: Mapping[str, Tensor], encoder: nn.Module, config: 
     numbers = {key: int(key.split(".")[1]) for key in kept if re.match(r"blocks\.\d+\.", key)}
     blocks = max(numbers.values(), default=-1) + 1
     cut = {key for key, number in numbers.items() if number >= depth} if config.depth else set()
-    if distributed.rank() == 0:
-        if left or extra:
-            print(f"wsss: {name}: left out {_listed([*left, *(prefixes[0] + key for key in extra)])}", file=sys.stderr)
-        if cut:
-            print(f"wsss: {name}: its first {depth} of {blocks} blocks and the last norm are taken", file=sys.stderr)
+    if left or extra:
+        note(f"{name}: left out {_listed([*left, *(prefixes[0] + key for key in extra)])}")
+    if cut:
+        note(f"{name}: its first {depth} of {blocks} blocks and the last norm are taken")
     return {key: value for key, value in kept.items() if key not in cut and key not in extra}
 
 

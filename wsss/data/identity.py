@@ -5,7 +5,6 @@ Digests of files are kept in the user's cache folder and hold as long as the fil
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from wsss import results
 from wsss.config import Data as Settings
 from wsss.data import voc
 from wsss.data.pool import cores
-from wsss.paths import UserError, atomic, read_json, sha256, write_json
+from wsss.paths import UserError, atomic, note, read_json, sha256, write_json
 from wsss.results import Data
 
 Digests = dict[str, str]
@@ -91,11 +90,10 @@ def require_same(folder: Path, data: Data, root: Path) -> None:
             f"{folder} holds a run on other data than those of {root}: {differ} differ; choose another --output, or "
             "point --data.root at the data of that run"
         )
-    if not known.get("train") and os.environ.get("RANK", "0") == "0":
-        print(
-            f"wsss: note: {folder} was made before runs kept digests of their data: whether its training images and "
-            f"labels are those of {root} is unknown",
-            file=sys.stderr,
+    if not known.get("train"):
+        note(
+            f"note: {folder} was made before runs kept digests of their data: whether its training images and labels "
+            f"are those of {root} is unknown"
         )
 
 

@@ -3,7 +3,6 @@
 import functools
 import multiprocessing
 import struct
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from PIL import Image
 
 from wsss.config import IGNORE
 from wsss.data.vocformat import voc_palette
-from wsss.paths import UserError
+from wsss.paths import UserError, note
 
 UNDECODABLE = (
     *(OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error),
@@ -62,7 +61,7 @@ def read_image(path: Path) -> Image.Image:
     """
     image, deep = open_photograph(path)
     if deep and multiprocessing.parent_process() is None:
-        _say_once(f"wsss: note: {DEEP}")
+        _say_once(f"note: {DEEP}")
     return image
 
 
@@ -141,9 +140,7 @@ def _sixteen_bits(path: Path) -> Float[np.ndarray, "*shape"]:
         return 256 * upper + np.asarray(image)[..., :3]
 
 
-@functools.cache
-def _say_once(line: str) -> None:
-    print(line, file=sys.stderr)
+_say_once = functools.cache(note)
 
 
 # Masks.

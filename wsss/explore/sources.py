@@ -1,6 +1,5 @@
 """Where the explorer's models and images come from: runs, the shipped model, folders, data sets."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from wsss.config import Config
 from wsss.data import identity, names, voc
 from wsss.explore.scene import Picture, Seer
 from wsss.model import build
-from wsss.paths import UserError, project_root, read_json
+from wsss.paths import UserError, note, project_root, read_json
 from wsss.results import Record
 
 SHIPPED = "data/weights/vit_tiny_voc_animals.json"
@@ -48,7 +47,7 @@ def of_runs(folders: Sequence[Path]) -> tuple[list[Seer], tuple[str, ...]]:
         raise UserError(f"{other.about} It knows other classes than the first run; compare runs of one data set")
     for folder in folders[1:]:
         if differ := results.differences(identity.of_run(Path(folders[0])), identity.of_run(Path(folder))):
-            print(f"wsss: note: {folder} is of other data than {folders[0]}: {differ} differ", file=sys.stderr)
+            note(f"note: {folder} is of other data than {folders[0]}: {differ} differ")
     return seers, classes
 
 

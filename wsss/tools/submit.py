@@ -3,7 +3,6 @@
 import gzip
 import io
 import os
-import sys
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from wsss import results
 from wsss.command import parse
 from wsss.data import names, predictions, voc
 from wsss.data.listing import Listing
-from wsss.paths import UserError, atomic
+from wsss.paths import UserError, atomic, note
 
 MEMBERS = "results/VOC2012/Segmentation/comp6_test_cls"
 """Folder in the archive: competition 6, segmentation trained on other data than VOC's own."""
@@ -73,9 +72,7 @@ def run(words: Sequence[str]) -> int:
         pack(done.folder, done.images, output)
         print(f"{len(done.images.ids)} predictions, all checked: {output}")
         if done.other_data:
-            print(
-                f"wsss: note: {done.images.root} is not the data of the run: {done.other_data} differ", file=sys.stderr
-            )
+            note(f"note: {done.images.root} is not the data of the run: {done.other_data} differ")
     return 0
 
 
