@@ -104,7 +104,7 @@ STAGES = {
         ("drawn",),
         DRAWN,
         (f"{RUN}/2.json", f"{RUN}/2/*.safetensors"),
-        rf"{RUN}/2/(config.json|log.jsonl|best.safetensors|step-\d+.(safetensors|pt))",
+        rf"{RUN}/2/(config.json|data.json|log.jsonl|best.safetensors|step-\d+.(safetensors|pt))",
     ),
     "resume": Stage(
         tiny(Path("drawn"), Path("runs"), *SMALL, "--seed", "1"),

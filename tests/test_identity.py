@@ -376,6 +376,17 @@ def test_files_are_read_side_by_side(own, monkeypatch):
         digests(own)
 
 
+def test_a_damaged_photograph_ends_a_run_before_it_belongs_to_it(own, tmp_path, capsys):
+    path = own / "JPEGImages/train_3.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    words = tiny(own, tmp_path / "out")
+    assert run(*words) == 1 and "train_3.jpg cannot be decoded" in sentence(capsys.readouterr().err)
+    assert not [*(tmp_path / "out").rglob(identity.FILE)]
+    path.write_bytes(whole)
+    assert run(*words) == 0
+
+
 # Other commands.
 
 

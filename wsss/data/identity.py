@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from wsss import results
 from wsss.config import Data as Settings
-from wsss.data import voc
+from wsss.data import pictures, voc
 from wsss.data.pool import cores
 from wsss.paths import UserError, atomic, note, read_json, sha256, write_json
 from wsss.results import Data
@@ -31,8 +31,8 @@ FILE = "data.json"
 """In a run's folder: the data that it was started on, as in its record."""
 WATCHED = "watched "
 """Before the name of a watched list."""
-VERSION = 1
-"""Of the cached digests; another one where `pictures.read_index` decodes otherwise."""
+VERSION = 2
+"""Of the cached digests; another one where `pictures` decodes otherwise."""
 SETTLED = 2.0
 """Seconds after which a file counts as written: the time stamps of some file systems are no finer."""
 MANY = 2000
@@ -48,7 +48,8 @@ def digests(
     """sha256 of a list's ids, class names, image labels, decoded masks and the bytes of its photographs.
 
     `photographs` by id; `labels` and `masks` in their order, or none where they are not used. No digest hangs on a path
-    or on the order of the list. Raises UserError for a file that cannot be read.
+    or on the order of the list. Raises UserError for a file that cannot be decoded: a run that began on a damaged file
+    would, once that is mended, be one on other data.
     """
     ids = list(photographs)
     made = {"ids": results.ids_digest(ids), "classes": results.lines_digest(classes)}
@@ -56,7 +57,7 @@ def digests(
         made["labels"] = _of_pairs(ids, (" ".join(map(str, np.flatnonzero(row) + 1)) for row in labels))
     if masks:
         made["masks"] = _of_pairs(ids, _of_files("mask", masks, partial(_mask, len(classes))))
-    made["photographs"] = _of_pairs(ids, _of_files("photograph", list(photographs.values()), sha256))
+    made["photographs"] = _of_pairs(ids, _of_files("photograph", list(photographs.values()), _photograph))
     return made
 
 
@@ -163,6 +164,11 @@ def _of_pairs(ids: Sequence[str], values: Iterable[str]) -> str:
     return results.lines_digest(f"{name} {value}" for name, value in sorted(zip(ids, values, strict=True)))
 
 
+def _photograph(path: Path) -> str:
+    pictures.open_photograph(path)
+    return sha256(path)
+
+
 def _mask(classes: int, path: Path) -> str:
     return results.mask_digest(voc.read_mask(path, None, classes))
 
@@ -189,9 +195,8 @@ def _of_folder(kind: str, folder: Path, files: Sequence[Path], compute: Callable
     known, settled = _load(store), (time.time() - SETTLED) * 1e9
     stamps = {file: _stamp(file) for file in files}
     fresh = [file for file in files if known.get(file.name, [])[:1] != [stamps[file]]]
-    # Threads, since a process of its own would run the caller's script again; one for masks, whose decoder sets the
-    # filter of warnings, which all threads share.
-    with ThreadPoolExecutor(cores() if kind == "photograph" else 1) as pool:
+    # Threads, since a process of its own would run the caller's script again.
+    with pictures.quiet(), ThreadPoolExecutor(cores()) as pool:
         values = pool.map(compute, fresh)
         bar = tqdm(values, f"digest {kind}s", len(fresh), unit="file", leave=False, disable=len(fresh) < MANY)
         made = dict(zip(fresh, bar, strict=True))

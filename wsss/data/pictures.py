@@ -41,13 +41,20 @@ _VOC_INDEX = {tuple(voc_palette()[3 * index : 3 * index + 3]): index for index i
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """The picture, opened by Pillow, whose warnings (of broken EXIF) are left out; raises one of UNDECODABLE."""
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings (of broken EXIF). Threads share the filters of warnings, so whoever reads pictures in
+    several holds this around all of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # of 89 to 179 million pixels it only warns
-        with Image.open(path) as image:
-            yield image
+        yield
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The picture, opened by Pillow; raises one of UNDECODABLE."""
+    with quiet(), Image.open(path) as image:
+        yield image
 
 
 # Photographs.
