@@ -127,7 +127,7 @@ DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     "broken JPEG": (lambda p: (masks_only(p), cut(image(p, "train_3"))), "train_3.jpg cannot be decoded"),
     "broken JPEG in training": (
         lambda p: [cut(image(p, f"train_{n}")) for n in range(4)],
-        "the photographs of train differ",
+        "train_0.jpg cannot be decoded",
     ),
     "mask value 37 in a label": (
         lambda p: (masks_only(p), repaint(mask(p, "train_2"), 37)),
