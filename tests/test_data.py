@@ -248,7 +248,7 @@ def test_photographs_open(animals):
 def test_photographs_are_checked_and_trained_on(animals, tmp_path, capsys):
     root = handful(animals, tmp_path / "voc")
     assert run("data", "check", root) == 0, capsys.readouterr().err
-    small = ["--model.checkpoint", "", "--model.width", "48", "--model.depth", "3", "--model.heads", "3"]
+    small = ["--model.pretrained", "False", "--model.width", "48", "--model.depth", "3", "--model.heads", "3"]
     small += ["--model.image_size", "64", "--optim.steps", "2", "--optim.batch", "2", "--augment.crop", "64"]
     small += ["--augment.evaluation_size", "64", "--augment.local_size", "16", "--variant", "tiny"]
     assert run("train", "voc-animals", "--data.root", root, "--output", tmp_path / "out", *small) == 0

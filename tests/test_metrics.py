@@ -170,6 +170,16 @@ def test_redundancy_of_a_copy_is_whole_and_of_one_subspace_undefined():
     assert metrics.redundancy(**counted.codes, subspaces=1) is None
 
 
+def test_the_floor_of_redundancy_is_what_independent_codes_have():
+    """1 / (n - c): 60 tokens of 3 labels with means of their own, 2 subspaces of 40 dimensions."""
+    generator, label = np.random.default_rng(0), np.arange(60) % 3
+    codes = generator.normal(size=(60, 80)) + generator.normal(size=(3, 80))[label]
+    sums = metrics.code_sums(codes, label, 3)
+    found, floor = metrics.redundancy(**sums, subspaces=2), metrics.redundancy_floor(sums["counts"])
+    assert floor == pytest.approx(100 / 57, abs=1e-4) and found == pytest.approx(floor, rel=0.1)
+    assert metrics.redundancy_floor(np.array([1.0, 1.0])) is None
+
+
 @QUICK
 @given(st.integers(0, 3), st.integers(4, 20), st.integers(4, 20))
 def test_centre_guess_paints_the_labels_side_by_side(classes, height, width):

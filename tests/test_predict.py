@@ -431,7 +431,8 @@ def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ids = (source / f"ImageSets/Segmentation/{of}.txt").read_text().split()[:count]
         (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(ids))
     words = ("--optim.steps", 2, "--optim.batch", 2, "--data.val_split", "few", "--output", base / "runs")
-    assert run("train", "voc-animals", "--data.root", root, *words) == 0
+    small = ("--model.pretrained", "False", "--model.width", 192, "--model.depth", 6, "--model.heads", 3)
+    assert run("train", "voc-animals", "--data.root", root, *small, *words) == 0
     place, generator = folder(base / "runs"), torch.Generator().manual_seed(0)
     for path in sorted(place.glob("*.safetensors")):
         tensors = load_file(path)

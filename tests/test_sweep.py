@@ -89,6 +89,19 @@ def test_the_list_is_what_is_left_in_the_order_of_seeds(tmp_path, capsys):
     assert not (tmp_path / "smoke" / "smoke" / "1").exists(), "listing runs nothing"
 
 
+def test_rows_and_final_evaluations_have_seeds_of_their_own(tmp_path):
+    """Five of what is compared on photographs, three of the rest and of the final evaluations, or those named."""
+    experiment, words = experiments.get("voc-animals-components"), ["voc-animals-components", "--output", str(tmp_path)]
+    jobs = sweep.plan(experiment, sweep.parse(sweep.Sweep, words, "sweep"))
+    few = ("plain classification", "base as released")
+    wanted = [(seed, row.label) for seed in range(5) for row in experiment.rows if seed < 3 or row.label not in few]
+    assert [(job.seed, job.label) for job in jobs] == wanted
+    assert {len(job.commands) for job in jobs if job.label == "base" and job.seed < 3} == {3}
+    assert {len(job.commands) for job in jobs if job.label == "base" and job.seed > 2} == {1}
+    named = sweep.plan(experiment, sweep.parse(sweep.Sweep, [*words, "--seeds", "4"], "sweep"))
+    assert [job.label for job in named] == [row.label for row in experiment.rows]
+
+
 def test_published_runs_count_as_finished_when_asked(tmp_path, monkeypatch):
     one = record(dataset="smoke", variant="smoke") | {"path": "smoke/smoke/0.json"}
     monkeypatch.setattr(results, "published", lambda: [one])

@@ -9,11 +9,13 @@ from statistics import mean
 import numpy as np
 import pytest
 import torch
-from running import assert_same_run, folder, hashes, log, own_set, record, run, tiny
+from PIL import Image
+from running import assert_same_run, folder, hashes, log, own_set, record, run, tiny, write_mask
 from safetensors.torch import load_file
 
 from wsss import checkpoint, figures, method, presets, results, tables, train
-from wsss.paths import UserError
+from wsss.data import voc
+from wsss.paths import UserError, sha256
 from wsss.results import FIELDS
 
 
@@ -111,11 +113,33 @@ def test_watched_lists_are_measured_at_every_validation_and_at_the_end(own, tmp_
     assert [row["step"] for row in found["validations"]] == [2, 4]
     for row in found["validations"]:
         assert row["watched"].keys() == {"train", "val"} and row["watched"]["val"] == row["validation"]
-        assert row["validation"].keys() >= {"cam", "aux_cam", "segmentation", "map", "agreement"}
+        assert row["validation"].keys() >= {"cam", "aux_cam", "segmentation", "map", "agreement", "auc"}
+        best = row["validation"]["best"]
+        assert all(best[layer] >= row["validation"][layer] for layer in ("cam", "aux_cam"))
     last = found["validations"][-1]["validation"]
     assert last["cam"] == found["results"]["cam"]["miou_headline"]
     assert run("evaluate", folder(tmp_path / "watched")) == 0
     assert record(tmp_path / "watched")["validations"] == found["validations"]
+
+
+def test_a_fully_supervised_run_learns_from_masks_and_is_of_another_data_set(tmp_path, capsys):
+    """Other masks are other data and other weights; its record bears a name that no table asks for."""
+    own, weights = own_set(tmp_path / "own"), []
+    ids = [f"{split}_{number}" for split in ("train", "val") for number in range(4)]
+    (own / voc.LABEL_FILE).write_text("".join(f"{name} cup jug\n" for name in ids))
+    words = ("--data.supervision", "masks", "--schedule.segmentation_start", "0")
+    for number in range(2):
+        assert run(*tiny(own, tmp_path / str(number), *words)) == 0
+        weights.append(sha256(next(folder(tmp_path / str(number)).glob("step-*.safetensors"))))
+        for path in (own / "SegmentationClass").glob("train_*.png"):
+            write_mask(path, np.where(np.array(Image.open(path)) == 1, 2, 1).astype(np.uint8))
+    found = record(tmp_path / "1")
+    assert found["dataset"] == "own-fully-supervised" and found["dataset_title"] == "own, fully supervised"
+    assert "masks" in found["data"]["train"] and weights[0] != weights[1]
+    assert not results.select([found], "own", found["variant"])
+    capsys.readouterr()
+    assert run(*tiny(own, tmp_path / "0", *words)) == 1
+    assert "the masks of train differ" in capsys.readouterr().err
 
 
 def test_best_weights_are_those_of_the_best_validation(done):

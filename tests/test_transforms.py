@@ -56,6 +56,22 @@ def test_random_crop_reaches_every_offset():
     assert starts == set(np.asarray(large)[0, :3, 0])
 
 
+@pytest.mark.parametrize("second_flip", [False, True])
+def test_the_mask_of_a_fully_supervised_run_lies_as_view_1_does(second_flip):
+    """A photograph whose grey value is its class, no colours changed: view 1 shows the mask, 255 where it is padded."""
+    mask = np.repeat(np.arange(40, 240, 5, dtype=np.uint8)[None], 30, 0)
+    image, still = Image.fromarray(np.stack([mask] * 3, 2)), replace(AUGMENT, colour=0.0, hue=0.0, blur=(0.0, 0.0))
+    still, compat = replace(still, scale=(0.8, 1.2)), Compat(second_flip=second_flip)
+    for seed in range(8):
+        view, (top, bottom, left, right), *_ = seeded(seed, transforms.views, image, still, compat)
+        found = seeded(seed, transforms.mask_view, mask, still, compat).numpy()
+        inside = np.zeros((32, 32), bool)
+        inside[top:bottom, left:right] = True
+        main = inside[:, ::-1] if second_flip and not np.array_equal(inside, found != 255) else inside
+        assert np.array_equal(main, found != 255)
+        assert np.abs(view[0].numpy().astype(int) - found)[main].max() <= 5, "bilinear beside the nearest"
+
+
 def test_padding_is_black_before_colours_change():
     """Without colour changes the padding is pixel 0; it is the same in view 1 and the local source."""
     plain = replace(AUGMENT, blur=(0.0, 0.0), scale=(0.5, 0.5))

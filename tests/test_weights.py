@@ -201,9 +201,31 @@ def test_without_a_network_the_message_names_a_way_that_works(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.delenv("WSSS_WEIGHTS", raising=False)
     with pytest.raises(UserError, match=r"huggingface.co/timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k on another .* "
-                                        r"--model.checkpoint FILE"):  # fmt: skip
+                                        r"call it vit_tiny_patch16_224.safetensors .* WSSS_WEIGHTS"):  # fmt: skip
         model.build(tiny(model__backbone="vit_tiny_patch16_224", model__pretrained=True), 2)
+
+
+def test_a_tags_weights_come_from_a_folder(tmp_path, monkeypatch, capsys):
+    """TAG.safetensors of $WSSS_WEIGHTS, where the preset asks for the tag's weights."""
+    tensors, tag = published(depth=5), TAGGED["model__backbone"]
+    safetensors.torch.save_file(tensors, tmp_path / f"{tag}.safetensors")
+    monkeypatch.setenv("WSSS_WEIGHTS", str(tmp_path))
+    net = model.build(tiny(model__pretrained=True, **TAGGED), 2)
+    assert holds(net, tensors) and "its first 3 of 5 blocks" in capsys.readouterr().err
+    source = {"sha256": sha256(tmp_path / f"{tag}.safetensors"), "source": f"{tag}.safetensors in WSSS_WEIGHTS"}
+    assert net.start == source and net.normalisation.text() == "half", "of timm's configuration of the tag"
+
+
+def test_weights_that_were_int8_say_so():
+    """At most 255 values in a row of 768, as the blocks' matrices of a package that ships them so."""
+    whole = torch.randn(8, 768, generator=torch.manual_seed(0))
+    scale = whole.abs().amax(1, keepdim=True) / 127
+    rounded = ((whole / scale).round() * scale).half()
+    assert weights.is_int8({"blocks.0.attn.qkv.weight": rounded, "norm.weight": whole[0]})
+    assert not weights.is_int8({"blocks.0.attn.qkv.weight": rounded, "blocks.0.mlp.fc1.weight": whole.half()})
+    assert not weights.is_int8({"patch_embed.proj.weight": rounded}) and not weights.is_int8({})
 
 
 # Normalisation.
@@ -270,7 +292,8 @@ def test_the_presets_of_the_base_keep_imagenets():
         base = name.startswith(("voc", "coco")) and not name.startswith("voc-animals")
         assert config.model.normalisation == ("imagenet" if base else "tag"), name
         found = normalisation.start_normalisation(config.model, None, False)
-        assert (found.mean, found.deviation) == (IMAGENET.mean, IMAGENET.deviation), name
+        wanted = parse("clip", "") if name.startswith("voc-animals") else IMAGENET
+        assert (found.mean, found.deviation) == (wanted.mean, wanted.deviation), name
 
 
 def test_a_run_keeps_its_normalisation_and_start_weights(own, tmp_path):

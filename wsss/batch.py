@@ -22,6 +22,8 @@ class Batch:
     """View 2: a random resized crop of the unscaled photograph; None where class token contrast is off."""
     local: UInt8[Tensor, "b 3 h w"] | None
     """The crop of view 1 with colours of its own: the source of local crops; None with view 2."""
+    mask: UInt8[Tensor, "b h w"] | None = None
+    """The true mask of view 1, 255 in its padding; None but in a fully supervised run."""
 
 
 @dataclass

@@ -68,12 +68,13 @@ VOC_TEST = replace(
 )
 VOC = (_final("voc")[0], VOC_TEST, *_final("voc")[1:], *_training("voc", "voc-val"))
 COCO = (*_final("coco"), *_training("coco", "coco-val-part"))
+ANIMALS = "VOC 2012 animals, 320 px, CLIP ViT-B/16"
 HEADLINE = (
     (replace(VOC[0], label="PASCAL VOC 2012 val"), "voc-base"),
     (replace(VOC_TEST, label="PASCAL VOC 2012 test"), "voc-base"),
     (replace(COCO[0], label="MS COCO 2014 val"), "coco-base"),
+    (Row(ANIMALS, "voc-animals", "voc-animals", "segmentation.miou_headline"), "voc-animals-base"),
     (Row("mini (drawn)", "mini", "mini", "segmentation.miou_headline"), "mini-base"),
-    (Row("VOC 2012 animals, 320 px", "voc-animals", "voc-animals", "segmentation.miou_headline"), "voc-animals-base"),
 )
 """Lines of the first table, each with the preset of the base that it is held against."""
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from wsss import stored
 from wsss.config import Config
 from wsss.paths import UserError, atomic, read_json, sha256
-from wsss.weights import fill, find, metadata, read
+from wsss.weights import fill, metadata, read, start_file
 
 
 def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> str:
@@ -86,7 +86,7 @@ def load(run: Path, step: int, module: nn.Module) -> dict[str, Any]:
 
 def require_same_start(run: Path, config: Config, record: Mapping[str, Any] | None) -> None:
     """UserError where `run`, begun or finished, started from other weights than the file of that name holds today."""
-    step, path = latest(run), find(config.model.checkpoint)
+    step, path = latest(run), start_file(config.model)
     kept = metadata(weights_file(run, step)) if step is not None else {}
     known = ((record or {}).get("weights") or json.loads(kept.get("start", "{}"))).get("sha256")
     if known and path and sha256(path) != known:

@@ -36,6 +36,9 @@ class Data:
     """Name of the list in ImageSets to evaluate on."""
     watch: tuple[str, ...] = ()
     """Further lists, with masks, that every validation measures for the log, and the end of the run too."""
+    supervision: Literal["labels", "masks"] = "labels"
+    """What a run learns from: image labels, or beside them the true masks of its training list, in the place of those
+    made of the CAM. The latter is a ceiling and no result of this task: its records bear another data set's name."""
     headline: tuple[str, ...] = ()
     """Classes of the headline mean IoU; empty: all classes present in the truth."""
     workers: Annotated[int | None, Bound(0, 1024)] = None

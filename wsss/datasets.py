@@ -91,19 +91,21 @@ class TrainingViews(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple:
         index, seed = key
-        photograph = voc.read_image(self.split.files[index])
+        photograph, mask = voc.read_image(self.split.files[index]), None
+        augment, compat, contrast = self.config.augment, self.config.compat, self.config.contrasts_classes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            contrast = self.config.contrasts_classes
-            first, box, second, local = transforms.views(photograph, self.config.augment, self.config.compat, contrast)
-        return self.split.ids[index], first, self.split.labels[index], torch.tensor(box), second, local
+            first, box, second, local = transforms.views(photograph, augment, compat, contrast)
+            if self.config.data.supervision == "masks":
+                torch.manual_seed(seed)
+                mask = transforms.mask_view(voc.read_pair(self.split.kit, self.split.ids[index])[1], augment, compat)
+        return self.split.ids[index], first, self.split.labels[index], torch.tensor(box), second, local, mask
 
 
 def collate(items: list[tuple]) -> Batch:
     """Items of `TrainingViews` as a batch."""
     ids, *columns = zip(*items, strict=True)
-    image, label, box, view, local = (None if column[0] is None else torch.stack(column) for column in columns)
-    return Batch(list(ids), image, label, box, view, local)
+    return Batch(list(ids), *(None if column[0] is None else torch.stack(column) for column in columns))
 
 
 class Order:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wsss.config import Model
 from wsss.paths import UserError
+from wsss.weights import start_file
 
 AUX = 2
 """The aux layer lies this many blocks before the last."""
@@ -31,14 +32,14 @@ def build_encoder(config: Model) -> nn.Module:
     Raises UserError for a name timm does not know, an architecture that is not a plain ViT with a class token, and
     weights that cannot be had.
     """
+    fetched = config.pretrained and not config.checkpoint and not start_file(config)  # which hold every tensor
     shape = {
         "patch_size": config.patch_size,
         "img_size": config.image_size,
         "embed_dim": config.width,
-        "depth": config.depth,
+        "depth": None if fetched else config.depth,  # timm wants a place for every tensor that it fetches
         "num_heads": config.heads,
     }
-    fetched = config.pretrained and not config.checkpoint  # which holds every tensor
     try:
         vit = timm.create_model(
             config.backbone,
@@ -50,6 +51,8 @@ def build_encoder(config: Model) -> nn.Module:
         )
     except Exception as error:
         raise UserError(f"backbone {config.backbone}: {_reason(config.backbone, fetched, error)}") from error
+    if fetched and config.depth and hasattr(vit, "blocks"):
+        vit.blocks = vit.blocks[: config.depth]
     if not _is_plain(vit):
         raise UserError(
             f"backbone {config.backbone} is not a plain ViT with a class token, learnt positions and at least 3 blocks "
@@ -71,7 +74,8 @@ def _reason(backbone: str, fetched: bool, error: Exception) -> str:
         hub = getattr(timm.get_pretrained_cfg(backbone), "hf_hub_id", None)
         return (
             f"its weights could not be fetched ({type(error).__name__}); without a network, fetch model.safetensors of "
-            f"https://huggingface.co/{hub} on another machine and give it by --model.checkpoint FILE"
+            f"https://huggingface.co/{hub} on another machine, call it {backbone}.safetensors and name its folder by "
+            "the environment variable WSSS_WEIGHTS"
         )
     return f"timm does not build it as a plain ViT of this shape ({error}); {advice}"
 

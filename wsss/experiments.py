@@ -1,7 +1,7 @@
 """Experiments: which runs, with which final evaluations, fill a table. `wsss sweep` runs them. No torch."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wsss import presets
@@ -10,6 +10,7 @@ from wsss.paths import UserError, near
 from wsss.settings import flatten
 
 SEEDS = (0, 1, 2)
+FIVE = (0, 1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Row:
     label: str
     preset: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = SEEDS
 
     @property
     def config(self) -> Config:
@@ -47,6 +49,8 @@ class Final:
     protocol: str
     crf: bool
     scales: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+    """Seeds of the runs that are evaluated so; empty: all."""
 
     def words(self) -> list[str]:
         """What follows `wsss evaluate RUN`."""
@@ -88,12 +92,11 @@ class Experiment:
 FINALS: Mapping[str, tuple[Final, ...]] = {
     "smoke": (Final("voc", False, (1.0,)),),
     "mini": (),
-    "voc-animals": tuple(Final("voc", crf, (0.6, 0.8, 1.0)) for crf in (False, True)),
+    "voc-animals": tuple(Final("voc", crf, (0.6, 0.8, 1.0), SEEDS) for crf in (False, True)),
     "voc": tuple(Final("voc", crf) for crf in (False, True)),
     "coco": tuple(Final("coco", crf) for crf in (False, True)),
 }
-"""Final evaluations of each scale, which goes by the name of its preset. Those of voc-animals take the scales at which
-training shows its photographs."""
+"""Final evaluations of each scale, which goes by the name of its preset."""
 
 COMPONENTS = {
     "plain classification": "-plain",
@@ -166,13 +169,22 @@ DECOUPLING = {
 DIRECTION = {kind: {"csa.direction": kind} for kind in ("aux_to_last", "last_to_aux", "both", "scheduled")}
 
 
+def _called(scale: str) -> str:
+    """A scale in titles. Numbers of photographs from CLIP's start say so wherever they stand."""
+    return "CLIP ViT-B/16" if scale == "voc-animals" else scale
+
+
 def _components(scale: str) -> Experiment:
     dataset = presets.PRESETS[scale].data.name
     rows = [Row(label, f"{scale}{suffix}") for label, suffix in COMPONENTS.items()]
+    if scale == "voc-animals":  # the rows that are compared have more seeds, and what the base is made of is not asked
+        few = ("plain classification", "base as released")
+        rows = [row if row.label in few else replace(row, seeds=FIVE) for row in rows]
+        return Experiment(f"{_called(scale)}: components", dataset, tuple(rows), "base", FINALS[dataset])
     for term in ("patch_contrast", "class_contrast"):
         row = Row(f"{FULL}, without {term.replace('_', ' ')}", scale, {f"{term}.weight": 0.0})
         rows += [row] * (row.variant != scale)  # a scale may be without it anyway
-    return Experiment(f"{scale}: components", dataset, tuple(rows), "base", FINALS[dataset])
+    return Experiment(f"{_called(scale)}: components", dataset, tuple(rows), "base", FINALS[dataset])
 
 
 def _steps(scale: str) -> Experiment:
@@ -188,7 +200,7 @@ def _steps(scale: str) -> Experiment:
     )
     rows = tuple(Row(label, f"{scale}-msc", changes) for label, changes in lines)
     return Experiment(
-        f"{scale}: Module A step by step", scale, (Row("base", f"{scale}-base"), *rows), "base", FINALS[scale]
+        f"{_called(scale)}: Module A step by step", scale, (Row("base", f"{scale}-base"), *rows), "base", FINALS[scale]
     )
 
 
@@ -197,7 +209,25 @@ def _ablation(title: str, scale: str, rows: Ablation, *more: Row) -> Experiment:
     own = tuple(Row(label, scale, changes) for label, changes in rows.items())
     same = next((row for row in own if row.variant == scale), None)
     full = () if same else (Row(FULL, scale),)
-    return Experiment(f"{scale}: {title}", scale, (*more, *own, *full), same.label if same else FULL, FINALS[scale])
+    return Experiment(
+        f"{_called(scale)}: {title}", scale, (*more, *own, *full), same.label if same else FULL, FINALS[scale]
+    )
+
+
+def _shallow() -> Experiment:
+    """The photographs without the ViT's last block: where no layer lags behind the aux layer."""
+    labels = ("base", "base + MSC", "base + CSA", FULL)
+    rows = (Row(label, f"voc-animals{COMPONENTS[label]}", {"model.depth": 11}, FIVE) for label in labels)
+    return Experiment("CLIP ViT-B/16, 11 of 12 blocks: components", "voc-animals", tuple(rows), "base")
+
+
+def _choices() -> Experiment:
+    """Choices of the reconstruction on photographs, each against the whole method."""
+    rows = {f"direction {kind}": DIRECTION[kind] for kind in ("last_to_aux", "both", "scheduled")}
+    rows |= {f"{label} alone": LEVELS[label] for label in ("class tokens", "patch tokens")}
+    rows |= {"without decoupling": presets.UNDECOUPLED, "K = 1": _subspaces("voc-animals")["K = 1"]}
+    rows |= {f"modules from {start:g} on": {"schedule.modules_start": start} for start in (0.1, 0.5)}
+    return replace(_ablation("choices", "voc-animals", rows), finals=())
 
 
 def _all() -> Iterator[tuple[str, Experiment]]:
@@ -216,9 +246,14 @@ def _all() -> Iterator[tuple[str, Experiment]]:
         yield f"{scale}-weights", _ablation("weights of the modules", scale, _factors(scale, WEIGHTS))
         faults = tuple(Row(label, f"{scale}-base", changes) for label, changes in _compat(scale).items())
         rows = (Row("base", f"{scale}-base"), *faults)
-        yield f"{scale}-compat", Experiment(f"{scale}: deviations, one by one", scale, rows, "base", FINALS[scale])
+        yield (
+            f"{scale}-compat",
+            Experiment(f"{_called(scale)}: deviations, one by one", scale, rows, "base", FINALS[scale]),
+        )
     for backbone in ("voc-deit", "coco-deit"):
         yield f"{backbone}-components", _components(backbone)
+    yield "voc-animals-11-blocks", _shallow()
+    yield "voc-animals-choices", _choices()
 
 
 EXPERIMENTS: Mapping[str, Experiment] = dict(_all())

@@ -209,7 +209,10 @@ def alignment_terms(output: Output, batch: Batch, config: Config) -> dict[str, F
 
 
 def segmentation_labels(output: Output, batch: Batch, config: Config, aux_labels: bool) -> Int[Tensor, "b h w"]:
-    """Pixel labels made of the last (or the aux) CAM, refined by the colours of view 1 where refinement is on."""
+    """Pixel labels made of the last (or the aux) CAM, refined by the colours of view 1 where refinement is on; in a
+    fully supervised run the true mask."""
+    if batch.mask is not None:
+        return batch.mask.long()
     source = output.aux_cam if aux_labels else output.cam
     low, high = config.segmentation.levels or (config.cam.low, config.cam.high)
     if not config.segmentation.refinements:

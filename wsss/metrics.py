@@ -305,6 +305,14 @@ def redundancy(
     return round(100 * float(blocks[~np.eye(subspaces, dtype=bool)].mean()), 4)
 
 
+def redundancy_floor(counts: Float[np.ndarray, " c"]) -> float | None:
+    """What `redundancy` is where the codes of the subspaces are independent, in percent, as expected: the mean squared
+    correlation of two variables over n tokens that are independent of one another is 1 / (n - c), where c labels have a
+    mean of their own. Tokens of one photograph are alike, so that the true floor is somewhat higher. None below."""
+    free = counts.sum() - np.count_nonzero(counts)
+    return round(100 / float(free), 4) if free > 0 else None
+
+
 def centre_guess(label: Float[np.ndarray, " k"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     """A guess without looking: the image's classes side by side in the central half of both sides."""
     guess = np.zeros(size, np.uint8)

@@ -20,7 +20,7 @@ from wsss.config import Model as ModelConfig
 from wsss.encoder import AUX, build_encoder
 from wsss.normalisation import IMAGENET, Normalisation, parse, start_normalisation
 from wsss.paths import UserError, sha256
-from wsss.weights import backbone_tensors, fetched_file, fill, is_whole, metadata, read, resolve
+from wsss.weights import backbone_tensors, fetched_file, fill, is_int8, is_whole, metadata, read, start_file
 
 OLDER = "ImageNet's, for the file of the weights names none"
 UNKNOWN = '{"sha256": null, "source": "unknown"}'
@@ -279,17 +279,21 @@ def build(config: Config, classes: int) -> Wsss:
 
 def _start(model: Wsss, config: ModelConfig) -> None:
     """Fill in the start weights, unless timm has, and note their normalisation and where they are from."""
-    path = resolve(config.checkpoint) if config.checkpoint else fetched_file(config)
-    tensors = read(path) if config.checkpoint else {}
+    own = start_file(config)
+    if config.checkpoint and not own:
+        raise UserError(f"the checkpoint {config.checkpoint} does not exist; check --model.checkpoint")
+    name, tensors = config.checkpoint or str(own), read(own) if own else {}
     whole = is_whole(tensors)
     if whole:
-        fill(model, tensors, config.checkpoint)
+        fill(model, tensors, name)
     elif tensors:
-        fill(model.encoder, backbone_tensors(tensors, model.encoder, config), config.checkpoint)
+        fill(model.encoder, backbone_tensors(tensors, model.encoder, config, name), name)
+    path = own or fetched_file(config)
     named = metadata(path).get("normalisation") if path else None
     model.set_normalisation(start_normalisation(config, named, whole))
-    source = config.checkpoint or f"timm's hub, {config.backbone}"
-    model.start = {"sha256": sha256(path) if path else None, "source": source}
+    tagged = f"{own.name} in WSSS_WEIGHTS" if own else f"timm's hub, {config.backbone}"
+    model.start = {"sha256": sha256(path) if path else None, "source": config.checkpoint or tagged}
+    model.start |= {"precision": "int8 as shipped in a package"} if is_int8(tensors) else {}
 
 
 def describe(config: ModelConfig) -> str:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from wsss import ablation, experiments, results, stored
 from wsss.command import parse
 from wsss.data import identity, sets
-from wsss.experiments import SEEDS, Experiment
+from wsss.experiments import Experiment
 from wsss.interrupt import Interrupted, stop_signals
 from wsss.paths import UserError, atomic, project_root
 from wsss.results import Record
@@ -37,8 +37,8 @@ class Sweep:
     """Name of the experiment, such as mini-components."""
     jobs: Annotated[int, tyro.conf.arg(aliases=["-j"])] = 1
     """Runs side by side; each gets its share of the cores, unless OMP_NUM_THREADS says otherwise."""
-    seeds: tuple[int, ...] = SEEDS
-    """Seeds of every row."""
+    seeds: tuple[int, ...] | None = None
+    """Seeds of every row; None: those that the table asks of each."""
     output: Path | None = None
     """Folder for runs; None: runs/ of the project."""
     data_root: str = ""
@@ -80,7 +80,7 @@ class Job:
 def run(words: Sequence[str]) -> int:
     """The command `wsss sweep`."""
     asked = parse(Sweep, words, "sweep")
-    if asked.jobs < 1 or not asked.seeds:
+    if asked.jobs < 1 or asked.seeds == ():
         raise UserError("--jobs must be at least 1, and --seeds name at least one seed")
     experiment = experiments.get(asked.table)
     jobs = plan(experiment, asked)
@@ -102,11 +102,15 @@ def plan(experiment: Experiment, asked: Sweep) -> list[Job]:
     dataset, _ = place(experiment, asked)
     moved = ["--output", str(asked.output)] * (asked.output is not None)
     jobs: list[Job] = []
-    for seed in asked.seeds:
+    for seed in asked.seeds or sorted({seed for row in experiment.rows for seed in row.seeds}):
         for row in experiment.rows:
+            if asked.seeds is None and seed not in row.seeds:
+                continue
             folder = stored.run_folder(output / dataset, row.variant, seed)
             commands = {folder.with_name(f"{seed}.json"): ("train", *row.words(seed), *root, *moved)}
             for final in experiment.finals if row.segments else ():
+                if final.seeds and seed not in final.seeds:
+                    continue
                 commands[folder.with_name(f"{seed}.{final.stem}.json")] = ("evaluate", str(folder), *final.words())
             wanted = {
                 record: tuple(words)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from wsss import ablation, origins, published, results, tries
-from wsss.benchmarks import COCO, VOC, beside_published, headline, images
+from wsss.benchmarks import ANIMALS, COCO, VOC, beside_published, headline, images
 from wsss.experiments import EXPERIMENTS
 from wsss.paths import UserError, near
 from wsss.presets import FREE, PRESETS
@@ -169,13 +169,13 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     "headline": headline,
     "voc": partial(beside_published, "PASCAL VOC 2012", VOC),
     "coco": partial(beside_published, "MS COCO 2014", COCO),
-    "mini": partial(side_by_side, "mini (drawn)", "mini", ("mini-plain", "mini-base", "mini")),
     "voc-animals": partial(
         side_by_side,
-        "VOC 2012 animals, 320 px",
+        ANIMALS,
         "voc-animals",
         ("voc-animals-plain", "voc-animals-base", "voc-animals"),
     ),
+    "mini": partial(side_by_side, "mini (drawn)", "mini", ("mini-plain", "mini-base", "mini")),
     **{name: partial(ablation.numbers, name, experiment) for name, experiment in REPORTED.items()},
     **{f"{name}-differences": partial(ablation.differences, name, experiment) for name, experiment in REPORTED.items()},
     **{f"{dataset}-tries": partial(tries.table, dataset) for dataset in ("voc-animals", "mini")},

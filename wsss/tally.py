@@ -185,7 +185,8 @@ def _code_scores(counted: Tally) -> dict[str, Any]:
     """What the subspaces share, where codes were counted."""
     if not counted.codes:
         return {}
-    return {"subspaces": {"redundancy": metrics.redundancy(**counted.codes, subspaces=counted.subspaces)}}
+    shared = metrics.redundancy(**counted.codes, subspaces=counted.subspaces)
+    return {"subspaces": {"redundancy": shared, "floor": metrics.redundancy_floor(counted.codes["counts"])}}
 
 
 def _kind_scores(counted: Tally, kind: str, full: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:

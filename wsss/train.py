@@ -45,12 +45,13 @@ def run(config: Config, resume: bool = True) -> dict[str, Any]:
     """
     with distributed.group() as device:
         root = distributed.main_first(lambda: sets.root_of(config.data))
-        train_split = datasets.Split(root, config.data.train_split)
+        supervised = config.data.supervision == "masks"
+        train_split = datasets.Split(root, config.data.train_split, need_masks=supervised)
         val_split, *watched = (
             datasets.Split(root, name, need_masks=True) for name in (config.data.val_split, *config.data.watch)
         )
         evaluate.require_headline(config.data, train_split.kit.classes)
-        data = distributed.from_main(lambda: _digests(train_split, val_split, watched))
+        data = distributed.from_main(lambda: _digests(train_split, val_split, watched, supervised))
         folder = run_folder(config, root)
         done = _finished(folder, config, resume, root, data)
         distributed.wait()
@@ -63,8 +64,10 @@ def run(config: Config, resume: bool = True) -> dict[str, Any]:
         return trainer.finish(data)
 
 
-def _digests(train: datasets.Split, val: datasets.Split, watched: Sequence[datasets.Split]) -> results.Data:
-    found = {"train": train.digests(), "val": val.digests(masks=True)}
+def _digests(
+    train: datasets.Split, val: datasets.Split, watched: Sequence[datasets.Split], supervised: bool
+) -> results.Data:
+    found = {"train": train.digests(masks=supervised), "val": val.digests(masks=True)}
     return found | {identity.WATCHED + split.name: split.digests(masks=True) for split in watched}
 
 
@@ -255,12 +258,13 @@ class Trainer:
             self.log.write(row)
 
     def _measure(self, split: datasets.Split) -> dict[str, Any]:
-        """What the log says of a list: mean IoU by kind, mAP, agreement of the layers and pixel AUC of their CAMs,
-        redundancy of the subspaces."""
+        """What the log says of a list: mean IoU by kind, of CAMs also at their best threshold, mAP, agreement of the
+        layers and pixel AUC of their CAMs, redundancy of the subspaces."""
         counted = evaluate.tally(self.model, split, self.config, self.device)
         found = tally.scores(counted, split.kit.classes, self.config.data.headline)
         row = {kind: found[kind]["miou_headline"] for kind in tally.KINDS}
         row["map"] = found["classification"]["map_headline"]
+        row["best"] = {kind: found["sweep"][kind]["best_headline"] for kind in tally.LAYERS}
         return row | {name: found[name] for name in ("agreement", "auc", "subspaces") if name in found}
 
     def _keep_best(self, miou: float | None) -> None:

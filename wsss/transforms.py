@@ -1,5 +1,6 @@
 """Training views of a photograph: image in, uint8 pixels out. Randomness comes from torch's generator at the call."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -9,7 +10,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from wsss.compat import Compat
-from wsss.config import Augment
+from wsss.config import IGNORE, Augment
 
 Box = tuple[int, int, int, int]
 
@@ -32,8 +33,7 @@ def views(
 
     Without `contrast` the last two, which serve class token contrast alone, are None; view 1 is the same either way.
     """
-    crop, box = random_crop(flip(_random_scale(photograph, augment.scale)), augment.crop)
-    main = flip(crop) if compat.second_flip else crop
+    crop, main, box = _first(photograph, augment, compat)
     source = flip(crop) if compat.local_flip else main
     first = blur(_colour(main, augment), augment.blur, 1.0)
     if not contrast:
@@ -46,12 +46,24 @@ def views(
     return tv.pil_to_tensor(first), box, tv.pil_to_tensor(second), tv.pil_to_tensor(local)
 
 
+def mask_view(mask: UInt8[np.ndarray, "h w"], augment: Augment, compat: Compat) -> UInt8[Tensor, "q q"]:
+    """The true mask of view 1, 255 in its padding: called with the generator as `views` found it, it draws the same."""
+    _, main, _ = _first(Image.fromarray(mask), augment, compat)
+    return tv.pil_to_tensor(main)[0]
+
+
+def _first(image: Image.Image, augment: Augment, compat: Compat) -> tuple[Image.Image, Image.Image, Box]:
+    """The crop, view 1 before its colours change (the base turns it once more), and the box of a photograph or mask."""
+    crop, box = random_crop(flip(_random_scale(image, augment.scale)), augment.crop)
+    return crop, flip(crop) if compat.second_flip else crop, box
+
+
 def random_crop(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
-    """A square crop at a random place; a side shorter than `size` is padded with black, the image at a random
-    offset in it. The box is where the crop shows the image."""
+    """A square crop at a random place; a side shorter than `size` is padded, the image at a random offset in it:
+    photographs with black, masks (of mode L) with 255. The box is where the crop shows the image."""
     top, bottom, source_top = _place(image.height, size)
     left, right, source_left = _place(image.width, size)
-    canvas = Image.new("RGB", (size, size))
+    canvas = Image.new(image.mode, (size, size), IGNORE if image.mode == "L" else 0)
     region = (source_left, source_top, source_left + right - left, source_top + bottom - top)
     canvas.paste(image.crop(region), (left, top))
     return canvas, (top, bottom, left, right)
@@ -88,7 +100,7 @@ def _place(length: int, size: int) -> tuple[int, int, int]:
 def _random_scale(image: Image.Image, scale: tuple[float, float]) -> Image.Image:
     factor = uniform(*scale)
     size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
-    return image.resize(size, Image.Resampling.BILINEAR)
+    return image.resize(size, Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.BILINEAR)
 
 
 def _colour(image: Image.Image, augment: Augment) -> Image.Image:

@@ -5,6 +5,7 @@ Nothing that a file holds is ever run.
 
 import argparse
 import math
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -34,16 +35,13 @@ NO_BACKBONE = re.compile(
 """Names, below a backbone's prefix, of what its pretraining alone needed."""
 
 
-def resolve(path: str) -> Path:
-    """The file at `path`, looked for in the current folder and then in the project."""
-    if file := find(path):
-        return file
-    raise UserError(f"the checkpoint {path} does not exist; check --model.checkpoint")
-
-
-def find(path: str) -> Path | None:
-    """The file that `resolve` gives, or None where there is none."""
-    return next((file for file in (Path(path), project_root() / path) if file.is_file()), None)
+def start_file(config: Model) -> Path | None:
+    """The file of the start weights: `model.checkpoint`, looked for in the current folder and then in the project, or,
+    where the tag's weights are asked for, TAG.safetensors in the folder $WSSS_WEIGHTS. None: no such file is there."""
+    folder, path = os.environ.get("WSSS_WEIGHTS", ""), config.checkpoint
+    tagged = [Path(folder) / f"{config.backbone}.safetensors"] if folder and config.pretrained else []
+    files = [Path(path), project_root() / path] if path else tagged
+    return next((file for file in files if file.is_file()), None)
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -125,14 +123,20 @@ def is_whole(tensors: Mapping[str, Tensor]) -> bool:
     return any(part in name for name in tensors for part in OURS)
 
 
-def backbone_tensors(tensors: Mapping[str, Tensor], encoder: nn.Module, config: Model) -> dict[str, Tensor]:
-    """The tensors of a file of weights that are a backbone's, in timm's names.
+def is_int8(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether every matrix of the blocks holds at most 255 values a row: it was int8 before it was unpacked."""
+    matrices = [value for name, value in tensors.items() if "blocks." in name and value.ndim == 2]
+    return bool(matrices) and all(len(row.unique()) < 256 <= len(row) for value in matrices for row in value[:4])
+
+
+def backbone_tensors(tensors: Mapping[str, Tensor], encoder: nn.Module, config: Model, name: str) -> dict[str, Tensor]:
+    """The tensors of the file `name` of weights that are a backbone's, in timm's names.
 
     A prefix (`backbone.`, `teacher.backbone.`) is taken off; of a student and its teacher the teacher is taken; what
     the pretraining alone needed (`head.*`, `mask_token`) is left out, as are blocks beyond `model.depth` where it is
     given. Each is said on stderr. Raises UserError where no ViT, or more than one, is there.
     """
-    name, anchors = config.checkpoint, [name for name in tensors if f".{name}".endswith(f".{STEM}")]
+    anchors = [key for key in tensors if f".{key}".endswith(f".{STEM}")]
     prefixes = sorted(anchor.removesuffix(STEM) for anchor in anchors)
     teachers = [prefix for prefix in prefixes if "teacher" in prefix]
     prefixes = teachers if len(teachers) == 1 else prefixes

@@ -46,9 +46,14 @@ DATASETS: Mapping[str, DataSet] = {
 }
 
 
+SUPERVISED = "-fully-supervised"
+"""Behind the name of a data set in records of runs that learn from its masks: no table of this task asks for it."""
+
+
 def title(name: str) -> str:
     """What the data set is called in tables; a set of the user's own goes by its name."""
-    return DATASETS[name].title if name in DATASETS else name
+    known = name.removesuffix(SUPERVISED)
+    return (DATASETS[known].title if known in DATASETS else known) + ", fully supervised" * (known != name)
 
 
 def root_of(config: Data) -> Path:
@@ -95,12 +100,11 @@ def locate(config: Data) -> Path:
 
 def name_of(config: Data, root: Path, *splits: str) -> str:
     """The data set's name in records: the preset's where `root` holds that set, as its classes and its lists (or
-    `splits`) say, else the folder's. A folder that bears a known name by chance is called own-NAME."""
-    held = _held(root, config, *splits)
-    if config.name in held[:1]:
-        return config.name
-    folder = root.resolve().name
-    return f"own-{folder}" if folder in DATASETS and folder not in held else folder
+    `splits`) say, else the folder's. A folder that bears a known name by chance is called own-NAME. With SUPERVISED
+    behind it where the run learns from masks."""
+    held, folder = _held(root, config, *splits), root.resolve().name
+    own = f"own-{folder}" if folder in DATASETS and folder not in held else folder
+    return (config.name if config.name in held[:1] else own) + SUPERVISED * (config.supervision == "masks")
 
 
 def _held(root: Path, config: Data, *splits: str) -> list[str]:
