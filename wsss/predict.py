@@ -38,6 +38,8 @@ class Shard:
     bfloat16: bool
     batch: int
     """Consecutive images of one size that go through the network at once."""
+    plain: Path | None = None
+    """Where PNGs without the CRF go, beside those with it."""
 
     def jobs(self, stop: threading.Event) -> Iterator[Job]:
         """What is left to do for each image, in order: all of it, or only the counting. Made when it is asked for."""
@@ -62,13 +64,18 @@ class Shard:
 
     def _group(self, place: int, photograph: Image.Image) -> tuple[int, int] | None:
         """The size that the network sees, or None where the PNG is whole."""
-        path, classes = self._path(place), len(self.images.classes) + 1
-        if path.is_file() and not predictions.fault(path, photograph.size, classes):
+        paths, classes = [self._path(place, folder) for folder in self.folders], len(self.images.classes) + 1
+        if all(path.is_file() and not predictions.fault(path, photograph.size, classes) for path in paths):
             return None
         return (self.asked.size, self.asked.size) if self.asked.size else limited(photograph.size, self.asked.longest)
 
-    def _path(self, place: int) -> Path:
-        return self.folder / f"{self.images.ids[place]}.png"
+    @property
+    def folders(self) -> list[Path]:
+        """Where PNGs go."""
+        return [folder for folder in (self.folder, self.plain) if folder]
+
+    def _path(self, place: int, folder: Path) -> Path:
+        return folder / f"{self.images.ids[place]}.png"
 
     def _scored(self, waiting: list[tuple[int, Image.Image]], stop: threading.Event) -> Iterator[Job]:
         """The jobs of a batch: probabilities for the CRF, or labels. A stop is heard between two passes."""
@@ -101,7 +108,8 @@ class Shard:
         crf = asdict(self.asked.crf) if pixels is not None and self.asked.crf else None
         mask = self.images.masks[place] if self.images.masks else None
         classes, file = len(self.images.classes) + 1, self.images.files[place]
-        return Job(self.images.ids[place], self._path(place), classes, scores, pixels, crf, mask, file, size)
+        path, plain = (self._path(place, folder) if folder else None for folder in (self.folder, self.plain))
+        return Job(self.images.ids[place], path, classes, scores, pixels, crf, mask, file, size, plain)
 
 
 def finish(shard: Shard, workers: int) -> list[Counted]:
@@ -117,7 +125,8 @@ def finish(shard: Shard, workers: int) -> list[Counted]:
         for child in multiprocessing.active_children():  # in the CRF's C code they hear no SIGTERM
             child.kill()
             child.join()
-        predictions.clear(shard.folder)
+        for folder in shard.folders:
+            predictions.clear(folder)
         return stopped
 
     done: list[Counted] = []

@@ -167,6 +167,25 @@ longest side 320, from the start of CLIP's ViT-B/16, which has seen text.
 FOLDER holds vit_base_patch16_clip_quickgelu_224.openai.safetensors; without it timm fetches these weights from its hub.
 Heads, subspaces and weights of the terms are voc's."""
 
+STUDENT = {
+    "model.pretrained": False,
+    "model.width": 192,
+    "model.heads": 3,
+    "model.decoder_width": 128,
+    "class_contrast.hidden": 256,
+    "optim.steps": 5000,
+    "optim.batch": 32,
+    "optim.lr": 5e-4,
+    "optim.head_factor": 1.0,
+    "optim.decoder_factor": 1.0,
+    "optim.weight_decay": 0.05,
+    "optim.warmup": 0.05,
+    "validate_every": 0.2,
+}
+"""A ViT-Ti/16 that learns from a finished run of voc-animals instead of from the terms of the method:
+
+    python -m wsss.tools.distil RUN"""
+
 WITHOUT_PATCH_TOKENS = {"msc.patch_weight": 0.0}
 UNDECOUPLED = {"msc.orthogonality_weight": 0.0, "msc.decorrelation_weight": 0.0}
 
@@ -257,6 +276,7 @@ ROWS: Rows = (
     *_family("mini", MINI_BASE, DEFINED),
     *_family("smoke", SMOKE_BASE, DEFINED),
     *_family("voc-animals", BASE, DEFINED),
+    ("voc-animals-student", "voc-animals", STUDENT),
     ("voc-animals-ceiling", "voc-animals-base", {"data.supervision": "masks"}),
 )
 

@@ -152,7 +152,9 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
     The record goes to OUTPUT/DATASET/VARIANT/SEED.PROTOCOL.json, its counts beside it; a split without masks, or
     `truth` False, has none. Other data than the run's own go by names of their own, which end in other-data-DIGEST.
     Process r of w takes the images r, r + w, ...; whole PNGs of the same settings, weights and photographs are kept.
-    `check` sees the images before anything is predicted. Raises UserError, and Interrupted when it was asked to stop.
+    With the CRF the results without it come from the same pass of the network: PNGs and a record of their own, unless
+    there is no truth or PNGs go to `save`. `check` sees the images before anything is predicted. Raises UserError, and
+    Interrupted when it was asked to stop.
     """
     if request.batch < 1 or (request.workers or 0) < 0:
         raise UserError("--batch must be at least 1 and --workers at least 0")
@@ -167,37 +169,57 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
         images = listing(root, request.split, truth)
         if check:
             check(images)
-        label = f"{opened.folder.name}.{_label(request, asked, val='')}"
-        path, digests = opened.folder.with_name(f"{label}.json"), distributed.from_main(images.digests)
-        data = identity.evaluated(opened.folder, opened.config.data, (root, images.split), digests, path)
-        opened, path = replace(opened, data=data), path.with_name("-".join([label, *data.of_record()]) + ".json")
-        shard = _shard(request, opened, asked, images, device)
+        path, digests = _record_path(request, opened, asked), distributed.from_main(images.digests)
+        opened = replace(
+            opened, data=identity.evaluated(opened.folder, opened.config.data, (root, images.split), digests, path)
+        )
+        path, shard = _record_path(request, opened, asked), _shard(request, opened, asked, images, device)
         started = time.monotonic()
         workers = workload.prepare(shard, crf_workers(request.workers, asked), fixed=request.workers is not None)
         parts = distributed.gather(predict.finish(shard, workers))
         if not images.masks:
-            return Outcome(shard.folder, images, None, data.differ)
+            return Outcome(shard.folder, images, None, opened.data.differ)
         if distributed.rank() == 0:
             counted = sorted((one for part in parts for one in part), key=lambda one: one.name)
-            seconds = round(time.monotonic() - started, 1)
-            counts = np.array([one.counts for one in counted])
-            results.save_counts(path.with_suffix(".npz"), [one.name for one in counted], segmentation=counts)
-            results.save(make_record(request, opened, shard, counted, seconds), path)
+            _save(request, opened, shard, counted, round(time.monotonic() - started, 1))
+            if shard.plain:  # its time is that of the record with the CRF
+                without = replace(shard, asked=replace(asked, crf=None), folder=shard.plain)
+                _save(request, opened, without, [one.plain for one in counted], 0.0)
         distributed.wait()
-        return Outcome(shard.folder, images, results.load(path), data.differ)
+        return Outcome(shard.folder, images, results.load(path), opened.data.differ)
+
+
+def _record_path(request: Request, opened: Opened, asked: Protocol) -> Path:
+    """OUTPUT/DATASET/VARIANT/SEED.PROTOCOL.json."""
+    other = opened.data.of_record() if opened.data else []
+    return opened.folder.with_name(f"{opened.folder.name}.{'-'.join([_label(request, asked, val=''), *other])}.json")
+
+
+def _save(request: Request, opened: Opened, shard: Shard, counted: list[Counted], seconds: float) -> None:
+    """The record of an evaluation that took `seconds`, and its counts beside it."""
+    path = _record_path(request, opened, shard.asked)
+    counts = np.array([one.counts for one in counted])
+    results.save_counts(path.with_suffix(".npz"), [one.name for one in counted], segmentation=counts)
+    results.save(make_record(request, opened, shard, counted, seconds), path)
 
 
 def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, device: torch.device) -> Shard:
-    """This process's part, its folder claimed for these weights and this protocol."""
+    """This process's part, its folders claimed for these weights and this protocol."""
     bfloat16 = request.bfloat16 and distributed.computes_bfloat16(device)
     model = opened.model(len(images.classes), device)
-    made_by = asked.numbers() | {"bfloat16": bfloat16, "weights": sha256(opened.file)}
+    made_by = {"bfloat16": bfloat16, "weights": sha256(opened.file)}
     made_by |= {"images": opened.data.digests["ids"], "photographs": opened.data.digests["photographs"]}
-    name = "-".join([_label(request, asked, val="val"), *opened.data.of_predictions()])
-    folder = request.save or opened.folder / "predictions" / name
-    distributed.main_first(lambda: predictions.claim(folder, made_by))
+
+    def claimed(asked: Protocol) -> Path:
+        name = "-".join([_label(request, asked, val="val"), *opened.data.of_predictions()])
+        folder = request.save or opened.folder / "predictions" / name
+        distributed.main_first(lambda: predictions.claim(folder, asked.numbers() | made_by))
+        return folder
+
     places = range(distributed.rank(), len(images.ids), distributed.world())
-    return Shard(model, images, places, asked, folder, device, bfloat16, request.batch)
+    both = asked.crf and images.masks and not request.save
+    plain = claimed(replace(asked, crf=None)) if both else None
+    return Shard(model, images, places, asked, claimed(asked), device, bfloat16, request.batch, plain)
 
 
 def crf_workers(wanted: int | None, asked: Protocol) -> int:

@@ -108,7 +108,8 @@ def plan(experiment: Experiment, asked: Sweep) -> list[Job]:
                 continue
             folder = stored.run_folder(output / dataset, row.variant, seed)
             commands = {folder.with_name(f"{seed}.json"): ("train", *row.words(seed), *root, *moved)}
-            for final in experiment.finals if row.segments else ():
+            finals = sorted(experiment.finals, key=lambda final: not final.crf)  # with CRF, that without comes along
+            for final in finals if row.segments else ():
                 if final.seeds and seed not in final.seeds:
                     continue
                 commands[folder.with_name(f"{seed}.{final.stem}.json")] = ("evaluate", str(folder), *final.words())
@@ -190,14 +191,14 @@ class Worker:
     """A job's processes, one after the other, their output in its log."""
 
     def __init__(self, job: Job, threads: int):
-        self.job, self.commands = job, iter(job.left())
+        self.job, self.commands = job, iter(job.commands.items())
         self.environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
         self.process: subprocess.Popen | None = None
         self.advance()
 
     def advance(self) -> bool:
         """Start the next command; False if there is none."""
-        words = next(self.commands, None)
+        words = next((words for record, words in self.commands if not record.is_file()), None)
         if words is None:
             return False
         self.job.log.parent.mkdir(parents=True, exist_ok=True)

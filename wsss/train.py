@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ from wsss.config import Config
 from wsss.data import identity, sets
 from wsss.interrupt import Interrupted, stop_signals
 from wsss.log import Log
-from wsss.model import build
+from wsss.model import Wsss, build
 from wsss.paths import UserError, project_root, write_json
 
 
-def run(config: Config, resume: bool = True) -> dict[str, Any]:
-    """Train and evaluate one run; returns its record.
+def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] | None = None) -> dict[str, Any]:
+    """Train and evaluate one run, by another `trainer` than Trainer where it is given; returns its record.
 
     A finished run of the same configuration returns its record at once; an interrupted one goes on where it stopped.
     `resume=False` starts again and refuses to overwrite what is there. Raises UserError.
@@ -59,9 +59,9 @@ def run(config: Config, resume: bool = True) -> dict[str, Any]:
             return done
         datasets.require_labels(train_split, val_split)
         data = distributed.from_main(lambda: identity.claim(folder, data, checkpoint.latest(folder) is not None))
-        trainer = Trainer(config, train_split, val_split, folder, device, watched)
-        trainer.fit()
-        return trainer.finish(data)
+        made = (trainer or Trainer)(config, train_split, val_split, folder, device, watched)
+        made.fit()
+        return made.finish(data)
 
 
 def _digests(
@@ -125,7 +125,8 @@ class Trainer:
         self.config, self.train_split, self.val_split, self.watched = config, train, val, watched
         self.folder, self.device, self.step, self.best, self.seconds = folder, device, 0, -1.0, 0.0
         self.undefined, self.log = 0, Log(folder / "log.jsonl")
-        self.model = build(config, len(train.kit.classes)).to(device)
+        self.origin: dict[str, Any] = {}  # further fields of the record
+        self.model = self.build(len(train.kit.classes)).to(device)
         parts = (self.model.trunk_parameters(), self.model.head_parameters(), self.model.decoder.parameters())
         self.optimizer = optim.build(*parts, config.optim)
         self.main, self.stamp = distributed.rank() == 0, evaluate.stamp()
@@ -138,6 +139,10 @@ class Trainer:
             self._start_log()
         distributed.wait()
 
+    def build(self, classes: int) -> Wsss:
+        """The network before its first step."""
+        return build(self.config, classes)
+
     def fit(self) -> None:
         """Train to the last step; SIGTERM and Ctrl-C save and raise Interrupted. Raises UserError at a loss that is
         not finite, before the optimizer sees it."""
@@ -146,7 +151,7 @@ class Trainer:
         wrapped = method.Step(self.model, self.config)
         if distributed.world() > 1:
             wrapped = DistributedDataParallel(wrapped, find_unused_parameters=True)
-        batches = datasets.training_batches(self.train_split, self.config, self.step)
+        batches = self.batches()
         save_every = max(1, round(self.config.save_every * total))
         self._validate_if_due()  # where the run stopped between saving and validating
         shown = {"desc": f"train {self.config.variant}", "unit": "step", "disable": not self.main}
@@ -168,6 +173,14 @@ class Trainer:
                         f"stopped at step {self.step} of {total}; saved in {self.folder}, start again to go on"
                     )
 
+    def batches(self) -> Iterator[Batch]:
+        """This process's micro-batches from the present step on."""
+        return datasets.training_batches(self.train_split, self.config, self.step)
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Of every term at a step."""
+        return method.weights(step, self.config)
+
     def _update(self, wrapped: nn.Module, batches: Iterator[Batch]) -> dict[str, float | None]:
         """One optimizer step over the process's micro-batches; returns the mean of every term, None where it was never
         defined."""
@@ -175,7 +188,7 @@ class Trainer:
         self.model.train()
         self.model.update_teacher(config.class_contrast.momentum)
         self.optimizer.zero_grad()
-        table, aux_labels = method.weights(self.step, config), method.uses_aux_labels(self.step, config)
+        table, aux_labels = self.weights(self.step), method.uses_aux_labels(self.step, config)
         plain = method.is_plain(table)
         for part in range(config.optim.accumulate):
             batch = datasets.to_device(next(batches), self.device)
@@ -218,7 +231,7 @@ class Trainer:
     def _log(self, terms: dict[str, float | None], bar: tqdm) -> None:
         bar.update()
         if self.main and (self.step % self.config.log_every == 0 or self.step == self.config.optim.steps):
-            table, rate = method.weights(self.step - 1, self.config), self.optimizer.param_groups[0]["lr"]
+            table, rate = self.weights(self.step - 1), self.optimizer.param_groups[0]["lr"]
             bar.set_postfix(cls=f"{terms['classification']:.3f}")
             row = {"step": self.step, "lr": rate, "seconds": round(self.seconds, 3), **terms, "weights": table}
             self.log.write(row | self._left_out())
@@ -304,7 +317,7 @@ class Trainer:
         """Evaluate the last weights and write the record, with its data and what the validations found; they are the
         best where no validation found better ones."""
         path, origin = self.folder.with_suffix(".json"), self.stamp | {"seconds": {"train": round(self.seconds, 1)}}
-        origin |= {"data": data, **self._left_out()}
+        origin |= {"data": data, **self._left_out(), **self.origin}
         origin["validations"] = self.log.validations(self.step) if self.main else []
         record = evaluate.write_record(self.model, self.val_split, self.config, self.device, path, origin)
         if self.main:

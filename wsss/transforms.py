@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import v2
@@ -13,6 +13,8 @@ from wsss.compat import Compat
 from wsss.config import IGNORE, Augment
 
 Box = tuple[int, int, int, int]
+PADDING = {"RGB": 0, "L": IGNORE, "I": -1}
+"""By the mode of an image: of photographs, masks and numbers of pixels."""
 
 
 def squash(image: Image.Image, size: int, plain: bool = False) -> UInt8[Tensor, "3 q q"] | Float[Tensor, "3 q q"]:
@@ -52,18 +54,28 @@ def mask_view(mask: UInt8[np.ndarray, "h w"], augment: Augment, compat: Compat) 
     return tv.pil_to_tensor(main)[0]
 
 
+def sources(size: tuple[int, int], augment: Augment, compat: Compat) -> Int[Tensor, "q q"]:
+    """For every pixel of view 1 the pixel of a photograph of `size` (height, width) that it shows, counted row by row;
+    -1 in the padding. Called with the generator as `views` found it, it draws the same."""
+    height, width = size
+    pixels = Image.fromarray(np.arange(height * width, dtype=np.int32).reshape(height, width))
+    _, main, _ = _first(pixels, augment, compat)
+    return torch.from_numpy(np.array(main)).long()
+
+
 def _first(image: Image.Image, augment: Augment, compat: Compat) -> tuple[Image.Image, Image.Image, Box]:
-    """The crop, view 1 before its colours change (the base turns it once more), and the box of a photograph or mask."""
+    """The crop, view 1 before its colours change (the base turns it once more), and the box, of a photograph or of
+    numbers, which are not mixed."""
     crop, box = random_crop(flip(_random_scale(image, augment.scale)), augment.crop)
     return crop, flip(crop) if compat.second_flip else crop, box
 
 
 def random_crop(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
     """A square crop at a random place; a side shorter than `size` is padded, the image at a random offset in it:
-    photographs with black, masks (of mode L) with 255. The box is where the crop shows the image."""
+    photographs with black, masks with 255, other numbers with -1. The box is where the crop shows the image."""
     top, bottom, source_top = _place(image.height, size)
     left, right, source_left = _place(image.width, size)
-    canvas = Image.new(image.mode, (size, size), IGNORE if image.mode == "L" else 0)
+    canvas = Image.new(image.mode, (size, size), PADDING[image.mode])
     region = (source_left, source_top, source_left + right - left, source_top + bottom - top)
     canvas.paste(image.crop(region), (left, top))
     return canvas, (top, bottom, left, right)
@@ -100,7 +112,7 @@ def _place(length: int, size: int) -> tuple[int, int, int]:
 def _random_scale(image: Image.Image, scale: tuple[float, float]) -> Image.Image:
     factor = uniform(*scale)
     size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
-    return image.resize(size, Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.BILINEAR)
+    return image.resize(size, Image.Resampling.BILINEAR if image.mode == "RGB" else Image.Resampling.NEAREST)
 
 
 def _colour(image: Image.Image, augment: Augment) -> Image.Image:

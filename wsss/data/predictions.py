@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class Job:
     """Of the mask, for sentences."""
     size: tuple[int, int] | None = None
     """Width and height of the PNG, where the photograph was scaled down for the scores; None: theirs."""
+    plain: Path | None = None
+    """Where the PNG without the CRF goes, or is, beside that with it; None: nowhere."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,20 @@ class Counted:
     """Of the truth, see `results.mask_digest`."""
     crf_seconds: float = 0.0
     """Of one core, for the CRF; 0 where none was needed."""
+    plain: "Counted | None" = None
+    """The same image without the CRF, where that was asked for."""
 
 
 def finish(job: Job) -> Counted:
     """CRF, PNG and counts of one image: the work of a worker. The counts are those of the PNG."""
     label, seconds = _label(job)
+    counted = _counted(job, label, seconds)
+    if job.plain is None:
+        return counted
+    return replace(counted, plain=_counted(job, _label(replace(job, path=job.plain, crf=None))[0], 0.0))
+
+
+def _counted(job: Job, label: np.ndarray, seconds: float) -> Counted:
     if job.mask is None:
         return Counted(job.name, crf_seconds=seconds)
     mask = voc.read_mask(job.mask, label.shape[::-1], job.classes - 1, job.photograph)
@@ -87,8 +98,9 @@ def _label(job: Job) -> tuple[np.ndarray, float]:
     label, seconds = job.scores, 0.0
     if job.crf is not None:
         started = time.thread_time()
-        label = dense_crf(job.pixels, job.scores, **job.crf).argmax(0).astype(np.uint8)
+        label = dense_crf(job.pixels, job.scores, **job.crf)
         seconds = time.thread_time() - started
+    label = label.argmax(0).astype(np.uint8) if label.ndim == 3 else label
     if job.size not in (None, label.shape[::-1]):
         label = np.asarray(Image.fromarray(label).resize(job.size, Image.Resampling.NEAREST))
     with atomic(job.path) as scratch:

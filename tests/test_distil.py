@@ -1,0 +1,148 @@
+"""A student learns, without masks, what a finished run says of its photographs."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from running import assert_same_run, folder, log, one_thread, own_set, run, tiny
+
+from wsss import presets, runs, train, transforms
+from wsss.compat import Compat
+from wsss.config import Augment
+from wsss.data import voc
+from wsss.paths import UserError, sha256
+from wsss.settings import override
+from wsss.tools import distil
+
+STILL = Augment(crop=32, scale=(1.0, 1.0), colour=0.0, hue=0.0, blur=(0.0, 0.0), local_size=16)
+CLOSE = {"rtol": 1e-6, "atol": 1e-4}
+SMALL = {"model.width": 24, "model.heads": 2, "class_contrast.hidden": 8, "optim.steps": 4, "optim.head_factor": 1.0}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images whose image labels stand in a text, not in masks."""
+    root = own_set(tmp_path_factory.mktemp("data") / "own")
+    ids = [f"{split}_{number}" for split in ("train", "val") for number in range(4)]
+    (root / voc.LABEL_FILE).write_text("".join(f"{name} cup jug\n" for name in ids))
+    return root
+
+
+@pytest.fixture(scope="module")
+def teacher(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished tiny run."""
+    output = tmp_path_factory.mktemp("teacher")
+    assert run(*tiny(own, output)) == 0
+    return folder(output)
+
+
+def test_a_token_hears_what_was_said_of_its_place():
+    """Maps that grow by one a pixel along both sides: a view's tokens get the row and column that they show, mirrored
+    or padded; bilinear interpolation between tokens is exact on them."""
+    height, width, patch = 40, 48, 8
+    rows, columns = np.mgrid[:height:patch, :width:patch] + (patch - 1) / 2
+    said = torch.tensor(np.stack([rows, columns]))
+    for seed in range(6):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            source = transforms.sources((height, width), replace(STILL, crop=44), Compat())
+        assert ((source >= 0).sum(1) > 0).sum() == 40, "padded above or below"
+        middle = source[4::8, 4::8]
+        found = distil.sampled(said, middle, (height, width), patch)
+        inside = middle >= 0
+        torch.testing.assert_close(found[0][inside], (middle // width).double().clamp(3.5, 35.5)[inside], **CLOSE)
+        torch.testing.assert_close(found[1][inside], (middle % width).double().clamp(3.5, 43.5)[inside], **CLOSE)
+
+
+def test_the_pixels_of_a_view_are_those_that_it_names():
+    """A photograph whose pixels are all different, no colours changed."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 50, 3), np.uint8)
+    for seed in range(6):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            view, *_ = transforms.views(Image.fromarray(pixels), STILL, Compat())
+            torch.manual_seed(seed)
+            source = transforms.sources((20, 50), STILL, Compat()).numpy()
+        assert np.array_equal(view.permute(1, 2, 0).numpy()[source >= 0], pixels.reshape(-1, 3)[source[source >= 0]])
+
+
+def test_the_student_starts_from_evenly_spaced_parts():
+    """Whole heads, whose queries, keys and values stay together, and every second channel."""
+    shape = {"patch_size": 8, "img_size": 32, "depth": 2, "num_classes": 0}
+    wide, narrow = (
+        timm.create_model("vit_tiny_patch16_224", embed_dim=width, num_heads=width // 4, **shape) for width in (16, 8)
+    )
+    distil.select(wide, narrow)
+    one, two = wide.blocks[1].attn, narrow.blocks[1].attn
+    own = two.qkv.weight.unflatten(0, (3, 2, 4))
+    assert torch.equal(own, one.qkv.weight.unflatten(0, (3, 4, 4))[:, ::2, :, ::2])
+    assert torch.equal(two.proj.weight.unflatten(1, (2, 4)), one.proj.weight.unflatten(1, (4, 4))[::2, ::2])
+    assert torch.equal(narrow.pos_embed, wide.pos_embed[..., ::2])
+    assert torch.equal(narrow.blocks[0].mlp.fc1.weight, wide.blocks[0].mlp.fc1.weight[::2, ::2])
+
+
+def student(teacher: Path, output: Path, **changes: object) -> dict:
+    """A student of the tiny run, as small again."""
+    opened = runs.open_run(teacher)
+    small = override(opened.config, {**SMALL, "output": str(output), "variant": "student", **changes})
+    with one_thread():
+        return train.run(small, trainer=partial(distil.Student, opened=opened))
+
+
+def test_a_student_learns_and_names_its_teacher(teacher, tmp_path):
+    found = student(teacher, tmp_path, **{"optim.steps": 40, "optim.lr": 1e-2, "log_every": 1})
+    rows = [row for row in log(tmp_path) if "codes" in row]
+    for term in ("cam", "aux_cam", "codes"):  # this teacher's decoder has nothing to say
+        assert np.mean([row[term] for row in rows[-10:]]) < 0.9 * np.mean([row[term] for row in rows[:10]]), term
+    last = max(teacher.glob("step-*.safetensors"))
+    assert found["teacher"] == {"run": "/".join(teacher.parts[-3:]), "weights": sha256(last)}
+    assert found["weights"] == {"sha256": sha256(last), "source": f"evenly spaced parts of {found['teacher']['run']}"}
+    assert rows[0]["weights"] == distil.WEIGHTS
+    assert run("evaluate", folder(tmp_path)) == 0
+
+
+def test_no_mask_reaches_a_student(teacher, own, tmp_path, monkeypatch):
+    read, kept = [], voc.read_mask
+    monkeypatch.setattr(voc, "read_mask", lambda path, *rest: (read.append(path.stem), kept(path, *rest))[1])
+    student(teacher, tmp_path)
+    assert read and all(name.startswith("val") for name in read)
+
+
+def test_a_student_goes_on_where_it_stopped(teacher, tmp_path, monkeypatch):
+    whole = student(teacher, tmp_path / "whole")
+    update, count = distil.Student._update, []
+
+    def stop(self, *arguments):
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        count.append(1)
+        return update(self, *arguments)
+
+    monkeypatch.setattr(distil.Student, "_update", stop)
+    with pytest.raises(KeyboardInterrupt):
+        student(teacher, tmp_path / "halves", save_every=0.5)
+    monkeypatch.undo()
+    halves = student(teacher, tmp_path / "halves", save_every=0.5)
+    assert halves["results"] == whole["results"]
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_another_teacher_is_refused(teacher, own, tmp_path):
+    student(teacher, tmp_path)
+    path = folder(tmp_path) / "teacher/teacher.json"
+    path.write_text(path.read_text().replace('"weights": "', '"weights": "0'))
+    folder(tmp_path).with_suffix(".json").unlink()
+    with pytest.raises(UserError, match="holds the words of another teacher"):
+        student(teacher, tmp_path)
+
+
+def test_the_command_refuses_a_teacher_that_saw_masks(own, tmp_path, capsys):
+    assert run(*tiny(own, tmp_path, "--data.supervision", "masks")) == 0
+    assert distil.main([str(folder(tmp_path)), "--data-root", str(own)]) == 1
+    assert "has learnt from masks" in capsys.readouterr().err
+    assert presets.get(distil.STUDENT).model.width == 192

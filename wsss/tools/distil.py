@@ -1,0 +1,257 @@
+"""`python -m wsss.tools.distil RUN`: a small student of a finished run, taught without masks by what that run says of
+its training photographs.
+
+The teacher sees each photograph once, at its own size, with its mirror image; what it says (class scores of the tokens
+of both layers, probabilities of the decoder, codes in the subspaces) is kept in the student's folder. The student sees
+training views as any run does, and each of its tokens learns what the teacher said of that place.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from wsss import datasets, presets, runs, train, transforms
+from wsss.batch import Batch, Output
+from wsss.command import parse
+from wsss.config import Config
+from wsss.data import voc
+from wsss.interrupt import Interrupted
+from wsss.losses import classification_loss, upcast
+from wsss.model import Wsss
+from wsss.paths import UserError, atomic, read_json, sha256, write_json
+from wsss.runs import Opened
+
+STUDENT = "voc-animals-student"
+TEACHER = "teacher.json"
+WEIGHTS = {"classification": 1.0, "cam": 1.0, "aux_cam": 1.0, "segmentation": 1.0, "codes": 0.5}
+"""Of the terms."""
+SPOKEN = ("cam", "aux_cam", "segmentation", "codes")
+"""What the teacher says of a photograph: maps (channels, i, j) on its token grid."""
+
+
+@dataclass(frozen=True)
+class Distil:
+    """Train a small student of a finished run on its photographs, without masks. Stopped, the same words go on."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The teacher's folder."""
+    data_root: str = ""
+    """Where the photographs lie, if they have moved."""
+    output: str = ""
+    """Folder for runs; empty: runs/ of the project."""
+    seed: int = 0
+    """The one source of randomness."""
+    steps: int | None = None
+    """Steps of the student; None: the preset's."""
+
+
+class Views(datasets.TrainingViews):
+    """Training views with the place in the photograph that each token shows."""
+
+    def __init__(self, split: datasets.Split, config: Config, patch: int):
+        super().__init__(split, config)
+        self.patch = patch
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple:
+        index, seed = key
+        width, height = voc.read_image(self.split.files[index]).size
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            source = transforms.sources((height, width), self.config.augment, self.config.compat)
+        middle = source[self.patch // 2 :: self.patch, self.patch // 2 :: self.patch]
+        return *super().__getitem__(key), middle, (height, width)
+
+
+@dataclass
+class Lesson(Batch):
+    """A batch, and what the teacher said of the places that its tokens show."""
+
+    shown: Bool[Tensor, "b i j"] | None = None
+    """Tokens whose middle shows the photograph."""
+    said: dict[str, Float[Tensor, "b d i j"]] | None = None
+    """By SPOKEN; of no meaning where a token is not shown."""
+
+
+def sampled(
+    said: Float[Tensor, "d p q"], source: Int[Tensor, "i j"], size: tuple[int, int], patch: int
+) -> Float[Tensor, "d i j"]:
+    """The teacher's maps at the pixels `source` (row * width + column, -1: none) of a photograph of `size` (height,
+    width): bilinear between the middles of its tokens."""
+    height, width = size
+    place = torch.stack([source % width, source // width], -1).clamp(min=0) + 0.5
+    covered = torch.tensor([said.shape[2], said.shape[1]]) * patch  # the rest, less than a patch, was not seen
+    grid = (2 * place / covered - 1)[None].to(said.dtype)
+    return F.grid_sample(said[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
+@torch.inference_mode()
+def speak(teacher: Wsss, photograph: Tensor, label: Tensor) -> dict[str, Float[Tensor, "d p q"]]:
+    """What the teacher says of a photograph (3, h, w), mean over it and its mirror image. Its decoder's probabilities
+    are those of the background and of the classes of the image label."""
+    image = teacher.normalise(photograph)
+    output = teacher(torch.stack([image, image.flip(2)]))
+    maps = dict(zip(SPOKEN, token_maps(teacher, output), strict=True))
+    maps["segmentation"] = maps["segmentation"].softmax(1)
+    said = {name: (value[0] + value[1].flip(2)) / 2 for name, value in maps.items()}
+    allowed = torch.cat([torch.ones(1), label])[:, None, None]
+    said["segmentation"] = F.normalize(said["segmentation"] * allowed, p=1, dim=0)
+    return said
+
+
+def token_maps(model: Wsss, output: Output) -> tuple[Float[Tensor, "b d i j"], ...]:
+    """By SPOKEN: class scores of the tokens of the last and of the aux layer, decoder logits, codes side by side."""
+    pairs = zip(output.layers[:2], model.class_weights()[:2], strict=True)
+    scores = [F.linear(tokens, weight).mT.unflatten(2, output.grid) for tokens, weight in pairs]
+    codes = model.proj_head(output.tokens).flatten(2).mT.unflatten(2, output.grid)
+    return (*scores, output.segmentation, codes)
+
+
+def losses(model: Wsss, lesson: Lesson) -> dict[str, Float[Tensor, ""]]:
+    """Classification by the image labels on both heads; squared error of the tokens' class scores, divided by the
+    teacher's mean square; cross-entropy with its probabilities; 1 - cosine of the codes, mean over subspaces."""
+    output = model(model.normalise(lesson.image))
+    maps = {name: upcast(value) for name, value in zip(SPOKEN, token_maps(model, output), strict=True)}
+    shown, said = lesson.shown, {name: value.movedim(1, -1)[lesson.shown] for name, value in lesson.said.items()}
+    own = {name: value.movedim(1, -1)[shown] for name, value in maps.items()}
+    both = [classification_loss(logits, lesson.label) for logits in (output.logits, output.aux_logits)]
+    codes = [x["codes"].unflatten(1, (model.proj_head.subspaces, -1)) for x in (own, said)]
+    return {
+        "classification": (both[0] + both[1]) / 2,
+        **{name: F.mse_loss(own[name], said[name]) / said[name].square().mean() for name in ("cam", "aux_cam")},
+        "segmentation": -(said["segmentation"] * own["segmentation"].log_softmax(1)).sum(1).mean(),
+        "codes": 1 - F.cosine_similarity(*codes, dim=2).mean(),
+    }
+
+
+class Student(train.Trainer):
+    """A run that learns what a finished one says."""
+
+    def __init__(self, *arguments: Any, opened: Opened):
+        train_split = arguments[1]
+        self.teacher = opened.model(len(train_split.kit.classes), torch.device("cpu"))
+        self.known = {"run": "/".join(opened.folder.parts[-3:]), "weights": sha256(opened.file)}
+        super().__init__(*arguments)
+        self.origin, self.said = {"teacher": self.known}, self.folder / "teacher"
+        self._hear()
+
+    def build(self, classes: int) -> Wsss:
+        """Evenly spaced parts of the teacher's encoder, heads drawn from the seed."""
+        student = super().build(classes)
+        select(self.teacher.encoder, student.encoder)
+        student.set_normalisation(self.teacher.normalisation)
+        student.start = {"sha256": self.known["weights"], "source": f"evenly spaced parts of {self.known['run']}"}
+        return student
+
+    def _hear(self) -> None:
+        """Keep what the teacher says of every training photograph."""
+        known = self.known
+        if not (self.said / TEACHER).is_file():
+            write_json(self.said / TEACHER, known)
+        if read_json(self.said / TEACHER) != known:
+            raise UserError(f"{self.said} holds the words of another teacher; choose another --output, or delete it")
+        split, teacher = self.train_split, self.teacher.to(self.device)
+        for place, name in enumerate(tqdm(split.ids, "teacher", unit="image")):
+            if not self._file(name).is_file():
+                pixels = torch.from_numpy(np.array(voc.read_image(split.files[place]))).permute(2, 0, 1)
+                said = speak(teacher, pixels.to(self.device), split.labels[place].to(self.device))
+                with atomic(self._file(name)) as scratch, open(scratch, "wb") as file:
+                    np.savez(file, **{kind: value.half().cpu().numpy() for kind, value in said.items()})
+
+    def _file(self, name: str) -> Path:
+        return self.said / f"{name}.npz"
+
+    def batches(self) -> Iterator[Lesson]:
+        """Training views with what the teacher said of them."""
+        order = datasets.Order(len(self.train_split), self.config, self.step)
+        views = Views(self.train_split, self.config, self.model.patch)
+        yield from DataLoader(views, batch_sampler=order, collate_fn=self._lesson)
+
+    def _lesson(self, items: list[tuple]) -> Lesson:
+        batch = datasets.collate([item[:-2] for item in items])
+        said: dict[str, list[Tensor]] = {kind: [] for kind in SPOKEN}
+        for *_, source, size in items:
+            name = batch.ids[len(said["cam"])]
+            with np.load(self._file(name)) as file:
+                for kind in SPOKEN:
+                    said[kind].append(sampled(torch.from_numpy(file[kind]).float(), source, size, self.teacher.patch))
+        shown = torch.stack([source >= 0 for *_, source, _ in items])
+        return Lesson(**vars(batch), shown=shown, said={kind: torch.stack(rows) for kind, rows in said.items()})
+
+    def weights(self, step: int) -> dict[str, float]:
+        """The same at every step."""
+        return WEIGHTS
+
+    def _update(self, wrapped: nn.Module, batches: Iterator[Lesson]) -> dict[str, float | None]:
+        self.model.train()
+        self.optimizer.zero_grad()
+        lesson = next(batches)
+        with self._autocast():
+            terms = losses(self.model, lesson)
+            loss = torch.stack([WEIGHTS[name] * value for name, value in terms.items()]).sum()
+        self._check(terms, lesson)
+        loss.backward()
+        self.optimizer.step()
+        return {name: float(value.detach()) for name, value in terms.items()}
+
+
+def select(teacher: nn.Module, student: nn.Module) -> None:
+    """Fill a narrower ViT with evenly spaced channels, heads and hidden units of a wider one, block by block (weight
+    selection: Xu et al., Initializing Models with Larger Ones, ICLR 2024). Heads have the same width in both."""
+    wide = teacher.state_dict()
+    heads = [block.attn.num_heads for block in (teacher.blocks[0], student.blocks[0])]
+    chosen = {}
+    for name, own in student.state_dict().items():
+        value = wide[name]
+        if ".attn.qkv." in name:
+            value = _spread(value.unflatten(0, (3, heads[0], -1)), (3, heads[1]), (0, 1)).flatten(0, 2)
+        elif name.endswith("attn.proj.weight"):
+            value = _spread(value.unflatten(1, (heads[0], -1)), (own.shape[0], heads[1]), (0, 1)).flatten(1)
+        chosen[name] = _spread(value, own.shape, range(own.ndim))
+    student.load_state_dict(chosen)
+
+
+def _spread(value: Tensor, shape: Sequence[int], dimensions: Sequence[int]) -> Tensor:
+    """Evenly spaced entries of `value` along each dimension."""
+    for dimension, count in zip(dimensions, shape, strict=True):
+        places = torch.arange(count) * value.shape[dimension] // count
+        value = value.index_select(dimension, places)
+    return value
+
+
+def distil(asked: Distil) -> dict[str, Any]:
+    """Train the student, evaluate it and write its record, which names the teacher. Raises UserError."""
+    opened = runs.open_run(asked.run, data_root=asked.data_root)
+    if opened.config.data.supervision == "masks":
+        raise UserError(f"{opened.folder} has learnt from masks; a student of it would be fully supervised, too")
+    same = {"data": opened.config.data, "msc": opened.config.msc}
+    changes = {f"{part}.{name}": value for part, own in same.items() for name, value in vars(own).items()}
+    changes |= {"seed": asked.seed, "output": asked.output}
+    changes |= {} if asked.steps is None else {"optim.steps": asked.steps}
+    return train.run(presets.get(STUDENT, **changes), trainer=partial(Student, opened=opened))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    try:
+        record = distil(parse(Distil, sys.argv[1:] if argv is None else argv, "distil"))
+    except (UserError, Interrupted) as error:
+        print(f"wsss: error: {error}", file=sys.stderr)
+        return 1
+    print(f"{record['path']}: segmentation {record['results']['segmentation']['miou_headline']:.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
