@@ -180,6 +180,20 @@ def test_the_floor_of_redundancy_is_what_independent_codes_have():
     assert metrics.redundancy_floor(np.array([1.0, 1.0])) is None
 
 
+def test_images_that_are_named_and_outlined():
+    """Four images; the third has no label and the fourth, a person alone, nothing to outline."""
+    label = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 0, 1]], float)
+    logits = np.array([[2, 1, 0], [0, 1, 2], [0, 0, 1], [0, 0, 1]], float)
+    assert metrics.named_share(label, logits) == pytest.approx(200 / 3, abs=1e-3)
+    assert metrics.named_share(label[2:3], logits[2:3]) is None
+    counted = np.zeros((4, 4, 3), int)
+    counted[0, 1] = (5, 3, 2)  # IoU .5
+    counted[1, 1], counted[1, 2] = (9, 0, 0), (4, 3, 6)  # the larger, of 10 pixels, has 4 of 13
+    counted[3, 3] = (9, 9, 0)
+    assert metrics.outlined_share(counted, (1, 2)) == 50
+    assert metrics.outlined_share(counted[3:], (1, 2)) is None
+
+
 @QUICK
 @given(st.integers(0, 3), st.integers(4, 20), st.integers(4, 20))
 def test_centre_guess_paints_the_labels_side_by_side(classes, height, width):

@@ -86,10 +86,23 @@ def test_a_step_that_leaves_nothing_is_an_error(folder: Path) -> None:
 
 def test_steps_know_their_notebooks_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).resolve().parents[1])
+    monkeypatch.delenv("WSSS_ANIMALS_ROOT", raising=False)
     by_name = {one.name: one for one in reproduce.steps()}
     assert list(by_name) == ["mini set", "train_voc", "mini-base", "train_coco", "cam_figures", "results"]
     assert "wsss.train" in by_name["train_voc"].code
     assert "wsss.train" not in by_name["results"].code
+
+
+def test_photographs_are_reproduced_where_they_and_their_weights_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WSSS_ANIMALS_ROOT", str(tmp_path))
+    monkeypatch.setenv("WSSS_WEIGHTS", str(tmp_path))
+    assert not reproduce.photographs() and "photographs are left out" in capsys.readouterr().out
+    (tmp_path / "vit_base_patch16_clip_quickgelu_224.openai.safetensors").touch()
+    both = reproduce.photographs()
+    assert [one.record for one in both] == [f"runs/voc-animals/voc-animals{x}/0.json" for x in ("", "-base")]
+    assert {one.command[3:] for one in both} == {("train", f"voc-animals{x}", "--seed", "0") for x in ("", "-base")}
 
 
 def test_a_run_of_older_code_is_set_aside(folder: Path) -> None:

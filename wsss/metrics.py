@@ -313,6 +313,22 @@ def redundancy_floor(counts: Float[np.ndarray, " c"]) -> float | None:
     return round(100 / float(free), 4) if free > 0 else None
 
 
+def named_share(label: Float[np.ndarray, "m k"], logits: Float[np.ndarray, "m k"]) -> float | None:
+    """Images whose most probable class is one of their image label, in percent; those without a label are left out."""
+    known = label.any(1)
+    return _share(int(label[known, logits[known].argmax(1)].sum()), int(known.sum()))
+
+
+def outlined_share(counted: Int[np.ndarray, "m c 3"], classes: Sequence[int], least: float = 0.5) -> float | None:
+    """Images of which the largest of some `classes`, by its pixels of truth, is segmented with an IoU of `least` or
+    more, in percent; of images that show any of them."""
+    counted = counted[:, list(classes)]
+    sizes = counted[..., 0] + counted[..., 2]
+    shown = sizes.any(1)
+    chosen = np.take_along_axis(counted, sizes.argmax(1)[:, None, None], 1)[shown, 0]
+    return _share(int((chosen[:, 0] >= least * chosen.sum(1)).sum()), int(shown.sum()))
+
+
 def centre_guess(label: Float[np.ndarray, " k"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     """A guess without looking: the image's classes side by side in the central half of both sides."""
     guess = np.zeros(size, np.uint8)

@@ -20,6 +20,7 @@ from typing import Any
 
 from wsss import results, verdict
 from wsss.paths import UserError, project_root, read_json, write_json
+from wsss.presets import PRESETS
 from wsss.tools import sources
 
 PYTHON = sys.executable
@@ -66,6 +67,18 @@ def train(preset: str, reads: Sequence[str], record: str) -> Step:
     return Step(preset, command, (record,), tuple(reads), TRAINING, record)
 
 
+def photographs() -> tuple[Step, ...]:
+    """One seed of the photographs, base and base + both, where WSSS_ANIMALS_ROOT and WSSS_WEIGHTS name them and their
+    start weights; some half an hour more."""
+    root, folder = (os.environ.get(name, "") for name in ("WSSS_ANIMALS_ROOT", "WSSS_WEIGHTS"))
+    weights = Path(folder) / f"{PRESETS['voc-animals'].model.backbone}.safetensors"
+    if not root or not folder or not weights.is_file():
+        print(f"photographs are left out: WSSS_ANIMALS_ROOT must name them, and WSSS_WEIGHTS hold {weights.name}")
+        return ()
+    names = ("voc-animals", "voc-animals-base")
+    return tuple(train(name, (), f"runs/voc-animals/{name}/0.json") for name in names)
+
+
 def steps() -> tuple[Step, ...]:
     """All that comes before the verdict, in order."""
     drawn, records = ("data/mini/mini.json",), ("runs/*/*/*.json", "data/results/*/*/*.json")
@@ -74,6 +87,7 @@ def steps() -> tuple[Step, ...]:
         notebook("train_voc", (*drawn, WEIGHTS), RECORD),
         train("mini-base", (*drawn, WEIGHTS), BASE_RECORD),
         notebook("train_coco", (*drawn, WEIGHTS), COCO_RECORD),
+        *photographs(),
         notebook("cam_figures", (RECORD, "runs/mini/mini/0/cams.npz", "runs/mini/mini/0/log.jsonl")),
         notebook("results", records),
     )
