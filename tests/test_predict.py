@@ -388,8 +388,9 @@ def stopped(place: Path, words: list[str], number: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
-@pytest.mark.parametrize("processes", [0, 2], ids=["one", "two"])
+@pytest.mark.parametrize(
+    ("processes", "number"), [(0, signal.SIGKILL), (2, signal.SIGTERM)], ids=["one-kill", "two-term"]
+)
 def test_killed_and_resumed_is_the_same_by_one_and_two_processes(large, tmp_path, processes, number):
     _, place = large
     words = ["evaluate", str(place), "--protocol", "voc"]

@@ -306,7 +306,7 @@ def test_a_long_variant_is_cut_to_a_name_that_a_disk_takes(own, tmp_path):
 @pytest.mark.parametrize("preset", ["mini", "mini-toco"])
 def test_two_hundred_steps_run_without_a_warning_and_the_losses_fall(preset, mini_root, tmp_path):
     """Every term on from the twentieth step; a warning would be an error here."""
-    starts = ("--schedule.contrast-start", "0.1", "--schedule.segmentation-start", "0.1")
+    starts = ("--schedule.contrast-start", "0.1", "--schedule.segmentation-start", "0.1", "--optim.batch", "4")
     words = ("train", preset, "--optim.steps", "200", *starts, "--data.root", mini_root, "--output", tmp_path)
     assert run(*words, "--variant", "long", "--log-every", "1") == 0
     log = (next(tmp_path.glob("*/long/0")) / "log.jsonl").read_text().splitlines()

@@ -24,7 +24,7 @@ NUMBERS = (
 
 
 OUTLINED = ("cat", "cow", "dog", "horse", "sheep")
-"""Of these classes (of all, where the set has none of them) the card tells in how many images the largest is outlined."""
+"""Of these classes (of all, where the set has none) the card tells in how many images the largest is outlined."""
 
 
 @dataclass(frozen=True)
