@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from running import Photo, folder, own_set, process, record, run, tiny
 from safetensors.torch import load_file
 
@@ -93,6 +94,58 @@ def test_micro_batches_of_all_processes_make_the_batch(monkeypatch):
     quarters = [order(rank, 2, 2) for rank in (0, 1)]
     turns = [quarters[rank][2 * step + part] for step in range(3) for part in (0, 1) for rank in (0, 1)]
     assert [item for batch in turns for item in batch] == whole
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A stand-in for torch.cuda and torch.distributed, which notes what is called and in which order."""
+    calls: list[tuple] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("set_device", str(device))))
+    monkeypatch.setattr(dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append(("destroy",)))
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda backend, device_id: calls.append(("init", backend, str(device_id)))
+    )
+
+    def join(rank: int, processes: int, gpus: int) -> list[tuple]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", processes)):
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        calls.clear()
+        with distributed.group() as device:
+            calls.append(("work", str(device)))
+        return calls
+
+    return join
+
+
+def test_each_process_takes_its_gpu_before_it_joins_the_others(machine):
+    """Else what asks for "the" GPU, an object gather say, meets the first one in every process, and NCCL waits."""
+    both = "cpu:gloo,cuda:nccl"
+    for rank in (0, 1):
+        own = f"cuda:{rank}"
+        assert machine(rank, 2, 2) == [("set_device", own), ("init", both, own), ("work", own), ("destroy",)]
+    assert machine(0, 1, 2) == [("set_device", "cuda:0"), ("work", "cuda:0")]
+    assert machine(1, 2, 0) == [("init", "gloo", "None"), ("work", "cpu"), ("destroy",)]
+
+
+def test_more_processes_than_gpus_share_them_by_gloo(machine, capsys):
+    assert machine(2, 3, 2) == [("set_device", "cuda:0"), ("init", "gloo", "None"), ("work", "cuda:0"), ("destroy",)]
+    assert not capsys.readouterr().err
+    machine(0, 3, 2)
+    assert "3 processes share 2 GPUs" in capsys.readouterr().err
+
+
+def test_loader_processes_are_divided_among_the_processes_of_a_machine(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(datasets, "cores", lambda: 6)
+    found = []
+    for processes in (1, 2, 4, 8):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        found.append(datasets.loaders(None))
+    assert found == [4, 3, 1, 1] and datasets.loaders(7) == 7
 
 
 def test_one_process_needs_no_group():

@@ -149,11 +149,11 @@ def mix(*numbers: int) -> int:
 
 
 def loaders(wanted: int | None) -> int:
-    """Loader processes: `wanted`, or for None up to 4 beside a GPU, which would wait, and 0 beside a CPU, whose cores
-    are busy."""
+    """Loader processes: `wanted`, or for None up to 4 beside a GPU, which would wait, as far as the processes on this
+    machine leave a core for each, and 0 beside a CPU, whose cores are busy."""
     if wanted is not None:
         return wanted
-    return min(4, cores()) if torch.cuda.is_available() else 0
+    return min(4, max(1, cores() // distributed.local_world())) if torch.cuda.is_available() else 0
 
 
 def training_batches(split: Split, config: Config, first_step: int) -> Iterator[Batch]:

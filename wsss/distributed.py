@@ -11,21 +11,31 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from wsss.paths import Echo, UserError
+from wsss.paths import Echo, UserError, note
 
 T = TypeVar("T")
 
 
 @contextmanager
 def group() -> Iterator[torch.device]:
-    """Join torchrun's processes, if there are any; yields this process's device."""
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    """Join torchrun's processes, if there are any; yields this process's device.
+
+    Gradients travel by NCCL, and flags and objects by gloo, which needs no GPU. Where a machine has fewer GPUs than
+    processes, they share them, and all travels by gloo: NCCL takes a GPU for one process alone.
+    """
+    local, here = int(os.environ.get("LOCAL_RANK", 0)), local_world()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = torch.device("cuda", local % gpus) if gpus else torch.device("cpu")
     started = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
     # Records compare devices, so that float32 is float32 on all of them.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if gpus:  # first of all: what asks for "the" GPU, pinned memory say, would take the first in every process
+        torch.cuda.set_device(device)
+    if started and 0 < gpus < here:
+        note(f"{here} processes share {gpus} GPU{'s' * (gpus > 1)}, by gloo, which is slow; start one process a GPU")
     if started:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        alone = gpus >= here
+        dist.init_process_group("cpu:gloo,cuda:nccl" if alone else "gloo", device_id=device if alone else None)
     try:
         yield device
     finally:
@@ -47,13 +57,18 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def local_world() -> int:
+    """How many processes torchrun has started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def world() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def total(value: Tensor) -> Tensor:
-    """Sum of `value` over all processes; every process gets it."""
+    """Sum of `value` over all processes; every process gets it. Of a tensor on the CPU, no GPU is waited for."""
     if world() > 1:
         value = value.clone()
         dist.all_reduce(value)
@@ -71,8 +86,7 @@ def gather(value: object) -> list[object]:
 
 def wait() -> None:
     """Until all processes are here."""
-    if world() > 1:
-        dist.barrier()
+    total(torch.zeros(()))  # on the CPU, so that no GPU is waited for
 
 
 def from_main(work: Callable[[], T]) -> T:

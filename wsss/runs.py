@@ -1,7 +1,6 @@
 """Runs on disk, evaluated: their weights, by training's protocol or a final one, and the record of it."""
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -227,7 +226,7 @@ def crf_workers(wanted: int | None, asked: Protocol) -> int:
     none without CRF."""
     if wanted is not None or not asked.crf:
         return wanted or 0
-    return max(1, pool.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, pool.cores() // distributed.local_world())
 
 
 def _changes(request: Request, asked: Protocol) -> list[str]:

@@ -150,7 +150,7 @@ class Trainer:
         memory.keep_freed()
         wrapped = method.Step(self.model, self.config)
         if distributed.world() > 1:
-            wrapped = DistributedDataParallel(wrapped, find_unused_parameters=True)
+            wrapped = self._shared(wrapped)
         batches = self.batches()
         save_every = max(1, round(self.config.save_every * total))
         self._validate_if_due()  # where the run stopped between saving and validating
@@ -163,7 +163,7 @@ class Trainer:
                 self.step += 1
                 self.seconds += time.monotonic() - started
                 self._log(terms, bar)
-                asked = bool(distributed.total(torch.tensor(int(stop.is_set()), device=self.device)))
+                asked = bool(distributed.total(torch.tensor(int(stop.is_set()))))
                 if asked or self.step % save_every == 0 or self.step == total:
                     self._save()  # before the validation, whose failure then costs no step
                 if not asked or self.step == total:
@@ -172,6 +172,18 @@ class Trainer:
                     raise Interrupted(
                         f"stopped at step {self.step} of {total}; saved in {self.folder}, start again to go on"
                     )
+
+    def _shared(self, step: nn.Module) -> DistributedDataParallel:
+        """`step`, its gradients averaged over the processes. Steps of classification alone leave parameters unused,
+        which DDP then has to look for; without any, every step is the same."""
+        plain = method.is_plain(method.weights(0, self.config)) or not self.config.uses_cams
+        return DistributedDataParallel(
+            step,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=plain,
+            static_graph=not plain and self.config.optim.accumulate == 1,
+        )
 
     def batches(self) -> Iterator[Batch]:
         """This process's micro-batches from the present step on."""
@@ -219,7 +231,7 @@ class Trainer:
         wrong = [name for name, value in terms.items() if not value.isfinite()]
         undefined = self.config.compat.undefined_segmentation and wrong == ["segmentation"]
         wrong = [] if undefined and terms["segmentation"].isnan() else wrong
-        broken, without = distributed.total(torch.tensor([len(wrong), int(undefined)], device=self.device)).tolist()
+        broken, without = distributed.total(torch.tensor([len(wrong), int(undefined)])).tolist()
         if broken:
             names = " and ".join(wrong) or "a term of another process"
             raise UserError(

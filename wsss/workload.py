@@ -1,7 +1,6 @@
 """What a final evaluation takes of this machine, said before it begins: sizes, tokens, time and memory."""
 
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -113,7 +112,7 @@ def _prepare(shard: Shard, workers: int, fixed: bool) -> int:
 
 def plan_of(shard: Shard, workers: int) -> Plan:
     """What is left to do of all processes' shards; of the photographs only the headers are read. Raises UserError."""
-    images, processes = shard.images, int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    images, processes = shard.images, distributed.local_world()
     left = [number for number, name in enumerate(images.ids) if not (shard.folder / f"{name}.png").is_file()]
     return Plan(
         names=[images.ids[number] for number in left],
