@@ -99,9 +99,28 @@ def test_pictures_score_and_record_agree(done, own, capsys, protocol):
     assert record["fingerprint"] == results.load(done.with_suffix(".json"))["fingerprint"]
     # nothing else was written or changed
     new = {name for name, value in hashes(done.parent).items() if before.get(name) != value}
-    beside = {f"0.{protocol}-crf.json", f"0.{protocol}-crf.npz", f"0/predictions/{place.name}/protocol.json"}
-    assert new == beside | {f"0/predictions/{place.name}/val_{n}.png" for n in range(5)}
+    kinds, files = (f"{protocol}-crf", protocol), ("protocol.json", *(f"val_{n}.png" for n in range(5)))
+    records = {f"0.{kind}{end}" for kind in kinds for end in (".json", ".npz")}
+    assert new == records | {f"0/predictions/{kind}-val/{name}" for kind in kinds for name in files}
     assert not list(done.rglob(".*"))
+
+
+@pytest.mark.parametrize("protocol", ["voc", "coco"])
+def test_one_pass_of_the_network_gives_the_results_without_crf_too(done, protocol, tmp_path, monkeypatch):
+    """The same PNGs, counts and numbers as an evaluation without CRF; the time is that of the record with it."""
+    assert run("evaluate", done, "--protocol", protocol, *HERE) == 0
+    beside, files = results.load(done.with_name(f"0.{protocol}.json")), pictures(done / f"predictions/{protocol}-val")
+    assert (
+        beside["seconds"]["evaluate"]
+        == 0
+        < results.load(done.with_name(f"0.{protocol}-crf.json"))["seconds"]["evaluate"]
+    )
+    shutil.rmtree(done / f"predictions/{protocol}-val")
+    assert run("evaluate", done, "--protocol", protocol, "--crf", "False", *HERE) == 0
+    alone = results.load(done.with_name(f"0.{protocol}.json"))
+    assert pictures(done / f"predictions/{protocol}-val") == files
+    for name in ("results", "protocol", "fingerprint"):
+        assert alone[name] == beside[name]
 
 
 def test_the_record_says_what_was_done(done):

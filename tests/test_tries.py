@@ -24,6 +24,6 @@ def test_a_try_is_no_result(one):
 def test_every_record_is_a_line_of_its_table():
     lines = {name: tables.build(f"{name}-tries").rows for name in ("mini", "voc-animals")}
     assert sum(map(len, lines.values())) == len(FOUND) == len(list((project_root() / "data/tries").rglob("*.json")))
-    zoomed = next(row for row in lines["voc-animals"] if row[0] == "E3/100")
-    assert zoomed[1:3] == ("146 train150", "600") and zoomed[4] == "27.2"
-    assert zoomed[-1] == "vit_tiny_p8_tin, augment.evaluation_size 192"
+    wide = next(row for row in lines["voc-animals"] if row[0] == "c1/100")
+    assert wide[1:3] == ("146 train146", "360") and wide[4] == "64.5"
+    assert wide[-1].startswith("vit_base_patch16_clip_quickgelu_224.openai, model.depth 11")

@@ -44,7 +44,9 @@ def table(dataset: str, records: Sequence[Record]) -> Table:
 
 
 def _line(one: Record) -> tuple[str, ...]:
-    start = one["config"]["model"]["checkpoint"].removeprefix("data/weights/").removesuffix(".safetensors")
+    model = one["config"]["model"]
+    start = model["checkpoint"].removeprefix("data/weights/").removesuffix(".safetensors")
+    start = start or (model["backbone"] if model["pretrained"] else "random weights")
     numbers = (f"{results.value(one, key):.1f}" if results.has(one, key) else ABSENT for key in MEASURED)
     changed = "".join(f", {path} {_short(x)}" for path, x in changes(one).items())
     images = f"{one['images']} {one['split']}"
@@ -53,7 +55,7 @@ def _line(one: Record) -> tuple[str, ...]:
         images,
         f"{one['steps']:,}",
         *numbers,
-        (start or "random weights") + changed,
+        start + changed,
     )
 
 
