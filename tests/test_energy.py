@@ -304,4 +304,4 @@ def test_D17_the_switch_decides_whether_a_step_builds_the_kernel_of_padding(acro
     net, batch = model.build(config, 4), training_batch(config)
     output = method.forward(net, batch, config, torch.Generator().manual_seed(0))
     one, two = (filtered(batch.image, output.probability, batch.box, across_box=flag) for flag in (False, True))
-    assert torch.equal(output.filtered, two if across else one) and not torch.equal(one, two)
+    assert torch.equal(output.filtered(), two if across else one) and not torch.equal(one, two)

@@ -212,7 +212,7 @@ def test_anchors_take_the_same_random_numbers_whatever_the_labels():
 
 def test_no_anchors_keep_the_shape():
     for labels in (torch.full((2, 5), IGNORE), torch.zeros(2, 0, dtype=torch.long)):
-        assert subspace.choose_anchors(labels, torch.Generator()).shape == (0, 2)
+        assert subspace.choose_anchors(labels, torch.Generator()).shape == (0, 3)
 
 
 # A2, patch tokens.

@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from wsss import (
     datasets,
     distributed,
     evaluate,
+    host,
     memory,
     method,
     optim,
@@ -110,6 +111,17 @@ def _comparable(config: Config) -> dict[str, Any]:
     }
 
 
+Told = tuple[list[str], Callable[[], dict[str, float]]]
+"""Ids of a micro-batch, and what waits for the values of its terms."""
+
+
+def values_of(terms: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, float]]:
+    """Begin to copy all terms to the host at once; the call that is returned waits for them, but not for a backward
+    pass that has begun meanwhile."""
+    names, copies = list(terms), host.fetch(torch.stack([*terms.values()]))
+    return lambda: dict(zip(names, copies()[0].tolist(), strict=True))
+
+
 class Trainer:
     """State of a run: model, optimizer, step. `fit` trains to the end or until interrupted."""
 
@@ -145,7 +157,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Train to the last step; SIGTERM and Ctrl-C save and raise Interrupted. Raises UserError at a loss that is
-        not finite, before the optimizer sees it."""
+        not finite, before the optimizer sees its gradient."""
         config, total = self.config.optim, self.config.optim.steps
         memory.keep_freed()
         wrapped = method.Step(self.model, self.config)
@@ -163,7 +175,7 @@ class Trainer:
                 self.step += 1
                 self.seconds += time.monotonic() - started
                 self._log(terms, bar)
-                asked = bool(distributed.total(torch.tensor(int(stop.is_set()))))
+                (asked,) = distributed.sums(stop.is_set())
                 if asked or self.step % save_every == 0 or self.step == total:
                     self._save()  # before the validation, whose failure then costs no step
                 if not asked or self.step == total:
@@ -196,49 +208,55 @@ class Trainer:
     def _update(self, wrapped: nn.Module, batches: Iterator[Batch]) -> dict[str, float | None]:
         """One optimizer step over the process's micro-batches; returns the mean of every term, None where it was never
         defined."""
-        config, values, undefined = self.config, {}, False
+        config, told = self.config, []
         self.model.train()
         self.model.update_teacher(config.class_contrast.momentum)
         self.optimizer.zero_grad()
         table, aux_labels = self.weights(self.step), method.uses_aux_labels(self.step, config)
         plain = method.is_plain(table)
         for part in range(config.optim.accumulate):
-            batch = datasets.to_device(next(batches), self.device)
+            batch = next(batches).to(self.device)
             place = part * distributed.world() + distributed.rank()
-            generator = torch.Generator().manual_seed(datasets.mix(config.seed, 3, self.step, place))
+            generator = torch.Generator(self.device).manual_seed(datasets.mix(config.seed, 3, self.step, place))
             last = part == config.optim.accumulate - 1
             with nullcontext() if last or distributed.world() == 1 else wrapped.no_sync():
                 with self._autocast():
                     terms = method.losses(wrapped(batch, generator, plain), batch, config, aux_labels)
                     loss = method.objective(terms, table) / config.optim.accumulate
-                undefined |= self._check(terms, batch)
+                told.append((batch.ids, values_of(terms)))
                 loss.backward()  # out of autocast, in the types that the forward pass had
-            for name, value in terms.items():
-                values.setdefault(name, []).append(float(value.detach()))
-        self.undefined += undefined
+        means = self._checked(told)
         method.complete_gradients(self.model, config)
         self.optimizer.step()
-        defined = {name: [x for x in row if math.isfinite(x)] for name, row in values.items()}
-        return {name: sum(row) / len(row) if row else None for name, row in defined.items()}
+        return means
 
     def _autocast(self) -> torch.autocast:
         enabled = self.config.optim.bfloat16 and distributed.computes_bfloat16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def _check(self, terms: dict[str, torch.Tensor], batch: Batch) -> bool:
-        """Whether any process has an undefined segmentation loss, with compat D5; UserError with step, term and image
-        ids where any has another loss that is not finite."""
-        wrong = [name for name, value in terms.items() if not value.isfinite()]
-        undefined = self.config.compat.undefined_segmentation and wrong == ["segmentation"]
-        wrong = [] if undefined and terms["segmentation"].isnan() else wrong
-        broken, without = distributed.total(torch.tensor([len(wrong), int(undefined)])).tolist()
-        if broken:
-            names = " and ".join(wrong) or "a term of another process"
+    def _checked(self, told: Sequence[Told]) -> dict[str, float | None]:
+        """The mean of every term over the micro-batches, None where it was never defined. Counts a step in which, with
+        compat D5, any process has an undefined segmentation loss; UserError with step, term and image ids where any has
+        another loss that is not finite."""
+        values, broken, undefined = {}, [], False
+        for ids, wait in told:
+            terms = wait()
+            wrong = [name for name, value in terms.items() if not math.isfinite(value)]
+            if self.config.compat.undefined_segmentation and wrong == ["segmentation"] and math.isnan(terms[wrong[0]]):
+                undefined = True
+            elif wrong:
+                broken.append(f"{' and '.join(wrong)} on the images {', '.join(ids)}")
+            for name, value in terms.items():
+                values.setdefault(name, []).append(value)
+        number, without = distributed.sums(len(broken), undefined)
+        if number:
             raise UserError(
-                f"the loss is not finite at step {self.step}: {names} on the images {', '.join(batch.ids)}; the last "
+                f"the loss is not finite at step {self.step}: {(broken or ['a term of another process'])[0]}; the last "
                 f"good checkpoint in {self.folder} is untouched: lower --optim.lr, or look at these images"
             )
-        return bool(without)
+        self.undefined += bool(without)
+        defined = {name: [x for x in row if math.isfinite(x)] for name, row in values.items()}
+        return {name: sum(row) / len(row) if row else None for name, row in defined.items()}
 
     def _log(self, terms: dict[str, float | None], bar: tqdm) -> None:
         bar.update()
