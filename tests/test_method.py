@@ -281,7 +281,9 @@ def test_nothing_outside_the_photograph_counts():
     for name in before:
         torch.testing.assert_close(after[name], before[name], msg=name)
     across = [energy.filtered(one.image, output.probability, box, across_box=True) for one in (batch, changed)]
-    assert torch.equal(*(wait() for wait in filtered)) and not torch.equal(*across), "D17: the base's kernel sees padding"
+    assert torch.equal(*(wait() for wait in filtered)) and not torch.equal(*across), (
+        "D17: the base's kernel sees padding"
+    )
 
 
 def test_segmentation_labels_come_from_the_layer_asked_for():
