@@ -29,7 +29,7 @@ ROWS = (
     "method",
     "experiments",
     "ablation benchmarks costs evidence gpu sweep tries tables verdict elements",
-    "inference predict pretrain scoring tally evaluate sizes train workload runs explore tools reproduce",
+    "inference predict pretrain scoring tally evaluate sizes finite begun train workload runs explore tools reproduce",
     "cli __main__",
 )
 NO_TORCH = [

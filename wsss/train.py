@@ -1,9 +1,8 @@
 """The training loop: one run from a configuration to its record. It knows nothing of the method but its seam."""
 
-import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,16 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from wsss import (
+    begun,
     checkpoint,
     datasets,
     distributed,
     evaluate,
-    host,
+    finite,
     memory,
     method,
     optim,
     results,
-    settings,
     sizes,
     stored,
     tally,
@@ -54,7 +53,7 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
         evaluate.require_headline(config.data, train_split.kit.classes)
         data = distributed.from_main(lambda: _digests(train_split, val_split, watched, supervised))
         folder = run_folder(config, root)
-        done = _finished(folder, config, resume, root, data)
+        done = begun.finished(folder, config, resume, root, data)
         distributed.wait()
         if done:
             return done
@@ -76,50 +75,6 @@ def run_folder(config: Config, root: Path) -> Path:
     """OUTPUT/DATASET/VARIANT/SEED; the record is the same path with .json."""
     output = Path(config.output) if config.output else project_root() / "runs"
     return stored.run_folder(output / sets.name_of(config.data, root), config.variant, config.seed)
-
-
-def _finished(folder: Path, config: Config, resume: bool, root: Path, data: results.Data) -> dict[str, Any] | None:
-    """The record of a finished run; UserError where the folder holds another configuration or other data.
-
-    A folder with neither record nor checkpoint has nothing to lose and is taken over.
-    """
-    path = folder.with_suffix(".json")
-    if not (path.is_file() or checkpoint.latest(folder)):
-        return None
-    if not resume:
-        raise UserError(f"{folder} holds a run already; leave --no-resume out, or choose another --output or --seed")
-    before, now = _comparable(checkpoint.configuration(folder)), _comparable(config)
-    if before != now:
-        changed = [path for path in now if before.get(path) != now[path]]
-        raise UserError(
-            f"{folder} holds a run with other settings ({', '.join(changed[:3])}); choose another --output or --variant"
-        )
-    identity.require_same(folder, data, root)
-    record = results.load(path) if path.is_file() else None
-    checkpoint.require_same_start(folder, config, record)
-    own = ("training", config.variant, config.seed)
-    if record and (record["protocol"].get("name"), record["variant"], record["seed"]) != own:
-        raise UserError(f"{path} is the record of another run; move it away, and the same words evaluate this run anew")
-    return record if checkpoint.latest(folder) in (None, config.optim.steps) else None  # older versions evaluated any
-
-
-def _comparable(config: Config) -> dict[str, Any]:
-    return {
-        path: value
-        for path, value in settings.flatten(config).items()
-        if path not in ("output", "data.workers", "data.root", "data.watch")
-    }
-
-
-Told = tuple[list[str], Callable[[], dict[str, float]]]
-"""Ids of a micro-batch, and what waits for the values of its terms."""
-
-
-def values_of(terms: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, float]]:
-    """Begin to copy all terms to the host at once; the call that is returned waits for them, but not for a backward
-    pass that has begun meanwhile."""
-    names, copies = list(terms), host.fetch(torch.stack([*terms.values()]))
-    return lambda: dict(zip(names, copies()[0].tolist(), strict=True))
 
 
 class Trainer:
@@ -223,7 +178,7 @@ class Trainer:
                 with self._autocast():
                     terms = method.losses(wrapped(batch, generator, plain), batch, config, aux_labels)
                     loss = method.objective(terms, table) / config.optim.accumulate
-                told.append((batch.ids, values_of(terms)))
+                told.append((batch.ids, finite.values(terms)))
                 loss.backward()  # out of autocast, in the types that the forward pass had
         means = self._checked(told)
         method.complete_gradients(self.model, config)
@@ -234,29 +189,12 @@ class Trainer:
         enabled = self.config.optim.bfloat16 and distributed.computes_bfloat16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def _checked(self, told: Sequence[Told]) -> dict[str, float | None]:
-        """The mean of every term over the micro-batches, None where it was never defined. Counts a step in which, with
-        compat D5, any process has an undefined segmentation loss; UserError with step, term and image ids where any has
-        another loss that is not finite."""
-        values, broken, undefined = {}, [], False
-        for ids, wait in told:
-            terms = wait()
-            wrong = [name for name, value in terms.items() if not math.isfinite(value)]
-            if self.config.compat.undefined_segmentation and wrong == ["segmentation"] and math.isnan(terms[wrong[0]]):
-                undefined = True
-            elif wrong:
-                broken.append(f"{' and '.join(wrong)} on the images {', '.join(ids)}")
-            for name, value in terms.items():
-                values.setdefault(name, []).append(value)
-        number, without = distributed.sums(len(broken), undefined)
-        if number:
-            raise UserError(
-                f"the loss is not finite at step {self.step}: {(broken or ['a term of another process'])[0]}; the last "
-                f"good checkpoint in {self.folder} is untouched: lower --optim.lr, or look at these images"
-            )
-        self.undefined += bool(without)
-        defined = {name: [x for x in row if math.isfinite(x)] for name, row in values.items()}
-        return {name: sum(row) / len(row) if row else None for name, row in defined.items()}
+    def _checked(self, told: Sequence[finite.Told]) -> dict[str, float | None]:
+        """See `finite.means`; counts the steps without a segmentation loss."""
+        undefined = self.config.compat.undefined_segmentation
+        means, without = finite.means(told, undefined, self.step, self.folder)
+        self.undefined += without
+        return means
 
     def _log(self, terms: dict[str, float | None], bar: tqdm) -> None:
         bar.update()
@@ -292,7 +230,7 @@ class Trainer:
             self._validate()
 
     def _validate(self) -> None:
-        self._check_weights()
+        finite.require_weights(self.model, self.step, self.folder)
         row = {"step": self.step, "validation": self._measure(self.val_split)}
         if self.watched:
             row["watched"] = {split.name: self._measure(split) for split in self.watched}
@@ -315,20 +253,12 @@ class Trainer:
             self.best = miou
             checkpoint.write_weights(self.model, self.folder / "best.safetensors", self.model.metadata())
 
-    def _check_weights(self) -> None:
-        """UserError where the last update broke the weights, before they take the place of good ones."""
-        broken = [name for name, value in self.model.state_dict().items() if not value.isfinite().all()]
-        if broken:
-            raise UserError(
-                f"the weights are not finite after step {self.step}, first {broken[0]}; the last good checkpoint in "
-                f"{self.folder} is untouched: lower --optim.lr"
-            )
-
     def _save(self) -> None:
-        self._check_weights()
+        finite.require_weights(self.model, self.step, self.folder)
         if self.main:
             state = {"optimizer": self.optimizer.state_dict(), "best": self.best, "seconds": self.seconds}
             state |= {"undefined": self.undefined, "images": results.ids_digest(self.train_split.ids)}
+            state["processes"] = distributed.world()
             checkpoint.save(self.folder, self.step, self.model, state)
         distributed.wait()
 
@@ -338,6 +268,12 @@ class Trainer:
             raise UserError(
                 f"{self.folder} was trained on other images than {self.train_split.kit.root} lists in "
                 f"{self.train_split.name}; choose another --output"
+            )
+        before, now = state.get("processes", distributed.world()), distributed.world()
+        if before != now and step < self.config.optim.steps:
+            raise UserError(
+                f"{self.folder} was trained by {before} process{'es' * (before > 1)}, not {now}, and losses count over "
+                f"a process's images; go on with {before}, or choose another --output"
             )
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best, self.seconds = step, state["best"], state["seconds"]
