@@ -8,11 +8,12 @@ import torch
 from builders import tiny, training_batch
 from running import own_set
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from wsss import datasets, energy, host, method, train
+from wsss import datasets, energy, host, method, model, train
 
 ASKED = {
     *(Tensor.cpu, Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__bool__, Tensor.__int__, Tensor.__float__),
@@ -185,3 +186,27 @@ def test_a_batch_takes_along_what_a_gpu_is_not_to_be_asked(monkeypatch):
     moved = pinned.to(torch.device("meta"))
     assert moved.label.is_meta and moved.view.is_meta and (moved.present.shape, moved.most) == ((4,), 3)
     assert pinned.present.tolist() == [0, 1, 3, 4]
+
+
+def test_a_step_on_a_gpu_without_values_mixes_no_devices(monkeypatch):
+    """Forward and losses on tensors that have a GPU's device and a shape alone: any question, any size that follows
+    from values and any tensor left on the host is an error."""
+    config = tiny(csa__direction="both")
+    net, batch = model.build(config, 4), training_batch(config)
+    draw, shuffle = Tensor.exponential_, torch.randperm  # a stand-in has no generator of its own
+    monkeypatch.setattr(Tensor, "exponential_", lambda tensor, generator: draw(tensor))
+    monkeypatch.setattr(torch, "randperm", lambda count, generator, device: shuffle(count, device=device))
+    monkeypatch.setattr(energy, "start", lambda image, probability, box, **_: lambda: torch.zeros_like(probability))
+    batch = batch.to(torch.device("cpu"))  # where its labels are asked
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        for part in net.modules():
+            for name, value in {**part._parameters, **part._buffers}.items():
+                part._parameters.pop(name, None)
+                part._buffers[name] = None if value is None else torch.empty_like(value, device="cuda")
+        batch = batch.to(torch.device("cuda"))
+        output = method.forward(net, batch, config, torch.Generator())
+        terms = method.losses(output, batch, config)
+        assert len(terms) == 13 and {value.device.type for value in terms.values()} == {"cuda"}
+        assert output.anchors.shape == (2 * 16, 3), "as many as there could be"
+        with pytest.raises(DataDependentOutputException):
+            bool(terms["energy"])
