@@ -67,8 +67,10 @@ def stopped(rank: int, processes: int, port: int, words: list[str]) -> None:
 
 @pytest.mark.slow
 def test_four_processes_stop_together_and_go_on_as_four(own, tmp_path):
-    """With two the rest of the run is refused; with four it ends as that of one process that accumulates."""
-    words = tiny(own, tmp_path / "four", *EXACT)
+    """With two the rest of the run is refused; with four it ends as that of one process that accumulates. Contrast from
+    the first step on: no parameter is ever unused, which DDP is told."""
+    contrast = ("--schedule.contrast_start", "0")
+    words = tiny(own, tmp_path / "four", *EXACT, *contrast)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -79,8 +81,8 @@ def test_four_processes_stop_together_and_go_on_as_four(own, tmp_path):
     done = process(*words, processes=4)
     assert done.returncode == 0, done.stderr
     assert record(tmp_path / "four")["processes"] == 4
-    assert run(*tiny(own, tmp_path, *EXACT, "--optim.accumulate", "4")) == 0
-    assert_same_weights(tmp_path, tmp_path / "four")
+    assert run(*tiny(own, tmp_path / "one", *EXACT, *contrast, "--optim.accumulate", "4")) == 0
+    assert_same_weights(tmp_path / "one", tmp_path / "four")
 
 
 @pytest.mark.slow

@@ -142,14 +142,14 @@ class Trainer:
 
     def _shared(self, step: nn.Module) -> DistributedDataParallel:
         """`step`, its gradients averaged over the processes. Steps of classification alone leave parameters unused,
-        which DDP then has to look for; without any, every step is the same."""
+        which DDP then has to look for. No `static_graph`: DDP does not see into an `Output`, and would leave the first
+        step's gradients to each process."""
         plain = method.is_plain(method.weights(0, self.config)) or not self.config.uses_cams
         return DistributedDataParallel(
             step,
             device_ids=[self.device] if self.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
             find_unused_parameters=plain,
-            static_graph=not plain and self.config.optim.accumulate == 1,
         )
 
     def batches(self) -> Iterator[Batch]:
