@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 BOOK := _build/book-environment/bin
 STRICT := $(BOOK)/jupyter-book build book -W -n --keep-going
 
-.PHONY: help reproduce test slow smoke publish book strict fresh pdf lint clean
+.PHONY: help reproduce test slow gpu smoke publish book strict fresh pdf lint clean
 
 help:
 	@echo "make reproduce  train on the drawn set, evaluate, build your own book, compare with the published numbers"
 	@echo "make test       the tests, ten minutes at most"
 	@echo "make slow       the slow tests"
+	@echo "make gpu        what a GPU must show before days are spent on it, ten minutes; says so where there is none"
 	@echo "make smoke      the notebooks by the preset smoke, through papermill, in runs/smoke"
 	@echo "make book       the book with the published numbers, in _build/html"
 	@echo "make strict     the same from nothing, every warning an error, in an environment without torch"
@@ -28,6 +29,9 @@ test: $(VENV)/installed-test
 
 slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow -n 2
+
+gpu: $(VENV)/installed
+	$(BIN)/python -m wsss.tools.gpu
 
 smoke: $(VENV)/installed
 	rm -rf runs/smoke

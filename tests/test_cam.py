@@ -179,7 +179,7 @@ def test_D15_the_switch_decides_whether_a_step_normalises_over_padding(padding):
     batch = dataclasses.replace(batch, box=torch.tensor([[16, 32, 0, 16]] * 2))
     output = method.forward(net, batch, config, torch.Generator().manual_seed(0))
     image = net.normalise(batch.image)
-    raw = method.multi_scale_cam(net, image, net(image), config, batch.label)
+    raw = method.multi_scale_cam(net, image, net(image), config, batch.present)
     inside = cam.box_mask(batch.box, (32, 32))
     for mine, maps in zip((output.cam, output.aux_cam), raw, strict=True):
         fixed, predecessor = cam.normalise(maps, inside), cam.normalise(maps)

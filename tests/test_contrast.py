@@ -1,6 +1,7 @@
 """Patch and class token contrast and the choice of local crops: slow loops, gradients, deviations D4, D6, D7."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor, tiny, trai
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss import cam, contrast, method, model
+from wsss import cam, contrast, host, method, model
 
 # Patch tokens.
 
@@ -209,6 +210,28 @@ def test_crops_are_centred_on_uncertain_pixels_as_on_background():
     codes[:, 3, 2:6] = 1
     corners, _ = contrast.choose_crops(codes, inside, 4, 4, torch.Generator().manual_seed(0))
     assert sorted(map(tuple, (corners[0] + 2).tolist())) == [(3, 2), (3, 3), (3, 4), (3, 5)]
+
+
+@pytest.mark.parametrize("ask", [True, False])
+def test_crops_are_those_that_multinomial_draws(monkeypatch, ask):
+    monkeypatch.setattr(host, "may_ask", lambda tensor: ask)
+    codes, inside = crop_case(0)
+    corners, _ = contrast.choose_crops(codes, inside, 4, 3, torch.Generator().manual_seed(7))
+    generator = torch.Generator().manual_seed(7)
+    usable = 2 * contrast.window_sums(inside.long(), 4) >= 16
+    for b, weights in enumerate(((codes[:, 2:11, 2:11] <= 1) & usable).float()):
+        places = torch.multinomial(weights.flatten(), 3, generator=generator)
+        assert torch.equal(corners[b], torch.stack([places // 9, places % 9], 1))
+
+
+def test_few_places_take_turns_where_the_device_may_not_be_asked(monkeypatch):
+    monkeypatch.setattr(host, "may_ask", lambda tensor: False)
+    codes, inside = torch.zeros(1, 8, 16, dtype=torch.long), torch.zeros(1, 8, 16, dtype=torch.bool)
+    inside[:, :4, :1] = True  # seen in full by the crops at the left edge whose top is its own
+    inside[:, 1:5, 15:] = True
+    corners, _ = contrast.choose_crops(codes, inside, 4, 5, torch.Generator().manual_seed(0))
+    count = Counter(map(tuple, corners[0].tolist()))
+    assert count.keys() == {(0, 0), (1, 12)} and sorted(count.values()) == [2, 3]
 
 
 def test_crops_depend_on_the_generator_alone():

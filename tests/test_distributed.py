@@ -1,5 +1,8 @@
 """Several processes: the same numbers as one, each image counted once, errors without a hang."""
 
+import os
+import signal
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import torch.distributed as dist
 from running import Photo, folder, own_set, process, record, run, tiny
 from safetensors.torch import load_file
 
-from wsss import datasets, distributed, presets, results
+from wsss import checkpoint, datasets, distributed, presets, results, train
 from wsss.paths import UserError
 
 PHOTOS = (Photo(), Photo(classes=(2,)), Photo(classes=(1, 2)), Photo(classes=(2,), size=(31, 57)), Photo())
@@ -36,10 +39,50 @@ def pair(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_equal_one_that_accumulates(pair, own, tmp_path):
     """The same two micro-batches: gradients are averaged over processes as over micro-batches."""
     assert run(*tiny(own, tmp_path, *EXACT, "--optim.accumulate", "2")) == 0
-    one, two = (load_file(folder(output) / "step-00000004.safetensors") for output in (tmp_path, pair))
+    assert_same_weights(tmp_path, pair)
+
+
+def assert_same_weights(*outputs: Path) -> None:
+    """Up to rounding, after the last of four steps."""
+    one, two = (load_file(folder(output) / "step-00000004.safetensors") for output in outputs)
     difference = {name: float((one[name] - two[name]).abs().max()) for name in one}
     worst = max(difference, key=difference.get)
     assert difference[worst] <= 1e-6, (worst, difference[worst])
+
+
+def stopped(rank: int, processes: int, port: int, words: list[str]) -> None:
+    """One of several processes, the last of which is asked to stop in the second step."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    update = train.Trainer._update
+
+    def updated(self: train.Trainer, *arguments: object) -> dict:
+        if self.step == 1 and rank == processes - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return update(self, *arguments)
+
+    train.Trainer._update = updated
+    assert run(*words) == 143
+
+
+@pytest.mark.slow
+def test_four_processes_stop_together_and_go_on_as_four(own, tmp_path):
+    """With two the rest of the run is refused; with four it ends as that of one process that accumulates. Contrast from
+    the first step on: no parameter is ever unused, which DDP is told."""
+    contrast = ("--schedule.contrast_start", "0")
+    words = tiny(own, tmp_path / "four", *EXACT, *contrast)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(stopped, (4, port, words), 4)
+    assert checkpoint.latest(folder(tmp_path / "four")) == 2
+    done = process(*words, processes=2)
+    assert done.returncode != 0 and "was trained by 4 processes, not 2" in done.stderr
+    done = process(*words, processes=4)
+    assert done.returncode == 0, done.stderr
+    assert record(tmp_path / "four")["processes"] == 4
+    assert run(*tiny(own, tmp_path / "one", *EXACT, *contrast, "--optim.accumulate", "4")) == 0
+    assert_same_weights(tmp_path / "one", tmp_path / "four")
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Dense energy: the predecessor's numbers, its slow loop and stated gradient, and the filter's structure."""
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,10 +13,11 @@ from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor, tiny, trai
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss import method, model
+from wsss import energy, host, method, model
 from wsss.energy import energy_loss, filtered, half_probability, start
 from wsss.losses import log_probability
 from wsss.normalisation import IMAGENET
+from wsss.paths import UserError
 
 
 def planes(pixels):
@@ -147,6 +150,26 @@ def test_started_together_or_one_by_one_gives_the_same_bits():
         assert torch.equal(pending[n](), alone.roll(n, 0))
         assert torch.equal(asked[n], alone.roll(n, 0))
     assert not torch.equal(alone[0], alone[1])
+
+
+@pytest.mark.slow
+def test_a_process_filters_the_same_leaves_stops_to_its_parent_and_its_end_is_said(monkeypatch):
+    """What an accelerator has beside it: no wait for a process that has ended."""
+    case = mixed(64, 64), probability(0, 1, 3, 32, 32), whole(1, 64, 64)
+    expected = filtered(*case)
+    monkeypatch.setattr(host, "may_ask", lambda tensor: False)
+    try:
+        assert torch.equal(filtered(*case), expected)
+        (number,) = energy._process()._processes
+        for stop in (signal.SIGTERM, signal.SIGINT):
+            os.kill(number, stop)
+            assert torch.equal(filtered(*case), expected)
+        os.kill(number, signal.SIGKILL)
+        with pytest.raises(UserError, match="energy's filter was killed"):
+            filtered(*case)
+    finally:
+        energy._process().shutdown()
+        energy._process.cache_clear()
 
 
 def test_what_is_started_is_not_changed_by_later_writes():
@@ -304,4 +327,4 @@ def test_D17_the_switch_decides_whether_a_step_builds_the_kernel_of_padding(acro
     net, batch = model.build(config, 4), training_batch(config)
     output = method.forward(net, batch, config, torch.Generator().manual_seed(0))
     one, two = (filtered(batch.image, output.probability, batch.box, across_box=flag) for flag in (False, True))
-    assert torch.equal(output.filtered, two if across else one) and not torch.equal(one, two)
+    assert torch.equal(output.filtered(), two if across else one) and not torch.equal(one, two)

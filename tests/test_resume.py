@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -49,6 +50,24 @@ def test_stopped_and_resumed_is_bit_equal(whole, own, tmp_path, monkeypatch, cap
         assert run(*tiny(own, tmp_path)) == 143
     assert f"stopped at step {step} of 4" in capsys.readouterr().err
     assert checkpoint.latest(folder(tmp_path)) == step and not folder(tmp_path).with_suffix(".json").exists()
+    assert run(*tiny(own, tmp_path)) == 0
+    assert_same_run(whole, tmp_path)
+
+
+def test_a_run_goes_on_with_as_many_processes_as_before(whole, own, tmp_path, monkeypatch, capsys):
+    """Losses count over a process's images. Of a run whose training is over, only the evaluation is left."""
+    with monkeypatch.context() as patch:
+        ask_to_stop(patch, 2)
+        assert run(*tiny(own, tmp_path)) == 143
+    load = checkpoint.load
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "load", lambda *words: load(*words) | {"processes": 2})
+        assert run(*tiny(own, tmp_path)) == 1
+        assert "was trained by 2 processes, not 1, and" in capsys.readouterr().err
+        shutil.copytree(whole, tmp_path / "whole")
+        folder(tmp_path / "whole").with_suffix(".json").unlink()
+        assert run(*tiny(own, tmp_path / "whole")) == 0
+    assert_same_run(whole, tmp_path / "whole")
     assert run(*tiny(own, tmp_path)) == 0
     assert_same_run(whole, tmp_path)
 

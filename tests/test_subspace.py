@@ -9,7 +9,7 @@ from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss import contrast, subspace
+from wsss import contrast, host, subspace
 
 # The definitions as loops over plain numbers.
 
@@ -181,6 +181,32 @@ def test_anchors_are_labelled_balanced_and_within_both_limits(labels, seed, per_
         assert min(size, highest) - short <= drawn[group] <= size
 
 
+def test_anchors_are_filled_up_where_the_device_may_not_be_asked(monkeypatch):
+    """The same ones, and others with the label IGNORE up to as many as there can be."""
+    labels = tensor(np.random.RandomState(0).choice([0, 1, 2, IGNORE], size=(2, 12)))
+    drawn = subspace.choose_anchors(labels, torch.Generator().manual_seed(3), 2, 20)
+    monkeypatch.setattr(host, "may_ask", lambda labels: False)
+    padded = subspace.choose_anchors(labels, torch.Generator().manual_seed(3), 2, 20)
+    assert len(drawn) < len(padded) == 20 == len(padded[:, :2].unique(dim=0))
+    assert torch.equal(padded[padded[:, 2] != IGNORE], drawn)
+    assert torch.equal(drawn[:, 2], labels[drawn[:, 0], drawn[:, 1]])
+
+
+@pytest.mark.parametrize("by_label", [True, False])
+def test_anchors_of_label_IGNORE_take_no_part(by_label):
+    z, ignored = tensor(noise(0, 6, 2, 3)), torch.tensor([6, 7])
+    padded = torch.cat([z, tensor(noise(1, 2, 2, 3))])
+    labels, images = torch.cat([LABELS, torch.full((2,), IGNORE)]), torch.cat([IMAGES, torch.tensor([0, 1])])
+    for loss, more in ((subspace.patch_subspace_loss, (IMAGES, 0.5)), (subspace.decorrelation_loss, (by_label,))):
+        seen = [x.clone().requires_grad_() for x in (z, padded)]
+        one = loss(seen[0], LABELS, *more)
+        two = loss(seen[1], labels, *((images, 0.5) if more[0] is IMAGES else more))
+        torch.testing.assert_close(two, one)
+        (one + two).backward()
+        torch.testing.assert_close(seen[1].grad[:6], seen[0].grad)
+        assert not seen[1].grad[ignored].any()
+
+
 def test_anchors_default_limits_on_a_large_batch():
     """8 images of 784 tokens: 8 x 3 groups of up to 64 are more than 512, so each gives 21 or 22."""
     labels = torch.arange(784).remainder(4).expand(8, 784).clone()
@@ -212,7 +238,7 @@ def test_anchors_take_the_same_random_numbers_whatever_the_labels():
 
 def test_no_anchors_keep_the_shape():
     for labels in (torch.full((2, 5), IGNORE), torch.zeros(2, 0, dtype=torch.long)):
-        assert subspace.choose_anchors(labels, torch.Generator()).shape == (0, 2)
+        assert subspace.choose_anchors(labels, torch.Generator()).shape == (0, 3)
 
 
 # A2, patch tokens.

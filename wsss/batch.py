@@ -1,9 +1,20 @@
 """What flows: a batch of training views into the method, an output of the network out of it."""
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+
+def present_classes(label: Float[Tensor, "b k"]) -> Int[Tensor, " p"]:
+    """Numbers of the classes that any image has, ascending; the first where none has one, so that there is a map."""
+    present = label.any(0)
+    present[0] |= not present.any()
+    return present.nonzero()[:, 0]
 
 
 @dataclass
@@ -24,6 +35,31 @@ class Batch:
     """The crop of view 1 with colours of its own: the source of local crops; None with view 2."""
     mask: UInt8[Tensor, "b h w"] | None = None
     """The true mask of view 1, 255 in its padding; None but in a fully supervised run."""
+
+    @cached_property
+    def present(self) -> Int[Tensor, " p"]:
+        """See `present_classes`."""
+        return present_classes(self.label)
+
+    @cached_property
+    def most(self) -> int:
+        """The greatest number of classes of one image."""
+        return int((self.label > 0).sum(1).max())
+
+    def pin_memory(self) -> "Batch":
+        """What `DataLoader` asks for: memory that a GPU copies from while the host goes on."""
+        return self._each(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch with its tensors on `device`."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """With every tensor changed. What follows from the labels goes along, for a GPU is not to be asked for it."""
+        known = {**vars(self), "present": self.present, "most": self.most}
+        other = copy.copy(self)
+        vars(other).update({name: change(x) if isinstance(x, Tensor) else x for name, x in known.items()})
+        return other
 
 
 @dataclass
@@ -80,16 +116,16 @@ class Output(Encoded):
     """Labels of tokens made of the aux CAM, IGNORE outside the photograph; None in a plain pass."""
     probability: Float[Tensor, "b c p q"] | None = None
     """Softmax of the segmentation at half the image's size, with gradient; None when the energy is off."""
-    filtered: Float[Tensor, "b c p q"] | None = None
-    """`probability` filtered by the dense kernel (K S'), without gradient; None when the energy is off."""
+    filtered: Callable[[], Float[Tensor, "b c p q"]] | None = None
+    """Waits for `probability` filtered by the dense kernel (K S'), without gradient; None when the energy is off."""
     student: Float[Tensor, "v b s e"] | None = None
     """Contrast head on the class tokens of view 1, view 2 and the local crops (v = 2 + crops); None when off."""
     teacher: Float[Tensor, "2 b s e"] | None = None
     """Teacher head on the class tokens of the two global views, without gradient; None when off."""
     flags: Int[Tensor, "b v"] | None = None
     """1 where a view shows foreground (both global views, local crops by the aux CAM), else 0; None when off."""
-    anchors: Int[Tensor, "a 2"] | None = None
-    """Image and token (counted along the rows) of the anchors of patch contrast in subspaces; None when off."""
+    anchors: Int[Tensor, "a 3"] | None = None
+    """Image, token (counted along the rows) and label of the anchors of patch contrast in subspaces; None when off."""
     anchor_codes: Float[Tensor, "a s e"] | None = None
     """The anchors' tokens in the subspaces; None when off."""
     projection: Float[Tensor, "s e m"] | None = None

@@ -67,7 +67,7 @@ def phases_table(found: Sequence[Bench]) -> Table:
     """A row a step, a column a phase, in units; phases in the order in which a step comes to them."""
     phases = tuple(dict.fromkeys(phase for one in found for phase in one["phases"]))
     rows = tuple((name(one), *(_units(one, phase) for phase in phases)) for one in found)
-    note = "Where the filter of the energy is waited for, the wait counts for the main pass."
+    note = "A wait for the energy's filter counts for the main pass, in newer rows for the other losses."
     return Table("The same steps by phases, in units", ("step", *phases), rows, note)
 
 

@@ -18,11 +18,16 @@ def box_mask(box: Int[Tensor, "b 4"], size: tuple[int, int]) -> Bool[Tensor, "b 
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
 
 
+def whole_box(batch: int, size: tuple[int, int], device: torch.device) -> Int[Tensor, "b 4"]:
+    """Boxes of images without padding."""
+    return torch.stack([torch.full((batch,), side, device=device) for side in (0, size[0], 0, size[1])], 1)
+
+
 def token_mask(box: Int[Tensor, "b 4"], patch: int, grid: tuple[int, int]) -> Bool[Tensor, "b i j"]:
     """V: tokens whose patch of `patch` pixels lies wholly inside the photograph (`box` in pixels)."""
-    upper = torch.tensor([True, False, True, False], device=box.device)
-    inside = torch.where(upper, (box + patch - 1) // patch, box // patch)
-    return box_mask(inside, grid)
+    top, bottom, left, right = box.unbind(1)
+    inside = [(top + patch - 1) // patch, bottom // patch, (left + patch - 1) // patch, right // patch]
+    return box_mask(torch.stack(inside, 1), grid)
 
 
 def scores(

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Generator, Tensor
 
+from wsss import host
 from wsss.config import IGNORE
 from wsss.losses import upcast
 
@@ -107,16 +108,24 @@ def window_sums(values: Int[Tensor, "b h w"], size: int) -> Int[Tensor, "b i j"]
 
 
 def _draw(choices: tuple[Bool[Tensor, "h w"], ...], count: int, generator: Generator) -> Int[Tensor, " m"]:
-    """`count` different places of the first choice that has as many; else of the last one, with replacement."""
-    places = next((choice for choice in choices if choice.sum() >= count), choices[-1])
-    weights = places.flatten().float().cpu()
-    return torch.multinomial(weights, count, bool(places.sum() < count), generator=generator).to(places.device)
+    """`count` different places of the first choice that has as many; else of the last one, with replacement.
+
+    Different places are drawn as `torch.multinomial` does it, but without its questions to the device. For places drawn
+    again a device that may not be asked lets the few that there are take turns.
+    """
+    *others, places = (choice.flatten() for choice in choices)
+    for choice in reversed(others):
+        places = torch.where(choice.sum() >= count, choice, places)
+    weights, number = places.float(), places.sum()
+    if host.may_ask(places) and number < count:
+        return torch.multinomial(weights, count, True, generator=generator)
+    order = (weights / torch.empty_like(weights).exponential_(generator=generator)).topk(count).indices
+    return order[torch.arange(count, device=order.device) % number]
 
 
 def cut(image: UInt8[Tensor, "b 3 h w"], corners: Int[Tensor, "b m 2"], size: int) -> UInt8[Tensor, "m b 3 q q"]:
     """Square crops at the given top left corners, crop-major."""
-    rows = [
-        torch.stack([one[:, top : top + size, left : left + size] for top, left in places])
-        for one, places in zip(image, corners.tolist(), strict=True)
-    ]
-    return torch.stack(rows, 1)
+    side = torch.arange(size, device=image.device)
+    top, left = corners.transpose(0, 1)[..., None, None, None].unbind(2)  # m b 1 1 1
+    images, colours = (torch.arange(count, device=image.device) for count in image.shape[:2])
+    return image[images[:, None, None, None], colours[:, None, None], top + side[:, None], left + side]

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from wsss import distributed, transforms
 from wsss.batch import Batch
 from wsss.config import Config
-from wsss.data import identity, voc
+from wsss.data import voc
 from wsss.data.pool import cores
 from wsss.data.sets import root_of as root_of
 from wsss.paths import UserError, note
@@ -50,8 +50,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def digests(self, masks: bool = False) -> identity.Digests:
+    def digests(self, masks: bool = False) -> dict[str, str]:
         """Of the list's ids, classes, image labels and photographs, and of its masks where they are used."""
+        from wsss.data import identity  # which knows of records, too
+
         truth = [voc.mask_file(self.kit, name) for name in self.ids] if masks else []
         files = dict(zip(self.ids, self.files, strict=True))
         return identity.digests(self.kit.classes, files, self.labels.numpy(), truth)
@@ -170,9 +172,3 @@ def training_batches(split: Split, config: Config, first_step: int) -> Iterator[
         yield from loader
     except UserError as error:  # a loader process puts its traceback before the sentence
         raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device`."""
-    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(batch).items()}
-    return Batch(**moved)

@@ -75,6 +75,11 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+def sums(*numbers: int) -> list[int]:
+    """The sum of each number over all processes, between hosts: no GPU is waited for."""
+    return total(torch.tensor(numbers)).tolist() if world() > 1 else list(numbers)
+
+
 def gather(value: object) -> list[object]:
     """`value` of every process, in order of rank; every process gets the list."""
     if world() == 1:
@@ -86,7 +91,7 @@ def gather(value: object) -> list[object]:
 
 def wait() -> None:
     """Until all processes are here."""
-    total(torch.zeros(()))  # on the CPU, so that no GPU is waited for
+    sums(0)
 
 
 def from_main(work: Callable[[], T]) -> T:

@@ -4,8 +4,12 @@ Everything here lives at half the image's size, rounded down: S is halved biline
 by taking every second pixel.
 """
 
+import signal
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache
+from multiprocessing import get_context
 
 import numpy as np
 import torch
@@ -14,11 +18,18 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from pydensecrf import densecrf, eigen
 from torch import Tensor
 
+from wsss import host
 from wsss.cam import box_mask
 from wsss.config import IGNORE
+from wsss.interrupt import obey_parent
 from wsss.losses import upcast
+from wsss.paths import UserError
 
-_WORKER = ThreadPoolExecutor(1, "energy")
+_THREAD = ThreadPoolExecutor(1, "energy")
+
+
+Copies = Callable[[], tuple[Tensor, ...]]
+"""Waits for pixels, values and lattice of a batch to be on the host."""
 
 
 def half_probability(log_probability: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c p q"]:
@@ -38,9 +49,9 @@ def start(
     """Begin `filtered` in a worker thread; the call that is returned waits for its result, on S's device.
 
     pydensecrf holds the interpreter's lock while it works (about 20 ms an image), so the images follow one another
-    and a second thread would gain nothing. What overlaps is work outside the lock: one long operation, a backward
-    pass, kernels a GPU has in its queue. An error of the worker is raised by the call.
-    Raises ValueError where a sigma is not positive.
+    and a second thread would gain nothing. On a CPU what overlaps is work outside the lock: one long operation, a
+    backward pass. Beside an accelerator, whose host has to hand out work all the time, the thread has a process do it.
+    An error of the worker is raised by the call. Raises ValueError where a sigma is not positive.
     """
     if min(sigma_xy, sigma_rgb) <= 0:
         raise ValueError(f"the energy's sigmas must be positive, not {sigma_xy} and {sigma_rgb}")
@@ -48,7 +59,9 @@ def start(
     seen = _half_box(box, image.shape[2:])
     inside = probability.detach().float() * seen[:, None]
     lattice = torch.ones_like(seen) if across_box else seen
-    return _WORKER.submit(_filter_batch, pixels, inside, lattice, sigma_xy / 2, sigma_rgb).result
+    work = _filter_batch if host.may_ask(inside) else _filter_apart
+    future = _THREAD.submit(work, host.fetch(pixels, inside, lattice), sigma_xy / 2, sigma_rgb)
+    return lambda: future.result().to(inside.device, non_blocking=True)
 
 
 def filtered(
@@ -98,22 +111,48 @@ def _half_box(box: Int[Tensor, "b 4"], size: tuple[int, int]) -> Bool[Tensor, "b
     return _half(box_mask(box, tuple(size)))
 
 
-def _filter_batch(
-    pixels: UInt8[Tensor, "b p q 3"],
-    values: Float32[Tensor, "b c p q"],
-    lattice: Bool[Tensor, "b p q"],
+def _filter_batch(copies: Copies, sigma_xy: float, sigma_rgb: float) -> Float32[Tensor, "b c p q"]:
+    return torch.from_numpy(_filter_arrays(*(copy.numpy() for copy in copies()), sigma_xy, sigma_rgb))
+
+
+def _filter_apart(copies: Copies, sigma_xy: float, sigma_rgb: float) -> Float32[Tensor, "b c p q"]:
+    """The same by another process, in memory that the device copies from while the host goes on."""
+    tensors = copies()
+    arrays = [copy.numpy() for copy in tensors]
+    try:
+        result = torch.from_numpy(_process().submit(_filter_arrays, *arrays, sigma_xy, sigma_rgb).result())
+    except BrokenProcessPool as error:
+        raise UserError("the process of the energy's filter was killed, for want of memory perhaps") from error
+    return result.pin_memory() if tensors[0].is_pinned() else result
+
+
+@cache
+def _process() -> ProcessPoolExecutor:
+    """The one process; a fork would copy the locks of whatever threads there are."""
+    return ProcessPoolExecutor(1, get_context("spawn"), _begin)
+
+
+def _begin() -> None:
+    """A stop is the parent's, which needs the filter for its last step, and whose end is this process's."""
+    obey_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _filter_arrays(
+    pixels: UInt8[np.ndarray, "b p q 3"],
+    values: Float32[np.ndarray, "b c p q"],
+    lattice: Bool[np.ndarray, "b p q"],
     sigma_xy: float,
     sigma_rgb: float,
-) -> Float32[Tensor, "b c p q"]:
+) -> Float32[np.ndarray, "b c p q"]:
     """The filter of every image, over the rectangle of its lattice."""
-    out = np.zeros(values.shape, np.float32)
-    arrays = (x.cpu().numpy() for x in (pixels, values, lattice))
-    for place, image, value, used in zip(out, *arrays, strict=True):
+    out = np.zeros_like(values)
+    for place, image, value, used in zip(out, pixels, values, lattice, strict=True):
         rows, columns = (np.flatnonzero(used.any(axis)) for axis in (1, 0))
         if rows.size:
             part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             place[:, *part] = _bilateral(image[part], value[:, *part], sigma_xy, sigma_rgb)
-    return torch.from_numpy(out).to(values.device)
+    return out
 
 
 def _bilateral(

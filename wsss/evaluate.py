@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from wsss import alignment, cam, distributed, method, provenance, results
 from wsss import config as configuration
-from wsss.batch import Batch, Output
+from wsss.batch import Batch, Output, present_classes
 from wsss.config import Config, Data
 from wsss.data import names, sets, voc
 from wsss.datasets import Split
@@ -43,7 +43,7 @@ def predict(model: Wsss, image: Pixels, label: Float[Tensor, "b k"], config: Con
     """
     normalised = model.normalise(image)
     output = model(normalised)
-    main, aux, *_ = method.multi_scale_cam(model, normalised, output, config, label)
+    main, aux, *_ = method.multi_scale_cam(model, normalised, output, config, present_classes(label))
     maps = {name: cam.masked(cam.normalise(raw), label) for name, raw in (("cam", main), ("aux_cam", aux))}
     pseudo = pseudo_label(dataclasses.replace(output, **maps), image, label, config)
     found = {**maps, "segmentation": output.segmentation, "logits": output.logits, "pseudo_label": pseudo}

@@ -29,11 +29,9 @@ def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, pla
     if plain:
         return output
     output = dataclasses.replace(output, log_probability=log_probability(output.segmentation, image.shape[2:]))
-    filtering = None
     if config.energy.weight:
         probability = energy.half_probability(output.log_probability)
-        output = dataclasses.replace(output, probability=probability)
-        filtering = energy.start(  # beside the passes below
+        filtering = energy.start(  # beside all that follows but the loss that it is for
             batch.image,
             probability.detach(),
             batch.box,
@@ -41,12 +39,13 @@ def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, pla
             sigma_rgb=config.energy.sigma_rgb,
             across_box=config.compat.energy_across_box,
         )
+        output = dataclasses.replace(output, probability=probability, filtered=filtering)
     output = add_cams(model, image, batch, output, config)
     if config.contrasts_classes:
         output = add_class_codes(model, batch, output, config, generator)
     if config.contrasts_patches or config.uses_decorrelation or config.uses_orthogonality:
         output = add_patch_codes(model, output, config, generator)
-    return dataclasses.replace(output, filtered=filtering()) if filtering else output
+    return output
 
 
 def add_cams(model: Wsss, image: Float[Tensor, "b 3 h w"], batch: Batch, output: Output, config: Config) -> Output:
@@ -54,7 +53,7 @@ def add_cams(model: Wsss, image: Float[Tensor, "b 3 h w"], batch: Batch, output:
     students of alignment."""
     inside = cam.box_mask(batch.box, image.shape[2:])
     valid = None if config.compat.padding_in_cam else inside
-    raw = multi_scale_cam(model, image, output, config, batch.label)
+    raw = multi_scale_cam(model, image, output, config, batch.present)
     main, aux, *extra = (cam.normalise(maps, valid) for maps in raw)
     output = dataclasses.replace(output, cam=main, aux_cam=aux, extra_cams=tuple(extra))
     output = dataclasses.replace(output, token_labels=token_labels(output, batch, config))
@@ -70,16 +69,14 @@ def add_cams(model: Wsss, image: Float[Tensor, "b 3 h w"], batch: Batch, output:
 
 @torch.no_grad()
 def multi_scale_cam(
-    model: Wsss, image: Float[Tensor, "b 3 h w"], output: Output, config: Config, label: Float[Tensor, "b k"]
+    model: Wsss, image: Float[Tensor, "b 3 h w"], output: Output, config: Config, present: Int[Tensor, " p"]
 ) -> tuple[Float[Tensor, "b k h w"], ...]:
     """Raw multi-scale CAM of every layer: sum over scales of the larger of image and mirror image.
 
-    `output` is the pass on `image` itself and serves as the unflipped pass of scale 1. Classes that no image of the
-    batch has by its `label` are left at zero.
+    `output` is the pass on `image` itself and serves as the unflipped pass of scale 1. Classes other than those that
+    `present` numbers are left at zero.
     """
-    size, present = (image.shape[2], image.shape[3]), label.any(0)
-    present[0] |= not present.any()  # a batch without any label still has a map
-    present = present.nonzero()[:, 0]
+    size = (image.shape[2], image.shape[3])
     sums = [image.new_zeros(len(image), len(present), *size) for _ in model.classifiers()]
     for scale in config.cam.scales:
         if scale == 1:
@@ -91,7 +88,7 @@ def multi_scale_cam(
             pairs = (maps.chunk(2) for maps in layer_scores(model, both, present))
         for total, maps in zip(sums, pairs, strict=True):
             total += cam.mirrored_scores(*maps, size)
-    whole = image.new_zeros(len(image), label.shape[1], *size)
+    whole = image.new_zeros(*output.logits.shape, *size)
     return tuple(whole.index_copy(1, present, total) for total in sums)
 
 
@@ -125,7 +122,8 @@ def add_patch_codes(model: Wsss, output: Output, config: Config, generator: Gene
         return output
     labels = output.token_labels.flatten(1)
     anchors = subspace.choose_anchors(labels, generator, config.msc.anchors_per_class, config.msc.anchors)
-    codes = model.proj_head(output.tokens[anchors[:, 0], anchors[:, 1]])
+    images, tokens, _ = anchors.unbind(1)
+    codes = model.proj_head(output.tokens[images, tokens])
     return dataclasses.replace(output, anchors=anchors, anchor_codes=codes)
 
 
@@ -149,9 +147,9 @@ def losses(output: Output, batch: Batch, config: Config, aux_labels: bool = Fals
     terms |= subspace_terms(output, config) | alignment_terms(output, batch, config)
     labels = segmentation_labels(output, batch, config, aux_labels)
     terms["segmentation"] = segmentation_loss(output.log_probability, labels, config.compat.undefined_segmentation)
-    if output.filtered is not None:
+    if output.filtered is not None:  # the last of all, for it is waited for
         terms["energy"] = energy.energy_loss(
-            output.probability, output.filtered, labels, batch.box, config.energy.scale
+            output.probability, output.filtered(), labels, batch.box, config.energy.scale
         )
     return terms
 
@@ -171,7 +169,7 @@ def subspace_terms(output: Output, config: Config) -> dict[str, Float[Tensor, ""
     if output.projection is not None:
         terms["orthogonality"] = subspace.orthogonality_loss(output.projection)
     if output.anchors is not None:
-        images, labels = output.anchors[:, 0], output.token_labels.flatten(1)[output.anchors.unbind(1)]
+        images, _, labels = output.anchors.unbind(1)
         if config.contrasts_patches:
             terms["patch_subspace"] = subspace.patch_subspace_loss(
                 output.anchor_codes,
@@ -226,13 +224,14 @@ def segmentation_labels(output: Output, batch: Batch, config: Config, aux_labels
         high,
         across_box=config.compat.refine_across_box,
         iterations=config.segmentation.refinements,
+        most=batch.most,
     )
 
 
 def token_labels(output: Output, batch: Batch, config: Config) -> Int[Tensor, "b i j"]:
     """Labels of tokens: the aux CAM, bilinear to the token grid, thresholded; IGNORE outside the photograph."""
     small = F.interpolate(output.aux_cam, output.grid, mode="bilinear", align_corners=False)
-    everywhere = batch.box.new_tensor([0, output.grid[0], 0, output.grid[1]]).expand(len(batch.box), 4)
+    everywhere = cam.whole_box(len(small), output.grid, small.device)
     labels = cam.training_labels(small, batch.label, everywhere, config.cam.low, config.cam.high)
     return torch.where(token_validity(output, batch, config), labels, IGNORE)
 

@@ -1,12 +1,14 @@
 """Pixel-adaptive refinement (PAR) of masks by the colours around each pixel, and the segmentation pseudo label made
 with it. From the description of the base (ToCo, Ru et al., CVPR 2023)."""
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from wsss.cam import box_mask
+from wsss.cam import box_mask, whole_box
 from wsss.config import IGNORE
 from wsss.losses import upcast
 
@@ -21,6 +23,11 @@ def offsets(dilations: tuple[int, ...]) -> list[tuple[int, int]]:
     """Rows down and columns right of the neighbours: the eight around a pixel, at each dilation."""
     ring = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
     return [(d * down, d * right) for d in dilations for down, right in ring]
+
+
+@cache  # copied to a device once, since each copy of a list is waited for
+def _around(dilations: tuple[int, ...], device: torch.device) -> Int[Tensor, "n 2"]:
+    return torch.tensor(offsets(dilations), device=device)
 
 
 def clamped(
@@ -67,7 +74,7 @@ def affinity(
     scale = 1 / ((deviation + EPSILON) * WIDTH)
     centre = shifted(0, 0)
     colour = torch.stack([((view - centre) * scale).square_().mean(1).neg_() for view in views], 1).softmax(1)
-    distance = torch.tensor(around, dtype=image.dtype, device=image.device).norm(dim=1)
+    distance = _around(dilations, image.device).to(image.dtype).norm(dim=1)
     nearness = torch.softmax(-(distance / distance.std() / WIDTH).square(), 0)
     # Plane by plane until here, which is faster; the look-ups want the weights of a pixel side by side.
     return colour.add_(nearness[:, None, None], alpha=DISTANCE_WEIGHT).movedim(1, 3).contiguous()
@@ -79,7 +86,7 @@ def neighbours(
     """For every pixel of the batch, row by row and image by image, the numbers of its n neighbours in that order."""
     margin = max(dilations)
     rows, columns = (x.int() for x in clamped(box, size, margin))
-    around = torch.tensor(offsets(dilations), device=box.device) + margin
+    around = _around(dilations, box.device) + margin
     down = rows[:, torch.arange(size[0], device=box.device)[:, None] + around[:, 0]]
     right = columns[:, torch.arange(size[1], device=box.device)[:, None] + around[:, 1]]
     first = torch.arange(len(box), dtype=torch.int32, device=box.device)[:, None, None] * (size[0] * size[1])
@@ -106,8 +113,7 @@ def refine(
         image = upcast(image)
         masks = masks.to(image.dtype)
         masks = F.interpolate(masks, size, mode="bilinear", align_corners=True)
-        whole = torch.tensor([[0, size[0], 0, size[1]]], device=image.device).expand(batch, 4)
-        edges = whole if box is None else box
+        edges = whole_box(batch, size, image.device) if box is None else box
         if iterations > 0:
             # Weighted look-ups of whole pixels: nothing of the size of 48 masks is ever made.
             weights = affinity(image, edges, dilations).flatten(0, 2)
@@ -130,6 +136,7 @@ def segmentation_labels(
     across_box: bool = False,
     *,
     iterations: int = 10,
+    most: int | None = None,
 ) -> Int[Tensor, "b h w"]:
     """The segmentation pseudo label: class + 1, 0 background, IGNORE where unsure and outside the box.
 
@@ -137,12 +144,13 @@ def segmentation_labels(
     and the CAMs of the image's own classes, refined, resized back, arg max; once with background `high`, once with
     `low`. The label is the first result's class; background where both say background; else IGNORE. The base refines
     across the box's edge, as `across_box` does (Deviations D16); otherwise nothing outside the box has any influence.
-    `iterations` 0 leaves the refinement out. Outside autocast; no gradient.
+    `iterations` 0 leaves the refinement out. `most` is the greatest number of classes of one image; None: `label` is
+    asked for it. Outside autocast; no gradient.
     """
     height, width = image.shape[2:]
     half = (max(1, height // 2), max(1, width // 2))
     with torch.autocast(image.device.type, enabled=False):
-        planes, classes = _own_classes(upcast(cam), label)
+        planes, classes = _own_classes(upcast(cam), label, most)
         pixels = upcast(image)
         if not across_box:
             planes, pixels = repeat_edge(planes, box), repeat_edge(pixels, box)
@@ -162,11 +170,11 @@ def segmentation_labels(
 
 
 def _own_classes(
-    cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"]
+    cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"], most: int | None
 ) -> tuple[Float[Tensor, "b s h w"], Int[Tensor, "b s"]]:
     """The CAMs of each image's own classes and their numbers + 1, in order; 0 where an image has fewer than another."""
     present, classes = (label > 0).sort(dim=1, descending=True, stable=True)
-    slots = max(1, int(present.sum(1).max()))
+    slots = max(1, int(present.sum(1).max()) if most is None else most)
     present, classes = present[:, :slots], classes[:, :slots]
     planes = torch.stack([one.index_select(0, own) for one, own in zip(cam, classes, strict=True)])
     return planes, (classes + 1) * present

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
+from wsss import host
 from wsss.config import IGNORE
 from wsss.contrast import class_contrast_loss
 from wsss.losses import upcast
@@ -48,31 +49,34 @@ def subspace_contrast_loss(
 
 def choose_anchors(
     labels: Int[Tensor, "b n"], generator: Generator, per_class: int = 64, total: int = 512
-) -> Int[Tensor, "a 2"]:
-    """Class-balanced sample of labelled tokens: rows (image, token), ascending; none gives shape (0, 2).
+) -> Int[Tensor, "a 3"]:
+    """Class-balanced sample of labelled tokens: rows (image, token, label), ascending; none gives shape (0, 3).
 
     `labels` are 0 (background), class + 1 or IGNORE. A group is one label of one image and gives at most `per_class`
     tokens. Where that is more than `total` over the batch, every group has one and the same smaller quota: groups give
     in rounds, one random token each, until `total` are drawn, so groups that could give more differ by at most one.
-    Drawn on the CPU from `generator`, whatever the device of `labels`; a batch takes as many random numbers as it has
-    tokens, so what is drawn later does not depend on the labels.
+    Drawn from `generator` on the device of both; a batch takes as many random numbers as it has tokens, so what is
+    drawn later does not depend on the labels. A device that may not be asked how many anchors there are gives as many
+    as there could be, the missing ones with the label IGNORE, which the losses leave out.
     """
-    flat = labels.flatten().cpu()
-    shuffle = torch.randperm(len(flat), generator=generator)
-    image = torch.arange(len(flat)) // labels.shape[1]
-    usable = shuffle[flat[shuffle] != IGNORE]
-    turn = _occurrence((image * (IGNORE + 1) + flat)[usable])
-    in_rounds = turn.argsort(stable=True)[: (turn < per_class).sum()]
-    chosen = usable[in_rounds[:total]].sort().values
-    return torch.stack([chosen // labels.shape[1], chosen % labels.shape[1]], 1).to(labels.device)
+    flat, width = labels.flatten(), labels.shape[1]
+    shuffle = torch.randperm(len(flat), generator=generator, device=flat.device)
+    image = torch.arange(len(flat), device=flat.device) // width
+    turn = _occurrence((image * (IGNORE + 1) + flat)[shuffle])
+    turn = turn.masked_fill((flat[shuffle] == IGNORE) | (turn >= per_class), len(flat))  # after all others
+    in_rounds = turn.argsort(stable=True)[:total]
+    chosen, order = shuffle[in_rounds].sort()
+    drawn = (turn[in_rounds] < len(flat))[order]
+    anchors = torch.stack([chosen // width, chosen % width, flat[chosen].where(drawn, IGNORE)], 1)
+    return anchors[drawn] if host.may_ask(labels) else anchors
 
 
 def _occurrence(groups: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """How many earlier entries have the same number: 5 5 3 5 -> 0 1 0 2."""
     ordered, order = groups.sort(stable=True)
-    counts = ordered.unique_consecutive(return_counts=True)[1]
-    first = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    return torch.empty_like(order).scatter(0, order, torch.arange(len(order)) - first)
+    place = torch.arange(len(order), device=order.device)
+    first = place.masked_fill(ordered == ordered.roll(1), 0).cummax(0).values
+    return torch.empty_like(order).scatter(0, order, place - first)
 
 
 def patch_subspace_loss(
@@ -89,8 +93,8 @@ def patch_subspace_loss(
     anchors of its label, across images too, but for background only within its image, since two photographs'
     backgrounds need not look alike; N(i): anchors of other labels; other images' backgrounds are neither for
     background. Without `across_images` the same holds of every class, with `across_backgrounds` background is one label
-    among others. Anchors without positives are left out of the mean; if none is left, 0 with a zero gradient. `z` is
-    normalised; logsumexp in float32, outside autocast.
+    among others. Anchors without positives are left out of the mean; if none is left, 0 with a zero gradient; those of
+    label IGNORE take no part at all. `z` is normalised; logsumexp in float32, outside autocast.
     """
     positive, negative = _relations(labels, images, across_images, across_backgrounds)
     count = positive.sum(1)
@@ -113,7 +117,8 @@ def _relations(
     across = torch.where(labels == 0, across_backgrounds, across_images)
     comparable = across | (images[:, None] == images)
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    return same & comparable & ~itself, ~same
+    used = (labels != IGNORE) & (labels[:, None] != IGNORE)
+    return same & comparable & ~itself & used, ~same & used
 
 
 def orthogonality_loss(projection: Float[Tensor, "s d m"]) -> Float[Tensor, ""]:
@@ -133,16 +138,18 @@ def decorrelation_loss(
     correlate raw subspaces and a raw penalty (without `by_label`: by the mean of all) would fight the contrast; then
     divided, dimension by dimension, by its
     (population) deviation over all anchors + 1e-5, so that C is a correlation. Gradients run through mean and
-    deviation. A single subspace or no anchors: 0 with a zero gradient. Outside autocast.
+    deviation. Anchors of label IGNORE take no part. A single subspace or no anchors: 0 with a zero gradient. Outside
+    autocast.
     """
     with torch.autocast(z.device.type, enabled=False):
         codes = upcast(z).flatten(1)
-        groups = labels if by_label else torch.zeros_like(labels)
+        used = labels != IGNORE
+        groups = labels if by_label else labels * ~used
         same = (groups[:, None] == groups).to(codes.dtype)
-        centred = codes - same @ codes / same.sum(1, keepdim=True)
-        count = max(len(codes), 1)
+        centred = (codes - same @ codes / same.sum(1, keepdim=True)) * used[:, None]
+        count = used.sum().clamp(min=1).double()
         # The norm, unlike a square root, has a zero gradient where a dimension does not vary.
-        scaled = centred / (torch.linalg.vector_norm(centred, dim=0) / count**0.5 + EPSILON)
+        scaled = centred / (torch.linalg.vector_norm(centred, dim=0) / count.sqrt() + EPSILON)
         return _mean_between(scaled.mT @ scaled / count, z.shape[1]) / z.shape[2] ** 2
 
 

@@ -1,6 +1,5 @@
 """The training loop: one run from a configuration to its record. It knows nothing of the method but its seam."""
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,15 +13,16 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from wsss import (
+    begun,
     checkpoint,
     datasets,
     distributed,
     evaluate,
+    finite,
     memory,
     method,
     optim,
     results,
-    settings,
     sizes,
     stored,
     tally,
@@ -53,7 +53,7 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
         evaluate.require_headline(config.data, train_split.kit.classes)
         data = distributed.from_main(lambda: _digests(train_split, val_split, watched, supervised))
         folder = run_folder(config, root)
-        done = _finished(folder, config, resume, root, data)
+        done = begun.finished(folder, config, resume, root, data)
         distributed.wait()
         if done:
             return done
@@ -75,39 +75,6 @@ def run_folder(config: Config, root: Path) -> Path:
     """OUTPUT/DATASET/VARIANT/SEED; the record is the same path with .json."""
     output = Path(config.output) if config.output else project_root() / "runs"
     return stored.run_folder(output / sets.name_of(config.data, root), config.variant, config.seed)
-
-
-def _finished(folder: Path, config: Config, resume: bool, root: Path, data: results.Data) -> dict[str, Any] | None:
-    """The record of a finished run; UserError where the folder holds another configuration or other data.
-
-    A folder with neither record nor checkpoint has nothing to lose and is taken over.
-    """
-    path = folder.with_suffix(".json")
-    if not (path.is_file() or checkpoint.latest(folder)):
-        return None
-    if not resume:
-        raise UserError(f"{folder} holds a run already; leave --no-resume out, or choose another --output or --seed")
-    before, now = _comparable(checkpoint.configuration(folder)), _comparable(config)
-    if before != now:
-        changed = [path for path in now if before.get(path) != now[path]]
-        raise UserError(
-            f"{folder} holds a run with other settings ({', '.join(changed[:3])}); choose another --output or --variant"
-        )
-    identity.require_same(folder, data, root)
-    record = results.load(path) if path.is_file() else None
-    checkpoint.require_same_start(folder, config, record)
-    own = ("training", config.variant, config.seed)
-    if record and (record["protocol"].get("name"), record["variant"], record["seed"]) != own:
-        raise UserError(f"{path} is the record of another run; move it away, and the same words evaluate this run anew")
-    return record if checkpoint.latest(folder) in (None, config.optim.steps) else None  # older versions evaluated any
-
-
-def _comparable(config: Config) -> dict[str, Any]:
-    return {
-        path: value
-        for path, value in settings.flatten(config).items()
-        if path not in ("output", "data.workers", "data.root", "data.watch")
-    }
 
 
 class Trainer:
@@ -145,7 +112,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Train to the last step; SIGTERM and Ctrl-C save and raise Interrupted. Raises UserError at a loss that is
-        not finite, before the optimizer sees it."""
+        not finite, before the optimizer sees its gradient."""
         config, total = self.config.optim, self.config.optim.steps
         memory.keep_freed()
         wrapped = method.Step(self.model, self.config)
@@ -163,7 +130,7 @@ class Trainer:
                 self.step += 1
                 self.seconds += time.monotonic() - started
                 self._log(terms, bar)
-                asked = bool(distributed.total(torch.tensor(int(stop.is_set()))))
+                (asked,) = distributed.sums(stop.is_set())
                 if asked or self.step % save_every == 0 or self.step == total:
                     self._save()  # before the validation, whose failure then costs no step
                 if not asked or self.step == total:
@@ -175,14 +142,14 @@ class Trainer:
 
     def _shared(self, step: nn.Module) -> DistributedDataParallel:
         """`step`, its gradients averaged over the processes. Steps of classification alone leave parameters unused,
-        which DDP then has to look for; without any, every step is the same."""
+        which DDP then has to look for. No `static_graph`: DDP does not see into an `Output`, and would leave the first
+        step's gradients to each process."""
         plain = method.is_plain(method.weights(0, self.config)) or not self.config.uses_cams
         return DistributedDataParallel(
             step,
             device_ids=[self.device] if self.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
             find_unused_parameters=plain,
-            static_graph=not plain and self.config.optim.accumulate == 1,
         )
 
     def batches(self) -> Iterator[Batch]:
@@ -196,49 +163,38 @@ class Trainer:
     def _update(self, wrapped: nn.Module, batches: Iterator[Batch]) -> dict[str, float | None]:
         """One optimizer step over the process's micro-batches; returns the mean of every term, None where it was never
         defined."""
-        config, values, undefined = self.config, {}, False
+        config, told = self.config, []
         self.model.train()
         self.model.update_teacher(config.class_contrast.momentum)
         self.optimizer.zero_grad()
         table, aux_labels = self.weights(self.step), method.uses_aux_labels(self.step, config)
         plain = method.is_plain(table)
         for part in range(config.optim.accumulate):
-            batch = datasets.to_device(next(batches), self.device)
+            batch = next(batches).to(self.device)
             place = part * distributed.world() + distributed.rank()
-            generator = torch.Generator().manual_seed(datasets.mix(config.seed, 3, self.step, place))
+            generator = torch.Generator(self.device).manual_seed(datasets.mix(config.seed, 3, self.step, place))
             last = part == config.optim.accumulate - 1
             with nullcontext() if last or distributed.world() == 1 else wrapped.no_sync():
                 with self._autocast():
                     terms = method.losses(wrapped(batch, generator, plain), batch, config, aux_labels)
                     loss = method.objective(terms, table) / config.optim.accumulate
-                undefined |= self._check(terms, batch)
+                told.append((batch.ids, finite.values(terms)))
                 loss.backward()  # out of autocast, in the types that the forward pass had
-            for name, value in terms.items():
-                values.setdefault(name, []).append(float(value.detach()))
-        self.undefined += undefined
+        means = self._checked(told)
         method.complete_gradients(self.model, config)
         self.optimizer.step()
-        defined = {name: [x for x in row if math.isfinite(x)] for name, row in values.items()}
-        return {name: sum(row) / len(row) if row else None for name, row in defined.items()}
+        return means
 
     def _autocast(self) -> torch.autocast:
         enabled = self.config.optim.bfloat16 and distributed.computes_bfloat16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def _check(self, terms: dict[str, torch.Tensor], batch: Batch) -> bool:
-        """Whether any process has an undefined segmentation loss, with compat D5; UserError with step, term and image
-        ids where any has another loss that is not finite."""
-        wrong = [name for name, value in terms.items() if not value.isfinite()]
-        undefined = self.config.compat.undefined_segmentation and wrong == ["segmentation"]
-        wrong = [] if undefined and terms["segmentation"].isnan() else wrong
-        broken, without = distributed.total(torch.tensor([len(wrong), int(undefined)])).tolist()
-        if broken:
-            names = " and ".join(wrong) or "a term of another process"
-            raise UserError(
-                f"the loss is not finite at step {self.step}: {names} on the images {', '.join(batch.ids)}; the last "
-                f"good checkpoint in {self.folder} is untouched: lower --optim.lr, or look at these images"
-            )
-        return bool(without)
+    def _checked(self, told: Sequence[finite.Told]) -> dict[str, float | None]:
+        """See `finite.means`; counts the steps without a segmentation loss."""
+        undefined = self.config.compat.undefined_segmentation
+        means, without = finite.means(told, undefined, self.step, self.folder)
+        self.undefined += without
+        return means
 
     def _log(self, terms: dict[str, float | None], bar: tqdm) -> None:
         bar.update()
@@ -274,7 +230,7 @@ class Trainer:
             self._validate()
 
     def _validate(self) -> None:
-        self._check_weights()
+        finite.require_weights(self.model, self.step, self.folder)
         row = {"step": self.step, "validation": self._measure(self.val_split)}
         if self.watched:
             row["watched"] = {split.name: self._measure(split) for split in self.watched}
@@ -297,20 +253,12 @@ class Trainer:
             self.best = miou
             checkpoint.write_weights(self.model, self.folder / "best.safetensors", self.model.metadata())
 
-    def _check_weights(self) -> None:
-        """UserError where the last update broke the weights, before they take the place of good ones."""
-        broken = [name for name, value in self.model.state_dict().items() if not value.isfinite().all()]
-        if broken:
-            raise UserError(
-                f"the weights are not finite after step {self.step}, first {broken[0]}; the last good checkpoint in "
-                f"{self.folder} is untouched: lower --optim.lr"
-            )
-
     def _save(self) -> None:
-        self._check_weights()
+        finite.require_weights(self.model, self.step, self.folder)
         if self.main:
             state = {"optimizer": self.optimizer.state_dict(), "best": self.best, "seconds": self.seconds}
             state |= {"undefined": self.undefined, "images": results.ids_digest(self.train_split.ids)}
+            state["processes"] = distributed.world()
             checkpoint.save(self.folder, self.step, self.model, state)
         distributed.wait()
 
@@ -320,6 +268,12 @@ class Trainer:
             raise UserError(
                 f"{self.folder} was trained on other images than {self.train_split.kit.root} lists in "
                 f"{self.train_split.name}; choose another --output"
+            )
+        before, now = state.get("processes", distributed.world()), distributed.world()
+        if before != now and step < self.config.optim.steps:
+            raise UserError(
+                f"{self.folder} was trained by {before} process{'es' * (before > 1)}, not {now}, and losses count over "
+                f"a process's images; go on with {before}, or choose another --output"
             )
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best, self.seconds = step, state["best"], state["seconds"]

@@ -2,14 +2,12 @@
 
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
 from typing import Any
 
+from wsss.interrupt import obey_parent
 from wsss.paths import UserError
 
 CHUNK = 8
@@ -35,15 +33,7 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any], workers: int | None
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of whatever threads there are
     try:
-        with ProcessPoolExecutor(workers, context, _obey) as pool:
+        with ProcessPoolExecutor(workers, context, obey_parent) as pool:
             yield from pool.map(work, items, chunksize=CHUNK)
     except BrokenProcessPool as error:
         raise UserError("a worker process was killed, for want of memory perhaps; ask for fewer --workers") from error
-
-
-def _obey() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent does, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent:
-        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

@@ -23,7 +23,7 @@ from wsss import memory, metrics, results
 from wsss.config import IGNORE
 from wsss.crf import dense_crf
 from wsss.data import names, pictures, voc, vocformat
-from wsss.data.pool import _obey
+from wsss.interrupt import obey_parent
 from wsss.paths import UserError, atomic, read_json, write_json
 
 PROTOCOL = "protocol.json"
@@ -146,7 +146,7 @@ def stream(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> It
 
 def _start() -> None:
     """A worker's manners: Ctrl-C is the parent's, SIGTERM removes what is half-written, the parent's end is its own."""
-    _obey()
+    obey_parent()
     memory.keep_freed()  # else a fifth of the CRF's time is page faults
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 

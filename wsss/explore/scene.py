@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from wsss import cam, crf, evaluate, method, refine, transforms
-from wsss.batch import Output
+from wsss.batch import Output, present_classes
 from wsss.config import Config
 from wsss.encoder import AUX
 from wsss.explore.payload import LayerCam, Scene, View
@@ -96,7 +96,7 @@ def view(photograph: Image.Image, size: tuple[int, int], label: Float[Tensor, " 
     order = (score + label).argsort(descending=True)  # those in the image first
     shown = order[: max(MOST, int(label.sum()))]
     wanted = torch.zeros_like(label).index_fill(0, shown, 1.0)[None]
-    several = method.multi_scale_cam(model, image, output, config, wanted)
+    several = method.multi_scale_cam(model, image, output, config, present_classes(wanted))
     one = method.layer_scores(model, output, shown)
     blocks = len(model.encoder.blocks)
     numbers = (blocks, blocks - AUX, *model.extra_blocks)
@@ -179,7 +179,7 @@ def refined(
     image = seer.model.normalise(pixels)
     label = torch.zeros(1, seer.model.classifier.weight.shape[0])
     label[0, [number - 1 for number in present]] = 1.0
-    raw = method.multi_scale_cam(seer.model, image, seer.model(image), seer.config, label)[layer]
+    raw = method.multi_scale_cam(seer.model, image, seer.model(image), seer.config, present_classes(label))[layer]
     maps = cam.masked(cam.normalise(raw), label)
     box = torch.tensor([[0, pixels.shape[2], 0, pixels.shape[3]]])
     return _nearest(refine.segmentation_labels(pixels, maps, label, box, threshold, threshold), size)

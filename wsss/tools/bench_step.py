@@ -152,7 +152,7 @@ def _step(
     for _ in range(asked.accumulate):
         started, before = time.perf_counter(), sum(spent.values())
         with torch.autocast(device().type, torch.bfloat16, enabled=asked.dtype == "bfloat16"):
-            output = method.forward(net, batch, config, torch.Generator().manual_seed(0))
+            output = method.forward(net, batch, config, torch.Generator(device()).manual_seed(0))
             _add(spent, "main pass", time.perf_counter() - started - (sum(spent.values()) - before))
             loss = method.objective(method.losses(output, batch, config), table) / asked.accumulate
         started = time.perf_counter()

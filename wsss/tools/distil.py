@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from wsss import datasets, presets, runs, train, transforms
+from wsss import datasets, finite, presets, runs, train, transforms
 from wsss.batch import Batch, Output
 from wsss.command import parse
 from wsss.config import Config
@@ -200,10 +200,11 @@ class Student(train.Trainer):
         with self._autocast():
             terms = losses(self.model, lesson)
             loss = torch.stack([WEIGHTS[name] * value for name, value in terms.items()]).sum()
-        self._check(terms, lesson)
+        told = [(lesson.ids, finite.values(terms))]
         loss.backward()
+        means = self._checked(told)
         self.optimizer.step()
-        return {name: float(value.detach()) for name, value in terms.items()}
+        return means
 
 
 def select(teacher: nn.Module, student: nn.Module) -> None:

@@ -67,5 +67,4 @@ def random_batch(config: Config, classes: int, images: int) -> Batch:
     for row in range(images):
         label[row, [row % classes, (row + 1) % classes]] = 1
     box = torch.tensor([[0, side, 0, side]]).expand(images, 4)
-    tensors = (x.to(device()) for x in (views[0], label, box, views[1], views[2]))
-    return Batch([str(n) for n in range(images)], *tensors)
+    return Batch([str(n) for n in range(images)], views[0], label, box, views[1], views[2]).to(device())

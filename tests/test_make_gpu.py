@@ -1,0 +1,38 @@
+"""`make gpu`: every part at toy size on a CPU, so that none rots; words where there is no GPU."""
+
+import json
+
+import pytest
+
+from wsss.tools import bench_step, gpu, machine
+
+
+@pytest.mark.slow
+def test_every_part_runs_at_toy_size_and_says_its_numbers(monkeypatch, capsys):
+    """On a CPU the device is the reference itself: float32 is equal, bfloat16 near."""
+    monkeypatch.setattr(machine, "GEMM", 512)
+    monkeypatch.setattr(bench_step, "GEMM", 512)
+    code = gpu.run(["--toy", "True", "--steps", "40", "--repeats", "2", "--images", "4"])
+    *lines, title, _, _, _, _, _, _, _, _ = capsys.readouterr().out.rstrip().splitlines()
+    parts = {line["part"]: line for line in map(json.loads, lines)}
+    assert list(parts) == [part.__name__ for part in gpu.PARTS] and title == "What a GPU must show"
+    assert code == 0 and all(line["ok"] for line in parts.values()), parts
+    assert parts["parity"]["float32"] == 0 < parts["parity"]["bfloat16"]
+    assert parts["resumed"]["codes"] == [143, 0] and parts["ranks"]["apart"] < 1e-3
+
+
+def test_a_part_that_fails_is_said_and_the_others_run(monkeypatch, capsys):
+    def broken(check: gpu.Check) -> dict:
+        raise ValueError("no")
+
+    def whole(check: gpu.Check) -> dict:
+        return {"images": check.images, "ok": True}
+
+    monkeypatch.setattr(gpu, "PARTS", (broken, whole))
+    assert gpu.run(["--toy", "True", "--images", "7"]) == 1
+    output = capsys.readouterr().out
+    assert '"error": "ValueError: no"' in output and '"images": 7' in output and "NO" in output
+
+
+def test_without_a_gpu_it_says_so(capsys):
+    assert gpu.run([]) == 0 and "PyTorch sees no GPU here, so nothing was checked" in capsys.readouterr().out

@@ -1,0 +1,26 @@
+"""What the host may ask of a device in a step, and copies that it need not wait for."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def may_ask(tensor: Tensor) -> bool:
+    """Whether a value of the tensor can be asked for at no cost, as on a CPU. An accelerator would first work through
+    all that it was given, and then wait for the host."""
+    return tensor.device.type == "cpu"
+
+
+def fetch(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    """Begin to copy tensors of one device to the host; the call that is returned waits until they are there, but not
+    for what the device is given after them."""
+    copies = tuple(tensor.detach().to("cpu", non_blocking=True) for tensor in tensors)
+    arrival = torch.cuda.current_stream().record_event() if tensors[0].is_cuda else None
+
+    def wait() -> tuple[Tensor, ...]:
+        if arrival:
+            arrival.synchronize()
+        return copies
+
+    return wait

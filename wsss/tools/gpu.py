@@ -1,0 +1,222 @@
+"""`make gpu`: what a GPU must show before days are spent on it, a line of JSON a part and a table at the end.
+
+Without a GPU it says so and does nothing, unless `--toy True` is given: every part at toy size, on any device.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from safetensors.torch import load_file
+from torch.profiler import ProfilerActivity, profile
+
+from wsss import contrast, evaluate, method, model, optim, presets, subspace
+from wsss.batch import Batch
+from wsss.command import parse
+from wsss.config import Config
+from wsss.data.pool import cores
+from wsss.model import Wsss
+from wsss.table import Table
+from wsss.tools.bench_infer import Infer, bench_infer, draw
+from wsss.tools.bench_step import Step, bench_step
+from wsss.tools.machine import device, random_batch, wait
+
+TOY = {
+    "model.backbone": "vit_tiny_patch16_224",
+    "model.width": 48,
+    "model.depth": 4,
+    "model.heads": 3,
+    "augment.crop": 64,
+    "augment.evaluation_size": 64,
+    "augment.local_size": 32,
+    "class_contrast.hidden": 32,
+    "class_contrast.bottleneck": 16,
+    "msc.dimension": 4,
+}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+"""Of a term and of the gradient's norm, relative to the CPU in float32: rounding adds up over 12 blocks and the CAM is
+compared with thresholds, where one token more moves a term by far more than rounding does."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Sizes of all parts."""
+
+    toy: bool = False
+    """Toy size, on any device."""
+    steps: int = 200
+    """Of the run that is stopped and resumed."""
+    repeats: int = 10
+    """Steps that are timed and profiled."""
+    images: int = 20
+    """Photographs of the drawn set, and of the evaluation with CRF."""
+
+    def config(self, **changes: Any) -> Config:
+        """The paper's preset with random weights."""
+        return presets.get("voc", **{"model.pretrained": False, **(TOY if self.toy else {}), **changes})
+
+
+def parity(check: Check) -> dict[str, Any]:
+    """Largest relative difference of a term and of the gradient's norm between the device and the CPU, with the CPU's
+    crops and anchors on both."""
+    config, drawn = check.config(**{"csa.direction": "both"}), {}
+    batch = random_batch(config, 20, 2)
+    crops, anchors = (_kept(drawn, work) for work in (contrast.choose_crops, subspace.choose_anchors))
+    with patch.object(contrast, "choose_crops", crops), patch.object(subspace, "choose_anchors", anchors):
+        reference = _step(config, batch.to(torch.device("cpu")), "float32")
+        rows = {name: _step(config, batch, name) for name in TOLERANCE}
+    worst = {name: max(abs(row[term] / reference[term] - 1) for term in reference) for name, row in rows.items()}
+    return {**worst, "ok": all(worst[name] <= TOLERANCE[name] for name in worst)}
+
+
+def _kept(drawn: dict[Any, Any], work: Callable[..., Any]) -> Callable[..., Any]:
+    """`work`, whose first result is given to every later caller, on the caller's device."""
+
+    def call(first: torch.Tensor, *rest: Any) -> Any:
+        if work not in drawn:
+            drawn[work] = work(first, *rest)
+        kept = drawn[work]
+        return kept.to(first.device) if isinstance(kept, torch.Tensor) else tuple(x.to(first.device) for x in kept)
+
+    return call
+
+
+def _step(config: Config, batch: Batch, dtype: str) -> dict[str, float]:
+    """Terms of one step and the norm of its gradient, on the batch's device."""
+    place = batch.image.device
+    net, table = model.build(config, 20).to(place).train(), method.weights(config.optim.steps // 2, config)
+    generator = torch.Generator(place).manual_seed(0)
+    with torch.autocast(place.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        terms = method.losses(method.forward(net, batch, config, generator), batch, config)
+        loss = method.objective(terms, table)
+    loss.backward()
+    norms = [parameter.grad.norm() for parameter in net.parameters() if parameter.grad is not None]
+    return {name: value.item() for name, value in terms.items()} | {"gradient": torch.stack(norms).norm().item()}
+
+
+def steps(check: Check) -> dict[str, Any]:
+    """Seconds of a step, peak memory and use of the machine by preset and type, as `wsss bench step` has them."""
+    size = {"backbone": TOY["model.backbone"], "crop": 64} if check.toy else {}
+    rows: dict[str, Any] = {}
+    for preset, dtype in (("voc", "bfloat16"), ("voc", "float32"), ("voc-toco", "bfloat16")):
+        bench = bench_step(Step(preset, batch=2, dtype=dtype, repeats=check.repeats, **size))
+        rows[f"{preset} {dtype}"] = {name: bench[name] for name in ("seconds", "peak_memory_gb", "utilisation")}
+    return {**rows, "ok": True}
+
+
+def busy(check: Check) -> dict[str, Any]:
+    """Share of the time of steps in which the GPU works, and the operations that take the host longest."""
+    config = check.config()
+    net, batch = model.build(config, 20).to(device()).train(), random_batch(config, 20, 2)
+    optimizer = optim.build(net.trunk_parameters(), net.head_parameters(), net.decoder.parameters(), config.optim)
+    _steps(net, batch, config, optimizer, 3)
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    with profile(activities=kinds) as seen:
+        started = time.perf_counter()
+        _steps(net, batch, config, optimizer, check.repeats)
+        seconds = time.perf_counter() - started
+    events = seen.key_averages()
+    longest = sorted(events, key=lambda event: -event.self_cpu_time_total)[:5]
+    share = sum(event.self_device_time_total for event in events) / 1e6 / seconds if torch.cuda.is_available() else None
+    return {"busy": share, "seconds": seconds / check.repeats, "host": [event.key for event in longest], "ok": True}
+
+
+def _steps(net: Wsss, batch: Batch, config: Config, optimizer: torch.optim.Optimizer, count: int) -> None:
+    generator, table = torch.Generator(device()).manual_seed(0), method.weights(config.optim.steps // 2, config)
+    for _ in range(count):
+        optimizer.zero_grad()
+        with torch.autocast(device().type, torch.bfloat16):
+            terms = method.losses(method.forward(net, batch, config, generator), batch, config)
+            loss = method.objective(terms, table)
+        loss.backward()
+        optimizer.step()
+    wait()
+
+
+def resumed(check: Check) -> dict[str, Any]:
+    """A run on drawn photographs that is asked to stop after its first checkpoint, and goes on to its end."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = _train(check, Path(scratch), "--optim.steps", str(check.steps))
+        first = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while first.poll() is None and not list(Path(scratch).glob("runs/*/*/0/step-*.pt")):
+            time.sleep(0.05)
+        first.send_signal(signal.SIGTERM)
+        codes = [first.wait(), subprocess.run(command, capture_output=True).returncode]
+        rows = [json.loads(line) for line in next(Path(scratch).glob("runs/*/*/0/log.jsonl")).read_text().splitlines()]
+    last = [row for row in rows if "seconds" in row][-1]
+    return {"codes": codes, "seconds a step": last["seconds"] / last["step"], "ok": codes == [143, 0]}
+
+
+def ranks(check: Check) -> dict[str, Any]:
+    """Two processes that share the device by gloo, against one that accumulates: how far the weights of the two are
+    apart after four steps, as a share of how far they have moved."""
+    same = ("--optim.steps", "4", "--optim.bfloat16", "False", "--optim.warmup", "0")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    weights, codes = [], []
+    for more, start in (((), launcher), (("--optim.accumulate", "2"), ())):
+        with tempfile.TemporaryDirectory() as scratch:
+            command = _train(check, Path(scratch), *same, *more)
+            codes.append(subprocess.run([command[0], *start, *command[1:]], capture_output=True).returncode)
+            weights += [load_file(file) for file in Path(scratch).glob("runs/*/*/0/step-*.safetensors")]
+    if any(codes):
+        return {"codes": codes, "ok": False}
+    begin = model.build(check.config(), 20).state_dict()
+    apart, moved = (
+        torch.cat([(value - other[name]).flatten() for name, value in weights[0].items()]).norm()
+        for other in (weights[1], begin)
+    )
+    return {"codes": codes, "apart": float(apart / moved), "ok": bool(apart <= 0.05 * moved)}
+
+
+def _train(check: Check, scratch: Path, *more: str) -> list[str]:
+    """Words of a run of the preset on drawn photographs below `scratch`."""
+    root = scratch / "set"
+    if not root.exists():
+        draw(root, Infer(images=check.images - 1))
+    toy = [word for name, value in TOY.items() for word in (f"--{name}", str(value))] if check.toy else []
+    split = ["--data.train_split", "val", "--data.val_split", "val", "--save_every", "0.1", "--validate_every", "1"]
+    place = ["--data.root", str(root), "--output", str(scratch / "runs"), "--variant", "gpu"]
+    return [sys.executable, "-m", "wsss", "train", "voc", "--model.pretrained", "False", *toy, *split, *place, *more]
+
+
+def crf(check: Check) -> dict[str, Any]:
+    """A final evaluation beside its CRF workers, as `wsss bench infer` has it."""
+    size = {"backbone": TOY["model.backbone"], "width": 64, "height": 48} if check.toy else {}
+    bench = bench_infer(Infer(images=check.images, **size))
+    return {name: bench[name] for name in ("images_a_second", "phases", "crf_seconds", "ratio")} | {"ok": True}
+
+
+PARTS: tuple[Callable[[Check], dict[str, Any]], ...] = (parity, steps, busy, resumed, ranks, crf)
+
+
+def run(words: Sequence[str]) -> int:
+    """Every part in turn; 1 where one keeps not to its bound or breaks off, whose error stands in its line then."""
+    check = parse(Check, words, "gpu")
+    if not (check.toy or torch.cuda.is_available()):
+        print("make gpu: PyTorch sees no GPU here, so nothing was checked; --toy True runs all parts at toy size")
+        return 0
+    rows, stamp = [], {**evaluate.stamp(), "cores": cores(), "toy": check.toy}
+    for part in PARTS:
+        started = time.perf_counter()
+        try:
+            numbers = part(check)
+        except Exception as error:  # the parts after it are still worth their minutes
+            numbers = {"error": f"{type(error).__name__}: {error}", "ok": False}
+        line = {"part": part.__name__, **numbers, "took": round(time.perf_counter() - started, 1), **stamp}
+        print(json.dumps(line), flush=True)
+        rows.append((part.__name__, "yes" if numbers.pop("ok") else "NO", str(line["took"]), json.dumps(numbers)))
+    print(Table("What a GPU must show", ("part", "as it must be", "s", "numbers"), tuple(rows), "").text())
+    return int(any(row[1] == "NO" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
