@@ -74,13 +74,13 @@ live
 #
 # ## Photographs
 #
-# The model that comes with the package, trained on photographs of animals, on nine photographs that anyone may show
-# (authors and licences: `data/photographs/README.md`). Their truth was never drawn, so nothing is compared. The
-# probabilities in the list of classes are the model's; it knows no pig.
+# The model that comes with the package, trained on photographs of animals, on three photographs that come with
+# scikit-image and are in the public domain. Their truth was never drawn, so nothing is compared. The probabilities in
+# the list of classes are the model's.
 
 # %%
 shipped, names = sources.of_runs([])
-photographs = widget.Explorer(sources.examples(), shipped, names)
+photographs = widget.Explorer(sources.public_domain(), shipped, names)
 pictures.comparison(photographs.scenes)
 
 # %% [markdown]

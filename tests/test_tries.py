@@ -26,4 +26,4 @@ def test_every_record_is_a_line_of_its_table():
     assert sum(map(len, lines.values())) == len(FOUND) == len(list((project_root() / "data/tries").rglob("*.json")))
     wide = next(row for row in lines["voc-animals"] if row[0] == "c1/100")
     assert wide[1:3] == ("146 train146", "360") and wide[4] == "64.5"
-    assert wide[-1].startswith("vit_base_patch16_clip_quickgelu_224.openai, model.depth 11")
+    assert wide[-1].startswith("voc-animals-base, vit_base_patch16_clip_quickgelu_224.openai, model.depth 11")

@@ -36,7 +36,7 @@ def table(dataset: str, records: Sequence[Record]) -> Table:
         "CAM",
         "aux CAM",
         "segm.",
-        "start, and settings other than the preset's",
+        "preset, start, and settings other than the preset's",
     )
     note = "mIoU of the headline classes and mAP of all present ones, percent; one run each, named VARIANT/SEED. "
     note += "Records: data/tries."
@@ -55,7 +55,7 @@ def _line(one: Record) -> tuple[str, ...]:
         images,
         f"{one['steps']:,}",
         *numbers,
-        start + changed,
+        f"{one['preset']}, {start}{changed}",
     )
 
 
