@@ -11,7 +11,7 @@ help:
 	@echo "make reproduce  train on the drawn set, evaluate, build your own book, compare with the published numbers"
 	@echo "make test       the tests, ten minutes at most"
 	@echo "make slow       the slow tests"
-	@echo "make gpu        what a GPU must show before days are spent on it, ten minutes; says so where there is none"
+	@echo "make gpu        what a GPU must show before days are spent on it; says so where there is none"
 	@echo "make smoke      the notebooks by the preset smoke, through papermill, in runs/smoke"
 	@echo "make book       the book with the published numbers, in _build/html"
 	@echo "make strict     the same from nothing, every warning an error, in an environment without torch"
