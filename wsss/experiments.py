@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from wsss import presets
@@ -22,7 +23,7 @@ class Row:
     changes: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = SEEDS
 
-    @property
+    @cached_property
     def config(self) -> Config:
         """Its configuration with the variant's name; changes that the preset has anyway make no other variant."""
         return presets.get(self.preset, **self.changes)
