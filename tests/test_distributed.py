@@ -64,11 +64,9 @@ def counts_of(output: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_all(tmp_path):
-    """Only one process meets the broken photograph; the other must not wait for ever."""
+    """Process 0 looks through the photographs; the other must not wait for ever, nor say the fault again."""
     root = own_set(tmp_path / "own", PHOTOS)
-    config = presets.get("smoke", **{"optim.steps": 4, "optim.batch": 2})
-    second = next(iter(datasets.Order(len(PHOTOS), config, 0)))[1]  # what the second process takes in the first step
-    broken = f"train_{second[0]}.jpg"
+    broken = "train_3.jpg"
     (root / "image_labels.txt").write_text("".join(f"{s}_{n} cup\n" for s in ("train", "val") for n in range(5)))
     (root / "JPEGImages" / broken).write_bytes(b"\xff\xd8\xff")
     done = process(*tiny(root, tmp_path / "out"), processes=2)

@@ -14,7 +14,7 @@ import tyro
 from wsss.command import parse
 from wsss.config import Config
 from wsss.interrupt import Interrupted
-from wsss.paths import UserError, near
+from wsss.paths import Echo, UserError, near
 
 USAGE = """\
 usage: wsss COMMAND ...
@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] not in COMMANDS:
             raise UserError(f"there is no command named {words[0]}{near(words[0], COMMANDS)}; see wsss --help")
         return _command(words[0])(words[1:])
+    except Echo:
+        return 1
     except UserError as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader of the output, `head` say, has seen enough

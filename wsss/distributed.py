@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from wsss.paths import UserError
+from wsss.paths import Echo, UserError
 
 T = TypeVar("T")
 
@@ -76,15 +76,15 @@ def wait() -> None:
 
 
 def from_main(work: Callable[[], T]) -> T:
-    """`work()` of process 0, for all: what takes long is done once. Its UserError is raised by all, so that none waits
-    for a process that has ended."""
+    """`work()` of process 0, for all: what takes long is done once. Its UserError ends all, so that none waits for a
+    process that has ended; the others raise it as Echo, which is said once."""
     try:
         answer = work() if not rank() else None
     except UserError as error:
         answer = error
     answer = gather(answer)[0]
     if isinstance(answer, UserError):
-        raise answer
+        raise Echo(str(answer)) if rank() else answer
     return answer
 
 

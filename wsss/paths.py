@@ -17,6 +17,10 @@ class UserError(Exception):
     """One clear sentence for the user: what is wrong, where, and what to do."""
 
 
+class Echo(UserError):
+    """Another process's fault, which that one says."""
+
+
 def note(sentence: str) -> None:
     """Say a sentence on stderr; of torchrun's processes the first alone does."""
     if os.environ.get("RANK", "0") == "0":
