@@ -46,14 +46,14 @@ def test_a_token_hears_what_was_said_of_its_place():
     or padded; bilinear interpolation between tokens is exact on them."""
     height, width, patch = 40, 48, 8
     rows, columns = np.mgrid[:height:patch, :width:patch] + (patch - 1) / 2
-    said = torch.tensor(np.stack([rows, columns]))
+    taught = torch.tensor(np.stack([rows, columns]))
     for seed in range(6):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             source = transforms.sources((height, width), replace(STILL, crop=44), Compat())
         assert ((source >= 0).sum(1) > 0).sum() == 40, "padded above or below"
         middle = source[4::8, 4::8]
-        found = distil.sampled(said, middle, (height, width), patch)
+        found = distil.sampled(taught, middle, (height, width), patch)
         inside = middle >= 0
         torch.testing.assert_close(found[0][inside], (middle // width).double().clamp(3.5, 35.5)[inside], **CLOSE)
         torch.testing.assert_close(found[1][inside], (middle % width).double().clamp(3.5, 43.5)[inside], **CLOSE)

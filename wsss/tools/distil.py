@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from wsss import datasets, finite, presets, runs, train, transforms
+from wsss import datasets, finite, method, presets, runs, train, transforms
 from wsss.batch import Batch, Output
 from wsss.command import parse
 from wsss.config import Config
-from wsss.data import voc
+from wsss.data import pictures, voc
 from wsss.interrupt import Interrupted
 from wsss.losses import classification_loss, upcast
 from wsss.model import Wsss
@@ -66,7 +66,7 @@ class Views(datasets.TrainingViews):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple:
         index, seed = key
-        width, height = voc.read_image(self.split.files[index]).size
+        width, height = pictures.upright_size(self.split.files[index])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             source = transforms.sources((height, width), self.config.augment, self.config.compat)
@@ -80,20 +80,20 @@ class Lesson(Batch):
 
     shown: Bool[Tensor, "b i j"] | None = None
     """Tokens whose middle shows the photograph."""
-    said: dict[str, Float[Tensor, "b d i j"]] | None = None
+    taught: dict[str, Float[Tensor, "b d i j"]] | None = None
     """By SPOKEN; of no meaning where a token is not shown."""
 
 
 def sampled(
-    said: Float[Tensor, "d p q"], source: Int[Tensor, "i j"], size: tuple[int, int], patch: int
+    taught: Float[Tensor, "d p q"], source: Int[Tensor, "i j"], size: tuple[int, int], patch: int
 ) -> Float[Tensor, "d i j"]:
     """The teacher's maps at the pixels `source` (row * width + column, -1: none) of a photograph of `size` (height,
     width): bilinear between the middles of its tokens."""
     height, width = size
     place = torch.stack([source % width, source // width], -1).clamp(min=0) + 0.5
-    covered = torch.tensor([said.shape[2], said.shape[1]]) * patch  # the rest, less than a patch, was not seen
-    grid = (2 * place / covered - 1)[None].to(said.dtype)
-    return F.grid_sample(said[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+    covered = torch.tensor([taught.shape[2], taught.shape[1]]) * patch  # the rest, less than a patch, was not seen
+    grid = (2 * place / covered - 1)[None].to(taught.dtype)
+    return F.grid_sample(taught[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
 
 
 @torch.inference_mode()
@@ -104,10 +104,10 @@ def speak(teacher: Wsss, photograph: Tensor, label: Tensor) -> dict[str, Float[T
     output = teacher(torch.stack([image, image.flip(2)]))
     maps = dict(zip(SPOKEN, token_maps(teacher, output), strict=True))
     maps["segmentation"] = maps["segmentation"].softmax(1)
-    said = {name: (value[0] + value[1].flip(2)) / 2 for name, value in maps.items()}
+    taught = {name: (value[0] + value[1].flip(2)) / 2 for name, value in maps.items()}
     allowed = torch.cat([torch.ones(1), label])[:, None, None]
-    said["segmentation"] = F.normalize(said["segmentation"] * allowed, p=1, dim=0)
-    return said
+    taught["segmentation"] = F.normalize(taught["segmentation"] * allowed, p=1, dim=0)
+    return taught
 
 
 def token_maps(model: Wsss, output: Output) -> tuple[Float[Tensor, "b d i j"], ...]:
@@ -123,14 +123,15 @@ def losses(model: Wsss, lesson: Lesson) -> dict[str, Float[Tensor, ""]]:
     teacher's mean square; cross-entropy with its probabilities; 1 - cosine of the codes, mean over subspaces."""
     output = model(model.normalise(lesson.image))
     maps = {name: upcast(value) for name, value in zip(SPOKEN, token_maps(model, output), strict=True)}
-    shown, said = lesson.shown, {name: value.movedim(1, -1)[lesson.shown] for name, value in lesson.said.items()}
-    own = {name: value.movedim(1, -1)[shown] for name, value in maps.items()}
+    shown, device = lesson.shown, lesson.image.device
+    taught = {name: value.to(device).movedim(1, -1)[shown] for name, value in lesson.taught.items()}
+    learnt = {name: value.movedim(1, -1)[shown] for name, value in maps.items()}
     both = [classification_loss(logits, lesson.label) for logits in (output.logits, output.aux_logits)]
-    codes = [x["codes"].unflatten(1, (model.proj_head.subspaces, -1)) for x in (own, said)]
+    codes = [x["codes"].unflatten(1, (model.proj_head.subspaces, -1)) for x in (learnt, taught)]
     return {
         "classification": (both[0] + both[1]) / 2,
-        **{name: F.mse_loss(own[name], said[name]) / said[name].square().mean() for name in ("cam", "aux_cam")},
-        "segmentation": -(said["segmentation"] * own["segmentation"].log_softmax(1)).sum(1).mean(),
+        **{name: F.mse_loss(learnt[name], taught[name]) / taught[name].square().mean() for name in ("cam", "aux_cam")},
+        "segmentation": -(taught["segmentation"] * learnt["segmentation"].log_softmax(1)).sum(1).mean(),
         "codes": 1 - F.cosine_similarity(*codes, dim=2).mean(),
     }
 
@@ -143,7 +144,7 @@ class Student(train.Trainer):
         self.teacher = opened.model(len(train_split.kit.classes), torch.device("cpu"))
         self.known = {"run": "/".join(opened.folder.parts[-3:]), "weights": sha256(opened.file)}
         super().__init__(*arguments)
-        self.origin, self.said = {"teacher": self.known}, self.folder / "teacher"
+        self.origin, self.kept = {"teacher": self.known}, self.folder / "teacher"
         self._hear()
 
     def build(self, classes: int) -> Wsss:
@@ -157,20 +158,20 @@ class Student(train.Trainer):
     def _hear(self) -> None:
         """Keep what the teacher says of every training photograph."""
         known = self.known
-        if not (self.said / TEACHER).is_file():
-            write_json(self.said / TEACHER, known)
-        if read_json(self.said / TEACHER) != known:
-            raise UserError(f"{self.said} holds the words of another teacher; choose another --output, or delete it")
+        if not (self.kept / TEACHER).is_file():
+            write_json(self.kept / TEACHER, known)
+        if read_json(self.kept / TEACHER) != known:
+            raise UserError(f"{self.kept} holds the words of another teacher; choose another --output, or delete it")
         split, teacher = self.train_split, self.teacher.to(self.device)
         for place, name in enumerate(tqdm(split.ids, "teacher", unit="image")):
             if not self._file(name).is_file():
                 pixels = torch.from_numpy(np.array(voc.read_image(split.files[place]))).permute(2, 0, 1)
-                said = speak(teacher, pixels.to(self.device), split.labels[place].to(self.device))
+                taught = speak(teacher, pixels.to(self.device), split.labels[place].to(self.device))
                 with atomic(self._file(name)) as scratch, open(scratch, "wb") as file:
-                    np.savez(file, **{kind: value.half().cpu().numpy() for kind, value in said.items()})
+                    np.savez(file, **{kind: value.half().cpu().numpy() for kind, value in taught.items()})
 
     def _file(self, name: str) -> Path:
-        return self.said / f"{name}.npz"
+        return self.kept / f"{name}.npz"
 
     def batches(self) -> Iterator[Lesson]:
         """Training views with what the teacher said of them."""
@@ -180,14 +181,14 @@ class Student(train.Trainer):
 
     def _lesson(self, items: list[tuple]) -> Lesson:
         batch = datasets.collate([item[:-2] for item in items])
-        said: dict[str, list[Tensor]] = {kind: [] for kind in SPOKEN}
+        taught: dict[str, list[Tensor]] = {kind: [] for kind in SPOKEN}
         for *_, source, size in items:
-            name = batch.ids[len(said["cam"])]
+            name = batch.ids[len(taught["cam"])]
             with np.load(self._file(name)) as file:
                 for kind in SPOKEN:
-                    said[kind].append(sampled(torch.from_numpy(file[kind]).float(), source, size, self.teacher.patch))
+                    taught[kind].append(sampled(torch.from_numpy(file[kind]).float(), source, size, self.teacher.patch))
         shown = torch.stack([source >= 0 for *_, source, _ in items])
-        return Lesson(**vars(batch), shown=shown, said={kind: torch.stack(rows) for kind, rows in said.items()})
+        return Lesson(**vars(batch), shown=shown, taught={kind: torch.stack(rows) for kind, rows in taught.items()})
 
     def weights(self, step: int) -> dict[str, float]:
         """The same at every step."""
@@ -196,10 +197,10 @@ class Student(train.Trainer):
     def _update(self, wrapped: nn.Module, batches: Iterator[Lesson]) -> dict[str, float | None]:
         self.model.train()
         self.optimizer.zero_grad()
-        lesson = next(batches)
+        lesson = next(batches).to(self.device)
         with self._autocast():
             terms = losses(self.model, lesson)
-            loss = torch.stack([WEIGHTS[name] * value for name, value in terms.items()]).sum()
+            loss = method.objective(terms, WEIGHTS)
         told = [(lesson.ids, finite.values(terms))]
         loss.backward()
         means = self._checked(told)
@@ -213,13 +214,13 @@ def select(teacher: nn.Module, student: nn.Module) -> None:
     wide = teacher.state_dict()
     heads = [block.attn.num_heads for block in (teacher.blocks[0], student.blocks[0])]
     chosen = {}
-    for name, own in student.state_dict().items():
+    for name, narrow in student.state_dict().items():
         value = wide[name]
         if ".attn.qkv." in name:
             value = _spread(value.unflatten(0, (3, heads[0], -1)), (3, heads[1]), (0, 1)).flatten(0, 2)
         elif name.endswith("attn.proj.weight"):
-            value = _spread(value.unflatten(1, (heads[0], -1)), (own.shape[0], heads[1]), (0, 1)).flatten(1)
-        chosen[name] = _spread(value, own.shape, range(own.ndim))
+            value = _spread(value.unflatten(1, (heads[0], -1)), (narrow.shape[0], heads[1]), (0, 1)).flatten(1)
+        chosen[name] = _spread(value, narrow.shape, range(narrow.ndim))
     student.load_state_dict(chosen)
 
 
@@ -237,7 +238,7 @@ def distil(asked: Distil) -> dict[str, Any]:
     if opened.config.data.supervision == "masks":
         raise UserError(f"{opened.folder} has learnt from masks; a student of it would be fully supervised, too")
     same = {"data": opened.config.data, "msc": opened.config.msc}
-    changes = {f"{part}.{name}": value for part, own in same.items() for name, value in vars(own).items()}
+    changes = {f"{part}.{name}": value for part, group in same.items() for name, value in vars(group).items()}
     changes |= {"seed": asked.seed, "output": asked.output}
     changes |= {} if asked.steps is None else {"optim.steps": asked.steps}
     return train.run(presets.get(STUDENT, **changes), trainer=partial(Student, opened=opened))
