@@ -22,7 +22,7 @@ help:
 	@echo "make clean      remove _build and caches; runs/ and $(VENV) stay"
 
 reproduce: $(VENV)/installed
-	$(BIN)/python -m wsss.reproduce
+	$(BIN)/python -m wsss.tools.reproduce
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "not slow" -n 2
@@ -42,7 +42,7 @@ smoke: $(VENV)/installed
 	done
 
 publish: $(VENV)/installed
-	$(BIN)/python -m wsss.publish
+	$(BIN)/python -m wsss.report.publish
 	$(BIN)/python -m wsss.tools.readme
 
 book: $(VENV)/installed

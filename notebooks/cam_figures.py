@@ -28,7 +28,8 @@ output = ""  # folder of your runs; empty: runs/ of the project
 # %%
 from pathlib import Path
 
-from wsss import figures, paths, presets, results, tables
+from wsss import paths, presets
+from wsss.report import figures, results, tables
 
 own = Path(output) if output else paths.project_root() / "runs"
 records = results.find(own, paths.project_root() / "data" / "results")

@@ -29,7 +29,8 @@ output = ""  # folder of your runs; empty: runs/ of the project
 # %%
 from pathlib import Path
 
-from wsss import evidence, experiments, figures, paths, presets, results, tables
+from wsss import paths, presets
+from wsss.report import evidence, experiments, figures, results, tables
 
 own = Path(output) if output else paths.project_root() / "runs"
 records, yours = results.published(), results.find(own)

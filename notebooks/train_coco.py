@@ -35,7 +35,8 @@ output = ""  # folder for runs; empty: runs/ of the project
 # %%
 import pandas
 
-from wsss import datasets, figures, method, presets, tables, train
+from wsss import datasets, method, presets, train
+from wsss.report import figures, tables
 
 config = presets.get(preset, seed=seed, data__root=data_root, output=output)
 root = datasets.root_of(config.data)

@@ -34,7 +34,8 @@ data_root = ""  # folder that holds JPEGImages; empty: the preset's own place, d
 output = ""  # folder for runs; empty: runs/ of the project
 
 # %%
-from wsss import datasets, figures, presets, tables, train
+from wsss import datasets, presets, train
+from wsss.report import figures, tables
 
 config = presets.get(preset, seed=seed, data__root=data_root, output=output)
 root = datasets.root_of(config.data)

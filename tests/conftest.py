@@ -36,10 +36,10 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small mini set: 16 train, 8 val, 8 test images of 128 px. Tests read it and leave it as it is."""
-    from wsss.data import mini
+    from wsss.data.drawn import generate
 
     splits = {"train": 16, "val": 8, "test": 8}
-    return mini.generate(tmp_path_factory.mktemp("data") / "mini", splits, progress=False)
+    return generate.generate(tmp_path_factory.mktemp("data") / "mini", splits, progress=False)
 
 
 @pytest.fixture(scope="module")

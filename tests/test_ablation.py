@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 from test_results import record
 
-from wsss import ablation, experiments, intervals, results, tables, verdict
 from wsss.paths import UserError
-from wsss.table import ABSENT, NOT_MEASURED
+from wsss.report import ablation, experiments, intervals, results, tables, verdict
+from wsss.report.table import ABSENT, NOT_MEASURED
 
 NAME = "mini-csa"
 MINI, ANIMALS = experiments.get(NAME), experiments.get("voc-animals-components")

@@ -11,8 +11,9 @@ from running import folder, own_set, run
 from running import tiny as tiny_run
 from torch.utils.flop_counter import FlopCounterMode
 
-from wsss import benches, inference, method, model, predict
-from wsss.data import predictions
+from wsss import method, model
+from wsss.inference import predict, predictions, protocols
+from wsss.report import benches
 from wsss.tools import bench_infer, bench_step, machine
 
 STEP = ("bench", "step", "--backbone", "vit_tiny_patch16_224", "--crop", "64", "--repeats", "2")
@@ -109,7 +110,7 @@ def test_infer(capsys, monkeypatch, workers):
 def test_infer_is_what_evaluate_runs(capsys, monkeypatch):
     """Every image goes through the scores and the worker's function of `wsss evaluate`; in bfloat16, in batches."""
     seen = {"scores": [], "finish": []}
-    scores, finish = inference.scores, predictions.finish
+    scores, finish = protocols.scores, predictions.finish
 
     def watched(network, image, sizes, asked, patch):
         seen["scores"].append((tuple(image.shape), asked))
@@ -119,17 +120,17 @@ def test_infer_is_what_evaluate_runs(capsys, monkeypatch):
         seen["finish"].append(job)
         return finish(job)
 
-    monkeypatch.setattr(inference, "scores", watched)
+    monkeypatch.setattr(protocols, "scores", watched)
     monkeypatch.setattr(predictions, "finish", finished)
     more = ("--batch", 2, "--dtype", "bfloat16", "--workers", 0, "--scales", 1, "--flip", "False", "--crf", "False")
     assert run(*INFER, *more) == 0
     found = answer(capsys)
     assert found["scales"] == [1.0] and found["tokens"] == 3 * 6 and found["crf_seconds"] == 0
-    asked = inference.protocol("voc", scales=(1.0,), flip=False, crf=False)
+    asked = protocols.protocol("voc", scales=(1.0,), flip=False, crf=False)
     warm, *rest = seen["scores"]
     assert warm == ((1, 3, 40, 50), asked) and rest == [((2, 3, 40, 50), asked), ((1, 3, 40, 50), asked)]
     assert len({job.path for job in seen["finish"]}) == 4 and all(job.mask for job in seen["finish"])
-    assert bench_infer.inference is inference and predict.inference is inference
+    assert bench_infer.protocols is protocols and predict.protocols is protocols
 
 
 def test_operations_of_inference_are_those_that_torch_counts():

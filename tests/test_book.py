@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from test_results import notebook, put, record
 
-from wsss import publish, results
 from wsss.compat import Compat
 from wsss.config import Config
+from wsss.report import publish, results
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"

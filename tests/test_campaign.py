@@ -18,7 +18,8 @@ from running import Photo, hashes, process, run, tiny, write_photo
 from scipy.io import savemat
 
 from wsss import train
-from wsss.data import coco, mini, voc
+from wsss.data import coco, voc
+from wsss.data.drawn import generate
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 PATIENCE = 300
@@ -309,7 +310,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("_config.yml").touch()  # a project of its own: with its own lists
         download_voc()
         download_coco()
-        mini.generate(Path("drawn"), {"train": 4, "val": 2}, size=64, progress=False)
+        generate.generate(Path("drawn"), {"train": 4, "val": 2}, size=64, progress=False)
         for stage in ("voc", "coco"):
             assert run(*STAGES[stage].words) == 0
         for made in Path("out").iterdir():

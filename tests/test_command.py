@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from wsss import presets, results
+from wsss import presets
 from wsss.cli import main, train_config
 from wsss.command import parse
 from wsss.paths import UserError
 from wsss.presets import PRESETS
+from wsss.report import results
 from wsss.settings import flatten, get, override
 from wsss.stored import from_dict
 

@@ -7,12 +7,14 @@ import pytest
 import torch
 from builders import UNDECOUPLED, tiny, training_batch
 
-from wsss import costs, gpu, inference, method, model
+from wsss import method, model
 from wsss.encoder import AUX, build_encoder
-from wsss.experiments import EXPERIMENTS
+from wsss.inference import protocols
 from wsss.model import parameter_count
 from wsss.paths import UserError
 from wsss.presets import PRESETS
+from wsss.report import costs, gpu
+from wsss.report.experiments import EXPERIMENTS
 from wsss.settings import override
 from wsss.tools.bench_step import CLASSES, record_passes
 
@@ -25,7 +27,7 @@ SMALL = costs.Vit(24, 3, 8, 4)
 
 
 def test_constants_are_those_of_the_parts_that_need_torch():
-    assert costs.CLASSES == CLASSES and costs.AUX == AUX and gpu.SCALES == inference.SCALES
+    assert costs.CLASSES == CLASSES and costs.AUX == AUX and gpu.SCALES == protocols.SCALES
     for backbone, size in costs.VITS.items():
         assert backbone in {PRESETS[name].model.backbone.partition(".")[0] for name in ("voc", "voc-deit")}
         with torch.device("meta"):

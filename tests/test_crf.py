@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from builders import noise
 
-from wsss.crf import dense_crf
+from wsss.inference.crf import dense_crf
 from wsss.paths import UserError
 
 
@@ -150,5 +150,5 @@ def test_runs_in_a_pool_of_processes():
 
 
 def test_imports_no_torch():
-    code = "import sys, wsss.crf; sys.exit('torch' in sys.modules)"
+    code = "import sys, wsss.inference.crf; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

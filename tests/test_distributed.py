@@ -12,8 +12,9 @@ import torch.distributed as dist
 from running import Photo, folder, own_set, process, record, run, tiny
 from safetensors.torch import load_file
 
-from wsss import checkpoint, datasets, distributed, presets, results, train
+from wsss import checkpoint, datasets, distributed, presets, train
 from wsss.paths import UserError
+from wsss.report import results
 
 PHOTOS = (Photo(), Photo(classes=(2,)), Photo(classes=(1, 2)), Photo(classes=(2,), size=(31, 57)), Photo())
 EXACT = ("--optim.bfloat16", "false", "--optim.batch", "4", "--optim.lr", "1e-4")

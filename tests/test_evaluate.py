@@ -12,9 +12,10 @@ from PIL import Image
 from running import Photo, folder, hashes, own_set, record, run, tiny, write_mask
 from safetensors.torch import load_file, save_file
 
-from wsss import cam, datasets, evaluate, presets, refine, results, tally
+from wsss import cam, datasets, evaluate, presets, refine, tally
 from wsss.config import IGNORE
 from wsss.model import build
+from wsss.report import results
 from wsss.weights import metadata
 
 

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from test_results import record
 
-from wsss import evidence, experiments
 from wsss.paths import UserError
+from wsss.report import evidence, experiments
 
 MINI = experiments.get("mini-csa")
 

@@ -17,8 +17,9 @@ from PIL import Image
 from running import command, environment, hashes, own_set, run, tiny, write_mask
 from safetensors.torch import load_file, save_file
 
-from wsss import results, train
+from wsss import train
 from wsss.data import voc
+from wsss.report import results
 
 IDS = "ImageSets/Segmentation"
 

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from test_results import record
 
-from wsss import figures
 from wsss.paths import UserError
+from wsss.report import figures
 
 KINDS = ("cam", "aux_cam", "segmentation")
 

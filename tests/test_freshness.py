@@ -7,7 +7,8 @@ import pytest
 from test_results import notebook, put, record
 
 import wsss
-from wsss import cli, elements, results
+from wsss import cli
+from wsss.report import elements, results
 from wsss.tools import book, sources
 
 NUMBER = "mini/mini#segmentation.miou"
@@ -32,7 +33,7 @@ def put_text(path, text):
     path.write_text(text)
 
 
-def execute(root, source="from wsss import cam, results", **stamp):
+def execute(root, source="from wsss import cam\nfrom wsss.report import results", **stamp):
     """Write a notebook and its executed copy, stamped as the engine does it."""
     package = sources.files_hash((root / "wsss").rglob("*.py"), root / "wsss")
     known = {"package": package, "commit": "abc1234", "records": sources.records(root / "data" / "results")}
@@ -113,7 +114,7 @@ def test_changed_records_are_named(project, capsys):
 def test_older_notebooks_without_stamps_say_so(project, capsys):
     execute(project, records=None)
     assert "does not say which records it read" in check(capsys)[1][0]
-    put(project / "book" / "runs" / "demo.ipynb", notebook("from wsss import cam, results"))
+    put(project / "book" / "runs" / "demo.ipynb", notebook("from wsss import cam\nfrom wsss.report import results"))
     code, lines, _ = check(capsys)
     assert code == 0 and "does not say what it was made with" in lines[0]
 
@@ -182,5 +183,5 @@ def test_a_broken_manifest_is_one_sentence(project, capsys):
 
 
 def test_the_real_package_is_what_the_real_notebooks_use():
-    files = sources.code_files("wsss.tables")
-    assert Path(wsss.__file__).parent / "table.py" in files
+    files = sources.code_files("wsss.report.tables")
+    assert Path(wsss.__file__).parent / "report" / "table.py" in files

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from wsss import metrics, paths, presets, results, tally
+from wsss import metrics, paths, presets, tally
+from wsss.report import results
 
 
 def test_guesses_on_the_photographs(shared):

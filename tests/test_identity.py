@@ -12,10 +12,11 @@ from PIL import Image
 from running import folder, hashes, own_set, record, run, tiny, write_mask
 from test_faults import sentence
 
-from wsss import datasets, publish, results, verdict
+from wsss import datasets
 from wsss.data import identity, voc
 from wsss.explore import sources
 from wsss.paths import UserError, read_json, write_json
+from wsss.report import publish, results, verdict
 from wsss.tools import ship
 
 IDS = "ImageSets/Segmentation"

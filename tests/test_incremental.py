@@ -9,7 +9,7 @@ import pytest
 from test_book import build, one_record
 from test_results import put, record
 
-from wsss import results
+from wsss.report import results
 
 PAGES = {
     "number": ":result:`mini/mini#segmentation.miou`",

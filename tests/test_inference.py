@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from builders import tiny
 from PIL import Image
 
-from wsss import inference
+from wsss.inference import protocols
 from wsss.model import build
 from wsss.paths import UserError
 
@@ -54,10 +54,10 @@ def slowly(model, photo: torch.Tensor, size: tuple[int, int], kind: str, scales,
 @pytest.mark.parametrize("scales", [(1.0, 1.25, 1.5), (0.75,)], ids=["three", "one"])
 @pytest.mark.parametrize("kind", ["voc", "coco"])
 def test_equals_the_slow_restatement(model, kind, scales, flip):
-    asked = inference.protocol(kind, 40, scales, flip=flip)
+    asked = protocols.protocol(kind, 40, scales, flip=flip)
     for size in SIZES:
         photo = image((40, 40) if kind == "coco" else size)
-        (got,) = inference.scores(network(model), photo, [size], asked, PATCH)
+        (got,) = protocols.scores(network(model), photo, [size], asked, PATCH)
         expected = slowly(model, photo, size, kind, scales, flip)
         assert got.shape == (3, *size) and got.dtype == torch.float32
         np.testing.assert_allclose(got.numpy(), expected, atol=2e-5 * np.abs(expected).max())
@@ -71,8 +71,8 @@ def test_voc_sums_over_the_mirror_pair_and_takes_the_largest_scale():
     found = {}
     for kind in ("voc", "coco"):
         factor = iter((1.0, 3.0, 2.0))
-        asked = inference.protocol(kind, 32)
-        (found[kind],) = inference.scores(lambda x, f=factor: x[:, :2] * next(f), left, [size], asked, 1)
+        asked = protocols.protocol(kind, 32)
+        (found[kind],) = protocols.scores(lambda x, f=factor: x[:, :2] * next(f), left, [size], asked, 1)
     # an input that is mirrored and mirrored back is the same: sum of the pair is twice, the maximum once
     assert found["voc"][0, 0, 0] == 2 * 3 and found["voc"][0, 0, -1] == 20 * 3
     assert found["coco"][0, 0, 0] == 1 + 3 + 2 and found["coco"][0, 0, -1] == 10 * (1 + 3 + 2)
@@ -87,27 +87,27 @@ def test_the_mirror_image_is_mirrored_back():
 
     photo, found = image(size), {}
     for kind in ("voc", "coco"):
-        (found[kind],) = inference.scores(columns, photo, [size], inference.protocol(kind, 8, (1.0,)), 1)
+        (found[kind],) = protocols.scores(columns, photo, [size], protocols.protocol(kind, 8, (1.0,)), 1)
     assert found["voc"].eq(7).all()
     assert found["coco"][0, 0].tolist() == [7, 6, 5, 4, 4, 5, 6, 7]
 
 
 def test_logits_are_resized_before_they_are_combined():
     """A bilinear map of a maximum is not the maximum of the maps; the protocols take the second."""
-    asked = inference.protocol("coco", 4, (1.0,))
+    asked = protocols.protocol("coco", 4, (1.0,))
     passes = torch.tensor([[[[0.0, 4.0]]], [[[0.0, 4.0]]]])  # mirrored back, the second is 4, 0
-    (got,) = inference.scores(lambda x: passes, image((1, 2)), [(1, 4)], asked, 1)
+    (got,) = protocols.scores(lambda x: passes, image((1, 2)), [(1, 4)], asked, 1)
     torch.testing.assert_close(got[0, 0], torch.tensor([4.0, 3.0, 3.0, 4.0]))
 
 
 @pytest.mark.parametrize("kind", ["voc", "coco"])
 def test_a_batch_equals_its_images(model, kind):
     """Squashed photographs go in one batch whatever their own sizes are."""
-    asked, sizes = inference.protocol(kind, 40), [(40, 40)] * 3 if kind == "voc" else SIZES
+    asked, sizes = protocols.protocol(kind, 40), [(40, 40)] * 3 if kind == "voc" else SIZES
     photos = [image((40, 40), seed) for seed in range(3)]
-    together = inference.scores(network(model), torch.cat(photos), sizes, asked, PATCH)
+    together = protocols.scores(network(model), torch.cat(photos), sizes, asked, PATCH)
     for photo, size, got in zip(photos, sizes, together, strict=True):
-        (alone,) = inference.scores(network(model), photo, [size], asked, PATCH)
+        (alone,) = protocols.scores(network(model), photo, [size], asked, PATCH)
         torch.testing.assert_close(got, alone, atol=1e-5, rtol=1e-5)
 
 
@@ -116,22 +116,22 @@ def test_scores_stay_float32_under_bfloat16(model):
         with torch.autocast("cpu", torch.bfloat16):
             return model(x).segmentation
 
-    (got,) = inference.scores(half, image((40, 48)), [(40, 48)], inference.protocol("voc"), PATCH)
+    (got,) = protocols.scores(half, image((40, 48)), [(40, 48)], protocols.protocol("voc"), PATCH)
     assert got.dtype == torch.float32
-    (exact,) = inference.scores(network(model), image((40, 48)), [(40, 48)], inference.protocol("voc"), PATCH)
+    (exact,) = protocols.scores(network(model), image((40, 48)), [(40, 48)], protocols.protocol("voc"), PATCH)
     assert 0 < (got - exact).abs().max() < 0.05 * exact.abs().max()
 
 
 def test_sizes_are_rounded_down_but_keep_a_patch():
-    assert inference.scaled_size((375, 500), 1.25, 16) == (468, 625)
-    assert inference.scaled_size((375, 500), 1.0, 16) == (375, 500)
-    assert inference.scaled_size((9, 500), 1.5, 16) == (16, 750)
+    assert protocols.scaled_size((375, 500), 1.25, 16) == (468, 625)
+    assert protocols.scaled_size((375, 500), 1.0, 16) == (375, 500)
+    assert protocols.scaled_size((9, 500), 1.5, 16) == (16, 750)
 
 
 @pytest.mark.parametrize(("kind", "size"), [("voc", (3, 31, 57)), ("coco", (3, 32, 32))])
 def test_what_the_network_sees(kind, size):
     photograph = Image.fromarray(np.full((31, 57), 200, np.uint8)).convert("RGB")
-    seen = inference.pixels(photograph, inference.protocol(kind, 32))
+    seen = protocols.pixels(photograph, protocols.protocol(kind, 32))
     assert seen.shape == size
     assert (seen == 200).all() and seen.dtype == torch.uint8
 
@@ -142,12 +142,12 @@ def test_the_protocols_are_the_papers():
     shared = {"scales": [1, 1.25, 1.5], "flip": True, "crf": crf}
     voc = {"kind": "voc", "size": "native", "over_flip": "sum", "over_scales": "max", **shared}
     coco = {"kind": "coco", "size": 448, "over_flip": "max", "over_scales": "sum", **shared}
-    assert inference.protocol("voc").numbers() == voc == json.loads(json.dumps(voc))
-    assert inference.protocol("coco").numbers() == coco
-    assert inference.protocol("coco", 64, crf=False).numbers() == coco | {"size": 64, "crf": None}
-    assert inference.protocol("voc", longest=64).numbers() == voc | {"longest": 64}
-    assert inference.protocol("voc").changes() == []
-    assert inference.protocol("voc", scales=(1.0, 1.5), flip=False).changes() == ["s1+1.5", "noflip"]
+    assert protocols.protocol("voc").numbers() == voc == json.loads(json.dumps(voc))
+    assert protocols.protocol("coco").numbers() == coco
+    assert protocols.protocol("coco", 64, crf=False).numbers() == coco | {"size": 64, "crf": None}
+    assert protocols.protocol("voc", longest=64).numbers() == voc | {"longest": 64}
+    assert protocols.protocol("voc").changes() == []
+    assert protocols.protocol("voc", scales=(1.0, 1.5), flip=False).changes() == ["s1+1.5", "noflip"]
 
 
 @pytest.mark.parametrize(
@@ -163,4 +163,4 @@ def test_the_protocols_are_the_papers():
 )
 def test_refuses(options, says):
     with pytest.raises(UserError, match="(?s)" + says.replace("?", r"\?")):
-        inference.protocol(**options)
+        protocols.protocol(**options)

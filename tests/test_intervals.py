@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from wsss import intervals
 from wsss.paths import UserError
+from wsss.report import intervals
 
 IMAGES, CLASSES, PIXELS = 40, 3, 400
 

@@ -11,8 +11,9 @@ import pytest
 from numpy.random import RandomState
 from PIL import Image
 
-from wsss.data import mini, scene, vocformat
-from wsss.data.drawing import Pose, ellipse, fill, rectangle
+from wsss.data import vocformat
+from wsss.data.drawn import generate, render
+from wsss.data.drawn.raster import Pose, ellipse, fill, rectangle
 from wsss.paths import UserError
 
 SPLITS = {"train": 9, "val": 2, "test": 1}
@@ -42,12 +43,12 @@ def jpeg_sha256(root: Path) -> str:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mini.generate(tmp_path_factory.mktemp("mini") / "mini", SPLITS, progress=False)
+    return generate.generate(tmp_path_factory.mktemp("mini") / "mini", SPLITS, progress=False)
 
 
 @pytest.fixture(scope="module")
-def drawings() -> list[mini.Drawing]:
-    return [mini.draw(RandomState([7, i]), first=1 + i % len(mini.CLASSES)) for i in range(108)]
+def drawings() -> list[generate.Drawing]:
+    return [generate.draw(RandomState([7, i]), first=1 + i % len(generate.CLASSES)) for i in range(108)]
 
 
 def test_labels_and_masks_are_the_same_everywhere(root: Path) -> None:
@@ -60,8 +61,8 @@ def test_jpeg_files_are_the_same_for_one_pillow(root: Path) -> None:
 
 
 def test_same_seed_same_bytes_other_seed_others(root: Path, tmp_path: Path) -> None:
-    same = mini.generate(tmp_path / "same", SPLITS, progress=False)
-    other = mini.generate(tmp_path / "other", SPLITS, seed=1, progress=False)
+    same = generate.generate(tmp_path / "same", SPLITS, progress=False)
+    other = generate.generate(tmp_path / "other", SPLITS, seed=1, progress=False)
     files = sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(same) for p in same.rglob("*") if p.is_file())
     assert all((root / p).read_bytes() == (same / p).read_bytes() for p in files)
@@ -69,42 +70,42 @@ def test_same_seed_same_bytes_other_seed_others(root: Path, tmp_path: Path) -> N
 
 
 def test_an_image_does_not_depend_on_the_others(root: Path) -> None:
-    drawing = mini.draw(RandomState([0, 0, 4]), first=5)
+    drawing = generate.draw(RandomState([0, 0, 4]), first=5)
     assert np.array_equal(read(root / "SegmentationClass" / "train_00004.png"), drawing.mask)
 
 
 def test_folder_is_voc(root: Path) -> None:
     names = [name for split in SPLITS for name in (root / f"ImageSets/Segmentation/{split}.txt").read_text().split()]
     assert len(names) == sum(SPLITS.values()) == len(set(names))
-    assert (root / "classes.txt").read_text().split() == list(mini.CLASSES)
+    assert (root / "classes.txt").read_text().split() == list(generate.CLASSES)
     for name in names:
         assert read(root / f"JPEGImages/{name}.jpg").shape == (128, 128, 3)
         with Image.open(root / f"SegmentationClass/{name}.png") as mask:
             assert mask.mode == "P" and mask.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]
             values = set(np.unique(mask))
         tree = ElementTree.parse(root / f"Annotations/{name}.xml")
-        written = {mini.CLASSES.index(item.findtext("name")) + 1 for item in tree.iter("object")}
-        assert written == values - {0, mini.IGNORE}
+        written = {generate.CLASSES.index(item.findtext("name")) + 1 for item in tree.iter("object")}
+        assert written == values - {0, generate.IGNORE}
 
 
-def test_one_to_three_objects_of_known_classes(drawings: list[mini.Drawing]) -> None:
+def test_one_to_three_objects_of_known_classes(drawings: list[generate.Drawing]) -> None:
     for drawing in drawings:
         assert 1 <= len(drawing.boxes) <= 3
-        present = set(np.unique(drawing.mask)) - {0, mini.IGNORE}
+        present = set(np.unique(drawing.mask)) - {0, generate.IGNORE}
         assert present == {box[0] for box in drawing.boxes} <= set(range(1, 10))
         assert set(np.unique(drawing.part)) - {0} == present
         for _, xmin, ymin, xmax, ymax in drawing.boxes:
             assert 1 <= xmin < xmax <= 128 and 1 <= ymin < ymax <= 128
 
 
-def test_part_is_on_its_object_and_at_most_a_third_of_it(drawings: list[mini.Drawing]) -> None:
+def test_part_is_on_its_object_and_at_most_a_third_of_it(drawings: list[generate.Drawing]) -> None:
     for drawing in drawings:
         assert not (drawing.part[drawing.part != drawing.mask]).any()
         for index in np.unique(drawing.part)[1:]:
             assert 3 * (drawing.part == index).sum() <= (drawing.mask == index).sum()
 
 
-def test_every_class_is_about_as_frequent_and_half_the_images_have_one(drawings: list[mini.Drawing]) -> None:
+def test_every_class_is_about_as_frequent_and_half_the_images_have_one(drawings: list[generate.Drawing]) -> None:
     present = [{box[0] for box in drawing.boxes} for drawing in drawings]
     counts = np.array([sum(c in p for p in present) for c in range(1, 10)])
     assert counts.min() >= 12 and counts.max() <= 2 * counts.min()
@@ -113,8 +114,8 @@ def test_every_class_is_about_as_frequent_and_half_the_images_have_one(drawings:
 
 def test_classes_of_one_body_differ_in_the_part_only() -> None:
     ring, stripe = (
-        scene.draw_object(RandomState(3), body, mini.PATTERNS[pattern], hue, 70.0, 10)
-        for body, pattern, hue in ((mini.BODIES["fish"], "ring", 20.0), (mini.BODIES["fish"], "stripe", 150.0))
+        render.draw_object(RandomState(3), body, generate.PATTERNS[pattern], hue, 70.0, 10)
+        for body, pattern, hue in ((generate.BODIES["fish"], "ring", 20.0), (generate.BODIES["fish"], "stripe", 150.0))
     )
     assert np.array_equal(ring.part, stripe.part)
     differs = np.abs(ring.canvas - stripe.canvas).max(2) > 0
@@ -124,7 +125,7 @@ def test_classes_of_one_body_differ_in_the_part_only() -> None:
 def test_contour_is_one_pixel_on_either_side() -> None:
     shown = np.zeros((4, 6), int)
     shown[:, 3:] = 1
-    assert np.array_equal(mini.contour(shown), np.tile([False, False, True, True, False, False], (4, 1)))
+    assert np.array_equal(generate.contour(shown), np.tile([False, False, True, True, False, False], (4, 1)))
 
 
 def test_fill_is_exact_coverage() -> None:
@@ -138,13 +139,13 @@ def test_fill_is_exact_coverage() -> None:
 
 
 def test_pretraining_images_are_of_other_classes() -> None:
-    bodies, patterns = ({name.split("-")[i] for name in mini.PRETRAINING_CLASSES} for i in (1, 0))
-    assert len(mini.PRETRAINING_CLASSES) == 48
-    assert not bodies & set(mini.BODIES) and not patterns & set(mini.PATTERNS)
-    image, label = mini.draw_pretraining(5, seed=0)
+    bodies, patterns = ({name.split("-")[i] for name in generate.PRETRAINING_CLASSES} for i in (1, 0))
+    assert len(generate.PRETRAINING_CLASSES) == 48
+    assert not bodies & set(generate.BODIES) and not patterns & set(generate.PATTERNS)
+    image, label = generate.draw_pretraining(5, seed=0)
     assert image.shape == (64, 64, 3) and image.dtype == np.uint8 and 0 <= label < 48
-    assert np.array_equal(image, mini.draw_pretraining(5, seed=0)[0])
-    assert len({mini.draw_pretraining(i, seed=0)[1] for i in range(60)}) > 25
+    assert np.array_equal(image, generate.draw_pretraining(5, seed=0)[0])
+    assert len({generate.draw_pretraining(i, seed=0)[1] for i in range(60)}) > 25
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,13 +154,13 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(vocformat, "write_mask", stop)
     with pytest.raises(KeyboardInterrupt):
-        mini.generate(tmp_path / "mini", SPLITS, progress=False)
+        generate.generate(tmp_path / "mini", SPLITS, progress=False)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_set_that_is_there_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mini, "draw", None)
-    assert mini.generate(root, SPLITS, progress=False) == root
+    monkeypatch.setattr(generate, "draw", None)
+    assert generate.generate(root, SPLITS, progress=False) == root
 
 
 @pytest.mark.parametrize("change", [{"version": -1}, {"seed": 5}, {"splits": {"train": 1}}])
@@ -167,7 +168,7 @@ def test_another_set_is_refused(root: Path, tmp_path: Path, change: dict) -> Non
     card = json.loads((root / "mini.json").read_text()) | change
     (tmp_path / "mini.json").write_text(json.dumps(card))
     with pytest.raises(UserError, match="is not this version of the mini set"):
-        mini.generate(tmp_path, SPLITS, progress=False)
+        generate.generate(tmp_path, SPLITS, progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["mini.json"]
 
 
@@ -175,9 +176,9 @@ def test_a_foreign_folder_and_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("mine")
     for place in (tmp_path, tmp_path / "note.txt"):
         with pytest.raises(UserError, match="remove it or name another folder"):
-            mini.generate(place, SPLITS, progress=False)
+            generate.generate(place, SPLITS, progress=False)
     with pytest.raises(UserError, match="cannot write"):
-        mini.generate(tmp_path / "note.txt" / "mini", SPLITS, progress=False)
+        generate.generate(tmp_path / "note.txt" / "mini", SPLITS, progress=False)
     assert (tmp_path / "note.txt").read_text() == "mine"
 
 
@@ -185,7 +186,7 @@ if __name__ == "__main__":
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        drawn = mini.generate(Path(folder) / "mini", SPLITS, progress=False)
+        drawn = generate.generate(Path(folder) / "mini", SPLITS, progress=False)
         print(
             f'LABELS_SHA256 = "{labels_sha256(drawn)}"\nJPEG_SHA256 = {{"{PIL.__version__}": "{jpeg_sha256(drawn)}"}}'
         )

@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 from running import Photo, own_set, run, tiny, write_mask
 
-from wsss import datasets, pretrain, results
+from wsss import datasets
 from wsss.data import names, voc
 from wsss.explore import sources
 from wsss.paths import UserError
+from wsss.report import results
+from wsss.tools import pretrain
 
 IDS = "ImageSets/Segmentation"
 NFC, NFD = (unicodedata.normalize(form, "caf\u00e9 \u00fc") for form in ("NFC", "NFD"))

@@ -9,7 +9,7 @@ import jupytext
 import nbformat
 import pytest
 
-from wsss import publish
+from wsss.report import publish
 from wsss.tools.parameters import defaults
 
 ROOT = Path(__file__).resolve().parents[1]

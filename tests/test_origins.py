@@ -3,7 +3,7 @@
 import pytest
 from test_results import record
 
-from wsss import origins, results, tables
+from wsss.report import origins, results, tables
 
 
 def path(found, stem=None):

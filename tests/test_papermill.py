@@ -13,7 +13,7 @@ from click import ClickException
 from test_results import record
 
 import wsss
-from wsss import results
+from wsss.report import results
 from wsss.tools import papermill as plugin
 from wsss.tools import sources
 from wsss.tools.parameters import defaults, settle
@@ -219,8 +219,8 @@ def test_stamp_says_where_the_result_comes_from(project: Path) -> None:
 
 
 def test_code_hash_follows_imports_and_nothing_else() -> None:
-    names = sources.imported_names("import os\nfrom wsss import train\nfrom wsss.data import mini")
-    assert names == ["wsss", "wsss.train", "wsss.data", "wsss.data.mini"]
+    names = sources.imported_names("import os\nfrom wsss import train\nfrom wsss.data.drawn import generate")
+    assert names == ["wsss", "wsss.train", "wsss.data.drawn", "wsss.data.drawn.generate"]
     assert sources.code_hash("wsss.tools.papermill") != sources.code_hash("wsss.tools.parameters")
     assert sources.code_hash("wsss.nothing") == sources.code_hash()
 
@@ -231,7 +231,7 @@ def test_a_notebook_that_reads_records_carries_their_digests(project: Path) -> N
         results.save(one, project / name)
     reads, other = (
         nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata={"papermill": {"parameters": {}}})
-        for source in ("from wsss import results", "from wsss import cam")
+        for source in ("from wsss.report import results", "from wsss import cam")
     )
     found = plugin._records_read(reads, project)["records"]
     assert set(found) == {"mini/a/0", "mini/b/1"} and all(len(digest) == 64 for digest in found.values())

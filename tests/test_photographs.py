@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from running import folder, run
 
-from wsss import presets, results
+from wsss import presets
 from wsss.data import animals, voc
+from wsss.report import results
 
 pytestmark = pytest.mark.slow
 IDS = "ImageSets/Segmentation"

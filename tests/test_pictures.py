@@ -12,8 +12,9 @@ from pngs import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, write_png
 from running import Photo, own_set, run, tiny
 
 from wsss import datasets
-from wsss.data import pictures, predictions, vocformat
+from wsss.data import pictures, vocformat
 from wsss.explore import sources
+from wsss.inference import predictions
 from wsss.paths import UserError
 
 CORNERS = np.zeros((24, 40, 3), np.uint8)

@@ -15,12 +15,13 @@ from PIL import Image
 from running import Photo, command, environment, folder, hashes, own_set, process, redraw, run, tiny, write_photo
 from safetensors.torch import load_file, save_file
 
-from wsss import inference, results, runs
 from wsss.cli import main
-from wsss.data import predictions, vocformat
+from wsss.data import vocformat
 from wsss.data.listing import listing
-from wsss.data.predictions import Job
+from wsss.inference import predictions, protocols, runs
+from wsss.inference.predictions import Job
 from wsss.paths import UserError
+from wsss.report import results
 
 PHOTOS = (
     Photo(),
@@ -163,9 +164,9 @@ def test_the_crf_refines_probabilities_of_the_whole_photograph(done, own, monkey
     photograph = Image.open(own / "JPEGImages/val_2.jpg").convert("RGB")
     np.testing.assert_array_equal(image, np.asarray(photograph))
     model = runs.open_run(done).model(2, torch.device("cpu"))
-    asked = inference.protocol("voc")
-    seen_by_network = model.normalise(inference.pixels(photograph, asked)[None])
-    (logits,) = inference.scores(lambda x: model(x).segmentation, seen_by_network, [(57, 31)], asked, model.patch)
+    asked = protocols.protocol("voc")
+    seen_by_network = model.normalise(protocols.pixels(photograph, asked)[None])
+    (logits,) = protocols.scores(lambda x: model(x).segmentation, seen_by_network, [(57, 31)], asked, model.patch)
     np.testing.assert_allclose(probability, logits.softmax(0), atol=1e-5)
     with Image.open(done / "predictions/voc-crf-val/val_2.png") as picture:
         np.testing.assert_array_equal(np.array(picture), probability[::-1].argmax(0))

@@ -11,9 +11,9 @@ from PIL import Image
 from running import own_set, record, run, tiny
 from safetensors.torch import load_file
 
-from wsss import pretrain
-from wsss.data import mini
+from wsss.data.drawn import generate
 from wsss.paths import UserError
+from wsss.tools import pretrain
 
 SMALL = ["--minutes", "0.02", "--batch", "8", "--size", "32"]
 SMALL += ["--model.width", "48", "--model.depth", "3", "--model.heads", "3", "--model.image-size", "64"]
@@ -62,13 +62,13 @@ def test_drawn_images(tmp_path):
     path = tmp_path / "start.safetensors"
     assert run("pretrain", "drawn", "--images", "40", "--output", path, *SMALL) == 0
     found = json.loads(path.with_suffix(".json").read_text())
-    assert found["classes"] == list(mini.PRETRAINING_CLASSES)
+    assert found["classes"] == list(generate.PRETRAINING_CLASSES)
     assert "drawn images of other classes" in found["data"]
 
 
 def test_drawn_classes_are_not_those_of_the_mini_set():
-    mine = {part for name in mini.CLASSES for part in name.split("-")}
-    others = {part for name in mini.PRETRAINING_CLASSES for part in name.split("-")}
+    mine = {part for name in generate.CLASSES for part in name.split("-")}
+    others = {part for name in generate.PRETRAINING_CLASSES for part in name.split("-")}
     assert not mine & others
 
 

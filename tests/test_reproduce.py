@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from test_results import record
 
-from wsss import reproduce
 from wsss.paths import UserError, read_json
-from wsss.reproduce import Step, follow, missing, set_aside
+from wsss.tools import reproduce
+from wsss.tools.reproduce import Step, follow, missing, set_aside
 
 
 @pytest.fixture
@@ -185,6 +185,6 @@ def test_the_line_that_make_runs_really_runs(folder: Path) -> None:
     for name in ("train_voc", "train_coco", "cam_figures", "results"):
         (folder / f"notebooks/{name}.ipynb").write_text('{"cells": []}')
     (folder / "data").write_text("a file where the drawn set should go")
-    done = subprocess.run([sys.executable, "-m", "wsss.reproduce"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-m", "wsss.tools.reproduce"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "wsss: error: mini set failed" in done.stderr

@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from wsss import intervals, paths, publish, results
+from wsss import paths
 from wsss.paths import UserError
+from wsss.report import intervals, publish, results
 
 
 def record(dataset="mini", variant="mini", seed=0, ids=("a", "b"), **fields):

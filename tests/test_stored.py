@@ -5,13 +5,15 @@ import json
 import pytest
 from running import folder, hashes, own_set, run, tiny
 
-from wsss import experiments, presets, renamed, results, stored, sweep
+from wsss import presets, renamed, stored
 from wsss.cli import main
 from wsss.config import Config, to_dict
 from wsss.paths import UserError, project_root, read_json, write_json
 from wsss.presets import FREE, PRESETS
+from wsss.report import experiments, results
 from wsss.settings import flatten, override, paths
 from wsss.stored import current_variant, from_dict, run_folder
+from wsss.tools import sweep
 
 RECORDS = sorted((project_root() / "data" / "results").glob("*/*/*.json"))
 TRIES = sorted((project_root() / "data" / "tries").glob("*/*/*.json"))

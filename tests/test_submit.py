@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from running import Photo, folder, own_set, run, tiny
 
-from wsss import results
 from wsss.data import voc, vocformat
 from wsss.data.listing import Listing, listing
+from wsss.inference import submit
 from wsss.paths import UserError
-from wsss.tools import submit
+from wsss.report import results
 
 IDS = ["2008_000009", "2008_000006", "2008_000011"]
 SIZES = [(48, 40), (31, 57), (64, 20)]

@@ -11,9 +11,12 @@ import pytest
 from running import command, environment, process, run
 from test_results import record
 
-from wsss import ablation, cli, experiments, presets, results, runs, sweep
-from wsss.experiments import EXPERIMENTS
+from wsss import cli, presets
+from wsss.inference import runs
 from wsss.paths import UserError
+from wsss.report import ablation, experiments, results
+from wsss.report.experiments import EXPERIMENTS
+from wsss.tools import sweep
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -65,7 +68,7 @@ FINALS = [final for scale in experiments.FINALS.values() for final in scale]
 
 @pytest.mark.parametrize("final", FINALS)
 def test_a_final_evaluation_is_called_as_its_record(final):
-    asked = runs.inference.protocol(final.protocol, 448, final.scales, crf=final.crf)
+    asked = runs.protocols.protocol(final.protocol, 448, final.scales, crf=final.crf)
     assert final.stem == runs._label(runs.Request(Path("x"), protocol=final.protocol), asked, val="")
 
 

@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 from test_results import record
 
-from wsss import cli, paths, published, results, tables, verdict
+from wsss import cli, paths
 from wsss.paths import UserError
+from wsss.report import published, results, tables, verdict
 
 
 def with_results(numbers, **fields):
@@ -267,5 +268,6 @@ def test_verdict_table_reads_as_the_readme_says():
 
 
 def test_tables_need_no_torch():
-    code = "import sys, wsss.tables, wsss.verdict, wsss.publish, wsss.figures; sys.exit('torch' in sys.modules)"
+    modules = "wsss.report.tables, wsss.report.verdict, wsss.report.publish, wsss.report.figures"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from wsss import intervals, metrics, results, tally
+from wsss import metrics, tally
 from wsss.datasets import Sample
+from wsss.report import intervals, results
 
 CLASSES, SIZE, NAMES = 3, (9, 11), ("cup", "jug")
 

@@ -13,10 +13,11 @@ from PIL import Image
 from running import assert_same_run, folder, hashes, log, own_set, record, run, tiny, write_mask
 from safetensors.torch import load_file
 
-from wsss import checkpoint, figures, method, presets, results, tables, train
+from wsss import checkpoint, method, presets, train
 from wsss.data import voc
 from wsss.paths import UserError, sha256
-from wsss.results import FIELDS
+from wsss.report import figures, results, tables
+from wsss.report.results import FIELDS
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsss import inference, transforms
+from wsss import transforms
 from wsss.compat import Compat
 from wsss.config import Augment
 from wsss.datasets import Split, TrainingViews, collate
+from wsss.inference import protocols
 from wsss.presets import get
 
 AUGMENT = Augment(crop=32, local_size=16)
@@ -201,6 +202,6 @@ def test_D18_the_switch_reaches_both_evaluations(mini_root, plain):
     sample = Split(mini_root, "val").sample(0, 32, plain)
     photograph = Image.fromarray(sample.pixels)
     assert torch.equal(sample.image, transforms.squash(photograph, 32, plain))
-    coco = replace(inference.protocol("coco", 32), plain_squash=plain)
-    assert torch.equal(inference.pixels(photograph, coco), sample.image)
+    coco = replace(protocols.protocol("coco", 32), plain_squash=plain)
+    assert torch.equal(protocols.pixels(photograph, coco), sample.image)
     assert coco.numbers().get("plain_squash", False) == plain

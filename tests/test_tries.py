@@ -2,9 +2,10 @@
 
 import pytest
 
-from wsss import presets, renamed, tables, tries
-from wsss.experiments import SEEDS
+from wsss import presets, renamed
 from wsss.paths import project_root
+from wsss.report import tables, tries
+from wsss.report.experiments import SEEDS
 from wsss.settings import flatten, paths
 
 FOUND = tries.find()

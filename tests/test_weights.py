@@ -14,10 +14,11 @@ from builders import tiny
 from running import own_set, run
 from running import tiny as tiny_run
 
-from wsss import checkpoint, model, normalisation, results, weights
+from wsss import checkpoint, model, normalisation, weights
 from wsss.normalisation import IMAGENET, parse
 from wsss.paths import UserError, sha256
 from wsss.presets import PRESETS
+from wsss.report import results
 
 WIDTH, DEPTH, CLIP = 24, 3, "0.48145466 0.4578275 0.40821073; 0.26862954 0.26130258 0.27577711"
 

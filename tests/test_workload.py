@@ -17,11 +17,13 @@ import torch
 from PIL import Image
 from running import Photo, command, environment, folder, own_set, redraw, run, tiny, write_photo
 
-from wsss import inference, model, predict, results, runs, workload
+from wsss import model
 from wsss.data import pictures, voc
 from wsss.data.listing import listing
+from wsss.inference import predict, protocols, runs, workload
+from wsss.inference.workload import Plan
 from wsss.interrupt import GRACE
-from wsss.workload import Plan
+from wsss.report import results
 
 SIZE = (300, 200)
 """Of the largest photograph in `made`; patches have 8 pixels."""
@@ -41,20 +43,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan(*sizes: tuple[int, int], workers: int = 0, **protocol: object) -> Plan:
     """Photographs of these sizes, 21 classes, a ViT-Ti of patches of 16."""
     names = [f"photo_{number}" for number in range(len(sizes))]
-    return Plan(names, sizes, inference.protocol("voc", **protocol), 21, 16, 192, 1, workers, 1)
+    return Plan(names, sizes, protocols.protocol("voc", **protocol), 21, 16, 192, 1, workers, 1)
 
 
 def shard_of(place: Path, save: Path) -> predict.Shard:
     """What `wsss evaluate` predicts by, of the run in `made`."""
     images, net = listing(place.parents[3] / "own", "val"), runs.open_run(place).model(2, torch.device("cpu"))
-    return predict.Shard(net, images, range(3), inference.protocol("voc"), save / "png", torch.device("cpu"), False, 1)
+    return predict.Shard(net, images, range(3), protocols.protocol("voc"), save / "png", torch.device("cpu"), False, 1)
 
 
 # What is said.
 
 
 def test_size_tokens_time_and_memory_are_said_before_anything_is_predicted(made, tmp_path, capsys, monkeypatch):
-    real = inference.scores
+    real = protocols.scores
 
     def scores(*words: object) -> object:
         said = capsys.readouterr().err
@@ -63,7 +65,7 @@ def test_size_tokens_time_and_memory_are_said_before_anything_is_predicted(made,
         return real(*words)
 
     seen: list[str] = []
-    monkeypatch.setattr(inference, "scores", scores)
+    monkeypatch.setattr(protocols, "scores", scores)
     assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 0
     # 450 x 300 pixels at scale 1.5 are 56 x 37 patches of 8
     assert (
@@ -112,16 +114,16 @@ def test_expected_seconds_are_those_of_a_network_that_takes_known_ones(made, tmp
 PEAK = """
 import os, sys, numpy as np, torch
 from wsss import inference, memory, model, presets
-from wsss.crf import dense_crf
+from wsss.inference.crf import dense_crf
 from wsss.tools.bench_infer import photograph
 from wsss.tools.bench_memory import resident_mb
 torch.set_num_threads(1)
 memory.keep_freed()
 peak = lambda: int(1e6 * resident_mb(os.getpid(), "VmHWM"))
 config = presets.get("voc", **{"model.backbone": "vit_tiny_patch16_224", "model.pretrained": False, "model.depth": 3})
-net, asked = model.build(config, 20).eval(), inference.protocol("voc")
+net, asked = model.build(config, 20).eval(), protocols.protocol("voc")
 pixels = photograph(np.random.default_rng(0), (600, 400))
-score = lambda x, size: inference.scores(lambda y: net(y).segmentation, x, [size], asked, 16)[0].softmax(0).numpy()
+score = lambda x, size: protocols.scores(lambda y: net(y).segmentation, x, [size], asked, 16)[0].softmax(0).numpy()
 if sys.argv[1] == "network":
     score(torch.randn(1, 3, 32, 32), (32, 32))
     before = peak()
@@ -226,7 +228,7 @@ def test_a_limit_that_is_none_is_refused(made, capsys, value):
 
 
 def test_limited_sizes():
-    assert [inference.limited(size, 100) for size in ((400, 300), (300, 400), (100, 80), (5000, 3))] == [
+    assert [protocols.limited(size, 100) for size in ((400, 300), (300, 400), (100, 80), (5000, 3))] == [
         (100, 75),
         (75, 100),
         (100, 80),

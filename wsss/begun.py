@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from wsss import checkpoint, results, settings
+from wsss import checkpoint, settings
 from wsss.config import Config
 from wsss.data import identity
 from wsss.paths import UserError
+from wsss.report import results
 
 
 def finished(folder: Path, config: Config, resume: bool, root: Path, data: results.Data) -> dict[str, Any] | None:

@@ -179,7 +179,7 @@ def _evaluate(words: Sequence[str]) -> int:
         given = [name for name, value in final.items() if value != getattr(Evaluate, name)]
         if given:
             raise UserError(f"--{given[0]} is of the protocols voc and coco; add --protocol voc or --protocol coco")
-    from wsss import runs
+    from wsss.inference import runs
 
     if asked.protocol == "training":
         record = runs.evaluate_run(asked.run, asked.weights, asked.data_root, asked.split)
@@ -208,7 +208,7 @@ class Score:
 
 def _score(words: Sequence[str]) -> int:
     asked = parse(Score, words, "score")
-    from wsss import scoring
+    from wsss.inference import scoring
 
     print(json.dumps(scoring.score(asked.predictions, asked.truth, asked.num_classes, asked.ids)))
     return 0
@@ -219,7 +219,7 @@ def _pretrain(words: Sequence[str]) -> int:
         print(
             "usage: wsss pretrain ROOT [--SETTING VALUE ...]\n\nROOT is a folder of class folders, or the word drawn."
         )
-    from wsss import pretrain
+    from wsss.tools import pretrain
 
     root = words[0] if words and not words[0].startswith("-") else ""
     asked = parse(pretrain.Pretrain, words[1:] if root else (words or ["--help"]), "pretrain ROOT")
@@ -243,7 +243,7 @@ class Tables:
 
 def _tables(words: Sequence[str]) -> int:
     asked = parse(Tables, words, "tables")
-    from wsss import results, tables
+    from wsss.report import results, tables
 
     if asked.format not in ("text", "markdown", "csv"):
         raise UserError(f"--format is {asked.format}; it is one of text, markdown, csv")
@@ -268,8 +268,8 @@ class Publish:
 
 def _publish(words: Sequence[str]) -> int:
     asked = parse(Publish, words, "publish")
-    from wsss import publish
     from wsss.paths import project_root
+    from wsss.report import publish
 
     for path in publish.publish(project_root() / "runs", project_root(), asked.only):
         print(path)
@@ -279,12 +279,12 @@ def _publish(words: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int] | str] = {
     "train": _train,
     "evaluate": _evaluate,
-    "sweep": "wsss.sweep:run",
+    "sweep": "wsss.tools.sweep:run",
     "explore": "wsss.explore.command:run",
     "score": _score,
     "data": "wsss.data.commands:run",
     "pretrain": _pretrain,
-    "submit": "wsss.tools.submit:run",
+    "submit": "wsss.inference.submit:run",
     "tables": _tables,
     "verify": "wsss.tools.verify:run",
     "bench": "wsss.tools.bench:run",

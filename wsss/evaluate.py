@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from wsss import alignment, cam, distributed, method, provenance, results
+from wsss import alignment, cam, distributed, method, provenance
 from wsss import config as configuration
 from wsss.batch import Batch, Output, present_classes
 from wsss.config import Config, Data
@@ -20,6 +20,7 @@ from wsss.data import names, sets, voc
 from wsss.datasets import Split
 from wsss.model import Wsss, describe
 from wsss.paths import UserError, atomic
+from wsss.report import results
 from wsss.tally import LAYERS, Tally, counts_by_image, scores
 
 BATCH = 8

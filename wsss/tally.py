@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from wsss import metrics, results
+from wsss import metrics
 from wsss.config import IGNORE
 from wsss.data import voc
 from wsss.datasets import Sample, Split
+from wsss.report import results
 
 KINDS = ("segmentation", "cam", "aux_cam")
 GUESSES = ("background", "centre")

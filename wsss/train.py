@@ -12,21 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from wsss import (
-    begun,
-    checkpoint,
-    datasets,
-    distributed,
-    evaluate,
-    finite,
-    memory,
-    method,
-    optim,
-    results,
-    sizes,
-    stored,
-    tally,
-)
+from wsss import begun, checkpoint, datasets, distributed, evaluate, finite, memory, method, optim, sizes, stored, tally
 from wsss import config as configuration
 from wsss.batch import Batch
 from wsss.config import Config
@@ -35,6 +21,7 @@ from wsss.interrupt import Interrupted, stop_signals
 from wsss.log import Log
 from wsss.model import Wsss, build
 from wsss.paths import UserError, project_root, write_json
+from wsss.report import results
 
 
 def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] | None = None) -> dict[str, Any]:

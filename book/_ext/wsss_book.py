@@ -5,17 +5,17 @@
     {tested}`D5`                                        the names of the tests of deviation D5
     {tested}`test_name`                                 that test, with its file
     {result}`published#segmentation/ToCo/voc_val`       a number of the literature, from data/published
-    ```{results-table} headline                         a table of wsss.tables; :commands: PAGE links its commands
-    ```{results-figure} published_curves                a figure of wsss.figures
+    ```{results-table} headline                         a table of wsss.report.tables; :commands: links its commands
+    ```{results-figure} published_curves                a figure of wsss.report.figures
     ```{results-figure} cam_figures#2                   the third picture of an executed notebook
     ```{verdict}                                        the reader's own run beside the published one
     ```{bench-table}                                    measured steps, or `infer`: evaluations
-    ```{gpu-table} runs                                 a table of wsss.gpu: estimates for the benchmarks
+    ```{gpu-table} runs                                 a table of wsss.report.gpu: estimates for the benchmarks
     {printed}`words`                                    a link to the PDF of the book, where there is one
 
-What they show is made by `wsss.elements`; a page is read again when that changes (wsss_fresh). A missing number is a
-warning, which the strict build turns into a failure. With WSSS_RUNS set to a folder of runs, the pages of runs show
-that folder's notebooks, and `{verdict}` its verdict.
+What they show is made by `wsss.report.elements`; a page is read again when that changes (wsss_fresh). A missing number
+is a warning, which the strict build turns into a failure. With WSSS_RUNS set to a folder of runs, the pages of
+runs show that folder's notebooks, and `{verdict}` its verdict.
 """
 
 import os
@@ -38,10 +38,10 @@ sys.path.insert(0, str(ROOT))
 from wsss_fresh import show  # noqa: E402  (the package may not be installed)
 
 from wsss import stored  # noqa: E402
-from wsss.elements import FAULTS, PDF  # noqa: E402
-from wsss.evidence import NotMeasured  # noqa: E402
-from wsss.figures import suffix  # noqa: E402
-from wsss.table import Table  # noqa: E402
+from wsss.report.elements import FAULTS, PDF  # noqa: E402
+from wsss.report.evidence import NotMeasured  # noqa: E402
+from wsss.report.figures import suffix  # noqa: E402
+from wsss.report.table import Table  # noqa: E402
 
 log = logging.getLogger(__name__)
 MISSING = "n/a"
@@ -159,7 +159,7 @@ class Captioned(SphinxDirective):
 
 
 class ResultsTable(Captioned):
-    """{results-table}: a table of `wsss.tables`, made of the published records. With :commands: PAGE its commands lead
+    """{results-table}: a table of `wsss.report.tables`, of published records. With :commands: PAGE its commands lead
     to the page that says what they take."""
 
     option_spec = Captioned.option_spec | {"commands": directives.unchanged_required}
@@ -260,7 +260,7 @@ class Verdict(Captioned):
 
 
 class ResultsFigure(Captioned):
-    """{results-figure}: a picture by `wsss.figures` or from an executed notebook, with its alternative text."""
+    """{results-figure}: a picture by `wsss.report.figures` or from an executed notebook, with its alternative text."""
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]

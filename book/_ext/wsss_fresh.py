@@ -13,9 +13,9 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.environment.collectors import EnvironmentCollector
 
-from wsss import elements
-from wsss.evidence import NotMeasured
 from wsss.paths import project_root, read_json, write_json
+from wsss.report import elements
+from wsss.report.evidence import NotMeasured
 
 Kept = dict[tuple[str, str], str]
 """Digests of a page's elements; empty for one that could not be shown, which is tried again at every build."""

@@ -12,7 +12,7 @@ from sphinx.config import Config
 from sphinx.util import logging
 from wsss_book import ROOT
 
-from wsss.elements import notebook_path
+from wsss.report.elements import notebook_path
 
 log = logging.getLogger(__name__)
 

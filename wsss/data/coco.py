@@ -19,7 +19,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from wsss.config import IGNORE
-from wsss.data import instances, mini, names, pictures, voc
+from wsss.data import instances, names, pictures, voc
+from wsss.data.drawn import generate
 from wsss.data.instances import CROWD_FILE, Photo, object_mask, rasterise
 from wsss.data.pool import spread
 from wsss.data.vocformat import write_mask
@@ -247,7 +248,7 @@ def export_drawn(root: Path, splits: Mapping[str, int] = DRAWN_SPLITS) -> Path:
     if root.is_dir():
         return root
     with atomic(root) as scratch:
-        source = mini.generate(scratch.with_name("source"), splits)
+        source = generate.generate(scratch.with_name("source"), splits)
         (scratch / "annotations").mkdir(parents=True)
         for split in splits:
             (scratch / split).mkdir()
@@ -266,7 +267,7 @@ def drawn(root: Path) -> Path:
 
 
 def _export_split(source: Path, split: str, folder: Path) -> dict[str, Any]:
-    categories = [{"id": 10 * number, "name": name} for number, name in enumerate(mini.CLASSES, 1)]
+    categories = [{"id": 10 * number, "name": name} for number, name in enumerate(generate.CLASSES, 1)]
     tree: dict[str, Any] = {"images": [], "annotations": [], "categories": categories}
     for number, name in enumerate(voc.read_ids(source, split), 1):
         path = voc.image_file(source, name)

@@ -71,9 +71,9 @@ def run(words: Sequence[str]) -> int:
 
 def _mini(words: Sequence[str]) -> int:
     asked = parse(DrawMini, words, "data mini")
-    from wsss.data import mini
+    from wsss.data.drawn import generate
 
-    print(mini.generate(asked.root))
+    print(generate.generate(asked.root))
     return 0
 
 

@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from wsss import results
 from wsss.config import Data as Settings
 from wsss.data import pictures, voc
 from wsss.data.pool import cores
 from wsss.paths import UserError, atomic, note, read_json, sha256, write_json
-from wsss.results import Data
+from wsss.report import results
+from wsss.report.results import Data
 
 Digests = dict[str, str]
 """Of one list, by what they are of: see `results.DATA`."""

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float, Int8, UInt8
 from PIL import Image
 
-from wsss.figures import class_colours
 from wsss.paths import UserError
+from wsss.report.figures import class_colours
 
 FOLDER = Path(__file__).parent
 RAMPS = ("cividis", "viridis", "gray")

@@ -8,10 +8,11 @@ from matplotlib import patches
 from matplotlib.axes import Axes
 from PIL import Image
 
-from wsss import figures, metrics
+from wsss import metrics
 from wsss.explore.payload import LayerCam, Scene, View, unit
-from wsss.figures import Picture, class_colours
 from wsss.paths import UserError
+from wsss.report import figures
+from wsss.report.figures import Picture, class_colours
 
 
 def comparison(scenes: Sequence[Scene]) -> Picture:

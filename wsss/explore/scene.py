@@ -12,11 +12,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from wsss import cam, crf, evaluate, method, refine, transforms
+from wsss import cam, evaluate, method, refine, transforms
 from wsss.batch import Output, present_classes
 from wsss.config import Config
 from wsss.encoder import AUX
 from wsss.explore.payload import LayerCam, Scene, View
+from wsss.inference import crf
 from wsss.model import Wsss
 
 LARGEST = 400

@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wsss import datasets, experiments, results, runs, stored
+from wsss import datasets, stored
 from wsss.config import Config
 from wsss.data import identity, names, voc
 from wsss.explore.scene import Picture, Seer
+from wsss.inference import runs
 from wsss.model import build
 from wsss.paths import UserError, note, project_root, read_json
-from wsss.results import Record
+from wsss.report import experiments, results
+from wsss.report.results import Record
 
 SHIPPED = "data/weights/vit_tiny_voc_animals.json"
 """Card of the model that is there without any training."""

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsss import crf, energy, evaluate, presets, refine
+from wsss import energy, evaluate, presets, refine
 from wsss.command import parse
+from wsss.inference import crf
 from wsss.paths import UserError, near
 from wsss.tools.bench_infer import Infer, bench_infer, photograph
 from wsss.tools.bench_memory import Memory, bench_memory

@@ -17,13 +17,14 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from wsss import evaluate, inference, model, predict, presets, runs
+from wsss import evaluate, model, presets
 from wsss.data import pool
 from wsss.data.listing import listing
-from wsss.data.predictions import Job
 from wsss.data.vocformat import write_mask
+from wsss.inference import predict, protocols, runs
+from wsss.inference.predict import Shard
+from wsss.inference.predictions import Job
 from wsss.model import Wsss
-from wsss.predict import Shard
 from wsss.tools import machine
 from wsss.tools.bench_memory import family, resident_mb
 from wsss.tools.bench_step import CLASSES, Passes, record_passes, step_flops
@@ -66,7 +67,7 @@ def bench_infer(asked: Infer) -> dict[str, Any]:
     it, and `crf_seconds` is what the CRF takes of one core. `ratio`: seconds over (operations at the rate of the matrix
     product in the same type + CRF seconds / cores).
     """
-    own = inference.protocol(asked.protocol, scales=asked.scales, flip=asked.flip, crf=asked.crf)
+    own = protocols.protocol(asked.protocol, scales=asked.scales, flip=asked.flip, crf=asked.crf)
     config = presets.get(
         asked.protocol,
         **{"model.backbone": asked.backbone, "model.pretrained": False, "model.checkpoint": ""},
@@ -101,7 +102,7 @@ def bench_infer(asked: Infer) -> dict[str, Any]:
 
 
 def _evaluate(
-    net: Wsss, own: inference.Protocol, asked: Infer, scratch: Path, spent: dict[str, float]
+    net: Wsss, own: protocols.Protocol, asked: Infer, scratch: Path, spent: dict[str, float]
 ) -> tuple[float, float, Passes]:
     """Draw the photographs, evaluate one to warm up, then the others. Returns their seconds, the core seconds of the
     CRF and the passes of the encoder; `spent`: see `clocks`."""
@@ -144,7 +145,7 @@ GRAIN = 6.0
 
 @contextmanager
 def clocks(net: Wsss, spent: dict[str, float]) -> Iterator[Passes]:
-    """Within it, seconds in the network, in `inference.scores` and in all that makes jobs add up in `spent`, which gets
+    """Within it, seconds in the network, in `protocols.scores` and in all that makes jobs add up in `spent`, which gets
     the peak memory of the workers in 10^9 bytes, too, where /proc tells it. Yields the passes of the encoder: images,
     patch tokens, and whether a gradient is asked for."""
     passes: Passes = []
@@ -158,7 +159,7 @@ def clocks(net: Wsss, spent: dict[str, float]) -> Iterator[Passes]:
         wait()
         spent[name] = spent.get(name, 0.0) + time.perf_counter() - since.pop()
 
-    def scores(*words: Any, work: Callable[..., Any] = inference.scores) -> Any:
+    def scores(*words: Any, work: Callable[..., Any] = protocols.scores) -> Any:
         start()
         found = work(*words)
         stop("scores")
@@ -181,7 +182,7 @@ def clocks(net: Wsss, spent: dict[str, float]) -> Iterator[Passes]:
         net.register_forward_hook(lambda *_: stop("network")),
         record_passes(net, passes),
     ]
-    with patch.object(inference, "scores", scores), patch.object(Shard, "jobs", jobs):
+    with patch.object(protocols, "scores", scores), patch.object(Shard, "jobs", jobs):
         yield passes
     for hook in hooks:
         hook.remove()

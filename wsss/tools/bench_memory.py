@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from wsss import inference, runs
 from wsss.data import sets
 from wsss.data.listing import listing
+from wsss.inference import protocols, runs
 from wsss.model import describe
 from wsss.paths import UserError
 
@@ -41,7 +41,7 @@ def bench_memory(asked: Memory) -> dict[str, Any]:
         raise UserError("wsss bench memory reads /proc, which this system does not have; run it on Linux")
     opened = runs.open_run(asked.run, data_root=asked.data_root)
     images = listing(sets.locate(opened.config.data), asked.split)
-    protocol = inference.protocol(asked.protocol)
+    protocol = protocols.protocol(asked.protocol)
     with tempfile.TemporaryDirectory() as scratch:
         folder, started = Path(scratch) / "predictions", time.monotonic()
         samples = _watch(_command(asked, folder), folder, asked.every)

@@ -1,7 +1,7 @@
 """`wsss book check`: names what the book shows and its sources would no longer give. No torch, no Sphinx.
 
 An executed notebook in book/runs is compared with its source, the package and the records by the stamp that papermill's
-engine left in it; the elements of a built book with what they would show now (`wsss.elements`).
+engine left in it; the elements of a built book with what they would show now (`wsss.report.elements`).
 """
 
 import os
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsss import elements, publish
 from wsss.paths import UserError, project_root, read_json
+from wsss.report import elements, publish
 from wsss.tools import sources
 
 USAGE = """\
@@ -117,7 +117,7 @@ def _changed_since(commit: str, root: Path) -> list[str]:
 
 def _records(stamp: Mapping[str, Any], reads: Sequence[str], root: Path) -> str:
     """Which records differ from those that the notebook found; empty if it reads none."""
-    if "wsss.results" not in reads:
+    if "wsss.report.results" not in reads:
         return ""
     if "records" not in stamp:
         return "it does not say which records it read (an older run), so they may have changed"

@@ -22,16 +22,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from wsss import datasets, finite, method, presets, runs, train, transforms
+from wsss import datasets, finite, method, presets, train, transforms
 from wsss.batch import Batch, Output
 from wsss.command import parse
 from wsss.config import Config
 from wsss.data import pictures, voc
+from wsss.inference import runs
+from wsss.inference.runs import Opened
 from wsss.interrupt import Interrupted
 from wsss.losses import classification_loss, upcast
 from wsss.model import Wsss
 from wsss.paths import UserError, atomic, read_json, sha256, write_json
-from wsss.runs import Opened
 
 STUDENT = "voc-animals-student"
 TEACHER = "teacher.json"

@@ -25,7 +25,7 @@ from wsss.command import parse
 from wsss.config import Config
 from wsss.data.pool import cores
 from wsss.model import Wsss
-from wsss.table import Table
+from wsss.report.table import Table
 from wsss.tools.bench_infer import Infer, bench_infer, draw
 from wsss.tools.bench_step import Step, bench_step
 from wsss.tools.machine import device, random_batch, wait

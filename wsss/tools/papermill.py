@@ -182,8 +182,8 @@ def _without_widgets(nb: Any) -> None:
 
 
 def _records_read(nb: Any, root: Path) -> dict[str, Any]:
-    """The records that a notebook which imports wsss.results finds: its own output's or runs/, then the published."""
-    if "wsss.results" not in sources.code_imports(nb):
+    """Records that a notebook which imports wsss.report.results finds: its output's or runs/, then the published."""
+    if "wsss.report.results" not in sources.code_imports(nb):
         return {}
     output = nb.metadata.papermill.parameters.get("output") or root / "runs"
     try:

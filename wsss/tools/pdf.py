@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from wsss.elements import PDF
 from wsss.paths import UserError, atomic, project_root
+from wsss.report.elements import PDF
 
 PAGE = "_build/pdf/_build/singlehtml/index.html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

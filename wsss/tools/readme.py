@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from wsss import figures, tables
 from wsss.paths import UserError, atomic, project_root
+from wsss.report import figures, tables
 
 START, END = "<!-- table headline: written by python -m wsss.tools.readme -->", "<!-- end of table -->"
 

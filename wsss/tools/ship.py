@@ -10,10 +10,12 @@ import numpy as np
 import torch
 import tyro
 
-from wsss import checkpoint, datasets, evaluate, metrics, presets, results, runs, stored, tally
+from wsss import checkpoint, datasets, evaluate, metrics, presets, stored, tally
 from wsss.command import parse
 from wsss.data import identity, sets
+from wsss.inference import runs
 from wsss.paths import UserError, project_root, write_json
+from wsss.report import results
 
 LIMIT = 13_000_000
 """Bytes of a file that may be shipped."""

@@ -1,6 +1,6 @@
 """Hashes of what a result was made from: notebooks, modules, files. No torch.
 
-Executed notebooks carry them in their metadata; `wsss.reproduce` compares them to run only what changed.
+Executed notebooks carry them in their metadata; `wsss.tools.reproduce` compares them to run only what changed.
 """
 
 import ast
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import wsss
-from wsss import results
+from wsss.report import results
 
 PACKAGE = Path(wsss.__file__).resolve().parent
 

@@ -16,15 +16,16 @@ import torch
 import tyro
 from torch import Tensor
 
-from wsss import cam, checkpoint, contrast, crf, energy, losses, metrics, model, optim, refine, subspace
+from wsss import cam, checkpoint, contrast, energy, losses, metrics, model, optim, refine, subspace
 from wsss.command import parse
 from wsss.compat import TOCO
 from wsss.config import IGNORE, Config
+from wsss.inference import crf
 from wsss.normalisation import IMAGENET
 from wsss.paths import UserError, near
 from wsss.presets import BASE, RELEASED
+from wsss.report.table import ABSENT, Table
 from wsss.settings import override
-from wsss.table import ABSENT, Table
 
 TOLERANCE = 1e-5
 TOLERANCES = {"energy": 1e-3}

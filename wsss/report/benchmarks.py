@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from wsss import ablation, published, results
-from wsss.intervals import over_seeds
-from wsss.results import Record
-from wsss.table import ABSENT, MISSING, Table, measured, signed
+from wsss.report import ablation, published, results
+from wsss.report.intervals import over_seeds
+from wsss.report.results import Record
+from wsss.report.table import ABSENT, MISSING, Table, measured, signed
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wsss import published
 from wsss.config import Config
-from wsss.experiments import SEEDS, Experiment, Row
 from wsss.paths import UserError
+from wsss.report import published
+from wsss.report.experiments import SEEDS, Experiment, Row
 from wsss.settings import override
 
 CLASSES = {"voc": 20, "coco": 80}

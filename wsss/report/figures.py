@@ -19,9 +19,9 @@ from matplotlib import colors, lines, patches
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wsss import published, results
 from wsss.paths import UserError
-from wsss.results import Record
+from wsss.report import published, results
+from wsss.report.results import Record
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, VERMILION, YELLOW, BLACK = "#56B4E9", "#D55E00", "#F0E442", "#000000"

@@ -15,14 +15,15 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from wsss import ablation, experiments, results, stored
+from wsss import stored
 from wsss.command import parse
 from wsss.data import identity, sets
-from wsss.experiments import Experiment
 from wsss.interrupt import Interrupted, stop_signals
 from wsss.paths import UserError, atomic, project_root
-from wsss.results import Record
-from wsss.table import ABSENT, Table
+from wsss.report import ablation, experiments, results
+from wsss.report.experiments import Experiment
+from wsss.report.results import Record
+from wsss.report.table import ABSENT, Table
 
 PAUSE = 0.2
 """Seconds between looks at what runs."""

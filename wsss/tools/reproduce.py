@@ -18,9 +18,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from wsss import results, verdict
 from wsss.paths import UserError, project_root, read_json, write_json
 from wsss.presets import PRESETS
+from wsss.report import results, verdict
 from wsss.tools import sources
 
 PYTHON = sys.executable
@@ -83,7 +83,7 @@ def steps() -> tuple[Step, ...]:
     """All that comes before the verdict, in order."""
     drawn, records = ("data/mini/mini.json",), ("runs/*/*/*.json", "data/results/*/*/*.json")
     return (
-        Step("mini set", (PYTHON, "-m", "wsss", "data", "mini"), drawn, code=("wsss.data.mini",)),
+        Step("mini set", (PYTHON, "-m", "wsss", "data", "mini"), drawn, code=("wsss.data.drawn.generate",)),
         notebook("train_voc", (*drawn, WEIGHTS), RECORD),
         train("mini-base", (*drawn, WEIGHTS), BASE_RECORD),
         notebook("train_coco", (*drawn, WEIGHTS), COCO_RECORD),

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from wsss import presets, results, stored
+from wsss import presets, stored
 from wsss.paths import project_root
-from wsss.results import Record
+from wsss.report import results
+from wsss.report.results import Record
+from wsss.report.table import ABSENT, Table
 from wsss.settings import flatten
-from wsss.table import ABSENT, Table
 
 MEASURED = ("classification.map", "cam.miou_headline", "aux_cam.miou_headline", "segmentation.miou_headline")
 ASIDE = (*presets.FREE, "data.name", "data.val_split", "optim.steps", "model.checkpoint", "model.classifier_scale")

@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from wsss import distributed, inference, memory
-from wsss.data import predictions, voc
+from wsss import distributed, memory
+from wsss.data import voc
 from wsss.data.listing import Listing
-from wsss.data.predictions import Counted, Job
-from wsss.inference import Protocol, limited
+from wsss.inference import predictions, protocols
+from wsss.inference.predictions import Counted, Job
+from wsss.inference.protocols import Protocol, limited
 from wsss.interrupt import Interrupted, stop_signals, within_seconds
 from wsss.model import Wsss
 from wsss.paths import UserError
@@ -85,10 +86,10 @@ class Shard:
                 raise Interrupted("stopped between two passes of the network")
             return self.network(image)
 
-        smaller = [inference.limit(photograph, self.asked.longest) for _, photograph in waiting]
-        image = torch.stack([inference.pixels(photograph, self.asked) for photograph in smaller]).to(self.device)
+        smaller = [protocols.limit(photograph, self.asked.longest) for _, photograph in waiting]
+        image = torch.stack([protocols.pixels(photograph, self.asked) for photograph in smaller]).to(self.device)
         sizes = [photograph.size[::-1] for photograph in smaller]
-        combined = inference.scores(network, self.model.normalise(image), sizes, self.asked, self.model.patch)
+        combined = protocols.scores(network, self.model.normalise(image), sizes, self.asked, self.model.patch)
         for (place, photograph), seen in zip(waiting, smaller, strict=True):
             logits = combined.pop(0)
             if self.asked.crf:
@@ -103,7 +104,7 @@ class Shard:
             return self.model(image).segmentation
 
     def _job(
-        self, place: int, size: inference.Size, scores: np.ndarray | None, pixels: np.ndarray | None = None
+        self, place: int, size: protocols.Size, scores: np.ndarray | None, pixels: np.ndarray | None = None
     ) -> Job:
         crf = asdict(self.asked.crf) if pixels is not None and self.asked.crf else None
         mask = self.images.masks[place] if self.images.masks else None

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from wsss import costs, results
 from wsss.config import Config
-from wsss.experiments import EXPERIMENTS, SEEDS, Experiment
 from wsss.presets import PRESETS
-from wsss.table import ABSENT, Table
+from wsss.report import costs, results
+from wsss.report.experiments import EXPERIMENTS, SEEDS, Experiment
+from wsss.report.table import ABSENT, Table
 
 Bench = Mapping[str, Any]
 """A line that `wsss bench` printed, with the name of its file."""

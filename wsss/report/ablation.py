@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsss import results
-from wsss.experiments import Experiment, Row
-from wsss.intervals import OverSeeds, holm, over_seeds, paired
 from wsss.paths import UserError
-from wsss.results import Record
-from wsss.table import ABSENT, MISSING, NOT_MEASURED, Table, measured, signed
+from wsss.report import results
+from wsss.report.experiments import Experiment, Row
+from wsss.report.intervals import OverSeeds, holm, over_seeds, paired
+from wsss.report.results import Record
+from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table, measured, signed
 
 TRAINING = "training"
 QUANTITIES = (

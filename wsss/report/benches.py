@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss.paths import UserError
-from wsss.table import ABSENT, Table
+from wsss.report.table import ABSENT, Table
 
 Bench = dict[str, Any]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.random import RandomState
 
-from wsss.data.drawing import Number, Polygon, Pose, between, ellipse, line, rectangle, smooth
+from wsss.data.drawn.raster import Number, Polygon, Pose, between, ellipse, line, rectangle, smooth
 
 Layer = tuple[str, list[Polygon]]
 """Role: main, shade (main, darker), tint (main, lighter), second (the other body colour), dark, light."""

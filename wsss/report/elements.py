@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wsss import benches, benchmarks, evidence, experiments, figures, gpu, origins, published, results, tables
-from wsss import verdict as verdicts
-from wsss.evidence import NotMeasured
 from wsss.paths import UserError, project_root, read_json
-from wsss.table import Table, measured
+from wsss.report import benches, benchmarks, evidence, experiments, figures, gpu, origins, published, results, tables
+from wsss.report import verdict as verdicts
+from wsss.report.evidence import NotMeasured
+from wsss.report.table import Table, measured
 
 MEMORY = "data/results/bench/evaluation-memory.json"
 PDF = "_build/html/wsss.pdf"
@@ -140,7 +140,7 @@ def tests(words: str) -> tuple[str, ...]:
 
 
 def table(words: str) -> tuple[Table, str]:
-    """A table of `wsss.tables`, and the records that it is made of in a line."""
+    """A table of `wsss.report.tables`, and the records that it is made of in a line."""
     made, used = origins.traced(partial(tables.build, words), results.published())
     return made, origins.line(used)
 
@@ -154,7 +154,7 @@ def bench(words: str) -> tuple[Table, ...]:
 
 
 def estimates(words: str) -> Table:
-    """A table of `wsss.gpu`, whose estimates take all lines of `wsss bench`."""
+    """A table of `wsss.report.gpu`, whose estimates take all lines of `wsss bench`."""
     if words not in gpu.TABLES:
         raise UserError(f"there is no table {words}; there are {', '.join(gpu.TABLES)}")
     folder = project_root() / "data" / "results" / "bench"

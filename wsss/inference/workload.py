@@ -11,12 +11,13 @@ import numpy as np
 import psutil
 import torch
 
-from wsss import distributed, inference
-from wsss.crf import dense_crf
-from wsss.data import pictures, predictions
-from wsss.inference import Protocol, Size
+from wsss import distributed
+from wsss.data import pictures
+from wsss.inference import predictions, protocols
+from wsss.inference.crf import dense_crf
+from wsss.inference.predict import Shard
+from wsss.inference.protocols import Protocol, Size
 from wsss.paths import UserError
-from wsss.predict import Shard
 
 # Bytes, from peaks of resident memory measured on drawn photographs and on VOC's (ViT-Ti and ViT-B, 3 and 21 classes,
 # 500 x 375 to 2000 x 1500 pixels); they are met within a third.
@@ -53,7 +54,7 @@ class Plan:
 
     def seen(self) -> list[Size]:
         """Height and width of each photograph as the CRF sees it."""
-        return [inference.limited(size, self.asked.longest)[::-1] for size in self.sizes]
+        return [protocols.limited(size, self.asked.longest)[::-1] for size in self.sizes]
 
     def largest(self) -> int:
         """Number of the photograph with the most pixels."""
@@ -62,7 +63,7 @@ class Plan:
     def tokens(self, size: Size, scale: float) -> int:
         """Patch tokens of a photograph of (height, width), at a scale."""
         size = (self.asked.size, self.asked.size) if self.asked.size else size
-        return math.prod(side // self.patch for side in inference.scaled_size(size, scale, self.patch))
+        return math.prod(side // self.patch for side in protocols.scaled_size(size, scale, self.patch))
 
     def network_bytes(self) -> int:
         """Peak of the largest batch in the network and of combining its logits, of one process."""
@@ -198,7 +199,7 @@ def _crf_seconds(plan: Plan, shard: Shard) -> float:
     """Core seconds of a CRF for each pixel, from a small copy of the first photograph."""
     place = shard.images.ids.index(plan.names[0])
     photograph = pictures.read_image(shard.images.files[place])
-    photograph = photograph.resize(inference.limited(photograph.size, 192))
+    photograph = photograph.resize(protocols.limited(photograph.size, 192))
     pixels = np.asarray(photograph)
     uniform = np.full((plan.classes, *pixels.shape[:2]), 1 / plan.classes, np.float32)
     started = time.perf_counter()

@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsss import checkpoint, datasets, distributed, evaluate, inference, predict, results, settings, workload
+from wsss import checkpoint, datasets, distributed, evaluate, settings
 from wsss import config as configuration
 from wsss.config import Config
-from wsss.data import identity, pool, predictions, sets
+from wsss.data import identity, pool, sets
 from wsss.data.identity import Evaluated
 from wsss.data.listing import Listing, listing
-from wsss.data.predictions import Counted
-from wsss.inference import Protocol
+from wsss.inference import predict, predictions, protocols, workload
+from wsss.inference.predict import Shard
+from wsss.inference.predictions import Counted
+from wsss.inference.protocols import Protocol
 from wsss.model import Wsss, build, describe
 from wsss.paths import UserError, sha256
-from wsss.predict import Shard
+from wsss.report import results
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
     opened = open_run(request.run, request.weights, request.data_root)
     own = evaluate.evaluation_size(opened.config)
     changes = {"flip": request.flip, "crf": request.crf, "longest": request.longest}
-    asked = inference.protocol(request.protocol, own, request.scales, **changes)
+    asked = protocols.protocol(request.protocol, own, request.scales, **changes)
     squashes = asked.size is not None and opened.config.compat.plain_squash
     asked = dataclasses.replace(asked, plain_squash=squashes)
     with distributed.group() as device:

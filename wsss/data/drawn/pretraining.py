@@ -5,8 +5,8 @@
 import numpy as np
 from numpy.random import RandomState
 
-from wsss.data.drawing import Pose, between, ellipse, line, rectangle, smooth
-from wsss.data.shapes import Body, Glyph, Parts
+from wsss.data.drawn.raster import Pose, between, ellipse, line, rectangle, smooth
+from wsss.data.drawn.shapes import Body, Glyph, Parts
 
 
 def car(random: RandomState) -> Parts:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from wsss import ablation, results
-from wsss.intervals import bootstrap_miou, paired, prediction_interval
-from wsss.results import Record
-from wsss.table import ABSENT, Table, signed
+from wsss.report import ablation, results
+from wsss.report.intervals import bootstrap_miou, paired, prediction_interval
+from wsss.report.results import Record
+from wsss.report.table import ABSENT, Table, signed
 
 KEYS = (
     ("segmentation mIoU", "segmentation.miou"),

@@ -12,11 +12,12 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from wsss import results
 from wsss.command import parse
-from wsss.data import names, predictions, voc
+from wsss.data import names, voc
 from wsss.data.listing import Listing
+from wsss.inference import predictions
 from wsss.paths import UserError, atomic, note
+from wsss.report import results
 
 MEMBERS = "results/VOC2012/Segmentation/comp6_test_cls"
 """Folder in the archive: competition 6, segmentation trained on other data than VOC's own."""
@@ -57,7 +58,7 @@ class Submit:
 def run(words: Sequence[str]) -> int:
     """The command; returns the exit code. Raises UserError."""
     asked = parse(Submit, words, "submit")
-    from wsss import runs
+    from wsss.inference import runs
 
     if asked.longest and not asked.partial:
         raise UserError(

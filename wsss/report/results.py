@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from wsss import paths, stored
-from wsss.intervals import Summary, summary
-from wsss.intervals import bootstrap as bootstrap
-from wsss.intervals import bootstrap_miou as bootstrap_miou
 from wsss.paths import UserError
+from wsss.report.intervals import Summary, summary
+from wsss.report.intervals import bootstrap as bootstrap
+from wsss.report.intervals import bootstrap_miou as bootstrap_miou
 
 SCHEMA = 1
 Record = dict[str, Any]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wsss.intervals import Summary
+from wsss.report.intervals import Summary
 
 ABSENT = "–"
 MISSING = "not run"

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wsss import memory, metrics, results
+from wsss import memory, metrics
 from wsss.config import IGNORE
-from wsss.crf import dense_crf
 from wsss.data import names, pictures, voc, vocformat
+from wsss.inference.crf import dense_crf
 from wsss.interrupt import obey_parent
 from wsss.paths import UserError, atomic, read_json, write_json
+from wsss.report import results
 
 PROTOCOL = "protocol.json"
 AHEAD = 2

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.random import RandomState
 
-from wsss.data.drawing import Number, Polygon, Pose, bands, between, blur, disc, ellipse, fill, noise, oklch, ramp
-from wsss.data.shapes import Body, Glyph
+from wsss.data.drawn.raster import Number, Polygon, Pose, bands, between, blur, disc, ellipse, fill, noise, oklch, ramp
+from wsss.data.drawn.shapes import Body, Glyph
 
 PART_SCALE = 1.0
 """Size of the distinctive part; 1 is 20 to 28 % of an object that shows whole, 19 to 32 pixels across."""

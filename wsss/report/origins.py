@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wsss import results
-from wsss.results import Record
-from wsss.table import ABSENT, Table
+from wsss.report import results
+from wsss.report.results import Record
+from wsss.report.table import ABSENT, Table
 
 T = TypeVar("T")
 FEW = 3

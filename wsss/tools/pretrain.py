@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from wsss import distributed, memory, provenance
 from wsss.config import Model
-from wsss.data import mini, names, voc
+from wsss.data import names, voc
+from wsss.data.drawn import generate
 from wsss.datasets import mix
 from wsss.encoder import build_encoder
 from wsss.model import describe
@@ -201,12 +202,12 @@ def drawn(config: Pretrain) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, " n"]
     """Drawn images of classes that the mini set does not have."""
     images = np.empty((config.images, config.size, config.size, 3), np.uint8)
     labels = np.empty(config.images, np.int64)
-    draw = functools.partial(mini.draw_pretraining, seed=config.seed, size=config.size)
+    draw = functools.partial(generate.draw_pretraining, seed=config.seed, size=config.size)
     with ProcessPoolExecutor() as pool:
         rows = pool.map(draw, range(config.images), chunksize=200)
         for index, row in enumerate(tqdm(rows, desc="draw", unit="image", total=config.images)):
             images[index], labels[index] = row
-    classes = list(mini.PRETRAINING_CLASSES)
+    classes = list(generate.PRETRAINING_CLASSES)
     return torch.from_numpy(images).movedim(3, 1).contiguous(), torch.from_numpy(labels), classes
 
 

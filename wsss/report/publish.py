@@ -9,8 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from wsss import paths, results
+from wsss import paths
 from wsss.paths import UserError
+from wsss.report import results
 
 DIRTY = "was run on a tree with uncommitted changes (commit, then run it again)"
 
@@ -101,8 +102,8 @@ def _cells(notebook: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m wsss.publish [DATASET/VARIANT ...]`: publish from runs/ of the project. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="wsss.publish", description=publish.__doc__)
+    """`python -m wsss.report.publish [DATASET/VARIANT ...]`: publish from runs/. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="wsss.report.publish", description=publish.__doc__)
     parser.add_argument("only", nargs="*", metavar="DATASET/VARIANT", help="patterns of what to publish; none: all")
     root = paths.project_root()
     try:

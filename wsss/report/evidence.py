@@ -9,13 +9,13 @@ import seaborn
 from matplotlib import lines
 from matplotlib.axes import Axes
 
-from wsss import ablation, results
-from wsss.experiments import Experiment
-from wsss.figures import PALETTE, Picture
-from wsss.intervals import over_seeds
 from wsss.paths import UserError
-from wsss.results import Record
-from wsss.table import signed
+from wsss.report import ablation, results
+from wsss.report.experiments import Experiment
+from wsss.report.figures import PALETTE, Picture
+from wsss.report.intervals import over_seeds
+from wsss.report.results import Record
+from wsss.report.table import signed
 
 CAUSES = (
     ("CAM over-activation, %", "cam.over_activation"),

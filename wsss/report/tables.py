@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from wsss import ablation, origins, published, results, tries
-from wsss.benchmarks import ANIMALS, COCO, VOC, beside_published, headline, images
-from wsss.experiments import EXPERIMENTS
 from wsss.paths import UserError, near
 from wsss.presets import FREE, PRESETS
-from wsss.results import Record
+from wsss.report import ablation, origins, published, results, tries
+from wsss.report.benchmarks import ANIMALS, COCO, VOC, beside_published, headline, images
+from wsss.report.experiments import EXPERIMENTS
+from wsss.report.results import Record
+from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table
 from wsss.settings import flatten
-from wsss.table import ABSENT, MISSING, NOT_MEASURED, Table
 
 
 def literature(records: Iterable[Record]) -> Table:

@@ -17,10 +17,10 @@ from numpy.random import RandomState
 from tqdm import tqdm
 
 from wsss.config import IGNORE
-from wsss.data.drawing import between
-from wsss.data.others import OTHER_BODIES, OTHER_PATTERNS
-from wsss.data.scene import Sprite, background, draw_object, expose, into, paste, ridge, water
-from wsss.data.shapes import BODIES, PATTERNS
+from wsss.data.drawn.pretraining import OTHER_BODIES, OTHER_PATTERNS
+from wsss.data.drawn.raster import between
+from wsss.data.drawn.render import Sprite, background, draw_object, expose, into, paste, ridge, water
+from wsss.data.drawn.shapes import BODIES, PATTERNS
 from wsss.data.vocformat import FOLDERS, Drawing, write
 from wsss.paths import UserError, atomic
 

@@ -1,0 +1,1 @@
+"""The drawn data set: shapes, their rasters, the scenes made of them."""

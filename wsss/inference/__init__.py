@@ -1,0 +1,1 @@
+"""Final protocols: prediction at several scales, CRF, files of predictions, submission."""

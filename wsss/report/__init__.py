@@ -1,0 +1,1 @@
+"""Records, their statistics, and every table and figure made of them. No torch."""
