@@ -742,8 +742,8 @@ METHOD = rows(
     ),
     (
         "crops chosen by the last CAM",
-        "cam.roi_codes(output.aux_cam,",
-        "cam.roi_codes(output.cam,",
+        "cam.foreground_certainty(output.aux_cam,",
+        "cam.foreground_certainty(output.cam,",
         "test_local_crops_are_chosen_by_the_aux_cam",
     ),
     (

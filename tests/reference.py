@@ -85,7 +85,7 @@ def evaluation_labels(cam, label, background):
     return out
 
 
-def roi_codes(cam, label, low, high):
+def foreground_certainty(cam, label, low, high):
     """(b, k, h, w) -> (b, h, w) of 0, 1, 2."""
     out = np.zeros((len(cam), *cam.shape[2:]), int)
     for b, row, column in np.ndindex(*out.shape):

@@ -113,7 +113,9 @@ def test_labels_equal_the_slow_loops(seed, rows, columns, high, low):
     np.testing.assert_array_equal(training, reference.training_labels(maps, label, box, low, high))
     evaluation = cam.evaluation_labels(*given, low)
     np.testing.assert_array_equal(evaluation, reference.evaluation_labels(maps, label, low))
-    np.testing.assert_array_equal(cam.roi_codes(*given, low, high), reference.roi_codes(maps, label, low, high))
+    np.testing.assert_array_equal(
+        cam.foreground_certainty(*given, low, high), reference.foreground_certainty(maps, label, low, high)
+    )
 
 
 def test_thresholds_belong_to_the_lower_side():
@@ -122,7 +124,7 @@ def test_thresholds_belong_to_the_lower_side():
     whole, label = torch.tensor([[0, 1, 0, 4]]), torch.ones(1, 1)
     assert cam.training_labels(maps, label, whole, 0.25, 0.75).tolist() == [[[0, IGNORE, IGNORE, 1]]]
     assert cam.evaluation_labels(maps, label, 0.5).tolist() == [[[0, 0, 1, 1]]]
-    assert cam.roi_codes(maps, label, 0.25, 0.75).tolist() == [[[0, 1, 2, 2]]]
+    assert cam.foreground_certainty(maps, label, 0.25, 0.75).tolist() == [[[0, 1, 2, 2]]]
 
 
 @QUICK

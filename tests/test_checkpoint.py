@@ -201,7 +201,7 @@ SHAPES = {
 def test_full_size_shapes_are_the_predecessors(preset):
     config = tiny(PRESETS[preset], **FULL)
     with torch.device("meta"):
-        own = {name: tuple(value.shape) for name, value in model.Wsss(config, 20).state_dict().items()}
+        own = {name: tuple(value.shape) for name, value in model.SegmentationModel(config, 20).state_dict().items()}
     assert own | SHAPES == own
 
 

@@ -59,8 +59,8 @@ def test_words_of_every_published_record_make_its_configuration(record):
     config = from_dict(record["config"])
     name, *words = presets.words(config)
     made = flatten(train_config(name, words))
-    assert {path: made[path] for path in made if path not in presets.FREE} == {
-        path: value for path, value in flatten(config).items() if path not in presets.FREE
+    assert {path: made[path] for path in made if path not in presets.NOT_IN_VARIANT} == {
+        path: value for path, value in flatten(config).items() if path not in presets.NOT_IN_VARIANT
     }
 
 

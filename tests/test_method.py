@@ -134,7 +134,7 @@ def test_student_views_are_the_main_pass_view_2_and_the_crops_of_the_local_sourc
     config = tiny()
     batch = training_batch(config)
     net, output, _ = step(config, batch, seed=5)
-    codes = cam.roi_codes(output.aux_cam, batch.label, config.cam.low, config.cam.high)
+    codes = cam.foreground_certainty(output.aux_cam, batch.label, config.cam.low, config.cam.high)
     corners, flags = contrast.choose_crops(codes, cam.box_mask(batch.box, (32, 32)), 16, 2, generator(5))
     assert torch.equal(output.flags[:, 2:], flags)
     with torch.no_grad():

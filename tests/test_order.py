@@ -67,7 +67,7 @@ def test_a_batch_that_cannot_be_shared():
 
 
 def test_mix_keeps_near_numbers_apart():
-    found = {datasets.mix(seed, kind, place) for seed in range(4) for kind in range(3) for place in range(50)}
+    found = {datasets.derive_seed(seed, kind, place) for seed in range(4) for kind in range(3) for place in range(50)}
     assert len(found) == 600 and min(found) >= 0 and max(found) < 2**63
 
 

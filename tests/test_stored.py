@@ -9,7 +9,7 @@ from wsss import presets, renamed, stored
 from wsss.cli import main
 from wsss.config import Config, to_dict
 from wsss.paths import UserError, project_root, read_json, write_json
-from wsss.presets import FREE, PRESETS
+from wsss.presets import NOT_IN_VARIANT, PRESETS
 from wsss.report import experiments, results
 from wsss.settings import flatten, override, paths
 from wsss.stored import current_variant, from_dict, run_folder
@@ -39,8 +39,8 @@ def test_a_published_record_is_its_preset_of_today_with_the_changes_of_its_name(
     name, *changes = record["variant"].split("+")
     named = {part.split("=")[0]: part.split("=")[1] for part in changes}
     wanted, found = flatten(presets.get(name, **named)), flatten(config)
-    assert {key: x for key, x in found.items() if key not in FREE} == {
-        key: x for key, x in wanted.items() if key not in FREE
+    assert {key: x for key, x in found.items() if key not in NOT_IN_VARIANT} == {
+        key: x for key, x in wanted.items() if key not in NOT_IN_VARIANT
     }
 
 

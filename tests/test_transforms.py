@@ -150,7 +150,7 @@ def test_blur_radius_and_probability():
 
 
 def test_squash_takes_the_whole_photograph():
-    pixels = transforms.squash(photograph(), 24)
+    pixels = transforms.resize_square(photograph(), 24)
     assert pixels.shape == (3, 24, 24)
     assert pixels[0, 0, 0] < 50 and pixels[0, 0, -1] > 240
 
@@ -190,7 +190,7 @@ def test_D18_squash_without_antialiasing_is_the_bases(size, shrinks):
     mean, deviation = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     normalised = (torch.from_numpy(np.asarray(noise) / 255).permute(2, 0, 1).float() - mean) / deviation
     wanted = torch.nn.functional.interpolate(normalised[None], (32, 32), mode="bilinear", align_corners=False)[0]
-    plain, smooth = (transforms.squash(noise, 32, plain) / 255 for plain in (True, False))
+    plain, smooth = (transforms.resize_square(noise, 32, plain) / 255 for plain in (True, False))
     torch.testing.assert_close((plain - mean) / deviation, wanted, rtol=1e-4, atol=1e-5)
     difference = ((smooth - mean) / deviation - wanted).abs().max()
     assert difference > 0.5 if shrinks else difference < 0.02
@@ -201,7 +201,7 @@ def test_D18_the_switch_reaches_both_evaluations(mini_root, plain):
     """A sample of the evaluation in training, and COCO's final protocol; VOC's squashes nothing."""
     sample = Split(mini_root, "val").sample(0, 32, plain)
     photograph = Image.fromarray(sample.pixels)
-    assert torch.equal(sample.image, transforms.squash(photograph, 32, plain))
+    assert torch.equal(sample.image, transforms.resize_square(photograph, 32, plain))
     coco = replace(protocols.protocol("coco", 32), plain_squash=plain)
     assert torch.equal(protocols.pixels(photograph, coco), sample.image)
     assert coco.numbers().get("plain_squash", False) == plain

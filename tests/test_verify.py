@@ -87,7 +87,7 @@ def labels_case(random):
         "evaluation_label": reference.evaluation_labels(maps, label, 0.5),
         "training_label": reference.training_labels(maps, label, box, 0.25, 0.7),
         "valid_cam": maps * label[:, :, None, None],
-        "roi": reference.roi_codes(maps, label, 0.25, 0.7),
+        "roi": reference.foreground_certainty(maps, label, 0.25, 0.7),
     }
     return {"in": {"cam": maps, "image_label": label, "box": box}, "out": out}
 

@@ -8,7 +8,7 @@ from running import tiny as tiny_run
 
 from wsss import datasets, method, model, presets, subspace, transforms
 from wsss.config import Config
-from wsss.model import Wsss
+from wsss.model import SegmentationModel
 from wsss.settings import get, override
 
 CONTRAST = {"patch_subspace", "decorrelation"}
@@ -132,8 +132,10 @@ def test_the_gradient_of_a_student_reaches_its_classifier_where_it_is_asked_to()
 
 
 def test_every_step_of_training_moves_the_teacher_by_the_settings_momentum(tmp_path, monkeypatch):
-    seen, update = [], Wsss.update_teacher
-    monkeypatch.setattr(Wsss, "update_teacher", lambda net, momentum: seen.append(momentum) or update(net, momentum))
+    seen, update = [], SegmentationModel.update_teacher
+    monkeypatch.setattr(
+        SegmentationModel, "update_teacher", lambda net, momentum: seen.append(momentum) or update(net, momentum)
+    )
     assert run(*tiny_run(own_set(tmp_path / "own"), tmp_path / "runs", "--class_contrast.momentum", "0.37")) == 0
     assert seen == [0.37] * 4
 

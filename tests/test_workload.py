@@ -240,15 +240,15 @@ def test_limited_sizes():
 
 
 def test_a_stop_is_heard_between_two_passes(made, tmp_path, monkeypatch, capsys):
-    passes, real = [], model.Wsss.forward
+    passes, real = [], model.SegmentationModel.forward
 
-    def forward(self: model.Wsss, image: torch.Tensor, *words: object) -> object:
+    def forward(self: model.SegmentationModel, image: torch.Tensor, *words: object) -> object:
         passes.append(tuple(image.shape))
         if image.shape[0] == 2:  # the timed passes before have one image
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, image, *words)
 
-    monkeypatch.setattr(model.Wsss, "forward", forward)
+    monkeypatch.setattr(model.SegmentationModel, "forward", forward)
     assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 143
     assert [shape for shape in passes if shape[0] == 2] == [(2, 3, 40, 48)], "neither of the larger scales was begun"
     assert "the same words go on from there" in capsys.readouterr().err

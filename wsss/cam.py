@@ -94,7 +94,7 @@ def evaluation_labels(
     return torch.where(value <= background, 0, index + 1)
 
 
-def roi_codes(
+def foreground_certainty(
     cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"], low: float, high: float
 ) -> Int[Tensor, "b h w"]:
     """How sure a pixel is foreground: 0 where the CAM is <= `low`, 2 where >= `high`, else 1."""

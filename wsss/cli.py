@@ -14,7 +14,7 @@ import tyro
 from wsss.command import parse
 from wsss.config import Config
 from wsss.interrupt import Interrupted
-from wsss.paths import Echo, UserError, near
+from wsss.paths import Echo, UserError, did_you_mean
 
 USAGE = """\
 usage: wsss COMMAND ...
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     try:
         if words[0] not in COMMANDS:
-            raise UserError(f"there is no command named {words[0]}{near(words[0], COMMANDS)}; see wsss --help")
+            raise UserError(f"there is no command named {words[0]}{did_you_mean(words[0], COMMANDS)}; see wsss --help")
         return _command(words[0])(words[1:])
     except Echo:
         return 1

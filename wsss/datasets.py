@@ -65,7 +65,7 @@ class Split:
         part = None
         if self.kit.part_source:
             part = voc.read_mask(self.kit.root / self.kit.part_source / f"{name}.png", photograph.size, classes)
-        image = transforms.squash(photograph, size, plain)
+        image = transforms.resize_square(photograph, size, plain)
         return Sample(name, image, np.asarray(photograph), self.labels[index], mask, part)
 
 
@@ -140,12 +140,12 @@ class Order:
     def _item(self, place: int) -> tuple[int, int]:
         epoch, offset = divmod(place, self.length)
         if self._epoch != epoch:
-            generator = torch.Generator().manual_seed(mix(self.config.seed, 1, epoch))
+            generator = torch.Generator().manual_seed(derive_seed(self.config.seed, 1, epoch))
             self._epoch, self._permutation = epoch, torch.randperm(self.length, generator=generator).tolist()
-        return self._permutation[offset], mix(self.config.seed, 2, place)
+        return self._permutation[offset], derive_seed(self.config.seed, 2, place)
 
 
-def mix(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """A seed from several numbers, far apart for near ones."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 

@@ -81,8 +81,8 @@ def _reason(backbone: str, fetched: bool, error: Exception) -> str:
 
 
 def _is_plain(vit: nn.Module) -> bool:
-    """Whether `Wsss.encode` computes what timm's own forward does: one class token, registers at most beside it, learnt
-    positions, blocks one after the other."""
+    """Whether `SegmentationModel.encode` computes what timm's own forward does: one class token, at most registers
+    beside it, learnt positions, blocks one after the other."""
     if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
         return False
     blocks_alike = len(vit.blocks) > AUX and all(type(block) is Block for block in vit.blocks)

@@ -18,7 +18,7 @@ from wsss.batch import Batch, Output, present_classes
 from wsss.config import Config, Data
 from wsss.data import names, sets, voc
 from wsss.datasets import Split
-from wsss.model import Wsss, describe
+from wsss.model import SegmentationModel, describe
 from wsss.paths import UserError, atomic
 from wsss.report import results
 from wsss.tally import LAYERS, Tally, counts_by_image, scores
@@ -37,7 +37,7 @@ def require_headline(config: Data, classes: tuple[str, ...]) -> None:
 
 
 @torch.inference_mode()
-def predict(model: Wsss, image: Pixels, label: Float[Tensor, "b k"], config: Config) -> dict[str, Tensor]:
+def predict(model: SegmentationModel, image: Pixels, label: Float[Tensor, "b k"], config: Config) -> dict[str, Tensor]:
     """Of a batch: normalised multi-scale CAM and aux CAM, masked by the true image labels; segmentation and class
     logits; the pseudo label that segmentation would learn from the last CAM, refined, with gaps of 255 (b, h, w); and
     the tokens' codes in all subspaces side by side (b, n, q), where subspaces are trained.
@@ -118,7 +118,7 @@ def _resized(value: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(value.float(), size, mode="bilinear", align_corners=False)
 
 
-def tally(model: Wsss, split: Split, config: Config, device: torch.device) -> Tally:
+def tally(model: SegmentationModel, split: Split, config: Config, device: torch.device) -> Tally:
     """Counts over the split; process r of w takes the images r, r + w, ... and every process gets all counts."""
     size, classes = evaluation_size(config), len(split.kit.classes) + 1
     was_training, mine = model.training, Tally(background=config.cam.background, subspaces=config.msc.subspaces)
@@ -154,7 +154,9 @@ def evaluation_size(config: Config) -> int:
     return config.augment.evaluation_size or config.augment.crop
 
 
-def examples(model: Wsss, split: Split, config: Config, device: torch.device, count: int = 8) -> dict[str, np.ndarray]:
+def examples(
+    model: SegmentationModel, split: Split, config: Config, device: torch.device, count: int = 8
+) -> dict[str, np.ndarray]:
     """Arrays for figures: evenly spaced images with CAMs (0..255, of present classes), labels, prediction, truth."""
     size = evaluation_size(config)
     rows: list[dict[str, np.ndarray]] = []
@@ -235,7 +237,7 @@ def stamp() -> dict[str, Any]:
 
 
 def write_record(
-    model: Wsss, split: Split, config: Config, device: torch.device, path: Path, origin: dict[str, Any]
+    model: SegmentationModel, split: Split, config: Config, device: torch.device, path: Path, origin: dict[str, Any]
 ) -> dict[str, Any]:
     """Evaluate, then write examples for figures (RUN/cams.npz), per-image counts, and the record, which comes last.
 

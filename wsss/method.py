@@ -12,13 +12,15 @@ from wsss.batch import Batch, Output
 from wsss.config import IGNORE, Config
 from wsss.encoder import AUX
 from wsss.losses import classification_loss, log_probability, segmentation_loss
-from wsss.model import Wsss
+from wsss.model import SegmentationModel
 
 CLASSIFICATION = ("classification", "aux_classification", "extra_classification")
 """Terms that need no CAM."""
 
 
-def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, plain: bool = False) -> Output:
+def forward(
+    model: SegmentationModel, batch: Batch, config: Config, generator: Generator, plain: bool = False
+) -> Output:
     """Every pass of a step, in order: main, with view 2 beside it, CAM passes, then local crops and the contrast head
     where they have a weight. The unflipped scale-1 CAM pass and the student's view 1 are the main pass (D8). Where no
     term of weight learns from a CAM, ever (plain classification) or yet (`plain`, see `is_plain`), view 1 is all."""
@@ -48,7 +50,9 @@ def forward(model: Wsss, batch: Batch, config: Config, generator: Generator, pla
     return output
 
 
-def add_cams(model: Wsss, image: Float[Tensor, "b 3 h w"], batch: Batch, output: Output, config: Config) -> Output:
+def add_cams(
+    model: SegmentationModel, image: Float[Tensor, "b 3 h w"], batch: Batch, output: Output, config: Config
+) -> Output:
     """The CAM passes on view 1, normalised as `image`; the normalised CAM of every layer, labels of the tokens, and the
     students of alignment."""
     inside = cam.box_mask(batch.box, image.shape[2:])
@@ -69,7 +73,11 @@ def add_cams(model: Wsss, image: Float[Tensor, "b 3 h w"], batch: Batch, output:
 
 @torch.no_grad()
 def multi_scale_cam(
-    model: Wsss, image: Float[Tensor, "b 3 h w"], output: Output, config: Config, present: Int[Tensor, " p"]
+    model: SegmentationModel,
+    image: Float[Tensor, "b 3 h w"],
+    output: Output,
+    config: Config,
+    present: Int[Tensor, " p"],
 ) -> tuple[Float[Tensor, "b k h w"], ...]:
     """Raw multi-scale CAM of every layer: sum over scales of the larger of image and mirror image.
 
@@ -92,17 +100,21 @@ def multi_scale_cam(
     return tuple(whole.index_copy(1, present, total) for total in sums)
 
 
-def layer_scores(model: Wsss, output: Output, classes: Int[Tensor, " p"]) -> list[Float[Tensor, "b p i j"]]:
+def layer_scores(
+    model: SegmentationModel, output: Output, classes: Int[Tensor, " p"]
+) -> list[Float[Tensor, "b p i j"]]:
     """Raw CAM of every layer on the token grid, for the given classes."""
     pairs = zip(output.layers, model.class_weights(), strict=True)
     return [cam.scores(tokens, weight[classes], output.grid) for tokens, weight in pairs]
 
 
-def add_class_codes(model: Wsss, batch: Batch, output: Output, config: Config, generator: Generator) -> Output:
+def add_class_codes(
+    model: SegmentationModel, batch: Batch, output: Output, config: Config, generator: Generator
+) -> Output:
     """Class tokens of the local crops, cut by the aux CAM; student and teacher heads on those of all views."""
     size, count = config.augment.local_size, config.augment.local_crops
     padded = config.compat.padding_in_crops
-    codes = cam.roi_codes(output.aux_cam, batch.label, config.cam.low, config.cam.high)
+    codes = cam.foreground_certainty(output.aux_cam, batch.label, config.cam.low, config.cam.high)
     inside = cam.box_mask(batch.box, batch.image.shape[2:])
     corners, flags = contrast.choose_crops(codes, inside, size, count, generator, padded)
     crops = contrast.cut(batch.local, corners, size).flatten(0, 1)
@@ -114,7 +126,7 @@ def add_class_codes(model: Wsss, batch: Batch, output: Output, config: Config, g
     return dataclasses.replace(output, student=model.proj_head(views), teacher=teacher, flags=flags)
 
 
-def add_patch_codes(model: Wsss, output: Output, config: Config, generator: Generator) -> Output:
+def add_patch_codes(model: SegmentationModel, output: Output, config: Config, generator: Generator) -> Output:
     """Anchors among the labelled tokens and their codes in the subspaces (A2, A3); the head sees the anchors alone."""
     if config.uses_orthogonality:
         output = dataclasses.replace(output, projection=model.proj_head.projection())
@@ -294,7 +306,7 @@ def objective(terms: dict[str, Float[Tensor, ""]], table: dict[str, float]) -> F
     return torch.stack([table[name] * value for name, value in terms.items()]).sum()
 
 
-def complete_gradients(model: Wsss, config: Config) -> None:
+def complete_gradients(model: SegmentationModel, config: Config) -> None:
     """Zero gradients where a plain step left none, as if every term had been there with weight 0: the optimizer's
     counters run from the first step on, and a decoder that wakes late takes larger first steps, as in the base."""
     for parameter in model.parameters() if config.uses_cams else ():
@@ -309,7 +321,7 @@ def _active(start: float, step: int, config: Config) -> bool:
 class Step(nn.Module):
     """`forward` with a model and a configuration: what DistributedDataParallel wraps, teacher head included."""
 
-    def __init__(self, model: Wsss, config: Config):
+    def __init__(self, model: SegmentationModel, config: Config):
         super().__init__()
         self.model, self.config = model, config
 

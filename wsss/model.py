@@ -89,7 +89,7 @@ class ContrastHead(nn.Module):
         return subspace.project(F.normalize(self.mlp(token), dim=-1), self.projection(), self.normalise)
 
 
-class Wsss(nn.Module):
+class SegmentationModel(nn.Module):
     """Encoder and heads. `forward` gives an `Output`; `classes` counts the foreground classes."""
 
     def __init__(self, config: Config, classes: int):
@@ -263,7 +263,7 @@ def aligned_blocks(config: Config, blocks: int) -> tuple[int, ...]:
     return tuple(blocks - layer for layer in sorted(config.csa.layers) if layer != AUX)
 
 
-def build(config: Config, classes: int) -> Wsss:
+def build(config: Config, classes: int) -> SegmentationModel:
     """The model of the configuration with its start weights, initialised from the seed.
 
     `model.checkpoint` holds either a backbone (timm's names) or a whole model, the base's too; it must fit exactly, but
@@ -271,13 +271,13 @@ def build(config: Config, classes: int) -> Wsss:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = Wsss(config, classes)
+        model = SegmentationModel(config, classes)
     if config.model.checkpoint or config.model.pretrained:
         _start(model, config.model)
     return model
 
 
-def _start(model: Wsss, config: ModelConfig) -> None:
+def _start(model: SegmentationModel, config: ModelConfig) -> None:
     """Fill in the start weights, unless timm has, and note their normalisation and where they are from."""
     own = start_file(config)
     if config.checkpoint and not own:

@@ -27,7 +27,7 @@ def note(sentence: str) -> None:
         print(f"wsss: {sentence}", file=sys.stderr)
 
 
-def near(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "; did you mean X?" with the known word nearest to a mistyped one, or nothing."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
     return f"; did you mean {found[0]}?" if found else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from wsss.compat import TOCO
 from wsss.config import Config
-from wsss.paths import UserError, near
+from wsss.paths import UserError, did_you_mean
 from wsss.settings import flatten, override
 
 VOC = {
@@ -290,7 +290,7 @@ def _build() -> dict[str, Config]:
 
 PRESETS: dict[str, Config] = _build()
 
-FREE = (
+NOT_IN_VARIANT = (
     "seed",
     "output",
     "variant",
@@ -315,7 +315,7 @@ def get(name: str, /, **changes: Any) -> Config:
     Raises UserError for an unknown preset or setting, with the nearest name.
     """
     if name not in PRESETS:
-        hint = near(name, PRESETS) or f"; choose one of {', '.join(PRESETS)}"
+        hint = did_you_mean(name, PRESETS) or f"; choose one of {', '.join(PRESETS)}"
         raise UserError(f"there is no preset named {name}{hint}")
     return named(override(PRESETS[name], {path.replace("__", "."): value for path, value in changes.items()}))
 
@@ -336,7 +336,7 @@ def named(config: Config) -> Config:
 def changes(config: Config) -> dict[str, Any]:
     """Settings in which `config` differs from its preset, the free ones aside."""
     own, preset = flatten(config), flatten(PRESETS[config.name])
-    return {path: own[path] for path in own if own[path] != preset[path] and path not in FREE}
+    return {path: own[path] for path in own if own[path] != preset[path] and path not in NOT_IN_VARIANT}
 
 
 def words(config: Config) -> list[str]:

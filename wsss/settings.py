@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from wsss import renamed
-from wsss.paths import UserError, near
+from wsss.paths import UserError, did_you_mean
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
 
 def unknown(path: str, value: Any, known: Iterable[str]) -> str:
     """The sentence about a setting that does not exist: what says the same today, or the nearest name."""
-    return renamed.advice(path, value) or f"there is no setting named {path}{near(path, known)}"
+    return renamed.advice(path, value) or f"there is no setting named {path}{did_you_mean(path, known)}"
 
 
 def _replace(node: Any, changes: Mapping[str, Any], prefix: str) -> Any:

@@ -19,7 +19,7 @@ from wsss.config import Config
 from wsss.data import identity, sets
 from wsss.interrupt import Interrupted, stop_signals
 from wsss.log import Log
-from wsss.model import Wsss, build
+from wsss.model import SegmentationModel, build
 from wsss.paths import UserError, project_root, write_json
 from wsss.report import results
 
@@ -93,7 +93,7 @@ class Trainer:
             self._start_log()
         distributed.wait()
 
-    def build(self, classes: int) -> Wsss:
+    def build(self, classes: int) -> SegmentationModel:
         """The network before its first step."""
         return build(self.config, classes)
 
@@ -159,7 +159,7 @@ class Trainer:
         for part in range(config.optim.accumulate):
             batch = next(batches).to(self.device)
             place = part * distributed.world() + distributed.rank()
-            generator = torch.Generator(self.device).manual_seed(datasets.mix(config.seed, 3, self.step, place))
+            generator = torch.Generator(self.device).manual_seed(datasets.derive_seed(config.seed, 3, self.step, place))
             last = part == config.optim.accumulate - 1
             with nullcontext() if last or distributed.world() == 1 else wrapped.no_sync():
                 with self._autocast():

@@ -17,7 +17,9 @@ PADDING = {"RGB": 0, "L": IGNORE, "I": -1}
 """By the mode of an image: of photographs, masks and numbers of pixels."""
 
 
-def squash(image: Image.Image, size: int, plain: bool = False) -> UInt8[Tensor, "3 q q"] | Float[Tensor, "3 q q"]:
+def resize_square(
+    image: Image.Image, size: int, plain: bool = False
+) -> UInt8[Tensor, "3 q q"] | Float[Tensor, "3 q q"]:
     """The whole photograph resized bilinearly to a square, for evaluation: with antialiasing, to whole grey levels.
 
     `plain` without either, as the base resizes the normalised image (Deviations D18); to normalise later is the same.

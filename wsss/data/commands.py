@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from wsss.command import parse
-from wsss.paths import UserError, near, project_root
+from wsss.paths import UserError, did_you_mean, project_root
 
 USAGE = """\
 usage: wsss data WHAT ...
@@ -65,7 +65,7 @@ def run(words: Sequence[str]) -> int:
         print(USAGE)
         return 0 if words else 2
     if words[0] not in KINDS:
-        raise UserError(f"wsss data knows no {words[0]}{near(words[0], KINDS)}; see wsss data --help")
+        raise UserError(f"wsss data knows no {words[0]}{did_you_mean(words[0], KINDS)}; see wsss data --help")
     return KINDS[words[0]](words[1:])
 
 
@@ -93,7 +93,9 @@ def _prepare(words: Sequence[str]) -> int:
         print(PREPARE_USAGE)
         return 0 if words else 2
     if words[0] not in PREPARE:
-        raise UserError(f"wsss data prepare knows no {words[0]}{near(words[0], PREPARE)}; see wsss data prepare --help")
+        raise UserError(
+            f"wsss data prepare knows no {words[0]}{did_you_mean(words[0], PREPARE)}; see wsss data prepare --help"
+        )
     with _stoppable():
         return importlib.import_module(PREPARE[words[0]]).run(words[1:])
 

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from wsss.config import IGNORE
-from wsss.paths import UserError, near
+from wsss.paths import UserError, did_you_mean
 
 PHOTOGRAPHS = (".jpg", ".png", ".jpeg")
 """Suffixes, in any case; the first that there is counts."""
@@ -173,7 +173,7 @@ def class_name(text: str) -> str:
 
 def unknown_class(name: str, classes: Collection[str]) -> str:
     """Half a sentence on a name that is none of the `classes`, and what to do."""
-    return f"the class {name!r}, which is not among the classes{near(name, classes) or '; correct it'}"
+    return f"the class {name!r}, which is not among the classes{did_you_mean(name, classes) or '; correct it'}"
 
 
 def check_classes(classes: Sequence[str], where: str, what: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from wsss.config import Config
 from wsss.encoder import AUX
 from wsss.explore.payload import LayerCam, Scene, View
 from wsss.inference import crf
-from wsss.model import Wsss
+from wsss.model import SegmentationModel
 
 LARGEST = 400
 """Longer side of a picture in the explorer, in pixels; larger photographs are shown smaller."""
@@ -34,7 +34,7 @@ class Seer:
 
     name: str
     about: str
-    model: Wsss
+    model: SegmentationModel
     config: Config
 
 
@@ -130,7 +130,7 @@ def _small(raw: Float[Tensor, "b k h w"], grid: tuple[int, int]) -> Float[Tensor
     return F.interpolate(cam.normalise(raw), grid, mode="bilinear", align_corners=False)
 
 
-def _codes(model: Wsss, output: Output, config: Config) -> dict[str, Float[np.ndarray, "n d"]]:
+def _codes(model: SegmentationModel, output: Output, config: Config) -> dict[str, Float[np.ndarray, "n d"]]:
     found = {"tokens": _numpy(output.tokens[0])}
     if config.uses_subspaces:
         codes = model.proj_head(output.tokens)[0]
@@ -165,7 +165,7 @@ def _numpy(value: Tensor) -> np.ndarray:
 
 def _pixels(photograph: Image.Image, seer: Seer) -> evaluate.Pixels:
     size = evaluate.evaluation_size(seer.config)
-    return transforms.squash(photograph.convert("RGB"), size, seer.config.compat.plain_squash)[None]
+    return transforms.resize_square(photograph.convert("RGB"), size, seer.config.compat.plain_squash)[None]
 
 
 # On demand.

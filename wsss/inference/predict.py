@@ -21,7 +21,7 @@ from wsss.inference import predictions, protocols
 from wsss.inference.predictions import Counted, Job
 from wsss.inference.protocols import Protocol, limited
 from wsss.interrupt import Interrupted, stop_signals, within_seconds
-from wsss.model import Wsss
+from wsss.model import SegmentationModel
 from wsss.paths import UserError
 
 
@@ -29,7 +29,7 @@ from wsss.paths import UserError
 class Shard:
     """One process's part of the work: the images of `places`, with all that scores them."""
 
-    model: Wsss
+    model: SegmentationModel
     images: Listing
     places: range
     asked: Protocol

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from wsss import transforms
-from wsss.paths import UserError, near
+from wsss.paths import UserError, did_you_mean
 
 COMBINE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "max": torch.maximum}
 SCALES = (1.0, 1.25, 1.5)
@@ -93,7 +93,7 @@ def protocol(
     """
     if kind not in PROTOCOLS:
         known = " and ".join(PROTOCOLS)
-        raise UserError(f"there is no final protocol named {kind}{near(kind, PROTOCOLS)}; there are {known}")
+        raise UserError(f"there is no final protocol named {kind}{did_you_mean(kind, PROTOCOLS)}; there are {known}")
     own = PROTOCOLS[kind]
     chosen = tuple(float(scale) for scale in scales) or own.scales
     wrong = [scale for scale in chosen if not (math.isfinite(scale) and 0 < scale <= LARGEST)]
@@ -130,7 +130,7 @@ def pixels(photograph: Image.Image, asked: Protocol) -> UInt8[Tensor, "3 h w"] |
     """The photograph at scale 1, not normalised: its own size, or squashed."""
     if not asked.size:
         return pil_to_tensor(photograph)
-    return transforms.squash(photograph, asked.size, asked.plain_squash)
+    return transforms.resize_square(photograph, asked.size, asked.plain_squash)
 
 
 def scaled_size(size: Size, scale: float, patch: int) -> Size:

@@ -20,7 +20,7 @@ from wsss.inference import predict, predictions, protocols, workload
 from wsss.inference.predict import Shard
 from wsss.inference.predictions import Counted
 from wsss.inference.protocols import Protocol
-from wsss.model import Wsss, build, describe
+from wsss.model import SegmentationModel, build, describe
 from wsss.paths import UserError, sha256
 from wsss.report import results
 
@@ -36,7 +36,7 @@ class Opened:
     data: Evaluated | None = None
     """What it is evaluated on, once that is known."""
 
-    def model(self, classes: int, device: torch.device) -> Wsss:
+    def model(self, classes: int, device: torch.device) -> SegmentationModel:
         """The network with these weights; what the run started from is not read, and may be gone."""
         bare = settings.override(self.config, {"model.checkpoint": "", "model.pretrained": False})
         model = build(bare, classes).to(device)

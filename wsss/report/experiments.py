@@ -7,7 +7,7 @@ from typing import Any
 
 from wsss import presets
 from wsss.config import Config
-from wsss.paths import UserError, near
+from wsss.paths import UserError, did_you_mean
 from wsss.settings import flatten
 
 SEEDS = (0, 1, 2)
@@ -265,6 +265,6 @@ def get(name: str) -> Experiment:
     """The experiment of that name; UserError with the nearest one."""
     if name not in EXPERIMENTS:
         raise UserError(
-            f"there is no experiment named {name}{near(name, EXPERIMENTS)}; there are {', '.join(EXPERIMENTS)}"
+            f"there is no experiment named {name}{did_you_mean(name, EXPERIMENTS)}; there are {', '.join(EXPERIMENTS)}"
         )
     return EXPERIMENTS[name]

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from wsss.paths import UserError, near
-from wsss.presets import FREE, PRESETS
+from wsss.paths import UserError, did_you_mean
+from wsss.presets import NOT_IN_VARIANT, PRESETS
 from wsss.report import ablation, origins, published, results, tries
 from wsss.report.benchmarks import ANIMALS, COCO, VOC, beside_published, headline, images
 from wsss.report.experiments import EXPERIMENTS
@@ -30,7 +30,7 @@ SCALES = ("voc", "coco", "voc-animals", "mini")
 def of_presets(records: Iterable[Record]) -> Table:
     """Every setting that makes a run another one, by the presets of all scales; takes no records."""
     flat = [flatten(PRESETS[name]) for name in SCALES]
-    paths = (path for path in flat[0] if path not in FREE)
+    paths = (path for path in flat[0] if path not in NOT_IN_VARIANT)
     rows = tuple((f"--{path}", *(_written(values[path]) for values in flat)) for path in paths)
     return Table("Settings of the presets", ("setting", *SCALES), rows)
 
@@ -189,7 +189,7 @@ def build(name: str, records: Sequence[Record] | None = None, yours: Sequence[Re
     """The table of that name, from `records` or else the published ones; one of presets side by side has the reader's
     own runs in columns of their own. UserError for an unknown name."""
     if name not in TABLES:
-        hint = near(name, TABLES) or f"; there are {', '.join(TABLES)}"
+        hint = did_you_mean(name, TABLES) or f"; there are {', '.join(TABLES)}"
         raise UserError(f"there is no table named {name}{hint}")
     records, make = results.published() if records is None else records, TABLES[name]
     takes = isinstance(make, partial) and make.func is side_by_side

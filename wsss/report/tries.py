@@ -11,7 +11,14 @@ from wsss.report.table import ABSENT, Table
 from wsss.settings import flatten
 
 MEASURED = ("classification.map", "cam.miou_headline", "aux_cam.miou_headline", "segmentation.miou_headline")
-ASIDE = (*presets.FREE, "data.name", "data.val_split", "optim.steps", "model.checkpoint", "model.classifier_scale")
+ASIDE = (
+    *presets.NOT_IN_VARIANT,
+    "data.name",
+    "data.val_split",
+    "optim.steps",
+    "model.checkpoint",
+    "model.classifier_scale",
+)
 """Settings that are not named among the changes: free ones, and those that have a column of their own."""
 
 

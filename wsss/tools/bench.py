@@ -15,7 +15,7 @@ import torch
 from wsss import energy, evaluate, presets, refine
 from wsss.command import parse
 from wsss.inference import crf
-from wsss.paths import UserError, near
+from wsss.paths import UserError, did_you_mean
 from wsss.tools.bench_infer import Infer, bench_infer, photograph
 from wsss.tools.bench_memory import Memory, bench_memory
 from wsss.tools.bench_step import Step, bench_step
@@ -40,7 +40,7 @@ def run(words: Sequence[str]) -> int:
         print(USAGE)
         return 0 if words else 2
     if words[0] not in KINDS:
-        raise UserError(f"wsss bench knows no {words[0]}{near(words[0], KINDS)}; see wsss bench --help")
+        raise UserError(f"wsss bench knows no {words[0]}{did_you_mean(words[0], KINDS)}; see wsss bench --help")
     kind, work = KINDS[words[0]]
     print(json.dumps(work(parse(kind, words[1:], f"bench {words[0]}"))))
     return 0

@@ -24,7 +24,7 @@ from wsss.data.vocformat import write_mask
 from wsss.inference import predict, protocols, runs
 from wsss.inference.predict import Shard
 from wsss.inference.predictions import Job
-from wsss.model import Wsss
+from wsss.model import SegmentationModel
 from wsss.tools import machine
 from wsss.tools.bench_memory import family, resident_mb
 from wsss.tools.bench_step import CLASSES, Passes, record_passes, step_flops
@@ -102,7 +102,7 @@ def bench_infer(asked: Infer) -> dict[str, Any]:
 
 
 def _evaluate(
-    net: Wsss, own: protocols.Protocol, asked: Infer, scratch: Path, spent: dict[str, float]
+    net: SegmentationModel, own: protocols.Protocol, asked: Infer, scratch: Path, spent: dict[str, float]
 ) -> tuple[float, float, Passes]:
     """Draw the photographs, evaluate one to warm up, then the others. Returns their seconds, the core seconds of the
     CRF and the passes of the encoder; `spent`: see `clocks`."""
@@ -144,7 +144,7 @@ GRAIN = 6.0
 
 
 @contextmanager
-def clocks(net: Wsss, spent: dict[str, float]) -> Iterator[Passes]:
+def clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]:
     """Within it, seconds in the network, in `protocols.scores` and in all that makes jobs add up in `spent`, which gets
     the peak memory of the workers in 10^9 bytes, too, where /proc tells it. Yields the passes of the encoder: images,
     patch tokens, and whether a gradient is asked for."""
@@ -198,7 +198,7 @@ def phases(seconds: float, spent: dict[str, float]) -> dict[str, float]:
     }
 
 
-def flops(net: Wsss, passes: Passes) -> float:
+def flops(net: SegmentationModel, passes: Passes) -> float:
     """Floating point operations of encoder passes without gradient, attention counted, each with its decoder."""
     decoder = sum(layer.weight.numel() for layer in net.decoder.children())
     return step_flops(net, passes, 0) + sum(2 * images * patches * decoder for images, patches, _ in passes)

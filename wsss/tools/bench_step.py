@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from wsss import evaluate, memory, method, model, optim, presets
 from wsss.batch import Batch
 from wsss.config import Config
-from wsss.model import Wsss
+from wsss.model import SegmentationModel
 from wsss.tools.machine import GEMM, device, gemm_seconds, peak_memory_gb, random_batch, seconds, wait
 
 Passes = list[tuple[int, int, bool]]
@@ -143,7 +143,12 @@ def bench_step(asked: Step) -> dict[str, Any]:
 
 
 def _step(
-    net: Wsss, batch: Batch, config: Config, optimizer: torch.optim.Optimizer, asked: Step, spent: dict[str, float]
+    net: SegmentationModel,
+    batch: Batch,
+    config: Config,
+    optimizer: torch.optim.Optimizer,
+    asked: Step,
+    spent: dict[str, float],
 ) -> None:
     """What `train.Trainer` does for a step, with the seconds of its parts."""
     table = method.weights(config.optim.steps // 2, config)
@@ -169,14 +174,14 @@ def _add(spent: dict[str, float], name: str, seconds: float) -> None:
     spent[name] = spent.get(name, 0.0) + seconds
 
 
-def record_passes(net: Wsss, passes: Passes) -> RemovableHandle:
+def record_passes(net: SegmentationModel, passes: Passes) -> RemovableHandle:
     """Append every pass of the encoder to `passes`, until the handle is removed."""
     return net.encoder.patch_embed.register_forward_hook(
         lambda _, __, out: passes.append((out.shape[0], out[0, ..., 0].numel(), torch.is_grad_enabled()))
     )
 
 
-def step_flops(net: Wsss, passes: Passes, images: int) -> float:
+def step_flops(net: SegmentationModel, passes: Passes, images: int) -> float:
     """Floating point operations of a step: (images, patch tokens, with gradient) of every encoder pass, attention
     counted, backward as twice the forward; the decoder on the step's `images`, of the size of the first pass."""
     width, depth, patch = net.encoder.embed_dim, len(net.encoder.blocks), net.patch

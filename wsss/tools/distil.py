@@ -31,7 +31,7 @@ from wsss.inference import runs
 from wsss.inference.runs import Opened
 from wsss.interrupt import Interrupted
 from wsss.losses import classification_loss, upcast
-from wsss.model import Wsss
+from wsss.model import SegmentationModel
 from wsss.paths import UserError, atomic, read_json, sha256, write_json
 
 STUDENT = "voc-animals-student"
@@ -98,7 +98,7 @@ def sampled(
 
 
 @torch.inference_mode()
-def speak(teacher: Wsss, photograph: Tensor, label: Tensor) -> dict[str, Float[Tensor, "d p q"]]:
+def speak(teacher: SegmentationModel, photograph: Tensor, label: Tensor) -> dict[str, Float[Tensor, "d p q"]]:
     """What the teacher says of a photograph (3, h, w), mean over it and its mirror image. Its decoder's probabilities
     are those of the background and of the classes of the image label."""
     image = teacher.normalise(photograph)
@@ -111,7 +111,7 @@ def speak(teacher: Wsss, photograph: Tensor, label: Tensor) -> dict[str, Float[T
     return taught
 
 
-def token_maps(model: Wsss, output: Output) -> tuple[Float[Tensor, "b d i j"], ...]:
+def token_maps(model: SegmentationModel, output: Output) -> tuple[Float[Tensor, "b d i j"], ...]:
     """By SPOKEN: class scores of the tokens of the last and of the aux layer, decoder logits, codes side by side."""
     pairs = zip(output.layers[:2], model.class_weights()[:2], strict=True)
     scores = [F.linear(tokens, weight).mT.unflatten(2, output.grid) for tokens, weight in pairs]
@@ -119,7 +119,7 @@ def token_maps(model: Wsss, output: Output) -> tuple[Float[Tensor, "b d i j"], .
     return (*scores, output.segmentation, codes)
 
 
-def losses(model: Wsss, lesson: Lesson) -> dict[str, Float[Tensor, ""]]:
+def losses(model: SegmentationModel, lesson: Lesson) -> dict[str, Float[Tensor, ""]]:
     """Classification by the image labels on both heads; squared error of the tokens' class scores, divided by the
     teacher's mean square; cross-entropy with its probabilities; 1 - cosine of the codes, mean over subspaces."""
     output = model(model.normalise(lesson.image))
@@ -148,7 +148,7 @@ class Student(train.Trainer):
         self.origin, self.kept = {"teacher": self.known}, self.folder / "teacher"
         self._hear()
 
-    def build(self, classes: int) -> Wsss:
+    def build(self, classes: int) -> SegmentationModel:
         """Evenly spaced parts of the teacher's encoder, heads drawn from the seed."""
         student = super().build(classes)
         select(self.teacher.encoder, student.encoder)

@@ -24,7 +24,7 @@ from wsss.batch import Batch
 from wsss.command import parse
 from wsss.config import Config
 from wsss.data.pool import cores
-from wsss.model import Wsss
+from wsss.model import SegmentationModel
 from wsss.report.table import Table
 from wsss.tools.bench_infer import Infer, bench_infer, draw
 from wsss.tools.bench_step import Step, bench_step
@@ -130,7 +130,7 @@ def busy(check: Check) -> dict[str, Any]:
     return {"busy": share, "seconds": seconds / check.repeats, "host": [event.key for event in longest], "ok": True}
 
 
-def _steps(net: Wsss, batch: Batch, config: Config, optimizer: torch.optim.Optimizer, count: int) -> None:
+def _steps(net: SegmentationModel, batch: Batch, config: Config, optimizer: torch.optim.Optimizer, count: int) -> None:
     generator, table = torch.Generator(device()).manual_seed(0), method.weights(config.optim.steps // 2, config)
     for _ in range(count):
         optimizer.zero_grad()

@@ -24,7 +24,7 @@ from wsss import distributed, memory, provenance
 from wsss.config import Model
 from wsss.data import names, voc
 from wsss.data.drawn import generate
-from wsss.datasets import mix
+from wsss.datasets import derive_seed
 from wsss.encoder import build_encoder
 from wsss.model import describe
 from wsss.normalisation import IMAGENET
@@ -103,7 +103,7 @@ def run(root: str, config: Pretrain) -> Path:
     """Pretrain on `root` (a folder of class folders, or 'drawn'); returns the weights' path. Raises UserError."""
     _check_output(config.output)  # rather now than after the training
     images, labels, names = drawn(config) if root == DRAWN else folders(Path(root), config.size)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(config.seed, 0)))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive_seed(config.seed, 0)))
     held = max(1, int(config.held_out * len(images)))
     test, train = order[:held], order[held:]
     torch.manual_seed(config.seed)

@@ -22,7 +22,7 @@ from wsss.compat import TOCO
 from wsss.config import IGNORE, Config
 from wsss.inference import crf
 from wsss.normalisation import IMAGENET
-from wsss.paths import UserError, near
+from wsss.paths import UserError, did_you_mean
 from wsss.presets import BASE, RELEASED
 from wsss.report.table import ABSENT, Table
 from wsss.settings import override
@@ -77,7 +77,7 @@ def _labels(case: Case) -> Found:
     return {
         "out/evaluation_label": cam.evaluation_labels(maps, label, BACKGROUND),
         "out/training_label": cam.training_labels(maps, label, box, LOW, HIGH),
-        "out/roi": cam.roi_codes(maps, label, LOW, HIGH),
+        "out/roi": cam.foreground_certainty(maps, label, LOW, HIGH),
         "out/valid_cam": cam.masked(maps, label),
     }
 
@@ -270,7 +270,7 @@ def compare(case: Case) -> list[Row]:
     """A row for every output and gradient of one case."""
     kind = re.sub(r"^ctc_T\d+(\.\d+)?$", "ctc_T<number>", case.name)
     if kind not in CASES:
-        return [Row(case.name, words=f"unknown case{near(case.name, CASES)}")]
+        return [Row(case.name, words=f"unknown case{did_you_mean(case.name, CASES)}")]
     try:
         found = CASES[kind](case)
     except Exception as fault:  # whatever arrays that do not fit one another lead to: the other cases still count
