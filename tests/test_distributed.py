@@ -126,7 +126,7 @@ def test_micro_batches_of_all_processes_make_the_batch(monkeypatch):
 
     def order(rank: int, world: int, accumulate: int) -> list:
         monkeypatch.setattr(distributed, "rank", lambda: rank)
-        monkeypatch.setattr(distributed, "world", lambda: world)
+        monkeypatch.setattr(distributed, "world_size", lambda: world)
         shared = presets.override(config, {"optim.accumulate": accumulate})
         return list(datasets.Order(7, shared, 0))
 
@@ -195,8 +195,8 @@ def test_loader_processes_are_divided_among_the_processes_of_a_machine(monkeypat
 def test_one_process_needs_no_group():
     with distributed.group() as device:
         assert device.type in ("cpu", "cuda")
-        assert (distributed.rank(), distributed.world()) == (0, 1)
-        assert distributed.total(torch.tensor(3)) == 3 and distributed.gather("x") == ["x"]
+        assert (distributed.rank(), distributed.world_size()) == (0, 1)
+        assert distributed.all_reduce_sum(3, 4) == [3, 4] and distributed.all_gather("x") == ["x"]
         assert distributed.main_first(lambda: 7) == 7
 
 
@@ -205,7 +205,7 @@ def test_an_error_of_process_0_is_raised_by_all(monkeypatch, rank):
     """Process 0 hands it on in the place of its answer, so that the others do not wait for one."""
     sent: list[object] = []
     monkeypatch.setattr(distributed, "rank", lambda: rank)
-    monkeypatch.setattr(distributed, "gather", lambda value: (sent.append(value), [UserError("broken"), None])[1])
+    monkeypatch.setattr(distributed, "all_gather", lambda value: (sent.append(value), [UserError("broken"), None])[1])
 
     def work() -> int:
         raise UserError("broken")

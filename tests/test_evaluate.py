@@ -151,8 +151,8 @@ def test_merging_the_tallies_of_processes(counted, monkeypatch):
 
     config, split, model, whole = counted
     halves = []
-    monkeypatch.setattr(distributed, "world", lambda: 2)
-    monkeypatch.setattr(distributed, "gather", lambda mine: [mine])
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_gather", lambda mine: [mine])
     for rank in (1, 0):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         halves.append(evaluate.tally(model, split, config, torch.device("cpu")))

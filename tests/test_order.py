@@ -48,7 +48,7 @@ def test_processes_and_micro_batches_share_a_step(monkeypatch, world, accumulate
     """Together they take the images of one process, each once; micro-batch m is the same whoever computes it."""
     whole = list(order(10, 3, 8))
     parts = {}
-    monkeypatch.setattr(distributed, "world", lambda: world)
+    monkeypatch.setattr(distributed, "world_size", lambda: world)
     for rank in range(world):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         mine = order(10, 3, 8, accumulate=accumulate)

@@ -120,10 +120,10 @@ class Order:
     def __init__(self, length: int, config: Config, first_step: int):
         self.length, self.config, self.first_step = length, config, first_step
         self._epoch, self._permutation = -1, []
-        self.parts = distributed.world() * config.optim.accumulate
+        self.parts = distributed.world_size() * config.optim.accumulate
         if config.optim.batch % self.parts:
             raise UserError(
-                f"optim.batch ({config.optim.batch}) cannot be shared by {distributed.world()} processes with "
+                f"optim.batch ({config.optim.batch}) cannot be shared by {distributed.world_size()} processes with "
                 f"{config.optim.accumulate} micro-batches each; choose a multiple of {self.parts}"
             )
 
@@ -133,7 +133,7 @@ class Order:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         size = self.config.optim.batch // self.parts
         for step in range(self.first_step, self.config.optim.steps):
-            for part in range(distributed.rank(), self.parts, distributed.world()):
+            for part in range(distributed.rank(), self.parts, distributed.world_size()):
                 start = step * self.config.optim.batch + part * size
                 yield [self._item(place) for place in range(start, start + size)]
 
@@ -155,7 +155,7 @@ def loaders(wanted: int | None) -> int:
     machine leave a core for each, and 0 beside a CPU, whose cores are busy."""
     if wanted is not None:
         return wanted
-    return min(4, max(1, cores() // distributed.local_world())) if torch.cuda.is_available() else 0
+    return min(4, max(1, cores() // distributed.local_world_size())) if torch.cuda.is_available() else 0
 
 
 def training_batches(split: Split, config: Config, first_step: int) -> Iterator[Batch]:

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from wsss.paths import Echo, UserError, note
 
@@ -23,7 +22,7 @@ def group() -> Iterator[torch.device]:
     Gradients travel by NCCL, and flags and objects by gloo, which needs no GPU. Where a machine has fewer GPUs than
     processes, they share them, and all travels by gloo: NCCL takes a GPU for one process alone.
     """
-    local, here = int(os.environ.get("LOCAL_RANK", 0)), local_world()
+    local, here = int(os.environ.get("LOCAL_RANK", 0)), local_world_size()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = torch.device("cuda", local % gpus) if gpus else torch.device("cpu")
     started = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
@@ -57,61 +56,57 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def local_world() -> int:
-    """How many processes torchrun has started on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
-def world() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def total(value: Tensor) -> Tensor:
-    """Sum of `value` over all processes; every process gets it. Of a tensor on the CPU, no GPU is waited for."""
-    if world() > 1:
-        value = value.clone()
-        dist.all_reduce(value)
-    return value
+def local_world_size() -> int:
+    """How many processes torchrun has started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def sums(*numbers: int) -> list[int]:
-    """The sum of each number over all processes, between hosts: no GPU is waited for."""
-    return total(torch.tensor(numbers)).tolist() if world() > 1 else list(numbers)
+def all_reduce_sum(*numbers: int) -> list[int]:
+    """Sum each number over all processes. The sums travel between hosts by gloo: no GPU is waited for."""
+    if world_size() == 1:
+        return list(numbers)
+    total = torch.tensor(numbers)
+    dist.all_reduce(total)
+    return total.tolist()
 
 
-def gather(value: object) -> list[object]:
-    """`value` of every process, in order of rank; every process gets the list."""
-    if world() == 1:
+def all_gather(value: object) -> list[object]:
+    """Return `value` of every process, in order of rank, to every process."""
+    if world_size() == 1:
         return [value]
-    values: list[object] = [None] * world()
+    values: list[object] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
-def wait() -> None:
-    """Until all processes are here."""
-    sums(0)
+def barrier() -> None:
+    """Wait until all processes are here."""
+    all_reduce_sum(0)
 
 
 def from_main(work: Callable[[], T]) -> T:
-    """`work()` of process 0, for all: what takes long is done once. Its UserError ends all, so that none waits for a
-    process that has ended; the others raise it as Echo, which is said once."""
+    """Return `work()` of process 0 to all: what takes long is done once. Its UserError ends all, so that none waits
+    for a process that has ended; the others raise it as Echo, which prints nothing."""
     try:
         answer = work() if not rank() else None
     except UserError as error:
         answer = error
-    answer = gather(answer)[0]
+    answer = all_gather(answer)[0]
     if isinstance(answer, UserError):
         raise Echo(str(answer)) if rank() else answer
     return answer
 
 
 def main_first(work: Callable[[], T]) -> T:
-    """`work()` in process 0, then in all others: what it makes on disk is made once."""
+    """Return `work()`, run in process 0 and then in all others: what it makes on disk is made once."""
     if rank():
-        wait()
+        barrier()
     value = work()
     if not rank():
-        wait()
+        barrier()
     return value

@@ -123,7 +123,7 @@ def tally(model: SegmentationModel, split: Split, config: Config, device: torch.
     size, classes = evaluation_size(config), len(split.kit.classes) + 1
     was_training, mine = model.training, Tally(background=config.cam.background, subspaces=config.msc.subspaces)
     model.eval()
-    places, plain = range(distributed.rank(), len(split), distributed.world()), config.compat.plain_squash
+    places, plain = range(distributed.rank(), len(split), distributed.world_size()), config.compat.plain_squash
     with tqdm(total=len(places), desc=f"evaluate {split.name}", unit="image", disable=distributed.rank() > 0) as bar:
         for start in range(0, len(places), BATCH):
             samples = [split.sample(place, size, plain) for place in places[start : start + BATCH]]
@@ -142,7 +142,7 @@ def tally(model: SegmentationModel, split: Split, config: Config, device: torch.
                     mine.add_codes(own["codes"][0].float().cpu().numpy(), grid, sample.mask, classes)
             bar.update(len(samples))
     model.train(was_training)
-    first, *others = distributed.gather(mine)
+    first, *others = distributed.all_gather(mine)
     for other in others:
         first.merge(other)
     first.sort()
@@ -223,7 +223,7 @@ def make_record(counted: Tally, config: Config, split: Split, dataset: str) -> d
         "results": scores(counted, kit.classes, config.data.headline),
         "config": configuration.to_dict(config) | {"output": "", "data": vars(config.data) | {"root": ""}},
         "backbone": describe(config.model),
-        "processes": distributed.world(),
+        "processes": distributed.world_size(),
         "threads": torch.get_num_threads(),
         "steps": config.optim.steps,
         **stamp(),
@@ -254,5 +254,5 @@ def write_record(
         results.save(
             make_record(counted, config, split, dataset) | model.origin() | origin | {"seconds": seconds}, path
         )
-    distributed.wait()
+    distributed.barrier()
     return results.load(path)

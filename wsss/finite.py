@@ -35,7 +35,7 @@ def means(told: Sequence[Told], undefined: bool, step: int, folder: Path) -> tup
             without = True
         elif wrong:
             broken.append(f"{' and '.join(wrong)} on the images {', '.join(ids)}")
-    number, without = distributed.sums(len(broken), without)
+    number, without = distributed.all_reduce_sum(len(broken), without)
     if number:
         raise UserError(
             f"the loss is not finite at step {step}: {(broken or ['a term of another process'])[0]}; the last good "

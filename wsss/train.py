@@ -41,7 +41,7 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
         data = distributed.from_main(lambda: _digests(train_split, val_split, watched, supervised))
         folder = run_folder(config, root)
         done = begun.finished(folder, config, resume, root, data)
-        distributed.wait()
+        distributed.barrier()
         if done:
             return done
         datasets.require_labels(train_split, val_split)
@@ -91,7 +91,7 @@ class Trainer:
         if self.main:
             write_json(folder / "config.json", configuration.to_dict(config))
             self._start_log()
-        distributed.wait()
+        distributed.barrier()
 
     def build(self, classes: int) -> SegmentationModel:
         """The network before its first step."""
@@ -103,7 +103,7 @@ class Trainer:
         config, total = self.config.optim, self.config.optim.steps
         memory.keep_freed()
         wrapped = method.Step(self.model, self.config)
-        if distributed.world() > 1:
+        if distributed.world_size() > 1:
             wrapped = self._shared(wrapped)
         batches = self.batches()
         save_every = max(1, round(self.config.save_every * total))
@@ -117,7 +117,7 @@ class Trainer:
                 self.step += 1
                 self.seconds += time.monotonic() - started
                 self._log(terms, bar)
-                (asked,) = distributed.sums(stop.is_set())
+                (asked,) = distributed.all_reduce_sum(stop.is_set())
                 if asked or self.step % save_every == 0 or self.step == total:
                     self._save()  # before the validation, whose failure then costs no step
                 if not asked or self.step == total:
@@ -158,10 +158,10 @@ class Trainer:
         plain = method.is_plain(table)
         for part in range(config.optim.accumulate):
             batch = next(batches).to(self.device)
-            place = part * distributed.world() + distributed.rank()
+            place = part * distributed.world_size() + distributed.rank()
             generator = torch.Generator(self.device).manual_seed(datasets.derive_seed(config.seed, 3, self.step, place))
             last = part == config.optim.accumulate - 1
-            with nullcontext() if last or distributed.world() == 1 else wrapped.no_sync():
+            with nullcontext() if last or distributed.world_size() == 1 else wrapped.no_sync():
                 with self._autocast():
                     terms = method.losses(wrapped(batch, generator, plain), batch, config, aux_labels)
                     loss = method.objective(terms, table) / config.optim.accumulate
@@ -211,7 +211,7 @@ class Trainer:
         if not self.step or self.step % every or (self.step == total and not self.watched):
             return
         done = self.log.validations(self.step)
-        distributed.wait()  # until all processes have read
+        distributed.barrier()  # until all processes have read
         self.best = max([self.best, *(row["validation"]["segmentation"] or -1.0 for row in done)])
         if all(row["step"] < self.step for row in done):
             self._validate()
@@ -245,9 +245,9 @@ class Trainer:
         if self.main:
             state = {"optimizer": self.optimizer.state_dict(), "best": self.best, "seconds": self.seconds}
             state |= {"undefined": self.undefined, "images": results.ids_digest(self.train_split.ids)}
-            state["processes"] = distributed.world()
+            state["processes"] = distributed.world_size()
             checkpoint.save(self.folder, self.step, self.model, state)
-        distributed.wait()
+        distributed.barrier()
 
     def _restore(self, step: int) -> None:
         state = checkpoint.load(self.folder, step, self.model)
@@ -256,7 +256,7 @@ class Trainer:
                 f"{self.folder} was trained on other images than {self.train_split.kit.root} lists in "
                 f"{self.train_split.name}; choose another --output"
             )
-        before, now = state.get("processes", distributed.world()), distributed.world()
+        before, now = state.get("processes", distributed.world_size()), distributed.world_size()
         if before != now and step < self.config.optim.steps:
             raise UserError(
                 f"{self.folder} was trained by {before} process{'es' * (before > 1)}, not {now}, and losses count over "

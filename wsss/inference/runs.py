@@ -177,7 +177,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
         path, shard = _record_path(request, opened, asked), _shard(request, opened, asked, images, device)
         started = time.monotonic()
         workers = workload.prepare(shard, crf_workers(request.workers, asked), fixed=request.workers is not None)
-        parts = distributed.gather(predict.finish(shard, workers))
+        parts = distributed.all_gather(predict.finish(shard, workers))
         if not images.masks:
             return Outcome(shard.folder, images, None, opened.data.differ)
         if distributed.rank() == 0:
@@ -186,7 +186,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
             if shard.plain:  # its time is that of the record with the CRF
                 without = replace(shard, asked=replace(asked, crf=None), folder=shard.plain)
                 _save(request, opened, without, [one.plain for one in counted], 0.0)
-        distributed.wait()
+        distributed.barrier()
         return Outcome(shard.folder, images, results.load(path), opened.data.differ)
 
 
@@ -217,7 +217,7 @@ def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, d
         distributed.main_first(lambda: predictions.claim(folder, asked.numbers() | made_by))
         return folder
 
-    places = range(distributed.rank(), len(images.ids), distributed.world())
+    places = range(distributed.rank(), len(images.ids), distributed.world_size())
     both = asked.crf and images.masks and not request.save
     plain = claimed(replace(asked, crf=None)) if both else None
     return Shard(model, images, places, asked, claimed(asked), device, bfloat16, request.batch, plain)
@@ -228,7 +228,7 @@ def crf_workers(wanted: int | None, asked: Protocol) -> int:
     none without CRF."""
     if wanted is not None or not asked.crf:
         return wanted or 0
-    return max(1, pool.cores() // distributed.local_world())
+    return max(1, pool.cores() // distributed.local_world_size())
 
 
 def _changes(request: Request, asked: Protocol) -> list[str]:
@@ -284,5 +284,5 @@ def make_record(
         **opened.data.fields(),
         **origin,
         "seconds": {**origin.get("seconds", {}), "evaluate": seconds},
-        "processes": distributed.world(),
+        "processes": distributed.world_size(),
     }

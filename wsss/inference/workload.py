@@ -113,7 +113,7 @@ def _prepare(shard: Shard, workers: int, fixed: bool) -> int:
 
 def plan_of(shard: Shard, workers: int) -> Plan:
     """What is left to do of all processes' shards; of the photographs only the headers are read. Raises UserError."""
-    images, processes = shard.images, distributed.local_world()
+    images, processes = shard.images, distributed.local_world_size()
     left = [number for number, name in enumerate(images.ids) if not (shard.folder / f"{name}.png").is_file()]
     return Plan(
         names=[images.ids[number] for number in left],
@@ -173,10 +173,12 @@ def seconds(plan: Plan, shard: Shard) -> float:
     """Expected seconds: small passes of the network and a small CRF are timed, and scaled by tokens and pixels."""
     token, pair = _pass_seconds(shard)
     counts = [plan.tokens(size, scale) for size in plan.seen() for scale in plan.asked.scales]
-    network = sum(n * token + n * n * pair for n in counts) * (2 if plan.asked.flip else 1) / distributed.world()
+    network = sum(n * token + n * n * pair for n in counts) * (2 if plan.asked.flip else 1) / distributed.world_size()
     if not plan.asked.crf:
         return network
-    crf = _crf_seconds(plan, shard) * sum(map(math.prod, plan.seen())) / (max(1, plan.workers) * distributed.world())
+    crf = (
+        _crf_seconds(plan, shard) * sum(map(math.prod, plan.seen())) / (max(1, plan.workers) * distributed.world_size())
+    )
     return max(network, crf) if shard.device.type == "cuda" and plan.workers else network + crf
 
 
