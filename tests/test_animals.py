@@ -10,7 +10,7 @@ from PIL import Image
 from running import hashes, run
 
 from wsss.data import animals, voc
-from wsss.data.vocformat import voc_palette, write_mask
+from wsss.data.pictures import VOC_PALETTE, write_mask
 from wsss.paths import UserError, project_root
 
 IDS = "ImageSets/Segmentation"
@@ -56,7 +56,7 @@ def test_reduces_photographs_and_masks(official, tmp_path):
             wanted = big.convert("RGB").resize(size, Image.Resampling.LANCZOS)
             assert np.abs(np.asarray(image, int) - np.asarray(wanted, int)).mean() < 2
         with Image.open(out / f"SegmentationClassAug/{name}.png") as mask:
-            assert mask.size == size and mask.mode == "P" and mask.getpalette() == voc_palette()
+            assert mask.size == size and mask.mode == "P" and mask.getpalette() == VOC_PALETTE
             assert {*np.unique(np.array(mask)).tolist()} <= {0, 8, voc.IGNORE}, "nearest mixes no classes"
     assert (out / voc.LABEL_FILE).read_text().splitlines() == [
         f"{name} {names}" for name, names in zip(SIZES, ("dog", "cat dog") * 2, strict=True)
@@ -144,4 +144,4 @@ def test_sizes_and_quality_are_those_of_the_shared_copy(official, tmp_path, copy
         with Image.open(path) as image, Image.open(copy / f"SegmentationClassAug/{path.stem}.png") as mask:
             assert max(image.size) == animals.LONGEST and mask.size == image.size, path.name
             assert (image.quantization, image.layer) == wanted, path.name
-            assert mask.mode == "P" and mask.getpalette() == voc_palette(), path.name
+            assert mask.mode == "P" and mask.getpalette() == VOC_PALETTE, path.name

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from running import own_set, run, write_mask
 
-from wsss.data import check, pool, voc, vocformat
+from wsss.data import check, pictures, pool, voc
 from wsss.data.instances import CROWD_FILE
 from wsss.paths import UserError
 
@@ -26,7 +26,7 @@ def own(tmp_path: Path) -> Path:
     rows = [[f"{split}_{n}", *names] for split in ("train", "val") for n, names in enumerate(CLASSES)]
     (root / voc.LABEL_FILE).write_text("".join(" ".join(row) + "\n" for row in rows))
     for path in (root / "SegmentationClass").iterdir():
-        vocformat.write_mask(path, np.array(Image.open(path)))
+        pictures.write_mask(path, np.array(Image.open(path)))
     return root
 
 
@@ -86,7 +86,7 @@ def test_processes_find_the_same(own, monkeypatch):
 
 def mask(root: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
     path = root / "SegmentationClass" / f"{name}.png"
-    vocformat.write_mask(path, change(np.array(Image.open(path))).astype(np.uint8))
+    pictures.write_mask(path, change(np.array(Image.open(path))).astype(np.uint8))
 
 
 def set_pixels(*values: int) -> Callable[[np.ndarray], np.ndarray]:

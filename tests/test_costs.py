@@ -13,10 +13,11 @@ from wsss.inference import protocols
 from wsss.model import parameter_count
 from wsss.paths import UserError
 from wsss.presets import PRESETS
+from wsss.registry import DATASETS
 from wsss.report import costs, gpu
 from wsss.report.experiments import EXPERIMENTS
 from wsss.settings import override
-from wsss.tools.bench_step import CLASSES, record_passes
+from wsss.tools.bench_step import record_passes
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHES = [
@@ -27,7 +28,7 @@ SMALL = costs.Vit(24, 3, 8, 4)
 
 
 def test_constants_are_those_of_the_parts_that_need_torch():
-    assert costs.CLASSES == CLASSES and costs.AUX == AUX and gpu.SCALES == protocols.SCALES
+    assert costs.AUX == AUX and gpu.SCALES == protocols.SCALES
     for backbone, size in costs.VITS.items():
         assert backbone in {PRESETS[name].model.backbone.partition(".")[0] for name in ("voc", "voc-deit")}
         with torch.device("meta"):
@@ -76,7 +77,7 @@ def test_operations_of_a_step_are_those_that_the_bench_counted(bench):
 @pytest.mark.parametrize("bench", [one for one in BENCHES if one["bench"] == "infer"], ids=lambda one: one["file"])
 def test_operations_of_an_evaluation_are_those_that_the_bench_counted(bench):
     found = costs.evaluation_passes(bench["height"], bench["width"], tuple(bench["scales"]), 16)
-    one = costs.tflop(found, costs.VITS[bench["backbone"]], costs.CLASSES[bench["protocol"]])
+    one = costs.tflop(found, costs.VITS[bench["backbone"]], DATASETS[bench["protocol"]].classes)
     assert bench["images"] * one == pytest.approx(bench["tflop"], abs=6e-4)
 
 

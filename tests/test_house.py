@@ -21,7 +21,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # A module imports only what stands before it, in an earlier row or its own; modules of a sub-package may import one
 # another.
 ROWS = (
-    "wsss batch compat host paths distributed interrupt memory log provenance renamed "
+    "wsss batch compat host paths distributed interrupt memory log provenance registry renamed "
     "settings command config presets stored",
     "report",
     "losses metrics normalisation optim transforms weights cam alignment contrast energy refine subspace checkpoint",
@@ -36,7 +36,7 @@ NO_TORCH = [
     *("wsss.report.results", "wsss.report.publish", "wsss.report.gpu", "wsss.report.tables", "wsss.report.verdict"),
     *("wsss.report.figures", "wsss.tools.reproduce", "wsss.explore.payload", "wsss.explore.command"),
 ]
-CLOSURE = 2747
+CLOSURE = 2729
 """Lines of code of all modules that `import wsss.method, wsss.datasets` loads: a ceiling that only sinks. The aim is
 2,000."""
 MANY_ARGUMENTS = """

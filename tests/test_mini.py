@@ -11,7 +11,6 @@ import pytest
 from numpy.random import RandomState
 from PIL import Image
 
-from wsss.data import vocformat
 from wsss.data.drawn import generate, render
 from wsss.data.drawn.raster import Pose, ellipse, fill, rectangle
 from wsss.paths import UserError
@@ -152,7 +151,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(vocformat, "write_mask", stop)
+    monkeypatch.setattr(generate, "write_mask", stop)
     with pytest.raises(KeyboardInterrupt):
         generate.generate(tmp_path / "mini", SPLITS, progress=False)
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from pngs import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, write_png
 from running import Photo, own_set, run, tiny
 
 from wsss import datasets
-from wsss.data import pictures, vocformat
+from wsss.data import pictures
 from wsss.explore import sources
 from wsss.inference import predictions
 from wsss.paths import UserError
@@ -178,7 +178,7 @@ def turned(tmp_path: Path) -> Path:
         stored(path, upright, 6)
         mask = np.zeros((24, 40), np.uint8)
         mask[:12, :20] = 1
-        vocformat.write_mask(root / f"SegmentationClass/{path.stem}.png", mask)
+        pictures.write_mask(root / f"SegmentationClass/{path.stem}.png", mask)
     return root
 
 
@@ -198,7 +198,7 @@ def test_photograph_and_mask_lie_alike_wherever_they_are_read(turned, tmp_path):
 
 def test_a_mask_that_fits_the_picture_as_stored_is_named(turned, tmp_path, capsys):
     path = turned / "SegmentationClass/val_1.png"
-    vocformat.write_mask(path, np.ascontiguousarray(np.asarray(Image.open(path)).T))
+    pictures.write_mask(path, np.ascontiguousarray(np.asarray(Image.open(path)).T))
     says = (
         "val_1.png is 24x40 and fits .*val_1.jpg only as that is stored, but its EXIF orientation .6. turns it to 40x24"
     )
@@ -221,7 +221,7 @@ def test_masks_hold_the_values_that_their_files_store(tmp_path, bits, kind, inte
     top = min(2**bits - 1, 254)
     mask = np.where(VALUES, np.arange(21).reshape(3, 7) % top + 1, 0)
     mask[0, 0] = top
-    palette = bytes(vocformat.voc_palette()[: 3 * 2 ** min(bits, 8)]) if kind == PALETTE else b""
+    palette = bytes(pictures.VOC_PALETTE[: 3 * 2 ** min(bits, 8)]) if kind == PALETTE else b""
     path = write_png(tmp_path / "a.png", mask, bits, kind, interlaced, palette)
     assert np.array_equal(pictures.read_mask(path, (7, 3), 254), mask)
     assert not predictions.fault(path, (7, 3), top + 1) or kind == GREY
@@ -248,7 +248,7 @@ def test_masks_that_are_refused(tmp_path, kind):
 
 def packed(path: Path, mask: np.ndarray, order: list[int]) -> None:
     """The mask as an optimiser leaves it: palette entries in `order` of VOC's, values moved with them."""
-    colours, moved = vocformat.voc_palette(), np.zeros_like(mask)
+    colours, moved = pictures.VOC_PALETTE, np.zeros_like(mask)
     for place, value in enumerate(order):
         moved[mask == value] = place
     image = Image.fromarray(moved.astype(np.uint8))
@@ -263,7 +263,7 @@ def test_a_packed_palette_of_voc_is_refused_by_every_reader(tmp_path, capsys, or
     mask = np.full((40, 48), order[-1] if 0 not in order else 0)
     mask[:, 20:30] = 15
     for path in (root / "SegmentationClass").iterdir():
-        vocformat.write_mask(path, mask.astype(np.uint8))
+        pictures.write_mask(path, mask.astype(np.uint8))
     (tmp_path / "same").mkdir()
     packed(root / "SegmentationClass/val_0.png", mask, order)
     packed(tmp_path / "same/val_1.png", mask, order)
@@ -279,7 +279,7 @@ def test_a_packed_palette_of_voc_is_refused_by_every_reader(tmp_path, capsys, or
 
 def test_white_beside_a_packed_palette_hides_nothing(tmp_path):
     """Many draw what is ignored in white; a mask of white alone tells nothing."""
-    person, white = vocformat.voc_palette()[45:48], [255, 255, 255]
+    person, white = pictures.VOC_PALETTE[45:48], [255, 255, 255]
     write_png(tmp_path / "a.png", np.array([[0, 1, 2]]), 8, PALETTE, palette=bytes([0, 0, 0, *person, *white]))
     with pytest.raises(UserError, match="shows VOC's colour of 15 at the value 1"):
         pictures.read_mask(tmp_path / "a.png", None, 20)
@@ -293,8 +293,8 @@ OTHERS = {
     "red and white": [(255, 255, 255), (255, 0, 0), (0, 0, 255)],
     "VOC's of a chosen class": [
         (0, 0, 0),
-        tuple(vocformat.voc_palette()[24:27]),
-        tuple(vocformat.voc_palette()[36:39]),
+        tuple(pictures.VOC_PALETTE[24:27]),
+        tuple(pictures.VOC_PALETTE[36:39]),
     ],
     "short": [(0, 0, 0)],
 }
@@ -310,7 +310,7 @@ def test_palettes_of_other_sets_are_fine(tmp_path, palette):
 def test_what_was_written_is_read(tmp_path):
     """By this package's own writer, through bytes."""
     mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    vocformat.write_mask(tmp_path / "a.png", mask)
+    pictures.write_mask(tmp_path / "a.png", mask)
     assert np.array_equal(pictures.read_mask(tmp_path / "a.png", (16, 16), 254), mask)
     with Image.open(io.BytesIO((tmp_path / "a.png").read_bytes())) as image:
         assert image.mode == "P"

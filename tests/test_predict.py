@@ -16,8 +16,8 @@ from running import Photo, command, environment, folder, hashes, own_set, proces
 from safetensors.torch import load_file, save_file
 
 from wsss.cli import main
-from wsss.data import vocformat
 from wsss.data.listing import listing
+from wsss.data.pictures import VOC_PALETTE, write_mask
 from wsss.inference import predictions, protocols, runs
 from wsss.inference.predictions import Job
 from wsss.paths import UserError
@@ -83,7 +83,7 @@ def test_pictures_score_and_record_agree(done, own, capsys, protocol):
     for number, photo in enumerate(PHOTOS):
         with Image.open(place / f"val_{number}.png") as picture:
             assert picture.mode == "P" and picture.size == photo.size
-            assert picture.getpalette() == vocformat.voc_palette()
+            assert picture.getpalette() == VOC_PALETTE
             assert set(np.unique(np.array(picture))) <= {0, 1, 2}
     ids = own / "ImageSets/Segmentation/val.txt"
     capsys.readouterr()
@@ -261,8 +261,8 @@ def test_what_is_not_whole_is_predicted_again(done):
     before = pictures(place)
     data = (place / "val_0.png").read_bytes()
     (place / "val_0.png").write_bytes(data[: len(data) // 2])
-    vocformat.write_mask(place / "val_1.png", np.zeros((3, 3), np.uint8))
-    vocformat.write_mask(place / "val_2.png", np.full((57, 31), 9, np.uint8))
+    write_mask(place / "val_1.png", np.zeros((3, 3), np.uint8))
+    write_mask(place / "val_2.png", np.full((57, 31), 9, np.uint8))
     Image.fromarray(np.zeros((21, 50), np.uint8)).save(place / "val_3.png")
     (place / ".val_4.png.abc").mkdir()
     (place / ".val_4.png.abc" / "val_4.png").write_bytes(b"\x89PNG")

@@ -18,7 +18,7 @@ from running import command, environment, hashes, run
 from scipy.io import savemat
 
 from wsss.data import archives, prepare_voc, voc
-from wsss.data.vocformat import voc_palette, write_mask
+from wsss.data.pictures import VOC_PALETTE, write_mask
 from wsss.paths import UserError, project_root
 
 IDS = "ImageSets/Segmentation"
@@ -127,7 +127,7 @@ def test_masks_of_voc_win(place):
         assert mask[5, 5] == value and mask[15, 15] == 0 and mask.shape == SIZES[name][::-1]
         assert (mask[0, 0] == voc.IGNORE) == (value == 12), "only VOC ignores contours"
     with Image.open(f"out/VOC2012/SegmentationClassAug/{LOW}.png") as image:
-        assert image.mode == "P" and image.getpalette() == voc_palette()
+        assert image.mode == "P" and image.getpalette() == VOC_PALETTE
 
 
 def test_a_prepared_set_is_sound(place, capsys):

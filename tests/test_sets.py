@@ -11,6 +11,7 @@ from wsss.data import coco, sets, voc
 from wsss.data.drawn import generate
 from wsss.paths import UserError
 from wsss.presets import PRESETS
+from wsss.registry import DATASETS, title
 
 IDS = "ImageSets/Segmentation"
 
@@ -56,11 +57,11 @@ def test_a_preset_refuses_the_root_of_another_benchmark(roots, preset, holds):
     if preset == holds:
         assert sets.root_of(config) == root and sets.name_of(config, root) == preset
         return
-    variable = sets.DATASETS[preset].variable
-    advice = f"`wsss data prepare {sets.DATASETS[preset].prepare}` and give its folder by --data.root or {variable}"
+    variable = DATASETS[preset].variable
+    advice = f"`wsss data prepare {DATASETS[preset].lists}` and give its folder by --data.root or {variable}"
     with pytest.raises(UserError, match=re.escape(advice)) as caught:
         sets.root_of(config)
-    assert f"{root} holds {sets.title(holds)}" in str(caught.value)
+    assert f"{root} holds {title(holds)}" in str(caught.value)
     assert sets.locate(config) == root, "an evaluation may look at it, and calls it by its folder"
     assert sets.name_of(config, root) == "VOC2012"
 
@@ -96,9 +97,9 @@ def test_an_own_set_is_named_after_its_folder(tmp_path):
 
 def test_drawn_sets(mini_root):
     """The small presets take any set; a drawn one under its own preset goes by that preset's name."""
-    drawn = {name: found.drawn for name, found in sets.DATASETS.items() if found.drawn}
+    drawn = {name: found.splits for name, found in DATASETS.items() if found.drawn}
     assert (drawn["mini"], drawn["mini-coco"]) == (generate.SPLITS, coco.DRAWN_SPLITS)
-    assert {sets.DATASETS[name].classes for name in drawn} == {len(generate.CLASSES)}
+    assert {DATASETS[name].classes for name in drawn} == {len(generate.CLASSES)}
     for preset in ("smoke", "mini"):
         assert sets.name_of(data(preset, mini_root), mini_root) == preset
     with pytest.raises(UserError, match="the preset trains on PASCAL VOC 2012"):
@@ -111,7 +112,7 @@ def test_drawn_sets(mini_root):
     [("voc", "WSSS_VOC_ROOT"), ("voc-animals", "WSSS_ANIMALS_ROOT"), ("coco", "WSSS_COCO_ROOT")],
 )
 def test_each_set_has_its_variable(name, variable, roots, tmp_path, monkeypatch):
-    for other in sets.DATASETS.values():
+    for other in DATASETS.values():
         if other.variable:
             monkeypatch.setenv(other.variable, str(roots["voc"]))
     config = data(name, Path())

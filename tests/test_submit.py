@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from running import Photo, folder, own_set, run, tiny
 
-from wsss.data import voc, vocformat
+from wsss.data import pictures, voc
 from wsss.data.listing import Listing, listing
 from wsss.inference import submit
 from wsss.paths import UserError
@@ -57,7 +57,7 @@ def place(tmp_path: Path) -> Path:
     """A right PNG for each image."""
     for name, (width, height) in zip(IDS, SIZES, strict=True):
         (tmp_path / "png").mkdir(exist_ok=True)
-        vocformat.write_mask(tmp_path / f"png/{name}.png", np.full((height, width), 20, np.uint8))
+        pictures.write_mask(tmp_path / f"png/{name}.png", np.full((height, width), 20, np.uint8))
     return tmp_path / "png"
 
 
@@ -78,7 +78,7 @@ def test_the_archive_holds_what_the_server_takes(done, capsys):
         for member in members:
             assert (member.mtime, member.uid, member.gid, member.uname, member.mode) == (0, 0, 0, "", 0o644)
             picture = Image.open(io.BytesIO(archive.extractfile(member).read()))
-            assert picture.mode == "P" and picture.getpalette() == vocformat.voc_palette()
+            assert picture.mode == "P" and picture.getpalette() == pictures.VOC_PALETTE
             assert picture.size == SIZES[IDS.index(Path(member.name).stem)]
             assert np.array(picture).max() <= 20
     assert {path.name for path in (done / "predictions/voc-crf-test").iterdir()} == {
@@ -121,7 +121,7 @@ def test_the_whole_test_list_is_asked_for(devkit):
 
 
 def rewrite(path: Path, mask: np.ndarray) -> None:
-    vocformat.write_mask(path, mask.astype(np.uint8))
+    pictures.write_mask(path, mask.astype(np.uint8))
 
 
 FAULTS = {

@@ -20,6 +20,7 @@ from wsss.data import names, sets, voc
 from wsss.datasets import Split
 from wsss.model import SegmentationModel, describe
 from wsss.paths import UserError, atomic
+from wsss.registry import title
 from wsss.report import results
 from wsss.tally import LAYERS, Tally, counts_by_image, scores
 
@@ -199,7 +200,7 @@ def make_record(counted: Tally, config: Config, split: Split, dataset: str) -> d
     return {
         "schema": results.SCHEMA,
         "dataset": dataset,
-        "dataset_title": sets.title(dataset),
+        "dataset_title": title(dataset),
         "variant": config.variant,
         "preset": config.name,
         "seed": config.seed,

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from wsss.command import parse
 from wsss.data import voc
+from wsss.data.pictures import write_mask
 from wsss.data.prepare_voc import AUG, IDS, MADE, already, read_list
-from wsss.data.vocformat import write_mask
 from wsss.paths import UserError, atomic, project_root, write_json
 
 LONGEST, QUALITY = 320, 88

@@ -15,14 +15,13 @@ from wsss.config import IGNORE
 from wsss.data import names, pictures, voc
 from wsss.data.instances import CROWD_FILE
 from wsss.data.pool import spread
-from wsss.data.vocformat import voc_palette
 from wsss.paths import UserError
 
 MOST = 100
 """How many faults are named; the rest are counted."""
 PAYS = 1000
 """From so many images on, several processes are worth their start."""
-_PALETTE = bytes(voc_palette())
+_PALETTE = bytes(pictures.VOC_PALETTE)
 
 
 @dataclass(frozen=True)

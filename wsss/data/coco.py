@@ -22,12 +22,12 @@ from wsss.config import IGNORE
 from wsss.data import instances, names, pictures, voc
 from wsss.data.drawn import generate
 from wsss.data.instances import CROWD_FILE, Photo, object_mask, rasterise
+from wsss.data.pictures import write_mask
 from wsss.data.pool import spread
-from wsss.data.vocformat import write_mask
 from wsss.paths import UserError, atomic, read_json, write_json
+from wsss.registry import DATASETS
 
-DRAWN_SPLITS = {"train": 160, "val": 40}
-"""How many drawn images the COCO twin of the mini set has."""
+DRAWN_SPLITS = DATASETS["mini-coco"].splits
 VERSION = 1
 """Of what `prepare` writes; an interrupted preparation of another version is not gone on with."""
 CARD = "coco.json"

@@ -13,7 +13,6 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 
 from wsss.config import IGNORE
-from wsss.data.vocformat import voc_palette
 from wsss.paths import UserError, note
 
 UNDECODABLE = (
@@ -36,7 +35,9 @@ SIDEWAYS = (5, 6, 7, 8)
 DEEP = "photographs of more than 8 bits a channel are scaled, each by its own smallest and largest value"
 _SCALED = {"L;2": 85, "L;4": 17}
 """Factor that Pillow multiplies grey values of 2 and 4 bits by."""
-_VOC_INDEX = {tuple(voc_palette()[3 * index : 3 * index + 3]): index for index in range(256)}
+VOC_PALETTE = [sum((k >> (3 * bit + c) & 1) << (7 - bit) for bit in range(8)) for k in range(256) for c in range(3)]
+"""The 256 colours of VOC's masks: bits of the index k dealt to red, green, blue from the top down."""
+_VOC_INDEX = {tuple(VOC_PALETTE[3 * index : 3 * index + 3]): index for index in range(256)}
 """Colour of VOC's masks -> its class number."""
 
 
@@ -151,6 +152,13 @@ _say_once = functools.cache(note)
 
 
 # Masks.
+
+
+def write_mask(path: Path, mask: UInt8[np.ndarray, "h w"]) -> None:
+    """Write class numbers as a PNG of indices with VOC's palette."""
+    picture = Image.fromarray(mask)
+    picture.putpalette(VOC_PALETTE)
+    picture.save(path)
 
 
 def read_mask(

@@ -13,11 +13,12 @@ from wsss.command import parse
 from wsss.data import coco, voc
 from wsss.data.instances import number_of
 from wsss.paths import UserError, project_root
+from wsss.registry import DATASETS
 
 SPLITS, YEARS = ("train", "val"), (2014, 2017)
-COUNTS = {"train": 82_081, "val": 40_137}
+COUNTS = DATASETS["coco"].splits
 """Images of 2014 with an object, as in the published lists. For 2017 there is no list to compare with."""
-PART = 5_000
+PART = COUNTS["val_part"]
 """Length of val_part, the beginning of val, on which the base evaluates while it trains."""
 FILE = re.compile(r"instances_(train|val)(2014|2017)\.json")
 
@@ -96,7 +97,8 @@ def find(paths: Sequence[Path], year: int | None, partial: bool) -> tuple[int, d
 def require_whole(ids: coco.Ids, year: int) -> None:
     """Raises UserError unless the splits of 2014 have the published counts and, where the project has a list, its ids;
     those of 2017 are taken as they are."""
-    for split, count in COUNTS.items() if year == 2014 else ():
+    for split in SPLITS if year == 2014 else ():
+        count = COUNTS[split]
         if len(ids[split]) != count:
             raise UserError(
                 f"{split}{year} has {len(ids[split])} images with an object, but should have {count}; download the "

@@ -21,10 +21,11 @@ from tqdm import tqdm
 from wsss.command import parse
 from wsss.config import IGNORE
 from wsss.data import archives, download, voc
-from wsss.data.vocformat import write_mask
+from wsss.data.pictures import write_mask
 from wsss.paths import UserError, atomic, project_root, read_json, write_json
+from wsss.registry import DATASETS
 
-COUNTS: Mapping[str, int] = {"train": 1464, "train_aug": 10582, "val": 1449, "test": 1456}
+COUNTS = DATASETS["voc"].splits
 MADE = "prepared.json"
 """What a prepared set says of itself; a folder without it was made by other hands and is left alone."""
 IDS = Path("ImageSets") / "Segmentation"

@@ -1,59 +1,13 @@
-"""The known data sets: what each is called, where it lies and what its lists hold. No torch."""
+"""Where the known data sets lie, and which of them a folder holds. No torch."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from wsss.config import Data
 from wsss.data import voc
 from wsss.paths import UserError, project_root
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set that records and tables know by name."""
-
-    title: str
-    classes: tuple[str, ...] | int
-    """Foreground classes, or how many there are where the set brings their names along."""
-    drawn: Mapping[str, int] = field(default_factory=dict)
-    """Split -> images of a set that the package draws."""
-    lists: str = ""
-    """Folder of its lists below data/lists."""
-    variable: str = ""
-    """Environment variable with its root; a drawn set has none."""
-    prepare: str = ""
-    """The command that makes it, after `wsss data prepare`."""
-    protocol: str = "voc"
-    """The final protocol that the literature reports."""
-
-
-DATASETS: Mapping[str, DataSet] = {
-    "mini": DataSet("mini (drawn)", 9, {"train": 1000, "val": 200, "test": 200}),
-    "smoke": DataSet("smoke (drawn, a few images)", 9, {"train": 24, "val": 8, "test": 8}),
-    "mini-coco": DataSet("mini as COCO (drawn; a smoke test)", 9, {"train": 160, "val": 40}, protocol="coco"),
-    "voc": DataSet("PASCAL VOC 2012", voc.VOC_CLASSES, lists="voc", variable="WSSS_VOC_ROOT", prepare="voc"),
-    "voc-animals": DataSet(
-        "VOC 2012 animals, 320 px",
-        voc.VOC_CLASSES,
-        lists="animals",
-        variable="WSSS_ANIMALS_ROOT",
-        prepare="animals",
-    ),
-    "coco": DataSet("MS COCO 2014", 80, lists="coco", variable="WSSS_COCO_ROOT", prepare="coco", protocol="coco"),
-}
-
-
-SUPERVISED = "-fully-supervised"
-"""Behind the name of a data set in records of runs that learn from its masks: no table of this task asks for it."""
-
-
-def title(name: str) -> str:
-    """What the data set is called in tables; a set of the user's own goes by its name."""
-    known = name.removesuffix(SUPERVISED)
-    return (DATASETS[known].title if known in DATASETS else known) + ", fully supervised" * (known != name)
+from wsss.registry import DATASETS, SUPERVISED, title
 
 
 def root_of(config: Data) -> Path:
@@ -67,7 +21,7 @@ def root_of(config: Data) -> Path:
         other = held[0]
         raise UserError(
             f"{root} holds {title(other)}, as its lists say, but the preset trains on {known.title}: make that by "
-            f"`wsss data prepare {known.prepare}` and give its folder by --data.root or {known.variable}, or take a "
+            f"`wsss data prepare {known.lists}` and give its folder by --data.root or {known.variable}, or take a "
             f"preset of {other}"
         )
     return root
@@ -80,13 +34,13 @@ def locate(config: Data) -> Path:
         from wsss.data import coco
         from wsss.data.drawn import generate  # what draws is loaded only where it is needed
 
-        return coco.drawn(default) if config.name == "mini-coco" else generate.generate(default, known.drawn)
+        return coco.drawn(default) if known.protocol == "coco" else generate.generate(default, known.splits)
     variable = known.variable if known else ""
     given = "" if config.root else os.environ.get(variable, "")
     root = Path(config.root or given or default)
     if not config.root and not root.is_dir():
         ways = f"give --data.root or set {variable}" if variable else "give --data.root"
-        made = f", or make it by `wsss data prepare {known.prepare}`" if known else ""
+        made = f", or make it by `wsss data prepare {known.lists}`" if known else ""
         raise UserError(
             f"the {config.name} data set was not found: {root} is no folder; {ways} to the folder that holds "
             f"JPEGImages{made}"
@@ -120,7 +74,11 @@ def _held(root: Path, config: Data, *splits: str) -> list[str]:
     fitting = []
     for name, known in DATASETS.items():
         ids = _ids(name)  # none where the project's lists are not at hand
-        if known.classes in (classes, len(classes)) and all(not ids or part <= ids for part in lists.values()):
+        if (
+            (known.names or classes) == classes
+            and known.classes == len(classes)
+            and all(not ids or part <= ids for part in lists.values())
+        ):
             exact = all(part == _ids(name, split) for split, part in lists.items())
             fitting.append((not exact, name != config.name, name))
     return [name for *_, name in sorted(fitting)]
@@ -130,7 +88,7 @@ def _ids(name: str, split: str = "") -> frozenset[str]:
     """Ids of a known set's list, without `split` of all its lists; none for a list that it does not have."""
     known = DATASETS[name]
     if known.drawn:
-        counts = {split: known.drawn.get(split, 0)} if split else known.drawn
+        counts = {split: known.splits.get(split, 0)} if split else known.splits
         return frozenset(f"{part}_{number:05d}" for part, count in counts.items() for number in range(count))
     return _listed(project_root() / "data" / "lists" / known.lists, split or "*")
 

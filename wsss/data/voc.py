@@ -16,31 +16,8 @@ from wsss.data.names import read_lines as read_lines
 from wsss.data.pictures import read_image as read_image
 from wsss.data.pictures import read_mask as read_mask
 from wsss.paths import UserError
+from wsss.registry import VOC_CLASSES as VOC_CLASSES
 
-VOC_CLASSES = tuple(
-    [
-        "aeroplane",
-        "bicycle",
-        "bird",
-        "boat",
-        "bottle",
-        "bus",
-        "car",
-        "cat",
-        "chair",
-        "cow",
-        "diningtable",
-        "dog",
-        "horse",
-        "motorbike",
-        "person",
-        "pottedplant",
-        "sheep",
-        "sofa",
-        "train",
-        "tvmonitor",
-    ]
-)
 MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
 LABEL_FILE = "image_labels.txt"
 LISTS = Path("ImageSets") / "Segmentation"

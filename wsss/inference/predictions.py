@@ -21,7 +21,7 @@ from PIL import Image
 
 from wsss import memory, metrics
 from wsss.config import IGNORE
-from wsss.data import names, pictures, voc, vocformat
+from wsss.data import names, pictures, voc
 from wsss.inference.crf import dense_crf
 from wsss.interrupt import obey_parent
 from wsss.paths import UserError, atomic, read_json, write_json
@@ -105,7 +105,7 @@ def _label(job: Job) -> tuple[np.ndarray, float]:
     if job.size not in (None, label.shape[::-1]):
         label = np.asarray(Image.fromarray(label).resize(job.size, Image.Resampling.NEAREST))
     with atomic(job.path) as scratch:
-        vocformat.write_mask(scratch, label)
+        pictures.write_mask(scratch, label)
     return label, seconds
 
 
@@ -165,7 +165,7 @@ def fault(path: Path, size: tuple[int, int], classes: int) -> str:
         return str(error)
     if sentence := pictures.size_fault(path, label, size, None) or pictures.value_fault(path, label, classes - 1):
         return sentence
-    if palette.ravel().tolist()[: 3 * classes] != vocformat.voc_palette()[: 3 * classes]:
+    if palette.ravel().tolist()[: 3 * classes] != pictures.VOC_PALETTE[: 3 * classes]:
         return f"{path} does not have VOC's palette"
     return f"{path} holds {IGNORE}, which is no class" if (label == IGNORE).any() else ""
 

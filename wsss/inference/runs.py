@@ -22,6 +22,7 @@ from wsss.inference.predictions import Counted
 from wsss.inference.protocols import Protocol
 from wsss.model import SegmentationModel, build, describe
 from wsss.paths import UserError, sha256
+from wsss.registry import DATASETS, title
 from wsss.report import results
 
 
@@ -251,7 +252,7 @@ def make_record(
     scales and flip, CRF, last weights, split val, of the run's own data. What departs from that is added to the name.
     """
     config, images = opened.config, shard.images
-    own = sets.DATASETS[config.data.name].protocol if config.data.name in sets.DATASETS else "voc"
+    own = DATASETS[config.data.name].protocol if config.data.name in DATASETS else "voc"
     names = [shard.asked.kind] * (shard.asked.kind != own) + ["without-crf"] * (not shard.asked.crf)
     names += _changes(request, shard.asked) + [images.split] * (images.split != "val")
     names += ["other-data"] * bool(opened.data.differ)
@@ -260,7 +261,7 @@ def make_record(
     return {
         "schema": results.SCHEMA,
         "dataset": dataset,
-        "dataset_title": sets.title(dataset),
+        "dataset_title": title(dataset),
         "variant": config.variant,
         "preset": config.name,
         "seed": config.seed,

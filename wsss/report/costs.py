@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 from wsss.config import Config
 from wsss.paths import UserError
+from wsss.registry import DATASETS
 from wsss.report import published
 from wsss.report.experiments import SEEDS, Experiment, Row
 from wsss.settings import override
 
-CLASSES = {"voc": 20, "coco": 80}
-"""Foreground classes of the benchmarks."""
 AUX = 2
 """Blocks before the last at which the aux layer lies; its classifier is there in every run."""
 PREFIX = 1
@@ -104,7 +103,7 @@ def decoder_size(vit: Vit, classes: int, width: int | None = None) -> int:
 
 def step_tflop(config: Config, repeated: bool = False) -> float:
     """Of a step with all its images, every term on."""
-    return config.optim.batch * tflop(passes(config, repeated), vit_of(config), CLASSES[config.data.name])
+    return config.optim.batch * tflop(passes(config, repeated), vit_of(config), DATASETS[config.data.name].classes)
 
 
 def plain_steps(config: Config) -> int:
@@ -156,13 +155,13 @@ def parameters(config: Config, vit: Vit, classes: int) -> tuple[int, int]:
 
 def kept_gb(config: Config) -> float:
     """10^9 bytes of weights, gradients and AdamW's two moments, in float32."""
-    whole, trained = parameters(config, vit_of(config), CLASSES[config.data.name])
+    whole, trained = parameters(config, vit_of(config), DATASETS[config.data.name].classes)
     return (4 * whole + 12 * trained) / 1e9
 
 
 def disk_gb(config: Config) -> tuple[float, float]:
     """10^9 bytes of a model's weights on disk, and of the optimizer's state, in float32."""
-    whole, trained = parameters(config, vit_of(config), CLASSES[config.data.name])
+    whole, trained = parameters(config, vit_of(config), DATASETS[config.data.name].classes)
     return 4 * whole / 1e9, 8 * trained / 1e9
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from wsss.config import Config
 from wsss.presets import PRESETS
+from wsss.registry import BENCHMARKS, DATASETS
 from wsss.report import costs, results
 from wsss.report.experiments import EXPERIMENTS, SEEDS, Experiment
 from wsss.report.table import ABSENT, Table
 
 Bench = Mapping[str, Any]
 """A line that `wsss bench` printed, with the name of its file."""
-DATASETS = ("voc", "coco")
 KINDS = ("", "-msc", "-csa", "-base", "-toco", "-plain", "-deit", "-deit-base", "-deit-toco")
 """What follows the data set in the names of presets."""
 UNKNOWN = "not known"
@@ -24,10 +24,10 @@ def launcher(dataset: str) -> str:
 
 def base_table(benches: Sequence[Bench]) -> Table:
     """What the base's authors state, and what follows from it, line by line; takes no benches."""
-    columns = [_base_column(dataset) for dataset in DATASETS]
+    columns = [_base_column(dataset) for dataset in BENCHMARKS]
     names = columns[0].keys()
     rows = tuple((name, *(column[name] for column in columns), DERIVED[name]) for name in names)
-    titles = ("ToCo's run", *(dataset.upper() for dataset in DATASETS), "where from")
+    titles = ("ToCo's run", *(dataset.upper() for dataset in BENCHMARKS), "where from")
     note = "Seconds and rate are quotients: loading of data, refinement, energy and validations lie within the time."
     return Table("The base's runs, and what follows from the time that its authors state", titles, rows, note)
 
@@ -66,7 +66,7 @@ DERIVED = {
 def runs_table(benches: Sequence[Bench]) -> Table:
     """A line for presets of the benchmarks that take the same; takes no benches."""
     groups: dict[tuple[str, ...], list[str]] = {}
-    for name in (f"{dataset}{kind}" for dataset in DATASETS for kind in KINDS):
+    for name in (f"{dataset}{kind}" for dataset in BENCHMARKS for kind in KINDS):
         config = PRESETS[name]
         stated = costs.base_time(config.data.name)
         low, high = costs.hours(config)
@@ -82,9 +82,9 @@ def runs_table(benches: Sequence[Bench]) -> Table:
     rows = tuple((names[0], *cells) for (_, *cells), names in groups.items())
     columns = ("preset", "tokens forward / backward", "TFLOP a step", "PFLOP in all", "share of the base's")
     columns += ("hours, estimate", "GPU hours")
-    gpus = ", ".join(f"{t.gpus} {t.gpu} for {d.upper()}" for d in DATASETS for t in [costs.base_time(d)])
+    gpus = ", ".join(f"{t.gpus} {t.gpu} for {d.upper()}" for d in BENCHMARKS for t in [costs.base_time(d)])
     same = "; ".join(f"{names[0]}: {', '.join(names[1:])}" for names in groups.values() if names[1:])
-    commands = (f"{name.upper()} by `{launcher(name)} train PRESET --seed 0`" for name in DATASETS)
+    commands = (f"{name.upper()} by `{launcher(name)} train PRESET --seed 0`" for name in BENCHMARKS)
     note = f"{', '.join(commands)}. The same holds beside {same}. "
     note += (
         f"An estimate for the base's GPUs ({gpus}), measured by nobody: from the base's stated hours x the share of "
@@ -100,7 +100,7 @@ def runs_table(benches: Sequence[Bench]) -> Table:
 def ablations_table(benches: Sequence[Bench]) -> Table:
     """A line an experiment of the benchmarks, and their sum with every run once; takes no benches."""
     rows = []
-    for dataset in DATASETS:
+    for dataset in BENCHMARKS:
         own = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset == dataset}
         rows += [_experiment_line(name, experiment) for name, experiment in own.items()]
         together = costs.different(list(own.values()))
@@ -147,7 +147,9 @@ def evaluation_table(benches: Sequence[Bench]) -> Table:
     columns = ("evaluation", "images", "TFLOP an image", "PFLOP", "minutes on one GPU, estimate")
     columns += ("CRF, core seconds an image", "CRF, core hours")
     note = "Minutes: PFLOP at the rate that the base reached in training, a GPU ("
-    note += ", ".join(f"{d.upper()} {costs.rate(PRESETS[d]):.1f} TFLOP/s" for d in DATASETS) + "); nobody measured it. "
+    note += (
+        ", ".join(f"{d.upper()} {costs.rate(PRESETS[d]):.1f} TFLOP/s" for d in BENCHMARKS) + "); nobody measured it. "
+    )
     if measured:
         note += f"CRF: measured on {measured['images']} drawn photographs of {measured['width']} x "
         note += (
@@ -162,7 +164,7 @@ SCALES = (1.0, 1.25, 1.5)
 
 
 def _evaluation(config: Config, images: int, found: Sequence[costs.Pass]) -> tuple[str, ...]:
-    one = costs.tflop(found, costs.vit_of(config), costs.CLASSES[config.data.name])
+    one = costs.tflop(found, costs.vit_of(config), DATASETS[config.data.name].classes)
     minutes = images * one / costs.rate(config) / 60
     return f"{images:,}", f"{one:.2f}", f"{images * one / 1e3:,.1f}", f"{minutes:,.0f}"
 
@@ -199,7 +201,7 @@ def _peak(one: Bench) -> str:
 def disk_table(benches: Sequence[Bench]) -> Table:
     """A line a data set: what a run's folder holds; takes no benches."""
     rows = []
-    for dataset in DATASETS:
+    for dataset in BENCHMARKS:
         weights, state = costs.disk_gb(PRESETS[dataset])
         rows.append((dataset, f"{weights:.2f}", f"{state:.2f}", f"{2 * weights + state:.1f}", f"{weights + state:.1f}"))
     columns = ("run of", "weights, GB", "optimizer, GB", "folder, GB", "more while a checkpoint is written, GB")

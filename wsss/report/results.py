@@ -13,6 +13,7 @@ import numpy as np
 
 from wsss import paths, stored
 from wsss.paths import UserError
+from wsss.registry import DATASETS
 from wsss.report.intervals import Summary, summary
 from wsss.report.intervals import bootstrap as bootstrap
 from wsss.report.intervals import bootstrap_miou as bootstrap_miou
@@ -42,14 +43,12 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
 """What every record holds, and of which type."""
 
 SPLITS = {
-    "voc-train": "voc/train.txt",
-    "voc-val": "voc/val.txt",
-    "voc-test": "voc/test.txt",
-    "coco-train": "coco/train.txt",
-    "coco-val": "coco/val.txt",
-    "coco-val-part": "coco/val_part.txt",
+    f"{name}-{split.replace('_', '-')}": f"{known.lists}/{split}.txt"
+    for name, known in DATASETS.items()
+    if known.benchmark
+    for split in known.splits
 }
-"""Known splits and the list of their ids below data/lists."""
+"""Splits of the benchmarks ("coco-val-part") and the list of their ids below data/lists."""
 
 
 # Fingerprints: which images, and which truth, a number was measured on.

@@ -5,6 +5,7 @@ from functools import partial
 
 from wsss.paths import UserError, did_you_mean
 from wsss.presets import NOT_IN_VARIANT, PRESETS
+from wsss.registry import DATASETS
 from wsss.report import ablation, origins, published, results, tries
 from wsss.report.benchmarks import ANIMALS, COCO, VOC, beside_published, headline, images
 from wsss.report.experiments import EXPERIMENTS
@@ -24,7 +25,7 @@ def literature(records: Iterable[Record]) -> Table:
     return Table("Single-stage methods from image labels", heads, rows, note)
 
 
-SCALES = ("voc", "coco", "voc-animals", "mini")
+SCALES = tuple(name for name, known in DATASETS.items() if not known.smoke)
 
 
 def of_presets(records: Iterable[Record]) -> Table:

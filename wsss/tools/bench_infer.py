@@ -20,7 +20,7 @@ from PIL import Image
 from wsss import evaluate, model, presets
 from wsss.data import pool
 from wsss.data.listing import listing
-from wsss.data.vocformat import write_mask
+from wsss.data.pictures import write_mask
 from wsss.inference import predict, protocols, runs
 from wsss.inference.predict import Shard
 from wsss.inference.predictions import Job

@@ -15,11 +15,12 @@ from wsss import evaluate, memory, method, model, optim, presets
 from wsss.batch import Batch
 from wsss.config import Config
 from wsss.model import SegmentationModel
+from wsss.registry import BENCHMARKS, DATASETS
 from wsss.tools.machine import GEMM, device, gemm_seconds, peak_memory_gb, random_batch, seconds, wait
 
 Passes = list[tuple[int, int, bool]]
 """Of each pass of the encoder: images, patch tokens of one, whether a gradient is asked for."""
-CLASSES = {"voc": 20, "coco": 80}
+CLASSES = {name: DATASETS[name].classes for name in BENCHMARKS}
 WARM_UP = 3
 """Steps before the clock starts: until the third, a step still gets memory from the system page by page, which none of
 the thousands that follow in a training does."""

@@ -20,6 +20,7 @@ from wsss.command import parse
 from wsss.data import identity, sets
 from wsss.interrupt import Interrupted, stop_signals
 from wsss.paths import UserError, atomic, project_root
+from wsss.registry import DATASETS
 from wsss.report import ablation, experiments, results
 from wsss.report.experiments import Experiment
 from wsss.report.results import Record
@@ -127,7 +128,7 @@ def place(experiment: Experiment, asked: Sweep) -> tuple[str, Path | None]:
     """The data set's name in the paths of its runs, and its root if that is there: nothing is drawn. Raises UserError
     where `asked.data_root` is no root of a data set."""
     data = replace(experiment.rows[0].config.data, root=asked.data_root)
-    if sets.DATASETS[data.name].drawn and not asked.data_root:
+    if DATASETS[data.name].drawn and not asked.data_root:
         root = project_root() / "data" / data.name
         return data.name, root if root.is_dir() else None
     try:

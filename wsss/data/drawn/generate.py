@@ -8,12 +8,15 @@ a context (water, mountains) that is labelled background. Everything is drawn, n
 """
 
 import json
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import PIL
 from numpy.random import RandomState
+from PIL import Image
 from tqdm import tqdm
 
 from wsss.config import IGNORE
@@ -21,10 +24,9 @@ from wsss.data.drawn.pretraining import OTHER_BODIES, OTHER_PATTERNS
 from wsss.data.drawn.raster import between
 from wsss.data.drawn.render import Sprite, background, draw_object, expose, into, paste, ridge, water
 from wsss.data.drawn.shapes import BODIES, PATTERNS
-from wsss.data.vocformat import FOLDERS, Drawing, write
+from wsss.data.pictures import write_mask
 from wsss.paths import UserError, atomic
-
-__all__ = ["CLASSES", "PRETRAINING_CLASSES", "Drawing", "draw", "draw_pretraining", "generate"]
+from wsss.registry import DATASETS
 
 VERSION = 2
 """Of the generator: changes whenever one byte of its labels or masks does."""
@@ -40,7 +42,7 @@ CONTEXT = (0.9, 0.05)
 """Probability of a context: with the class it belongs to, with any other."""
 VISIBLE, PART_VISIBLE, PART_SHARE = 0.5, 0.6, 1 / 3
 """An object shows at least this share of itself and of its part; the part is at most this share of what shows."""
-SPLITS: Mapping[str, int] = {"train": 1000, "val": 200, "test": 200}
+SPLITS = DATASETS["mini"].splits
 
 _HUES = {
     "ring-fish": 25, "stripe-fish": 145, "zigzag-fish": 265,
@@ -54,6 +56,23 @@ _TURNS = {"fish": 50, "balloon": 20, "boat": 20}
 _CONTEXTS = (("checker-balloon", ridge, 0.48), ("moon-boat", water, 0.78))
 """Class, what is painted behind it, and from how far down the object; far to near."""
 PRETRAINING_CLASSES: tuple[str, ...] = tuple(f"{pattern}-{body}" for body in OTHER_BODIES for pattern in OTHER_PATTERNS)
+
+_FOLDERS = ("JPEGImages", "SegmentationClass", "SegmentationPart", "Annotations", "ImageSets/Segmentation")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One drawn image with its labels."""
+
+    image: np.ndarray
+    """(h, w, 3) uint8."""
+    mask: np.ndarray
+    """(h, w) uint8: 0 background, 1..K classes, 255 contours."""
+    part: np.ndarray
+    """(h, w) uint8: the class where its distinctive part shows, else 0."""
+    boxes: list[tuple[int, int, int, int, int]]
+    """(class, xmin, ymin, xmax, ymax) of what shows of each object, from 1 and inclusive as in VOC, back to front."""
+
 
 Corner = tuple[int, int]
 """Left, top of a sprite's window in the image."""
@@ -195,16 +214,40 @@ def generate(
 
 
 def _draw_all(root: Path, card: dict, progress: bool) -> None:
-    for folder in FOLDERS:
+    for folder in _FOLDERS:
         (root / folder).mkdir(parents=True)
     (root / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
     for number, (split, count) in enumerate(card["splits"].items()):
         names = [f"{split}_{i:05d}" for i in range(count)]
         for i, name in enumerate(tqdm(names, f"draw {split}", unit="image", disable=not progress, leave=False)):
             drawing = draw(RandomState([card["seed"], number, i]), card["size"], first=1 + i % len(CLASSES))
-            write(root, name, drawing, CLASSES)
+            Image.fromarray(drawing.image).save(root / "JPEGImages" / f"{name}.jpg", quality=90)
+            write_mask(root / "SegmentationClass" / f"{name}.png", drawing.mask)
+            write_mask(root / "SegmentationPart" / f"{name}.png", drawing.part)
+            (root / "Annotations" / f"{name}.xml").write_text(_annotation(name, drawing))
         (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
     (root / "mini.json").write_text(json.dumps(card, indent=1) + "\n")
+
+
+def _annotation(name: str, drawing: Drawing) -> str:
+    """VOC's XML of an image: its size and, of every object, the class and the box of what shows."""
+    height, width = drawing.mask.shape
+    tree = ElementTree.Element("annotation")
+
+    def add(element: ElementTree.Element, **texts: object) -> None:
+        for tag, text in texts.items():
+            ElementTree.SubElement(element, tag).text = str(text)
+
+    add(tree, folder="mini", filename=f"{name}.jpg")
+    add(ElementTree.SubElement(tree, "size"), width=width, height=height, depth=3)
+    add(tree, segmented=1)
+    for index, xmin, ymin, xmax, ymax in drawing.boxes:
+        cut = xmin == 1 or ymin == 1 or xmax == width or ymax == height
+        item = ElementTree.SubElement(tree, "object")
+        add(item, name=CLASSES[index - 1], pose="Unspecified", truncated=int(cut), difficult=0)
+        add(ElementTree.SubElement(item, "bndbox"), xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
+    ElementTree.indent(tree)
+    return ElementTree.tostring(tree, encoding="unicode") + "\n"
 
 
 def _accept(root: Path, card: dict) -> Path:
