@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 from running import hashes, run
 
-from wsss.data import animals, voc
+from wsss.config import IGNORE
+from wsss.data import prepare, voc
+from wsss.data.names import read_lines
 from wsss.data.pictures import VOC_PALETTE, write_mask
 from wsss.paths import UserError, project_root
+from wsss.registry import DATASETS
 
 IDS = "ImageSets/Segmentation"
 LISTS = project_root() / "data/lists/animals"
@@ -33,7 +36,7 @@ def official(tmp_path: Path) -> Path:
         )
         mask = np.zeros(size[::-1], np.uint8)
         mask[:, size[0] // 2 :] = 8
-        mask[0] = voc.IGNORE
+        mask[0] = IGNORE
         write_mask(root / f"SegmentationClassAug/{name}.png", mask)
         names = ("dog", "cat")[: 1 + number % 2]
         rows = "".join(f"<object><name>{one}</name></object>" for one in names)
@@ -46,7 +49,7 @@ def official(tmp_path: Path) -> Path:
 
 def test_reduces_photographs_and_masks(official, tmp_path):
     out = tmp_path / "animals"
-    assert animals.prepare(out, official, tmp_path / "ids") == f"{out}: train 1, train_aug 3, val 1"
+    assert prepare.prepare_animals(out, official, tmp_path / "ids") == f"{out}: train 1, train_aug 3, val 1"
     for name, size in REDUCED.items():
         with (
             Image.open(out / f"JPEGImages/{name}.jpg") as image,
@@ -57,7 +60,7 @@ def test_reduces_photographs_and_masks(official, tmp_path):
             assert np.abs(np.asarray(image, int) - np.asarray(wanted, int)).mean() < 2
         with Image.open(out / f"SegmentationClassAug/{name}.png") as mask:
             assert mask.size == size and mask.mode == "P" and mask.getpalette() == VOC_PALETTE
-            assert {*np.unique(np.array(mask)).tolist()} <= {0, 8, voc.IGNORE}, "nearest mixes no classes"
+            assert {*np.unique(np.array(mask)).tolist()} <= {0, 8, IGNORE}, "nearest mixes no classes"
     assert (out / voc.LABEL_FILE).read_text().splitlines() == [
         f"{name} {names}" for name, names in zip(SIZES, ("dog", "cat dog") * 2, strict=True)
     ]
@@ -65,9 +68,9 @@ def test_reduces_photographs_and_masks(official, tmp_path):
 
 
 def test_again_changes_nothing(official, tmp_path):
-    animals.prepare(tmp_path / "animals", official, tmp_path / "ids")
+    prepare.prepare_animals(tmp_path / "animals", official, tmp_path / "ids")
     before = hashes(tmp_path)
-    animals.prepare(tmp_path / "animals", tmp_path / "gone", tmp_path / "ids")
+    prepare.prepare_animals(tmp_path / "animals", tmp_path / "gone", tmp_path / "ids")
     assert hashes(tmp_path) == before
 
 
@@ -81,28 +84,28 @@ def test_the_command_wants_the_whole_of_voc(official, tmp_path, capsys):
 def test_what_is_missing_is_named(official, tmp_path, missing):
     shutil.rmtree(official / missing)
     with pytest.raises(UserError, match=f"{missing}.* make them by wsss data prepare voc"):
-        animals.prepare(tmp_path / "animals", official, tmp_path / "ids")
+        prepare.prepare_animals(tmp_path / "animals", official, tmp_path / "ids")
 
 
 def test_a_broken_mask_leaves_nothing(official, tmp_path):
     (official / f"SegmentationClassAug/{LAST}.png").write_bytes(b"")
     with pytest.raises(UserError, match=f"{LAST}.png cannot be decoded"):
-        animals.prepare(tmp_path / "out/animals", official, tmp_path / "ids")
+        prepare.prepare_animals(tmp_path / "out/animals", official, tmp_path / "ids")
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_thin_photographs_keep_a_pixel():
-    assert animals.reduced((1000, 1)) == (320, 1) and animals.reduced((1, 7)) == (46, 320)
+    assert prepare.reduced_size((1000, 1)) == (320, 1) and prepare.reduced_size((1, 7)) == (46, 320)
 
 
 def test_lists_follow_their_rule():
     """Ids of VOC's own lists, with an animal each."""
-    rows = [row.split() for row in voc.read_lines(project_root() / "data/lists/voc" / voc.LABEL_FILE)]
+    rows = [row.split() for row in read_lines(project_root() / "data/lists/voc" / voc.LABEL_FILE)]
     labels = {name: set(found) for name, *found in rows}
     for split, count in (("train", 437), ("train_aug", 3131), ("val", 300)):
-        ids = voc.read_lines(LISTS / f"{split}.txt")
+        ids = read_lines(LISTS / f"{split}.txt")
         assert len(ids) == count and all(re.fullmatch(r"\d{4}_\d{6}", one) for one in ids)
-        assert set(ids) <= set(voc.read_lines(project_root() / f"data/lists/voc/{split}.txt"))
+        assert set(ids) <= set(read_lines(project_root() / f"data/lists/voc/{split}.txt"))
         assert all(labels[one] & {"cat", "cow", "dog", "horse", "sheep"} for one in ids)
 
 
@@ -116,7 +119,7 @@ def copy(shared: Path) -> Path:
 
 def test_layout_is_that_of_the_shared_copy(official, tmp_path, copy):
     out = tmp_path / "animals"
-    animals.prepare(out, official, tmp_path / "ids")
+    prepare.prepare_animals(out, official, tmp_path / "ids")
     made = {str(path.relative_to(out)) for path in out.rglob("*") if path.parent.name != "JPEGImages"}
     theirs = {"JPEGImages", "SegmentationClassAug", "ImageSets", IDS, voc.LABEL_FILE}
     theirs |= {f"{IDS}/{path.name}" for path in (copy / IDS).iterdir()}
@@ -128,20 +131,20 @@ def test_layout_is_that_of_the_shared_copy(official, tmp_path, copy):
 
 
 def test_lists_and_labels_are_those_of_the_shared_copy(copy):
-    for split in animals.SPLITS:
+    for split in DATASETS["voc-animals"].splits:
         assert (LISTS / f"{split}.txt").read_text() == (copy / IDS / f"{split}.txt").read_text()
-    ids = {one for split in animals.SPLITS for one in voc.read_lines(LISTS / f"{split}.txt")}
-    rows = voc.read_lines(project_root() / "data/lists/voc" / voc.LABEL_FILE)
-    assert [row for row in rows if row.split()[0] in ids] == voc.read_lines(copy / voc.LABEL_FILE)
+    ids = {one for split in DATASETS["voc-animals"].splits for one in read_lines(LISTS / f"{split}.txt")}
+    rows = read_lines(project_root() / "data/lists/voc" / voc.LABEL_FILE)
+    assert [row for row in rows if row.split()[0] in ids] == read_lines(copy / voc.LABEL_FILE)
     assert {path.stem for path in (copy / "JPEGImages").iterdir()} == ids
 
 
 def test_sizes_and_quality_are_those_of_the_shared_copy(official, tmp_path, copy):
-    animals.prepare(tmp_path / "animals", official, tmp_path / "ids")
+    prepare.prepare_animals(tmp_path / "animals", official, tmp_path / "ids")
     with Image.open(tmp_path / f"animals/JPEGImages/{FIRST}.jpg") as mine:
         wanted = (mine.quantization, mine.layer)
     for path in sorted((copy / "JPEGImages").iterdir())[::20]:
         with Image.open(path) as image, Image.open(copy / f"SegmentationClassAug/{path.stem}.png") as mask:
-            assert max(image.size) == animals.LONGEST and mask.size == image.size, path.name
+            assert max(image.size) == prepare._LONGEST and mask.size == image.size, path.name
             assert (image.quantization, image.layer) == wanted, path.name
             assert mask.mode == "P" and mask.getpalette() == VOC_PALETTE, path.name

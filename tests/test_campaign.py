@@ -18,8 +18,8 @@ from running import Photo, hashes, process, run, tiny, write_photo
 from scipy.io import savemat
 
 from wsss import train
-from wsss.data import coco, voc
-from wsss.data.drawn import generate
+from wsss.data import voc
+from wsss.data.drawn import generate, twin
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 PATIENCE = 300
@@ -283,7 +283,7 @@ def download_voc() -> None:
 
 def download_coco() -> None:
     splits = {"train": 12, "val": 2}  # so many that train shows every class of val
-    coco.export_drawn(Path("coco"), splits)
+    twin.export(Path("coco"), splits)
     for split in splits:
         Path(f"coco/{split}").rename(f"coco/{split}2014")
         Path(f"coco/annotations/instances_{split}.json").rename(f"coco/annotations/instances_{split}2014.json")

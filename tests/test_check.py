@@ -11,7 +11,6 @@ from PIL import Image
 from running import own_set, run, write_mask
 
 from wsss.data import check, pictures, pool, voc
-from wsss.data.instances import CROWD_FILE
 from wsss.paths import UserError
 
 IDS = "ImageSets/Segmentation"
@@ -75,8 +74,8 @@ def test_the_histogram_counts_images_and_pixels(own):
 def test_processes_find_the_same(own, monkeypatch):
     mask(own, "val_1", lambda array: array + 1)
     one = check.check(own)
-    monkeypatch.setattr(check, "PAYS", 1)
-    monkeypatch.setattr(pool, "CHUNK", 2)
+    monkeypatch.setattr(check, "_PAYS", 1)
+    monkeypatch.setattr(pool, "_CHUNK", 2)
     monkeypatch.setattr(pool, "cores", lambda: 2)
     assert check.check(own) == one and len(one[1]) == 2
 
@@ -187,7 +186,7 @@ def test_all_faults_of_one_image(own):
 
 
 def test_no_more_than_a_hundred_are_named(own, monkeypatch):
-    monkeypatch.setattr(check, "MOST", 3)
+    monkeypatch.setattr(check, "_MOST", 3)
     shutil.rmtree(own / "JPEGImages")
     (own / "JPEGImages").mkdir()
     summary, named = check.check(own)
@@ -233,7 +232,7 @@ def test_notes(own):
 def test_what_only_a_crowd_shows_needs_no_label(own):
     mask(own, "val_1", set_pixels(1))
     assert len(faults(own)) == 1
-    (own / CROWD_FILE).write_text("val_1 cup\n")
+    (own / voc.CROWD_FILE).write_text("val_1 cup\n")
     assert not faults(own)
 
 

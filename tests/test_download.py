@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from running import run
 
-from wsss.data import download
-from wsss.data.download import Archive, Patience, fetch
+from wsss.data import archives
+from wsss.data.archives import Archive, Patience, fetch
 from wsss.paths import UserError
 
 BODY = np.random.default_rng(0).bytes(600_000)
@@ -237,7 +237,7 @@ def test_a_disk_that_fills(server, archive, tmp_path, monkeypatch):
     def full(*_: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download, "_receive", full)
+    monkeypatch.setattr(archives, "_receive", full)
     assert_fails(archive, tmp_path, "cannot write .*voc.tar: No space left on device; the same command continues")
     assert len(server.asked) == 1, "another attempt would not help"
 
@@ -256,13 +256,13 @@ def test_facts_of_the_official_archives_are_torchvisions():
     from torchvision.datasets.voc import DATASET_YEAR_DICT
 
     known = DATASET_YEAR_DICT["2012"]
-    assert Archive(known["filename"], known["url"], known["md5"]) == download.VOC
-    assert Archive(SBDataset.filename, SBDataset.url, SBDataset.md5) == download.SBD
+    assert Archive(known["filename"], known["url"], known["md5"]) == archives.OFFICIAL["voc"]
+    assert Archive(SBDataset.filename, SBDataset.url, SBDataset.md5) == archives.OFFICIAL["sbd"]
 
 
 def test_the_command_fetches_what_is_not_named(server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(download, "VOC", Archive("voc.tar", server.url, MD5))
-    monkeypatch.setattr(download, "SBD", Archive("sbd.tgz", server.url, "0" * 32))
+    monkeypatch.setitem(archives.OFFICIAL, "voc", Archive("voc.tar", server.url, MD5))
+    monkeypatch.setitem(archives.OFFICIAL, "sbd", Archive("sbd.tgz", server.url, "0" * 32))
     words = ["data", "prepare", "voc", tmp_path / "out", "--download", tmp_path / "downloads"]
     assert run(*words) == 1
     assert f"not {'0' * 32}; it was deleted" in capsys.readouterr().err

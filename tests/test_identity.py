@@ -335,7 +335,7 @@ def age(root: Path, seconds: float = 10) -> None:
 
 
 def test_digests_are_kept_and_given_up_with_the_file(own, tmp_path, monkeypatch):
-    monkeypatch.setattr(identity, "SETTLED", -60.0)  # a file's time of change cannot be set back
+    monkeypatch.setattr(identity, "_SETTLED", -60.0)  # a file's time of change cannot be set back
     read: list[Path] = []
     for name in ("sha256", "_mask"):
         kept = getattr(identity, name)
@@ -360,7 +360,7 @@ def test_a_new_file_is_not_trusted_and_a_cache_that_cannot_be_written_costs_only
     first = digests(own)
     assert not (tmp_path / "cache").exists(), "its time stamp may be too coarse to show the next change"
     (tmp_path / "cache").write_text("no folder")
-    monkeypatch.setattr(identity, "SETTLED", -60.0)
+    monkeypatch.setattr(identity, "_SETTLED", -60.0)
     assert digests(own) == first
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError))
@@ -369,7 +369,7 @@ def test_a_new_file_is_not_trusted_and_a_cache_that_cannot_be_written_costs_only
 
 def test_files_are_read_side_by_side(own, monkeypatch):
     first = digests(own)
-    monkeypatch.setattr(identity, "MANY", 3)
+    monkeypatch.setattr(identity, "_MANY", 3)
     monkeypatch.setattr(identity, "cores", lambda: 3)
     assert digests(own) == first
     (own / "JPEGImages/val_0.jpg").unlink()
@@ -383,7 +383,7 @@ def test_a_damaged_photograph_ends_a_run_before_it_belongs_to_it(own, tmp_path, 
     path.write_bytes(whole[: len(whole) // 2])
     words = tiny(own, tmp_path / "out")
     assert run(*words) == 1 and "train_3.jpg cannot be decoded" in sentence(capsys.readouterr().err)
-    assert not [*(tmp_path / "out").rglob(identity.FILE)]
+    assert not [*(tmp_path / "out").rglob(identity._FILE)]
     path.write_bytes(whole)
     assert run(*words) == 0
 

@@ -9,7 +9,8 @@ import pytest
 from running import folder, run
 
 from wsss import presets
-from wsss.data import animals, voc
+from wsss.data import prepare, voc
+from wsss.registry import DATASETS
 from wsss.report import results
 
 pytestmark = pytest.mark.slow
@@ -67,13 +68,13 @@ def test_animals(shared, tmp_path, capsys, monkeypatch):
     lists = tmp_path / "lists"
     lists.mkdir()
     labels = dict(line.split(maxsplit=1) for line in voc.read_lines(source / voc.LABEL_FILE))
-    for split in animals.SPLITS:
+    for split in DATASETS["voc-animals"].splits:
         ids = voc.read_ids(source, split)[:6]
         (lists / f"{split}.txt").write_text("\n".join(ids))
         for name in ids:
             objects = "".join(f"<object><name>{one}</name></object>" for one in labels[name].split())
             (root / f"Annotations/{name}.xml").write_text(f"<annotation>{objects}</annotation>")
-    animals.prepare(tmp_path / "animals", root, lists)
+    prepare.prepare_animals(tmp_path / "animals", root, lists)
     found = steps("voc-animals", tmp_path / "animals", tmp_path, "voc", capsys)
     assert found["weights"]["source"] == f"{tag}.safetensors in WSSS_WEIGHTS"
     assert found["weights"]["precision"] == "int8 as shipped in a package"

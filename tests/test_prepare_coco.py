@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from running import command, environment, hashes
 
 from wsss import datasets
-from wsss.data import check, coco, instances, prepare_coco, voc
+from wsss.data import check, coco, commands, instances, voc
 from wsss.paths import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
@@ -101,7 +101,7 @@ def source(tmp_path: Path) -> Path:
 def prepare(source: Path, output: Path, *more: str) -> int:
     """The command's words on the tiny set, in this process unless told otherwise."""
     words = [str(output), "--annotations", str(source / "annotations"), "--images", str(source), "--partial"]
-    return prepare_coco.run([*words, *({} if "--workers" in more else ("--workers", "0")), *more])
+    return commands.run(["prepare", "coco", *words, *({} if "--workers" in more else ("--workers", "0")), *more])
 
 
 def mask_of(root: Path, number: int) -> np.ndarray:
@@ -133,7 +133,7 @@ def test_a_set_of_every_kind_of_object(source, tmp_path, capsys):
     assert voc.read_ids(root, "val") == voc.read_ids(root, "val_part") == [f"{n:012d}" for n in (11, 12, 14, 16)]
     labels = [line.split(maxsplit=1)[1] for line in voc.read_lines(root / voc.LABEL_FILE)]
     assert labels == 2 * ["traffic_light cup", "traffic_light dog", "traffic_light", "cup"]
-    assert voc.read_lines(root / instances.CROWD_FILE) == ["000000000004 dog", "000000000014 dog"]
+    assert voc.read_lines(root / voc.CROWD_FILE) == ["000000000004 dog", "000000000014 dog"]
     for number in (1, 2, 4, 6):
         assert np.array_equal(mask_of(root, number), slow_mask(source, "train", number)), number
         assert np.array_equal(mask_of(root, 10 + number), slow_mask(source, "val", number)), number
@@ -237,7 +237,7 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(source, tmp_path, m
     finished = sorted(scratch.glob("SegmentationClass/*.png"))
     assert not root.exists() and len(finished) == 3
     finished[1].write_bytes(finished[1].read_bytes()[:40])  # what a crash of the machine may leave
-    (scratch / coco.DRAFTS / "1-left.png").write_bytes(b"of a process that was killed")
+    (scratch / coco._DRAFTS / "1-left.png").write_bytes(b"of a process that was killed")
     calls[:] = 10 * [None]
     assert prepare(source, root) == 0
     assert len(calls) == 10 + 8 - 3 + 1, "two of three finished masks were kept"
@@ -251,7 +251,7 @@ def test_an_unfinished_set_of_something_else_is_not_gone_on_with(source, tmp_pat
     with pytest.raises(UserError, match="out.partial exists and is no unfinished set"):
         prepare(source, tmp_path / "out")
     (scratch / "mine.txt").unlink()
-    (scratch / coco.CARD).write_text('{"version": 0}')
+    (scratch / coco._CARD).write_text('{"version": 0}')
     with pytest.raises(UserError, match="out.partial is an unfinished set of other annotations"):
         prepare(source, tmp_path / "out")
 
@@ -430,35 +430,33 @@ def test_names_with_blanks_and_photographs_that_lie(source, tmp_path):
 
 def test_years_and_splits(source):
     folder = source / "annotations"
-    assert prepare_coco.find([folder], None, False)[0] == 2014
-    assert list(prepare_coco.find([folder / "instances_val2014.json"], None, True)[1]) == ["val"]
+    assert coco.annotation_files([folder], None, False)[0] == 2014
+    assert list(coco.annotation_files([folder / "instances_val2014.json"], None, True)[1]) == ["val"]
     with pytest.raises(UserError, match="instances_train2014.json is not in .*--partial"):
-        prepare_coco.find([folder / "instances_val2014.json"], None, False)
+        coco.annotation_files([folder / "instances_val2014.json"], None, False)
     with pytest.raises(UserError, match="no instances_train2017.json nor instances_val2017.json in"):
-        prepare_coco.find([folder], 2017, False)
+        coco.annotation_files([folder], 2017, False)
     shutil.copy(folder / "instances_val2014.json", folder / "instances_val2017.json")
     with pytest.raises(UserError, match="2014 and of 2017; choose by --year"):
-        prepare_coco.find([folder], None, True)
-    assert list(prepare_coco.find([folder], 2017, True)[1]) == ["val"]
+        coco.annotation_files([folder], None, True)
+    assert list(coco.annotation_files([folder], 2017, True)[1]) == ["val"]
 
 
 def test_a_part_of_coco_is_taken_only_when_asked_for(source, tmp_path):
     with pytest.raises(UserError, match="train2014 has 4 images with an object, but should have 82081"):
-        prepare_coco.run(
-            [*(str(tmp_path / "out"), "--annotations", str(source / "annotations")), *("--images", str(source))]
-        )
+        coco.PrepareCoco(tmp_path / "out", (source / "annotations",), source).run()
     assert not list(tmp_path.glob("out*"))
 
 
 def test_whole_sets_are_held_against_the_published_lists():
-    root = Path(prepare_coco.__file__).parents[2] / "data/lists/coco"
+    root = Path(coco.__file__).parents[2] / "data/lists/coco"
     val = [instances.number_of(name) for name in voc.read_lines(root / "val.txt")]
     ids = {"train": voc.read_lines(root / "train.txt"), "val": val}
-    prepare_coco.require_whole(ids, 2014)
+    coco.require_whole(ids)
     part = [instances.number_of(name) for name in voc.read_lines(root / "val_part.txt")]
-    assert sorted(val) == val and val[: prepare_coco.PART] == part
+    assert sorted(val) == val and val[: coco.COUNTS["val_part"]] == part
     with pytest.raises(UserError, match="2 images of val2014 are not the published ones"):
-        prepare_coco.require_whole({"train": ids["train"], "val": [*val[1:], "9" * 12]}, 2014)
+        coco.require_whole({"train": ids["train"], "val": [*val[1:], "9" * 12]})
     assert not set(ids["train"]) & set(val)
 
 
@@ -467,8 +465,8 @@ def test_whole_sets_are_held_against_the_published_lists():
 
 def test_real_annotations(shared, tmp_path):
     source, root = shared / "data/tiny_coco", tmp_path / "coco"
-    words = [str(root), "--annotations", str(source / "annotations/instances_val2017.json"), "--images", str(source)]
-    assert prepare_coco.run([*words, "--partial", "--workers", "0"]) == 0
+    annotations = (source / "annotations/instances_val2017.json",)
+    assert coco.PrepareCoco(root, annotations, source, workers=0, partial=True).run() == str(root)
     tree = json.loads((source / "annotations/instances_val2017.json").read_text())
     classes = voc.open_devkit(root).classes
     assert classes == tuple(row["name"].replace(" ", "_") for row in tree["categories"]) and len(classes) == 80

@@ -7,8 +7,8 @@ import pytest
 from running import assert_same_run, own_set, run, tiny
 
 from wsss.config import Data
-from wsss.data import coco, sets, voc
-from wsss.data.drawn import generate
+from wsss.data import sets, voc
+from wsss.data.drawn import generate, twin
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.registry import DATASETS, title
@@ -98,7 +98,7 @@ def test_an_own_set_is_named_after_its_folder(tmp_path):
 def test_drawn_sets(mini_root):
     """The small presets take any set; a drawn one under its own preset goes by that preset's name."""
     drawn = {name: found.splits for name, found in DATASETS.items() if found.drawn}
-    assert (drawn["mini"], drawn["mini-coco"]) == (generate.SPLITS, coco.DRAWN_SPLITS)
+    assert (drawn["mini"], drawn["mini-coco"]) == (generate.SPLITS, twin.SPLITS)
     assert {DATASETS[name].classes for name in drawn} == {len(generate.CLASSES)}
     for preset in ("smoke", "mini"):
         assert sets.name_of(data(preset, mini_root), mini_root) == preset

@@ -13,7 +13,7 @@ from wsss.compat import Compat
 from wsss.config import IGNORE, Augment
 
 Box = tuple[int, int, int, int]
-PADDING = {"RGB": 0, "L": IGNORE, "I": -1}
+_PADDING = {"RGB": 0, "L": IGNORE, "I": -1}
 """By the mode of an image: of photographs, masks and numbers of pixels."""
 
 
@@ -77,7 +77,7 @@ def random_crop(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
     photographs with black, masks with 255, other numbers with -1. The box is where the crop shows the image."""
     top, bottom, source_top = _place(image.height, size)
     left, right, source_left = _place(image.width, size)
-    canvas = Image.new(image.mode, (size, size), PADDING[image.mode])
+    canvas = Image.new(image.mode, (size, size), _PADDING[image.mode])
     region = (source_left, source_top, source_left + right - left, source_top + bottom - top)
     canvas.paste(image.crop(region), (left, top))
     return canvas, (top, bottom, left, right)

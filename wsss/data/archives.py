@@ -1,33 +1,213 @@
-"""Downloads as folders: an unpacked one as it is, of a tar archive the files that are wanted; refusals in words."""
+"""Official archives: fetched, resumed where an earlier try ended, verified; and opened as folders, packed or not.
 
+Fetching is ours, since pooch and torchvision begin anew where a connection breaks, and these are gigabytes.
+"""
+
+import hashlib
+import http.client
 import lzma
 import os
-import posixpath
 import re
 import shutil
 import struct
 import tarfile
+import time
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from tqdm import tqdm
 
 from wsss.paths import UserError
 
-LARGEST = 16 << 20
+_LARGEST = 16 << 20
 """Bytes; no photograph, mask or annotation of VOC or SBD comes near."""
 _DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, OverflowError, struct.error)
+_BROKEN = (OSError, http.client.HTTPException, EOFError)
+"""What a connection that fails raises; URLError and TimeoutError are OSErrors."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class Archive:
+    """An official archive."""
+
+    name: str
+    url: str
+    md5: str = ""
+    """Empty where no checksum is known: then only the length that the server announces is verified."""
+
+
+# Addresses and checksums: torchvision/datasets/voc.py (DATASET_YEAR_DICT["2012"]) and torchvision/datasets/sbd.py
+# (SBDataset) of torchvision 0.29. It knows no address of the test photographs, which need an account.
+OFFICIAL = {
+    "voc": Archive(
+        "VOCtrainval_11-May-2012.tar",
+        "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+        "6cd6e144f989b92b3379bac3b3de84fd",
+    ),
+    "sbd": Archive(
+        "benchmark.tgz",
+        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
+        "82b4d87ceb2ed10f6038a1cba92111cb",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for a server."""
+
+    timeout: float = 30.0
+    """Seconds without a byte."""
+    attempts: int = 5
+    """Failures in a row that do not get further than before."""
+    pause: float = 2.0
+    """Seconds before the second attempt; doubled for each that follows."""
+
+
+class _Failed(Exception):
+    """An attempt that may be tried again, and why it failed."""
+
+
+def fetch(archive: Archive, folder: Path, patience: Patience | None = None) -> Path:
+    """The archive in `folder`, fetched if it is not there; a part that an earlier try left is continued.
+
+    Raises UserError, and leaves NAME.part to continue from, if the server fails or the disk is full; a file with
+    another md5 is deleted.
+    """
+    patience = patience or Patience()
+    target, part = folder / archive.name, folder / f"{archive.name}.part"
+    if target.is_file():
+        if digest := _other_md5(archive, target):
+            raise UserError(f"{target} has the md5 {digest}, not {archive.md5}; delete it, then fetch it again")
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        continued = _size(part) > 0
+        _complete(archive, part, patience)
+        if continued and _other_md5(archive, part):
+            part.unlink()  # what was there may have been another file's
+            _complete(archive, part, patience)
+        if digest := _other_md5(archive, part):
+            part.unlink()
+            raise UserError(f"{archive.url} sent a file with the md5 {digest}, not {archive.md5}; it was deleted")
+        os.replace(part, target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}; the same command continues") from error
+    if not archive.md5:
+        print(f"{target}: no checksum is known, so only its length was verified")
+    return target
+
+
+def _other_md5(archive: Archive, path: Path) -> str:
+    """The file's md5 if the archive's is known and another one, else nothing."""
+    if not archive.md5:
+        return ""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "md5").hexdigest()
+    return digest if digest != archive.md5 else ""
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _complete(archive: Archive, part: Path, patience: Patience) -> None:
+    """Attempts until the part is whole."""
+    failures, furthest = 0, _size(part)
+    while True:
+        try:
+            return _attempt(archive, part, patience.timeout)
+        except _Failed as error:
+            failures = failures + 1 if _size(part) <= furthest else 1
+            furthest = max(furthest, _size(part))
+            if failures >= patience.attempts:
+                raise UserError(
+                    f"{archive.url} could not be fetched: {error}; {_size(part):,} bytes are kept in {part}, the same "
+                    "command continues"
+                ) from error
+            time.sleep(patience.pause * 2 ** (failures - 1))
+
+
+def _attempt(archive: Archive, part: Path, timeout: float) -> None:
+    """One request for what is missing. Raises _Failed where another may help, UserError where none can."""
+    start = _size(part)
+    headers = {"User-Agent": "wsss", "Accept-Encoding": "identity"}
+    request = urllib.request.Request(archive.url, headers=headers | ({"Range": f"bytes={start}-"} if start else {}))
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and start:  # nothing is missing, or the part is longer than the file
+            if error.headers.get("Content-Range", "") == f"bytes */{start}":
+                return
+            part.unlink()
+            raise _Failed("the part was longer than the file") from error
+        if error.code in (408, 429) or error.code >= 500:
+            raise _Failed(f"the server answers {error.code} {error.reason}") from error
+        raise UserError(f"{archive.url} cannot be fetched: the server answers {error.code} {error.reason}") from error
+    except _BROKEN as error:
+        raise _Failed(_reason(error)) from error
+    with response:
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
+        if response.status == 206:
+            span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+            if not span or int(span[1]) != start:
+                raise _Failed("the server sends another range than was asked for")
+            total = None if span[2] == "*" else int(span[2])
+        else:
+            start = 0  # the server ignores Range and starts anew
+        if total is None and not archive.md5:
+            raise UserError(f"{archive.url} announces no length and no checksum is known, so it cannot be verified")
+        _receive(response, part, start, total)
+
+
+def _receive(response: http.client.HTTPResponse, part: Path, start: int, total: int | None) -> None:
+    """The body to the part from `start`. Raises _Failed if it ends early, UserError if the disk is too small for it."""
+    free = shutil.disk_usage(part.parent).free + (_size(part) if not start else 0)
+    if total is not None and total - start > free:
+        raise UserError(f"cannot write {part}: {total - start:,} bytes are to come, but the disk has {free:,} left")
+    with (
+        part.open("r+b" if start else "wb") as file,
+        tqdm(
+            desc=f"download {part.stem}", initial=start, total=total, unit="B", unit_scale=True, unit_divisor=1024
+        ) as bar,
+    ):
+        file.seek(start)
+        file.truncate()
+        while True:
+            try:
+                block = response.read1(1 << 18)
+            except _BROKEN as error:
+                raise _Failed(_reason(error)) from error
+            if not block:
+                break
+            file.write(block)
+            bar.update(len(block))
+        end = file.tell()
+    if total is not None and end != total:
+        raise _Failed(f"the connection ended after {end:,} of the {total:,} bytes announced")
+
+
+def _reason(error: BaseException) -> str:
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, TimeoutError):
+        return "the server is silent"
+    return str(getattr(reason, "strerror", None) or reason or type(reason).__name__)
+
+
+# Archives as folders.
+
+
+@dataclass(frozen=True)
+class _Kind:
     """What a download is called, how it is known, and which of its files are wanted."""
 
     title: str
-    """For sentences."""
     marker: str
     """The folder that it must hold."""
     wanted: re.Pattern[str]
@@ -35,19 +215,7 @@ class Kind:
     leading /, so what is unpacked stays where it belongs whatever the archive says."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """A download: the path that the user gave and the folder, unpacked, that holds the kind's marker."""
-
-    path: Path
-    folder: Path
-
-    def rename(self, sentence: str) -> str:
-        """A sentence about the folder as one about the path that the user gave."""
-        return sentence.replace(str(self.folder), str(self.path)) if self.path.is_file() else sentence
-
-
-VOC = Kind(
+VOC = _Kind(
     "VOC 2012",
     "JPEGImages",
     re.compile(
@@ -55,29 +223,37 @@ VOC = Kind(
         r"|ImageSets/Segmentation/[\w-]+\.txt)"
     ),
 )
-SBD = Kind("SBD", "cls", re.compile(r"(.*dataset/)?(cls/[\w-]+\.mat|train\.txt|val\.txt)"))
+SBD = _Kind("SBD", "cls", re.compile(r"(.*dataset/)?(cls/[\w-]+\.mat|train\.txt|val\.txt)"))
 
 
-def source(path: Path, kind: Kind, scratch: Path) -> Source:
-    """A download opened: a folder is searched for the kind's marker, of a tar archive (packed or not) the wanted files
-    are unpacked to `scratch`. Raises UserError for anything else, and for an archive that is damaged, leaves its folder
-    or holds links or devices in place of files."""
-    path = Path(path)
+def unpack(path: Path, kind: _Kind, scratch: Path) -> Path:
+    """The folder with the files of a download: below a folder `path` the one that holds the kind's marker, of a tar
+    archive (packed or not) `scratch`, to which the wanted files are unpacked. Raises UserError for anything else, and
+    for an archive that is damaged, leaves its folder or holds links or devices in place of files."""
     if path.is_dir():
-        return Source(path, _find(path, kind))
+        for pattern in ("", "*/", "*/*/"):
+            sets = [marker.parent for marker in sorted(path.glob(pattern + kind.marker)) if marker.is_dir()]
+            if len(sets) > 1:
+                raise UserError(
+                    f"{path} holds more than one set, {sets[0]} and {sets[1]}; give the one of {kind.title}"
+                )
+            if sets:
+                return sets[0]
+        raise UserError(
+            f"{path} holds no folder {kind.marker}, so it is not {kind.title} unpacked; name another folder"
+        )
     if not path.is_file():
         raise UserError(f"{path} does not exist; give the archive of {kind.title} or the folder that it unpacks to")
     leading: set[str] = set()
-    for before, name, content in _files(path, kind):
+    for before, name, content in _wanted_files(path, kind, scratch):
         leading.add(before)
         if len(leading) > 1:
             raise UserError(f"{path} holds more than one set: {' and '.join(sorted(leading))}; give the one of 2012")
-        target = scratch / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+        (scratch / name).write_bytes(content)
     if not (scratch / kind.marker).is_dir():
         raise UserError(f"{path} holds no {kind.marker}, so it is not the archive of {kind.title}; download it again")
-    return Source(path, scratch)
+    return scratch
 
 
 def place(origin: Path, target: Path) -> None:
@@ -88,17 +264,7 @@ def place(origin: Path, target: Path) -> None:
         shutil.copyfile(origin, target)
 
 
-def _find(path: Path, kind: Kind) -> Path:
-    for pattern in ("", "*/", "*/*/"):
-        found = [marker.parent for marker in sorted(path.glob(pattern + kind.marker)) if marker.is_dir()]
-        if len(found) > 1:
-            raise UserError(f"{path} holds more than one set, {found[0]} and {found[1]}; give the one of {kind.title}")
-        if found:
-            return found[0]
-    raise UserError(f"{path} holds no folder {kind.marker}, so it is not {kind.title} unpacked; name another folder")
-
-
-def _files(path: Path, kind: Kind) -> Iterator[tuple[str, str, bytes]]:
+def _wanted_files(path: Path, kind: _Kind, scratch: Path) -> Iterator[tuple[str, str, bytes]]:
     """(what leads to the set, path below it, content) of each wanted file, in one pass."""
     try:
         with (
@@ -108,48 +274,27 @@ def _files(path: Path, kind: Kind) -> Iterator[tuple[str, str, bytes]]:
         ):
             for member in tar:
                 bar.update(max(raw.tell() - bar.n, 0))
-                found = kind.wanted.fullmatch(_safe_name(member, path))
-                _refuse_links(member, path, bool(found))
-                if found and member.isreg():
-                    yield found[1] or "", found[2], _content(tar, member, path)
-            _check_end(tar, raw)
+                wanted = kind.wanted.fullmatch(member.name.removeprefix("./"))
+                try:
+                    tarfile.data_filter(member, str(scratch))  # outside of the folder, links out of it, devices
+                except tarfile.FilterError as error:
+                    raise UserError(f"{path} is refused: {error}") from error
+                if not wanted or member.isdir():
+                    continue
+                if not member.isreg():
+                    raise UserError(f"{path} is refused: its member {member.name!r} is a link to {member.linkname!r}")
+                if member.size > _LARGEST:
+                    raise UserError(f"{path} is refused: its member {member.name!r} claims {member.size:,} bytes")
+                content = tar.extractfile(member).read()
+                if len(content) != member.size:
+                    raise EOFError(f"{member.name} has {len(content)} of {member.size} bytes")
+                yield wanted[1] or "", wanted[2], content
+            # A plain archive ends by its mark, since tarfile takes any odd block as the end; a packed one by its sum.
+            if tar.fileobj is raw:
+                raw.seek(tar.offset)
+                if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("no end mark")
+            while tar.fileobj.read(1 << 20):
+                pass
     except _DAMAGED as error:
         raise UserError(f"{path} is no tar archive or is cut short ({error}); download it again") from error
-
-
-def _check_end(tar: tarfile.TarFile, raw: BinaryIO) -> None:
-    """A plain archive ends by its mark, since tarfile takes any odd block as the end; a packed one by its checksum."""
-    if tar.fileobj is raw:
-        raw.seek(tar.offset)
-        if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("no end mark")
-    while tar.fileobj and tar.fileobj.read(1 << 20):
-        pass
-
-
-def _safe_name(member: tarfile.TarInfo, path: Path) -> str:
-    if member.name.startswith("/") or ".." in member.name.split("/"):
-        raise UserError(f"{path} is refused: its member {member.name!r} would be written outside the folder")
-    return member.name.removeprefix("./")
-
-
-def _refuse_links(member: tarfile.TarInfo, path: Path, wanted: bool) -> None:
-    """Devices, links that lead out of the archive, and links in place of a wanted file; other links are not needed."""
-    if member.issym() or member.islnk():
-        start = posixpath.dirname(member.name) if member.issym() else ""
-        end = posixpath.normpath(posixpath.join(start, member.linkname))
-        if wanted or end.startswith(("/", "..")):
-            raise UserError(f"{path} is refused: its member {member.name!r} is a link to {member.linkname!r}")
-    elif not (member.isreg() or member.isdir()):
-        raise UserError(f"{path} is refused: its member {member.name!r} is a device or pipe, not a file")
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
-    if member.size > LARGEST:
-        raise UserError(f"{path} is refused: its member {member.name!r} claims {member.size:,} bytes")
-    file = tar.extractfile(member)
-    assert file is not None, "a regular file has content"
-    content = file.read()
-    if len(content) != member.size:
-        raise EOFError(f"{member.name} has {len(content)} of {member.size} bytes")
-    return content

@@ -1,40 +1,126 @@
-"""COCO json to the VOC format of this package: index masks, image labels, lists. And the drawn set as COCO json."""
+"""`wsss data prepare coco`: COCO json, official or of one's own, to the VOC format of this package.
+
+JPEGImages  SegmentationClass  ImageSets/Segmentation  classes.txt  image_labels.txt  crowds.txt
+"""
 
 import fcntl
-import json
 import os
+import re
 import shutil
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
-from contourpy import contour_generator
-from jaxtyping import Bool
-from PIL import Image
+import tyro
 from tqdm import tqdm
 
-from wsss.config import IGNORE
 from wsss.data import instances, names, pictures, voc
-from wsss.data.drawn import generate
-from wsss.data.instances import CROWD_FILE, Photo, object_mask, rasterise
-from wsss.data.pictures import write_mask
+from wsss.data.archives import place
+from wsss.data.instances import Photo, number_of, rasterise
 from wsss.data.pool import spread
-from wsss.paths import UserError, atomic, read_json, write_json
+from wsss.paths import UserError, note, project_root, read_json, sha256, write_json
 from wsss.registry import DATASETS
 
-DRAWN_SPLITS = DATASETS["mini-coco"].splits
-VERSION = 1
-"""Of what `prepare` writes; an interrupted preparation of another version is not gone on with."""
-CARD = "coco.json"
-"""File at the root of a prepared set: which annotations it was made from."""
-DRAFTS = ".drafts"
+COUNTS = DATASETS["coco"].splits
+"""Images of 2014 with an object, as in the published lists. For 2017 there is no list to compare with."""
+_CARD = "coco.json"
+"""File at the root of a prepared set: which annotations it was made from, and by which version of `prepare`."""
+_DRAFTS = ".drafts"
 """Folder of a growing set: files that are being written."""
+_FILE = re.compile(r"instances_(train|val)(2014|2017)\.json")
 Ids = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class PrepareCoco:
+    """COCO 2014 (or 2017) in VOC format: index PNGs of 81 classes, image labels and the lists train, val and val_part.
+
+    Classes are numbered 1 to 80 in the official order. A smaller object is painted over a larger one. Crowd regions are
+    painted first, under every object, and make no image labels (crowds.txt names the classes that an image shows as a
+    crowd only). Images without objects are left out, which leaves 82,081 and 40,137 of 2014. Ids are numbers:
+    000000000042 for COCO_val2014_000000000042.jpg, and files in OUTPUT are named after them. Photographs are
+    hard-linked where the disk allows it, else copied.
+
+    OUTPUT grows as OUTPUT.partial and appears when it is whole; the same words go on after an interruption, and leave
+    a finished OUTPUT as it is. Reading train2014 needs about 3 GB of memory.
+    """
+
+    output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
+    """Where the set goes; give it to --data.root of wsss train coco."""
+    annotations: tuple[Path, ...]
+    """Folder of instances_train2014.json and instances_val2014.json (or 2017), or these files."""
+    images: Path
+    """Folder that holds train2014 and val2014 (or 2017), or the photographs themselves."""
+    year: Literal[2014, 2017] | None = None
+    """Needed where the folder of annotations holds both."""
+    workers: int | None = None
+    """Processes that rasterise beside this one; 0: none. None: one a core."""
+    partial: bool = False
+    """Take any part of COCO, one split alone too: images and classes are not counted. The word alone will do."""
+
+    def run(self) -> str:
+        """Prepare the set; returns its folder. Raises UserError."""
+        if (self.workers or 0) < 0:
+            raise UserError(
+                f"--workers is {self.workers}; give a number of processes, 0 for none, or None for one a core"
+            )
+        year, annotations = annotation_files(self.annotations, self.year, self.partial)
+        folders = {split: self.images / f"{split}{year}" for split in annotations}
+        images = {split: folder if folder.is_dir() else self.images for split, folder in folders.items()}
+
+        def lists(ids: Ids) -> Ids:
+            if year == 2014 and not self.partial:
+                require_whole(ids)
+            return ids | {"val_part": ids["val"][: COUNTS["val_part"]]} if "val" in ids else ids
+
+        try:
+            return str(prepare(annotations, images, self.output, self.workers, lists))
+        except (KeyboardInterrupt, SystemExit):
+            note(f"what is finished stays in {self.output}.partial; the same words go on from it")
+            raise
+
+
+def annotation_files(paths: Sequence[Path], year: int | None, partial: bool) -> tuple[int, dict[str, Path]]:
+    """The year and its instances files by split, train first. Raises UserError where they are not clear or not all."""
+    files = [file for path in paths for file in (sorted(path.glob("instances_*.json")) if path.is_dir() else [path])]
+    named = [(match, file) for file in files if (match := _FILE.fullmatch(file.name))]
+    years = {int(match[2]) for match, _ in named if year in (None, int(match[2]))}
+    given = " ".join(map(str, paths))
+    if not years:
+        kind = year or "(2014 or 2017)"
+        raise UserError(f"there is no instances_train{kind}.json nor instances_val{kind}.json in {given or 'nothing'}")
+    if len(years) > 1:
+        raise UserError(f"{given} holds annotations of 2014 and of 2017; choose by --year")
+    chosen = years.pop()
+    by_split = {match[1]: file for match, file in sorted(named, key=str) if int(match[2]) == chosen}
+    for split in ("train", "val"):
+        if split not in by_split and not partial:
+            raise UserError(
+                f"instances_{split}{chosen}.json is not in {given}; give it, or --partial to do without a split"
+            )
+    return chosen, dict(sorted(by_split.items()))
+
+
+def require_whole(ids: Ids) -> None:
+    """Raises UserError unless train and val of 2014 have the published counts and, where the project has their list,
+    its ids."""
+    for split in ("train", "val"):
+        if len(ids[split]) != COUNTS[split]:
+            raise UserError(
+                f"{split}2014 has {len(ids[split])} images with an object, but should have {COUNTS[split]}; download "
+                "the annotations again, or give --partial to prepare a part of COCO"
+            )
+        path = project_root() / "data" / "lists" / "coco" / f"{split}.txt"
+        published = {number_of(name) for name in names.read_lines(path)} if path.is_file() else set(ids[split])
+        if differ := published ^ set(ids[split]):
+            raise UserError(
+                f"{len(differ)} images of {split}2014 are not the published ones in {path}, first {min(differ)}; "
+                "download the annotations again, or give --partial"
+            )
 
 
 def prepare(
@@ -48,20 +134,25 @@ def prepare(
 
     Class numbers follow the ids of the json's categories. Where objects overlap the smaller one wins; crowd regions
     are painted first, under every object, and do not make image labels (classes an image shows as a crowd only stand in
-    CROWD_FILE); images without objects are left out. Photographs are linked, or copied where that cannot be.
+    crowds.txt); images without objects are left out. Photographs are linked, or copied where that cannot be.
 
     The set grows at ROOT.partial and is moved to `root` when it is whole; the same call again goes on where an
     interrupted one stopped. A set of the same annotations that is there already is left as it is. `lists` gets the ids
     by split before anything is written and returns those to write; it may refuse them. `workers` as in `pool.spread`.
     Raises UserError for a missing or broken file.
     """
-    card = {"version": VERSION, "annotations": {split: instances.digest(path) for split, path in annotations.items()}}
+    try:
+        card = {"version": 1, "annotations": {split: sha256(path) for split, path in annotations.items()}}
+    except OSError as error:
+        raise UserError(
+            f"the annotations {error.filename} cannot be read ({error.strerror}); name the file or its folder"
+        ) from None
     if root.exists():
         return _accept(root, card)
     classes, photos = _read(annotations)
     written = lists({split: [photo.name for photo in rows] for split, rows in photos.items()})
     for split, rows in photos.items():
-        _look_for(images[split], rows)
+        _require_photographs(images[split], rows)
     with _growing(root, card) as scratch:
         if scratch is None:
             return _accept(root, card)
@@ -80,25 +171,24 @@ def prepare(
 
 def _read(annotations: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str, list[Photo]]]:
     """Classes, and the photographs of each split that have an object."""
-    found: dict[str, list[Photo]] = {}
+    photos: dict[str, list[Photo]] = {}
     classes: dict[str, tuple[str, ...]] = {}
     for split, path in annotations.items():
         classes[split], rows = instances.read(path)
-        found[split] = [photo for photo in rows if photo.numbers()]
-        if not found[split]:
+        photos[split] = [photo for photo in rows if photo.numbers()]
+        if not photos[split]:
             raise UserError(f"no image of the split {split} has an object; check {path}")
     if len(set(classes.values())) > 1:
         raise UserError(
             f"the categories of {' and '.join(map(str, annotations.values()))} differ; give files of one set"
         )
-    ids = [photo.name for rows in found.values() for photo in rows]
-    if len(set(ids)) < len(ids):
-        twice = Counter(ids).most_common(1)[0][0]
-        raise UserError(f"the image {twice} is in two splits of the annotations; give files that share no image")
-    return next(iter(classes.values())), found
+    name, times = Counter(photo.name for rows in photos.values() for photo in rows).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"the image {name} is in two splits of the annotations; give files that share no image")
+    return next(iter(classes.values())), photos
 
 
-def _look_for(folder: Path, photos: Sequence[Photo]) -> None:
+def _require_photographs(folder: Path, photos: Sequence[Photo]) -> None:
     """UserError unless every photograph is a file of the folder."""
     try:
         there = {names.composed(entry.name) for entry in os.scandir(folder)}
@@ -116,7 +206,7 @@ def _look_for(folder: Path, photos: Sequence[Photo]) -> None:
 def _growing(root: Path, card: Mapping[str, Any]) -> Iterator[Path | None]:
     """ROOT.partial, held against other processes; moved to `root` at the end, kept if something goes wrong.
 
-    None where another process finished the set in the meantime.
+    None where another process finished the set in the meantime. Raises UserError where ROOT.partial is something else.
     """
     scratch = root.with_name(f"{root.name}.partial")
     try:
@@ -126,9 +216,19 @@ def _growing(root: Path, card: Mapping[str, Any]) -> Iterator[Path | None]:
             if root.exists():
                 yield None
             else:
-                _adopt(scratch, card)
+                if (scratch / _CARD).exists():
+                    if read_json(scratch / _CARD) != card:
+                        raise UserError(
+                            f"{scratch} is an unfinished set of other annotations; remove it or name another folder"
+                        )
+                elif any(path.name != ".lock" for path in scratch.iterdir()):
+                    raise UserError(f"{scratch} exists and is no unfinished set; remove it or name another folder")
+                else:
+                    write_json(scratch / _CARD, card)
+                for folder in (_DRAFTS, "JPEGImages", "SegmentationClass", voc.LISTS):
+                    (scratch / folder).mkdir(parents=True, exist_ok=True)
                 yield scratch
-                shutil.rmtree(scratch / DRAFTS)
+                shutil.rmtree(scratch / _DRAFTS)
                 os.replace(scratch, root)
         (root / ".lock").unlink(missing_ok=True)
     except OSError as error:
@@ -140,28 +240,15 @@ def _wait_for(lock: int, root: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"wsss: another process is preparing {root}; waiting for it", file=sys.stderr)
+        note(f"another process is preparing {root}; waiting for it")
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError:
         pass
 
 
-def _adopt(scratch: Path, card: Mapping[str, Any]) -> None:
-    """Make the folders of a new set, or go on with one of the same annotations. Raises UserError for any other."""
-    if (scratch / CARD).exists():
-        if read_json(scratch / CARD) != card:
-            raise UserError(f"{scratch} is an unfinished set of other annotations; remove it or name another folder")
-    elif any(path.name != ".lock" for path in scratch.iterdir()):
-        raise UserError(f"{scratch} exists and is no unfinished set; remove it or name another folder")
-    else:
-        write_json(scratch / CARD, card)
-    for folder in (DRAFTS, "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (scratch / folder).mkdir(parents=True, exist_ok=True)
-
-
 def _accept(root: Path, card: Mapping[str, Any]) -> Path:
     """`root` if it holds the set of this card."""
-    if not (root / CARD).is_file() or read_json(root / CARD) != card:
+    if not (root / _CARD).is_file() or read_json(root / _CARD) != card:
         raise UserError(f"{root} exists and was not made from these annotations; remove it or name another folder")
     return root
 
@@ -182,29 +269,30 @@ def _write_photo(root: Path, images: Path, classes: int, photo: Photo) -> None:
     upright = stored[::-1] if turn in pictures.SIDEWAYS else stored
     if upright != size:
         turned = f" upright, by its EXIF orientation ({turn})" if stored == size else ""
+        advice = "unpack its archive again, and do not resize"
+        if turned:
+            advice = "annotate it upright, or take the orientation out"
         raise UserError(
-            f"{source} is {upright[0]}x{upright[1]}{turned}, but its annotations are for {size[0]}x{size[1]}; "
-            + (
-                "annotate it upright, or take the orientation out"
-                if turned
-                else "unpack its archive again, and do not resize"
-            )
+            f"{source} is {upright[0]}x{upright[1]}{turned}, but its annotations are for {size[0]}x{size[1]}; {advice}"
         )
-    _link(source, root, photo.name + source.suffix.lower())
+    target = root / "JPEGImages" / (photo.name + source.suffix.lower())
+    if not target.is_file() or target.stat().st_size != source.stat().st_size:
+        with _draft(root, target) as draft:
+            place(source, draft)
     path = root / "SegmentationClass" / f"{photo.name}.png"
     if path.is_file():
         with suppress(UserError):
-            voc.read_mask(path, size, classes)
+            pictures.read_mask(path, size, classes)
             return
     with _draft(root, path) as draft:
-        write_mask(draft, rasterise(photo.things, photo.size))
+        pictures.write_mask(draft, rasterise(photo.things, photo.size))
 
 
 @contextmanager
 def _draft(root: Path, target: Path) -> Iterator[Path]:
     """A path in the growing set to write at, then moved onto `target`. Like `atomic`, without a folder for each file,
     which would take as long as a mask."""
-    draft = root / DRAFTS / f"{os.getpid()}-{target.name}"
+    draft = root / _DRAFTS / f"{os.getpid()}-{target.name}"
     try:
         yield draft
         os.replace(draft, target)
@@ -214,79 +302,15 @@ def _draft(root: Path, target: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def _link(source: Path, root: Path, name: str) -> None:
-    """A hard link where the disk allows it, else a copy; nothing where it is there already."""
-    target = root / "JPEGImages" / name
-    if target.is_file() and target.stat().st_size == source.stat().st_size:
-        return
-    with _draft(root, target) as draft:
-        try:
-            os.link(source.resolve(), draft)
-        except OSError:
-            shutil.copyfile(source, draft)
-
-
 def _write_texts(root: Path, classes: Sequence[str], photos: Sequence[Photo], lists: Ids) -> None:
     """Classes, image labels, what only crowds show, and lists."""
     labels, crowds = [], []
     for photo in photos:
-        mine = photo.numbers()
-        labels.append([photo.name, *(classes[number - 1] for number in sorted(mine))])
-        only = photo.numbers(crowd=True) - mine
+        shown = photo.numbers()
+        labels.append([photo.name, *(classes[number - 1] for number in sorted(shown))])
+        only = photo.numbers(crowd=True) - shown
         crowds += [[photo.name, *(classes[number - 1] for number in sorted(only))]] if only else []
-    texts = {"classes.txt": [[name] for name in classes], voc.LABEL_FILE: labels, CROWD_FILE: crowds}
-    texts |= {f"ImageSets/Segmentation/{name}.txt": [[one] for one in ids] for name, ids in lists.items()}
+    texts = {"classes.txt": [[name] for name in classes], voc.LABEL_FILE: labels, voc.CROWD_FILE: crowds}
+    texts |= {str(voc.LISTS / f"{name}.txt"): [[image] for image in ids] for name, ids in lists.items()}
     for name, rows in texts.items():
         (root / name).write_text("".join(" ".join(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def export_drawn(root: Path, splits: Mapping[str, int] = DRAWN_SPLITS) -> Path:
-    """Drawn images as COCO: `ROOT/SPLIT/*.jpg` and `ROOT/annotations/instances_SPLIT.json` with polygons of the masks.
-
-    A polygon a connected outline of a class; contours (255) count as the class beside them. Left as it is if there.
-    """
-    if root.is_dir():
-        return root
-    with atomic(root) as scratch:
-        source = generate.generate(scratch.with_name("source"), splits)
-        (scratch / "annotations").mkdir(parents=True)
-        for split in splits:
-            (scratch / split).mkdir()
-            tree = _export_split(source, split, scratch / split)
-            (scratch / "annotations" / f"instances_{split}.json").write_text(json.dumps(tree))
-    return root
-
-
-def drawn(root: Path) -> Path:
-    """The drawn set by way of COCO json, in VOC format at `root`; the json stays beside it at ROOT-json."""
-    if root.is_dir():
-        return root
-    source = export_drawn(root.with_name(f"{root.name}-json"))
-    annotations = {split: source / "annotations" / f"instances_{split}.json" for split in DRAWN_SPLITS}
-    return prepare(annotations, {split: source / split for split in DRAWN_SPLITS}, root)
-
-
-def _export_split(source: Path, split: str, folder: Path) -> dict[str, Any]:
-    categories = [{"id": 10 * number, "name": name} for number, name in enumerate(generate.CLASSES, 1)]
-    tree: dict[str, Any] = {"images": [], "annotations": [], "categories": categories}
-    for number, name in enumerate(voc.read_ids(source, split), 1):
-        path = voc.image_file(source, name)
-        shutil.copyfile(path, folder / path.name)
-        with Image.open(source / "SegmentationClass" / f"{name}.png") as file:
-            mask = np.array(file)
-        height, width = mask.shape
-        tree["images"].append({"id": number, "file_name": path.name, "height": height, "width": width})
-        for value in sorted(set(np.unique(mask).tolist()) - {0, IGNORE}):
-            for polygon in _outlines(mask == value):
-                area = float(object_mask([np.array(polygon)], mask.shape).sum())
-                row = {"image_id": number, "category_id": 10 * value, "segmentation": [polygon], "area": area}
-                tree["annotations"].append({"id": len(tree["annotations"]) + 1, "iscrowd": 0, **row})
-    return tree
-
-
-def _outlines(region: Bool[np.ndarray, "h w"]) -> list[list[float]]:
-    """Closed outlines of a region as COCO polygons (x, y, x, y ...), specks of under 4 pixels left out."""
-    padded = np.pad(region.astype(float), 1)
-    lines = contour_generator(z=padded).lines(0.5)
-    polygons = [(line - 0.5).clip(0).round(1).flatten().tolist() for line in lines]
-    return [polygon for polygon in polygons if len(polygon) >= 8]

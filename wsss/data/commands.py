@@ -1,12 +1,12 @@
 """`wsss data WHAT`: draw, prepare and look through data sets."""
 
-import importlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ import tyro
 from wsss.command import parse
 from wsss.paths import UserError, did_you_mean, project_root
 
-USAGE = """\
+_USAGE = """\
 usage: wsss data WHAT ...
 
   mini                    draw the mini set
@@ -25,32 +25,31 @@ usage: wsss data WHAT ...
   check ROOT              look through a VOC-format data set
 
 `wsss data WHAT --help` explains each."""
-
-PREPARE_USAGE = """\
+_PREPARE_USAGE = """\
 usage: wsss data prepare voc OUTPUT (--voc PATH --sbd PATH | --download DIR) [--test PATH] [--partial]
        wsss data prepare animals OUTPUT --root ROOT
        wsss data prepare coco OUTPUT ...
 
 Each builds OUTPUT whole or not at all, and leaves a set that it made there before as it is.
 `wsss data prepare voc --help` and so on explain each."""
-PREPARE = {
-    "voc": "wsss.data.prepare_voc",
-    "animals": "wsss.data.animals",
-    "coco": "wsss.data.prepare_coco",
-}
-"""Modules with a function run(words), imported when they are asked for."""
 
 
 @dataclass(frozen=True)
-class DrawMini:
+class _DrawMini:
     """Draw the mini set: 1,000 train, 200 val and 200 test images of 128 pixels in VOC format."""
 
     root: Path = field(default_factory=lambda: project_root() / "data" / "mini")
     """Where it goes; a set that is there already is left as it is."""
 
+    def run(self) -> str:
+        """Draw; returns the folder. Raises UserError."""
+        from wsss.data.drawn import generate
+
+        return str(generate.generate(self.root))
+
 
 @dataclass(frozen=True)
-class CheckData:
+class _CheckData:
     """Look through a VOC-format data set: decodes everything its lists name; exit 1 on any fault."""
 
     root: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ROOT")]
@@ -61,43 +60,35 @@ class CheckData:
 
 def run(words: Sequence[str]) -> int:
     """`wsss data WHAT ...`; returns the exit code. Raises UserError."""
+    usage, commands, path = _USAGE, {"mini": _DrawMini, "check": _CheckData, "prepare": None}, "data"
+    if words[:1] == ["prepare"]:
+        usage, path, words = _PREPARE_USAGE, "data prepare", words[1:]
+        commands = {"voc": "prepare:PrepareVoc", "animals": "prepare:PrepareAnimals", "coco": "coco:PrepareCoco"}
     if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
+        print(usage)
         return 0 if words else 2
-    if words[0] not in KINDS:
-        raise UserError(f"wsss data knows no {words[0]}{did_you_mean(words[0], KINDS)}; see wsss data --help")
-    return KINDS[words[0]](words[1:])
-
-
-def _mini(words: Sequence[str]) -> int:
-    asked = parse(DrawMini, words, "data mini")
-    from wsss.data.drawn import generate
-
-    print(generate.generate(asked.root))
+    if words[0] not in commands:
+        raise UserError(f"wsss {path} knows no {words[0]}{did_you_mean(words[0], commands)}; see wsss {path} --help")
+    kind = commands[words[0]]
+    if isinstance(kind, str):  # imported when it is called
+        module, _, name = kind.partition(":")
+        kind = getattr(import_module(f"wsss.data.{module}"), name)
+    request = parse(kind, words[1:], f"{path} {words[0]}")
+    if isinstance(request, _CheckData):
+        return _check(request)
+    with _stoppable():
+        print(request.run())
     return 0
 
 
-def _check(words: Sequence[str]) -> int:
-    asked = parse(CheckData, words, "data check")
+def _check(request: _CheckData) -> int:
     from wsss.data import check
 
-    summary, faults = check.check(asked.root, asked.splits)
+    summary, faults = check.check(request.root, request.splits)
     print(summary)
     for fault in faults:
         print(f"wsss: error: {fault}", file=sys.stderr)
     return 1 if faults else 0
-
-
-def _prepare(words: Sequence[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print(PREPARE_USAGE)
-        return 0 if words else 2
-    if words[0] not in PREPARE:
-        raise UserError(
-            f"wsss data prepare knows no {words[0]}{did_you_mean(words[0], PREPARE)}; see wsss data prepare --help"
-        )
-    with _stoppable():
-        return importlib.import_module(PREPARE[words[0]]).run(words[1:])
 
 
 @contextmanager
@@ -106,12 +97,8 @@ def _stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only there can a signal be handled
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-KINDS: dict[str, Callable[[Sequence[str]], int]] = {"mini": _mini, "prepare": _prepare, "check": _check}

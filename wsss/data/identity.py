@@ -27,15 +27,15 @@ from wsss.report.results import Data
 
 Digests = dict[str, str]
 """Of one list, by what they are of: see `results.DATA`."""
-FILE = "data.json"
+_FILE = "data.json"
 """In a run's folder: the data that it was started on, as in its record."""
 WATCHED = "watched "
 """Before the name of a watched list."""
-VERSION = 2
+_VERSION = 2
 """Of the cached digests; another one where `pictures` decodes otherwise."""
-SETTLED = 2.0
+_SETTLED = 2.0
 """Seconds after which a file counts as written: the time stamps of some file systems are no finer."""
-MANY = 2000
+_MANY = 2000
 """Files from which on a progress bar is shown."""
 
 
@@ -71,7 +71,7 @@ def of_list(root: Path, split: str, masks: bool = False) -> Digests:
 
 def of_run(folder: Path) -> Data:
     """What is known of the data that the run at `folder` was started on; empty where nothing is. Raises UserError."""
-    path = folder / FILE
+    path = folder / _FILE
     if path.is_file():
         data = read_json(path)
         results.check_data(data, str(path))
@@ -102,8 +102,8 @@ def claim(folder: Path, data: Data, begun: bool) -> Data:
     """Keep in the run's folder to which data it belongs; returns what its record says of them. What an older run that
     has `begun` was trained on stays unknown."""
     if not begun:
-        write_json(folder / FILE, data)
-    return data if (folder / FILE).is_file() else {**data, "train": {}}
+        write_json(folder / _FILE, data)
+    return data if (folder / _FILE).is_file() else {**data, "train": {}}
 
 
 @dataclass(frozen=True)
@@ -192,13 +192,13 @@ def _of_files(kind: str, files: Sequence[Path], compute: Callable[[Path], str]) 
 
 def _of_folder(kind: str, folder: Path, files: Sequence[Path], compute: Callable[[Path], str]) -> dict[Path, str]:
     store = _store(kind, folder)
-    known, settled = _load(store), (time.time() - SETTLED) * 1e9
+    known, settled = _load(store), (time.time() - _SETTLED) * 1e9
     stamps = {file: _stamp(file) for file in files}
     fresh = [file for file in files if known.get(file.name, [])[:1] != [stamps[file]]]
     # Threads, since a process of its own would run the caller's script again.
     with pictures.quiet(), ThreadPoolExecutor(cores()) as pool:
         values = pool.map(compute, fresh)
-        bar = tqdm(values, f"digest {kind}s", len(fresh), unit="file", leave=False, disable=len(fresh) < MANY)
+        bar = tqdm(values, f"digest {kind}s", len(fresh), unit="file", leave=False, disable=len(fresh) < _MANY)
         made = dict(zip(fresh, bar, strict=True))
     kept = {file.name: [stamps[file], digest] for file, digest in made.items() if max(stamps[file][1:3]) < settled}
     if store and kept:
@@ -217,7 +217,7 @@ def _store(kind: str, folder: Path) -> Path | None:
     """The cache file of a folder; None where there is no home."""
     with suppress(RuntimeError):
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        name = results.lines_digest([kind, str(VERSION), str(folder.resolve())])[:32]
+        name = results.lines_digest([kind, str(_VERSION), str(folder.resolve())])[:32]
         return Path(base) / "wsss" / "digests" / f"{name}.json"
     return None
 

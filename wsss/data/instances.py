@@ -16,15 +16,12 @@ from pycocotools import mask as rle
 
 from wsss.config import IGNORE
 from wsss.data import names
-from wsss.paths import UserError, sha256
+from wsss.paths import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
-OFFICIAL = re.compile(r"COCO_(?:train|val|test)\d{4}_(\d{12})")
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_OFFICIAL = re.compile(r"COCO_(?:train|val|test)\d{4}_(\d{12})")
 """File names of 2014; those of 2017 are the number alone."""
-CROWD_FILE = "crowds.txt"
-"""`id class class ...`: what the mask of a prepared image shows as a crowd only, so that its labels do not name it."""
-Json = dict[str, Any]
-Outline = list[np.ndarray] | np.ndarray
+_Outline = list[np.ndarray] | np.ndarray
 """Polygons (x, y, x, y ...), or run lengths down the columns, background first."""
 
 
@@ -36,7 +33,7 @@ class Thing:
     """Its class, from 1."""
     area: float
     crowd: bool
-    outline: Outline
+    outline: _Outline
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +54,8 @@ class Photo:
 
 def number_of(name: str) -> str:
     """The number alone of an official name of 2014; any other name as it is."""
-    found = OFFICIAL.fullmatch(name)
-    return found[1] if found else name
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file. Raises UserError where it cannot be read."""
-    try:
-        return sha256(path)
-    except OSError as error:
-        raise UserError(
-            f"the annotations {path} cannot be read ({error.strerror}); name the file or its folder"
-        ) from None
+    official = _OFFICIAL.fullmatch(name)
+    return official[1] if official else name
 
 
 def read(path: Path) -> tuple[tuple[str, ...], list[Photo]]:
@@ -76,24 +63,6 @@ def read(path: Path) -> tuple[tuple[str, ...], list[Photo]]:
 
     Raises UserError, naming what is wrong, for a file that is missing, cut short or not of this kind.
     """
-    tree = _parse(path)
-    categories = sorted(_each(path, "category", tree["categories"], _category))
-    classes = tuple(name for _, name in categories)
-    numbers = {key: number for number, (key, _) in enumerate(categories, 1)}
-    if not classes or len(set(classes)) < len(classes) or len(numbers) < len(classes) or len(classes) >= IGNORE:
-        raise UserError(f"{path} must have 1 to 254 different categories; give it as it was downloaded or exported")
-    names.check_classes(classes, str(path), "that category and its annotations")
-    photos: dict[int, Photo] = dict(_each(path, "image", tree["images"], _photo))
-    ids = {photo.name for photo in photos.values()}
-    if not len(ids) == len(photos) == len(tree["images"]):
-        raise UserError(f"{path} lists an image more than once; give it as it was downloaded or exported")
-    convert = partial(_thing, numbers=numbers, photos=photos)
-    for key, thing in _each(path, "annotation", tree["annotations"], convert):
-        photos[key].things.append(thing)
-    return classes, sorted(photos.values(), key=lambda photo: photo.name)
-
-
-def _parse(path: Path) -> Json:
     try:
         tree = json.loads(path.read_bytes())
     except OSError as error:
@@ -105,7 +74,19 @@ def _parse(path: Path) -> Json:
     for key in ("categories", "images", "annotations"):
         if not isinstance(tree, dict) or not isinstance(tree.get(key), list):
             raise UserError(f"{path} has no list {key!r}, so it is no COCO instances file; give instances_*.json")
-    return tree
+    categories = sorted(_each(path, "category", tree["categories"], _category))
+    classes = tuple(name for _, name in categories)
+    numbers = {key: number for number, (key, _) in enumerate(categories, 1)}
+    if not classes or len(set(classes)) < len(classes) or len(numbers) < len(classes) or len(classes) >= IGNORE:
+        raise UserError(f"{path} must have 1 to 254 different categories; give it as it was downloaded or exported")
+    names.check_classes(classes, str(path), "that category and its annotations")
+    photos: dict[int, Photo] = dict(_each(path, "image", tree["images"], _photo))
+    ids = {photo.name for photo in photos.values()}
+    if not len(ids) == len(photos) == len(tree["images"]):
+        raise UserError(f"{path} lists an image more than once; give it as it was downloaded or exported")
+    for key, thing in _each(path, "annotation", tree["annotations"], partial(_thing, numbers=numbers, photos=photos)):
+        photos[key].things.append(thing)
+    return classes, sorted(photos.values(), key=lambda photo: photo.name)
 
 
 def _each(path: Path, kind: str, rows: list[Any], convert: Callable[[Any], Any]) -> Iterator[Any]:
@@ -120,16 +101,16 @@ def _each(path: Path, kind: str, rows: list[Any], convert: Callable[[Any], Any])
             raise UserError(f"{path}: {kind} number {place} {wrong}; download or export the file again") from None
 
 
-def _category(row: Json) -> tuple[int, str]:
+def _category(row: dict[str, Any]) -> tuple[int, str]:
     name = row["name"]
     if not isinstance(name, str) or not name.strip():
         raise ValueError("its name is no text")
     return int(row["id"]), "_".join(names.composed(name).split())
 
 
-def _photo(row: Json) -> tuple[int, Photo]:
+def _photo(row: dict[str, Any]) -> tuple[int, Photo]:
     file, size = row["file_name"], (row["height"], row["width"])
-    if not isinstance(file, str) or Path(file).name != file or Path(file).suffix.lower() not in SUFFIXES:
+    if not isinstance(file, str) or Path(file).name != file or Path(file).suffix.lower() not in _SUFFIXES:
         raise ValueError(f"{file!r} is not the plain name of a JPEG or PNG file")
     if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > (Image.MAX_IMAGE_PIXELS or 1e8):
         raise ValueError(f"a photograph cannot be of height and width {size}")
@@ -139,7 +120,7 @@ def _photo(row: Json) -> tuple[int, Photo]:
     return row["id"], Photo(number_of(stem), file, size)
 
 
-def _thing(row: Json, numbers: dict[int, int], photos: dict[int, Photo]) -> tuple[int, Thing]:
+def _thing(row: dict[str, Any], numbers: dict[int, int], photos: dict[int, Photo]) -> tuple[int, Thing]:
     key, category, shape = row["image_id"], row["category_id"], row["segmentation"]
     if key not in photos:
         raise ValueError(f"image {key} is not listed")
@@ -169,7 +150,7 @@ def _polygons(rows: Sequence[Any], size: tuple[int, int]) -> list[np.ndarray]:
     return [polygon for polygon in polygons if polygon.size >= 6]
 
 
-def _runs(shape: Json, size: tuple[int, int]) -> np.ndarray:
+def _runs(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     """Run lengths of a list or of COCO's string. pycocotools reads beyond its memory if they do not fill the image."""
     if tuple(shape["size"]) != size:
         raise ValueError(f"run lengths of size {tuple(shape['size'])} in an image of {size}")
@@ -198,7 +179,7 @@ def _decompress(text: str) -> list[int]:
     return runs
 
 
-def object_mask(outline: Outline, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+def object_mask(outline: _Outline, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """Pixels of one object, as pycocotools fills them."""
     if isinstance(outline, np.ndarray):
         encoded = rle.frPyObjects({"counts": outline.tolist(), "size": list(size)}, *size)

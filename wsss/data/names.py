@@ -23,7 +23,7 @@ from wsss.paths import UserError, did_you_mean
 PHOTOGRAPHS = (".jpg", ".png", ".jpeg")
 """Suffixes, in any case; the first that there is counts."""
 MASKS = (".png",)
-LONGEST_ID = 200
+_LONGEST_ID = 200
 """Characters; file systems refuse names of more than 255 bytes."""
 BACKGROUND = {"background", "bg", "ignore", "ignored", "void", "unlabeled", "unlabelled", "dontcare", "none", "null"}
 """Names of what is no class, in small letters alone: "0: __Background__" is one of them, "void/background" is two."""
@@ -127,7 +127,7 @@ def _id(path: Path, line: str, flagged: bool, place: tuple[Path, Sequence[str]])
 def can_be_id(name: str) -> bool:
     """Whether a file may be called so: neither absolute, nor of a folder above, nor hidden, nor of odd letters."""
     plain = all(letter.isprintable() or letter.isspace() for letter in name)
-    return plain and len(name) <= LONGEST_ID and all(name.split("/")) and not hidden(name)
+    return plain and len(name) <= _LONGEST_ID and all(name.split("/")) and not hidden(name)
 
 
 def label_lines(path: Path, ids: Collection[str]) -> tuple[dict[str, str], str]:

@@ -20,7 +20,7 @@ UNDECODABLE = (
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
 """What Pillow raises for a file that is no picture, or claims to be a picture of more than 89 million pixels."""
-TURNS = {
+_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -80,7 +80,7 @@ def open_photograph(path: Path) -> tuple[Image.Image, bool]:
             deep = ";16" in image.mode + _stored_as(image)
             if image.mode in ("F", "I") and not deep:
                 raise UserError(f"{path} holds numbers of 32 bits (mode {image.mode}); save it with 8 or 16 bits")
-            turn = TURNS.get(orientation(image))
+            turn = _TURNS.get(orientation(image))
             pixels = _scaled(path, image) if deep else None
             # Pillow warns of a palette whose transparency is a list unless it becomes RGBA first
             plain = image.convert("RGBA") if "transparency" in image.info else image
@@ -108,7 +108,7 @@ def orientation(image: Image.Image) -> int:
         value = image.getexif().get(0x0112, 1)
     except Exception:  # Pillow has half a dozen kinds for EXIF that is cut short
         return 1
-    return value if value in TURNS else 1
+    return value if value in _TURNS else 1
 
 
 def _stored_as(image: Image.Image) -> str:

@@ -1,4 +1,7 @@
-"""Work spread over processes, its results in order; the processes end with the one that started them."""
+"""Work spread over processes, its results in order; the processes end with the one that started them.
+
+Not joblib: its processes stay for later calls, these end with their work and leave Ctrl-C to the parent.
+"""
 
 import multiprocessing
 import os
@@ -10,7 +13,7 @@ from typing import Any
 from wsss.interrupt import obey_parent
 from wsss.paths import UserError
 
-CHUNK = 8
+_CHUNK = 8
 """Items a process takes at once: few, so that a stop is soon heard."""
 
 
@@ -27,13 +30,13 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any], workers: int | None
     """
     if workers is None:
         workers = cores() if cores() > 1 else 0
-    workers = min(workers, -(-len(items) // CHUNK) if len(items) > CHUNK else 0)
+    workers = min(workers, -(-len(items) // _CHUNK) if len(items) > _CHUNK else 0)
     if not workers:
         yield from map(work, items)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of whatever threads there are
     try:
         with ProcessPoolExecutor(workers, context, obey_parent) as pool:
-            yield from pool.map(work, items, chunksize=CHUNK)
+            yield from pool.map(work, items, chunksize=_CHUNK)
     except BrokenProcessPool as error:
         raise UserError("a worker process was killed, for want of memory perhaps; ask for fewer --workers") from error

@@ -31,10 +31,9 @@ def locate(config: Data) -> Path:
     """The folder that `config` names by root, environment or default, whatever set it holds. Raises UserError."""
     known, default = DATASETS.get(config.name), project_root() / "data" / config.name
     if known and known.drawn and not config.root:
-        from wsss.data import coco
-        from wsss.data.drawn import generate  # what draws is loaded only where it is needed
+        from wsss.data.drawn import generate, twin  # loaded only where a set is drawn
 
-        return coco.drawn(default) if known.protocol == "coco" else generate.generate(default, known.splits)
+        return twin.draw(default) if known.protocol == "coco" else generate.generate(default, known.splits)
     variable = known.variable if known else ""
     given = "" if config.root else os.environ.get(variable, "")
     root = Path(config.root or given or default)

@@ -20,6 +20,8 @@ from wsss.registry import VOC_CLASSES as VOC_CLASSES
 
 MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
 LABEL_FILE = "image_labels.txt"
+CROWD_FILE = "crowds.txt"
+"""`id class class ...`: what the mask of a prepared image shows as a crowd only, so that its labels do not name it."""
 LISTS = Path("ImageSets") / "Segmentation"
 ANNOTATIONS = (".xml",)
 

@@ -20,10 +20,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from wsss.config import IGNORE
-from wsss.data.drawn.pretraining import OTHER_BODIES, OTHER_PATTERNS
 from wsss.data.drawn.raster import between
 from wsss.data.drawn.render import Sprite, background, draw_object, expose, into, paste, ridge, water
-from wsss.data.drawn.shapes import BODIES, PATTERNS
+from wsss.data.drawn.shapes import BODIES, OTHER_BODIES, OTHER_PATTERNS, PATTERNS
 from wsss.data.pictures import write_mask
 from wsss.paths import UserError, atomic
 from wsss.registry import DATASETS
@@ -74,7 +73,7 @@ class Drawing:
     """(class, xmin, ymin, xmax, ymax) of what shows of each object, from 1 and inclusive as in VOC, back to front."""
 
 
-Corner = tuple[int, int]
+_Corner = tuple[int, int]
 """Left, top of a sprite's window in the image."""
 
 
@@ -110,7 +109,7 @@ def _sprite(random: RandomState, index: int, size: int, count: int) -> Sprite:
     return draw_object(random, BODIES[body], PATTERNS[pattern], hue, length, degrees)
 
 
-def _arrange(random: RandomState, sprites: list[Sprite], size: int) -> tuple[list[Corner], np.ndarray]:
+def _arrange(random: RandomState, sprites: list[Sprite], size: int) -> tuple[list[_Corner], np.ndarray]:
     """Places for the sprites, back to front, and the (size, size) map of which one shows (0 none, else from 1).
 
     Tries places until every object shows enough of itself; after 40 failures the front one is left out.
@@ -128,18 +127,18 @@ def _arrange(random: RandomState, sprites: list[Sprite], size: int) -> tuple[lis
     raise UserError(f"no room for an object on {size} pixels; LENGTH or PART_SCALE in wsss.data is too large")
 
 
-def _corner(random: RandomState, sprite: Sprite, size: int) -> Corner:
+def _corner(random: RandomState, sprite: Sprite, size: int) -> _Corner:
     """A random place; up to an eighth of the window may lie outside the image."""
     height, width = sprite.part.shape
     left, top = (random.randint(-(n // 8), max(size - n, -(n // 4)) + n // 8 + 1) for n in (width, height))
     return left, top
 
 
-def _on_image(window: np.ndarray, corner: Corner, size: int) -> np.ndarray:
+def _on_image(window: np.ndarray, corner: _Corner, size: int) -> np.ndarray:
     return into(np.zeros((size, size), bool), window, *corner)
 
 
-def _shows_enough(sprite: Sprite, corner: Corner, visible: np.ndarray, inner: np.ndarray) -> bool:
+def _shows_enough(sprite: Sprite, corner: _Corner, visible: np.ndarray, inner: np.ndarray) -> bool:
     """Whether `visible`, and `inner` within its contour, are enough of the sprite; (size, size) bool both."""
     part = _on_image(sprite.part, corner, len(visible))
     whole = visible.sum() >= VISIBLE * sprite.mask.sum() and (part & visible).sum() >= PART_VISIBLE * sprite.part.sum()

@@ -18,7 +18,7 @@ Polygon = np.ndarray
 
 Number = int | float
 
-SUBROWS = 4
+_SUBROWS = 4
 """Sample rows in a pixel; along a row the coverage is exact to 1/64 pixel."""
 
 
@@ -104,7 +104,7 @@ def fill(polygons: Sequence[Polygon], height: int, width: int, pose: Pose = Pose
     right, bottom = min((int(x0.max()) >> 6) + 1, width), min((int(y0.max()) >> 6) + 1, height)
     if left >= right or top >= bottom:
         return coverage
-    columns, rows, step = right - left, (bottom - top) * SUBROWS, 64 // SUBROWS
+    columns, rows, step = right - left, (bottom - top) * _SUBROWS, 64 // _SUBROWS
     x0, y0 = x0 - left * 64, y0 - top * 64
     x1, y1 = x0[following], y0[following]
     winding = np.sign(np.add.reduceat(x0 * y1 - y0 * x1, starts))[polygon_of]
@@ -124,9 +124,9 @@ def fill(polygons: Sequence[Polygon], height: int, width: int, pose: Pose = Pose
     np.add.at(steps, cell, (64 * sign - late).astype(np.int16))
     np.add.at(steps, cell + 1, late.astype(np.int16))
     # the steps of one row sum to zero, so a single running sum serves all rows
-    total = np.minimum(steps.cumsum(dtype=np.int16)[:-1], 64).reshape(-1, SUBROWS, columns + 2)
-    total = sum(total[:, i, :columns] for i in range(SUBROWS))
-    coverage[top:bottom, left:right] = total * np.float32(1 / (64 * SUBROWS))
+    total = np.minimum(steps.cumsum(dtype=np.int16)[:-1], 64).reshape(-1, _SUBROWS, columns + 2)
+    total = sum(total[:, i, :columns] for i in range(_SUBROWS))
+    coverage[top:bottom, left:right] = total * np.float32(1 / (64 * _SUBROWS))
     return coverage
 
 

@@ -12,9 +12,9 @@ PART_SCALE = 1.0
 """Size of the distinctive part; 1 is 20 to 28 % of an object that shows whole, 19 to 32 pixels across."""
 PAPER, INK = (0.50, 0.16), (0.95, 0.03)
 """Lightness and chroma (OKLCH) of the part's ground and of the pattern on it."""
-TEXTURE = 0.07
+_TEXTURE = 0.07
 """Strength of the texture of bodies and backgrounds."""
-LIGHT = 0.12
+_LIGHT = 0.12
 """Strength of the light: shading of bodies, slope and brightness over the image."""
 
 _CAP = np.array([(0, -0.1), (1, 1), (0.45, 0.72), (0.1, 1.05), (-0.35, 0.7), (-1, 1)])
@@ -88,9 +88,9 @@ def draw_object(random: RandomState, body: Body, glyph: Glyph, hue: Number, leng
 
 def _texture(random: RandomState, height: int, width: int, length: Number) -> np.ndarray:
     """Factor on a body's colour and alpha, (height, width, 4): light from above, mottles, perhaps spots or bands."""
-    factor = 1 - np.float32(LIGHT) * ramp(height)[:, None]
-    factor = factor + np.float32(TEXTURE) * noise(random, height, width, length / 4, 2)
-    kind, strength = random.randint(4), np.float32((-1, 1)[random.randint(2)] * TEXTURE * 1.4)
+    factor = 1 - np.float32(_LIGHT) * ramp(height)[:, None]
+    factor = factor + np.float32(_TEXTURE) * noise(random, height, width, length / 4, 2)
+    kind, strength = random.randint(4), np.float32((-1, 1)[random.randint(2)] * _TEXTURE * 1.4)
     if kind == 0:
         factor += strength * fill(_discs(random, 20, (width, height), (0.02 * length, 0.05 * length)), height, width)
     if kind == 1:
@@ -114,7 +114,7 @@ def background(random: RandomState, size: int, octaves: int = 4) -> np.ndarray:
     a, b = np.float32(between(random, -0.5, 0.5)), np.float32(between(random, -0.7, 0.7))
     mix = np.float32(0.6) * noise(random, size, size, size / between(random, 1.5, 4), octaves)
     mix = np.clip(mix + (np.float32(0.5) + a * ramp(size) + b * ramp(size)[:, None]), 0, 1)
-    kind, strength = random.randint(3), np.float32(TEXTURE * (-1, 1)[random.randint(2)])
+    kind, strength = random.randint(3), np.float32(_TEXTURE * (-1, 1)[random.randint(2)])
     lift = np.zeros((), np.float32)
     if kind == 0:
         hatch = bands(size, size, random.randint(180), size * between(random, 0.04, 0.09), 0.35)
@@ -193,7 +193,7 @@ def _overlap(canvas: np.ndarray, window: np.ndarray, left: int, top: int) -> tup
 def expose(random: RandomState, image: np.ndarray) -> np.ndarray:
     """Light, contrast and grain over the whole picture; returns uint8."""
     size = len(image)
-    a, b, c = (np.float32(between(random, -LIGHT, LIGHT)) for _ in range(3))
+    a, b, c = (np.float32(between(random, -_LIGHT, _LIGHT)) for _ in range(3))
     image = np.clip(image * (1 + a + b * ramp(size)[:, None] + c * ramp(size))[..., None], 0, 1)
     image += np.float32(between(random, -0.3, 0.3)) * image * (1 - image)
     grain = np.frombuffer(random.bytes(size * size), np.uint8).reshape(size, size, 1) & 7

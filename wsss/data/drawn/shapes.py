@@ -1,4 +1,5 @@
-"""What is drawn: bodies made of several shapes, and the patterns that tell classes with one body apart.
+"""What is drawn: bodies made of several shapes, and the patterns that tell classes with one body apart. Those of the
+pretraining images come last; none of them is in the mini set.
 
 A body is a function of a random state that returns its layers from back to front, in units of its length around
 (0, 0), and the place of its part. A pattern is drawn in the unit disc.
@@ -20,8 +21,7 @@ Parts = tuple[list[Layer], tuple[Number, Number, Number]]
 Body = Callable[[RandomState], Parts]
 
 
-def fish(random: RandomState) -> Parts:
-    """A fish."""
+def _fish(random: RandomState) -> Parts:
     h = between(random, 0.27, 0.33)
     tail = between(random, 0.21, 0.29)
     fin = between(random, 0.11, 0.18)
@@ -43,8 +43,7 @@ def fish(random: RandomState) -> Parts:
     return layers, (0.01, -0.02 * h, 0.19)
 
 
-def balloon(random: RandomState) -> Parts:
-    """A balloon."""
+def _balloon(random: RandomState) -> Parts:
     w = between(random, 0.37, 0.42)
     neck = between(random, 0.20, 0.26)
     envelope = smooth([(0, -0.53), (-0.72 * w, -0.50), (-1.1 * w, -0.28), (-0.98 * w, -0.02), (-0.09, neck),
@@ -64,8 +63,7 @@ def balloon(random: RandomState) -> Parts:
     return layers, (0.0, -0.19, 0.18)
 
 
-def boat(random: RandomState) -> Parts:
-    """A boat."""
+def _boat(random: RandomState) -> Parts:
     lean = between(random, -0.04, 0.04)
     bow = between(random, 0.42, 0.48)
     hull = smooth([(-bow, 0.25), (-0.1, 0.27), (0.46, 0.23), (0.34, 0.46), (-0.30, 0.47)], 1)
@@ -83,7 +81,7 @@ def boat(random: RandomState) -> Parts:
     return layers, (0.125, -0.115, 0.175)
 
 
-def star(corners: int, inner: Number, radius: Number) -> Polygon:
+def _star(corners: int, inner: Number, radius: Number) -> Polygon:
     """A star with its first tip up."""
     outer, inner = ellipse(0, 0, radius, corners=corners), ellipse(0, 0, inner * radius, corners=corners)
     return Pose(1, -90)(np.stack([outer, Pose(1, 180 // corners)(inner)], 1).reshape(-1, 2))
@@ -102,10 +100,93 @@ PATTERNS: dict[str, Glyph] = {
                         for y in (-0.3, 0.45)])],
     "heart": [("ink", [smooth([(0, 0.75), (-0.85, -0.05), (-0.75, -0.65), (-0.2, -0.75), (0, -0.3), (0.2, -0.75),
                                (0.75, -0.65), (0.85, -0.05)], 2)])],
-    "star": [("ink", [star(5, 0.42, 0.86)])],
+    "star": [("ink", [_star(5, 0.42, 0.86)])],
     "checker": [("ink", _CHECKER)],
     "cross": [("ink", [rectangle(-0.24, -0.8, 0.24, 0.8), rectangle(-0.8, -0.24, 0.8, 0.24)])],
     "moon": [("ink", [ellipse(0, 0, 0.78)]), ("paper", [ellipse(0.34, -0.12, 0.62)])],
     "dot": [("ink", [ellipse(0.42 * x, 0.42 * y, 0.25) for x, y in ((-1, -1), (1, -1), (0, 0), (-1, 1), (1, 1))])],
 }
-BODIES: dict[str, Body] = {"fish": fish, "balloon": balloon, "boat": boat}
+BODIES: dict[str, Body] = {"fish": _fish, "balloon": _balloon, "boat": _boat}
+
+
+# Pretraining.
+
+
+def _car(random: RandomState) -> Parts:
+    roof = between(random, -0.30, -0.22)
+    shell = smooth([(-0.5, 0.2), (-0.5, -0.02), (-0.3, -0.06), (-0.2, roof), (0.22, roof), (0.34, -0.06), (0.5, 0.0),
+                    (0.5, 0.2)], 1)
+    glass = smooth([(-0.2, -0.05), (-0.14, roof + 0.05), (0.18, roof + 0.05), (0.27, -0.05)], 0)
+    wheels = [(-0.28, 0.2), (0.28, 0.2)]
+    layers = [("main", [shell]), ("tint", [glass]), ("dark", [ellipse(*w, 0.11) for w in wheels]),
+              ("second", [ellipse(*w, 0.055) for w in wheels])]
+    return layers, (0.0, 0.02, 0.17)
+
+
+def _house(random: RandomState) -> Parts:
+    eaves = between(random, -0.18, -0.08)
+    layers = [("shade", [rectangle(0.14, -0.45, 0.24, -0.15)]), ("main", [rectangle(-0.34, eaves, 0.34, 0.48)]),
+              ("second", [np.array([(-0.46, eaves), (0, -0.5), (0.46, eaves)])]),
+              ("dark", [rectangle(-0.28, 0.2, -0.12, 0.48)])]
+    return layers, (0.12, 0.13, 0.18)
+
+
+def _rocket(random: RandomState) -> Parts:
+    w = between(random, 0.2, 0.24)
+    hull = smooth([(0, -0.54), (-w, -0.2), (-w, 0.25), (-0.12, 0.38), (0.12, 0.38), (w, 0.25), (w, -0.2)], 2)
+    fins = [np.array([(s * w * 0.8, 0.05), (s * 0.38, 0.34), (s * 0.36, 0.46), (s * 0.1, 0.34)]) for s in (-1, 1)]
+    flame = smooth([(-0.1, 0.35), (0.1, 0.35), (0, 0.58)], 1)
+    return [("light", [flame]), ("second", fins), ("main", [hull])], (0, -0.03, 0.17)
+
+
+def _mushroom(random: RandomState) -> Parts:
+    w = between(random, 0.42, 0.5)
+    stem = smooth([(-0.13, 0), (0.13, 0), (0.18, 0.5), (-0.18, 0.5)], 1)
+    cap = smooth([(-w, 0.08), (-0.9 * w, -0.34), (-0.2, -0.52), (0.2, -0.52), (0.9 * w, -0.34), (w, 0.08)], 2)
+    return [("second", [stem]), ("main", [cap])], (0, -0.2, 0.18)
+
+
+def _butterfly(random: RandomState) -> Parts:
+    reach = between(random, 0.44, 0.52)
+    upper = [smooth([(0, 0), (s * 0.15, -0.36), (s * reach, -0.42), (s * 0.48, -0.04), (s * 0.1, 0.1)], 2)
+             for s in (-1, 1)]
+    lower = [smooth([(0, 0), (s * 0.4, 0.06), (s * 0.36, 0.4), (s * 0.12, 0.36)], 2) for s in (-1, 1)]
+    feelers = [line(0, -0.2, s * 0.12, -0.48, 0.02) for s in (-1, 1)]
+    return [("dark", feelers), ("second", lower), ("main", upper)], (0, 0.0, 0.18)
+
+
+def _tree(random: RandomState) -> Parts:
+    spread = between(random, 0.26, 0.32)
+    crown = [ellipse(-0.2, -0.08, spread * 0.8), ellipse(0.2, -0.08, spread * 0.8), ellipse(0, -0.22, spread)]
+    trunk = smooth([(-0.07, 0.1), (0.07, 0.1), (0.12, 0.5), (-0.12, 0.5)], 1)
+    return [("second", [trunk]), ("main", crown)], (0, -0.14, 0.18)
+
+
+def _cup(random: RandomState) -> Parts:
+    foot = between(random, 0.2, 0.28)
+    bowl = smooth([(-0.38, -0.34), (0.3, -0.34), (foot, 0.4), (-foot - 0.08, 0.4)], 1)
+    handle = [line(0.22, -0.2, 0.46, -0.16, 0.07), line(0.45, -0.19, 0.43, 0.12, 0.07), line(0.46, 0.1, 0.2, 0.2, 0.07)]
+    return [("second", handle), ("main", [bowl]), ("dark", [ellipse(-0.04, -0.28, 0.28, 0.05)])], (-0.04, 0.06, 0.18)
+
+
+def _umbrella(random: RandomState) -> Parts:
+    rise = between(random, 0.44, 0.52)
+    shade = np.array([(-0.5, 0.08), (-0.42, -0.2), (-0.22, -rise + 0.06), (0, -rise), (0.22, -rise + 0.06),
+                      (0.42, -0.2), (0.5, 0.08), (0.33, 0.02), (0.17, 0.09), (0, 0.03), (-0.17, 0.09), (-0.33, 0.02)])
+    hook = [line(0, -0.1, 0, 0.48, 0.04), line(0, 0.46, 0.12, 0.46, 0.05)]
+    return [("dark", hook), ("main", [shade])], (0, -0.18, 0.17)
+
+
+OTHER_BODIES: dict[str, Body] = {
+    f.__name__[1:]: f for f in (_car, _house, _rocket, _mushroom, _butterfly, _tree, _cup, _umbrella)
+}
+OTHER_PATTERNS: dict[str, Glyph] = {
+    "triangle": [("ink", [ellipse(0, 0, 0.85, corners=3)])],
+    "flower": [("ink", [Pose(1, a)(ellipse(0.48, 0, 0.34, 0.22)) for a in range(0, 360, 60)])],
+    "arrow": [("ink", [np.array([(-0.8, -0.2), (0, -0.2), (0, -0.65), (0.85, 0), (0, 0.65), (0, 0.2), (-0.8, 0.2)])])],
+    "hourglass": [("ink", [np.array([(-0.62, -0.7), (0.62, -0.7), (0.08, 0), (0.62, 0.7), (-0.62, 0.7), (-0.08, 0)])])],
+    "drop": [("ink", [smooth([(0, -1.0), (-0.2, -0.3), (-0.7, 0.3), (-0.3, 0.85), (0.3, 0.85), (0.7, 0.3),
+                              (0.2, -0.3)], 2)])],
+    "bolt": [("ink", [np.array([(0.2, -0.9), (-0.55, 0.12), (-0.08, 0.12), (-0.22, 0.9), (0.55, -0.18),
+                                (0.06, -0.18)])])],
+}
