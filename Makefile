@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BOOK := _build/book-environment/bin
 STRICT := $(BOOK)/jupyter-book build book -W -n --keep-going
 
-.PHONY: help reproduce test slow gpu smoke publish book strict fresh pdf lint clean
+.PHONY: help reproduce test slow gpu smoke publish book strict pdf lint clean
 
 help:
 	@echo "make reproduce  train on the drawn set, evaluate, build your own book, compare with the published numbers"
@@ -15,7 +15,6 @@ help:
 	@echo "make smoke      the notebooks by the preset smoke, through papermill, in runs/smoke"
 	@echo "make book       the book with the published numbers, in _build/html"
 	@echo "make strict     the same from nothing, every warning an error, in an environment without torch"
-	@echo "make fresh      names what the book shows and its sources would no longer give"
 	@echo "make pdf        the book as one PDF, in _build/html/wsss.pdf; needs Chromium"
 	@echo "make publish    copy finished records and executed notebooks from runs/ to data/results and book/runs"
 	@echo "make lint       ruff: rules and format"
@@ -52,9 +51,6 @@ strict: $(BOOK)/installed
 	rm -rf _build/html _build/.doctrees
 	$(STRICT)
 	test -f _build/html/index.html  # jupyter-book 2 builds nothing and exits 0
-
-fresh: $(BOOK)/installed
-	$(BOOK)/python -m wsss.tools.book check
 
 # The site is built after the PDF, so that its landing page gets the link.
 pdf: $(BOOK)/installed

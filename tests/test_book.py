@@ -72,6 +72,12 @@ def test_a_missing_number_fails_the_strict_build(project, reference):
     assert code != 0 and f"result {reference}" in said and "n/a" in page
 
 
+def test_a_fault_of_an_unchanged_page_is_said_again(project):
+    for text in (":result:`mini/nobody#cam.miou`", ""):
+        code, said, _ = build(project, text)
+        assert code != 0 and "no published record of mini/nobody" in said
+
+
 @pytest.mark.parametrize("directive", ["results-table:: nothing", "results-figure:: nothing", "results-figure:: a#0"])
 def test_an_unknown_table_or_figure_fails_the_strict_build(project, directive):
     assert build(project, f".. {directive}")[0] != 0

@@ -30,7 +30,6 @@ usage: wsss COMMAND ...
   tables                   paper, published base and measured numbers, from records
   bench WHAT               time a training step, a part of it or an evaluation: see wsss bench --help
   verify REFERENCE.npz     compare the package with the base's reference numbers, case by case
-  book check               name every element of the book whose record, notebook or source has changed since
   publish                  copy finished runs of a clean commit to data/results and book/runs
 
 `wsss COMMAND --help` explains each; the book explains the method."""
@@ -288,6 +287,5 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int] | str] = {
     "tables": _tables,
     "verify": "wsss.tools.verify:run",
     "bench": "wsss.tools.bench:run",
-    "book": "wsss.tools.book:run",
     "publish": _publish,
 }

@@ -13,11 +13,14 @@
     ```{gpu-table} runs                                 a table of wsss.report.gpu: estimates for the benchmarks
     {printed}`words`                                    a link to the PDF of the book, where there is one
 
-What they show is made by `wsss.report.elements`; a page is read again when that changes (wsss_fresh). A missing number
-is a warning, which the strict build turns into a failure. With WSSS_RUNS set to a folder of runs, the pages of
-runs show that folder's notebooks, and `{verdict}` its verdict.
+A page that shows any of these is read again at every build (Sphinx's `note_reread`), so that it is never older than
+its records. A missing number is a warning, which the strict build turns into a failure. With WSSS_RUNS set to a folder
+of runs, the pages of runs show that folder's notebooks, and `{verdict}` its verdict.
 """
 
+import base64
+import html
+import json
 import os
 import re
 import sys
@@ -35,20 +38,36 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from wsss_fresh import show  # noqa: E402  (the package may not be installed)
-
-from wsss import stored  # noqa: E402
-from wsss.report.elements import FAULTS, PDF  # noqa: E402
+from wsss import stored  # noqa: E402  (the package may not be installed)
+from wsss.paths import UserError, project_root, read_json  # noqa: E402
+from wsss.report import benches, evidence, gpu, origins, results, tables  # noqa: E402
+from wsss.report import verdict as verdicts  # noqa: E402
 from wsss.report.evidence import NotMeasured  # noqa: E402
 from wsss.report.figures import suffix  # noqa: E402
 from wsss.report.table import Table  # noqa: E402
+from wsss.tools.pdf import PDF  # noqa: E402
 
 log = logging.getLogger(__name__)
 MISSING = "n/a"
 RECORDS = "records"
 """The page that lists all records; measured numbers lead to it."""
+FAULTS = (UserError, OSError, KeyError, IndexError, TypeError, ValueError)
+"""What is raised where a file, number, table or figure does not exist."""
 
-# Numbers.
+
+def runs_folder() -> Path | None:
+    """The reader's own runs, where the book is built with them: WSSS_RUNS, a folder of the project."""
+    return project_root() / os.environ["WSSS_RUNS"] if os.environ.get("WSSS_RUNS") else None
+
+
+def notebook_path(name: str) -> Path:
+    """The executed notebook shown on the page runs/NAME: the reader's own in their own book."""
+    folder = runs_folder()
+    path = folder / "notebooks" / f"{name}.ipynb" if folder else None
+    return path if path and path.is_file() else project_root() / "book" / "runs" / f"{name}.ipynb"
+
+
+# Numbers and names in the text.
 
 
 def record_id(name: str) -> str:
@@ -60,8 +79,9 @@ class ResultRole(SphinxRole):
     """{result}: a number with its origin as a tooltip."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        self.env.note_reread()
         try:
-            text, origin = show(self.env, "number", self.text)
+            text, origin = tables.number(self.text)
         except FAULTS as error:
             log.warning("result %s: %s", self.text, error, location=self.get_location(), type="wsss", subtype="result")
             text, origin = MISSING, "no such result"
@@ -77,19 +97,22 @@ class TestedRole(SphinxRole):
     """{tested}: the tests of a deviation, which are those named test_D5_... for D5; or one test by its whole name."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        try:
-            found = show(self.env, "tests", self.text)
-        except FAULTS as error:
-            log.warning("%s", error, location=self.get_location(), type="wsss", subtype="test")
-            found = (MISSING,)
-        return [node for name in found for node in (nodes.literal(name, name), nodes.Text(" "))], []
+        self.env.note_reread()
+        name = self.text if self.text.startswith("test_") else rf"test_{self.text}_\w+"
+        pattern = re.compile(rf"^def ({name})\(", re.MULTILINE)
+        files = sorted((project_root() / "tests").glob("test_*.py"))
+        tests = [f"{f.name}::{test}" for f in files for test in pattern.findall(f.read_text(encoding="utf-8"))]
+        if not tests:
+            log.warning("there is no test %s", name, location=self.get_location(), type="wsss", subtype="test")
+        return [node for test in tests or [MISSING] for node in (nodes.literal(test, test), nodes.Text(" "))], []
 
 
 class PrintedRole(SphinxRole):
     """{printed}: a link to the PDF on the landing page, where the site holds one; nothing in the PDF itself."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        there = show(self.env, "pdf", PDF) and self.env.app.builder.name == "html"
+        self.env.note_reread()
+        there = (project_root() / PDF).is_file() and self.env.app.builder.name == "html"
         return [nodes.reference("", self.text, refuri=Path(PDF).name)] if there else [], []
 
 
@@ -132,30 +155,46 @@ def _code(text: str) -> list[nodes.Node]:
     return [nodes.literal(part, part) if i % 2 else nodes.Text(part) for i, part in enumerate(text.split("`"))]
 
 
-def not_measured(missing: NotMeasured) -> list[nodes.Node]:
-    """Words in the place of what nobody has measured."""
-    return [nodes.paragraph("", "", *_code(f"Not measured yet: {missing}."))]
-
-
 class Captioned(SphinxDirective):
-    """Base of the directives below: a caption, a name to refer to, and warnings in place of exceptions."""
+    """Base of the directives below: a caption, a name to refer to, and words in the place of exceptions."""
 
     required_arguments = 1
     option_spec = {"caption": directives.unchanged, "name": directives.unchanged, "alt": directives.unchanged}
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
+        try:
+            return self.show(self.arguments[0] if self.arguments else "")
+        except NotMeasured as missing:
+            return [nodes.paragraph("", "", *_code(f"Not measured yet: {missing}."))]
+        except FAULTS as error:
+            place = (self.env.docname, self.lineno)
+            log.warning("%s: %s", self.name, error, location=place, type="wsss", subtype="result")
+            return [nodes.paragraph("", f"{MISSING}: {error}")]
+
+    def show(self, name: str) -> list[nodes.Node]:
+        """The nodes of what is called so; raises one of FAULTS."""
+        raise NotImplementedError
 
     def caption(self, otherwise: str) -> Sequence[nodes.Node]:
         """Parsed :caption:, else the given words."""
         return self.state.inline_text(self.options.get("caption", otherwise), self.lineno)[0]
 
-    def origin(self, words: str) -> list[nodes.Node]:
-        """The line under a table or figure that says where it comes from; none where there is nothing to say."""
-        return [nodes.paragraph("", words, classes=["wsss-origin"])] if words else []
+    def named(self, node: nodes.Element) -> nodes.Element:
+        """The node under the directive's name, for references."""
+        self.set_source_info(node)
+        self.add_name(node)
+        return node
 
-    def failed(self, error: Exception) -> list[nodes.Node]:
-        """A warning, and words on the page."""
-        place = (self.env.docname, self.lineno)
-        log.warning("%s: %s", self.name, error, location=place, type="wsss", subtype="result")
-        return [nodes.paragraph("", f"{MISSING}: {error}")]
+    def table(self, table: Table) -> list[nodes.Node]:
+        """A table, its note, and a line that says of which records it is made."""
+        node, *note = table_node(table, self.caption(table.title))
+        return [self.named(node), *note, *origin_line(origins.line(table.records))]
+
+
+def origin_line(text: str) -> list[nodes.Node]:
+    """The line under a table or figure that says where it comes from; none where there is nothing to say."""
+    return [nodes.paragraph("", text, classes=["wsss-origin"])] if text else []
 
 
 class ResultsTable(Captioned):
@@ -164,21 +203,15 @@ class ResultsTable(Captioned):
 
     option_spec = Captioned.option_spec | {"commands": directives.unchanged_required}
 
-    def run(self) -> list[nodes.Node]:
-        try:
-            table, origin = show(self.env, "table", self.arguments[0])
-        except FAULTS as error:
-            return self.failed(error)
-        found = table_node(table, self.caption(table.title))
-        if self.arguments[0] == "records":
-            self._name_rows(found[0])
+    def show(self, name: str) -> list[nodes.Node]:
+        shown = self.table(tables.build(name))
+        if name == "records":
+            self._name_rows(shown[0])
             if self.env.app.builder.name == "html":  # the PDF has no files beside it
-                self._open_records(found[0])
+                self._open_records(shown[0])
         if "commands" in self.options:
-            self._lead(found[0], self.options["commands"])
-        self.set_source_info(found[0])
-        self.add_name(found[0])
-        return [*found, *self.origin(origin)]
+            self._lead(shown[0], self.options["commands"])
+        return shown
 
     def _name_rows(self, table: nodes.table) -> None:
         """Let numbers lead to the first record of their variant."""
@@ -192,17 +225,16 @@ class ResultsTable(Captioned):
         """Make the name of every record a link to its file."""
         page = Path(self.env.doc2path(self.env.docname))
         for row in table.findall(nodes.row):
-            words = row[0][0]
-            file = ROOT / "data" / "results" / f"{words.astext()}.json"
+            name = row[0][0]
+            file = ROOT / "data" / "results" / f"{name.astext()}.json"
             if file.is_file():
                 target = os.path.relpath(file, page.parent)
-                words[:] = [addnodes.download_reference("", "", *words, reftarget=target, refdoc=self.env.docname)]
+                name[:] = [addnodes.download_reference("", "", *name, reftarget=target, refdoc=self.env.docname)]
 
     def _lead(self, table: nodes.table, page: str) -> None:
         """Make every command of the table a link to the page."""
         if page not in self.env.found_docs:
-            words = "there is no page %s for the commands of this table to lead to"
-            log.warning(words, page, location=self.get_location(), type="wsss", subtype="result")
+            raise UserError(f"there is no page {page} for the commands of this table to lead to")
         uri = self.env.app.builder.get_relative_uri(self.env.docname, page)
         for command in list(table.findall(nodes.literal)):
             command.replace_self(nodes.reference("", "", command.deepcopy(), internal=True, refuri=uri))
@@ -213,31 +245,23 @@ class BenchTable(Captioned):
 
     required_arguments, optional_arguments = 0, 1
 
-    def run(self) -> list[nodes.Node]:
-        try:
-            first, *more = show(self.env, "bench", self.arguments[0] if self.arguments else "step")
-        except NotMeasured as missing:
-            return not_measured(missing)
-        except FAULTS as error:
-            return self.failed(error)
-        shown = table_node(first, self.caption(first.title))
-        self.set_source_info(shown[0])
-        self.add_name(shown[0])
-        return [*shown, *(node for table in more for node in table_node(table, [nodes.Text(f"{table.title}.")]))]
+    def show(self, name: str) -> list[nodes.Node]:
+        kind = name or "step"
+        measured = benches.read(project_root() / "data" / "results" / "bench", kind)
+        if not measured:
+            raise NotMeasured(f"there is no record of `wsss bench {kind}`")
+        first, *more = (make(measured) for make in benches.TABLES[kind])
+        return [*self.table(first), *(n for table in more for n in table_node(table, [nodes.Text(f"{table.title}.")]))]
 
 
 class GpuTable(Captioned):
     """{gpu-table}: a table of the page 'On a GPU', from published times, counted operations and benches."""
 
-    def run(self) -> list[nodes.Node]:
-        try:
-            table = show(self.env, "gpu", self.arguments[0])
-        except FAULTS as error:
-            return self.failed(error)
-        shown = table_node(table, self.caption(table.title))
-        self.set_source_info(shown[0])
-        self.add_name(shown[0])
-        return shown
+    def show(self, name: str) -> list[nodes.Node]:
+        if name not in gpu.TABLES:
+            raise UserError(f"there is no table {name}; there are {', '.join(gpu.TABLES)}")
+        folder = project_root() / "data" / "results" / "bench"
+        return self.table(gpu.TABLES[name]([bench for kind in benches.TABLES for bench in benches.read(folder, kind)]))
 
 
 class Verdict(Captioned):
@@ -245,46 +269,55 @@ class Verdict(Captioned):
 
     required_arguments = 0
 
-    def run(self) -> list[nodes.Node]:
-        try:
-            words, table = show(self.env, "verdict", "")
-        except NotMeasured:
-            words = "Nothing was run yet, or this is the published book: there is no run of yours to show."
-            return [nodes.note("", nodes.paragraph("", words))]
-        except FAULTS as error:
-            return self.failed(error)
-        return [nodes.paragraph("", words), *table_node(table, self.caption(table.title))]
+    def show(self, name: str) -> list[nodes.Node]:
+        folder = runs_folder()
+        if folder is None or not (folder / "verdict.json").is_file():
+            text = "Nothing was run yet, or this is the published book: there is no run of yours to show."
+            return [nodes.note("", nodes.paragraph("", text))]
+        verdict = read_json(folder / "verdict.json")
+        outcome = (
+            "All judged numbers lie within." if verdict["passed"] else "Not all judged numbers lie within the interval."
+        )
+        date = f" Run on {verdict['date']}." if "date" in verdict else ""
+        text = f"{outcome} {verdict.get('reach', '')}".strip() + date
+        table = verdicts.verdict_table(verdict["rows"])
+        return [nodes.paragraph("", text), *table_node(table, self.caption(table.title))]
 
 
 # Figures.
 
+IMAGE = r'<img class="wsss-figure" alt="([^"]*)" src="data:image/(?:png|jpeg);base64,([^"]+)"'
+
 
 class ResultsFigure(Captioned):
-    """{results-figure}: a picture by `wsss.report.figures` or from an executed notebook, with its alternative text."""
+    """{results-figure}: a picture of records, or NOTEBOOK#2, the third one of an executed notebook, with its
+    alternative text."""
 
-    def run(self) -> list[nodes.Node]:
-        name = self.arguments[0]
-        try:
-            picture, alt, origin = show(self.env, "figure", name)
-        except NotMeasured as missing:
-            return not_measured(missing)
-        except FAULTS as error:
-            return self.failed(error)
-        folder = ROOT / "_build" / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{re.sub(r'[^a-z0-9]+', '-', name)}.{suffix(picture)}"
+    def show(self, name: str) -> list[nodes.Node]:
+        if "#" in name:
+            notebook = json.loads(notebook_path(name.partition("#")[0]).read_text(encoding="utf-8"))
+            outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", []) if "data" in output]
+            texts = ("".join(output["data"].get("text/html", "")) for output in outputs)
+            pictures = [picture for text in texts for picture in re.findall(IMAGE, text)]
+            alt, data = pictures[int(name.partition("#")[2])]
+            alt, picture = html.unescape(alt), base64.b64decode(data)
+            origin = origins.of_notebook(notebook["metadata"].get("wsss", {}))
+        else:
+            drawn = evidence.build(name, results.published())
+            alt, picture, origin = drawn.alt, drawn.encoded(), origins.line(drawn.records)
+        path = ROOT / "_build" / "figures" / f"{re.sub(r'[^a-z0-9]+', '-', name)}.{suffix(picture)}"
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_bytes() != picture:  # else other pages with this figure would be read again
             path.write_bytes(picture)
         uri = os.path.relpath(path, Path(self.env.doc2path(self.env.docname)).parent)
         figure = nodes.figure("", nodes.image(uri=uri, alt=self.options.get("alt", alt), classes=["wsss-figure"]))
         figure += nodes.caption("", "", *self.caption(alt))
-        self.set_source_info(figure)
-        self.add_name(figure)
-        return [figure, *self.origin(origin)]
+        return [self.named(figure), *origin_line(origin)]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx's entry point."""
+    app.add_config_value("wsss_runs", os.environ.get("WSSS_RUNS", ""), "env")  # another value: all pages are read again
     app.add_role("result", ResultRole())
     app.add_role("tested", TestedRole())
     app.add_role("printed", PrintedRole())
@@ -293,5 +326,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("verdict", Verdict)
     app.add_directive("bench-table", BenchTable)
     app.add_directive("gpu-table", GpuTable)
-    app.setup_extension("wsss_fresh")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,9 +10,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
-from wsss_book import ROOT
-
-from wsss.report.elements import notebook_path
+from wsss_book import ROOT, notebook_path
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +81,8 @@ PHONE_LINE = 30
 
 def mark_short(app: Sphinx, doctree: nodes.document) -> None:
     """Mark code whose every word fits a phone's line, so that none is broken."""
+    if app.env.docname.startswith("api/"):  # made from the package's source, on which Sphinx knows no dependency
+        app.env.note_reread()
     for literal in doctree.findall(nodes.literal):
         if all(len(word) <= PHONE_LINE for word in literal.astext().split()):
             literal["classes"].append("wsss-short")

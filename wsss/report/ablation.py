@@ -58,14 +58,15 @@ def numbers(name: str, experiment: Experiment, records: Sequence[Record]) -> Tab
         "mIoU, mAP and AUC in percent, mIoU and mAP of the headline classes; mean ± sample standard deviation over the "
     )
     note += "seeds that all rows have on one processor"
-    where = results.processors(r for _, protocol, _ in columns(experiment) for group in groups[protocol] for r in group)
+    where = results.processors(record for by_row in groups.values() for group in by_row for record in group)
     note += f": {where}." if where else "."
     note += "" if all(map(share_draws, groups.values())) else UNLIKE
     note += f" Best threshold: of the sweep on these masks. {BRACKETS}"
     prior = [results.value(record, "auc.centre") for record in own if results.has(record, "auc.centre")]
     note += f" Pixel AUC of a centre prior on these images: {prior[0]:.1f}." if prior else ""
     note += f" Not run: {', '.join(left)}; to run them: `wsss sweep {name}`." if left else ""
-    return Table(_title(experiment, own), ("", *(title for title, *_ in columns(experiment))), tuple(rows), note)
+    heads, shown = ("", *(title for title, *_ in columns(experiment))), sum(sum(groups.values(), []), [])
+    return Table(_title(experiment, own), heads, tuple(rows), note, shown)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ def differences(name: str, experiment: Experiment, records: Sequence[Record]) ->
     titles = (f"less {experiment.against}", "mIoU of", "seeds", "mean difference", "95 % interval", "p (Holm)")
     relevant = [r for r in records if r["dataset"] == experiment.dataset]
     note = _note(lines) + (f" To run what is not: `wsss sweep {name}`." if idle else "")
-    return Table(f"{_title(experiment, relevant)}, differences", titles, tuple(rows), note)
+    shown = [record for line in lines for pair in line.pairs for record in pair]
+    return Table(f"{_title(experiment, relevant)}, differences", titles, tuple(rows), note, shown)
 
 
 def bounds(test: OverSeeds) -> str:

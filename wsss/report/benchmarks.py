@@ -89,10 +89,11 @@ def headline(records: Sequence[Record]) -> Table:
     lines = [_against_base(row, base, records) for row, base in HEADLINE]
     note = "Base, base + both: mean ± sample standard deviation over the seeds that both have on one processor. "
     note += "Difference: mean over all pairs of one seed and processor, with the 95 % t interval over seeds. "
-    where = results.processors(record for _, pairs in lines for pair in pairs for record in pair)
+    shown = [record for _, pairs in lines for pair in pairs for record in pair]
+    where = results.processors(shown)
     note += f"Processors: {where}." if where else ""
     more = ("difference", "images", "to run them")
-    return Table("Paper, base and measured", columns + more, tuple(line for line, _ in lines), note)
+    return Table("Paper, base and measured", columns + more, tuple(line for line, _ in lines), note, shown)
 
 
 def _against_base(row: Row, base: str, records: Sequence[Record]) -> tuple[tuple[str, ...], ablation.Pairs]:
@@ -124,7 +125,9 @@ def beside_published(title: str, rows: Sequence[Row], records: Sequence[Record])
         "Measured: mean ± sample standard deviation over seeds of one processor. Difference: to the paper, else to the "
     )
     note += "base."
-    return Table(title, columns, tuple(_line(row, records) for row in rows), note)
+    groups = [results.of_one_processor(_records(row, records)) for row in rows]
+    lines = tuple(map(_line, rows, groups))
+    return Table(title, columns, lines, note, sum(groups, []))
 
 
 def _records(row: Row, records: Sequence[Record]) -> list[Record]:
@@ -142,8 +145,8 @@ def _printed(row: Row) -> list[str]:
     return [f"{float(number):.1f}" if number else ABSENT for number in printed]
 
 
-def _line(row: Row, records: Sequence[Record]) -> tuple[str, ...]:
-    own, shown = results.of_one_processor(_records(row, records)), _printed(row)
+def _line(row: Row, own: Sequence[Record]) -> tuple[str, ...]:
+    shown = _printed(row)
     if not own:
         return (
             row.label,

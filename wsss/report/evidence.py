@@ -9,8 +9,8 @@ import seaborn
 from matplotlib import lines
 from matplotlib.axes import Axes
 
-from wsss.paths import UserError
-from wsss.report import ablation, results
+from wsss.paths import UserError, project_root, read_json
+from wsss.report import ablation, experiments, figures, results
 from wsss.report.experiments import Experiment
 from wsss.report.figures import PALETTE, Picture
 from wsss.report.intervals import over_seeds
@@ -63,6 +63,7 @@ def causes(experiment: Experiment, records: Sequence[Record], key: str = "cam.mi
     found = "; ".join(said) or "too few runs to correlate"
     picture.alt = f"{experiment.title}: CAM mIoU of every run over six causes, a panel each, less the means of seeds. "
     picture.alt += f"Correlations: {found}."
+    picture.records = sum(groups.values(), [])
     return picture
 
 
@@ -117,6 +118,7 @@ def coverage_bars(experiment: Experiment, records: Sequence[Record]) -> Picture:
     axis.set(xlabel="covered by the CAM, %", xlim=(0, 100))
     axis.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     picture.alt = f"Share of the distinctive part and of the rest that the CAM covers, percent: {'; '.join(said)}."
+    picture.records = sum(groups.values(), [])
     return picture
 
 
@@ -146,6 +148,7 @@ def differences(experiment: Experiment, records: Sequence[Record]) -> Picture:
     mean = lines.Line2D([], [], marker="D", color="black", label="mean with 95 % interval over seeds", **looks)
     picture.legend(handles=[dots, mean], loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     picture.alt = f"{experiment.title}, paired differences to {experiment.against} in points: {'; '.join(sentences)}."
+    picture.records = [record for line in gains for pair in line.pairs for record in pair]
     return picture
 
 
@@ -189,6 +192,7 @@ def threshold_curves(experiment: Experiment, records: Sequence[Record]) -> Pictu
     handles, labels = panels[0].get_legend_handles_labels()
     picture.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     picture.alt = f"{experiment.title}: mIoU over the background threshold, both layers. {'; '.join(sentences)}."
+    picture.records = sum(groups.values(), [])
     return picture
 
 
@@ -220,6 +224,7 @@ def extent(experiment: Experiment, records: Sequence[Record]) -> Picture:
         f"{experiment.title}: share of the CAM beside objects and of objects covered beyond the part, percent, "
     )
     picture.alt += f"means by row: {'; '.join(sentences)}."
+    picture.records = sum(groups.values(), [])
     return picture
 
 
@@ -259,6 +264,7 @@ def over_training(records: Sequence[Record], dataset: str, variants: Sequence[tu
         panel_row[0].set_ylabel(f"{'val' if name == 'validation' else name}: mIoU or difference, %", fontsize=9)
     picture.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     picture.alt = f"CAM mIoU of the last and the aux layer over training. {' '.join(said)}"
+    picture.records = [run for _, run in runs]
     return picture
 
 
@@ -287,3 +293,27 @@ def _progress(axis: Axes, label: str, name: str, run: Record) -> str:
     axis.set_title(f"{label}, seed {run['seed']}", fontsize=9)
     ends = ", ".join(f"{layer} {found[0][1][kind]:.1f} to {found[-1][1][kind]:.1f}" for layer, kind, *_ in LAYERS)
     return f"{label}, {name}: {ends}." if found else f"{label}, {name}: not measured."
+
+
+MEMORY = "data/results/bench/evaluation-memory.json"
+OF_EXPERIMENTS = {"causes-": causes, "differences-": differences, "thresholds-": threshold_curves, "extent-": extent}
+"""Figures of an experiment: how their names begin -> what draws them."""
+
+
+def build(name: str, records: Sequence[Record]) -> Picture:
+    """The figure of that name. Raises UserError for an unknown name, and NotMeasured without records."""
+    if name == "published_curves":
+        return figures.published_curves()
+    if name == "coverage_bars":
+        return coverage_bars(experiments.get("mini-components"), records)
+    for start, draw in OF_EXPERIMENTS.items():
+        if name.startswith(start):
+            return draw(experiments.get(name.removeprefix(start)), records)
+    if name.startswith("over-training-"):
+        scale = name.removeprefix("over-training-")
+        return over_training(records, scale, (("base", f"{scale}-base"), ("base + both", scale)))
+    if name != "evaluation_memory":
+        raise UserError(f"no figure named {name} is made of records")
+    if not (project_root() / MEMORY).is_file():
+        raise NotMeasured("there is no record of `wsss bench memory`")
+    return figures.evaluation_memory(read_json(project_root() / MEMORY))

@@ -32,9 +32,10 @@ GREY = 0.85
 
 
 class Picture(Figure):
-    """A figure with an alternative text."""
+    """A figure with an alternative text, and the records that it shows."""
 
     alt: str = ""
+    records: Sequence[Record] = ()
 
     def png(self, dpi: int = 110) -> bytes:
         """The figure as PNG."""

@@ -1,37 +1,22 @@
 """Where what is shown comes from: the records of a table in a line, and all records as a table. No torch."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from wsss.report import results
 from wsss.report.results import Record
 from wsss.report.table import ABSENT, Table
 
-T = TypeVar("T")
 FEW = 3
 """Names that a line lists one by one."""
 
 
-class Noted(dict):
-    """A record that remembers whether its results were read."""
-
-    used = False
-
-    def __getitem__(self, key: str) -> Any:
-        self.used |= key == "results"
-        return super().__getitem__(key)
-
-
-def traced(make: Callable[[Sequence[Record]], T], records: Iterable[Record]) -> tuple[T, list[Record]]:
-    """What `make` makes of records, and those whose results it read."""
-    noted = [Noted(record) for record in records]
-    made = make(noted)
-    return made, [record for record in noted if record.used]
-
-
-def line(records: Sequence[Record]) -> str:
-    """Records, seeds, commits, time and devices in a sentence; empty for none."""
+def line(records: Iterable[Record]) -> str:
+    """Records (each once), seeds, commits, time and devices in a sentence; empty for none."""
+    records = sorted(
+        {r["path"]: r for r in records}.values(), key=lambda r: (r["dataset"], r["variant"], r["seed"], _stem(r))
+    )
     if not records:
         return ""
     runs = {(r["dataset"], r["variant"], r["seed"]): r for r in records}
@@ -95,4 +80,4 @@ def listing(records: Sequence[Record]) -> Table:
     note += "`wsss train PRESET --seed SEED`, what its configuration changes in PRESET given as options; a final "
     note += "evaluation by `wsss evaluate runs/DATASET/PRESET/SEED --protocol voc` with its scales and CRF. "
     note += "Runs of mini-coco are smoke tests of COCO's path; their numbers are no results."
-    return Table("Published records", columns, tuple(rows), note)
+    return Table("Published records", columns, tuple(rows), note, records)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wsss.report.intervals import Summary
+from wsss.report.results import Record
 
 ABSENT = "–"
 MISSING = "not run"
@@ -17,12 +18,13 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """Cells as text, with a title and a note that says what the numbers are."""
+    """Cells as text, with a title, a note that says what the numbers are, and the records that they are of."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    records: Sequence[Record] = ()
 
     def measured(self) -> bool:
         """Whether any cell beside the first column holds more than its absence."""

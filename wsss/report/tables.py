@@ -1,16 +1,17 @@
 """Tables from records and data/published, nothing else: no number is typed here. No torch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
-from wsss.paths import UserError, did_you_mean
+from wsss.paths import UserError, did_you_mean, project_root, read_json
 from wsss.presets import NOT_IN_VARIANT, PRESETS
 from wsss.registry import DATASETS
 from wsss.report import ablation, origins, published, results, tries
 from wsss.report.benchmarks import ANIMALS, COCO, VOC, beside_published, headline, images
 from wsss.report.experiments import EXPERIMENTS
 from wsss.report.results import Record
-from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table
+from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table, measured
 from wsss.settings import flatten
 
 
@@ -117,7 +118,8 @@ def side_by_side(
     note += f" On other images than the published ones, and left out: your {', '.join(left)}." if left else ""
     found = next((record for group in groups for record in group), None)
     heads = ("", *presets, *(f"your {preset}" for preset in own))
-    return Table(title + (f": {images(found)} images" if found else ""), heads, tuple(kept), note)
+    title += f": {images(found)} images" if found else ""
+    return Table(title, heads, tuple(kept), note, sum(shown, []))
 
 
 def _own_columns(
@@ -135,7 +137,7 @@ def of_run(record: Record) -> Table:
     rows = tuple((label, f"{results.value(record, key):.1f}", _bounds(record, key)) for label, key in found)
     title = f"{results.describe(record)}: {images(record)} images of {record.get('dataset_title', record['dataset'])}"
     columns = ("percent", "measured", "95 % interval over images")
-    return Table(title, columns, rows, provenance(record))
+    return Table(title, columns, rows, provenance(record), (record,))
 
 
 def provenance(record: Record) -> str:
@@ -195,3 +197,37 @@ def build(name: str, records: Sequence[Record] | None = None, yours: Sequence[Re
     records, make = results.published() if records is None else records, TABLES[name]
     takes = isinstance(make, partial) and make.func is side_by_side
     return make(records, yours=yours) if takes else make(records)
+
+
+def number(words: str) -> tuple[str, str]:
+    """A published number as text, and where it comes from.
+
+    `words` are SOURCE#KEY[:FORMAT]: DATASET/VARIANT (mean over the seeds of one processor) or DATASET/VARIANT/SEED, and
+    a result or field of the record; `published#` and a number of the literature (`published.reference`); `guesses#`
+    and DATASET/KIND/MEASURE of data/results/guesses.json. Raises UserError or KeyError where there is none.
+    """
+    reference, _, form = words.partition(":")
+    source, _, key = reference.partition("#")
+    if source == "published":
+        if not published.reference(key):
+            raise UserError(f"{key} is empty")
+        return published.reference(key), f"printed by others: data/published/{key.partition('/')[0]}.csv"
+    if source == "guesses":
+        node: Any = read_json(project_root() / "data" / "results" / "guesses.json")
+        for part in key.split("/"):
+            if not isinstance(node, Mapping) or part not in node:
+                raise UserError(f"data/results/guesses.json has no number {key}")
+            node = node[part]
+        return format(float(node), form or ".1f"), "a guess, counted without a network: data/results/guesses.json"
+    dataset, variant, *seed = source.split("/")
+    chosen = results.select(results.published(), dataset, variant)
+    if seed:
+        chosen = [record for record in chosen if record["seed"] == int(seed[0])]
+    if not chosen:
+        raise UserError(f"there is no published record of {source}")
+    if key in chosen[0]:
+        return format(chosen[0][key], form), f"data/results: {results.describe(chosen[0])}"
+    chosen = results.of_one_processor(chosen)
+    summary = results.summarise(chosen, key)
+    where = f"{images(chosen[0])} images, {results.processors(chosen)}, commit {chosen[0]['commit']}"
+    return (format(summary.mean, form) if form else measured(summary)), where

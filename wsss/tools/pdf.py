@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from wsss.paths import UserError, atomic, project_root
-from wsss.report.elements import PDF
 
+PDF = "_build/html/wsss.pdf"
 PAGE = "_build/pdf/_build/singlehtml/index.html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPTIONS = (
