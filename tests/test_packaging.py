@@ -1,6 +1,7 @@
 """What is declared once stays in step: pyproject, environment.yml, installed versions, the book's group."""
 
 import re
+import shutil
 import tomllib
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from test_results import record
 
 import wsss
+from wsss.report import results
 from wsss.tools import readme
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,3 +82,13 @@ def test_readme_starts_with_the_two_lines_and_its_links_exist() -> None:
     assert any(line.startswith("make test") for line in first)
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
     assert all((ROOT / link).is_file() for link in links), links
+
+
+def test_readme_takes_no_picture_of_a_run_of_an_uncommitted_tree(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(readme, "project_root", lambda: tmp_path)
+    shutil.copy(ROOT / "README.md", tmp_path)
+    results.save(record(dirty=True), tmp_path / "runs" / "mini" / "mini" / "0.json")
+    (tmp_path / "runs" / "mini" / "mini" / "0").mkdir()
+    (tmp_path / "runs" / "mini" / "mini" / "0" / "cams.npz").touch()
+    assert readme.main() == 1 and "uncommitted changes" in capsys.readouterr().err
+    assert not (tmp_path / "book").exists()

@@ -1,9 +1,9 @@
-"""Table and picture of README.md: `python -m wsss.tools.readme` writes them anew, from records and a run's examples."""
+"""`python -m wsss.tools.readme`: write README.md's table anew from records, its picture from the examples of a run."""
 
-from pathlib import Path
+import sys
 
 from wsss.paths import UserError, atomic, project_root
-from wsss.report import figures, tables
+from wsss.report import figures, results, tables
 
 START, END = "<!-- table headline: written by python -m wsss.tools.readme -->", "<!-- end of table -->"
 
@@ -17,17 +17,28 @@ def refreshed(text: str) -> str:
     return f"{before}{START}\n\n{tables.build('headline').markdown()}\n{END}{after}"
 
 
-def main() -> None:
-    """Write README.md anew; its picture too, where the published run's examples are at hand."""
-    examples = project_root() / "runs" / "mini" / "mini" / "0" / "cams.npz"
-    if examples.is_file():
-        with atomic(project_root() / "book" / "_static" / "overview.png") as temporary:
-            temporary.write_bytes(figures.cam_rows(figures.load_samples(examples)).png())
-    path: Path = project_root() / "README.md"
-    text = refreshed(path.read_text(encoding="utf-8"))
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def main() -> int:
+    """Write README.md anew; its picture too, where the published run's examples are at hand. Returns the exit code."""
+    root = project_root()
+    examples = root / "runs" / "mini" / "mini" / "0" / "cams.npz"
+    try:
+        text = refreshed((root / "README.md").read_text(encoding="utf-8"))
+        if examples.is_file():
+            record = results.load(examples.parent.with_suffix(".json"))
+            if record["dirty"]:
+                raise UserError(
+                    f"{examples.parent} was run on a tree with uncommitted changes; commit and run it again, or move "
+                    "it away to keep the picture as it is"
+                )
+            with atomic(root / "book" / "_static" / "overview.png") as temporary:
+                temporary.write_bytes(figures.cam_rows(figures.load_samples(examples)).png())
+        with atomic(root / "README.md") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except UserError as error:
+        print(f"wsss: error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
