@@ -1,129 +1,91 @@
-"""What papermill needs to run this project's notebooks by one plain line.
+"""papermill for this project's notebooks: `papermill notebooks/NAME.ipynb` is a whole command. No torch.
 
-papermill loads its `papermill.engine` entry points before it reads the command line, so this module can
-
-* fill in what `papermill notebooks/NAME.ipynb` leaves out: the output, `runs/notebooks/NAME.ipynb`, and the
-  engine below (`complete`);
-* refuse a parameter that the notebook does not have, which papermill only warns about, and turn `1e-3`,
-  which YAML reads as text, into the number that the notebook's default asks for (`wsss.tools.parameters`);
-* keep a failed run from replacing a good output, run in the interpreter that papermill itself runs in, and
-  stamp where the result comes from into the notebook (`Engine`).
-
-Other people's notebooks are left alone. It imports no torch. Import papermill first; it loads this module.
+papermill loads this module, its entry point `papermill.engine`, before it reads the command line. `complete` adds what
+that line leaves out: an output, runs/notebooks/NAME.ipynb, and the engine below. papermill has no hook for an output,
+so `sys.argv` is changed, but in the command papermill alone and for notebooks of this project alone. Import papermill
+first; it loads this module.
 """
 
+import ast
+import difflib
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from ipykernel.kernelspec import RESOURCES, get_kernel_dict
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
 from papermill.engines import NBClientEngine
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import papermill_io
 
 from wsss import provenance
-from wsss.paths import UserError
-from wsss.tools import sources
-from wsss.tools.parameters import defaults, settle
+from wsss.paths import project_root
 
-PAIRS = {"-p", "--parameters", "-r", "--parameters_raw"}
-FLAGS = {
-    *("--inject-input-path", "--inject-output-path", "--inject-paths", "--prepare-only", "--prepare-execute"),
-    *("--request-save-on-cell-execute", "--no-request-save-on-cell-execute", "--progress-bar"),
-    *("--no-progress-bar", "--log-output", "--no-log-output", "--report-mode", "--no-report-mode"),
-}
-QUIET = ["--IPKernelApp.log_level=40"]  # else each run warns that its kernel listens on this machine's TCP
-ONLY_ASK = {"-h", "--help", "--help-notebook", "--version"}
-
-
-# ---- the command line
-
-
-def project_of(notebook: Path) -> Path | None:
-    """Root of the project that a notebook belongs to: the folder above it with `_config.yml` and `wsss`."""
-    parents = notebook.resolve().parents
-    return next((p for p in parents if (p / "_config.yml").is_file() and (p / "wsss").is_dir()), None)
+QUESTIONS = {"-h", "--help", "--help-notebook", "--version"}
+TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def complete(arguments: Sequence[str]) -> list[str]:
-    """papermill's arguments with engine and output filled in, if they name a notebook of this project.
-
-    The same list comes back for anything else: questions (`--help`), `-`, other people's notebooks.
-    """
-    arguments = list(arguments)
-    places = _positionals(arguments)
-    if not places or ONLY_ASK & set(arguments) or "-" in (arguments[i] for i in places):
-        return arguments
-    notebook = Path(arguments[places[0]])
-    root = project_of(notebook)
-    if root is None or notebook.suffix != ".ipynb" or not notebook.is_file():
-        return arguments
+    """papermill's arguments with output and engine, if the first notebook among them is one of this project."""
+    paths = [argument for argument in arguments if argument.endswith(".ipynb") or argument == "-"]
+    ours = bool(paths) and Path(paths[0]).is_file() and Path(paths[0]).resolve().is_relative_to(project_root())
+    if not ours or QUESTIONS & set(arguments):
+        return list(arguments)
+    output = []
+    if len(paths) == 1:
+        target = project_root() / "runs" / "notebooks" / Path(paths[0]).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        output = [os.path.relpath(target)]
+        print(f"wsss: the executed notebook goes to {output[0]}", file=sys.stderr)
+    after = arguments.index(paths[0]) + 1
     engine = [] if any(a.split("=")[0] == "--engine" for a in arguments) else ["--engine", "wsss"]
-    if len(places) == 1:
-        output = root / "runs" / "notebooks" / notebook.name
-        output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.insert(places[0] + 1, os.path.relpath(output))
-        print(f"wsss: the executed notebook goes to {os.path.relpath(output)}", file=sys.stderr)
-    return arguments + engine
+    return [*arguments[:after], *output, *arguments[after:], *engine]
 
 
-def _positionals(arguments: Sequence[str]) -> list[int]:
-    """Where the arguments stand that are neither options nor values of options."""
-    places, skip = [], 0
-    for i, argument in enumerate(arguments):
-        if skip:
-            skip -= 1
-        elif not argument.startswith("-") or argument == "-":
-            places.append(i)
-        elif argument in PAIRS:
-            skip = 2
-        elif argument not in FLAGS and "=" not in argument:
-            skip = 1
-    return places
+def defaults(notebook: Any) -> dict[str, Any]:
+    """Names and default values in the cell tagged `parameters`, in order; None where it is no literal."""
+    cell = next((c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])), None)
+    values = {}
+    for line in ast.parse(cell.source).body if cell else []:
+        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+            try:
+                values[line.targets[0].id] = ast.literal_eval(line.value)
+            except ValueError:
+                values[line.targets[0].id] = None
+    return values
 
 
-def _is_papermill(program: str) -> bool:
-    """True for the `papermill` command and for `python -m papermill` (while Python still looks it up)."""
-    if program == "-m":
-        return "papermill" in sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1]
-    return Path(program).stem == "papermill"
+def settle(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters in the types of the notebook's defaults: "1e-3" (YAML's text) to 0.001, 1000.0 to 1000, 3 to "3".
 
-
-# ---- running
-
-
-class OwnInterpreter(KernelSpecManager):
-    """Every kernel is the interpreter that papermill runs in, whatever kernels are installed."""
-
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        """This interpreter, under any name."""
-        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(QUIET))
-
-
-class KernelManager(AsyncKernelManager):
-    """Starts kernels by `OwnInterpreter`."""
-
-    def _kernel_spec_manager_default(self) -> KernelSpecManager:
-        return OwnInterpreter(parent=self)
+    Raises click.ClickException for a name that is not known, of which papermill only warns, and for a value that
+    cannot be of the default's type.
+    """
+    settled = {}
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}."
+            raise click.ClickException(f"this notebook has no parameter {name!r}; {hint}")
+        kind = type(known[name])
+        try:
+            if kind not in TYPES or isinstance(value, kind):
+                settled[name] = value
+            elif kind is bool:
+                settled[name] = {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
+            else:
+                settled[name] = str(value) if kind is str else kind(float(value))
+                if kind is int and settled[name] != float(value):
+                    raise ValueError
+        except (KeyError, ValueError, TypeError) as error:
+            raise click.ClickException(f"parameter {name!r} takes {TYPES[kind]}, not {value!r}.") from error
+    return settled
 
 
 class Engine(NBClientEngine):
     """papermill's own engine, with checked parameters, a safe output and a provenance stamp."""
-
-    @classmethod
-    def nb_kernel_name(cls, nb: Any, name: str | None = None) -> str:
-        """The name in the notebook, or python3."""
-        return name or nb.metadata.get("kernelspec", {}).get("name") or "python3"
-
-    @classmethod
-    def nb_language(cls, nb: Any, language: str | None = None) -> str:
-        """The language in the notebook, or python."""
-        return language or "python"
 
     @classmethod
     def execute_notebook(
@@ -133,100 +95,57 @@ class Engine(NBClientEngine):
 
         A run that fails or is stopped leaves `NAME.failed.ipynb` beside it.
         """
-        nb = _with_settled_parameters(nb)
+        from papermill.execute import raise_for_execution_errors  # not at the top: they are importing this module
+        from papermill.parameterize import parameterize_notebook
+
+        known, given, began = defaults(nb), dict(nb.metadata.papermill.get("parameters", {})), time.monotonic()
+        if given:
+            given = settle(given, known)
+            nb = parameterize_notebook(nb, given, engine_name="wsss")
+        start = papermill_io.get_handler("local").cwd(None)  # where papermill was started; --cwd has moved the process
+        papermill_io.get_handler("local").cwd(start)
+        start = Path(start or ".").resolve()
+        name, root = Path(input_path).name, project_root()  # no path of this machine goes into the notebook
+        if (start / input_path).resolve().is_relative_to(root):
+            name = (start / input_path).resolve().relative_to(root).as_posix()
+        nb.metadata.papermill.update(input_path=name, output_path="")
+        nb.metadata.wsss = {"notebook": name, "parameters": known | given, **provenance.stamp()}
+        # The first quiets a warning about TCP on this machine, the second leaves out megabytes that pages cannot use.
+        options |= {"extra_arguments": ["--IPKernelApp.log_level=40"], "store_widget_state": False}
+        options |= {"input_path": input_path}
         if output_path is None:  # papermill writes to standard output, or nowhere
-            return super().execute_notebook(nb, kernel_name, None, input_path=input_path, **options)
-        output = _start_folder() / output_path
+            return _finished(super().execute_notebook(nb, kernel_name, None, **options), began)
+        output = start / output_path
         running, failed = output.with_suffix(".running.ipynb"), output.with_suffix(".failed.ipynb")
         if not output.parent.is_dir():
             raise click.ClickException(f"the output folder {output.parent} does not exist; make it first.")
         try:
-            done = super().execute_notebook(nb, kernel_name, str(running), input_path=input_path, **options)
-            _raise_errors(done, str(running))
+            nb = super().execute_notebook(nb, kernel_name, str(running), **options)
+            raise_for_execution_errors(nb, str(running))
         except BaseException as error:
             if running.exists():
                 running.replace(failed)
-            raise _in_words(error, input_path, failed.name, output) from error
+            if not isinstance(error, PapermillExecutionError):
+                raise
+            reason = error.evalue if error.ename == "UserError" else f"{error}"
+            kept = f" {output.name} of an earlier run is as it was." if output.exists() else ""
+            raise click.ClickException(
+                f"{reason}\n{input_path} stopped in cell {error.exec_count}; what ran is kept as {failed.name}.{kept}"
+            ) from error
         running.replace(output)
         failed.unlink(missing_ok=True)
-        return done
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, input_path: str = "", **options: Any) -> None:
-        """Stamp, run, add the seconds. Paths in the metadata are relative to the project."""
-        notebook = _start_folder() / input_path
-        root = project_of(notebook) or notebook.parent
-        source = sources.source_hash(nb_man.nb)
-        known, metadata = defaults(nb_man.nb), nb_man.nb.metadata
-        name = os.path.relpath(notebook, root)
-        metadata.papermill.update(input_path=name, output_path="")
-        metadata.wsss = {
-            "notebook": name,
-            "source": source,
-            "parameters": known | dict(metadata.papermill.parameters),
-            "package": sources.package_hash(),
-            **_records_read(nb_man.nb, root),
-            **provenance.stamp(),
-        }
-        options |= {"kernel_manager_class": KernelManager, "store_widget_state": False}
-        super().execute_managed_notebook(nb_man, kernel_name, **options)
-        _without_widgets(nb_man.nb)
-        metadata.wsss["seconds"] = round((nb_man.now() - nb_man.start_time).total_seconds(), 1)
+        return _finished(nb, began)  # papermill writes it to the output once more
 
 
-def _without_widgets(nb: Any) -> None:
-    """Keep of a widget that has an element for pages without a kernel this element alone."""
+def _finished(nb: Any, began: float) -> Any:
+    """The notebook with its seconds, and of a widget with an element for pages without a kernel this element alone."""
+    nb.metadata.wsss["seconds"] = round(time.monotonic() - began, 1)
     for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
         if "text/html" in output.get("data", {}):
             output["data"].pop("application/vnd.jupyter.widget-view+json", None)
+    return nb
 
 
-def _records_read(nb: Any, root: Path) -> dict[str, Any]:
-    """Records that a notebook which imports wsss.report.results finds: its output's or runs/, then the published."""
-    if "wsss.report.results" not in sources.code_imports(nb):
-        return {}
-    output = nb.metadata.papermill.parameters.get("output") or root / "runs"
-    try:
-        return {"records": sources.records(_start_folder() / output, root / "data" / "results")}
-    except (UserError, OSError):  # the notebook itself says what is wrong with them
-        return {}
-
-
-def _with_settled_parameters(nb: Any) -> Any:
-    """The notebook with its injected cell written anew from checked parameters."""
-    from papermill.parameterize import parameterize_notebook  # not at the top: it is importing us
-
-    given = dict(nb.metadata.papermill.get("parameters", {}))
-    if not given:
-        return nb
-    return parameterize_notebook(nb, settle(given, defaults(nb)), engine_name="wsss")
-
-
-def _raise_errors(nb: Any, path: str) -> None:
-    """papermill's own check: marks the failing cell in the file at path and raises."""
-    from papermill.execute import raise_for_execution_errors  # not at the top: it is importing us
-
-    raise_for_execution_errors(nb, path)
-
-
-def _in_words(error: BaseException, notebook: str, failed: str, output: Path) -> BaseException:
-    """A failed cell as one message for the command line; anything else (an interrupt) as it is."""
-    if not isinstance(error, PapermillExecutionError):
-        return error
-    reason = error.evalue if error.ename == "UserError" else f"{error}"
-    kept = f" {output.name} of an earlier run is as it was." if output.exists() else ""
-    return click.ClickException(
-        f"{reason}\n{notebook} stopped in cell {error.exec_count}; what ran is kept as {failed}.{kept}"
-    )
-
-
-def _start_folder() -> Path:
-    """Where papermill was started; its `--cwd` moves the process meanwhile."""
-    handler = papermill_io.get_handler("local")
-    folder = handler.cwd(None)
-    handler.cwd(folder)
-    return Path(folder or ".")
-
-
-if _is_papermill(sys.argv[0] if sys.argv else ""):
+# While Python looks up `python -m papermill`, argv[0] is "-m"; the module's name stands before the rest of the line.
+if Path(sys.orig_argv[-len(sys.argv)] if sys.argv[0] == "-m" else sys.argv[0]).stem == "papermill":
     sys.argv[1:] = complete(sys.argv[1:])
