@@ -201,8 +201,8 @@ def test_a_view_depends_on_its_seed_alone(own):
 def test_mini_is_drawn_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
     from wsss.data.drawn import generate
 
-    generate = generate.generate
-    monkeypatch.setattr(generate, "generate", lambda root: generate(root, {"train": 1, "val": 1}))
+    whole = generate.generate
+    monkeypatch.setattr(generate, "generate", lambda root: whole(root, {"train": 1, "val": 1}))
     for _ in range(2):
         assert run("data", "mini", "--root", tmp_path / "mini") == 0
     assert capsys.readouterr().out == f"{tmp_path / 'mini'}\n" * 2

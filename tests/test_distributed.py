@@ -128,7 +128,7 @@ def test_micro_batches_of_all_processes_make_the_batch(monkeypatch):
         monkeypatch.setattr(distributed, "rank", lambda: rank)
         monkeypatch.setattr(distributed, "world_size", lambda: world)
         shared = presets.override(config, {"optim.accumulate": accumulate})
-        return list(datasets.Order(7, shared, 0))
+        return list(datasets.TrainSampler(7, shared, 0))
 
     whole = [item for batch in order(0, 1, 1) for item in batch]
     halves = order(0, 1, 2)
@@ -188,8 +188,8 @@ def test_loader_processes_are_divided_among_the_processes_of_a_machine(monkeypat
     found = []
     for processes in (1, 2, 4, 8):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-        found.append(datasets.loaders(None))
-    assert found == [4, 3, 1, 1] and datasets.loaders(7) == 7
+        found.append(datasets.num_workers(None))
+    assert found == [4, 3, 1, 1] and datasets.num_workers(7) == 7
 
 
 def test_one_process_needs_no_group():

@@ -12,7 +12,7 @@ from wsss.paths import UserError
 
 def order(length, steps, batch, first=0, seed=0, accumulate=1):
     changes = {"optim__steps": steps, "optim__batch": batch, "seed": seed, "optim__accumulate": accumulate}
-    return datasets.Order(length, tiny(**changes), first)
+    return datasets.TrainSampler(length, tiny(**changes), first)
 
 
 @QUICK
@@ -78,7 +78,7 @@ def test_mix_keeps_near_numbers_apart():
 def test_a_gpu_has_loader_processes_without_being_asked(monkeypatch, wanted, gpu, there, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(datasets, "cores", lambda: there)
-    assert datasets.loaders(wanted) == expected
+    assert datasets.num_workers(wanted) == expected
 
 
 @pytest.mark.parametrize("workers", [1, 2])

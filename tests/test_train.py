@@ -181,11 +181,11 @@ def test_more_loader_order_is_a_permutation_a_pass(own):
     from wsss import datasets
 
     config = presets.get("smoke", **{"optim.steps": 6, "optim.batch": 2})
-    items = [item for batch in datasets.Order(4, config, 0) for item in batch]
+    items = [item for batch in datasets.TrainSampler(4, config, 0) for item in batch]
     for start in (0, 4, 8):
         assert sorted(index for index, _ in items[start : start + 4]) == [0, 1, 2, 3]
     assert len({seed for _, seed in items}) == 12
-    assert [item for batch in datasets.Order(4, config, 3) for item in batch] == items[6:]
+    assert [item for batch in datasets.TrainSampler(4, config, 3) for item in batch] == items[6:]
 
 
 # Losses and weights that are no numbers.

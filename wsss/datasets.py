@@ -11,11 +11,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from wsss import distributed, transforms
 from wsss.batch import Batch
-from wsss.config import Config
+from wsss.config import Config, Data
 from wsss.data import voc
 from wsss.data.pool import cores
-from wsss.data.sets import root_of as root_of
 from wsss.paths import UserError, note
+
+
+def root_of(config: Data) -> Path:
+    """The folder of the data set, as `data.sets.root_of`: a drawn set is drawn where it is not there yet."""
+    from wsss.data import sets  # a step needs neither the known sets nor what draws them
+
+    return sets.root_of(config)
 
 
 @dataclass
@@ -110,7 +116,7 @@ def collate(items: list[tuple]) -> Batch:
     return Batch(list(ids), *(None if column[0] is None else torch.stack(column) for column in columns))
 
 
-class Order:
+class TrainSampler:
     """Micro-batches of (index, seed) from a given step on; each depends on seed, step and place alone.
 
     Every pass over the data is a new permutation; step s takes the images s * batch .. (s + 1) * batch of that endless
@@ -150,9 +156,8 @@ def derive_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def loaders(wanted: int | None) -> int:
-    """Loader processes: `wanted`, or for None up to 4 beside a GPU, which would wait, as far as the processes on this
-    machine leave a core for each, and 0 beside a CPU, whose cores are busy."""
+def num_workers(wanted: int | None) -> int:
+    """Loader processes: `wanted`; for None up to 4 with a GPU, at most the cores per process, and 0 without."""
     if wanted is not None:
         return wanted
     return min(4, max(1, cores() // distributed.local_world_size())) if torch.cuda.is_available() else 0
@@ -160,12 +165,12 @@ def loaders(wanted: int | None) -> int:
 
 def training_batches(split: Split, config: Config, first_step: int) -> Iterator[Batch]:
     """The micro-batches of this process, in order, from `first_step` on. Raises UserError."""
-    order = Order(len(split), config, first_step)
+    sampler = TrainSampler(len(split), config, first_step)
     loader = DataLoader(
         TrainingViews(split, config),
-        batch_sampler=order,
+        batch_sampler=sampler,
         collate_fn=collate,
-        num_workers=loaders(config.data.workers),
+        num_workers=num_workers(config.data.workers),
         pin_memory=torch.cuda.is_available(),
     )
     try:

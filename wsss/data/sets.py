@@ -57,8 +57,8 @@ def name_of(config: Data, root: Path, *splits: str) -> str:
     `splits`) say, else the folder's. A folder that bears a known name by chance is called own-NAME. With SUPERVISED
     behind it where the run learns from masks."""
     held, folder = _held(root, config, *splits), root.resolve().name
-    own = f"own-{folder}" if folder in DATASETS and folder not in held else folder
-    return (config.name if config.name in held[:1] else own) + SUPERVISED * (config.supervision == "masks")
+    other = f"own-{folder}" if folder in DATASETS and folder not in held else folder
+    return (config.name if config.name in held[:1] else other) + SUPERVISED * (config.supervision == "masks")
 
 
 def _held(root: Path, config: Data, *splits: str) -> list[str]:

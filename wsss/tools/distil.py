@@ -176,7 +176,7 @@ class Student(train.Trainer):
 
     def batches(self) -> Iterator[Lesson]:
         """Training views with what the teacher said of them."""
-        order = datasets.Order(len(self.train_split), self.config, self.step)
+        order = datasets.TrainSampler(len(self.train_split), self.config, self.step)
         views = Views(self.train_split, self.config, self.model.patch)
         yield from DataLoader(views, batch_sampler=order, collate_fn=self._lesson)
 

@@ -252,9 +252,9 @@ def _annotation(name: str, drawing: Drawing) -> str:
 def _accept(root: Path, card: dict) -> Path:
     """Return `root` if it holds the set of this card. Pillow's version may differ: only JPEG bytes hang on it."""
     try:
-        found = json.loads((root / "mini.json").read_text())
+        kept = json.loads((root / "mini.json").read_text())
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or {**found, "pillow": ""} != {**card, "pillow": ""}:
+        kept = None
+    if not isinstance(kept, dict) or {**kept, "pillow": ""} != {**card, "pillow": ""}:
         raise UserError(f"{root} exists and is not this version of the mini set; remove it or name another folder")
     return root
