@@ -29,11 +29,11 @@ output = ""  # folder of your runs; empty: runs/ of the project
 from pathlib import Path
 
 from wsss import paths, presets
-from wsss.report import figures, results, tables
+from wsss.report import figures, records, tables
 
 own = Path(output) if output else paths.project_root() / "runs"
-records = results.find(own, paths.project_root() / "data" / "results")
-record = results.one(records, presets.get(preset).variant, seed)
+known = records.find(own, paths.project_root() / "data" / "results")
+record = records.one(known, presets.get(preset).variant, seed)
 run = Path(record["path"]).with_suffix("")
 
 # %% [markdown]

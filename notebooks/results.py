@@ -30,11 +30,11 @@ output = ""  # folder of your runs; empty: runs/ of the project
 from pathlib import Path
 
 from wsss import paths, presets
-from wsss.report import evidence, experiments, figures, results, tables
+from wsss.report import evidence, experiments, figures, records, tables
 
 own = Path(output) if output else paths.project_root() / "runs"
-records, yours = results.published(), results.find(own)
-record = results.one(results.find(own, paths.project_root() / "data" / "results"), presets.get(preset).variant, seed)
+published, yours = records.published(), records.find(own)
+record = records.one(records.find(own, paths.project_root() / "data" / "results"), presets.get(preset).variant, seed)
 
 # %% [markdown]
 # ## The paper, its base, and what was measured
@@ -42,7 +42,7 @@ record = results.one(results.find(own, paths.project_root() / "data" / "results"
 # "not run" means that this project has no record of it, and says the command that makes one.
 
 # %%
-tables.build("headline", records)
+tables.build("headline", published)
 
 # %% [markdown]
 # ## The drawn set
@@ -51,17 +51,17 @@ tables.build("headline", records)
 # The share of the *rest* that is covered tells how far a CAM reaches beyond it.
 
 # %%
-tables.build("mini", records, yours)
+tables.build("mini", published, yours)
 
 # %%
-evidence.differences(experiments.get("mini-components"), records)
+evidence.differences(experiments.get("mini-components"), published)
 
 # %% [markdown]
 # *How far each row of the experiment on components lies above the base: a dot a seed, the mean of the paired
 # differences and its 95 % interval over seeds.*
 
 # %%
-evidence.coverage_bars(experiments.get("mini-components"), records)
+evidence.coverage_bars(experiments.get("mini-components"), published)
 
 # %% [markdown]
 # *How much of the distinctive part and of the rest of the objects the CAM covers on the validation list, row by row of
@@ -70,7 +70,7 @@ evidence.coverage_bars(experiments.get("mini-components"), records)
 # ## Photographs
 
 # %%
-tables.build("voc-animals", records, yours)
+tables.build("voc-animals", published, yours)
 
 # %% [markdown]
 # ## One run

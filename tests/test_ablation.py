@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from scipy import stats
-from test_results import record
+from test_records import record
 
 from wsss.paths import UserError
-from wsss.report import ablation, experiments, intervals, results, tables, verdict
+from wsss.report import ablation, experiments, records, statistics, tables, verdict
 from wsss.report.table import ABSENT, NOT_MEASURED
 
 NAME = "mini-csa"
@@ -23,11 +23,11 @@ def counts_of(seed, right):
 def put(tmp_path, variant, seed, right, kinds=("segmentation", "cam"), ids=IDS, **fields):
     """A saved record of 30 images with its counts; the same masks for every variant."""
     path, counts = tmp_path / "mini" / variant / f"{seed}.json", counts_of([seed, len(variant)], right)
-    one = {"miou": intervals.miou(counts), "iou": {"background": 1.0, "cup": 1.0}}
-    one |= {"miou_headline": one["miou"], "miou_headline_interval": list(intervals.bootstrap_miou(counts))}
-    results.save(record(variant=variant, seed=seed, results=dict.fromkeys(kinds, one), **fields), path)
-    results.save_counts(path.with_suffix(".npz"), ids, **dict.fromkeys(kinds, counts))
-    return results.load(path), counts
+    one = {"miou": statistics.miou(counts), "iou": {"background": 1.0, "cup": 1.0}}
+    one |= {"miou_headline": one["miou"], "miou_headline_interval": list(statistics.bootstrap_miou(counts))}
+    records.save(record(variant=variant, seed=seed, results=dict.fromkeys(kinds, one), **fields), path)
+    records.save_counts(path.with_suffix(".npz"), ids, **dict.fromkeys(kinds, counts))
+    return records.load(path), counts
 
 
 def line(table, *start):
@@ -38,8 +38,8 @@ def line(table, *start):
 def test_a_cell_is_mean_deviation_and_the_widest_interval(tmp_path):
     own = [put(tmp_path, "mini", seed, 0.8) for seed in (0, 1, 2)]
     table = ablation.numbers(NAME, MINI, [one for one, _ in own])
-    mious = [intervals.miou(counts) for _, counts in own]
-    bounds = [intervals.bootstrap_miou(counts) for _, counts in own]
+    mious = [statistics.miou(counts) for _, counts in own]
+    bounds = [statistics.bootstrap_miou(counts) for _, counts in own]
     shown = f"{np.mean(mious):.1f} ± {np.std(mious, ddof=1):.1f} (3 seeds) "
     shown += f"[{min(low for low, _ in bounds):.1f}, {max(high for _, high in bounds):.1f}]"
     absent = NOT_MEASURED
@@ -69,18 +69,18 @@ def test_a_decoder_that_nothing_trained_has_no_number(tmp_path):
 def test_a_final_evaluation_fills_its_own_column():
     final = {"name": "final-without-crf-s0.6+0.8+1"}
     numbers = {"segmentation": {"miou_headline": 33.0}}
-    records = [record("voc-animals", "voc-animals-base", protocol=final, results=numbers)]
-    table = ablation.numbers("voc-animals-components", ANIMALS, records)
+    chosen = [record("voc-animals", "voc-animals-base", protocol=final, results=numbers)]
+    table = ablation.numbers("voc-animals-components", ANIMALS, chosen)
     assert line(table, "base") == (*["not run"] * 6, "33.0 (1 seed)", "not run")
 
 
 def test_a_difference_is_over_the_seeds_that_both_have(tmp_path):
     own = [put(tmp_path, "mini-msc", seed, 0.7) for seed in (0, 1, 2)]
     base = [put(tmp_path, "mini", seed, 0.8) for seed in (1, 2, 3)]
-    records = [one for one, _ in own + base]
-    table = ablation.differences(NAME, MINI, records)
+    chosen = [one for one, _ in own + base]
+    table = ablation.differences(NAME, MINI, chosen)
     sides = np.stack([counts for _, counts in own[1:]]), np.stack([counts for _, counts in base[:2]])
-    each = [intervals.miou(one) - intervals.miou(other) for one, other in zip(*sides, strict=True)]
+    each = [statistics.miou(one) - statistics.miou(other) for one, other in zip(*sides, strict=True)]
     test = stats.ttest_1samp(each, 0)
     low, high = test.confidence_interval(0.95)
     p = min(1, 2 * test.pvalue)  # Holm: of two tests of equal p both are doubled
@@ -92,8 +92,8 @@ def test_a_difference_is_over_the_seeds_that_both_have(tmp_path):
 
 
 def test_the_test_over_images_is_a_footnote_that_says_what_it_cannot_tell(tmp_path):
-    records = [put(tmp_path, name, 0, right)[0] for name, right in (("mini-msc", 0.7), ("mini", 0.8))]
-    table = ablation.differences(NAME, MINI, records)
+    chosen = [put(tmp_path, name, 0, right)[0] for name, right in (("mini-msc", 0.7), ("mini", 0.8))]
+    table = ablation.differences(NAME, MINI, chosen)
     assert line(table, "no alignment", "CAM")[2:] == (ABSENT, ABSENT), (
         "one seed has no interval, whatever the images say"
     )
@@ -107,13 +107,13 @@ def test_holm_counts_the_primary_endpoints_of_the_table_alone():
     """Of two rows with four primary endpoints the smallest p is taken four times; final evaluations have none."""
     noise = {"voc-animals-msc": (1.0, 1.1, 1.3), "voc-animals-csa": (-1.0, 2.0, 0.5), "voc-animals-base": (0, 0, 0)}
     final = {"name": "final-without-crf-s0.6+0.8+1"}
-    records = []
+    chosen = []
     for variant, gains in noise.items():
         for seed, gain in enumerate(gains):
             numbers = {"cam": {"miou_headline": 30 - gain}, "segmentation": {"miou_headline": 20 + gain + seed}}
-            records.append(record("voc-animals", variant, seed, results=numbers))
-            records.append(record("voc-animals", variant, seed, results=numbers, protocol=final))
-    table = ablation.differences("voc-animals-components", ANIMALS, records)
+            chosen.append(record("voc-animals", variant, seed, results=numbers))
+            chosen.append(record("voc-animals", variant, seed, results=numbers, protocol=final))
+    table = ablation.differences("voc-animals-components", ANIMALS, chosen)
     p = stats.ttest_1samp(noise["voc-animals-msc"], 0).pvalue
     assert line(table, "base + MSC", "segmentation")[-1] == f"{4 * p:.3f}" == line(table, "base + MSC", "CAM")[-1]
     assert line(table, "base + CSA", "segmentation")[-1] == "1.000"
@@ -140,7 +140,7 @@ def test_runs_of_a_seed_on_two_kinds_of_machine_are_no_pair(tmp_path, other):
 def test_pairs_of_all_processors_have_a_mean_difference_and_a_mean_is_of_one():
     """Three seeds on two processors, each of whose runs lie at a level of its own: differences go over all three."""
     level = {0: 40.0, 3: 60.0, 4: 61.0}
-    records = [
+    chosen = [
         record(
             variant=variant,
             seed=seed,
@@ -150,18 +150,18 @@ def test_pairs_of_all_processors_have_a_mean_difference_and_a_mean_is_of_one():
         for variant, gain in (("mini", 0.0), ("mini-msc", 1.0))
         for seed, own in level.items()
     ]
-    assert line(ablation.differences(NAME, MINI, records), "no alignment", "CAM")[:2] == ("3", "+1.0")
-    table = ablation.numbers(NAME, MINI, records)
+    assert line(ablation.differences(NAME, MINI, chosen), "no alignment", "CAM")[:2] == ("3", "+1.0")
+    table = ablation.numbers(NAME, MINI, chosen)
     assert line(table, "base + both")[1].startswith("60.5 ± 0.7 (2 seeds)") and "seeds 3, 4 on EPYC" in table.note
-    where = ablation.differences(NAME, MINI, records).note
+    where = ablation.differences(NAME, MINI, chosen).note
     assert "seed 0 on Xeon; seeds 3, 4 on EPYC" in where
 
 
 @pytest.mark.parametrize("rows", [MINI.rows, MINI.rows[:-1]])
 def test_a_note_of_differences_says_what_to_run_as_long_as_something_is_left(tmp_path, rows):
-    records = [put(tmp_path, row.variant, 0, 0.7)[0] for row in rows]
+    chosen = [put(tmp_path, row.variant, 0, 0.7)[0] for row in rows]
     left = len(rows) < len(MINI.rows)
-    assert (f"`wsss sweep {NAME}`" in ablation.differences(NAME, MINI, records).note) == left
+    assert (f"`wsss sweep {NAME}`" in ablation.differences(NAME, MINI, chosen).note) == left
 
 
 def test_a_headline_is_its_classes_alone(tmp_path):
@@ -169,14 +169,14 @@ def test_a_headline_is_its_classes_alone(tmp_path):
     (one, first), (other, second) = (
         put(tmp_path, name, 0, right, **config) for name, right in (("mini-msc", 0.76), ("mini", 0.74))
     )
-    test = intervals.paired(first[None, :, 1:], second[None, :, 1:], (IDS, IDS))
+    test = statistics.paired(first[None, :, 1:], second[None, :, 1:], (IDS, IDS))
     assert f"no alignment, CAM {test.p:.3f}" in ablation.differences(NAME, MINI, [one, other]).note
 
 
 def test_without_counts_there_is_no_test_over_images():
     numbers = {"cam": {"miou_headline": 40.0}}
-    records = [record(variant=name, results=numbers) for name in ("mini", "mini-msc")]
-    table = ablation.differences(NAME, MINI, records)
+    chosen = [record(variant=name, results=numbers) for name in ("mini", "mini-msc")]
+    table = ablation.differences(NAME, MINI, chosen)
     assert line(table, "no alignment", "CAM") == ("1", "+0.0", ABSENT, ABSENT) and "Footnote" not in table.note
     assert [row[1] for row in table.rows if row[0] == "no alignment"] == ["CAM"]
 
@@ -184,23 +184,23 @@ def test_without_counts_there_is_no_test_over_images():
 @pytest.mark.parametrize("change", [{"protocol": {"name": "training", "size": 96}}, {"ids": ("a", "c")}])
 def test_other_images_and_other_protocols_are_refused(change):
     numbers = {"cam": {"miou_headline": 40.0}}
-    records = [record(results=numbers), record(variant="mini-msc", results=numbers, **change)]
+    chosen = [record(results=numbers), record(variant="mini-msc", results=numbers, **change)]
     with pytest.raises(UserError, match="differ in"):
-        ablation.differences(NAME, MINI, records)
+        ablation.differences(NAME, MINI, chosen)
     if "ids" in change:
         with pytest.raises(UserError, match="same images"):
-            ablation.numbers(NAME, MINI, records)
+            ablation.numbers(NAME, MINI, chosen)
 
 
 @pytest.mark.parametrize(("seed", "device", "alike"), [(0, "CPU", True), (1, "CPU", False), (0, "another", False)])
 def test_a_table_says_where_its_rows_share_no_seed(seed, device, alike):
     numbers = {"cam": {"miou_headline": 40.0}}
-    records = [
+    chosen = [
         record(variant="mini", results=numbers, device="CPU"),
         *(record(variant=name, seed=seed, results=numbers, device=device) for name in ("mini-msc", "mini-base")),
     ]
-    assert (ablation.UNLIKE not in ablation.numbers(NAME, MINI, records).note) == alike
-    assert (ablation.UNLIKE not in tables.build("mini", records).note) == alike
+    assert (ablation.UNLIKE not in ablation.numbers(NAME, MINI, chosen).note) == alike
+    assert (ablation.UNLIKE not in tables.build("mini", chosen).note) == alike
 
 
 def test_the_base_as_released_is_compared_as_it_is_evaluated_and_the_note_says_so():
@@ -208,7 +208,7 @@ def test_the_base_as_released_is_compared_as_it_is_evaluated_and_the_note_says_s
     coco, numbers = experiments.get("coco-components"), {"segmentation": {"miou_headline": 40.0}}
     protocol = {"name": "final", "kind": "coco"}
     shared = {"dataset": "coco", "results": numbers}
-    records = [
+    chosen = [
         record(variant="coco-base", protocol=protocol, **shared),
         record(
             variant="coco-toco",
@@ -217,7 +217,7 @@ def test_the_base_as_released_is_compared_as_it_is_evaluated_and_the_note_says_s
             **shared,
         ),
     ]
-    table = ablation.differences("coco-components", coco, records)
+    table = ablation.differences("coco-components", coco, chosen)
     assert line(table, "base as released", "segmentation, final, with CRF")
     assert "squashed without antialiasing (D18): coco-toco." in table.note
 

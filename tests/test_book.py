@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_results import notebook, put, record
+from test_records import notebook, put, record
 
 from wsss.compat import Compat
 from wsss.config import Config
-from wsss.report import publish, results
+from wsss.report import publish, records
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
@@ -28,7 +28,7 @@ def one_record(root):
     (root / "wsss").symlink_to(ROOT / "wsss")
     shutil.copytree(BOOK / "_ext", root / "book" / "_ext", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "data" / "published", root / "data" / "published")
-    results.save(record(), root / "data" / "results" / "mini" / "mini" / "0.json")
+    records.save(record(), root / "data" / "results" / "mini" / "mini" / "0.json")
     return root
 
 
@@ -85,10 +85,10 @@ def test_an_unknown_table_or_figure_fails_the_strict_build(project, directive):
 
 def test_a_changed_record_and_a_new_one_change_the_page(project):
     assert "40.0 (1 seed)" in build(project, ":result:`mini/mini#segmentation.miou`")[2]
-    results.save(record(seed=1), project / "data" / "results" / "mini" / "mini" / "1.json")
+    records.save(record(seed=1), project / "data" / "results" / "mini" / "mini" / "1.json")
     assert "40.5 ± 0.7 (2 seeds)" in build(project)[2]
     changed = record(results={"segmentation": {"miou": 50.0}})
-    results.save(changed, project / "data" / "results" / "mini" / "mini" / "0.json")
+    records.save(changed, project / "data" / "results" / "mini" / "mini" / "0.json")
     assert "45.5 ± 6.4 (2 seeds)" in build(project)[2]
 
 

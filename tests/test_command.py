@@ -12,7 +12,7 @@ from wsss.cli import main, train_config
 from wsss.command import parse
 from wsss.paths import UserError
 from wsss.presets import PRESETS
-from wsss.report import results
+from wsss.report import records
 from wsss.settings import flatten, get, override
 from wsss.stored import from_dict
 
@@ -54,7 +54,7 @@ def test_every_setting_that_a_page_names_exists():
             assert path.replace("-", "_").rstrip("_") in known or PROMISED in path, f"{page.name}: --{path}"
 
 
-@pytest.mark.parametrize("record", results.published(), ids=results.describe)
+@pytest.mark.parametrize("record", records.published(), ids=records.describe)
 def test_words_of_every_published_record_make_its_configuration(record):
     config = from_dict(record["config"])
     name, *words = presets.words(config)

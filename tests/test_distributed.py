@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from wsss import checkpoint, datasets, distributed, presets, train
 from wsss.paths import UserError
-from wsss.report import results
+from wsss.report import records
 
 PHOTOS = (Photo(), Photo(classes=(2,)), Photo(classes=(1, 2)), Photo(classes=(2,), size=(31, 57)), Photo())
 EXACT = ("--optim.bfloat16", "false", "--optim.batch", "4", "--optim.lr", "1e-4")
@@ -104,7 +104,7 @@ def test_D10_two_processes_count_each_image_once(pair, own, tmp_path):
 
 def counts_of(output: Path) -> dict[str, np.ndarray]:
     """The counts by image beside the one run's record."""
-    return results.load_counts(results.load(folder(output).with_suffix(".json")))
+    return records.load_counts(records.load(folder(output).with_suffix(".json")))
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from wsss import cam, datasets, evaluate, presets, refine, tally
 from wsss.config import IGNORE
 from wsss.model import build
-from wsss.report import results
+from wsss.report import records
 from wsss.weights import metadata
 
 
@@ -64,7 +64,7 @@ def test_best_weights_have_a_record_of_their_own(done):
     save_file(tensors, file, metadata(file))
     assert run("evaluate", folder(done), "--weights", "best") == 0
     assert (folder(done).with_suffix(".json")).read_bytes() == before
-    best = results.load(folder(done).with_suffix(".best.json"))
+    best = records.load(folder(done).with_suffix(".best.json"))
     iou = list(best["results"]["segmentation"]["iou"].values())
     assert best["images"] == 3 and iou[1] > 0 and not iou[0] and not iou[2]
 
@@ -110,7 +110,7 @@ def test_each_image_counts_once_at_its_own_size(counted):
             # batches may differ in the last bit of a logit
             assert np.abs(found.counts[kind][place] - rows).sum() <= 8
             assert rows[:, [0, 2]].sum() == (sample.mask != IGNORE).sum()
-        assert found.digests[place] == results.mask_digest(sample.mask)
+        assert found.digests[place] == records.mask_digest(sample.mask)
 
 
 def by_hand(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
-from test_results import record
+from test_records import record
 
 from wsss.paths import UserError
 from wsss.report import evidence, experiments

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from wsss import train
 from wsss.data import voc
-from wsss.report import results
+from wsss.report import records
 
 IDS = "ImageSets/Segmentation"
 
@@ -411,7 +411,7 @@ def test_full_disk_at_the_end(name, place, capsys, monkeypatch):
     assert (place / "out/data/tiny/1/step-00000004.safetensors").exists()
     monkeypatch.setattr(train.Trainer, "_update", None)
     assert run(*train_words()) == 0
-    assert results.load(place / "out/data/tiny/1.json")["images"] == 4
+    assert records.load(place / "out/data/tiny/1.json")["images"] == 4
 
 
 # Real processes.

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from matplotlib.colors import to_rgb
-from test_results import record
+from test_records import record
 
 from wsss.paths import UserError
 from wsss.report import figures

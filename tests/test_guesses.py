@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsss import metrics, paths, presets, tally
-from wsss.report import results
+from wsss.report import records
 
 
 def test_guesses_on_the_photographs(shared):
@@ -16,9 +16,9 @@ def test_guesses_on_the_photographs(shared):
         assert found[kind]["miou"] == pytest.approx(over_all, abs=0.05)
         assert found[kind]["miou_headline"] == pytest.approx(over_headline, abs=0.05)
     assert found == paths.read_json(paths.project_root() / "data/results/guesses.json")["voc-animals"]
-    for record in results.select(results.published(), "voc-animals", "voc-animals-base"):
+    for record in records.select(records.published(), "voc-animals", "voc-animals-base"):
         assert record["fingerprint"] == found["fingerprint"], "on the images and masks of the published records"
-        assert results.value(record, "guesses.centre.miou") == pytest.approx(found["centre"]["miou"], abs=1e-4)
+        assert records.value(record, "guesses.centre.miou") == pytest.approx(found["centre"]["miou"], abs=1e-4)
 
 
 def test_without_headline_classes_both_means_are_the_same():

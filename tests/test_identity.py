@@ -16,7 +16,7 @@ from wsss import datasets
 from wsss.data import identity, voc
 from wsss.explore import sources
 from wsss.paths import UserError, read_json, write_json
-from wsss.report import publish, results, verdict
+from wsss.report import publish, records, verdict
 from wsss.tools import ship
 
 IDS = "ImageSets/Segmentation"
@@ -185,7 +185,7 @@ def test_an_older_run_is_unknown_and_goes_on_with_a_note(finished, own, tmp_path
     capsys.readouterr()
     assert run(*tiny(own, tmp_path / "out")) == 0
     assert "was made before runs kept digests" in capsys.readouterr().err
-    known = results.data_of(record(tmp_path / "out"))
+    known = records.data_of(record(tmp_path / "out"))
     assert known["train"] == {} and not (place / "data.json").exists()
     assert ("photographs" in known["val"]) == (not finished)
     shorten(own, "train" if not finished else "val")
@@ -227,14 +227,14 @@ def test_an_evaluation_of_other_data_stands_apart(own, tmp_path, capsys):
     assert run("evaluate", place, "--data-root", other) == 0 == run("evaluate", place, *FINAL, "--data-root", other)
     assert capsys.readouterr().out.count("other data than the run's: the photographs of val differ") == 2
     assert before.items() <= hashes(tmp_path / "out").items(), "what is there of the run's own data stays"
-    made = [results.load(path) for path in sorted(place.parent.glob("0.*other-data-*.json"))]
+    made = [records.load(path) for path in sorted(place.parent.glob("0.*other-data-*.json"))]
     assert [found["protocol"]["name"].startswith("final") for found in made] == [False, True]
     for found in made:
         assert found["other_data"] == "the photographs of val"
         assert found["data"]["val"]["photographs"] == identity.of_list(other, "val")["photographs"]
         assert found["data"]["train"] == record(tmp_path / "out")["data"]["train"]
     assert made[1]["protocol"]["name"].endswith("other-data")
-    chosen = results.select(results.find(tmp_path / "out"), "own", "tiny")
+    chosen = records.select(records.find(tmp_path / "out"), "own", "tiny")
     assert [Path(found["path"]).name for found in chosen] == ["0.json"]
     folders = [path for path in (place / "predictions").iterdir() if "other-data" in path.name]
     assert len(folders) == 1 and len(list(folders[0].glob("*.png"))) == 4
@@ -251,7 +251,7 @@ def test_other_masks_score_the_kept_predictions_anew(own, tmp_path):
     assert run("evaluate", place, *FINAL) == 0
     assert {path: path.stat().st_mtime_ns for path in pngs.glob("*.png")} == before
     (made,) = place.parent.glob("0.voc-*other-data-*.json")
-    found, first = results.load(made), results.load(next(place.parent.glob("0.voc-s1-noflip.json")))
+    found, first = records.load(made), records.load(next(place.parent.glob("0.voc-s1-noflip.json")))
     assert found["other_data"] == "the masks of val" and found["fingerprint"] != first["fingerprint"]
     assert found["results"]["segmentation"]["miou"] != first["results"]["segmentation"]["miou"]
 
@@ -281,7 +281,7 @@ def test_an_evaluation_needs_the_classes_of_the_run(own, tmp_path, capsys):
 # Records beside each other.
 
 
-def beside(**changes: dict[str, str]) -> list[results.Record]:
+def beside(**changes: dict[str, str]) -> list[records.Record]:
     """Two seeds, the second with other digests."""
     digests = {"labels": "1", "masks": "2", "photographs": "3"}
     one = {"data": {"train": digests, "val": digests}}
@@ -292,13 +292,13 @@ def beside(**changes: dict[str, str]) -> list[results.Record]:
 
 
 def test_records_of_other_data_are_not_averaged():
-    assert results.summarise(beside(), "cam.miou").mean == 5
+    assert records.summarise(beside(), "cam.miou").mean == 5
     for split, kind in (("train", "labels"), ("val", "photographs")):
-        with pytest.raises(UserError, match=f"the {results.DATA[kind]} of {split}.; do not average"):
-            results.summarise(beside(**{split: {kind: "9"}}), "cam.miou")
+        with pytest.raises(UserError, match=f"the {records.DATA[kind]} of {split}.; do not average"):
+            records.summarise(beside(**{split: {kind: "9"}}), "cam.miou")
     one, other = beside(train={"labels": "9"})
     del other["data"]
-    assert results.summarise([one, other], "cam.miou").mean == 5, "unknown is not different"
+    assert records.summarise([one, other], "cam.miou").mean == 5, "unknown is not different"
 
 
 def test_what_differs_is_named():
@@ -308,16 +308,16 @@ def test_what_differs_is_named():
         "val": {"masks": "z", "classes": "z"},
         "watched few": {"ids": "1"},
     }
-    assert results.differences(one, other) == "the listed images of train, the classes, the masks of val"
-    assert results.differences(one, one) == results.differences({}, other) == ""
+    assert records.differences(one, other) == "the listed images of train, the classes, the masks of val"
+    assert records.differences(one, one) == records.differences({}, other) == ""
 
 
 def test_a_record_whose_masks_changed_while_it_was_measured_is_not_written(own, tmp_path):
     assert run(*tiny(own, tmp_path / "out")) == 0
-    found = results.load(folder(tmp_path / "out").with_suffix(".json"))
+    found = records.load(folder(tmp_path / "out").with_suffix(".json"))
     found["fingerprint"]["masks"] = "0"
     with pytest.raises(UserError, match="masks of val changed while"):
-        results.save(found, tmp_path / "x.json")
+        records.save(found, tmp_path / "x.json")
 
 
 # The cache.
@@ -433,14 +433,14 @@ def test_records_left_out_for_their_data_are_named(own, tmp_path, capsys):
     other["data"]["val"]["photographs"] = "another"
     write_json(path.with_name("1.json"), other | {"seed": 1})
     capsys.readouterr()
-    assert len(results.find(tmp_path / "one", tmp_path / "two")) == 1
+    assert len(records.find(tmp_path / "one", tmp_path / "two")) == 1
     assert re.search(r"note: 1 records are left out.*1\.json.*the photographs of val", capsys.readouterr().err)
-    assert len(results.find(tmp_path / "two")) == 2
+    assert len(records.find(tmp_path / "two")) == 2
 
 
 def test_the_verdict_says_that_data_differ(own, tmp_path):
     assert run(*tiny(own, tmp_path / "out")) == 0
-    published = results.load(folder(tmp_path / "out").with_suffix(".json"))
+    published = records.load(folder(tmp_path / "out").with_suffix(".json"))
     mine = json.loads(json.dumps(published)) | {"path": published["path"]}
     mine["data"]["train"]["photographs"] = "another"
     rows, passed = verdict.verdict([published], [mine])

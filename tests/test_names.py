@@ -15,7 +15,7 @@ from wsss import datasets
 from wsss.data import names, voc
 from wsss.explore import sources
 from wsss.paths import UserError
-from wsss.report import results
+from wsss.report import records
 from wsss.tools import pretrain
 
 IDS = "ImageSets/Segmentation"
@@ -65,7 +65,7 @@ def test_an_id_is_the_whole_line_from_check_to_score(tmp_path, capsys, kind):
     assert run(*tiny(root, tmp_path / "out", "--optim.steps", "1")) == 0
     words = ("--protocol", "coco", "--crf", "False", "--scales", "1", "--workers", 1)
     assert run("evaluate", tmp_path / "out/set/tiny/0", *words) == 0
-    record = results.load(next((tmp_path / "out/set/tiny").glob("0.coco*.json")))
+    record = records.load(next((tmp_path / "out/set/tiny").glob("0.coco*.json")))
     made = next((tmp_path / "out/set/tiny/0/predictions").iterdir())
     mine = {name for name in names.files(made, names.MASKS)}
     assert mine == {f"v{name}" for name in KINDS[kind]}
@@ -171,7 +171,7 @@ def test_files_that_begin_with_a_dot_are_none(tmp_path, capsys):
     run_folder = tmp_path / "out/set/tiny"
     (run_folder / "._0.json").write_bytes(b"\0\5\x16\7")
     shutil.copytree(run_folder, tmp_path / "out/set/.ipynb_checkpoints")
-    assert [record["variant"] for record in results.find(tmp_path / "out")] == ["tiny"]
+    assert [record["variant"] for record in records.find(tmp_path / "out")] == ["tiny"]
 
 
 def test_pretraining_passes_over_what_begins_with_a_dot(tmp_path):

@@ -1,7 +1,7 @@
 """Where what is shown comes from: the records that a table shows, the line under it, the list of all records."""
 
 import pytest
-from test_results import record
+from test_records import record
 
 from wsss.report import origins, tables
 

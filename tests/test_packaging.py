@@ -11,10 +11,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from test_results import record
+from test_records import record
 
 import wsss
-from wsss.report import results
+from wsss.report import records
 from wsss.tools import readme
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +87,7 @@ def test_readme_starts_with_the_two_lines_and_its_links_exist() -> None:
 def test_readme_takes_no_picture_of_a_run_of_an_uncommitted_tree(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(readme, "project_root", lambda: tmp_path)
     shutil.copy(ROOT / "README.md", tmp_path)
-    results.save(record(dirty=True), tmp_path / "runs" / "mini" / "mini" / "0.json")
+    records.save(record(dirty=True), tmp_path / "runs" / "mini" / "mini" / "0.json")
     (tmp_path / "runs" / "mini" / "mini" / "0").mkdir()
     (tmp_path / "runs" / "mini" / "mini" / "0" / "cams.npz").touch()
     assert readme.main() == 1 and "uncommitted changes" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from running import folder, run
 from wsss import presets
 from wsss.data import prepare, voc
 from wsss.registry import DATASETS
-from wsss.report import results
+from wsss.report import records
 
 pytestmark = pytest.mark.slow
 IDS = "ImageSets/Segmentation"
@@ -36,7 +36,7 @@ def steps(preset: str, root: Path, base: Path, protocol: str, capsys: pytest.Cap
     assert run("train", preset, "--data.root", root, "--output", base / "runs", *settings) == 0
     place = folder(base / "runs")
     assert run("evaluate", place, "--protocol", protocol, "--split", "few", "--workers", 0) == 0
-    record = results.load(place.with_name(f"0.{protocol}-crf-few.json"))
+    record = records.load(place.with_name(f"0.{protocol}-crf-few.json"))
     assert record["protocol"]["crf"] and record["images"] == 3
     classes = len(voc.open_devkit(root).classes) + 1
     capsys.readouterr()

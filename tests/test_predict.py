@@ -21,7 +21,7 @@ from wsss.data.pictures import VOC_PALETTE, write_mask
 from wsss.inference import predictions, protocols, runs
 from wsss.inference.predictions import Job
 from wsss.paths import UserError
-from wsss.report import results
+from wsss.report import records
 
 PHOTOS = (
     Photo(),
@@ -77,7 +77,7 @@ def test_pictures_score_and_record_agree(done, own, capsys, protocol):
     assert run("evaluate", done, "--protocol", protocol, *HERE) == 0
     place = done / "predictions" / f"{protocol}-crf-val"
     assert {int(x) for path in place.glob("*.png") for x in np.unique(np.array(Image.open(path)))} == {0, 1, 2}
-    record = results.load(done.with_name(f"0.{protocol}-crf.json"))
+    record = records.load(done.with_name(f"0.{protocol}-crf.json"))
     said = capsys.readouterr().out
     assert str(place) in said and f"{record['results']['segmentation']['miou']:.1f}" in said
     for number, photo in enumerate(PHOTOS):
@@ -95,14 +95,14 @@ def test_pictures_score_and_record_agree(done, own, capsys, protocol):
     ]
     assert list(found["iou"].values()) == list(score["iou"].values()) and list(found["iou"])[0] == "background"
     assert record["images"] == score["images"] == 5
-    counts = results.load_counts(record)
+    counts = records.load_counts(record)
     assert list(counts["ids"]) == [f"val_{n}" for n in range(5)] and counts["segmentation"].shape == (5, 3, 3)
-    assert record["fingerprint"] == results.load(done.with_suffix(".json"))["fingerprint"]
+    assert record["fingerprint"] == records.load(done.with_suffix(".json"))["fingerprint"]
     # nothing else was written or changed
     new = {name for name, value in hashes(done.parent).items() if before.get(name) != value}
     kinds, files = (f"{protocol}-crf", protocol), ("protocol.json", *(f"val_{n}.png" for n in range(5)))
-    records = {f"0.{kind}{end}" for kind in kinds for end in (".json", ".npz")}
-    assert new == records | {f"0/predictions/{kind}-val/{name}" for kind in kinds for name in files}
+    chosen = {f"0.{kind}{end}" for kind in kinds for end in (".json", ".npz")}
+    assert new == chosen | {f"0/predictions/{kind}-val/{name}" for kind in kinds for name in files}
     assert not list(done.rglob(".*"))
 
 
@@ -110,15 +110,15 @@ def test_pictures_score_and_record_agree(done, own, capsys, protocol):
 def test_one_pass_of_the_network_gives_the_results_without_crf_too(done, protocol, tmp_path, monkeypatch):
     """The same PNGs, counts and numbers as an evaluation without CRF; the time is that of the record with it."""
     assert run("evaluate", done, "--protocol", protocol, *HERE) == 0
-    beside, files = results.load(done.with_name(f"0.{protocol}.json")), pictures(done / f"predictions/{protocol}-val")
+    beside, files = records.load(done.with_name(f"0.{protocol}.json")), pictures(done / f"predictions/{protocol}-val")
     assert (
         beside["seconds"]["evaluate"]
         == 0
-        < results.load(done.with_name(f"0.{protocol}-crf.json"))["seconds"]["evaluate"]
+        < records.load(done.with_name(f"0.{protocol}-crf.json"))["seconds"]["evaluate"]
     )
     shutil.rmtree(done / f"predictions/{protocol}-val")
     assert run("evaluate", done, "--protocol", protocol, "--crf", "False", *HERE) == 0
-    alone = results.load(done.with_name(f"0.{protocol}.json"))
+    alone = records.load(done.with_name(f"0.{protocol}.json"))
     assert pictures(done / f"predictions/{protocol}-val") == files
     for name in ("results", "protocol", "fingerprint"):
         assert alone[name] == beside[name]
@@ -127,23 +127,23 @@ def test_one_pass_of_the_network_gives_the_results_without_crf_too(done, protoco
 def test_the_record_says_what_was_done(done):
     words = ("evaluate", done, "--protocol", "voc", *HERE)
     assert run(*words) == 0
-    whole = results.load(done.with_name("0.voc-crf.json"))
+    whole = records.load(done.with_name("0.voc-crf.json"))
     used = whole["protocol"]
     assert used["name"] == "final" and used["size"] == "native" and used["scales"] == [1, 1.25, 1.5] and used["flip"]
     assert used["crf"] == {"iterations": 10, "gaussian": [1, 1], "bilateral": [121, 5, 4]}
     assert whole["seconds"].keys() == {"train", "evaluate"} and whole["steps"] == 4
     more = ("--crf", "False", "--flip", "False", "--scales", "1", "0.5", "--weights", "best", "--split", "train")
     assert run(*words, *more, "--bfloat16", "False") == 0
-    other = results.load(done.with_name("0.voc-best-s1+0.5-noflip-train.json"))
+    other = records.load(done.with_name("0.voc-best-s1+0.5-noflip-train.json"))
     assert other["protocol"]["name"] == "final-without-crf-best-s1+0.5-noflip-train"
     assert (other["protocol"]["crf"], other["protocol"]["bfloat16"], other["split"]) == (None, False, "train")
-    assert results.load_counts(other)["segmentation"].shape == (5, 3, 3)
+    assert records.load_counts(other)["segmentation"].shape == (5, 3, 3)
     assert run("evaluate", done, "--protocol", "coco", "--crf", "False") == 0
-    squashed = results.load(done.with_name("0.coco.json"))["protocol"]
+    squashed = records.load(done.with_name("0.coco.json"))["protocol"]
     assert squashed["name"] == "final-coco-without-crf", "no final number of a data set in VOC's way"
     assert squashed["size"] == 32
     assert run("evaluate", done, "--protocol", "voc", "--crf", "False", "--bfloat16", "True") == 0
-    halved = results.load(done.with_name("0.voc-bfloat16.json"))["protocol"]
+    halved = records.load(done.with_name("0.voc-bfloat16.json"))["protocol"]
     assert halved["name"] == "final-without-crf-bfloat16", "half precision is no final number"
 
 
@@ -186,10 +186,10 @@ def test_a_network_of_its_own_processes_gives_the_same(done):
     """Real workers, more than one job each."""
     words = ("evaluate", done, "--protocol", "voc")
     assert run(*words, *HERE) == 0
-    one = pictures(done / "predictions/voc-crf-val"), results.load(done.with_name("0.voc-crf.json"))
+    one = pictures(done / "predictions/voc-crf-val"), records.load(done.with_name("0.voc-crf.json"))
     assert run(*words, "--workers", 2, "--save", done / "two") == 0
     assert pictures(done / "two") == one[0]
-    assert results.load(done.with_name("0.voc-crf.json"))["results"] == one[1]["results"]
+    assert records.load(done.with_name("0.voc-crf.json"))["results"] == one[1]["results"]
 
 
 def test_a_drawn_set(mini_root, tmp_path):
@@ -197,7 +197,7 @@ def test_a_drawn_set(mini_root, tmp_path):
     assert run(*tiny(mini_root, tmp_path, "--data.train_split", "val")) == 0
     place = folder(tmp_path)
     assert run("evaluate", place, "--protocol", "voc", "--split", "test", "--scales", 1, *HERE) == 0
-    record = results.load(place.with_name("0.voc-crf-s1-test.json"))
+    record = records.load(place.with_name("0.voc-crf-s1-test.json"))
     assert record["images"] == 8 == len(list(place.glob("predictions/voc-crf-s1-test/*.png")))
 
 
@@ -231,7 +231,7 @@ def test_stopped_and_resumed_is_the_same(done, monkeypatch, capsys):
     """SIGTERM after two images: what is there is whole, nothing else is; the same words do the rest alone."""
     words = ("evaluate", done, "--protocol", "voc", *HERE)
     assert run(*words, "--save", done / "whole") == 0
-    expected = results.load(done.with_name("0.voc-crf.json"))
+    expected = records.load(done.with_name("0.voc-crf.json"))
     done.with_name("0.voc-crf.json").unlink()
     real, count = predictions.finish, iter(range(100))
 
@@ -251,7 +251,7 @@ def test_stopped_and_resumed_is_the_same(done, monkeypatch, capsys):
     assert run(*words) == 0
     assert pictures(place) == pictures(done / "whole")
     assert {name: (place / name).stat().st_mtime_ns for name in there} == times, "predicted once"
-    assert results.load(done.with_name("0.voc-crf.json"))["results"] == expected["results"]
+    assert records.load(done.with_name("0.voc-crf.json"))["results"] == expected["results"]
 
 
 def test_what_is_not_whole_is_predicted_again(done):
@@ -356,7 +356,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(done, capsys):
 def test_training_s_protocol_on_another_split(done):
     before = done.with_suffix(".json").read_bytes()
     assert run("evaluate", done, "--split", "train", "--weights", "best") == 0
-    record = results.load(done.with_name("0.best.train.json"))
+    record = records.load(done.with_name("0.best.train.json"))
     assert (record["split"], record["images"], record["protocol"]["name"]) == ("train", 5, "training")
     assert done.with_suffix(".json").read_bytes() == before
 
@@ -364,7 +364,7 @@ def test_training_s_protocol_on_another_split(done):
 def test_a_run_by_the_working_folder(done, monkeypatch):
     monkeypatch.chdir(done)
     assert main(["evaluate", ".", "--protocol", "voc", "--crf", "False"]) == 0
-    assert results.load(done.with_name("0.voc.json"))["images"] == 5
+    assert records.load(done.with_name("0.voc.json"))["images"] == 5
 
 
 # Real processes.
@@ -415,7 +415,7 @@ def test_killed_and_resumed_is_the_same_by_one_and_two_processes(large, tmp_path
     _, place = large
     words = ["evaluate", str(place), "--protocol", "voc"]
     assert run(*words, *HERE, "--save", tmp_path / "whole") == 0
-    record = results.load(place.with_name("0.voc-crf.json"))
+    record = records.load(place.with_name("0.voc-crf.json"))
     mine = tmp_path / "mine"
     stopped(mine, command(*words, "--save", str(mine), "--workers", "2", processes=processes), number)
     there = pictures(mine)
@@ -427,7 +427,7 @@ def test_killed_and_resumed_is_the_same_by_one_and_two_processes(large, tmp_path
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("mIoU in percent") == 1, "one process reports"
     assert pictures(mine) == pictures(tmp_path / "whole")
-    again = results.load(place.with_name("0.voc-crf.json"))
+    again = records.load(place.with_name("0.voc-crf.json"))
     assert again["results"] == record["results"] and again["images"] == 9
     assert again["processes"] == max(processes, 1)
     assert {path.suffix for path in mine.iterdir()} == {".png", ".json"}
@@ -471,7 +471,7 @@ def test_photographs_are_the_same_by_one_and_two_processes_killed_and_resumed(ph
     words = ["evaluate", str(photographs), "--protocol", "voc", "--scales", "0.5", "0.75", "--bfloat16", "False"]
     assert run(*words, *HERE, "--save", tmp_path / "whole") == 0
     path = photographs.with_name("0.voc-crf-s0.5+0.75.json")
-    expected, record = pictures(tmp_path / "whole"), results.load(path)
+    expected, record = pictures(tmp_path / "whole"), records.load(path)
     assert len(expected) == IMAGES == record["images"]
     shown = np.concatenate([np.array(Image.open(tmp_path / "whole" / name)).ravel() for name in expected])
     assert (np.bincount(shown) > 0.01 * shown.size).sum() > 3, "classes worth comparing"
@@ -485,7 +485,7 @@ def test_photographs_are_the_same_by_one_and_two_processes_killed_and_resumed(ph
         finished = process(*words, *more, processes=processes)
         assert finished.returncode == 0, finished.stderr
         assert pictures(mine) == expected
-        assert results.load(path)["results"] == record["results"]
+        assert records.load(path)["results"] == record["results"]
     done = process(*words, "--save", str(tmp_path / "batch"), "--batch", "4", OMP_NUM_THREADS="2")
     assert done.returncode == 0, done.stderr
     pairs = [[np.array(Image.open(tmp_path / side / name)) for side in ("whole", "batch")] for name in expected]

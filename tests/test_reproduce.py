@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_results import record
+from test_records import record
 
 from wsss.paths import UserError, read_json
 from wsss.tools import reproduce
@@ -86,7 +86,7 @@ def test_photographs_are_reproduced_where_they_and_their_weights_are(
 def put(folder: Path, variant: str, seed: int, dataset: str = "mini", miou: float = 40.0) -> None:
     numbers = {"segmentation": {"miou": miou, "miou_headline": miou}}
     one = record(dataset, variant, seed, results=numbers)
-    reproduce.results.save(one, folder / "runs" / dataset / variant / f"{seed}.json")
+    reproduce.records.save(one, folder / "runs" / dataset / variant / f"{seed}.json")
 
 
 def published(*variants: str) -> list[dict]:
@@ -105,7 +105,7 @@ def test_the_verdict_is_the_exit_code(
     put(folder, "mini", 0, miou=miou)
     put(folder, "mini-base", 0)
     monkeypatch.setattr(Step, "run", lambda step: None)
-    monkeypatch.setattr(reproduce.results, "published", lambda: published("mini"))
+    monkeypatch.setattr(reproduce.records, "published", lambda: published("mini"))
     assert reproduce.main() == code
     (row, *_) = read_json(folder / "runs/verdict.json")["rows"]
     assert row["what"] == "mini, seed 0: segmentation mIoU" and row["within"] is (code == 0)
@@ -121,7 +121,7 @@ def test_runs_of_a_sweep_are_judged_where_their_variant_is_published(
         put(folder, variant, seed)
     put(folder, "mini-coco", 0, "mini-coco")
     put(folder, "mini-csa", 5, miou=60.0)
-    monkeypatch.setattr(reproduce.results, "published", lambda: published("mini", "mini-csa"))
+    monkeypatch.setattr(reproduce.records, "published", lambda: published("mini", "mini-csa"))
     rows, passed = reproduce.judge(0.0)
     judged = {row["what"]: row["within"] for row in rows}
     assert not passed and judged == {

@@ -10,7 +10,7 @@ from wsss.cli import main
 from wsss.config import Config, to_dict
 from wsss.paths import UserError, project_root, read_json, write_json
 from wsss.presets import NOT_IN_VARIANT, PRESETS
-from wsss.report import experiments, results
+from wsss.report import experiments, records
 from wsss.settings import flatten, override, paths
 from wsss.stored import current_variant, from_dict, run_folder
 from wsss.tools import sweep
@@ -22,8 +22,8 @@ TRIES = sorted((project_root() / "data" / "tries").glob("*/*/*.json"))
 @pytest.mark.parametrize("path", [*RECORDS, *TRIES], ids=lambda path: "/".join(path.parts[-3:]))
 def test_every_published_record_opens(path):
     """Its name is that of its folder, and nothing of its configuration is lost: what differs are old words."""
-    record = results.load(path)
-    assert results.describe(record) == "/".join((*path.parts[-3:-1], path.name.split(".")[0]))
+    record = records.load(path)
+    assert records.describe(record) == "/".join((*path.parts[-3:-1], path.name.split(".")[0]))
     config, raw = from_dict(record["config"]), paths(record["config"])
     today = json.loads(json.dumps(flatten(config)))
     changed = {key for key, value in raw.items() if key not in today or today[key] != value} - {"variant"}
@@ -34,7 +34,7 @@ def test_every_published_record_opens(path):
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: "/".join(path.parts[-3:]))
 def test_a_published_record_is_its_preset_of_today_with_the_changes_of_its_name(path):
     """What was added since has the value today that the old run used; else the same words would make another run."""
-    record = results.load(path)
+    record = records.load(path)
     config = from_dict(record["config"])
     name, *changes = record["variant"].split("+")
     named = {part.split("=")[0]: part.split("=")[1] for part in changes}
@@ -47,7 +47,7 @@ def test_a_published_record_is_its_preset_of_today_with_the_changes_of_its_name(
 @pytest.mark.parametrize("scale", ["mini", "voc-animals"])
 def test_sweep_finds_no_published_run_missing(scale, tmp_path):
     """Every published run is that of some row, and no row would train it again."""
-    published = {(r["variant"], r["seed"]) for r in results.published() if r["dataset"] == scale}
+    published = {(r["variant"], r["seed"]) for r in records.published() if r["dataset"] == scale}
     seeds, met = tuple({seed for _, seed in published}), set()
     for name, experiment in experiments.EXPERIMENTS.items():
         if experiment.dataset == scale:
@@ -157,7 +157,7 @@ def test_a_finished_run_of_an_earlier_version_is_returned(tmp_path):
     assert run(*words) == 0
     assert hashes(output) == before and not place.exists()
     assert (
-        results.load(earlier / "0.json")["variant"]
+        records.load(earlier / "0.json")["variant"]
         == new
         == stored.from_dict(read_json(earlier / "0/config.json")).variant
     )
@@ -167,9 +167,9 @@ def test_an_old_record_of_ones_own_is_found_by_tables_and_sweep(tmp_path):
     record = json.loads(next(path for path in RECORDS if "patch_weight=0.0" in str(path)).read_text())
     variant = "mini+class_contrast.weight=0.5+msc.level=class"
     write_json(tmp_path / "mini" / variant / "0.json", record | {"variant": variant, "seed": 0})
-    found = results.find(tmp_path)
+    found = records.find(tmp_path)
     for name in (variant, current_variant(variant)):
-        assert [one["seed"] for one in results.select(found, "mini", name)] == [0]
+        assert [one["seed"] for one in records.select(found, "mini", name)] == [0]
     asked = sweep.Sweep("mini-level", seeds=(0, 1), output=tmp_path, only_list=True)
     jobs = sweep.plan(experiments.get("mini-level"), asked)
     assert [job.seed for job in jobs if job.label == "class tokens" and not job.left()] == [0]

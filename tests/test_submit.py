@@ -16,7 +16,7 @@ from wsss.data import pictures, voc
 from wsss.data.listing import Listing, listing
 from wsss.inference import submit
 from wsss.paths import UserError
-from wsss.report import results
+from wsss.report import records
 
 IDS = ["2008_000009", "2008_000006", "2008_000011"]
 SIZES = [(48, 40), (31, 57), (64, 20)]
@@ -107,7 +107,7 @@ def test_another_list_than_the_test_images_is_refused_before_it_is_predicted(don
 
 def test_the_whole_test_list_is_asked_for(devkit):
     """Just the 1,456 ids of the project's list, and VOC's classes."""
-    ids = results.split_ids("voc-test")
+    ids = records.split_ids("voc-test")
     whole = Listing("test", devkit, voc.VOC_CLASSES, ids[::-1], [], [], "")
     submit.require_voc_test(whole)
     one_less = Listing("test", devkit, voc.VOC_CLASSES, ids[1:], [], [], "")

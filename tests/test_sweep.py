@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from running import command, environment, process, run
-from test_results import record
+from test_records import record
 
 from wsss import cli, presets
 from wsss.inference import runs
 from wsss.paths import UserError
-from wsss.report import ablation, experiments, results
+from wsss.report import ablation, experiments, records
 from wsss.report.experiments import EXPERIMENTS
 from wsss.tools import sweep
 
@@ -78,7 +78,7 @@ def asked(tmp_path, *words):
 
 def test_the_list_is_what_is_left_in_the_order_of_seeds(tmp_path, capsys):
     done = record(dataset="smoke", variant="smoke", seconds={"train": 90.0, "evaluate": 30.0})
-    results.save(done, tmp_path / "smoke" / "smoke" / "0.json")
+    records.save(done, tmp_path / "smoke" / "smoke" / "0.json")
     words = ("smoke-level", "--output", str(tmp_path), "--seeds", "0", "1", "--only-list", "True")
     assert run("sweep", *words, "--launcher", "torchrun --nproc_per_node 2 -m wsss") == 0
     printed = capsys.readouterr().out
@@ -107,7 +107,7 @@ def test_rows_and_final_evaluations_have_seeds_of_their_own(tmp_path):
 
 def test_published_runs_count_as_finished_when_asked(tmp_path, monkeypatch):
     one = record(dataset="smoke", variant="smoke") | {"path": "smoke/smoke/0.json"}
-    monkeypatch.setattr(results, "published", lambda: [one])
+    monkeypatch.setattr(records, "published", lambda: [one])
     experiment = experiments.get("smoke-level")
     names = [[path.name for path in job.commands] for job in sweep.plan(experiment, asked(tmp_path, "--seeds", "0"))]
     assert names == [["0.json", "0.voc-s1.json"]] * 3
@@ -177,8 +177,8 @@ def test_a_sweep_stops_saves_and_goes_on(tmp_path):
     assert not alive(tmp_path), "no process outlives the sweep"
     done = process(*words)
     assert done.returncode == 0, done.stderr
-    records = results.find(tmp_path)
-    assert len(records) == 6 and {r["protocol"]["name"] for r in records} == {"training", "final-without-crf-s1"}
+    chosen = records.find(tmp_path)
+    assert len(chosen) == 6 and {r["protocol"]["name"] for r in chosen} == {"training", "final-without-crf-s1"}
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     again = process(*words)
     assert again.returncode == 0 and "3 of 3 runs are finished" in again.stdout

@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 from scipy import stats
-from test_results import record
+from test_records import record
 
 from wsss import cli, paths
 from wsss.paths import UserError
-from wsss.report import published, results, tables, verdict
+from wsss.report import published, records, tables, verdict
 
 
 def with_results(numbers, **fields):
@@ -50,7 +50,7 @@ def test_an_unknown_table_names_the_nearest_or_the_known_ones(name):
 
 
 def test_experiments_that_nobody_ran_are_named_and_printed_when_asked_for(tmp_path, capsys):
-    results.save(with_results(seg(40.0), variant="mini-msc"), tmp_path / "mini" / "mini-msc" / "0.json")
+    records.save(with_results(seg(40.0), variant="mini-msc"), tmp_path / "mini" / "mini-msc" / "0.json")
     assert cli.main(["tables", "--records", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "mini: components" in said and "mini: components (mini, 2 images of val), differences" in said
@@ -70,13 +70,13 @@ def test_the_three_forms_hold_the_same_cells():
 
 
 def voc(ids=None, name="final", seed=0, miou=71.0):
-    ids = results.split_ids("voc-val") if ids is None else ids
+    ids = records.split_ids("voc-val") if ids is None else ids
     return with_results(seg(miou), dataset="voc", variant="voc", ids=ids, protocol={"name": name}, seed=seed)
 
 
 def test_a_voc_table_takes_voc_val():
-    records = [voc(seed=seed, miou=miou) for seed, miou in ((0, 71.0), (1, 73.0))]
-    row = tables.build("voc", records).rows[0]
+    chosen = [voc(seed=seed, miou=miou) for seed, miou in ((0, 71.0), (1, 73.0))]
+    row = tables.build("voc", chosen).rows[0]
     assert row == (
         "segmentation, val",
         "71.8",
@@ -96,18 +96,18 @@ def pair(seed, base, both, **fields):
 
 
 def test_the_first_table_holds_base_and_modules_on_the_same_seeds_and_never_one_alone():
-    records = [*pair(0, 34.0, 34.5), *pair(1, 36.0, 36.1), *pair(3, 50.0, 51.0, device="another")]
-    records += [with_results(seg(90.0), seed=2)]  # without its base
-    row = next(row for row in tables.build("headline", records).rows if row[0] == "mini (drawn)")
+    chosen = [*pair(0, 34.0, 34.5), *pair(1, 36.0, 36.1), *pair(3, 50.0, 51.0, device="another")]
+    chosen += [with_results(seg(90.0), seed=2)]  # without its base
+    row = next(row for row in tables.build("headline", chosen).rows if row[0] == "mini (drawn)")
     low, high = stats.ttest_1samp([0.5, 0.1, 1.0], 0).confidence_interval(0.95)
     gain = f"+0.5 [{low:+.1f} to {high:+.1f}] (3 pairs)"
     assert row[3:6] == ("35.0 ± 1.4 (2 seeds)", "35.3 ± 1.1 (2 seeds)", gain)
-    note = tables.build("headline", records).note
+    note = tables.build("headline", chosen).note
     assert "seeds 0, 1 on CPU; seed 3 on another" in note
-    for alone, cells in ((records[:1], ("run, not paired", "not run")), (records[1:2], ("not run", "run, not paired"))):
+    for alone, cells in ((chosen[:1], ("run, not paired", "not run")), (chosen[1:2], ("not run", "run, not paired"))):
         row = next(row for row in tables.build("headline", alone).rows if row[0] == "mini (drawn)")
         assert row[3:6] == (*cells, tables.ABSENT) and "wsss train mini-base --seed 0; wsss train mini --seed 0" in row
-    one = next(row for row in tables.build("headline", records[:2]).rows if row[0] == "mini (drawn)")
+    one = next(row for row in tables.build("headline", chosen[:2]).rows if row[0] == "mini (drawn)")
     assert one[5] == "+0.5 (1 pair)"
 
 
@@ -120,7 +120,7 @@ def test_settings_of_presets_are_those_that_make_another_run():
 
 
 @pytest.mark.parametrize("name", ["voc", "headline"])
-@pytest.mark.parametrize("ids", [("a", "b"), results.split_ids("voc-val")[1:]], ids=["mini", "short"])
+@pytest.mark.parametrize("ids", [("a", "b"), records.split_ids("voc-val")[1:]], ids=["mini", "short"])
 def test_a_voc_table_refuses_a_mini_record_and_a_short_list(name, ids):
     with pytest.raises(UserError, match="voc-val"):
         tables.build(name, [voc(ids)])
@@ -144,13 +144,13 @@ def test_side_by_side_shows_intervals_and_what_was_not_run():
 
 def test_own_runs_have_a_column_of_their_own_and_replace_nothing():
     """The reader's seed 0 on another processor stands beside the published seeds, whose column stays as it was."""
-    records = [*pair(0, 34.0, 34.5), *pair(1, 36.0, 36.1)]
-    before = tables.build("mini", records)
-    after = tables.build("mini", records, [with_results(seg(50.0), device="yours")])
+    chosen = [*pair(0, 34.0, 34.5), *pair(1, 36.0, 36.1)]
+    before = tables.build("mini", chosen)
+    after = tables.build("mini", chosen, [with_results(seg(50.0), device="yours")])
     assert after.columns == (*before.columns, "your mini") and "Your runs: seed 0 on yours." in after.note
     assert [row[:-1] for row in after.rows] == list(before.rows)
     assert next(row for row in after.rows if row[0] == "segmentation mIoU")[-1] == "50.0 (1 seed)"
-    other = tables.build("mini", records, [with_results(seg(50.0), ids=("a", "c"))])
+    other = tables.build("mini", chosen, [with_results(seg(50.0), ids=("a", "c"))])
     assert other.columns == before.columns and "left out: your mini" in other.note
 
 
@@ -171,13 +171,13 @@ def test_records_of_before_these_measures_still_tabulate():
     """A new record beside an old one: what the old one lacks is absent, and nothing fails."""
     new = {"cam": {"miou": 30.0, "miou_headline": 30.0, "over_activation": 20.0, "boundary_iou": None}}
     new |= seg(40.0) | {"sweep": {"cam": {"best_headline": 33.0}}, "agreement": {"difference": 12.0}}
-    records = [with_results(seg(38.0), variant="mini-plain"), with_results(new)]
-    rows = {row[0]: row[1:] for row in tables.build("mini", records).rows}
+    chosen = [with_results(seg(38.0), variant="mini-plain"), with_results(new)]
+    rows = {row[0]: row[1:] for row in tables.build("mini", chosen).rows}
     assert rows["CAM over-activation"] == ("not measured", "not run", "20.0 (1 seed)")
     assert rows["CAM mIoU, best threshold"] == ("not measured", "not run", "33.0 (1 seed)")
     assert rows["CAM and aux CAM, difference"] == ("not measured", "not run", "12.0 (1 seed)")
     assert "CAM boundary IoU" not in rows
-    for one in results.find(paths.project_root() / "data" / "results"):
+    for one in records.find(paths.project_root() / "data" / "results"):
         assert len(tables.of_run(one).rows) >= 4
 
 
@@ -233,14 +233,14 @@ def test_the_verdict_says_what_it_can_exclude():
 
 def saved(tmp_path, seed, miou, counts):
     path = tmp_path / "mini" / "mini" / f"{seed}.json"
-    results.save(with_results(seg(miou), seed=seed), path)
-    results.save_counts(path.with_suffix(".npz"), ["a", "b"], segmentation=counts)
-    return results.load(path)
+    records.save(with_results(seg(miou), seed=seed), path)
+    records.save_counts(path.with_suffix(".npz"), ["a", "b"], segmentation=counts)
+    return records.load(path)
 
 
 def test_verdict_is_never_narrower_than_the_bootstrap(tmp_path):
     counts = np.random.default_rng(0).integers(0, 100, (30, 4, 3))
-    low, high = results.bootstrap_miou(counts)
+    low, high = records.bootstrap_miou(counts)
     one = [saved(tmp_path, 0, 40.0, counts)]
     assert verdict.interval(one, "segmentation.miou") == (low, high)
     both = [*one, saved(tmp_path, 1, 40.0, counts)]  # no spread between the seeds

@@ -6,7 +6,7 @@ import torch
 
 from wsss import metrics, tally
 from wsss.datasets import Sample
-from wsss.report import intervals, results
+from wsss.report import records, statistics
 
 CLASSES, SIZE, NAMES = 3, (9, 11), ("cup", "jug")
 
@@ -96,7 +96,7 @@ def test_every_kind_has_its_interval_errors_and_boundary():
     counted = tallied(*range(5))
     found = tally.scores(counted, NAMES, ())
     for kind in tally.KINDS:
-        low, high = intervals.bootstrap_miou(np.array(counted.counts[kind]))
+        low, high = statistics.bootstrap_miou(np.array(counted.counts[kind]))
         assert found[kind]["miou_interval"] == pytest.approx([low, high], abs=1e-4)
         bands = sum(metrics.boundary_counts(image(n)[0].mask, image(n)[1][kind], CLASSES) for n in range(5))
         assert found[kind]["boundary_iou"] == pytest.approx(metrics.iou(bands).mean(), abs=1e-4)
@@ -113,5 +113,5 @@ def test_counts_beside_a_record_of_voc_val_fit_in_half_a_megabyte(tmp_path):
             counted.counts[kind].append(rows)
     saved = tally.counts_by_image(counted)
     assert {*tally.KINDS, "pseudo_label"} == set(saved)
-    results.save_counts(tmp_path / "0.npz", results.split_ids("voc-val"), **saved)
+    records.save_counts(tmp_path / "0.npz", records.split_ids("voc-val"), **saved)
     assert (tmp_path / "0.npz").stat().st_size <= 500_000

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from wsss import checkpoint, method, presets, train
 from wsss.data import voc
 from wsss.paths import UserError, sha256
-from wsss.report import figures, results, tables
-from wsss.report.results import FIELDS
+from wsss.report import figures, records, tables
+from wsss.report.records import FIELDS
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def drawn(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_record_is_whole(drawn):
     found = record(drawn)
-    assert results.load(folder(drawn).with_suffix(".json"))["schema"] == 1
+    assert records.load(folder(drawn).with_suffix(".json"))["schema"] == 1
     assert set(FIELDS) | {"dataset_title", "backbone", "processes", "threads"} <= found.keys()
     assert (found["dataset"], found["preset"], found["seed"], found["split"]) == ("smoke", "smoke", 0, "val")
     assert found["images"] == found["fingerprint"]["images"] == 8
@@ -60,8 +60,8 @@ def test_the_record_is_whole(drawn):
 
 
 def test_the_numbers_follow_from_the_counts_beside_the_record(drawn):
-    found = results.load(folder(drawn).with_suffix(".json"))
-    counts = results.load_counts(found)
+    found = records.load(folder(drawn).with_suffix(".json"))
+    counts = records.load_counts(found)
     assert counts["ids"].tolist() == sorted(counts["ids"]) and len(counts["ids"]) == 8
     for kind in ("segmentation", "cam", "aux_cam"):
         right, extra, missed = counts[kind].sum(0).T.astype(float)
@@ -72,7 +72,7 @@ def test_the_numbers_follow_from_the_counts_beside_the_record(drawn):
 
 
 def test_tables_see_the_record(drawn):
-    found = results.find(drawn)
+    found = records.find(drawn)
     assert [one["variant"] for one in found] == ["smoke+augment.local_size=16"]
     assert tables.build("headline", found).rows
 
@@ -137,7 +137,7 @@ def test_a_fully_supervised_run_learns_from_masks_and_is_of_another_data_set(tmp
     found = record(tmp_path / "1")
     assert found["dataset"] == "own-fully-supervised" and found["dataset_title"] == "own, fully supervised"
     assert "masks" in found["data"]["train"] and weights[0] != weights[1]
-    assert not results.select([found], "own", found["variant"])
+    assert not records.select([found], "own", found["variant"])
     capsys.readouterr()
     assert run(*tiny(own, tmp_path / "0", *words)) == 1
     assert "the masks of train differ" in capsys.readouterr().err
@@ -207,7 +207,7 @@ def test_D5_batches_without_a_group_are_counted_and_left_out(own, tmp_path, monk
     rows = [row for row in log(tmp_path) if "weights" in row]
     assert [row["undefined_segmentation"] for row in rows] == [0, 0, 1, 1]
     assert [row.get("segmentation", 0) is None for row in rows] == [False, False, True, False]
-    assert results.load(folder(tmp_path).with_suffix(".json"))["undefined_segmentation"] == 1
+    assert records.load(folder(tmp_path).with_suffix(".json"))["undefined_segmentation"] == 1
 
 
 @pytest.mark.parametrize("stop", ["_validate", "_save"])

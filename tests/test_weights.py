@@ -18,7 +18,7 @@ from wsss import checkpoint, model, normalisation, weights
 from wsss.normalisation import IMAGENET, parse
 from wsss.paths import UserError, sha256
 from wsss.presets import PRESETS
-from wsss.report import results
+from wsss.report import records
 
 WIDTH, DEPTH, CLIP = 24, 3, "0.48145466 0.4578275 0.40821073; 0.26862954 0.26130258 0.27577711"
 
@@ -311,9 +311,9 @@ def test_a_run_keeps_its_normalisation_and_start_weights(own, tmp_path):
     folder = next(tmp_path.rglob("config.json")).parent
     assert run("evaluate", folder, "--data-root", own) == 0
     assert run("evaluate", folder, "--data-root", own, "--protocol", "voc", "--crf", "False") == 0
-    records = [results.load(folder.with_name(f"0{kind}.json")) for kind in ("", ".voc")]
-    records.append(json.loads((folder / "log.jsonl").read_text().splitlines()[0])["start"])
-    for record in records:
+    chosen = [records.load(folder.with_name(f"0{kind}.json")) for kind in ("", ".voc")]
+    chosen.append(json.loads((folder / "log.jsonl").read_text().splitlines()[0])["start"])
+    for record in chosen:
         assert record["weights"] == wanted
         assert record["normalisation"]["mean"][0] == 0.48145466 and "metadata" in record["normalisation"]["source"]
     assert checkpoint.metadata(folder / "best.safetensors")["normalisation"] == "clip"

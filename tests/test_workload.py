@@ -23,7 +23,7 @@ from wsss.data.listing import listing
 from wsss.inference import predict, protocols, runs, workload
 from wsss.inference.workload import Plan
 from wsss.interrupt import GRACE
-from wsss.report import results
+from wsss.report import records
 
 SIZE = (300, 200)
 """Of the largest photograph in `made`; patches have 8 pixels."""
@@ -211,7 +211,7 @@ def test_the_limit_scales_photographs_down_and_labels_back(made, tmp_path):
 @pytest.mark.parametrize("protocol", ["voc", "coco"])
 def test_a_limited_evaluation_never_passes_for_the_final_one(made, capsys, protocol):
     assert run("evaluate", made, "--protocol", protocol, "--longest", 60, "--workers", 0) == 0
-    record = results.load(made.with_name(f"0.{protocol}-crf-longest60.json"))
+    record = records.load(made.with_name(f"0.{protocol}-crf-longest60.json"))
     assert record["protocol"]["name"].endswith("-longest60") and record["protocol"]["longest"] == 60
     place = made / f"predictions/{protocol}-crf-longest60-val"
     assert json.loads((place / "protocol.json").read_text())["longest"] == 60

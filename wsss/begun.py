@@ -7,10 +7,10 @@ from wsss import checkpoint, settings
 from wsss.config import Config
 from wsss.data import identity
 from wsss.paths import UserError
-from wsss.report import results
+from wsss.report import records
 
 
-def finished(folder: Path, config: Config, resume: bool, root: Path, data: results.Data) -> dict[str, Any] | None:
+def finished(folder: Path, config: Config, resume: bool, root: Path, data: records.Data) -> dict[str, Any] | None:
     """The record of a finished run; UserError where the folder holds another configuration or other data.
 
     A folder with neither record nor checkpoint has nothing to lose and is taken over.
@@ -27,7 +27,7 @@ def finished(folder: Path, config: Config, resume: bool, root: Path, data: resul
             f"{folder} holds a run with other settings ({', '.join(changed[:3])}); choose another --output or --variant"
         )
     identity.require_same(folder, data, root)
-    record = results.load(path) if path.is_file() else None
+    record = records.load(path) if path.is_file() else None
     checkpoint.require_same_start(folder, config, record)
     own = ("training", config.variant, config.seed)
     if record and (record["protocol"].get("name"), record["variant"], record["seed"]) != own:

@@ -242,12 +242,12 @@ class Tables:
 
 def _tables(words: Sequence[str]) -> int:
     asked = parse(Tables, words, "tables")
-    from wsss.report import results, tables
+    from wsss.report import records, tables
 
     if asked.format not in ("text", "markdown", "csv"):
         raise UserError(f"--format is {asked.format}; it is one of text, markdown, csv")
-    records = results.find(*asked.records) if asked.records else results.published()
-    found = {name: tables.build(name, records) for name in asked.names or tables.TABLES}
+    chosen = records.find(*asked.records) if asked.records else records.published()
+    found = {name: tables.build(name, chosen) for name in asked.names or tables.TABLES}
     idle = [] if asked.names else [name for name in tables.REPORTED if not found[name].measured()]
     for name, table in found.items():
         if name.removesuffix("-differences") not in idle:

@@ -21,7 +21,7 @@ from wsss.datasets import Split
 from wsss.model import SegmentationModel, describe
 from wsss.paths import UserError, atomic
 from wsss.registry import title
-from wsss.report import results
+from wsss.report import records
 from wsss.tally import LAYERS, Tally, counts_by_image, scores
 
 BATCH = 8
@@ -198,7 +198,7 @@ def make_record(counted: Tally, config: Config, split: Split, dataset: str) -> d
     """The record of a run: numbers, protocol, configuration and where they come from."""
     kit, size = split.kit, evaluation_size(config)
     return {
-        "schema": results.SCHEMA,
+        "schema": records.SCHEMA,
         "dataset": dataset,
         "dataset_title": title(dataset),
         "variant": config.variant,
@@ -206,7 +206,7 @@ def make_record(counted: Tally, config: Config, split: Split, dataset: str) -> d
         "seed": config.seed,
         "split": split.name,
         "images": len(counted.ids),
-        "fingerprint": results.fingerprint(counted.ids, counted.digests),
+        "fingerprint": records.fingerprint(counted.ids, counted.digests),
         "protocol": {
             "name": "training",
             "size": size,
@@ -251,9 +251,9 @@ def write_record(
         with atomic(path.with_suffix("") / "cams.npz") as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **examples(model, split, config, device))
         dataset = sets.name_of(config.data, split.kit.root)
-        results.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
-        results.save(
+        records.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
+        records.save(
             make_record(counted, config, split, dataset) | model.origin() | origin | {"seconds": seconds}, path
         )
     distributed.barrier()
-    return results.load(path)
+    return records.load(path)

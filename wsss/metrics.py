@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Integer, UInt8
 from scipy import ndimage
 
 from wsss.config import IGNORE
-from wsss.report.intervals import bootstrap, bootstrap_miou
+from wsss.report.statistics import bootstrap, bootstrap_miou
 
 
 def confusion(

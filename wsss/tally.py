@@ -12,7 +12,7 @@ from wsss import metrics
 from wsss.config import IGNORE
 from wsss.data import voc
 from wsss.datasets import Sample, Split
-from wsss.report import results
+from wsss.report import records
 
 KINDS = ("segmentation", "cam", "aux_cam")
 GUESSES = ("background", "centre")
@@ -67,7 +67,7 @@ class Tally:
         self.ids.append(sample.id)
         self.labels.append(label)
         self.logits.append(logits)
-        self.digests.append(results.mask_digest(sample.mask))
+        self.digests.append(records.mask_digest(sample.mask))
         for kind, prediction in {**predictions, **guesses}.items():
             truth = np.where(prediction == IGNORE, IGNORE, sample.mask) if kind == PSEUDO else sample.mask
             self.counts[kind].append(metrics.counts(metrics.confusion(truth, prediction, classes)))
@@ -162,14 +162,14 @@ def guesses_of(root: Path, split: str, headline: Sequence[str]) -> dict[str, Any
     full, counts, digests = ("background", *opened.kit.classes), dict.fromkeys(GUESSES, 0), []
     for place, name in enumerate(opened.ids):
         _, mask = voc.read_pair(opened.kit, name)
-        digests.append(results.mask_digest(mask))
+        digests.append(records.mask_digest(mask))
         for kind, guess in guess_labels(opened.labels[place].numpy(), mask.shape).items():
             counts[kind] = counts[kind] + metrics.counts(metrics.confusion(mask, guess, len(full)))
     reached = {kind: guess_scores(total, full, headline) for kind, total in counts.items()}
     return {
         "split": split,
         "headline": list(headline),
-        "fingerprint": results.fingerprint(opened.ids, digests),
+        "fingerprint": records.fingerprint(opened.ids, digests),
         **reached,
     }
 

@@ -21,7 +21,7 @@ from wsss.interrupt import Interrupted, stop_signals
 from wsss.log import Log
 from wsss.model import SegmentationModel, build
 from wsss.paths import UserError, project_root, write_json
-from wsss.report import results
+from wsss.report import records
 
 
 def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] | None = None) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
 
 def _digests(
     train: datasets.Split, val: datasets.Split, watched: Sequence[datasets.Split], supervised: bool
-) -> results.Data:
+) -> records.Data:
     found = {"train": train.digests(masks=supervised), "val": val.digests(masks=True)}
     return found | {identity.WATCHED + split.name: split.digests(masks=True) for split in watched}
 
@@ -244,14 +244,14 @@ class Trainer:
         finite.require_weights(self.model, self.step, self.folder)
         if self.main:
             state = {"optimizer": self.optimizer.state_dict(), "best": self.best, "seconds": self.seconds}
-            state |= {"undefined": self.undefined, "images": results.ids_digest(self.train_split.ids)}
+            state |= {"undefined": self.undefined, "images": records.ids_digest(self.train_split.ids)}
             state["processes"] = distributed.world_size()
             checkpoint.save(self.folder, self.step, self.model, state)
         distributed.barrier()
 
     def _restore(self, step: int) -> None:
         state = checkpoint.load(self.folder, step, self.model)
-        if state.get("images") != results.ids_digest(self.train_split.ids):
+        if state.get("images") != records.ids_digest(self.train_split.ids):
             raise UserError(
                 f"{self.folder} was trained on other images than {self.train_split.kit.root} lists in "
                 f"{self.train_split.name}; choose another --output"
@@ -266,7 +266,7 @@ class Trainer:
         self.step, self.best, self.seconds = step, state["best"], state["seconds"]
         self.undefined = state.get("undefined", 0)
 
-    def finish(self, data: results.Data) -> dict[str, Any]:
+    def finish(self, data: records.Data) -> dict[str, Any]:
         """Evaluate the last weights and write the record, with its data and what the validations found; they are the
         best where no validation found better ones."""
         path, origin = self.folder.with_suffix(".json"), self.stamp | {"seconds": {"train": round(self.seconds, 1)}}

@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 
 from wsss import stored  # noqa: E402  (the package may not be installed)
 from wsss.paths import UserError, project_root, read_json  # noqa: E402
-from wsss.report import benches, evidence, gpu, origins, results, tables  # noqa: E402
+from wsss.report import benches, evidence, gpu, origins, records, tables  # noqa: E402
 from wsss.report import verdict as verdicts  # noqa: E402
 from wsss.report.evidence import NotMeasured  # noqa: E402
 from wsss.report.figures import suffix  # noqa: E402
@@ -303,7 +303,7 @@ class ResultsFigure(Captioned):
             alt, picture = html.unescape(alt), base64.b64decode(data)
             origin = origins.of_notebook(notebook["metadata"].get("wsss", {}))
         else:
-            drawn = evidence.build(name, results.published())
+            drawn = evidence.build(name, records.published())
             alt, picture, origin = drawn.alt, drawn.encoded(), origins.line(drawn.records)
         path = ROOT / "_build" / "figures" / f"{re.sub(r'[^a-z0-9]+', '-', name)}.{suffix(picture)}"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,11 +22,11 @@ from wsss.config import Data as Settings
 from wsss.data import pictures, voc
 from wsss.data.pool import cores
 from wsss.paths import UserError, atomic, note, read_json, sha256, write_json
-from wsss.report import results
-from wsss.report.results import Data
+from wsss.report import records
+from wsss.report.records import Data
 
 Digests = dict[str, str]
-"""Of one list, by what they are of: see `results.DATA`."""
+"""Of one list, by what they are of: see `records.DATA`."""
 _FILE = "data.json"
 """In a run's folder: the data that it was started on, as in its record."""
 WATCHED = "watched "
@@ -52,7 +52,7 @@ def digests(
     would, once that is mended, be one on other data.
     """
     ids = list(photographs)
-    made = {"ids": results.ids_digest(ids), "classes": results.lines_digest(classes)}
+    made = {"ids": records.ids_digest(ids), "classes": records.lines_digest(classes)}
     if labels is not None:
         made["labels"] = _of_pairs(ids, (" ".join(map(str, np.flatnonzero(row) + 1)) for row in labels))
     if masks:
@@ -74,19 +74,19 @@ def of_run(folder: Path) -> Data:
     path = folder / _FILE
     if path.is_file():
         data = read_json(path)
-        results.check_data(data, str(path))
+        records.check_data(data, str(path))
         return data
     path = folder.with_name(f"{folder.name}.json")
-    return results.data_of(results.load(path)) if path.is_file() else {}
+    return records.data_of(records.load(path)) if path.is_file() else {}
 
 
 def require_same(folder: Path, data: Data, root: Path) -> None:
     """UserError where the run at `folder`, begun or finished, belongs to other data than `data`, those of `root`; a
     note on stderr where an older run does not tell."""
     path = folder.with_name(f"{folder.name}.json")
-    record = results.data_of(results.load(path)) if path.is_file() else {}
+    record = records.data_of(records.load(path)) if path.is_file() else {}
     known = of_run(folder)
-    if differ := results.differences(known, data) or results.differences(record, data):
+    if differ := records.differences(known, data) or records.differences(record, data):
         raise UserError(
             f"{folder} holds a run on other data than those of {root}: {differ} differ; choose another --output, or "
             "point --data.root at the data of that run"
@@ -126,7 +126,7 @@ class Evaluated:
         return [self._mark("ids", "photographs")] * any(x in self.differ for x in ("photographs", "listed images"))
 
     def _mark(self, *kinds: str) -> str:
-        return f"other-data-{results.lines_digest(self.digests.get(kind, '') for kind in kinds)[:8]}"
+        return f"other-data-{records.lines_digest(self.digests.get(kind, '') for kind in kinds)[:8]}"
 
     def fields(self) -> dict[str, Any]:
         """For the record."""
@@ -144,7 +144,7 @@ def evaluated(folder: Path, config: Settings, listed: tuple[Path, str], digests:
     known = of_run(folder)
     used = {name[len(WATCHED) :]: row for name, row in known.items() if name.startswith(WATCHED)}
     used |= {config.train_split: known.get("train", {}), config.val_split: known.get("val", {})}
-    before = results.data_of(results.load(path))["val"] if path.is_file() else {}
+    before = records.data_of(records.load(path))["val"] if path.is_file() else {}
     kept, lists = {split: {**before, **used.get(split, {})}}, {split: digests}
     if split not in used:
         with suppress(UserError):  # a root of test images alone has no other list
@@ -156,12 +156,12 @@ def evaluated(folder: Path, config: Settings, listed: tuple[Path, str], digests:
             f"{root} has other classes than {folder} was trained for, or has them in another order; choose a set whose "
             "classes.txt names the same"
         )
-    return Evaluated(digests, known.get("train", {}), results.differences(kept, lists))
+    return Evaluated(digests, known.get("train", {}), records.differences(kept, lists))
 
 
 def _of_pairs(ids: Sequence[str], values: Iterable[str]) -> str:
-    """As the masks of `results.fingerprint`."""
-    return results.lines_digest(f"{name} {value}" for name, value in sorted(zip(ids, values, strict=True)))
+    """As the masks of `records.fingerprint`."""
+    return records.lines_digest(f"{name} {value}" for name, value in sorted(zip(ids, values, strict=True)))
 
 
 def _photograph(path: Path) -> str:
@@ -170,7 +170,7 @@ def _photograph(path: Path) -> str:
 
 
 def _mask(classes: int, path: Path) -> str:
-    return results.mask_digest(voc.read_mask(path, None, classes))
+    return records.mask_digest(voc.read_mask(path, None, classes))
 
 
 # The cache: a JSON file for each folder and kind of digest, {name: [stamp, digest]}.
@@ -217,7 +217,7 @@ def _store(kind: str, folder: Path) -> Path | None:
     """The cache file of a folder; None where there is no home."""
     with suppress(RuntimeError):
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        name = results.lines_digest([kind, str(_VERSION), str(folder.resolve())])[:32]
+        name = records.lines_digest([kind, str(_VERSION), str(folder.resolve())])[:32]
         return Path(base) / "wsss" / "digests" / f"{name}.json"
     return None
 

@@ -14,8 +14,8 @@ from wsss.explore.scene import Picture, Seer
 from wsss.inference import runs
 from wsss.model import build
 from wsss.paths import UserError, note, project_root, read_json
-from wsss.report import experiments, results
-from wsss.report.results import Record
+from wsss.report import experiments, records
+from wsss.report.records import Record
 
 SHIPPED = "data/weights/vit_tiny_voc_animals.json"
 """Card of the model that is there without any training."""
@@ -33,7 +33,7 @@ def of_run(folder: Path, weights: str = "last") -> tuple[Seer, tuple[str, ...]]:
     path = opened.folder.with_name(f"{opened.folder.name}.json")
     if not path.is_file():
         raise UserError(f"{opened.folder} is not finished: there is no {path}; the same `wsss train` goes on with it")
-    record = results.load(path)
+    record = records.load(path)
     classes = classes_of(record)
     model = opened.model(len(classes), torch.device("cpu"))
     return Seer(_name(opened.config), _about(record), model, opened.config), classes
@@ -48,7 +48,7 @@ def of_runs(folders: Sequence[Path]) -> tuple[list[Seer], tuple[str, ...]]:
     if other:
         raise UserError(f"{other.about} It knows other classes than the first run; compare runs of one data set")
     for folder in folders[1:]:
-        if differ := results.differences(identity.of_run(Path(folders[0])), identity.of_run(Path(folder))):
+        if differ := records.differences(identity.of_run(Path(folders[0])), identity.of_run(Path(folder))):
             note(f"note: {folder} is of other data than {folders[0]}: {differ} differ")
     return seers, classes
 
@@ -65,7 +65,7 @@ def shipped() -> tuple[Seer, tuple[str, ...]]:
     if not path.is_file():
         raise UserError(f"the shipped model's card {path} is not there; name a finished run by --run")
     card = read_json(path)
-    record = results.load(project_root() / card["record"])
+    record = records.load(project_root() / card["record"])
     config, classes = stored.from_dict(record["config"]), classes_of(record)
     opened = runs.Opened(path.parent, config, path.with_suffix(".safetensors"), record["steps"])
     model = opened.model(len(classes), torch.device("cpu"))
@@ -82,7 +82,7 @@ def _name(config: Config) -> str:
 def _about(record: Record) -> str:
     """Where a model comes from, in a sentence."""
     seconds = record["seconds"].get("train")
-    words = f"{results.describe(record)}: {record['steps']:,} steps on {record['dataset_title']}, {record['backbone']}"
+    words = f"{records.describe(record)}: {record['steps']:,} steps on {record['dataset_title']}, {record['backbone']}"
     return f"{words}, commit {record['commit']}, {record['device']}" + (f", {seconds:.0f} s." if seconds else ".")
 
 

@@ -25,7 +25,7 @@ from wsss.data import names, pictures, voc
 from wsss.inference.crf import dense_crf
 from wsss.interrupt import obey_parent
 from wsss.paths import UserError, atomic, read_json, write_json
-from wsss.report import results
+from wsss.report import records
 
 PROTOCOL = "protocol.json"
 AHEAD = 2
@@ -67,7 +67,7 @@ class Counted:
     boundary: np.ndarray | None = None
     """(c, 3) of the boundary bands: see `metrics.boundary_counts`."""
     digest: str = ""
-    """Of the truth, see `results.mask_digest`."""
+    """Of the truth, see `records.mask_digest`."""
     crf_seconds: float = 0.0
     """Of one core, for the CRF; 0 where none was needed."""
     plain: "Counted | None" = None
@@ -89,7 +89,7 @@ def _counted(job: Job, label: np.ndarray, seconds: float) -> Counted:
     mask = voc.read_mask(job.mask, label.shape[::-1], job.classes - 1, job.photograph)
     counts = metrics.counts(metrics.confusion(mask, label, job.classes)).astype(np.int32)
     boundary = metrics.boundary_counts(mask, label, job.classes).astype(np.int32)
-    return Counted(job.name, counts, boundary, results.mask_digest(mask), seconds)
+    return Counted(job.name, counts, boundary, records.mask_digest(mask), seconds)
 
 
 def _label(job: Job) -> tuple[np.ndarray, float]:

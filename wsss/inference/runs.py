@@ -23,7 +23,7 @@ from wsss.inference.protocols import Protocol
 from wsss.model import SegmentationModel, build, describe
 from wsss.paths import UserError, sha256
 from wsss.registry import DATASETS, title
-from wsss.report import results
+from wsss.report import records
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Opened:
     def origin(self) -> dict[str, Any]:
         """Seconds so far and the stamp of the code that made the weights, from the run's record if there is one."""
         path = self.folder.with_name(f"{self.folder.name}.json")
-        known = results.load(path) if path.is_file() else {}
+        known = records.load(path) if path.is_file() else {}
         return {
             name: known[name] for name in ("seconds", "processes", "validations", *evaluate.stamp()) if name in known
         }
@@ -139,7 +139,7 @@ class Outcome:
         where += f"\nother data than the run's: {self.other_data} differ" if self.other_data else ""
         if self.record is None:
             return f"{len(self.images.ids)} images of {split}, which has no masks to compare with; {where}"
-        run, found = results.describe(self.record), self.record["results"]["segmentation"]
+        run, found = records.describe(self.record), self.record["results"]["segmentation"]
         protocol = self.record["protocol"]
         scored = f"undefined: no mask of {split} shows a class" if found["miou"] is None else f"{found['miou']:.1f}"
         return (
@@ -188,7 +188,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
                 without = replace(shard, asked=replace(asked, crf=None), folder=shard.plain)
                 _save(request, opened, without, [one.plain for one in counted], 0.0)
         distributed.barrier()
-        return Outcome(shard.folder, images, results.load(path), opened.data.differ)
+        return Outcome(shard.folder, images, records.load(path), opened.data.differ)
 
 
 def _record_path(request: Request, opened: Opened, asked: Protocol) -> Path:
@@ -201,8 +201,8 @@ def _save(request: Request, opened: Opened, shard: Shard, counted: list[Counted]
     """The record of an evaluation that took `seconds`, and its counts beside it."""
     path = _record_path(request, opened, shard.asked)
     counts = np.array([one.counts for one in counted])
-    results.save_counts(path.with_suffix(".npz"), [one.name for one in counted], segmentation=counts)
-    results.save(make_record(request, opened, shard, counted, seconds), path)
+    records.save_counts(path.with_suffix(".npz"), [one.name for one in counted], segmentation=counts)
+    records.save(make_record(request, opened, shard, counted, seconds), path)
 
 
 def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, device: torch.device) -> Shard:
@@ -259,7 +259,7 @@ def make_record(
     dataset, stamp = sets.name_of(config.data, images.root, images.split), evaluate.stamp()
     origin = stamp | opened.origin()
     return {
-        "schema": results.SCHEMA,
+        "schema": records.SCHEMA,
         "dataset": dataset,
         "dataset_title": title(dataset),
         "variant": config.variant,
@@ -267,7 +267,7 @@ def make_record(
         "seed": config.seed,
         "split": images.split,
         "images": len(counted),
-        "fingerprint": results.fingerprint([one.name for one in counted], [one.digest for one in counted]),
+        "fingerprint": records.fingerprint([one.name for one in counted], [one.digest for one in counted]),
         "protocol": {
             "name": "-".join(["final", *names]),
             **shard.asked.numbers(),

@@ -17,7 +17,7 @@ from wsss.data import names, voc
 from wsss.data.listing import Listing
 from wsss.inference import predictions
 from wsss.paths import UserError, atomic, note
-from wsss.report import results
+from wsss.report import records
 
 MEMBERS = "results/VOC2012/Segmentation/comp6_test_cls"
 """Folder in the archive: competition 6, segmentation trained on other data than VOC's own."""
@@ -79,7 +79,7 @@ def run(words: Sequence[str]) -> int:
 
 def require_voc_test(images: Listing) -> None:
     """UserError unless these are VOC's test images and classes."""
-    known = results.split_ids("voc-test")
+    known = records.split_ids("voc-test")
     others = sorted(set(known) ^ set(images.ids))
     if others:
         where = "is not in the list" if others[0] in set(known) else "is none of them"

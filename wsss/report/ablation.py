@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsss.paths import UserError
-from wsss.report import results
+from wsss.report import records
 from wsss.report.experiments import Experiment, Row
-from wsss.report.intervals import OverSeeds, holm, over_seeds, paired
-from wsss.report.results import Record
+from wsss.report.records import Record
+from wsss.report.statistics import OverSeeds, holm, over_seeds, paired
 from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table, measured, signed
 
 TRAINING = "training"
@@ -35,12 +35,12 @@ def columns(experiment: Experiment) -> tuple[tuple[str, str, str], ...]:
     return own + tuple((final.label, final.name, SEGMENTATION) for final in experiment.finals)
 
 
-def numbers(name: str, experiment: Experiment, records: Sequence[Record]) -> Table:
+def numbers(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
     """A line for each row: mean and deviation over the seeds that all rows share, and a bootstrap interval over images.
 
     Raises UserError if records of the experiment were not all measured on the same images.
     """
-    own = [r for r in records if r["dataset"] == experiment.dataset]
+    own = [r for r in runs if r["dataset"] == experiment.dataset]
     _require_one_list(experiment, own)
     groups = {protocol: groups_of(own, experiment, protocol) for _, protocol, _ in columns(experiment)}
     rows: list[tuple[str, ...]] = []
@@ -52,17 +52,17 @@ def numbers(name: str, experiment: Experiment, records: Sequence[Record]) -> Tab
         )
         rows.append((row.label, *cells))
         if MISSING in rows[-1]:
-            time = minutes(experiment, row.variant, records)
+            time = minutes(experiment, row.variant, runs)
             left.append(f"{row.label} ({'not timed' if time is None else f'{time:.0f} minutes a seed'})")
     note = (
         "mIoU, mAP and AUC in percent, mIoU and mAP of the headline classes; mean ± sample standard deviation over the "
     )
     note += "seeds that all rows have on one processor"
-    where = results.processors(record for by_row in groups.values() for group in by_row for record in group)
+    where = records.processors(record for by_row in groups.values() for group in by_row for record in group)
     note += f": {where}." if where else "."
     note += "" if all(map(share_draws, groups.values())) else UNLIKE
     note += f" Best threshold: of the sweep on these masks. {BRACKETS}"
-    prior = [results.value(record, "auc.centre") for record in own if results.has(record, "auc.centre")]
+    prior = [records.value(record, "auc.centre") for record in own if records.has(record, "auc.centre")]
     note += f" Pixel AUC of a centre prior on these images: {prior[0]:.1f}." if prior else ""
     note += f" Not run: {', '.join(left)}; to run them: `wsss sweep {name}`." if left else ""
     heads, shown = ("", *(title for title, *_ in columns(experiment))), sum(sum(groups.values(), []), [])
@@ -84,16 +84,16 @@ class Difference:
     def points(self) -> list[float]:
         """The differences of headline mIoU in points of percent, one a pair."""
         key = f"{self.kind}.miou_headline"
-        return [results.value(first, key) - results.value(second, key) for first, second in self.pairs]
+        return [records.value(first, key) - records.value(second, key) for first, second in self.pairs]
 
 
-def compared(experiment: Experiment, records: Sequence[Record]) -> list[Difference]:
+def compared(experiment: Experiment, runs: Sequence[Record]) -> list[Difference]:
     """Every other row against the row `against`, a `Difference` for each endpoint that both have, over all runs of one
     seed on one kind of processor with one number of threads.
 
     Raises UserError if records of a pair differ in images, masks or protocol.
     """
-    relevant = [r for r in records if r["dataset"] == experiment.dataset]
+    relevant = [r for r in runs if r["dataset"] == experiment.dataset]
     base = next(row for row in experiment.rows if row.label == experiment.against)
     compared_rows = []
     for row in experiment.rows:
@@ -116,28 +116,28 @@ def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) ->
     Raises UserError if they differ in images, masks, protocol (but for the squash of the base as released, D18) or,
     where both know it, in any other of their data.
     """
-    firsts, seconds = ({results.draw(record): record for record in group} for group in (first, second))
+    firsts, seconds = ({records.draw(record): record for record in group} for group in (first, second))
     draws = sorted(firsts.keys() & seconds.keys(), key=lambda draw: (draw[0], str(draw)))
     pairs = [(firsts[draw], seconds[draw]) for draw in draws]
-    pairs = [pair for pair in pairs if all(results.has(record, f"{kind}.miou_headline") for record in pair)]
+    pairs = [pair for pair in pairs if all(records.has(record, f"{kind}.miou_headline") for record in pair)]
     for record in (record for pair in pairs for record in pair):
-        named = f"{results.describe(record)} and {results.describe(pairs[0][0])}"
+        named = f"{records.describe(record)} and {records.describe(pairs[0][0])}"
         for name in ("fingerprint", "protocol"):
             mine, theirs = ({**of[name], "plain_squash": False} for of in (record, pairs[0][0]))
             if mine != theirs:
                 raise UserError(f"{named} differ in {name}; evaluate them anew")
-        if differ := results.differences(results.data_of(pairs[0][0]), results.data_of(record)):
+        if differ := records.differences(records.data_of(pairs[0][0]), records.data_of(record)):
             raise UserError(f"{named} differ in their data ({differ}); train both on one set of data")
     return tuple(pairs)
 
 
-def differences(name: str, experiment: Experiment, records: Sequence[Record]) -> Table:
+def differences(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
     """A line for each other row and endpoint: mean of the paired differences to the row `against`, its t interval over
     seeds and, of the primary endpoints, p over seeds after Holm's correction within the table.
 
     Raises UserError if records of a pair differ in images, masks or protocol.
     """
-    lines = compared(experiment, records)
+    lines = compared(experiment, runs)
     tests = [over_seeds(line.points) for line in lines]
     primary = [place for place, line in enumerate(lines) if line.primary]
     p = dict(zip(primary, holm([tests[place].p for place in primary]), strict=True))
@@ -149,7 +149,7 @@ def differences(name: str, experiment: Experiment, records: Sequence[Record]) ->
     idle = [row.label for row in experiment.rows if row.label not in {*run, experiment.against}]
     rows += [(label, ABSENT, MISSING, ABSENT, ABSENT, ABSENT) for label in idle]
     titles = (f"less {experiment.against}", "mIoU of", "seeds", "mean difference", "95 % interval", "p (Holm)")
-    relevant = [r for r in records if r["dataset"] == experiment.dataset]
+    relevant = [r for r in runs if r["dataset"] == experiment.dataset]
     note = _note(lines) + (f" To run what is not: `wsss sweep {name}`." if idle else "")
     shown = [record for line in lines for pair in line.pairs for record in pair]
     return Table(f"{_title(experiment, relevant)}, differences", titles, tuple(rows), note, shown)
@@ -172,7 +172,7 @@ def _note(lines: Sequence[Difference]) -> str:
         "within pairs: one seed, one kind of processor, one number of threads. Interval: Student's t over seeds. p: "
     )
     note += "t test over seeds of segmentation and CAM, corrected by Holm for all tests of this table."
-    where = results.processors(record for line in lines for pair in line.pairs for record in pair)
+    where = records.processors(record for line in lines for pair in line.pairs for record in pair)
     note += f" Processors: {where}." * bool(where)
     runs = [record for line in lines for pair in line.pairs for record in pair]
     plain = {record["variant"] for record in runs if record["config"].get("compat", {}).get("plain_squash")}
@@ -187,9 +187,9 @@ def _note(lines: Sequence[Difference]) -> str:
     return note
 
 
-def minutes(experiment: Experiment, variant: str, records: Sequence[Record]) -> float | None:
+def minutes(experiment: Experiment, variant: str, runs: Sequence[Record]) -> float | None:
     """Minutes of a run with its final evaluations: mean over records of the variant, else of the other rows."""
-    own = [r for r in records if r["dataset"] == experiment.dataset]
+    own = [r for r in runs if r["dataset"] == experiment.dataset]
     variants = {row.variant for row in experiment.rows}
     chosen = [r for r in own if r["variant"] == variant] or [r for r in own if r["variant"] in variants]
     trained = [sum(r["seconds"].values()) for r in chosen if r["protocol"]["name"] == TRAINING]
@@ -211,18 +211,18 @@ def _title(experiment: Experiment, own: Sequence[Record]) -> str:
     return f"{experiment.title} ({title}, {found['images']:,} images of {found['split']})"
 
 
-def _group(records: Sequence[Record], experiment: Experiment, row: Row, protocol: str) -> list[Record]:
-    return results.select(records, experiment.dataset, row.variant, protocol)
+def _group(runs: Sequence[Record], experiment: Experiment, row: Row, protocol: str) -> list[Record]:
+    return records.select(runs, experiment.dataset, row.variant, protocol)
 
 
-def groups_of(records: Sequence[Record], experiment: Experiment, protocol: str = TRAINING) -> list[list[Record]]:
+def groups_of(runs: Sequence[Record], experiment: Experiment, protocol: str = TRAINING) -> list[list[Record]]:
     """For each row its records by `protocol`, of the seeds that all measured rows share."""
-    return results.comparable([_group(records, experiment, row, protocol) for row in experiment.rows])
+    return records.comparable([_group(runs, experiment, row, protocol) for row in experiment.rows])
 
 
 def share_draws(groups: Iterable[Sequence[Record]]) -> bool:
     """Whether all groups that have runs have those of the same seeds, processor and threads."""
-    return len({frozenset(map(results.draw, group)) for group in groups if group}) < 2
+    return len({frozenset(map(records.draw, group)) for group in groups if group}) < 2
 
 
 def _require_one_list(experiment: Experiment, own: Sequence[Record]) -> None:
@@ -232,18 +232,18 @@ def _require_one_list(experiment: Experiment, own: Sequence[Record]) -> None:
             raise UserError(f"the records of {experiment.title} are not all of the same images; evaluate them anew")
 
 
-def cell(records: Sequence[Record], key: str) -> str:
+def cell(runs: Sequence[Record], key: str) -> str:
     """Mean and deviation over seeds of the result at `key`, with the widest bootstrap interval where there are any."""
-    if not records:
+    if not runs:
         return MISSING
-    if not all(_trained(record, key) for record in records):
+    if not all(_trained(record, key) for record in runs):
         return ABSENT
-    if not all(results.has(record, key) for record in records):
+    if not all(records.has(record, key) for record in runs):
         return ABSENT if key.startswith("subspaces.") else NOT_MEASURED  # a run without Module A has no subspaces
-    text = measured(results.summarise(records, key))
-    if not all(results.has(record, f"{key}_interval") for record in records):
+    text = measured(records.summarise(runs, key))
+    if not all(records.has(record, f"{key}_interval") for record in runs):
         return text
-    bounds = [results.value(record, f"{key}_interval") for record in records]
+    bounds = [records.value(record, f"{key}_interval") for record in runs]
     return f"{text} [{min(low for low, _ in bounds):.1f}, {max(high for _, high in bounds):.1f}]"
 
 
@@ -254,15 +254,15 @@ def _trained(record: Record, key: str) -> bool:
 
 
 def _over_images(line: Difference) -> float | None:
-    """p of swapping the results of images, see `intervals.paired`; None where counts by image are missing."""
-    counts = [[results.load_counts(record) for record in pair] for pair in line.pairs]
+    """p of swapping the results of images, see `statistics.paired`; None where counts by image are missing."""
+    counts = [[records.load_counts(record) for record in pair] for pair in line.pairs]
     if not line.primary or not all(line.kind in kinds for pair in counts for kinds in pair):
         return None
     first = line.pairs[0][0]
     wanted = first["config"].get("data", {}).get("headline")
-    chosen = [not wanted or name in wanted for name in results.value(first, f"{line.kind}.iou")]
+    chosen = [not wanted or name in wanted for name in records.value(first, f"{line.kind}.iou")]
     sides = [np.stack([kinds[line.kind][:, chosen] for kinds in side]) for side in zip(*counts, strict=True)]
     ids = [kinds["ids"].tolist() for pair in counts for kinds in pair]
     if any(other != ids[0] for other in ids):
-        raise UserError(f"counts beside {results.describe(first)} are of different images; evaluate them anew")
+        raise UserError(f"counts beside {records.describe(first)} are of different images; evaluate them anew")
     return paired(*sides, (ids[0], ids[0])).p

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from wsss.report import ablation, published, results
-from wsss.report.intervals import over_seeds
-from wsss.report.results import Record
+from wsss.report import ablation, published, records
+from wsss.report.records import Record
+from wsss.report.statistics import over_seeds
 from wsss.report.table import ABSENT, MISSING, Table, measured, signed
 
 
@@ -79,26 +79,26 @@ HEADLINE = (
 """Lines of the first table, each with the preset of the base that it is held against."""
 
 
-def headline(records: Sequence[Record]) -> Table:
+def headline(runs: Sequence[Record]) -> Table:
     """paper | published base | base | base + both | difference | images | command, a line for each benchmark.
 
     Base and base + both are of the same seeds on one processor; without such pairs neither has a number.
     Raises UserError if a record of a row was not measured on that row's split.
     """
     columns = ("segmentation mIoU in percent", "paper", "published base", "base", "base + both")
-    lines = [_against_base(row, base, records) for row, base in HEADLINE]
+    lines = [_against_base(row, base, runs) for row, base in HEADLINE]
     note = "Base, base + both: mean ± sample standard deviation over the seeds that both have on one processor. "
     note += "Difference: mean over all pairs of one seed and processor, with the 95 % t interval over seeds. "
     shown = [record for _, pairs in lines for pair in pairs for record in pair]
-    where = results.processors(shown)
+    where = records.processors(shown)
     note += f"Processors: {where}." if where else ""
     more = ("difference", "images", "to run them")
     return Table("Paper, base and measured", columns + more, tuple(line for line, _ in lines), note, shown)
 
 
-def _against_base(row: Row, base: str, records: Sequence[Record]) -> tuple[tuple[str, ...], ablation.Pairs]:
+def _against_base(row: Row, base: str, runs: Sequence[Record]) -> tuple[tuple[str, ...], ablation.Pairs]:
     """A line of the first table, and the pairs that it is made of."""
-    groups = [_records(replace(row, preset=preset), records) for preset in (base, row.preset)]
+    groups = [_records(replace(row, preset=preset), runs) for preset in (base, row.preset)]
     kind = row.key.partition(".")[0]
     pairs = ablation.paired_runs(groups[1], groups[0], kind)
     commands = row.missing or f"wsss train {base} --seed 0; {_command(row)}" + " of both" * (row.protocol == "final")
@@ -106,15 +106,15 @@ def _against_base(row: Row, base: str, records: Sequence[Record]) -> tuple[tuple
     if not pairs:
         states = ("run, not paired" if group else MISSING for group in groups)
         return (*start, *states, ABSENT, ABSENT, commands), ()
-    shown = results.comparable([[one for one, _ in pairs], [other for _, other in pairs]])
-    cells = (measured(results.summarise(group, row.key)) for group in reversed(shown))
-    test = over_seeds([results.value(one, row.key) - results.value(other, row.key) for one, other in pairs])
+    shown = records.comparable([[one for one, _ in pairs], [other for _, other in pairs]])
+    cells = (measured(records.summarise(group, row.key)) for group in reversed(shown))
+    test = over_seeds([records.value(one, row.key) - records.value(other, row.key) for one, other in pairs])
     seeds = f"({test.n} pair{'s' * (test.n > 1)})"
     gain = f"{signed(test.mean)} [{ablation.bounds(test)}] {seeds}" if test.n > 1 else f"{signed(test.mean)} {seeds}"
     return (*start, *cells, gain, images(pairs[0][0]), commands), pairs
 
 
-def beside_published(title: str, rows: Sequence[Row], records: Sequence[Record]) -> Table:
+def beside_published(title: str, rows: Sequence[Row], runs: Sequence[Record]) -> Table:
     """paper | published base | measured | images | difference | command, a line for each row.
 
     The difference is to the paper where it has a number, else to the base.
@@ -125,17 +125,17 @@ def beside_published(title: str, rows: Sequence[Row], records: Sequence[Record])
         "Measured: mean ± sample standard deviation over seeds of one processor. Difference: to the paper, else to the "
     )
     note += "base."
-    groups = [results.of_one_processor(_records(row, records)) for row in rows]
+    groups = [records.of_one_processor(_records(row, runs)) for row in rows]
     lines = tuple(map(_line, rows, groups))
     return Table(title, columns, lines, note, sum(groups, []))
 
 
-def _records(row: Row, records: Sequence[Record]) -> list[Record]:
+def _records(row: Row, runs: Sequence[Record]) -> list[Record]:
     """What a line is made of; UserError for a record of another split than the line's."""
-    found = [] if row.missing else results.select(records, row.dataset, row.preset, row.protocol)
-    own = [record for record in found if results.has(record, row.key)]
+    found = [] if row.missing else records.select(runs, row.dataset, row.preset, row.protocol)
+    own = [record for record in found if records.has(record, row.key)]
     for record in own if row.split else ():
-        results.require_split(record, row.split)
+        records.require_split(record, row.split)
     return own
 
 
@@ -156,7 +156,7 @@ def _line(row: Row, own: Sequence[Record]) -> tuple[str, ...]:
             ABSENT,
             row.missing or _command(row),
         )
-    summary = results.summarise(own, row.key)
+    summary = records.summarise(own, row.key)
     known = [float(number) for number in shown if number != ABSENT]
     difference = f"{summary.mean - known[0]:+.1f}" if known else ABSENT
     return (row.label, *shown, measured(summary), images(own[0]), difference, _command(row))

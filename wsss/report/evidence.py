@@ -10,11 +10,11 @@ from matplotlib import lines
 from matplotlib.axes import Axes
 
 from wsss.paths import UserError, project_root, read_json
-from wsss.report import ablation, experiments, figures, results
+from wsss.report import ablation, experiments, figures, records
 from wsss.report.experiments import Experiment
 from wsss.report.figures import PALETTE, Picture
-from wsss.report.intervals import over_seeds
-from wsss.report.results import Record
+from wsss.report.records import Record
+from wsss.report.statistics import over_seeds
 from wsss.report.table import signed
 
 CAUSES = (
@@ -33,14 +33,14 @@ class NotMeasured(UserError):
     """There is no record to draw; says the command that makes one."""
 
 
-def causes(experiment: Experiment, records: Sequence[Record], key: str = "cam.miou_headline") -> Picture:
+def causes(experiment: Experiment, runs: Sequence[Record], key: str = "cam.miou_headline") -> Picture:
     """A panel for each cause, with the result at `key` over it: a dot a run, a colour and marker a row; the seeds
     that all rows have.
 
     Every value is less its mean over the runs of the same seed and device, so that what a seed brings to all rows is
     neither seen nor correlated. Raises NotMeasured if no run of the experiment has the result.
     """
-    groups = _measured(experiment, records, key)
+    groups = _measured(experiment, runs, key)
     picture, said = Picture(figsize=(9, 5.6), layout="constrained"), []
     panels = picture.subplots(2, 3, sharey=True)
     for axis, (title, cause) in zip(panels.flat, CAUSES, strict=True):
@@ -69,9 +69,9 @@ def causes(experiment: Experiment, records: Sequence[Record], key: str = "cam.mi
 
 def _scatter(axis: Axes, groups: dict[str, list[Record]], cause: str, key: str) -> tuple[list[float], list[float]]:
     """Draw the runs that have the cause, where another of their seed has it; returns its values and the result's."""
-    runs = [(label, run) for label, group in groups.items() for run in group if results.has(run, cause)]
-    sizes = Counter(results.draw(run) for _, run in runs)
-    known = [(label, run) for label, run in runs if sizes[results.draw(run)] > 1]
+    runs = [(label, run) for label, group in groups.items() for run in group if records.has(run, cause)]
+    sizes = Counter(records.draw(run) for _, run in runs)
+    known = [(label, run) for label, run in runs if sizes[records.draw(run)] > 1]
     x, y = (_less_seed_means([run for _, run in known], name) for name in (cause, key))
     names, labels = list(groups), [label for label, _ in known]
     if known:
@@ -93,23 +93,23 @@ def _less_seed_means(runs: Sequence[Record], key: str) -> list[float]:
     """Of each run the result at `key` less its mean over those of the runs that share seed and device."""
     values: dict[tuple[int, str], list[float]] = defaultdict(list)
     for run in runs:
-        values[results.draw(run)].append(results.value(run, key))
-    return [results.value(run, key) - float(np.mean(values[results.draw(run)])) for run in runs]
+        values[records.draw(run)].append(records.value(run, key))
+    return [records.value(run, key) - float(np.mean(values[records.draw(run)])) for run in runs]
 
 
-def coverage_bars(experiment: Experiment, records: Sequence[Record]) -> Picture:
+def coverage_bars(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     """Share of the distinctive part and of the rest of objects that each row's CAM covers, in percent: mean over the
     seeds that all rows have, a dot a seed.
 
     Raises NotMeasured if no run of the experiment has it.
     """
-    groups = _measured(experiment, records, "coverage.cam.part")
+    groups = _measured(experiment, runs, "coverage.cam.part")
     shown = [(label, group) for label, group in groups.items() if group]
     picture, said = Picture(figsize=(7, 0.9 + 0.45 * len(shown)), layout="constrained"), []
     axis = picture.subplots()
     for place, (label, group) in enumerate(shown):
         for shift, part, colour in ((-0.2, "part", PALETTE[1]), (0.2, "rest", PALETTE[0])):
-            shares = [results.value(record, f"coverage.cam.{part}") for record in group]
+            shares = [records.value(record, f"coverage.cam.{part}") for record in group]
             axis.barh(place + shift, np.mean(shares), 0.36, color=colour, label=part if place == 0 else None)
             axis.plot(shares, [place + shift] * len(shares), "o", color="black", markersize=4)
             said.append(f"{label}, {part} {np.mean(shares):.1f}")
@@ -122,13 +122,13 @@ def coverage_bars(experiment: Experiment, records: Sequence[Record]) -> Picture:
     return picture
 
 
-def differences(experiment: Experiment, records: Sequence[Record]) -> Picture:
+def differences(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     """How far each row lies above the row `against`, a panel for each primary endpoint: a dot a seed, and in black the
     mean of the paired differences with its 95 % t interval over seeds.
 
     Raises NotMeasured if no pair of runs is on record.
     """
-    gains = [line for line in ablation.compared(experiment, records) if line.primary]
+    gains = [line for line in ablation.compared(experiment, runs) if line.primary]
     if not gains:
         raise NotMeasured(f"no pair of runs of {experiment.title} is on record; `wsss sweep` makes them")
     rows = list(dict.fromkeys(line.row for line in gains))
@@ -166,21 +166,19 @@ def _interval(axis: Axes, place: int, line: ablation.Difference) -> str:
 SWEPT = (("last layer's CAM", "cam"), ("aux layer's CAM", "aux_cam"))
 
 
-def threshold_curves(experiment: Experiment, records: Sequence[Record]) -> Picture:
+def threshold_curves(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     """Headline mIoU over the background threshold, a panel for each layer and a colour and line a row: the mean over
     the seeds that all rows have; a dot at the fixed threshold.
 
     Raises NotMeasured if no run of the experiment has a sweep.
     """
-    groups = {
-        label: group for label, group in _measured(experiment, records, "sweep.cam.miou_headline").items() if group
-    }
+    groups = {label: group for label, group in _measured(experiment, runs, "sweep.cam.miou_headline").items() if group}
     picture, sentences = Picture(figsize=(9, 4.2), layout="constrained"), []
     panels = picture.subplots(1, 2, sharey=True)
     for axis, (title, kind) in zip(panels, SWEPT, strict=True):
         for place, (label, group) in enumerate(groups.items()):
-            levels = results.value(group[0], f"sweep.{kind}.thresholds")
-            curve = np.mean([results.value(run, f"sweep.{kind}.miou_headline") for run in group], 0)
+            levels = records.value(group[0], f"sweep.{kind}.thresholds")
+            curve = np.mean([records.value(run, f"sweep.{kind}.miou_headline") for run in group], 0)
             fixed = levels.index(group[0]["protocol"]["background"])
             look = {"color": LINE_COLOURS[place % len(LINE_COLOURS)], "linestyle": STYLES[place % len(STYLES)]}
             axis.plot(levels, curve, label=label, **look)
@@ -201,18 +199,18 @@ LINE_COLOURS = (*PALETTE[:-1], "black")
 """Without yellow, whose lines nobody sees on white."""
 
 
-def extent(experiment: Experiment, records: Sequence[Record]) -> Picture:
+def extent(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     """How much of the objects beyond their distinctive part a CAM covers, over how much of the CAM lies beside objects:
     a dot a run, a colour and marker a row. A better CAM is further up and to the left.
 
     Raises NotMeasured if no run of the experiment has it.
     """
-    groups = {label: group for label, group in _measured(experiment, records, "coverage.cam.rest").items() if group}
+    groups = {label: group for label, group in _measured(experiment, runs, "coverage.cam.rest").items() if group}
     picture, sentences = Picture(figsize=(7, 4.4), layout="constrained"), []
     axis = picture.subplots()
     for (label, group), colour, marker in zip(groups.items(), palette(len(groups)), MARKERS, strict=False):
         beside, covered = (
-            [results.value(r, key) for r in group] for key in ("cam.over_activation", "coverage.cam.rest")
+            [records.value(r, key) for r in group] for key in ("cam.over_activation", "coverage.cam.rest")
         )
         axis.plot(beside, covered, marker, color=colour, markeredgecolor="0.2", markersize=7, label=label)
         sentences.append(f"{label} {np.mean(beside):.1f} and {np.mean(covered):.1f}")
@@ -228,10 +226,10 @@ def extent(experiment: Experiment, records: Sequence[Record]) -> Picture:
     return picture
 
 
-def _measured(experiment: Experiment, records: Sequence[Record], key: str) -> dict[str, list[Record]]:
+def _measured(experiment: Experiment, runs: Sequence[Record], key: str) -> dict[str, list[Record]]:
     """For each row its runs that have the result at `key`, of the seeds that all rows have; NotMeasured if none has."""
-    pairs = zip(experiment.rows, ablation.groups_of(records, experiment), strict=True)
-    groups = {row.label: [record for record in group if results.has(record, key)] for row, group in pairs}
+    pairs = zip(experiment.rows, ablation.groups_of(runs, experiment), strict=True)
+    groups = {row.label: [record for record in group if records.has(record, key)] for row, group in pairs}
     if not any(groups.values()):
         raise NotMeasured(f"no run of {experiment.title} is on record; `wsss sweep` makes them")
     return groups
@@ -245,18 +243,18 @@ def palette(count: int) -> list[str]:
 LAYERS = (("last layer", "cam", PALETTE[0], "o-"), ("aux layer", "aux_cam", PALETTE[5], "s--"))
 
 
-def over_training(records: Sequence[Record], dataset: str, variants: Sequence[tuple[str, str]]) -> Picture:
+def over_training(runs: Sequence[Record], dataset: str, variants: Sequence[tuple[str, str]]) -> Picture:
     """CAM mIoU of both layers, and how far they lie apart, over the steps of a run: a column for each variant (label,
     name), lists in rows: the validation list and those that the run watched.
 
     The run is the variant's one with most validations. Raises NotMeasured if there is none.
     """
-    runs = [(label, _most_checked(records, dataset, name)) for label, name in variants]
-    lists = ["validation", *sorted({name for _, run in runs for row in run["validations"] for name in _lists(row)})]
-    picture, said = Picture(figsize=(4.6 * len(runs), 2.6 * len(lists) + 0.6), layout="constrained"), []
-    panels = picture.subplots(len(lists), len(runs), squeeze=False, sharex=True, sharey=True)
+    chosen = [(label, _most_checked(runs, dataset, name)) for label, name in variants]
+    lists = ["validation", *sorted({name for _, run in chosen for row in run["validations"] for name in _lists(row)})]
+    picture, said = Picture(figsize=(4.6 * len(chosen), 2.6 * len(lists) + 0.6), layout="constrained"), []
+    panels = picture.subplots(len(lists), len(chosen), squeeze=False, sharex=True, sharey=True)
     for panel_row, name in zip(panels, lists, strict=True):
-        for axis, (label, run) in zip(panel_row, runs, strict=True):
+        for axis, (label, run) in zip(panel_row, chosen, strict=True):
             said.append(_progress(axis, label, name, run))
     for axis in panels[-1]:
         axis.set_xlabel("step")
@@ -264,7 +262,7 @@ def over_training(records: Sequence[Record], dataset: str, variants: Sequence[tu
         panel_row[0].set_ylabel(f"{'val' if name == 'validation' else name}: mIoU or difference, %", fontsize=9)
     picture.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     picture.alt = f"CAM mIoU of the last and the aux layer over training. {' '.join(said)}"
-    picture.records = [run for _, run in runs]
+    picture.records = [run for _, run in chosen]
     return picture
 
 
@@ -272,8 +270,8 @@ def _lists(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(row.get("watched", {}))
 
 
-def _most_checked(records: Sequence[Record], dataset: str, variant: str) -> Record:
-    own = results.select(records, dataset, variant)
+def _most_checked(runs: Sequence[Record], dataset: str, variant: str) -> Record:
+    own = records.select(runs, dataset, variant)
     own = [record for record in own if len(record.get("validations", ())) > 1]
     if not own:
         command = f"wsss train {variant} --validate-every .1 --data.watch train"
@@ -300,18 +298,18 @@ OF_EXPERIMENTS = {"causes-": causes, "differences-": differences, "thresholds-":
 """Figures of an experiment: how their names begin -> what draws them."""
 
 
-def build(name: str, records: Sequence[Record]) -> Picture:
+def build(name: str, runs: Sequence[Record]) -> Picture:
     """The figure of that name. Raises UserError for an unknown name, and NotMeasured without records."""
     if name == "published_curves":
         return figures.published_curves()
     if name == "coverage_bars":
-        return coverage_bars(experiments.get("mini-components"), records)
+        return coverage_bars(experiments.get("mini-components"), runs)
     for start, draw in OF_EXPERIMENTS.items():
         if name.startswith(start):
-            return draw(experiments.get(name.removeprefix(start)), records)
+            return draw(experiments.get(name.removeprefix(start)), runs)
     if name.startswith("over-training-"):
         scale = name.removeprefix("over-training-")
-        return over_training(records, scale, (("base", f"{scale}-base"), ("base + both", scale)))
+        return over_training(runs, scale, (("base", f"{scale}-base"), ("base + both", scale)))
     if name != "evaluation_memory":
         raise UserError(f"no figure named {name} is made of records")
     if not (project_root() / MEMORY).is_file():

@@ -20,8 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wsss.paths import UserError
-from wsss.report import published, results
-from wsss.report.results import Record
+from wsss.report import published, records
+from wsss.report.records import Record
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, VERMILION, YELLOW, BLACK = "#56B4E9", "#D55E00", "#F0E442", "#000000"
@@ -290,7 +290,7 @@ def _validations(record: Record, kind: str) -> list[tuple[float, float]]:
     """(percent of the run, headline mIoU in percent) of the validations before the end, then of the record."""
     rows = [(row["step"], row["validation"].get(kind)) for row in record.get("validations", ())]
     found = [(100 * step / record["steps"], one) for step, one in rows if one is not None and step < record["steps"]]
-    return [*found, (100.0, results.value(record, f"{kind}.miou_headline"))]
+    return [*found, (100.0, records.value(record, f"{kind}.miou_headline"))]
 
 
 def evaluation_memory(bench: Mapping[str, Any]) -> Picture:

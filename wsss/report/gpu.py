@@ -6,7 +6,7 @@ from typing import Any
 from wsss.config import Config
 from wsss.presets import PRESETS
 from wsss.registry import BENCHMARKS, DATASETS
-from wsss.report import costs, results
+from wsss.report import costs, records
 from wsss.report.experiments import EXPERIMENTS, SEEDS, Experiment
 from wsss.report.table import ABSENT, Table
 
@@ -135,13 +135,13 @@ def evaluation_table(benches: Sequence[Bench]) -> Table:
     measured = next((one for one in benches if one["bench"] == "infer" and one["crf"]), None)
     rows = []
     for dataset, split in (("voc", "val"), ("voc", "test"), ("coco", "val")):
-        config, images = PRESETS[dataset], len(results.split_ids(f"{dataset}-{split}"))
+        config, images = PRESETS[dataset], len(records.split_ids(f"{dataset}-{split}"))
         size = (375, 500) if dataset == "voc" else (448, 448)
         found = costs.evaluation_passes(*size, SCALES, costs.vit_of(config).patch)
         label = f"{dataset.upper()} {split}, final, photographs of {size[1]} x {size[0]}"
         rows.append((label, *_evaluation(config, images, found), *_crf(measured, dataset, images)))
     for dataset, split in (("voc", "val"), ("coco", "val-part")):
-        config, images = PRESETS[dataset], len(results.split_ids(f"{dataset}-{split}"))
+        config, images = PRESETS[dataset], len(records.split_ids(f"{dataset}-{split}"))
         found = costs.validation_passes(config)
         rows.append((f"{dataset.upper()} {split}, in training", *_evaluation(config, images, found), ABSENT, ABSENT))
     columns = ("evaluation", "images", "TFLOP an image", "PFLOP", "minutes on one GPU, estimate")

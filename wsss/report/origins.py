@@ -4,29 +4,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wsss.report import results
-from wsss.report.results import Record
+from wsss.report import records
+from wsss.report.records import Record
 from wsss.report.table import ABSENT, Table
 
 FEW = 3
 """Names that a line lists one by one."""
 
 
-def line(records: Iterable[Record]) -> str:
+def line(runs: Iterable[Record]) -> str:
     """Records (each once), seeds, commits, time and devices in a sentence; empty for none."""
-    records = sorted(
-        {r["path"]: r for r in records}.values(), key=lambda r: (r["dataset"], r["variant"], r["seed"], _stem(r))
+    shown = sorted(
+        {r["path"]: r for r in runs}.values(), key=lambda r: (r["dataset"], r["variant"], r["seed"], _stem(r))
     )
-    if not records:
+    if not shown:
         return ""
-    runs = {(r["dataset"], r["variant"], r["seed"]): r for r in records}
-    trained = sum(record["seconds"].get("train", 0) for record in runs.values()) / 60
+    trainings = {(r["dataset"], r["variant"], r["seed"]): r for r in shown}
+    trained = sum(record["seconds"].get("train", 0) for record in trainings.values()) / 60
     words = [
-        _some("record", [results.describe(record) + _stem(record) for record in records], few=0),
-        _some("variant", [variant for _, variant, _ in runs]),
-        _some("seed", [str(seed) for seed in sorted(seed for *_, seed in runs)], few=9),
-        _some("commit", [record["commit"] for record in records]),
-        f"{trained:,.0f} minutes of training on {', '.join(dict.fromkeys(record['device'] for record in records))}",
+        _some("record", [records.describe(record) + _stem(record) for record in shown], few=0),
+        _some("variant", [variant for _, variant, _ in trainings]),
+        _some("seed", [str(seed) for seed in sorted(seed for *_, seed in trainings)], few=9),
+        _some("commit", [record["commit"] for record in shown]),
+        f"{trained:,.0f} minutes of training on {', '.join(dict.fromkeys(record['device'] for record in shown))}",
     ]
     return f"From {'; '.join(words)}."
 
@@ -55,15 +55,15 @@ def of_notebook(stamp: Mapping[str, Any]) -> str:
 NUMBERS = (("CAM", "cam.miou_headline"), ("segmentation", "segmentation.miou_headline"))
 
 
-def listing(records: Sequence[Record]) -> Table:
+def listing(runs: Sequence[Record]) -> Table:
     """Every record: what was run and evaluated how, its main numbers, and where they come from."""
     rows = []
-    for record in records:
-        found = (f"{results.value(record, key):.1f}" if results.has(record, key) else ABSENT for _, key in NUMBERS)
+    for record in runs:
+        found = (f"{records.value(record, key):.1f}" if records.has(record, key) else ABSENT for _, key in NUMBERS)
         images = f"{record['images']:,} {record['split']}"
         rows.append(
             (
-                results.describe(record) + _stem(record),
+                records.describe(record) + _stem(record),
                 images,
                 *found,
                 f"{sum(record['seconds'].values()):,.0f}",
@@ -80,4 +80,4 @@ def listing(records: Sequence[Record]) -> Table:
     note += "`wsss train PRESET --seed SEED`, what its configuration changes in PRESET given as options; a final "
     note += "evaluation by `wsss evaluate runs/DATASET/PRESET/SEED --protocol voc` with its scales and CRF. "
     note += "Runs of mini-coco are smoke tests of COCO's path; their numbers are no results."
-    return Table("Published records", columns, tuple(rows), note, records)
+    return Table("Published records", columns, tuple(rows), note, runs)

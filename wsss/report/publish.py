@@ -11,7 +11,7 @@ from typing import Any
 
 from wsss import paths
 from wsss.paths import UserError
-from wsss.report import results
+from wsss.report import records
 
 DIRTY = "was run on a tree with uncommitted changes (commit, then run it again)"
 
@@ -27,12 +27,12 @@ def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) ->
     source, target = Path(source), Path(target)
     chosen = [
         record
-        for record in results.find(source)
+        for record in records.find(source)
         if any(fnmatch(f"{record['dataset']}/{record['variant']}", pattern) for pattern in only or "*")
     ]
     notebooks = sorted((source / "notebooks").glob("*.ipynb"))
     faults = [fault for record in chosen if (fault := _record_fault(record))]
-    faults += _data_faults(chosen, results.find(target / "data" / "results"))
+    faults += _data_faults(chosen, records.find(target / "data" / "results"))
     faults += [fault for path in notebooks if (fault := _notebook_fault(path))]
     if faults or not (chosen or notebooks):
         raise UserError("nothing was published: " + ("; ".join(faults) or f"{source} holds no finished run"))
@@ -46,30 +46,30 @@ def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) ->
     return list(files.values())
 
 
-def _record_fault(record: results.Record) -> str:
+def _record_fault(record: records.Record) -> str:
     if record["dirty"]:
-        return f"{results.describe(record)} {DIRTY}"
+        return f"{records.describe(record)} {DIRTY}"
     return ""
 
 
-def _data_faults(chosen: Sequence[results.Record], published: Sequence[results.Record]) -> list[str]:
+def _data_faults(chosen: Sequence[records.Record], published: Sequence[records.Record]) -> list[str]:
     """A sentence for each chosen record on other data than another of the same set and lists, chosen or published: one
     table would show both. Records that say themselves that they are on other data than their runs are apart."""
     replaced = {_name(record) for record in chosen}
-    firsts: dict[tuple[str, str, str], results.Record] = {}
+    firsts: dict[tuple[str, str, str], records.Record] = {}
     faults = []
     for record in (*(r for r in published if _name(r) not in replaced), *chosen):
         if "data" not in record or "other_data" in record:
             continue
         lists = record["dataset"], record["config"].get("data", {}).get("train_split", ""), record["split"]
         first = firsts.setdefault(lists, record)
-        if differ := results.differences(results.data_of(first), results.data_of(record)):
-            pair = f"{results.describe(record)} is on other data than {results.describe(first)}"
+        if differ := records.differences(records.data_of(first), records.data_of(record)):
+            pair = f"{records.describe(record)} is on other data than {records.describe(first)}"
             faults.append(f"{pair} ({differ} differ: publish runs on one set of data)")
     return faults
 
 
-def _name(record: results.Record) -> tuple[str, str, str]:
+def _name(record: records.Record) -> tuple[str, str, str]:
     return record["dataset"], record["variant"], Path(record["path"]).name
 
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wsss.report.intervals import Summary
-from wsss.report.results import Record
+from wsss.report.records import Record
+from wsss.report.statistics import Summary
 
 ABSENT = "–"
 MISSING = "not run"

@@ -7,15 +7,15 @@ from typing import Any
 from wsss.paths import UserError, did_you_mean, project_root, read_json
 from wsss.presets import NOT_IN_VARIANT, PRESETS
 from wsss.registry import DATASETS
-from wsss.report import ablation, origins, published, results, tries
+from wsss.report import ablation, origins, published, records, tries
 from wsss.report.benchmarks import ANIMALS, COCO, VOC, beside_published, headline, images
 from wsss.report.experiments import EXPERIMENTS
-from wsss.report.results import Record
+from wsss.report.records import Record
 from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table, measured
 from wsss.settings import flatten
 
 
-def literature(records: Iterable[Record]) -> Table:
+def literature(runs: Iterable[Record]) -> Table:
     """Single-stage methods from image labels, as printed by their sources; takes no records."""
     columns = ("method", "venue", "backbone", "voc_val", "voc_test", "coco_val", "source")
     chosen = [r for r in published.rows("segmentation") if (r["stages"], r["supervision"]) == ("1", "I")]
@@ -29,7 +29,7 @@ def literature(records: Iterable[Record]) -> Table:
 SCALES = tuple(name for name, known in DATASETS.items() if not known.smoke)
 
 
-def of_presets(records: Iterable[Record]) -> Table:
+def of_presets(runs: Iterable[Record]) -> Table:
     """Every setting that makes a run another one, by the presets of all scales; takes no records."""
     flat = [flatten(PRESETS[name]) for name in SCALES]
     paths = (path for path in flat[0] if path not in NOT_IN_VARIANT)
@@ -88,13 +88,13 @@ PRIMARY = {
 
 
 def side_by_side(
-    title: str, dataset: str, presets: Sequence[str], records: Sequence[Record], yours: Sequence[Record] = ()
+    title: str, dataset: str, presets: Sequence[str], runs: Sequence[Record], yours: Sequence[Record] = ()
 ) -> Table:
     """A column for each preset, a line for each quantity that any of them has, over the seeds that all presets have.
 
     A further column for each preset that is among the reader's own runs, `yours`, which enter no other.
     """
-    groups = results.comparable([results.select(records, dataset, preset) for preset in presets])
+    groups = records.comparable([records.select(runs, dataset, preset) for preset in presets])
     marks = {record["fingerprint"]["masks"] for group in groups for record in group}
     if len(marks) > 1:
         raise UserError(f"the records of {dataset} were not all measured on the same images; evaluate them anew")
@@ -109,12 +109,12 @@ def side_by_side(
     note += (
         "deviation over the seeds that all columns have on one processor. Best threshold: of the sweep on these masks. "
     )
-    where = results.processors(record for group in groups for record in group)
+    where = records.processors(record for group in groups for record in group)
     note += f"Processors: {where}. {ablation.BRACKETS}" if where else ablation.BRACKETS
     note += "" if ablation.share_draws(groups) else ablation.UNLIKE
-    runs = [f"`wsss train {p} --seed 0`" for p, group in zip(presets, groups, strict=True) if not group]
-    note += f" Not run: {', '.join(runs)}." if runs else ""
-    note += f" Your runs: {results.processors(r for group in own.values() for r in group)}." if own else ""
+    idle_presets = [f"`wsss train {p} --seed 0`" for p, group in zip(presets, groups, strict=True) if not group]
+    note += f" Not run: {', '.join(idle_presets)}." if idle_presets else ""
+    note += f" Your runs: {records.processors(r for group in own.values() for r in group)}." if own else ""
     note += f" On other images than the published ones, and left out: your {', '.join(left)}." if left else ""
     found = next((record for group in groups for record in group), None)
     heads = ("", *presets, *(f"your {preset}" for preset in own))
@@ -126,16 +126,16 @@ def _own_columns(
     dataset: str, presets: Sequence[str], yours: Sequence[Record], marks: set[str]
 ) -> tuple[dict[str, list[Record]], list[str]]:
     """Preset -> the reader's own runs of it on the images of `marks` (empty: any); presets of which they are not."""
-    own = {preset: results.of_one_processor(results.select(yours, dataset, preset)) for preset in presets}
+    own = {preset: records.of_one_processor(records.select(yours, dataset, preset)) for preset in presets}
     other = [preset for preset in presets if marks and {r["fingerprint"]["masks"] for r in own[preset]} - marks]
     return {preset: group for preset, group in own.items() if group and preset not in other}, other
 
 
 def of_run(record: Record) -> Table:
     """One run's numbers, and in the note what they were measured on, with what and by whom."""
-    found = [(label, key) for label, key in QUANTITIES if results.has(record, key)]
-    rows = tuple((label, f"{results.value(record, key):.1f}", _bounds(record, key)) for label, key in found)
-    title = f"{results.describe(record)}: {images(record)} images of {record.get('dataset_title', record['dataset'])}"
+    found = [(label, key) for label, key in QUANTITIES if records.has(record, key)]
+    rows = tuple((label, f"{records.value(record, key):.1f}", _bounds(record, key)) for label, key in found)
+    title = f"{records.describe(record)}: {images(record)} images of {record.get('dataset_title', record['dataset'])}"
     columns = ("percent", "measured", "95 % interval over images")
     return Table(title, columns, rows, provenance(record), (record,))
 
@@ -154,14 +154,14 @@ def provenance(record: Record) -> str:
 
 
 def _bounds(record: Record, key: str) -> str:
-    if results.has(record, f"{key}_interval"):
-        low, high = results.value(record, f"{key}_interval")
+    if records.has(record, f"{key}_interval"):
+        low, high = records.value(record, f"{key}_interval")
     else:
         kind, _, last = key.partition(".")
-        counts = results.load_counts(record).get(kind) if last == "miou" else None
+        counts = records.load_counts(record).get(kind) if last == "miou" else None
         if counts is None:
             return ABSENT
-        low, high = results.bootstrap_miou(counts)
+        low, high = records.bootstrap_miou(counts)
     return f"{low:.1f} to {high:.1f}"
 
 
@@ -188,15 +188,15 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
 }
 
 
-def build(name: str, records: Sequence[Record] | None = None, yours: Sequence[Record] = ()) -> Table:
+def build(name: str, runs: Sequence[Record] | None = None, yours: Sequence[Record] = ()) -> Table:
     """The table of that name, from `records` or else the published ones; one of presets side by side has the reader's
     own runs in columns of their own. UserError for an unknown name."""
     if name not in TABLES:
         hint = did_you_mean(name, TABLES) or f"; there are {', '.join(TABLES)}"
         raise UserError(f"there is no table named {name}{hint}")
-    records, make = results.published() if records is None else records, TABLES[name]
+    runs, make = records.published() if runs is None else runs, TABLES[name]
     takes = isinstance(make, partial) and make.func is side_by_side
-    return make(records, yours=yours) if takes else make(records)
+    return make(runs, yours=yours) if takes else make(runs)
 
 
 def number(words: str) -> tuple[str, str]:
@@ -220,14 +220,14 @@ def number(words: str) -> tuple[str, str]:
             node = node[part]
         return format(float(node), form or ".1f"), "a guess, counted without a network: data/results/guesses.json"
     dataset, variant, *seed = source.split("/")
-    chosen = results.select(results.published(), dataset, variant)
+    chosen = records.select(records.published(), dataset, variant)
     if seed:
         chosen = [record for record in chosen if record["seed"] == int(seed[0])]
     if not chosen:
         raise UserError(f"there is no published record of {source}")
     if key in chosen[0]:
-        return format(chosen[0][key], form), f"data/results: {results.describe(chosen[0])}"
-    chosen = results.of_one_processor(chosen)
-    summary = results.summarise(chosen, key)
-    where = f"{images(chosen[0])} images, {results.processors(chosen)}, commit {chosen[0]['commit']}"
+        return format(chosen[0][key], form), f"data/results: {records.describe(chosen[0])}"
+    chosen = records.of_one_processor(chosen)
+    summary = records.summarise(chosen, key)
+    where = f"{images(chosen[0])} images, {records.processors(chosen)}, commit {chosen[0]['commit']}"
     return (format(summary.mean, form) if form else measured(summary)), where

@@ -5,8 +5,8 @@ from typing import Any
 
 from wsss import presets, stored
 from wsss.paths import project_root
-from wsss.report import results
-from wsss.report.results import Record
+from wsss.report import records
+from wsss.report.records import Record
 from wsss.report.table import ABSENT, Table
 from wsss.settings import flatten
 
@@ -24,10 +24,10 @@ ASIDE = (
 
 def find() -> list[Record]:
     """The records of data/tries."""
-    return results.find(project_root() / "data" / "tries")
+    return records.find(project_root() / "data" / "tries")
 
 
-def table(dataset: str, records: Sequence[Record]) -> Table:
+def table(dataset: str, runs: Sequence[Record]) -> Table:
     """A line for each try: its steps, results, what it started from, and what differs from the preset as it is now.
 
     `records` are not used: tries are never among the results.
@@ -55,7 +55,7 @@ def _line(one: Record) -> tuple[str, ...]:
     model = one["config"]["model"]
     start = model["checkpoint"].removeprefix("data/weights/").removesuffix(".safetensors")
     start = start or (model["backbone"] if model["pretrained"] else "random weights")
-    numbers = (f"{results.value(one, key):.1f}" if results.has(one, key) else ABSENT for key in MEASURED)
+    numbers = (f"{records.value(one, key):.1f}" if records.has(one, key) else ABSENT for key in MEASURED)
     changed = "".join(f", {path} {_short(x)}" for path, x in changes(one).items())
     images = f"{one['images']} {one['split']}"
     return (

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from wsss.report import ablation, results
-from wsss.report.intervals import bootstrap_miou, paired, prediction_interval
-from wsss.report.results import Record
+from wsss.report import ablation, records
+from wsss.report.records import Record
+from wsss.report.statistics import bootstrap_miou, paired, prediction_interval
 from wsss.report.table import ABSENT, Table, signed
 
 KEYS = (
@@ -31,14 +31,14 @@ NOTE = (
 
 def interval(published: Sequence[Record], key: str) -> tuple[float, float] | None:
     """Where one further seed should fall (see NOTE); None if one record without counts is all there is."""
-    counts = results.load_counts(published[0]).get(key.partition(".")[0])
+    counts = records.load_counts(published[0]).get(key.partition(".")[0])
     single = bootstrap_miou(counts) if counts is not None else None
-    return _widened([results.value(record, key) for record in published], single)
+    return _widened([records.value(record, key) for record in published], single)
 
 
 def interval_of_difference(pairs: ablation.Pairs, kind: str) -> tuple[float, float] | None:
     """Where one further paired difference of mIoU should fall, as `interval`; the bootstrap is that of `paired`."""
-    counts = [results.load_counts(record) for record in pairs[0]]
+    counts = [records.load_counts(record) for record in pairs[0]]
     single = None
     if all(kind in kinds for kinds in counts):
         test = paired(*(kinds[kind][None] for kinds in counts), tuple(kinds["ids"].tolist() for kinds in counts))
@@ -48,7 +48,7 @@ def interval_of_difference(pairs: ablation.Pairs, kind: str) -> tuple[float, flo
 
 def differences(pairs: ablation.Pairs, key: str) -> list[float]:
     """The result at `key` of the first of each pair less that of the second."""
-    return [results.value(first, key) - results.value(second, key) for first, second in pairs]
+    return [records.value(first, key) - records.value(second, key) for first, second in pairs]
 
 
 def _widened(numbers: Sequence[float], single: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -69,12 +69,12 @@ def verdict(published: Sequence[Record], own: Sequence[Record]) -> tuple[list[di
     A run on other images is never within.
     """
     own = [record for record in own if record["dataset"] not in SMOKE]
-    rows = [_row(published, record, label, key) for record in own for label, key in KEYS if results.has(record, key)]
+    rows = [_row(published, record, label, key) for record in own for label, key in KEYS if records.has(record, key)]
     rows += [
         _paired_row(published, pair, label, key)
         for pair in own_pairs(own)
         for label, key in PAIRED
-        if all(results.has(record, key) for record in pair)
+        if all(records.has(record, key) for record in pair)
     ]
     judged = [row["within"] for row in rows if row["counts"] and row["within"] is not None]
     return rows, bool(judged) and all(judged)
@@ -83,25 +83,25 @@ def verdict(published: Sequence[Record], own: Sequence[Record]) -> tuple[list[di
 def own_pairs(own: Sequence[Record]) -> list[tuple[Record, Record]]:
     """Each own run with that of its base, PRESET-base, of the same seed on the same processor, unless their data are
     known to differ."""
-    known = {(record["variant"], results.draw(record)): record for record in own}
+    known = {(record["variant"], records.draw(record)): record for record in own}
     pairs = [(record, known.get((f"{variant}-base", draw))) for (variant, draw), record in known.items()]
     pairs = [(record, base) for record, base in pairs if base is not None]
-    return [pair for pair in pairs if not results.differences(*map(results.data_of, pair))]
+    return [pair for pair in pairs if not records.differences(*map(records.data_of, pair))]
 
 
 def _row(published: Sequence[Record], record: Record, label: str, key: str) -> dict[str, Any]:
     what = f"{record['variant']}, seed {record['seed']}: {label}"
-    peers = [r for r in results.select(published, record["dataset"], record["variant"]) if results.has(r, key)]
+    peers = [r for r in records.select(published, record["dataset"], record["variant"]) if records.has(r, key)]
     bounds = interval(peers, key) if peers else None
     same = bool(peers) and all(record[name] == peers[0][name] for name in ("fingerprint", "protocol"))
-    row = {"what": what, "yours": results.value(record, key), "counts": True}
-    row["other_data"] = results.differences(results.data_of(peers[0]), results.data_of(record)) if peers else ""
-    return row | _compared([results.value(peer, key) for peer in peers], bounds, row["yours"], same)
+    row = {"what": what, "yours": records.value(record, key), "counts": True}
+    row["other_data"] = records.differences(records.data_of(peers[0]), records.data_of(record)) if peers else ""
+    return row | _compared([records.value(peer, key) for peer in peers], bounds, row["yours"], same)
 
 
 def _paired_row(published: Sequence[Record], pair: tuple[Record, Record], label: str, key: str) -> dict[str, Any]:
     kind, (method, base) = key.partition(".")[0], pair
-    groups = [results.select(published, record["dataset"], record["variant"]) for record in pair]
+    groups = [records.select(published, record["dataset"], record["variant"]) for record in pair]
     peers = ablation.paired_runs(*groups, kind)
     bounds = interval_of_difference(peers, kind) if peers else None
     same = bool(peers) and all(r[name] == peers[0][0][name] for r in pair for name in ("fingerprint", "protocol"))
@@ -125,14 +125,14 @@ def _compared(
 def reach(published: Sequence[Record], dataset: str, variant: str) -> str:
     """What the intervals of a variant can exclude and what not: which other published variants of the data set lie
     outside them on every seed, by one number at least, and whether the base does."""
-    peers = results.select(published, dataset, variant)
-    bounds = {key: interval(peers, key) for _, key in KEYS if peers and all(results.has(peer, key) for peer in peers)}
+    peers = records.select(published, dataset, variant)
+    bounds = {key: interval(peers, key) for _, key in KEYS if peers and all(records.has(peer, key) for peer in peers)}
     others = sorted({record["variant"] for record in published if record["dataset"] == dataset} - {variant})
     outside = []
     for other in others:
-        group = results.select(published, dataset, other)
+        group = records.select(published, dataset, other)
         for key, known in bounds.items():
-            numbers = [results.value(record, key) for record in group if results.has(record, key)]
+            numbers = [records.value(record, key) for record in group if records.has(record, key)]
             if numbers and known and not any(known[0] <= number <= known[1] for number in numbers):
                 outside.append(other)
                 break

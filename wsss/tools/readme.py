@@ -3,7 +3,7 @@
 import sys
 
 from wsss.paths import UserError, atomic, project_root
-from wsss.report import figures, results, tables
+from wsss.report import figures, records, tables
 
 START, END = "<!-- table headline: written by python -m wsss.tools.readme -->", "<!-- end of table -->"
 
@@ -24,7 +24,7 @@ def main() -> int:
     try:
         text = refreshed((root / "README.md").read_text(encoding="utf-8"))
         if examples.is_file():
-            record = results.load(examples.parent.with_suffix(".json"))
+            record = records.load(examples.parent.with_suffix(".json"))
             if record["dirty"]:
                 raise UserError(
                     f"{examples.parent} was run on a tree with uncommitted changes; commit and run it again, or move "

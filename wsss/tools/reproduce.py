@@ -17,7 +17,7 @@ from typing import Any
 
 from wsss.paths import UserError, project_root, read_json, write_json
 from wsss.presets import PRESETS
-from wsss.report import results, verdict
+from wsss.report import records, verdict
 
 ENVIRONMENT = {"WSSS_RUNS": "runs", "TQDM_MININTERVAL": "15"}
 """The book shows the reader's own runs; progress is a line now and then, since papermill passes on lines."""
@@ -91,10 +91,10 @@ def steps() -> list[Step]:
 def judge(started: float) -> tuple[list[dict[str, Any]], bool]:
     """Compare the runs made here with the published ones: base + both and the base that the steps train, and of others,
     such as those of `wsss sweep`, whatever has a published variant. runs/verdict.json has the answer for the book."""
-    published, own = results.published(), [results.load(path) for path in JUDGED]
+    published, own = records.published(), [records.load(path) for path in JUDGED]
     known = {(record["dataset"], record["variant"]) for record in published}
     for dataset, variant in sorted(known):
-        found = results.select(results.find("runs"), dataset, variant)
+        found = records.select(records.find("runs"), dataset, variant)
         own += [record for record in found if record["path"] not in JUDGED]
     rows, passed = verdict.verdict(published, own)
     answer = {"rows": rows, "passed": passed, "reach": verdict.reach(published, "mini", "mini")}
@@ -138,7 +138,7 @@ def main() -> int:
         print("wsss: stopped; `make reproduce` goes on from there", file=sys.stderr)
         return 130
     print(f"\n{verdict.verdict_table(rows).text()}")
-    print(f"{verdict.reach(results.published(), 'mini', 'mini')} mini-coco is a smoke test: it came to its end.\n")
+    print(f"{verdict.reach(records.published(), 'mini', 'mini')} mini-coco is a smoke test: it came to its end.\n")
     print(f"your book: {Path(index).resolve().as_uri()}")
     print(f"{(time.monotonic() - started) / 60:.1f} minutes; {_sentence(rows, passed)}")
     return 0 if passed else 1

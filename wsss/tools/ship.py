@@ -15,7 +15,7 @@ from wsss.command import parse
 from wsss.data import identity, sets
 from wsss.inference import runs
 from wsss.paths import UserError, project_root, write_json
-from wsss.report import results
+from wsss.report import records
 
 LIMIT = 13_000_000
 """Bytes of a file that may be shipped."""
@@ -50,10 +50,10 @@ def ship(asked: Ship) -> Path:
     more than 13 MB.
     """
     opened = runs.open_run(asked.run, data_root=asked.data_root)
-    record = results.load(opened.folder.with_name(f"{opened.folder.name}.json"))
+    record = records.load(opened.folder.with_name(f"{opened.folder.name}.json"))
     if record["dirty"]:
         raise UserError(
-            f"{results.describe(record)} was made on a tree with uncommitted changes; commit and run it again"
+            f"{records.describe(record)} was made on a tree with uncommitted changes; commit and run it again"
         )
     root = sets.locate(opened.config.data)
     split = datasets.Split(root, opened.config.data.val_split, need_masks=True)
@@ -65,7 +65,7 @@ def ship(asked: Ship) -> Path:
     model = opened.model(len(split.kit.classes), torch.device("cpu")).half()
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     if size > LIMIT:
-        raise UserError(f"the weights of {results.describe(record)} take {size / 1e6:.0f} MB; a file may have 13")
+        raise UserError(f"the weights of {records.describe(record)} take {size / 1e6:.0f} MB; a file may have 13")
     path = (asked.output or project_root() / "data" / "weights") / f"{asked.name}.safetensors"
     digest = checkpoint.write_weights(model, path, model.metadata())
     checkpoint.fill(model.float(), checkpoint.read(path), str(path))
@@ -87,14 +87,14 @@ def card(record: dict[str, Any], found: dict[str, Any], digest: str) -> dict[str
     described, config = dict(record) | found, stored.from_dict(record["config"])
     return {
         "sha256": digest,
-        "record": f"data/results/{results.describe(record)}.json",
+        "record": f"data/results/{records.describe(record)}.json",
         "made_by": " ".join(["wsss train", *presets.words(config), "--data.root ROOT"]),
         **{name: record[name] for name in ("dataset", "variant", "seed", "steps", "backbone", "commit", "date")},
         "train_images": record["protocol"]["train_images"],
         "evaluated_on": f"{record['images']} images of {record['split']}",
         "protocol": record["protocol"],
-        "run": {key: results.value(record, key) for key in NUMBERS},
-        "this_file": {key: results.value(described, key) for key in NUMBERS},
+        "run": {key: records.value(record, key) for key in NUMBERS},
+        "this_file": {key: records.value(described, key) for key in NUMBERS},
     }
 
 

@@ -21,9 +21,9 @@ from wsss.data import identity, sets
 from wsss.interrupt import Interrupted, stop_signals
 from wsss.paths import UserError, atomic, project_root
 from wsss.registry import DATASETS
-from wsss.report import ablation, experiments, results
+from wsss.report import ablation, experiments, records
 from wsss.report.experiments import Experiment
-from wsss.report.results import Record
+from wsss.report.records import Record
 from wsss.report.table import ABSENT, Table
 
 PAUSE = 0.2
@@ -87,8 +87,8 @@ def run(words: Sequence[str]) -> int:
     experiment = experiments.get(asked.table)
     jobs = plan(experiment, asked)
     require_same_data(experiment, asked, jobs)
-    records = results.find(project_root() / "data" / "results", asked.output or project_root() / "runs")
-    print(overview(experiment, jobs, records, asked.jobs).text())
+    known = records.find(project_root() / "data" / "results", asked.output or project_root() / "runs")
+    print(overview(experiment, jobs, known, asked.jobs).text())
     left = [job for job in jobs if job.left()]
     listed = write_list(left, asked)
     print(f"{len(jobs) - len(left)} of {len(jobs)} runs are finished; commands of the others: {listed}")
@@ -99,7 +99,7 @@ def run(words: Sequence[str]) -> int:
 
 def plan(experiment: Experiment, asked: Sweep) -> list[Job]:
     """The runs, all rows of the first seed first. With `published`, without those whose records are in data/results."""
-    known = {(r["dataset"], r["variant"], Path(r["path"]).name) for r in results.published()} if asked.published else ()
+    known = {(r["dataset"], r["variant"], Path(r["path"]).name) for r in records.published()} if asked.published else ()
     output, root = asked.output or project_root() / "runs", ["--data.root", asked.data_root] * bool(asked.data_root)
     dataset, _ = place(experiment, asked)
     moved = ["--output", str(asked.output)] * (asked.output is not None)
@@ -153,7 +153,7 @@ def require_same_data(experiment: Experiment, asked: Sweep, jobs: Sequence[Job])
     for job, known in begun:
         data = lists[job.variant]
         now = {"train": of_list(data.train_split), "val": of_list(data.val_split, masks=True)}
-        if differ := results.differences(known, now):
+        if differ := records.differences(known, now):
             faults.append(f"{job.folder} ({differ} differ)")
     if faults:
         raise UserError(
@@ -162,12 +162,12 @@ def require_same_data(experiment: Experiment, asked: Sweep, jobs: Sequence[Job])
         )
 
 
-def overview(experiment: Experiment, jobs: Sequence[Job], records: Sequence[Record], side_by_side: int) -> Table:
+def overview(experiment: Experiment, jobs: Sequence[Job], known: Sequence[Record], side_by_side: int) -> Table:
     """*run | seed | state | minutes*, and in the note what is left, by the measured minutes of records."""
     rows: list[tuple[str, ...]] = []
     total, unknown = 0.0, 0
     for job in jobs:
-        minutes = ablation.minutes(experiment, job.variant, records)
+        minutes = ablation.minutes(experiment, job.variant, known)
         if job.left():
             total, unknown = total + (minutes or 0), unknown + (minutes is None)
         begun = len(job.left()) < len(job.commands) or (job.folder / "log.jsonl").is_file()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wsss.paths import UserError
-from wsss.report import intervals
+from wsss.report import statistics
 
 IMAGES, CLASSES, PIXELS = 40, 3, 400
 
@@ -27,14 +27,14 @@ BOTH = (IDS, list(IDS))
 
 def test_the_difference_is_that_of_the_means():
     one, other = results_of(1), results_of(2, 0.6)
-    found = intervals.paired(one, other, BOTH)
-    assert found.difference == pytest.approx(intervals.miou(one) - intervals.miou(other))
+    found = statistics.paired(one, other, BOTH)
+    assert found.difference == pytest.approx(statistics.miou(one) - statistics.miou(other))
     assert found.low < found.difference < found.high
 
 
 def test_swapping_the_results_flips_the_sign_and_keeps_p():
     one, other = results_of(1), results_of(2, 0.68)
-    found, turned = intervals.paired(one, other, BOTH), intervals.paired(other, one, BOTH)
+    found, turned = statistics.paired(one, other, BOTH), statistics.paired(other, one, BOTH)
     assert 0.01 < found.p < 0.9
     assert turned == pytest.approx((-found.difference, -found.high, -found.low, found.p))
 
@@ -42,7 +42,7 @@ def test_swapping_the_results_flips_the_sign_and_keeps_p():
 def test_p_equals_swapping_in_a_loop():
     """With four images all sixteen swaps can be written down; p is drawn from them."""
     one, other = results_of(1)[:, :4], results_of(2, 0.65)[:, :4]
-    found = intervals.paired(one, other, (IDS[:4], IDS[:4]), n=20_000)
+    found = statistics.paired(one, other, (IDS[:4], IDS[:4]), n=20_000)
     extreme = 0
     for code in range(16):
         sides = [[], []]
@@ -50,7 +50,7 @@ def test_p_equals_swapping_in_a_loop():
             swap = code >> image & 1
             sides[swap].append(one[0, image])
             sides[1 - swap].append(other[0, image])
-        difference = intervals.miou(np.array(sides[0])) - intervals.miou(np.array(sides[1]))
+        difference = statistics.miou(np.array(sides[0])) - statistics.miou(np.array(sides[1]))
         extreme += abs(difference) >= abs(found.difference) - 1e-9
     assert 2 <= extreme < 16
     assert found.p == pytest.approx(extreme / 16, abs=0.02)
@@ -64,8 +64,8 @@ def test_the_interval_redraws_the_same_images_for_both():
     other[..., 0] -= moved
     other[..., 2] += moved
     other[..., 1] += np.roll(moved, 1, 1)
-    found = intervals.paired(one, other, BOTH)
-    low, high = intervals.bootstrap_miou(one[0])
+    found = statistics.paired(one, other, BOTH)
+    low, high = statistics.bootstrap_miou(one[0])
     assert found.low > 0 and found.high - found.low < (high - low) / 4
     assert found.p == pytest.approx(1 / 2001)
 
@@ -73,18 +73,18 @@ def test_the_interval_redraws_the_same_images_for_both():
 def test_several_runs_are_compared_by_their_mean():
     """Runs that are copies give what one gives; others the mean of their differences, on redraws that they share."""
     one, other = results_of(1), results_of(2, 0.65)
-    assert intervals.paired(one.repeat(3, 0), other.repeat(3, 0), BOTH) == pytest.approx(
-        intervals.paired(one, other, BOTH)
+    assert statistics.paired(one.repeat(3, 0), other.repeat(3, 0), BOTH) == pytest.approx(
+        statistics.paired(one, other, BOTH)
     )
     more, less = np.concatenate([one, results_of(3, 0.8)]), np.concatenate([other, results_of(4, 0.6)])
-    found = intervals.paired(more, less, BOTH)
-    each = [intervals.miou(a) - intervals.miou(b) for a, b in zip(more, less, strict=True)]
+    found = statistics.paired(more, less, BOTH)
+    each = [statistics.miou(a) - statistics.miou(b) for a, b in zip(more, less, strict=True)]
     assert found.difference == pytest.approx(np.mean(each))
     draws = np.random.default_rng(0).multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), size=2000)
     spread = [
         np.mean(
             [
-                intervals.miou(a.repeat(draw, 0)) - intervals.miou(b.repeat(draw, 0))
+                statistics.miou(a.repeat(draw, 0)) - statistics.miou(b.repeat(draw, 0))
                 for a, b in zip(more, less, strict=True)
             ]
         )
@@ -95,26 +95,26 @@ def test_several_runs_are_compared_by_their_mean():
 
 
 def test_results_that_are_the_same_do_not_differ():
-    found = intervals.paired(results_of(1), results_of(1), BOTH)
+    found = statistics.paired(results_of(1), results_of(1), BOTH)
     assert found == (0.0, 0.0, 0.0, 1.0)
 
 
 def test_p_is_uniform_for_exchangeable_results_and_small_for_a_shift():
     null = np.array(
         [
-            intervals.paired(results_of(2 * s, truth_seed=s), results_of(2 * s + 1, truth_seed=s), BOTH, 199).p
+            statistics.paired(results_of(2 * s, truth_seed=s), results_of(2 * s + 1, truth_seed=s), BOTH, 199).p
             for s in range(200)
         ]
     )
     for level in (0.1, 0.25, 0.5, 0.75):
         assert abs((null <= level).mean() - level) < 4 * math.sqrt(level * (1 - level) / 200)
-    shifted = [intervals.paired(results_of(2 * s, 0.75), results_of(2 * s + 1, 0.65), BOTH, 199).p for s in range(20)]
+    shifted = [statistics.paired(results_of(2 * s, 0.75), results_of(2 * s + 1, 0.65), BOTH, 199).p for s in range(20)]
     assert max(shifted) <= 0.01
 
 
 def test_the_interval_holds_a_true_difference_of_none_as_often_as_it_says():
     found = [
-        intervals.paired(results_of(2 * s, truth_seed=s), results_of(2 * s + 1, truth_seed=s), BOTH, 199)
+        statistics.paired(results_of(2 * s, truth_seed=s), results_of(2 * s + 1, truth_seed=s), BOTH, 199)
         for s in range(200)
     ]
     assert 0.87 < np.mean([one.low <= 0 <= one.high for one in found]) < 0.99
@@ -122,8 +122,8 @@ def test_the_interval_holds_a_true_difference_of_none_as_often_as_it_says():
 
 def test_the_same_seed_gives_the_same_numbers():
     one, other = results_of(1), results_of(2)
-    assert intervals.paired(one, other, BOTH) == intervals.paired(one, other, BOTH)
-    assert intervals.paired(one, other, BOTH) != intervals.paired(one, other, BOTH, seed=1)
+    assert statistics.paired(one, other, BOTH) == statistics.paired(one, other, BOTH)
+    assert statistics.paired(one, other, BOTH) != statistics.paired(one, other, BOTH, seed=1)
 
 
 # Over seeds.
@@ -136,54 +136,54 @@ def test_over_seeds_is_the_t_test_of_scipy(n):
     differences = np.random.default_rng(n).normal(0.4, 0.6, n)
     wanted = stats.ttest_1samp(differences, 0)
     low, high = wanted.confidence_interval(0.95)
-    assert intervals.over_seeds(differences.tolist()) == pytest.approx(
+    assert statistics.over_seeds(differences.tolist()) == pytest.approx(
         (differences.mean(), low, high, wanted.pvalue, n)
     )
-    low, high = intervals.prediction_interval(differences.tolist())
+    low, high = statistics.prediction_interval(differences.tolist())
     half = stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) * math.sqrt(1 + 1 / n)
     assert (low, high) == pytest.approx((differences.mean() - half, differences.mean() + half))
 
 
 def test_three_seeds_that_all_gain_are_no_proof():
     """The differences of base + MSC in segmentation on the drawn set, to two digits: t = 2.06 with 2 degrees."""
-    found = intervals.over_seeds([0.89, 0.35, 0.14])
+    found = statistics.over_seeds([0.89, 0.35, 0.14])
     assert found.mean == pytest.approx(0.46) and found.p == pytest.approx(0.176, abs=0.002)
     assert (found.low, found.high) == pytest.approx((-0.50, 1.42), abs=0.01)
 
 
 def test_one_seed_has_no_interval_and_equal_differences_have_no_p():
-    one = intervals.over_seeds([0.5])
+    one = statistics.over_seeds([0.5])
     assert one.mean == 0.5 and one.n == 1 and all(map(math.isnan, (one.low, one.high, one.p)))
-    assert intervals.over_seeds([0.0, 0.0]) == (0, 0, 0, 1, 2)
-    equal = intervals.over_seeds([0.5, 0.5, 0.5])
+    assert statistics.over_seeds([0.0, 0.0]) == (0, 0, 0, 1, 2)
+    equal = statistics.over_seeds([0.5, 0.5, 0.5])
     assert (equal.low, equal.high) == (0.5, 0.5) and math.isnan(equal.p)
-    rounded = intervals.over_seeds([50.1 - 49.8, 60.1 - 59.8, 40.4 - 40.1])
+    rounded = statistics.over_seeds([50.1 - 49.8, 60.1 - 59.8, 40.4 - 40.1])
     assert math.isnan(rounded.p), "0.3 each, but for the last bits"
-    assert intervals.over_seeds([0.1 + 0.2 - 0.3, 0.0]).p == 1
+    assert statistics.over_seeds([0.1 + 0.2 - 0.3, 0.0]).p == 1
 
 
 def test_the_interval_over_seeds_holds_the_mean_as_often_as_it_says_and_p_is_uniform():
     draws = np.random.default_rng(0).normal(0.3, 1, (2000, 4))
-    found = [intervals.over_seeds(row) for row in draws.tolist()]
+    found = [statistics.over_seeds(row) for row in draws.tolist()]
     assert 0.93 < np.mean([one.low <= 0.3 <= one.high for one in found]) < 0.97
-    null = np.array([intervals.over_seeds(row).p for row in (draws - 0.3).tolist()])
+    null = np.array([statistics.over_seeds(row).p for row in (draws - 0.3).tolist()])
     for level in (0.05, 0.25, 0.5):
         assert abs((null <= level).mean() - level) < 4 * math.sqrt(level * (1 - level) / 2000)
 
 
 def test_holm_by_hand():
     """Holm 1979: .01 times 4, .02 times 3, .03 times 2 at least the one before, .5 times 1."""
-    assert intervals.holm([0.02, 0.5, 0.01, 0.03]) == pytest.approx([0.06, 0.5, 0.04, 0.06])
-    assert intervals.holm([0.4, 0.6]) == pytest.approx([0.8, 0.8]) and intervals.holm([0.7, 0.8]) == [1, 1]
-    assert intervals.holm([0.03]) == [0.03] and intervals.holm([]) == []
-    one, other, none = intervals.holm([0.01, 0.04, math.nan])
+    assert statistics.holm([0.02, 0.5, 0.01, 0.03]) == pytest.approx([0.06, 0.5, 0.04, 0.06])
+    assert statistics.holm([0.4, 0.6]) == pytest.approx([0.8, 0.8]) and statistics.holm([0.7, 0.8]) == [1, 1]
+    assert statistics.holm([0.03]) == [0.03] and statistics.holm([]) == []
+    one, other, none = statistics.holm([0.01, 0.04, math.nan])
     assert (one, other) == pytest.approx((0.02, 0.04)) and math.isnan(none)
 
 
 def test_holm_keeps_the_share_of_tables_with_a_false_claim():
     p = np.random.default_rng(0).random((2000, 8))
     assert (p.min(1) <= 0.05).mean() > 0.3, "without a correction every third table of no effect makes one"
-    assert np.mean([min(intervals.holm(row)) <= 0.05 for row in p.tolist()]) < 0.07
+    assert np.mean([min(statistics.holm(row)) <= 0.05 for row in p.tolist()]) < 0.07
 
 
 FAULTS = {
@@ -200,12 +200,12 @@ FAULTS = {
 def test_refuses_what_is_not_paired(fault):
     other, ids, says = FAULTS[fault]
     with pytest.raises(UserError, match=says):
-        intervals.paired(results_of(1), other, ids)
+        statistics.paired(results_of(1), other, ids)
 
 
 def test_intervals_of_nothing_are_undefined_without_a_warning():
-    assert np.isnan(intervals.bootstrap_miou(np.zeros((4, 3, 3)))).all()
-    assert np.isnan(intervals.bootstrap(np.zeros(4), np.zeros(4))).all()
+    assert np.isnan(statistics.bootstrap_miou(np.zeros((4, 3, 3)))).all()
+    assert np.isnan(statistics.bootstrap(np.zeros(4), np.zeros(4))).all()
     some = np.zeros((4, 2, 3))
     some[0, 1] = (1, 0, 1)  # one image of four has truth: redraws without it count nothing
-    assert intervals.bootstrap_miou(some) == (50.0, 50.0)
+    assert statistics.bootstrap_miou(some) == (50.0, 50.0)

@@ -14,9 +14,9 @@ import numpy as np
 from wsss import paths, stored
 from wsss.paths import UserError
 from wsss.registry import DATASETS
-from wsss.report.intervals import Summary, summary
-from wsss.report.intervals import bootstrap as bootstrap
-from wsss.report.intervals import bootstrap_miou as bootstrap_miou
+from wsss.report.statistics import Summary, summary
+from wsss.report.statistics import bootstrap as bootstrap
+from wsss.report.statistics import bootstrap_miou as bootstrap_miou
 
 SCHEMA = 1
 Record = dict[str, Any]

@@ -9,21 +9,21 @@ import pytest
 
 from wsss import paths
 from wsss.paths import UserError
-from wsss.report import intervals, publish, results
+from wsss.report import publish, records, statistics
 
 
 def record(dataset="mini", variant="mini", seed=0, ids=("a", "b"), **fields):
     """A small whole record."""
-    digests = [results.mask_digest(np.zeros((2, 2), np.uint8))] * len(ids)
+    digests = [records.mask_digest(np.zeros((2, 2), np.uint8))] * len(ids)
     whole = {
-        "schema": results.SCHEMA,
+        "schema": records.SCHEMA,
         "dataset": dataset,
         "variant": variant,
         "preset": variant,
         "seed": seed,
         "split": "val",
         "images": len(ids),
-        "fingerprint": results.fingerprint(list(ids), digests),
+        "fingerprint": records.fingerprint(list(ids), digests),
         "protocol": {"name": "training"},
         "results": {"segmentation": {"miou": 40.0 + seed, "miou_headline": 40.0 + seed}},
         "config": {},
@@ -50,72 +50,72 @@ def put(path, content):
 
 def test_fingerprint_knows_images_and_masks_but_not_their_order():
     ids, digests = ["b", "a"], ["02", "01"]
-    mark = results.fingerprint(ids, digests)
-    assert mark == results.fingerprint(["a", "b"], ["01", "02"])
-    assert mark["images"] == 2 and mark["ids"] == results.ids_digest(["a", "b"])
-    assert mark["masks"] != results.fingerprint(ids, ["01", "02"])["masks"]
+    mark = records.fingerprint(ids, digests)
+    assert mark == records.fingerprint(["a", "b"], ["01", "02"])
+    assert mark["images"] == 2 and mark["ids"] == records.ids_digest(["a", "b"])
+    assert mark["masks"] != records.fingerprint(ids, ["01", "02"])["masks"]
     with pytest.raises(UserError, match="twice"):
-        results.fingerprint(["a", "a"], ["01", "02"])
+        records.fingerprint(["a", "a"], ["01", "02"])
 
 
 def test_mask_digest_sees_shape_and_values():
     flat = np.arange(4, dtype=np.uint8)
-    digests = {results.mask_digest(mask) for mask in (flat.reshape(2, 2), flat.reshape(1, 4), flat.reshape(2, 2).T)}
+    digests = {records.mask_digest(mask) for mask in (flat.reshape(2, 2), flat.reshape(1, 4), flat.reshape(2, 2).T)}
     assert len(digests) == 3
-    assert results.mask_digest(flat) == results.mask_digest(flat.astype(np.int64))
+    assert records.mask_digest(flat) == records.mask_digest(flat.astype(np.int64))
 
 
 @pytest.mark.parametrize(
     "split, count", [("voc-train", 1464), ("voc-val", 1449), ("voc-test", 1456), ("coco-val-part", 5000)]
 )
 def test_known_lists_have_their_known_lengths(split, count):
-    ids = results.split_ids(split)
+    ids = records.split_ids(split)
     assert len(ids) == len(set(ids)) == count
 
 
 def test_voc_takes_only_voc_val():
-    ids = results.split_ids("voc-val")
-    results.require_split(record("voc", ids=ids), "voc-val")
+    ids = records.split_ids("voc-val")
+    records.require_split(record("voc", ids=ids), "voc-val")
     for other in (("a", "b"), ids[:-1], (*ids[:-1], "2099_000001")):
         with pytest.raises(UserError, match="leave it out"):
-            results.require_split(record("voc", ids=other), "voc-val")
+            records.require_split(record("voc", ids=other), "voc-val")
     with pytest.raises(UserError, match="no list"):
-        results.require_split(record(), "voc-vall")
+        records.require_split(record(), "voc-vall")
 
 
 def test_save_and_load(tmp_path):
     path = tmp_path / "mini" / "mini" / "0.json"
-    results.save(record(), path)
-    loaded = results.load(path)
+    records.save(record(), path)
+    loaded = records.load(path)
     assert loaded == record() | {"path": str(path)}
-    results.save(loaded, path)
+    records.save(loaded, path)
     assert "path" not in json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("field", [*results.FIELDS, "schema"])
+@pytest.mark.parametrize("field", [*records.FIELDS, "schema"])
 def test_a_record_lacking_a_field_is_neither_written_nor_read(tmp_path, field):
     broken = record()
     del broken[field]
     with pytest.raises(UserError):
-        results.save(broken, tmp_path / "0.json")
+        records.save(broken, tmp_path / "0.json")
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError):
-        results.load(put(tmp_path / "1.json", broken))
+        records.load(put(tmp_path / "1.json", broken))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3"])
 def test_a_file_that_is_no_record_is_named(tmp_path, text):
     (tmp_path / "0.json").write_text(text)
     with pytest.raises(UserError, match="0.json"):
-        results.load(tmp_path / "0.json")
+        records.load(tmp_path / "0.json")
 
 
 def test_find_takes_the_first_root(tmp_path):
     for root, seeds in (("one", (0,)), ("two", (0, 1))):
         for seed in seeds:
-            results.save(record(seed=seed, commit=root), tmp_path / root / "mini" / "mini" / f"{seed}.json")
+            records.save(record(seed=seed, commit=root), tmp_path / root / "mini" / "mini" / f"{seed}.json")
     put(tmp_path / "one" / "mini" / "mini" / "0" / "config.json", {})  # a run's own folder holds no records
-    found = results.find(tmp_path / "one", tmp_path / "two")
+    found = records.find(tmp_path / "one", tmp_path / "two")
     assert [(r["seed"], r["commit"]) for r in found] == [(0, "one"), (1, "two")]
 
 
@@ -130,8 +130,8 @@ def test_find_leaves_out_what_must_not_be_averaged_with_the_first_root(tmp_path,
     }
     for root, files in (("one", own), ("two", others)):
         for name, content in files.items():
-            results.save(content, tmp_path / root / "mini" / "mini" / name)
-    found = results.find(tmp_path / "one", tmp_path / "two")
+            records.save(content, tmp_path / root / "mini" / "mini" / name)
+    found = records.find(tmp_path / "one", tmp_path / "two")
     assert [(r["seed"], r["protocol"]["name"]) for r in found] == [
         *((0, "training"), (0, "final")),
         *((3, "training"), (3, "final")),
@@ -139,13 +139,13 @@ def test_find_leaves_out_what_must_not_be_averaged_with_the_first_root(tmp_path,
     assert re.search(
         r"note: 2 records are left out.* first differ \S*1\.json .*\(the protocol\)", capsys.readouterr().err
     )
-    assert len(results.find(tmp_path / "two")) == 4, "within a root nothing is left out"
+    assert len(records.find(tmp_path / "two")) == 4, "within a root nothing is left out"
 
 
 def test_summary_over_seeds():
-    mean, sd, n = results.summarise([record(seed=seed) for seed in (0, 1, 2)], "segmentation.miou")
+    mean, sd, n = records.summarise([record(seed=seed) for seed in (0, 1, 2)], "segmentation.miou")
     assert (mean, sd, n) == (41.0, 1.0, 3)
-    assert math.isnan(results.summarise([record()], "segmentation.miou").sd)
+    assert math.isnan(records.summarise([record()], "segmentation.miou").sd)
 
 
 @pytest.mark.parametrize(
@@ -153,24 +153,24 @@ def test_summary_over_seeds():
 )
 def test_summary_refuses_what_does_not_belong_together(other):
     with pytest.raises(UserError):
-        results.summarise([record(), other], "segmentation.miou")
+        records.summarise([record(), other], "segmentation.miou")
 
 
 def test_a_mean_over_several_processors_is_refused():
     for other in ({"device": "another"}, {"threads": 2}):
         with pytest.raises(UserError, match="several processors"):
-            results.summarise([record(), record(seed=1, **other)], "segmentation.miou")
+            records.summarise([record(), record(seed=1, **other)], "segmentation.miou")
 
 
 def test_the_processor_with_most_seeds_is_taken_else_that_of_the_lowest():
     runs = [record(seed=seed, device=device) for seed, device in ((5, "A"), (0, "A"), (1, "B"), (2, "B"), (7, "C"))]
-    assert [r["seed"] for r in results.of_one_processor(runs)] == [0, 5] and results.of_one_processor([]) == []
-    assert [r["seed"] for r in results.of_one_processor(runs[2:])] == [1, 2]
+    assert [r["seed"] for r in records.of_one_processor(runs)] == [0, 5] and records.of_one_processor([]) == []
+    assert [r["seed"] for r in records.of_one_processor(runs[2:])] == [1, 2]
     others = [record(variant="other", seed=seed, device=device) for seed, device in ((1, "B"), (5, "A"), (2, "B"))]
-    assert [[r["seed"] for r in group] for group in results.comparable([runs, others, []])] == [[1, 2], [1, 2], []]
-    said = results.processors(runs[:4])
+    assert [[r["seed"] for r in group] for group in records.comparable([runs, others, []])] == [[1, 2], [1, 2], []]
+    said = records.processors(runs[:4])
     assert said == "seeds 0, 5 on A; seeds 1, 2 on B"
-    assert results.processors([record(threads=2)]) == "seed 0 on CPU (2 threads)"
+    assert records.processors([record(threads=2)]) == "seed 0 on CPU (2 threads)"
 
 
 def test_guesses_of_old_records(tmp_path):
@@ -179,41 +179,41 @@ def test_guesses_of_old_records(tmp_path):
         old = record(seed=seed, config={"data": {"headline": headline}})
         old["results"] |= {"guesses": {"background": 3.9, "centre": 16.8}}
         path = tmp_path / "mini" / "mini" / f"{seed}.json"
-        results.save(old, path)
-        found = results.load(path)
-        assert results.value(found, "guesses.centre.miou") == 16.8
-        assert results.has(found, "guesses.centre.miou_headline") == (not headline)
+        records.save(old, path)
+        found = records.load(path)
+        assert records.value(found, "guesses.centre.miou") == 16.8
+        assert records.has(found, "guesses.centre.miou_headline") == (not headline)
     new = record(results={"guesses": {"centre": {"miou": 16.8, "miou_headline": 34.4}}})
-    results.save(new, path)
-    assert results.value(results.load(path), "guesses.centre.miou_headline") == 34.4
+    records.save(new, path)
+    assert records.value(records.load(path), "guesses.centre.miou_headline") == 34.4
 
 
 def test_one_record_is_found_or_missed_in_words():
-    records = [record(), record(seed=1)]
-    assert results.one(records, "mini", 1)["seed"] == 1
+    chosen = [record(), record(seed=1)]
+    assert records.one(chosen, "mini", 1)["seed"] == 1
     with pytest.raises(UserError, match="wsss train voc --seed 0"):
-        results.one(records, "voc", 0)
+        records.one(chosen, "voc", 0)
     with pytest.raises(UserError, match="mini/mini/0, other/mini/0"):
-        results.one([record(), record("other")], "mini", 0)
+        records.one([record(), record("other")], "mini", 0)
 
 
 def test_a_missing_result_is_named():
     with pytest.raises(KeyError, match="mini/mini/0 has no result cam.miou"):
-        results.value(record(), "cam.miou")
+        records.value(record(), "cam.miou")
 
 
 def test_counts_lie_beside_the_record(tmp_path):
     path = tmp_path / "mini" / "mini" / "0.json"
-    results.save(record(), path)
-    assert results.load_counts(results.load(path)) == {} == results.load_counts(record())
-    results.save_counts(path.with_suffix(".npz"), ["a", "b"], segmentation=np.ones((2, 3, 3)))
-    counts = results.load_counts(results.load(path))
+    records.save(record(), path)
+    assert records.load_counts(records.load(path)) == {} == records.load_counts(record())
+    records.save_counts(path.with_suffix(".npz"), ["a", "b"], segmentation=np.ones((2, 3, 3)))
+    counts = records.load_counts(records.load(path))
     assert counts["ids"].tolist() == ["a", "b"] and counts["segmentation"].shape == (2, 3, 3)
     whole = path.with_suffix(".npz").read_bytes()
     for broken in (b"", b"no counts", whole[:90], whole[:-9]):
         path.with_suffix(".npz").write_bytes(broken)
         with pytest.raises(UserError, match="counts .*0.npz cannot be read .*evaluate the run again"):
-            results.load_counts(results.load(path))
+            records.load_counts(records.load(path))
 
 
 def test_counts_of_voc_val_fit_in_half_a_megabyte(tmp_path):
@@ -222,8 +222,8 @@ def test_counts_of_voc_val_fit_in_half_a_megabyte(tmp_path):
     counts = np.zeros((1449, 21, 3), np.int32)
     for image in counts:
         image[rng.choice(21, 3, replace=False)] = rng.integers(0, 200_000, (3, 3))
-    ids = results.split_ids("voc-val")
-    results.save_counts(tmp_path / "0.npz", ids, segmentation=counts, cam=counts, aux_cam=counts)
+    ids = records.split_ids("voc-val")
+    records.save_counts(tmp_path / "0.npz", ids, segmentation=counts, cam=counts, aux_cam=counts)
     assert (tmp_path / "0.npz").stat().st_size <= 500_000
 
 
@@ -232,7 +232,7 @@ def test_counts_of_voc_val_fit_in_half_a_megabyte(tmp_path):
 
 def test_miou_counts_classes_present_in_the_truth():
     counts = np.array([[[8, 2, 0], [0, 0, 2], [0, 5, 0]]])  # the last class is only predicted
-    assert intervals.miou(counts) == pytest.approx(100 * (0.8 + 0) / 2)
+    assert statistics.miou(counts) == pytest.approx(100 * (0.8 + 0) / 2)
 
 
 def test_bootstrap_holds_the_ratio_and_narrows_with_images():
@@ -241,24 +241,24 @@ def test_bootstrap_holds_the_ratio_and_narrows_with_images():
     for images in (20, 2000):
         below = rng.integers(1, 100, images)
         above = below * rng.uniform(0.2, 0.6, images)
-        low, high = results.bootstrap(above, below)
+        low, high = records.bootstrap(above, below)
         assert low < above.sum() / below.sum() < high
         widths.append(high - low)
     assert widths[1] < widths[0] / 5
-    assert results.bootstrap(np.ones(5), np.full(5, 2)) == (0.5, 0.5)
+    assert records.bootstrap(np.ones(5), np.full(5, 2)) == (0.5, 0.5)
 
 
 def test_bootstrap_miou_holds_the_mean():
     counts = np.random.default_rng(0).integers(0, 100, (50, 4, 3))
-    low, high = results.bootstrap_miou(counts)
-    assert low < intervals.miou(counts) < high
-    assert (low, high) == results.bootstrap_miou(counts)
+    low, high = records.bootstrap_miou(counts)
+    assert low < statistics.miou(counts) < high
+    assert (low, high) == records.bootstrap_miou(counts)
 
 
 def test_prediction_interval_holds_a_further_seed_as_often_as_it_says():
     rng = np.random.default_rng(0)
     draws = rng.normal(size=(2000, 4))
-    hits = [low <= last <= high for *first, last in draws for low, high in [intervals.prediction_interval(first)]]
+    hits = [low <= last <= high for *first, last in draws for low, high in [statistics.prediction_interval(first)]]
     assert 0.93 < np.mean(hits) < 0.97
 
 
@@ -268,21 +268,21 @@ def test_prediction_interval_holds_a_further_seed_as_often_as_it_says():
 @pytest.fixture
 def run(tmp_path):
     """A finished run below `runs`: one record with counts and one notebook."""
-    results.save(record(), tmp_path / "runs" / "mini" / "mini" / "0.json")
-    results.save_counts(tmp_path / "runs" / "mini" / "mini" / "0.npz", ["a"], cam=np.ones((1, 2, 3)))
+    records.save(record(), tmp_path / "runs" / "mini" / "mini" / "0.json")
+    records.save_counts(tmp_path / "runs" / "mini" / "mini" / "0.npz", ["a"], cam=np.ones((1, 2, 3)))
     put(tmp_path / "runs" / "notebooks" / "train_voc.ipynb", notebook(wsss={"dirty": False}))
     return tmp_path
 
 
 def test_publish_copies_records_counts_and_notebooks(run):
     publish.publish(run / "runs", run)
-    assert results.load(run / "data" / "results" / "mini" / "mini" / "0.json")["images"] == 2
+    assert records.load(run / "data" / "results" / "mini" / "mini" / "0.json")["images"] == 2
     assert (run / "data" / "results" / "mini" / "mini" / "0.npz").is_file()
     assert (run / "book" / "runs" / "train_voc.ipynb").is_file()
 
 
 FAULTS = {
-    "dirty record": lambda run: results.save(record(seed=1, dirty=True), run / "mini" / "mini" / "1.json"),
+    "dirty record": lambda run: records.save(record(seed=1, dirty=True), run / "mini" / "mini" / "1.json"),
     "dirty notebook": lambda run: put(run / "notebooks" / "b.ipynb", notebook(wsss={"dirty": True})),
     "error": lambda run: put(run / "notebooks" / "b.ipynb", notebook(outputs=[{"output_type": "error"}])),
     "exception": lambda run: put(run / "notebooks" / "b.ipynb", notebook(papermill={"exception": True})),
@@ -300,7 +300,7 @@ def test_publish_refuses_all_for_one_fault(run, fault):
 
 def test_publish_takes_what_is_asked_for(run):
     FAULTS["dirty record"](run / "runs")
-    results.save(record("voc"), run / "runs" / "voc" / "mini" / "0.json")
+    records.save(record("voc"), run / "runs" / "voc" / "mini" / "0.json")
     files = publish.publish(run / "runs", run, only=["voc/*"])
     assert [file.name for file in files] == ["0.json", "train_voc.ipynb"]
 
@@ -324,11 +324,11 @@ def test_records_of_other_protocols_and_weights_stand_beside_the_runs_own(tmp_pa
     """SEED.WORDS.json hides nothing, enters no table of training numbers, and is published under its own name."""
     own = {"0.json": record(), "0.best.json": record(steps=2), "0.voc-crf.json": record(protocol={"name": "final"})}
     for name, content in own.items():
-        results.save(content, tmp_path / "runs/mini/mini" / name)
-    found = results.find(tmp_path / "runs")
+        records.save(content, tmp_path / "runs/mini/mini" / name)
+    found = records.find(tmp_path / "runs")
     assert len(found) == 3
-    assert [r["path"][-6:] for r in results.select(found, "mini", "mini")] == ["0.json"]
-    assert [r["path"][-14:] for r in results.select(found, "mini", "mini", "final")] == ["0.voc-crf.json"]
-    assert results.one(found, "mini", 0)["steps"] == 1
+    assert [r["path"][-6:] for r in records.select(found, "mini", "mini")] == ["0.json"]
+    assert [r["path"][-14:] for r in records.select(found, "mini", "mini", "final")] == ["0.voc-crf.json"]
+    assert records.one(found, "mini", 0)["steps"] == 1
     published = publish.publish(tmp_path / "runs", tmp_path / "target")
     assert {path.name for path in published} == set(own)
