@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import papermill.engines  # noqa: F401  (before the plug-in, which it loads)
 import pytest
 
 from wsss.report import publish
