@@ -5,7 +5,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,12 +15,12 @@ import pytest
 from running import run
 
 from wsss.data import archives
-from wsss.data.archives import Archive, Patience, fetch
+from wsss.data.archives import Archive, fetch
 from wsss.paths import UserError
 
 BODY = np.random.default_rng(0).bytes(600_000)
 MD5 = hashlib.md5(BODY).hexdigest()
-HASTE = Patience(timeout=5.0, attempts=3, pause=0.0)
+HASTE = {"timeout": 5.0, "attempts": 3, "pause": 0.0}
 
 
 @dataclass
@@ -88,42 +88,42 @@ def archive(server: Server) -> Archive:
     return Archive("voc.tar", server.url, MD5)
 
 
-def assert_fails(archive: Archive, folder: Path, says: str, patience: Patience = HASTE) -> None:
+def assert_fails(archive: Archive, folder: Path, says: str, patience: Mapping[str, float] = HASTE) -> None:
     """UserError that matches; nothing stands under the final name."""
     with pytest.raises(UserError, match=says):
-        fetch(archive, folder, patience)
+        fetch(archive, folder, **patience)
     assert not (folder / archive.name).exists()
 
 
 def test_fetches_once(server, archive, tmp_path):
-    path = fetch(archive, tmp_path / "new/folder", HASTE)
+    path = fetch(archive, tmp_path / "new/folder", **HASTE)
     assert path == tmp_path / "new/folder/voc.tar" and path.read_bytes() == BODY
-    assert fetch(archive, path.parent, HASTE) == path and server.asked == [""], "what is there is not fetched again"
+    assert fetch(archive, path.parent, **HASTE) == path and server.asked == [""], "what is there is not fetched again"
     assert [one.name for one in path.parent.iterdir()] == ["voc.tar"]
 
 
 def test_a_dropped_connection_is_resumed(server, archive, tmp_path):
     server.behaviour = lambda handler, start: handler.serve(start, end=start + 250_000)
-    assert fetch(archive, tmp_path, HASTE).read_bytes() == BODY
+    assert fetch(archive, tmp_path, **HASTE).read_bytes() == BODY
     assert server.asked == ["", "bytes=250000-", "bytes=500000-"]
 
 
 def test_what_an_earlier_command_left_is_resumed(server, archive, tmp_path):
     (tmp_path / "voc.tar.part").write_bytes(BODY[:1234])
-    assert fetch(archive, tmp_path, HASTE).read_bytes() == BODY
+    assert fetch(archive, tmp_path, **HASTE).read_bytes() == BODY
     assert server.asked == ["bytes=1234-"]
 
 
 def test_a_part_that_is_whole_is_kept(server, archive, tmp_path):
     (tmp_path / "voc.tar.part").write_bytes(BODY)
-    assert fetch(archive, tmp_path, HASTE).read_bytes() == BODY
+    assert fetch(archive, tmp_path, **HASTE).read_bytes() == BODY
     assert server.asked == [f"bytes={len(BODY)}-"]
 
 
 @pytest.mark.parametrize("left", [b"of another file", BODY + b"more"], ids=["other", "longer"])
 def test_a_part_of_another_file_is_given_up(server, archive, tmp_path, left):
     (tmp_path / "voc.tar.part").write_bytes(left)
-    assert fetch(archive, tmp_path, HASTE).read_bytes() == BODY
+    assert fetch(archive, tmp_path, **HASTE).read_bytes() == BODY
     assert server.asked == [f"bytes={len(left)}-", ""]
 
 
@@ -155,14 +155,14 @@ def test_a_wrong_file(server, archive, tmp_path):
 def test_a_wrong_file_under_the_final_name(archive, tmp_path):
     (tmp_path / "voc.tar").write_bytes(b"other")
     with pytest.raises(UserError, match=f"voc.tar has the md5 .*, not {MD5}; delete it"):
-        fetch(archive, tmp_path, HASTE)
+        fetch(archive, tmp_path, **HASTE)
     assert (tmp_path / "voc.tar").read_bytes() == b"other", "a user's file is left to the user"
 
 
 def test_a_server_that_ignores_range(server, archive, tmp_path):
     (tmp_path / "voc.tar.part").write_bytes(b"x" * 1000)
     server.behaviour = lambda handler, start: handler.serve(0)
-    assert fetch(archive, tmp_path, HASTE).read_bytes() == BODY
+    assert fetch(archive, tmp_path, **HASTE).read_bytes() == BODY
     assert server.asked == ["bytes=1000-"]
 
 
@@ -170,7 +170,7 @@ def test_a_server_that_ignores_range_and_drops(server, archive, tmp_path):
     """Each attempt starts anew and gets no further, so there is an end to them."""
     server.behaviour = lambda handler, start: handler.serve(0, end=1000)
     assert_fails(archive, tmp_path, "ended after 1,000 of the 600,000 bytes")
-    assert len(server.asked) == HASTE.attempts
+    assert len(server.asked) == HASTE["attempts"]
 
 
 def test_a_server_that_sends_another_range(server, archive, tmp_path):
@@ -198,7 +198,7 @@ def test_a_server_that_hangs(server, archive, tmp_path, share):
 
     server.behaviour = hang
     start = time.monotonic()
-    assert_fails(archive, tmp_path, "the server is silent", Patience(timeout=0.2, attempts=2, pause=0.0))
+    assert_fails(archive, tmp_path, "the server is silent", {"timeout": 0.2, "attempts": 2, "pause": 0.0})
     assert time.monotonic() - start < 5
     assert share == 0 or (tmp_path / "voc.tar.part").read_bytes() == BODY[:300_000]
 
@@ -210,7 +210,7 @@ def test_no_server(archive, tmp_path):
 
 def test_without_a_checksum_the_length_is_verified(server, archive, tmp_path, capsys):
     unknown = replace(archive, md5="")
-    assert fetch(unknown, tmp_path, HASTE).read_bytes() == BODY
+    assert fetch(unknown, tmp_path, **HASTE).read_bytes() == BODY
     assert "no checksum is known, so only its length was verified" in capsys.readouterr().out
     (tmp_path / "voc.tar").unlink()
 
@@ -221,7 +221,7 @@ def test_without_a_checksum_the_length_is_verified(server, archive, tmp_path, ca
 
     server.behaviour = no_length
     assert_fails(unknown, tmp_path, "announces no length and no checksum is known")
-    assert fetch(archive, tmp_path, HASTE).read_bytes() == BODY, "a checksum alone will do"
+    assert fetch(archive, tmp_path, **HASTE).read_bytes() == BODY, "a checksum alone will do"
 
 
 # The disk.
@@ -245,7 +245,7 @@ def test_a_disk_that_fills(server, archive, tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_made(archive, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*: Not a directory"):
-        fetch(archive, tmp_path / "file/folder", HASTE)
+        fetch(archive, tmp_path / "file/folder", **HASTE)
 
 
 # The command.

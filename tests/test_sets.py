@@ -11,7 +11,7 @@ from wsss.data import sets, voc
 from wsss.data.drawn import generate, twin
 from wsss.paths import UserError
 from wsss.presets import PRESETS
-from wsss.registry import DATASETS, title
+from wsss.registry import DATASETS, DataSet, title
 
 IDS = "ImageSets/Segmentation"
 
@@ -125,6 +125,19 @@ def test_each_set_has_its_variable(name, variable, roots, tmp_path, monkeypatch)
         sets.root_of(config)
     monkeypatch.setenv(variable, str(roots[name]))
     assert sets.locate(config) == roots[name]
+
+
+def test_a_new_data_set_is_one_row(roots, tmp_path, monkeypatch):
+    """Its variable, its refusals, its name and its title follow from its row in DATASETS."""
+    row = DataSet("Pets of Oxford", 2, {"train": 2, "val": 1}, ("cat", "dog"), lists="pets", variable="WSSS_PETS_ROOT")
+    monkeypatch.setitem(DATASETS, "pets", row)
+    root = listed(tmp_path / "anywhere", ["a", "b"], ["c"], "cat\ndog\n")
+    monkeypatch.setenv("WSSS_PETS_ROOT", str(root))
+    config = Data("pets")
+    assert sets.root_of(config) == root and sets.name_of(config, root) == "pets" and title("pets") == "Pets of Oxford"
+    monkeypatch.setenv("WSSS_PETS_ROOT", str(roots["voc"]))
+    with pytest.raises(UserError, match="holds PASCAL VOC 2012.*the preset trains on Pets of Oxford.*prepare pets"):
+        sets.root_of(config)
 
 
 def test_a_run_does_not_hang_on_the_order_of_its_list(tmp_path):

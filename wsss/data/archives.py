@@ -56,29 +56,17 @@ OFFICIAL = {
 }
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long to wait for a server."""
-
-    timeout: float = 30.0
-    """Seconds without a byte."""
-    attempts: int = 5
-    """Failures in a row that do not get further than before."""
-    pause: float = 2.0
-    """Seconds before the second attempt; doubled for each that follows."""
-
-
 class _Failed(Exception):
     """An attempt that may be tried again, and why it failed."""
 
 
-def fetch(archive: Archive, folder: Path, patience: Patience | None = None) -> Path:
+def fetch(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts: int = 5, pause: float = 2.0) -> Path:
     """The archive in `folder`, fetched if it is not there; a part that an earlier try left is continued.
 
-    Raises UserError, and leaves NAME.part to continue from, if the server fails or the disk is full; a file with
-    another md5 is deleted.
+    Gives up after `timeout` seconds without a byte, `attempts` times in a row that get no further than before; waits
+    `pause` seconds after the first of them, and twice as long after each that follows. Raises UserError, and leaves
+    NAME.part to continue from, if the server fails or the disk is full; a file with another md5 is deleted.
     """
-    patience = patience or Patience()
     target, part = folder / archive.name, folder / f"{archive.name}.part"
     if target.is_file():
         if digest := _other_md5(archive, target):
@@ -86,11 +74,23 @@ def fetch(archive: Archive, folder: Path, patience: Patience | None = None) -> P
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        continued = _size(part) > 0
-        _complete(archive, part, patience)
-        if continued and _other_md5(archive, part):
-            part.unlink()  # what was there may have been another file's
-            _complete(archive, part, patience)
+        left, failures, furthest = _size(part), 0, _size(part)
+        while True:
+            try:
+                _attempt(archive, part, timeout)
+                if not left or not _other_md5(archive, part):
+                    break
+                part.unlink()  # what was there may have been another file's
+                left = failures = furthest = 0
+            except _Failed as error:
+                failures = failures + 1 if _size(part) <= furthest else 1
+                furthest = max(furthest, _size(part))
+                if failures >= attempts:
+                    raise UserError(
+                        f"{archive.url} could not be fetched: {error}; {_size(part):,} bytes are kept in {part}, the "
+                        "same command continues"
+                    ) from error
+                time.sleep(pause * 2 ** (failures - 1))
         if digest := _other_md5(archive, part):
             part.unlink()
             raise UserError(f"{archive.url} sent a file with the md5 {digest}, not {archive.md5}; it was deleted")
@@ -113,23 +113,6 @@ def _other_md5(archive: Archive, path: Path) -> str:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _complete(archive: Archive, part: Path, patience: Patience) -> None:
-    """Attempts until the part is whole."""
-    failures, furthest = 0, _size(part)
-    while True:
-        try:
-            return _attempt(archive, part, patience.timeout)
-        except _Failed as error:
-            failures = failures + 1 if _size(part) <= furthest else 1
-            furthest = max(furthest, _size(part))
-            if failures >= patience.attempts:
-                raise UserError(
-                    f"{archive.url} could not be fetched: {error}; {_size(part):,} bytes are kept in {part}, the same "
-                    "command continues"
-                ) from error
-            time.sleep(patience.pause * 2 ** (failures - 1))
 
 
 def _attempt(archive: Archive, part: Path, timeout: float) -> None:

@@ -204,16 +204,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", "", composed(name).casefold())
 
 
-@functools.lru_cache(maxsize=8)
-def _most_words(classes: tuple[str, ...]) -> int:
-    return max((len(name.split()) for name in classes), default=1)
-
-
 def parse_classes(text: str, classes: tuple[str, ...]) -> list[str]:
     """The class names that `text` lists, parted by blanks; a name may hold blanks itself. Raises ValueError with what
     is wrong."""
     pieces = composed(text).split()
-    ways = list(islice(_ways(pieces, classes, _most_words(classes)), 2))
+    longest = max((name.count(" ") + 1 for name in classes), default=1)
+    ways = list(islice(_ways(pieces, classes, longest), 2))
     if len(ways) == 1:
         return ways[0]
     if ways:

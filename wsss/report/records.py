@@ -13,7 +13,7 @@ import numpy as np
 
 from wsss import paths, stored
 from wsss.paths import UserError
-from wsss.registry import DATASETS
+from wsss.registry import BENCHMARKS, DATASETS
 from wsss.report.statistics import Summary, summary
 from wsss.report.statistics import bootstrap as bootstrap
 from wsss.report.statistics import bootstrap_miou as bootstrap_miou
@@ -41,15 +41,6 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "date": str,
 }
 """What every record holds, and of which type."""
-
-SPLITS = {
-    f"{name}-{split.replace('_', '-')}": f"{known.lists}/{split}.txt"
-    for name, known in DATASETS.items()
-    if known.benchmark
-    for split in known.splits
-}
-"""Splits of the benchmarks ("coco-val-part") and the list of their ids below data/lists."""
-
 
 # Fingerprints: which images, and which truth, a number was measured on.
 
@@ -125,10 +116,15 @@ def differences(one: Data, other: Data) -> str:
 
 
 def split_ids(name: str) -> list[str]:
-    """The ids of a known split ("voc-val"), from data/lists."""
-    if name not in SPLITS:
-        raise UserError(f"there is no list of ids for the split {name}; known are {', '.join(sorted(SPLITS))}")
-    return (paths.project_root() / "data" / "lists" / SPLITS[name]).read_text().split()
+    """The ids of a benchmark's split ("voc-val", "coco-val-part"), from data/lists."""
+    lists = {
+        f"{dataset}-{split.replace('_', '-')}": f"{DATASETS[dataset].lists}/{split}.txt"
+        for dataset in BENCHMARKS
+        for split in DATASETS[dataset].splits
+    }
+    if name not in lists:
+        raise UserError(f"there is no list of ids for the split {name}; known are {', '.join(sorted(lists))}")
+    return (paths.project_root() / "data" / "lists" / lists[name]).read_text().split()
 
 
 def require_split(record: Record, name: str) -> None:
