@@ -35,7 +35,7 @@ output = ""  # folder for runs; empty: runs/ of the project
 # %%
 import pandas
 
-from wsss import datasets, method, presets, train
+from wsss import datasets, presets, schedule, train
 from wsss.report import figures, tables
 
 config = presets.get(preset, seed=seed, data__root=data_root, output=output)
@@ -60,7 +60,7 @@ figures.set_examples(root, config.data.train_split)
 
 # %%
 phases = [round(part * config.optim.steps) for part in (0.05, 0.125, 0.5)]
-pandas.DataFrame({f"step {step}": method.weights(step, config) for step in phases})
+pandas.DataFrame({f"step {step}": schedule.term_weights(step, config) for step in phases})
 
 # %% [markdown]
 # ## The run

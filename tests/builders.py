@@ -6,8 +6,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from wsss.batch import Batch
+from wsss import method, model
+from wsss.batch import Batch, Output, Targets
 from wsss.config import Config
+from wsss.model import SegmentationModel
 from wsss.settings import override
 
 IGNORE = 255
@@ -42,6 +44,15 @@ def tiny(base: Config | None = None, **changes) -> Config:
     """A small configuration; dots in a setting's path are written as two underscores."""
     own = {} if base else {"model.patch_size": 8}
     return override(base or Config(), TINY | own | {path.replace("__", "."): x for path, x in changes.items()})
+
+
+def forward(
+    config: Config, batch: Batch, seed: int = 0, net: SegmentationModel | None = None
+) -> tuple[SegmentationModel, Output, Targets]:
+    """A network and its forward pass at the last step, where every term has joined."""
+    net = net or model.build(config, batch.label.shape[1])
+    generator = torch.Generator(batch.image.device).manual_seed(seed)
+    return net, *method.forward(net, batch, config, config.optim.steps - 1, generator)
 
 
 def label_maps(classes: int, images: int = 3, side: int = 4):

@@ -10,8 +10,7 @@ from builders import QUICK, noise, seeds, tensor
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from wsss import alignment
-from wsss.paths import UserError
+from wsss import alignment, schedule
 
 # The definitions as loops over plain numbers.
 
@@ -210,7 +209,7 @@ def test_structure_equals_the_slow_loop(seed, classes, grid, background, balance
 @given(seeds(), st.integers(1, 3), st.booleans())
 def test_affinity_equals_the_slow_loop(seed, classes, background):
     cam, _, label, _ = cams(seed, 2, classes)
-    found = alignment.affinity(tensor(cam), tensor(label), background)
+    found = alignment.cam_affinity(tensor(cam), tensor(label), background)
     for b, i, j in np.ndindex(*found.shape):
         wanted = slow_affinity(cam[b].reshape(classes, -1), label[b], i, j, background)
         assert found[b, i, j].item() == pytest.approx(wanted, abs=1e-12)
@@ -402,38 +401,33 @@ def test_structure_has_no_gradient_at_a_flat_cam_and_intensity_has(seed, level, 
 def test_fixed_directions(progress):
     fixed = {"aux_to_last": (1, 0), "last_to_aux": (0, 1), "both": (0.5, 0.5)}
     for direction, wanted in fixed.items():
-        assert alignment.direction_weights(progress, direction, 0.3) == wanted
+        assert schedule.direction_weights(progress, direction, 0.3) == wanted
 
 
 def test_the_scheduled_direction_crosses_over_linearly():
     table = [(0.0, 1), (0.4, 1), (0.425, 0.75), (0.45, 0.5), (0.475, 0.25), (0.5, 0), (1.0, 0)]
     for progress, first in table:
-        found = alignment.direction_weights(progress, "scheduled", 0.45)
+        found = schedule.direction_weights(progress, "scheduled", 0.45)
         assert found == pytest.approx((first, 1 - first), abs=1e-9)
-    assert alignment.direction_weights(0.4, "scheduled", 0.45, 0.2) == pytest.approx((0.75, 0.25))
+    assert schedule.direction_weights(0.4, "scheduled", 0.45, 0.2) == pytest.approx((0.75, 0.25))
 
 
 @QUICK
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_scheduled_weights_sum_to_1_and_turn_once(progress, crossing, ramp):
-    first, second = alignment.direction_weights(progress, "scheduled", crossing, ramp)
-    later = alignment.direction_weights(min(progress + 0.01, 1.0), "scheduled", crossing, ramp)[1]
+    first, second = schedule.direction_weights(progress, "scheduled", crossing, ramp)
+    later = schedule.direction_weights(min(progress + 0.01, 1.0), "scheduled", crossing, ramp)[1]
     assert 0 <= first <= 1 and first + second == 1 and later >= second
 
 
 def test_a_crossing_of_0_means_the_last_layer_leads_from_the_start():
-    assert alignment.direction_weights(0.0, "scheduled", 0.0) == (0, 1)
-    assert alignment.direction_weights(0.0, "scheduled", 0.05) == pytest.approx((1, 0))
+    assert schedule.direction_weights(0.0, "scheduled", 0.0) == (0, 1)
+    assert schedule.direction_weights(0.0, "scheduled", 0.05) == pytest.approx((1, 0))
 
 
 def test_a_ramp_of_0_is_a_step():
-    found = [alignment.direction_weights(progress, "scheduled", 0.5, 0.0) for progress in (0.49, 0.5)]
+    found = [schedule.direction_weights(progress, "scheduled", 0.5, 0.0) for progress in (0.49, 0.5)]
     assert found == [(1, 0), (0, 1)]
-
-
-def test_an_unknown_direction_is_an_error_that_names_the_four():
-    with pytest.raises(UserError, match="'sideways'.*aux_to_last, last_to_aux, both, scheduled"):
-        alignment.direction_weights(0.5, "sideways", 0.3)
 
 
 def test_an_affinity_of_exactly_one_half_is_near():
@@ -442,6 +436,6 @@ def test_an_affinity_of_exactly_one_half_is_near():
     teacher = torch.ones(1, 4, 1, 3, dtype=torch.float64)
     teacher[0, 1:, 0, 1] = 0
     label, valid = torch.ones(1, 4), torch.ones(1, 1, 3, dtype=torch.bool)
-    assert (alignment.affinity(teacher, label, False) == 0.5).sum() == 4
+    assert (alignment.cam_affinity(teacher, label, False) == 0.5).sum() == 4
     loss = alignment.structure_loss(torch.ones_like(teacher), teacher, label, valid, background=False)
     assert loss.item() == pytest.approx(0.5 * (4 / 6) * 0.25)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import UNDECOUPLED, tiny, training_batch
+from builders import UNDECOUPLED, forward, tiny, training_batch
 from running import folder, own_set, run
 from running import tiny as tiny_run
 from torch.utils.flop_counter import FlopCounterMode
 
-from wsss import method, model
+from wsss import model
 from wsss.inference import predict, predictions, protocols
 from wsss.report import benches
 from wsss.tools import bench_infer, bench_step, machine
@@ -80,7 +80,7 @@ def test_operations_are_those_that_torch_counts():
     passes = []
     bench_step.record_passes(net, passes)
     with FlopCounterMode(display=False) as counter:
-        output = method.forward(net, batch, config, torch.Generator())
+        _, output, _ = forward(config, batch, net=net)
         (output.segmentation.sum() + output.tokens.sum()).backward()
     own = bench_step.step_flops(net, passes, len(batch.image))
     assert own == pytest.approx(counter.get_total_flops(), rel=0.05)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import reference
 import torch
-from builders import IGNORE, QUICK, noise, seeds, tensor, tiny, training_batch
+from builders import IGNORE, QUICK, forward, noise, seeds, tensor, tiny, training_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss import cam, method, model
+from wsss import cam, method
 
 
 def boxes(side):
@@ -45,15 +45,15 @@ def test_box_mask_equals_the_slow_loop(rows, columns):
 
 def test_scores_equal_the_slow_loop_and_put_tokens_row_by_row():
     tokens, weight = noise(0, 2, 6, 4), noise(1, 3, 4)
-    fast = cam.scores(tensor(tokens), tensor(weight), (2, 3))
+    fast = cam.class_scores(tensor(tokens), tensor(weight), (2, 3))
     np.testing.assert_allclose(fast, reference.cam_scores(tokens, weight, (2, 3)), rtol=1e-12)
 
 
 def test_scores_keep_float32_under_autocast():
     tokens, weight = tensor(noise(0, 1, 4, 64)).float(), tensor(noise(1, 2, 64)).float()
     with torch.autocast("cpu", torch.bfloat16):
-        inside = cam.scores(tokens, weight, (2, 2))
-    assert torch.equal(inside, cam.scores(tokens, weight, (2, 2)))
+        inside = cam.class_scores(tokens, weight, (2, 2))
+    assert torch.equal(inside, cam.class_scores(tokens, weight, (2, 2)))
 
 
 @QUICK
@@ -109,7 +109,7 @@ def test_labels_equal_the_slow_loops(seed, rows, columns, high, low):
     maps, label = random_maps(seed)
     box = np.array([[0, 5, 0, 4], [*rows, *columns]])
     given = tensor(maps), tensor(label)
-    training = cam.training_labels(*given, tensor(box), low, high)
+    training = cam.training_labels(*given, cam.box_mask(tensor(box), (5, 4)), low, high)
     np.testing.assert_array_equal(training, reference.training_labels(maps, label, box, low, high))
     evaluation = cam.evaluation_labels(*given, low)
     np.testing.assert_array_equal(evaluation, reference.evaluation_labels(maps, label, low))
@@ -121,7 +121,7 @@ def test_labels_equal_the_slow_loops(seed, rows, columns, high, low):
 def test_thresholds_belong_to_the_lower_side():
     """v <= low is background and v <= high ignored, but v >= high counts as sure for the roi code."""
     maps = torch.tensor([0.25, 0.5, 0.75, 0.875])[None, None, None]
-    whole, label = torch.tensor([[0, 1, 0, 4]]), torch.ones(1, 1)
+    whole, label = torch.ones(1, 1, 4, dtype=torch.bool), torch.ones(1, 1)
     assert cam.training_labels(maps, label, whole, 0.25, 0.75).tolist() == [[[0, IGNORE, IGNORE, 1]]]
     assert cam.evaluation_labels(maps, label, 0.5).tolist() == [[[0, 0, 1, 1]]]
     assert cam.foreground_certainty(maps, label, 0.25, 0.75).tolist() == [[[0, 1, 2, 2]]]
@@ -131,7 +131,7 @@ def test_thresholds_belong_to_the_lower_side():
 @given(seeds(), st.permutations(range(3)))
 def test_labels_follow_a_permutation_of_the_classes(seed, order):
     maps, label = (tensor(x) for x in random_maps(seed))
-    whole = torch.tensor([[0, 5, 0, 4]] * 2)
+    whole = torch.ones(2, 5, 4, dtype=torch.bool)
     names = torch.arange(256)
     names[1:4] = torch.tensor(order).argsort() + 1
     plain = cam.training_labels(maps, label, whole, 0.25, 0.7)
@@ -141,7 +141,7 @@ def test_labels_follow_a_permutation_of_the_classes(seed, order):
 def test_absent_classes_never_label():
     maps, label = random_maps(0)
     maps[:, -1] = 1.0
-    labels = cam.training_labels(tensor(maps), tensor(label), torch.tensor([[0, 5, 0, 4]] * 2), 0.25, 0.7)
+    labels = cam.training_labels(tensor(maps), tensor(label), torch.ones(2, 5, 4, dtype=torch.bool), 0.25, 0.7)
     assert not (labels == 3).any()
 
 
@@ -164,7 +164,7 @@ def test_gradient_of_the_normalised_cam():
     raw = tensor(noise(0, 1, 2, 3, 3)).abs().requires_grad_()
     assert torch.autograd.gradcheck(cam.normalise, raw)
     tokens, weight = tensor(noise(1, 1, 6, 3)).requires_grad_(), tensor(noise(2, 2, 3)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda f, w: cam.scores(f, w, (2, 3)), (tokens, weight))
+    assert torch.autograd.gradcheck(lambda f, w: cam.class_scores(f, w, (2, 3)), (tokens, weight))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5)])
@@ -177,13 +177,12 @@ def test_one_token(size):
 def test_D15_the_switch_decides_whether_a_step_normalises_over_padding(padding):
     """A quarter of the image is the photograph, so that the extremes of most maps lie in the padding."""
     config = tiny(compat__padding_in_cam=padding)
-    net, batch = model.build(config, 4), training_batch(config)
-    batch = dataclasses.replace(batch, box=torch.tensor([[16, 32, 0, 16]] * 2))
-    output = method.forward(net, batch, config, torch.Generator().manual_seed(0))
+    batch = dataclasses.replace(training_batch(config), box=torch.tensor([[16, 32, 0, 16]] * 2))
+    net, _, targets = forward(config, batch)
     image = net.normalise(batch.image)
     raw = method.multi_scale_cam(net, image, net(image), config, batch.present)
     inside = cam.box_mask(batch.box, (32, 32))
-    for mine, maps in zip((output.cam, output.aux_cam), raw, strict=True):
+    for mine, maps in zip(targets.cams, raw, strict=True):
         fixed, predecessor = cam.normalise(maps, inside), cam.normalise(maps)
         torch.testing.assert_close(mine, predecessor if padding else fixed)
         assert (fixed - predecessor).abs().max() > 0.1

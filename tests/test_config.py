@@ -13,8 +13,7 @@ from builders import QUICK
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss.compat import TOCO, Compat
-from wsss.config import Config, to_dict
+from wsss.config import TOCO, Compat, Config, to_dict
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.settings import bound_of, flatten, get, kinds, override
@@ -154,14 +153,13 @@ def test_what_was_once_taken_in_silence(path, value, sentence):
 
 def test_a_weight_of_zero_switches_a_term_off():
     config = Config()
-    assert config.contrasts_classes and config.contrasts_patches
-    assert config.uses_orthogonality and config.uses_decorrelation and config.uses_cams and config.uses_subspaces
+    assert config.needs == {"cam", "views", "anchors", "projection", "students", "filter"} and config.trains_subspaces
     off = {path: 0 for path in kinds(Config) if path.endswith("weight")}
-    assert not override(config, off).uses_cams and not override(config, off).uses_subspaces
+    assert not override(config, off).needs and not override(config, off).trains_subspaces
     for path in off:
-        assert override(config, {**off, path: 0.5}).uses_cams, f"{path} alone needs the CAM"
+        assert "cam" in override(config, {**off, path: 0.5}).needs, f"{path} alone needs the CAM"
     one = override(config, {"msc.subspaces": 1})
-    assert not one.uses_orthogonality and not one.uses_decorrelation
+    assert "projection" not in one.needs and not one.msc.decorrelation
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import UNDECOUPLED, tiny, training_batch
+from builders import UNDECOUPLED, forward, tiny, training_batch
 
-from wsss import method, model
-from wsss.encoder import AUX, build_encoder
+from wsss import model, schedule
+from wsss.encoder import build_encoder
 from wsss.inference import protocols
 from wsss.model import parameter_count
 from wsss.paths import UserError
@@ -28,7 +28,7 @@ SMALL = costs.Vit(24, 3, 8, 4)
 
 
 def test_constants_are_those_of_the_parts_that_need_torch():
-    assert costs.AUX == AUX and gpu.SCALES == protocols.SCALES
+    assert gpu.SCALES == protocols.SCALES
     for backbone, size in costs.VITS.items():
         assert backbone in {PRESETS[name].model.backbone.partition(".")[0] for name in ("voc", "voc-deit")}
         with torch.device("meta"):
@@ -51,7 +51,7 @@ def test_the_passes_counted_are_those_that_a_step_makes(name):
     config = tiny(**CHANGES[name])
     net, batch, seen = model.build(config, 4), training_batch(config), []
     hook = record_passes(net, seen)
-    method.forward(net, batch, config, torch.Generator().manual_seed(0))
+    forward(config, batch, net=net)
     hook.remove()
     made, counted = {}, {}
     for images, tokens, gradient in seen:
@@ -85,10 +85,10 @@ STARTS = [(name, None) for name in ("voc", "voc-plain", "coco", "coco-toco", "mi
 
 
 @pytest.mark.parametrize(("name", "modules_start"), [*STARTS, ("coco", 0.05), ("coco", 0.9), ("mini", 0.05)])
-def test_plain_steps_are_those_of_the_schedule(name, modules_start):
+def test_first_steps_of_classification_alone_are_those_of_the_schedule(name, modules_start):
     config = override(PRESETS[name], {"optim.steps": 400, "schedule.modules_start": modules_start})
-    plain = [not config.uses_cams or method.is_plain(method.weights(step, config)) for step in range(400)]
-    assert costs.plain_steps(config) == sum(plain)
+    plain = [schedule.classification_only(step, config) for step in range(400)]
+    assert schedule.classification_steps(config) == sum(plain)
     assert all(plain[: sum(plain)])
 
 

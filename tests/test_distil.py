@@ -12,8 +12,7 @@ from PIL import Image
 from running import assert_same_run, folder, log, one_thread, own_set, run, tiny
 
 from wsss import presets, train, transforms
-from wsss.compat import Compat
-from wsss.config import Augment
+from wsss.config import Augment, Compat
 from wsss.data import voc
 from wsss.inference import runs
 from wsss.paths import UserError, sha256

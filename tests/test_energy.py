@@ -9,13 +9,14 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor, tiny, training_batch
+from builders import IGNORE, QUICK, forward, label_maps, noise, seeds, tensor, tiny, training_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss import energy, host, method, model
+from wsss import energy, host
+from wsss.cam import box_mask
 from wsss.energy import energy_loss, filtered, half_probability, start
-from wsss.losses import log_probability
+from wsss.method import log_probability
 from wsss.normalisation import IMAGENET
 from wsss.paths import UserError
 
@@ -43,7 +44,8 @@ def probability(seed, images, classes, height, width):
 
 
 def whole(images, height, width):
-    return torch.tensor([[0, height, 0, width]]).expand(images, 4)
+    """Every pixel is valid."""
+    return torch.ones(images, height, width, dtype=torch.bool)
 
 
 def test_equals_the_predecessor(shared):
@@ -52,9 +54,10 @@ def test_equals_the_predecessor(shared):
     image, box, labels = (case[f"in/{name}"] for name in ("image_normalised", "box", "label"))
     mean, deviation = (torch.tensor(x)[:, None, None] for x in (IMAGENET.mean, IMAGENET.deviation))
     image = ((image * deviation + mean) * 255).round().byte()
+    valid = box_mask(box, tuple(labels.shape[1:]))
     logits = case["in/logits"].requires_grad_()
     halved = half_probability(log_probability(logits, tuple(image.shape[2:])))
-    loss = energy_loss(halved, filtered(image, halved, box, across_box=True), labels, box)
+    loss = energy_loss(halved, filtered(image, halved, valid, across_box=True), labels, valid)
     loss.backward()
     for mine, theirs in ((loss.detach(), case["out/loss"][0]), (logits.grad, case["grad/logits"])):
         assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max(), "1e-3 would do; the lattice is the same one"
@@ -84,7 +87,7 @@ def test_filter_lies_in_a_band_below_the_exact_gaussian_sum():
     """Wider than high, positions that matter: axes swapped, a sigma not halved or colours not used fall out of it."""
     size, sigma_xy, sigma_rgb = (24, 44), 8.0, 15.0
     image, values = smooth(*size), probability(0, 1, 3, 12, 22)
-    fast = filtered(image, values, whole(1, *size), sigma_xy, sigma_rgb)[0].flatten(1)
+    fast = filtered(image, values, whole(1, *size), (sigma_xy, sigma_rgb))[0].flatten(1)
     row, column = np.divmod(np.arange(12 * 22), 22)
     colour = np.array([[60, 60, 60], [200, 120, 90]])[(column >= 11).astype(int)]
     places = np.stack([row, column]) / (sigma_xy / 2)
@@ -98,9 +101,9 @@ def test_filter_lies_in_a_band_below_the_exact_gaussian_sum():
 @QUICK
 @given(seeds(), st.floats(0, 2), st.floats(0, 2))
 def test_filter_is_linear_nonnegative_and_nearly_symmetric(seed, a, b):
-    image, box = mixed(20, 26), torch.tensor([[2, 20, 0, 22]])
+    image, valid = mixed(20, 26), box_mask(torch.tensor([[2, 20, 0, 22]]), (20, 26))
     one, two = probability(seed, 1, 3, 10, 13), probability(seed + 1, 1, 3, 10, 13)
-    k_one, k_two, k_sum = (filtered(image, x, box) for x in (one, two, a * one + b * two))
+    k_one, k_two, k_sum = (filtered(image, x, valid) for x in (one, two, a * one + b * two))
     torch.testing.assert_close(k_sum, a * k_one + b * k_two, rtol=1e-4, atol=1e-4)
     assert k_one.min() >= 0 and k_one.max() > 0.2
     inside = torch.zeros(10, 13)
@@ -120,13 +123,13 @@ def test_filter_does_not_mix_classes():
 
 def test_filter_sees_no_probability_outside_the_box():
     """Odd sides of the box: half-size pixel i is full-size pixel 2 i."""
-    image, box = mixed(12, 14), torch.tensor([[3, 11, 2, 9]])
+    image, valid = mixed(12, 14), box_mask(torch.tensor([[3, 11, 2, 9]]), (12, 14))
     values = probability(0, 1, 3, 6, 7)
     inside = torch.zeros(6, 7, dtype=torch.bool)
     inside[2:6, 1:5] = True
     changed = torch.where(inside, values, 0.5 * values + 1)
-    assert torch.equal(filtered(image, values, box), filtered(image, changed, box))
-    smaller, across = torch.where(inside, values, 0), filtered(image, values, box, across_box=True)
+    assert torch.equal(filtered(image, values, valid), filtered(image, changed, valid))
+    smaller, across = torch.where(inside, values, 0), filtered(image, values, valid, across_box=True)
     assert torch.equal(across, filtered(image, smaller, whole(1, 12, 14))), "D17: one lattice for both"
 
 
@@ -141,11 +144,11 @@ def test_filter_takes_every_second_pixel_and_drops_an_odd_one():
 
 
 def test_started_together_or_one_by_one_gives_the_same_bits():
-    image, values, box = mixed(16, 20, 3), probability(0, 3, 4, 8, 10), whole(3, 16, 20)
-    pending = [start(image.roll(n, 0), values.roll(n, 0), box) for n in range(3)]
-    alone = torch.cat([filtered(image[n : n + 1], values[n : n + 1], box[:1]) for n in range(3)])
+    image, values, valid = mixed(16, 20, 3), probability(0, 3, 4, 8, 10), whole(3, 16, 20)
+    pending = [start(image.roll(n, 0), values.roll(n, 0), valid) for n in range(3)]
+    alone = torch.cat([filtered(image[n : n + 1], values[n : n + 1], valid[:1]) for n in range(3)])
     with ThreadPoolExecutor(2) as threads:
-        asked = list(threads.map(lambda n: filtered(image.roll(n, 0), values.roll(n, 0), box), range(3)))
+        asked = list(threads.map(lambda n: filtered(image.roll(n, 0), values.roll(n, 0), valid), range(3)))
     for n in range(3):
         assert torch.equal(pending[n](), alone.roll(n, 0))
         assert torch.equal(asked[n], alone.roll(n, 0))
@@ -174,9 +177,9 @@ def test_a_process_filters_the_same_leaves_stops_to_its_parent_and_its_end_is_sa
 
 def test_what_is_started_is_not_changed_by_later_writes():
     """An optimizer or an in-place operation may run before the result is asked for."""
-    image, values, box = mixed(64, 64), probability(0, 1, 8, 32, 32), whole(1, 64, 64)
-    expected = filtered(image, values, box)
-    pending = start(image, values, box)
+    image, values, valid = mixed(64, 64), probability(0, 1, 8, 32, 32), whole(1, 64, 64)
+    expected = filtered(image, values, valid)
+    pending = start(image, values, valid)
     image.zero_()
     values.zero_()
     assert torch.equal(pending(), expected)
@@ -194,7 +197,7 @@ def test_filter_has_no_gradient_and_takes_what_autocast_gives():
 @pytest.mark.parametrize("sigmas", [(0.0, 15.0), (100.0, -1.0)])
 def test_sigmas_must_be_positive(sigmas):
     with pytest.raises(ValueError, match="must be positive"):
-        start(mixed(8, 8), probability(0, 1, 2, 4, 4), whole(1, 8, 8), *sigmas)
+        start(mixed(8, 8), probability(0, 1, 2, 4, 4), whole(1, 8, 8), sigmas)
 
 
 # The loss.
@@ -221,7 +224,7 @@ def test_loss_and_gradient_equal_the_slow_loop(labels, seed, data):
     values = 1.3 * tensor(noise(seed, images, 3, height // 2, width // 2)).softmax(1)
     k = np.abs(noise(seed + 1, *values.shape))
     values.requires_grad_()
-    loss = energy_loss(values, tensor(k), tensor(labels), tensor(box), 0.3)
+    loss = energy_loss(values, tensor(k), tensor(labels), box_mask(tensor(box), (height, width)), 0.3)
     loss.backward()
     expected, gradient = slow_energy(values.detach().numpy(), k, labels, box, 0.3)
     assert loss.item() == pytest.approx(expected, rel=1e-12, abs=1e-15)
@@ -253,37 +256,37 @@ def test_gradient_is_that_of_the_energy_with_gate_and_kernel_held():
 def test_gate_is_open_where_ignored_shut_where_sure_and_outside_the_box():
     labels = torch.zeros(1, 4, 8, dtype=torch.long)
     labels[0, :, :4] = IGNORE
-    values = torch.zeros(1, 2, 2, 4)
+    values, valid = torch.zeros(1, 2, 2, 4), box_mask(torch.tensor([[0, 4, 2, 8]]), (4, 8))
     values[:, 0] = 1  # sure everywhere
-    loss = energy_loss(values, torch.ones_like(values), labels, torch.tensor([[0, 4, 2, 8]]), 1.0)
+    loss = energy_loss(values, torch.ones_like(values), labels, valid, 1.0)
     assert loss == -2, "the two ignored half-size pixels inside the box, one each; the sure ones count nothing"
     values[:] = 0.5
-    loss = energy_loss(values, torch.ones_like(values), labels, torch.tensor([[0, 4, 2, 8]]), 1.0)
+    loss = energy_loss(values, torch.ones_like(values), labels, valid, 1.0)
     assert loss == -(2 * 1 + 4 * 0.5)
 
 
 def test_nothing_outside_the_box_matters_to_the_loss():
-    box, inside = torch.tensor([[2, 10, 4, 12]]), torch.zeros(6, 7, dtype=torch.bool)
+    valid, inside = box_mask(torch.tensor([[2, 10, 4, 12]]), (12, 14)), torch.zeros(6, 7, dtype=torch.bool)
     inside[1:5, 2:6] = True
     values, k = probability(0, 1, 3, 6, 7), tensor(np.abs(noise(1, 1, 3, 6, 7)))
     labels = torch.randint(0, 3, (1, 12, 14), generator=torch.manual_seed(0))
     outside = F.interpolate((~inside)[None, None].float(), (12, 14))[0].bool()
-    expected = energy_loss(values, k, labels, box)
+    expected = energy_loss(values, k, labels, valid)
     changed = energy_loss(
         torch.where(inside, values, 0.1),
         torch.where(inside, k, 1e9),
         torch.where(outside, IGNORE, labels),
-        box,
+        valid,
     )
     assert torch.equal(changed, expected) and expected < 0
 
 
 def test_weight_and_batch_scale_the_loss():
     values, k = probability(0, 1, 3, 4, 4), probability(1, 1, 3, 4, 4)
-    labels, box = torch.zeros(1, 8, 8, dtype=torch.long), whole(1, 8, 8)
-    one = energy_loss(values, k, labels, box, 1.0)
-    torch.testing.assert_close(energy_loss(values, k, labels, box), 1e-7 * one)
-    twice = [torch.cat([x, x]) for x in (values, k, labels, box)]
+    labels, valid = torch.zeros(1, 8, 8, dtype=torch.long), whole(1, 8, 8)
+    one = energy_loss(values, k, labels, valid, 1.0)
+    torch.testing.assert_close(energy_loss(values, k, labels, valid), 1e-7 * one)
+    twice = [torch.cat([x, x]) for x in (values, k, labels, valid)]
     torch.testing.assert_close(energy_loss(*twice, 1.0), one)
 
 
@@ -294,24 +297,24 @@ def test_a_shared_colour_pulls_an_undecided_pixel_to_its_neighbours_label():
     logits[:, :, 2:4, 12:14] = 0
     logits.requires_grad_()
     halved = half_probability(log_probability(logits, (8, 16)))
-    box, labels = whole(1, 8, 16), torch.zeros(1, 8, 16, dtype=torch.long)
-    energy_loss(halved, filtered(smooth(8, 16), halved, box), labels, box).backward()
+    valid, labels = whole(1, 8, 16), torch.zeros(1, 8, 16, dtype=torch.long)
+    energy_loss(halved, filtered(smooth(8, 16), halved, valid), labels, valid).backward()
     pull = logits.grad[0, :, 2, 12]
     assert pull[1] < 0 < pull[0]
 
 
 def test_finite_and_float32_under_autocast():
-    image, box, labels = mixed(10, 13, 2), whole(2, 10, 13), torch.full((2, 10, 13), IGNORE)
+    image, valid, labels = mixed(10, 13, 2), whole(2, 10, 13), torch.full((2, 10, 13), IGNORE)
     logits = (40 * torch.randn(2, 3, 5, 6, generator=torch.manual_seed(0))).bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         halved = half_probability(log_probability(logits, (10, 13)))
-        k = filtered(image, halved, box)
-        loss = energy_loss(halved, k, labels, box)
+        k = filtered(image, halved, valid)
+        loss = energy_loss(halved, k, labels, valid)
     loss.backward()
     assert halved.dtype == k.dtype == loss.dtype == torch.float32
     assert loss.isfinite() and loss < 0 and logits.grad.isfinite().all() and logits.grad.any()
     exact = half_probability(log_probability(logits.detach().float(), (10, 13)))
-    torch.testing.assert_close(loss.detach(), energy_loss(exact, filtered(image, exact, box), labels, box))
+    torch.testing.assert_close(loss.detach(), energy_loss(exact, filtered(image, exact, valid), labels, valid))
 
 
 def test_energy_has_no_gradient_into_the_filtered_values():
@@ -324,7 +327,8 @@ def test_energy_has_no_gradient_into_the_filtered_values():
 def test_D17_the_switch_decides_whether_a_step_builds_the_kernel_of_padding(across):
     """Colours of the padding change the filtered values of the photograph with the predecessor's lattice only."""
     config = tiny(compat__energy_across_box=across)
-    net, batch = model.build(config, 4), training_batch(config)
-    output = method.forward(net, batch, config, torch.Generator().manual_seed(0))
-    one, two = (filtered(batch.image, output.probability, batch.box, across_box=flag) for flag in (False, True))
-    assert torch.equal(output.filtered(), two if across else one) and not torch.equal(one, two)
+    batch = training_batch(config)
+    _, output, targets = forward(config, batch)
+    given = batch.image, output.probability, targets.valid
+    one, two = (filtered(*given, across_box=flag) for flag in (False, True))
+    assert torch.equal(targets.filtered(), two if across else one) and not torch.equal(one, two)

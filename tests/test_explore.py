@@ -103,7 +103,7 @@ def test_a_view_holds_the_models_maps_codes_and_labels(made, looked):
         label = images[0].label[None]
         prediction = evaluate.predict(seer.model, pixels, label, config)
         output = seer.model(image)
-        raw = cam.scores(output.tokens, seer.model.classifier.weight.flatten(1), output.grid)[0]
+        raw = cam.class_scores(output.tokens, seer.model.classifier.weight.flatten(1), output.grid)[0]
     place = view.shown.index(found[0].present[0])
     assert view.shown[0] in found[0].present and sorted(view.shown) == [1, 2]
     assert view.grid == output.grid == (size // 8, size // 8)

@@ -28,7 +28,7 @@ class Block:
 
 
 BLOCKS = [Block(*found) for found in FENCE.findall(PAGE)]
-LOSS = ("wsss/losses.py", "wsss/config.py", "wsss/method.py")
+LOSS = ("wsss/config.py", "wsss/method.py")
 """What the loss alone changes."""
 
 
@@ -152,7 +152,7 @@ def test_the_test_of_the_loss_passes_and_can_fail(project):
     names = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_entropy.py"]
     done = run(project, *names)
     assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout
-    path = project / "wsss" / "losses.py"
+    path = project / "wsss" / "method.py"
     whole = path.read_text()
     for right, wrong in ((") & valid[:, None]", ")"), ("-value * value.log()", "value * value.log()")):
         path.write_text(change(whole, f"-{right}\n+{wrong}\n"))

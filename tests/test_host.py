@@ -134,7 +134,7 @@ def test_a_step_waits_for_its_terms_and_for_the_filter_alone(accelerator, monkey
     root = own_set(tmp_path / "own")
     splits = [datasets.Split(root, name, need_masks=True) for name in ("train", "val")]
     trainer = train.Trainer(config, *splits, tmp_path / "run", torch.device("cpu"))
-    wrapped, batches = method.Step(trainer.model, config), [training_batch(config, 2, seed=n) for n in range(4)]
+    wrapped, batches = method.Forward(trainer.model, config), [training_batch(config, 2, seed=n) for n in range(4)]
     waited, fetch = Counter(), host.fetch
 
     def counted(*tensors):
@@ -196,7 +196,7 @@ def test_a_step_on_a_gpu_without_values_mixes_no_devices(monkeypatch):
     draw, shuffle = Tensor.exponential_, torch.randperm  # a stand-in has no generator of its own
     monkeypatch.setattr(Tensor, "exponential_", lambda tensor, generator: draw(tensor))
     monkeypatch.setattr(torch, "randperm", lambda count, generator, device: shuffle(count, device=device))
-    monkeypatch.setattr(energy, "start", lambda image, probability, box, **_: lambda: torch.zeros_like(probability))
+    monkeypatch.setattr(energy, "start", lambda image, probability, valid, *_: lambda: torch.zeros_like(probability))
     batch = batch.to(torch.device("cpu"))  # where its labels are asked
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for part in net.modules():
@@ -204,9 +204,9 @@ def test_a_step_on_a_gpu_without_values_mixes_no_devices(monkeypatch):
                 part._parameters.pop(name, None)
                 part._buffers[name] = None if value is None else torch.empty_like(value, device="cuda")
         batch = batch.to(torch.device("cuda"))
-        output = method.forward(net, batch, config, torch.Generator())
-        terms = method.losses(output, batch, config)
+        output, targets = method.forward(net, batch, config, 3, torch.Generator())
+        terms = method.losses(output, targets, config)
         assert len(terms) == 13 and {value.device.type for value in terms.values()} == {"cuda"}
-        assert output.anchors.shape == (2 * 16, 3), "as many as there could be"
+        assert targets.anchors.shape == (2 * 16, 3), "as many as there could be"
         with pytest.raises(DataDependentOutputException):
             bool(terms["energy"])

@@ -21,10 +21,10 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # A module imports only what stands before it, in an earlier row or its own; modules of a sub-package may import one
 # another.
 ROWS = (
-    "wsss batch compat host paths distributed interrupt memory log provenance registry renamed "
-    "settings command config presets stored",
+    "wsss batch host paths distributed interrupt memory log provenance registry renamed "
+    "settings command config schedule presets stored",
     "report",
-    "losses metrics normalisation optim transforms weights cam alignment contrast energy refine subspace checkpoint",
+    "metrics normalisation optim transforms weights cam alignment contrast energy refine subspace checkpoint",
     "data encoder model datasets",
     "method",
     "tally evaluate sizes finite begun train",
@@ -42,7 +42,7 @@ CLOSURE = 2660
 MANY_ARGUMENTS = """
 alignment.student_cam alignment.structure_loss contrast.class_contrast_loss contrast.choose_crops
 data.drawn.render.draw_object
-energy.start energy.filtered evaluate.write_record explore.scene._pseudo_label explore.scene.refined
+evaluate.write_record explore.scene.refined
 refine.segmentation_labels subspace.subspace_contrast_loss subspace.patch_subspace_loss tools.bench_step._step
 train.Trainer.__init__
 """

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsss import alignment, contrast, subspace
-from wsss.losses import classification_loss, log_probability, segmentation_loss, upcast
+from wsss.cam import upcast
+from wsss.method import classification_loss, log_probability, segmentation_loss
 
 
 def segmentation(logits, labels, **options):

@@ -8,12 +8,13 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from builders import IGNORE, QUICK, UNDECOUPLED, noise, seeds, tensor, tiny, training_batch
+from builders import IGNORE, QUICK, UNDECOUPLED, forward, noise, seeds, tensor, tiny, training_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss import alignment, cam, contrast, energy, losses, method, model, optim, refine, subspace
-from wsss.batch import Output
+from wsss import alignment, cam, contrast, energy, method, model, optim, refine, schedule, subspace
+from wsss.batch import Targets
+from wsss.config import TERMS
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.settings import override
@@ -23,11 +24,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def step(config, batch, seed=0, aux_labels=False):
-    """Network, output and losses of one forward pass."""
-    net = model.build(config, batch.label.shape[1])
-    output = method.forward(net, batch, config, generator(seed))
-    return net, output, method.losses(output, batch, config, aux_labels)
+def step(config, batch, seed=0):
+    """Output, targets and losses of a step in which every term has joined."""
+    _, output, targets = forward(config, batch, seed)
+    return output, targets, method.losses(output, targets, config)
 
 
 def passes(net, config, batch):
@@ -36,7 +36,7 @@ def passes(net, config, batch):
     hook = net.encoder.patch_embed.register_forward_hook(
         lambda _, inputs, __: seen.append((tuple(inputs[0].shape), torch.is_grad_enabled()))
     )
-    method.forward(net, batch, config, generator())
+    forward(config, batch, net=net)
     hook.remove()
     return seen
 
@@ -95,13 +95,12 @@ def test_D8_tokens_of_a_step_at_full_size():
     assert sum(tokens for tokens, grad in seen if grad) == 1856
 
 
-@pytest.mark.parametrize("change", [{"class_contrast__weight": 0}, {"class_contrast__weight": 0}])
-def test_without_class_contrast_its_passes_are_left_out(change):
-    config = tiny(**change)
+def test_without_class_contrast_its_passes_are_left_out():
+    config = tiny(class_contrast__weight=0)
     net, batch = model.build(config, 4), training_batch(config)
     assert len(passes(net, config, batch)) == 4
-    _, output, terms = step(config, batch)
-    assert output.student is None and output.teacher is None and output.flags is None
+    output, targets, terms = step(config, batch)
+    assert output.student is None and targets.teacher is None and targets.flags is None
     assert "class_contrast" not in terms
 
 
@@ -109,34 +108,35 @@ def test_plain_classification_takes_the_main_pass_alone():
     config = tiny(PRESETS["mini-plain"])
     net, batch = model.build(config, 4), training_batch(config)
     assert passes(net, config, batch) == [((2, 3, 32, 32), True)]
-    _, output, terms = step(config, batch)
-    assert output.cam is None and set(terms) == {"classification", "aux_classification"}
+    output, targets, terms = step(config, batch)
+    assert not targets.cams and output.segmentation is None and set(terms) == {"classification", "aux_classification"}
 
 
 def test_output_of_a_step_has_its_shapes():
     config = tiny()
     batch = training_batch(config)
-    net, output, terms = step(config, batch)
-    assert output.cam.shape == output.aux_cam.shape == (2, 4, 32, 32)
-    assert output.student.shape == (4, 2, 4, 2) and output.teacher.shape == (2, 2, 4, 2)
-    assert output.flags.shape == (2, 4) and output.anchor_codes.shape == (len(output.anchors), 4, 2)
-    assert output.log_probability.shape == (2, 5, 32, 32)
-    assert output.probability.shape == output.filtered().shape == (2, 5, 16, 16)
-    assert (output.flags[:, :2] == 1).all() and set(output.flags.unique().tolist()) <= {0, 1}
-    assert not output.cam.requires_grad and not output.aux_cam.requires_grad and not output.teacher.requires_grad
-    assert set(terms) == set(method.weights(0, config)) - {"extra_classification"}
+    net, output, targets = forward(config, batch)
+    assert [maps.shape for maps in targets.cams] == [(2, 4, 32, 32)] * 2
+    assert output.student.shape == (4, 2, 4, 2) and targets.teacher.shape == (2, 2, 4, 2)
+    assert targets.flags.shape == (2, 4) and output.anchor_embeddings.shape == (len(targets.anchors), 4, 2)
+    assert output.log_probability.shape == (2, 5, 32, 32) and targets.pseudo_label.shape == (2, 32, 32)
+    assert output.probability.shape == targets.filtered().shape == (2, 5, 16, 16)
+    assert (targets.flags[:, :2] == 1).all() and set(targets.flags.unique().tolist()) <= {0, 1}
+    kept = [x for x in vars(targets).values() if isinstance(x, torch.Tensor)]
+    assert not any(x.requires_grad for x in (*kept, *targets.cams, targets.filtered()))
+    assert set(method.losses(output, targets, config)) == set(TERMS) - {"extra_classification"}
     plain = net(net.normalise(batch.image))
     torch.testing.assert_close(output.tokens, plain.tokens)
-    assert plain.cam is None and plain.student is None
+    assert plain.student is None
 
 
 def test_student_views_are_the_main_pass_view_2_and_the_crops_of_the_local_source():
     config = tiny()
     batch = training_batch(config)
-    net, output, _ = step(config, batch, seed=5)
-    codes = cam.foreground_certainty(output.aux_cam, batch.label, config.cam.low, config.cam.high)
-    corners, flags = contrast.choose_crops(codes, cam.box_mask(batch.box, (32, 32)), 16, 2, generator(5))
-    assert torch.equal(output.flags[:, 2:], flags)
+    net, output, targets = forward(config, batch, seed=5)
+    certainty = cam.foreground_certainty(targets.cams[1], batch.label, config.cam.low, config.cam.high)
+    corners, flags = contrast.choose_crops(certainty, cam.box_mask(batch.box, (32, 32)), 16, 2, generator(5))
+    assert torch.equal(targets.flags[:, 2:], flags)
     with torch.no_grad():
         for image in range(2):
             pieces = [batch.image[image], batch.view[image]]
@@ -145,18 +145,16 @@ def test_student_views_are_the_main_pass_view_2_and_the_crops_of_the_local_sourc
                 class_token = net.encode(net.normalise(piece[None])).class_token
                 torch.testing.assert_close(output.student[place, image], net.proj_head(class_token)[0])
                 if place < 2:
-                    torch.testing.assert_close(output.teacher[place, image], net.proj_head_t(class_token)[0])
+                    torch.testing.assert_close(targets.teacher[place, image], net.proj_head_t(class_token)[0])
 
 
 def test_local_crops_are_chosen_by_the_aux_cam():
     config = tiny()
-    net, batch = model.build(config, 4), training_batch(config)
+    batch, valid = training_batch(config), torch.ones(2, 32, 32, dtype=torch.bool)
     nothing, sure = torch.zeros(2, 4, 32, 32), torch.ones(2, 4, 32, 32)
     for aux, final, flag in ((nothing, sure, 0), (sure, nothing, 1)):
-        seen = net(net.normalise(batch.image), view=net.normalise(batch.view))
-        output = dataclasses.replace(seen, cam=final, aux_cam=aux)
-        found = method.add_class_codes(net, batch, output, config, generator())
-        assert (found.flags[:, 2:] == flag).all()
+        targets = Targets(batch.label, valid, cams=(final, aux))
+        assert (method.local_crops(batch, targets, config, generator())[1][:, 2:] == flag).all()
 
 
 def test_a_step_depends_on_the_generator_alone():
@@ -165,9 +163,9 @@ def test_a_step_depends_on_the_generator_alone():
     net = model.build(config, 4)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    one, two = (method.forward(net, batch, config, generator(3)) for _ in range(2))
+    (_, one, first), (_, two, second) = (forward(config, batch, 3, net) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(one.student, two.student) and torch.equal(one.cam, two.cam)
+    assert torch.equal(one.student, two.student) and torch.equal(first.cams[0], second.cams[0])
 
 
 # Labels and losses.
@@ -176,25 +174,26 @@ def test_a_step_depends_on_the_generator_alone():
 def test_losses_are_the_parts_put_together():
     config = tiny(cam__low=0.6, segmentation__refinements=0)
     batch = training_batch(config)
-    _, output, terms = step(config, batch)
-    assert terms["classification"] == losses.classification_loss(output.logits, batch.label)
-    assert terms["aux_classification"] == losses.classification_loss(output.aux_logits, batch.label)
-    labels = cam.training_labels(output.cam, batch.label, batch.box, config.cam.low, config.cam.high)
-    assert terms["segmentation"] == losses.segmentation_loss(output.log_probability, labels)
-    affinity = contrast.affinity_labels(output.token_labels)
+    output, targets, terms = step(config, batch)
+    assert terms["classification"] == method.classification_loss(output.logits, batch.label)
+    assert terms["aux_classification"] == method.classification_loss(output.aux_logits, batch.label)
+    labels = cam.training_labels(targets.cams[0], batch.label, targets.valid, config.cam.low, config.cam.high)
+    assert terms["segmentation"] == method.segmentation_loss(output.log_probability, labels)
+    affinity = contrast.affinity_labels(targets.token_labels)
     assert terms["patch_contrast"] == contrast.patch_contrast_loss(output.tokens, affinity)
-    contrasted = subspace.subspace_contrast_loss(output.student, output.teacher, output.flags, 0.125)
+    contrasted = subspace.subspace_contrast_loss(output.student, targets.teacher, targets.flags, 0.125)
     assert terms["class_contrast"] == contrasted
-    images, places, labelled = output.anchors.T
-    assert torch.equal(labelled, output.token_labels.flatten(1)[images, places])
+    images, places, labelled = targets.anchors.T
+    assert torch.equal(labelled, targets.token_labels.flatten(1)[images, places])
     assert len(images) and terms["patch_subspace"] == subspace.patch_subspace_loss(
-        output.anchor_codes, labelled, images, 0.1
+        output.anchor_embeddings, labelled, images, 0.1
     )
-    assert terms["decorrelation"] == subspace.decorrelation_loss(output.anchor_codes, labelled)
+    assert terms["decorrelation"] == subspace.decorrelation_loss(output.anchor_embeddings, labelled)
     assert terms["orthogonality"] == subspace.orthogonality_loss(output.projection)
-    assert terms["energy"] == energy.energy_loss(output.probability, output.filtered(), labels, batch.box)
-    final, aux = (alignment.teacher_cam(maps, output.grid) for maps in (output.cam, output.aux_cam))
-    seen = cam.token_mask(batch.box, output.patch, output.grid)
+    assert terms["energy"] == energy.energy_loss(output.probability, targets.filtered(), labels, targets.valid)
+    final, aux = (alignment.teacher_cam(maps, output.grid) for maps in targets.cams)
+    seen = cam.token_mask(batch.box, 8, output.grid)
+    assert torch.equal(seen, targets.token_valid)
     for name, student, teacher in (("last", output.student_cams[0], aux), ("aux", output.student_cams[1], final)):
         one, two = (getattr(alignment, f"{kind}_loss") for kind in ("intensity", "structure"))
         assert terms[f"intensity_{name}"] == one(student, teacher, batch.label, seen)
@@ -204,14 +203,13 @@ def test_losses_are_the_parts_put_together():
 def test_refined_labels_are_those_of_the_losses():
     config = tiny(cam__low=0.6)
     batch = training_batch(config)
-    _, output, terms = step(config, batch)
-    labels = refine.segmentation_labels(batch.image, output.cam, batch.label, batch.box, 0.6, 0.7)
-    assert terms["segmentation"] == losses.segmentation_loss(output.log_probability, labels)
-    plain = method.losses(output, batch, override(config, {"segmentation.refinements": 0}))
-    assert {name for name in terms if terms[name] != plain[name]} == {"segmentation", "energy"}
+    output, targets, terms = step(config, batch)
+    labels = refine.segmentation_labels(batch.image, targets.cams[0], batch.label, batch.box, 0.6, 0.7)
+    assert terms["segmentation"] == method.segmentation_loss(output.log_probability, labels)
     across = override(config, {"compat.refine_across_box": True})
-    noisy = dataclasses.replace(batch, box=torch.tensor([[0, 32, 0, 32], [12, 20, 12, 20]]))
-    one, two = (method.segmentation_labels(output, noisy, which, False) for which in (config, across))
+    box = torch.tensor([[0, 32, 0, 32], [12, 20, 12, 20]])
+    given = batch.image, targets.cams[0], batch.label, box
+    one, two = (method.pseudo_label(*given, which) for which in (config, across))
     assert torch.equal(one[0], two[0]) and not torch.equal(one[1], two[1]), "D16 shows where there is padding"
 
 
@@ -224,12 +222,12 @@ def test_only_what_is_asked_for_is_a_term():
         "orthogonality": {"msc__orthogonality_weight": 0},
         "energy": {"energy__weight": 0},
     }
-    _, _, everything = step(tiny(), batch)
+    *_, everything = step(tiny(), batch)
     for name, change in parts.items():
         assert set(everything) - set(step(tiny(**change), batch)[2]) == {name}
-    _, output, terms = step(tiny(csa__weight=0, msc__patch_weight=0, **UNDECOUPLED), batch)
+    output, targets, terms = step(tiny(csa__weight=0, msc__patch_weight=0, **UNDECOUPLED), batch)
     assert set(terms) == {*FIRST, "patch_contrast", "class_contrast", "segmentation", "energy"}
-    assert output.anchors is None and output.student_cams == () and output.projection is None
+    assert targets.anchors is None and output.student_cams == () and output.projection is None
 
 
 @pytest.mark.parametrize("layers", [(2,), (2, 1), (1, 3)])
@@ -237,11 +235,11 @@ def test_aligned_layers(layers):
     """Terms are means over the aligned layers; the aux layer is among them only where it is named."""
     config = tiny(model__depth=5, csa__layers=layers)
     batch = training_batch(config)
-    _, output, terms = step(config, batch)
-    assert len(output.student_cams) == 2 + len(set(layers) - {2}) == len(output.cams)
+    output, targets, terms = step(config, batch)
+    assert len(output.student_cams) == 2 + len(set(layers) - {2}) == len(targets.cams)
     assert ("extra_classification" in terms) == (set(layers) != {2})
-    seen = cam.token_mask(batch.box, output.patch, output.grid)
-    teachers = [alignment.teacher_cam(maps, output.grid) for maps in output.cams]
+    seen = targets.token_valid
+    teachers = [alignment.teacher_cam(maps, output.grid) for maps in targets.cams]
     chosen = [place for place in range(1, len(teachers)) if place > 1 or 2 in layers]
     learned = [alignment.structure_loss(output.student_cams[n], teachers[0], batch.label, seen) for n in chosen]
     assert terms["structure_aux"] == torch.stack(learned).mean()
@@ -254,45 +252,41 @@ def test_nothing_outside_the_photograph_counts():
     outside the valid box. Attention is not masked: the tokens inside have seen the padding."""
     config, box = tiny(cam__low=0.6), torch.tensor([[0, 32, 0, 32], [16, 32, 0, 24]])
     batch = dataclasses.replace(training_batch(config), box=box)
-    net, output, terms = step(config, batch)
-    seen, tokens = cam.box_mask(batch.box, (32, 32)), cam.token_mask(batch.box, 8, output.grid)
-    outside, beyond = ~seen[:, None], ~tokens.flatten(1)[:, :, None]
+    output, targets, before = step(config, batch)
+    tokens = targets.token_valid
+    outside, beyond = ~targets.valid[:, None], ~tokens.flatten(1)[:, :, None]
 
     def spoilt(x, where):
         return torch.where(where, 255 - x if x.dtype == torch.uint8 else torch.rand_like(x), x)
 
+    # The teacher of alignment and the labels of tokens are sampled bilinearly, within tokens wholly inside.
+    image, cams = spoilt(batch.image, outside), tuple(spoilt(maps, outside) for maps in targets.cams)
+    others = dataclasses.replace(targets, cams=cams)
+    others.token_labels = method.token_labels(others, output.grid, config)
+    assert (targets.token_labels != IGNORE).any() and torch.equal(others.token_labels, targets.token_labels)
+    others.pseudo_label = method.pseudo_label(image, cams[0], batch.label, box, config)
+    others.filtered = energy.start(image, output.probability, targets.valid)
     other = dataclasses.replace(
         output,
         tokens=spoilt(output.tokens, beyond),
-        cam=spoilt(output.cam, outside),
-        aux_cam=spoilt(output.aux_cam, outside),
         student_cams=tuple(spoilt(maps, ~tokens[:, None]) for maps in output.student_cams),
+        probability=torch.where(targets.valid[:, None, ::2, ::2], output.probability, 0.5),
     )
-    # The teacher of alignment and the labels of tokens are sampled bilinearly, within tokens wholly inside.
-    changed = dataclasses.replace(batch, image=spoilt(batch.image, outside))
-    other = dataclasses.replace(other, token_labels=method.token_labels(other, changed, config))
-    assert (output.token_labels != IGNORE).any() and torch.equal(other.token_labels, output.token_labels)
-    seen = cam.box_mask(box, (32, 32))[:, None]
-    halved = seen[:, :, ::2, ::2]
-    filtered = [energy.start(one.image, output.probability, box) for one in (batch, changed)]
-    before = method.losses(dataclasses.replace(output, filtered=filtered[0]), batch, config)
-    probability = torch.where(halved, output.probability, 0.5)
-    after = method.losses(dataclasses.replace(other, filtered=filtered[1], probability=probability), changed, config)
+    after = method.losses(other, others, config)
     for name in before:
         torch.testing.assert_close(after[name], before[name], msg=name)
-    across = [energy.filtered(one.image, output.probability, box, across_box=True) for one in (batch, changed)]
-    assert torch.equal(*(wait() for wait in filtered)) and not torch.equal(*across), (
-        "D17: the base's kernel sees padding"
-    )
+    across = [energy.filtered(x, output.probability, targets.valid, across_box=True) for x in (batch.image, image)]
+    assert torch.equal(targets.filtered(), others.filtered()), "the kernel is built of the photograph's pixels"
+    assert not torch.equal(*across), "D17: the base's kernel sees padding"
 
 
-def test_segmentation_labels_come_from_the_layer_asked_for():
+def test_segmentation_labels_come_from_the_aux_layer_until_the_final_cam_starts():
     config = tiny(cam__low=0.6, segmentation__refinements=0)
     batch = training_batch(config)
-    _, output, final = step(config, batch)
-    aux = method.losses(output, batch, config, aux_labels=True)
-    labels = cam.training_labels(output.aux_cam, batch.label, batch.box, config.cam.low, config.cam.high)
-    assert aux["segmentation"] == losses.segmentation_loss(output.log_probability, labels)
+    *_, final = step(config, batch)
+    output, targets, aux = step(override(config, {"schedule.final_cam_start": 1.0}), batch)
+    labels = cam.training_labels(targets.cams[1], batch.label, targets.valid, config.cam.low, config.cam.high)
+    assert aux["segmentation"] == method.segmentation_loss(output.log_probability, labels)
     assert aux["segmentation"] != final["segmentation"]
     assert all(aux[name] == final[name] for name in final if name not in ("segmentation", "energy"))
 
@@ -301,10 +295,9 @@ def affinity_case(box, compat=False, grid=(4, 4)):
     """Pair targets of one image of 32 pixels with patch 8, class 1 everywhere, as a map of labelled tokens."""
     config = tiny(compat__box_in_pixels=compat)
     batch = dataclasses.replace(training_batch(config, 1, images=1), box=torch.tensor([box]), label=torch.ones(1, 1))
-    tokens = torch.zeros(1, grid[0] * grid[1], 2)
-    sure = torch.ones(1, 1, 32, 32)
-    output = Output(tokens, tokens, (), tokens[:, 0], None, grid, 8, batch.label, batch.label, aux_cam=sure)
-    return (contrast.affinity_labels(method.token_labels(output, batch, config))[0] == 1).any(1).unflatten(0, grid)
+    _, _, targets = forward(config, batch)
+    sure = dataclasses.replace(targets, cams=(torch.ones(1, 1, 32, 32),) * 2)
+    return (contrast.affinity_labels(method.token_labels(sure, grid, config))[0] == 1).any(1).unflatten(0, grid)
 
 
 def test_D1_pixel_box_on_the_token_grid():
@@ -324,14 +317,13 @@ def test_D1_pixel_box_on_the_token_grid():
 def test_token_affinity_equals_the_slow_loop(seed, start, stop):
     config = tiny()
     batch = training_batch(config, 3, images=1)
-    batch = dataclasses.replace(batch, box=torch.tensor([[start, stop, 0, stop]]))
     maps = 1 / (1 + np.exp(-3 * noise(seed, 1, 3, 32, 32)))
-    tokens = torch.zeros(1, 16, 2)
-    output = Output(tokens, tokens, (), tokens[:, 0], None, (4, 4), 8, batch.label, batch.label, aux_cam=tensor(maps))
+    valid = cam.token_mask(torch.tensor([[start, stop, 0, stop]]), 8, (4, 4))
+    targets = Targets(batch.label, token_valid=valid, cams=(tensor(maps),) * 2)
     small = np.stack([reference.bilinear(plane, (4, 4)) for plane in maps[0]])[None]
     labels = reference.training_labels(small, batch.label.numpy(), [(0, 4, 0, 4)], config.cam.low, config.cam.high)
     labels[0][~reference.token_mask((start, stop, 0, stop), 8, (4, 4))] = IGNORE
-    np.testing.assert_array_equal(method.token_labels(output, batch, config), labels)
+    np.testing.assert_array_equal(method.token_labels(targets, (4, 4), config), labels)
 
 
 def test_D15_cam_of_a_step_sees_the_photograph_only():
@@ -339,11 +331,11 @@ def test_D15_cam_of_a_step_sees_the_photograph_only():
     for padding in (True, False):
         config = tiny(compat__padding_in_cam=padding)
         batch = training_batch(config)
-        net, output, _ = step(config, batch)
+        net, _, targets = forward(config, batch)
         image = net.normalise(batch.image)
         raw = method.multi_scale_cam(net, image, net(image), config, batch.present)
         inside = cam.box_mask(batch.box, (32, 32)).numpy()
-        for mine, theirs in zip((output.cam, output.aux_cam), raw, strict=True):
+        for mine, theirs in zip(targets.cams, raw, strict=True):
             wanted = reference.normalise(theirs.double().numpy(), None if padding else inside)
             np.testing.assert_allclose(mine, wanted, atol=1e-4)
 
@@ -352,21 +344,21 @@ def test_switches_reach_the_losses():
     """D4, D5, D6 and D7 by way of the configuration: each changes its own term of the same output."""
     batch = training_batch(tiny(), images=3)
     base = tiny(cam__low=0.69)
-    _, output, plain = step(base, batch)
+    output, targets, plain = step(base, batch)
     for name in ("extra_contrast_term", "raw_exponentials"):
-        changed = method.losses(output, batch, override(base, {f"compat.{name}": True}))
+        changed = method.losses(output, targets, override(base, {f"compat.{name}": True}))
         assert {key for key in plain if plain[key] != changed[key]} == {"class_contrast"}
-    nothing = dataclasses.replace(output, cam=torch.zeros_like(output.cam))
-    fixed = method.losses(nothing, batch, base)
-    predecessor = method.losses(nothing, batch, override(base, {"compat.undefined_segmentation": True}))
+    nothing = dataclasses.replace(targets, pseudo_label=torch.zeros_like(targets.pseudo_label))
+    fixed = method.losses(output, nothing, base)
+    predecessor = method.losses(output, nothing, override(base, {"compat.undefined_segmentation": True}))
     assert fixed["segmentation"].isfinite() and predecessor["segmentation"].isnan()
 
 
 def test_gradients_of_a_step_reach_every_learning_parameter():
     config = tiny(cam__low=0.69)
-    net, _, terms = step(config, training_batch(config))
-    table = dict.fromkeys(terms, 1.0)
-    method.objective(terms, table).backward()
+    net, output, targets = forward(config, training_batch(config))
+    terms = method.losses(output, targets, config)
+    method.objective(terms, dict.fromkeys(terms, 1.0)).backward()
     silent = [name for name, p in net.named_parameters() if p.requires_grad and not p.grad.any()]
     assert not silent, f"no gradient in {silent}"
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
@@ -375,12 +367,12 @@ def test_gradients_of_a_step_reach_every_learning_parameter():
 def test_a_step_under_autocast_is_near_that_in_float32():
     config = tiny(cam__low=0.69)
     batch = training_batch(config)
-    net, _, exact = step(config, batch)
+    *_, exact = step(config, batch)
     with torch.autocast("cpu", torch.bfloat16):
-        output = method.forward(net, batch, config, generator())
-        terms = method.losses(output, batch, config)
+        net, output, targets = forward(config, batch)
+        terms = method.losses(output, targets, config)
     method.objective(terms, dict.fromkeys(terms, 1.0)).backward()
-    assert output.cam.dtype == torch.float32
+    assert targets.cams[0].dtype == torch.float32
     assert all(value.dtype == torch.float32 and value.isfinite() for value in terms.values())
     for name in ("classification", "aux_classification"):
         assert terms[name].item() == pytest.approx(exact[name].item(), rel=0.02)
@@ -420,20 +412,20 @@ SEGMENT = {"segmentation": 0.1, "energy": 0.05}
 )
 def test_weights_are_the_published_schedule(name, step, on, aux_labels):
     config = PRESETS[name]
-    table = method.weights(step, config)
+    table = schedule.term_weights(step, config)
     terms = {"class_contrast", "patch_contrast", *FIRST, *SEGMENT} if name.endswith("-toco") else set(table)
     own = {term: weight for term, weight in table.items() if weight and term in terms}
     own.pop("extra_classification", None)
     assert own == pytest.approx(on)
-    assert json.dumps(table) and method.uses_aux_labels(step, config) == aux_labels
+    assert json.dumps(table) and schedule.uses_aux_labels(step, config) == aux_labels
 
 
 def test_fractions_of_a_run_scale_with_it():
     config = override(PRESETS["coco"], {"optim.steps": 800})
     for step in (80, 81, 120, 121):
-        full = method.weights({81: 8001, 121: 12_001}.get(step, step * 100), PRESETS["coco"])
+        full = schedule.term_weights({81: 8001, 121: 12_001}.get(step, step * 100), PRESETS["coco"])
         aligning = {name for name in full if name.startswith(("intensity", "structure"))}
-        own = method.weights(step, config)
+        own = schedule.term_weights(step, config)
         assert {name: own[name] for name in full.keys() - aligning} == {
             name: full[name] for name in full.keys() - aligning
         }
@@ -455,7 +447,7 @@ def test_every_weight_of_a_preset_has_its_term(name):
     """At the last step, where all have joined; with one subspace nothing is decoupled."""
     own = {} if PRESETS[name].msc.subspaces > 1 else {"msc__dimension": 12}
     config = tiny(PRESETS[name], **own)
-    table = method.weights(config.optim.steps - 1, config)
+    table = schedule.term_weights(config.optim.steps - 1, config)
     terms = step(config, training_batch(config))[2]
     assert {term for term, weight in table.items() if weight} <= set(terms) <= set(table)
 
@@ -464,17 +456,18 @@ def test_a_step_that_needs_no_cam_yet_takes_the_main_pass_and_moves_the_same():
     """COCO's first phase: leaving out what has no weight changes no parameter and no counter of the optimizer."""
     config = tiny(schedule__contrast_start=0.5, schedule__segmentation_start=0.5, optim__steps=8, optim__warmup=0.0)
     batch, nets = training_batch(config), []
-    assert [method.is_plain(method.weights(n, config)) for n in (0, 4, 5)] == [True, True, False]
+    assert [schedule.classification_only(n, config) for n in (0, 4, 5)] == [True, True, False]
     for skip in (True, False):
         net = model.build(config, 4)
         optimizer = optim.build(net.trunk_parameters(), net.head_parameters(), net.decoder.parameters(), config.optim)
         for number in (4, 5):
             optim.set_rate(optimizer, number, config.optim)
-            table = method.weights(number, config)
+            table = schedule.term_weights(number, config)
             optimizer.zero_grad()
-            output = method.forward(net, batch, config, generator(number), skip and method.is_plain(table))
-            assert (output.cam is None) == (skip and number == 4)
-            method.objective(method.losses(output, batch, config), table).backward()
+            passed = number if skip else 5  # at step 5 every pass runs
+            output, targets = method.forward(net, batch, config, passed, generator(number))
+            assert (not targets.cams) == (skip and number == 4)
+            method.objective(method.losses(output, targets, config), table).backward()
             method.complete_gradients(net, config)
             optimizer.step()
         nets.append(net.state_dict())
@@ -485,21 +478,19 @@ def test_a_step_that_needs_no_cam_yet_takes_the_main_pass_and_moves_the_same():
 def test_step_is_forward():
     config = tiny()
     net, batch = model.build(config, 4), training_batch(config)
-    wrapped = method.Step(net, config)(batch, generator(2))
-    assert torch.equal(wrapped.student, method.forward(net, batch, config, generator(2)).student)
+    wrapped, _ = method.Forward(net, config)(batch, 3, generator(2))
+    assert torch.equal(wrapped.student, method.forward(net, batch, config, 3, generator(2))[0].student)
 
 
 def test_labels_of_segmentation_may_have_levels_of_their_own():
     """Those of the tokens stay; None is the base: one pair for both."""
     config = tiny(cam__low=0.6, segmentation__refinements=0)
     batch = training_batch(config)
-    _, output, terms = step(config, batch)
-    own = override(config, {"segmentation.levels": (0.1, 0.3)})
-    labels = cam.training_labels(output.cam, batch.label, batch.box, 0.1, 0.3)
-    assert torch.equal(method.segmentation_labels(output, batch, own, False), labels)
-    changed = method.losses(output, batch, own)
+    _, before, terms = step(config, batch)
+    _, targets, changed = step(override(config, {"segmentation.levels": (0.1, 0.3)}), batch)
+    labels = cam.training_labels(targets.cams[0], batch.label, targets.valid, 0.1, 0.3)
+    assert torch.equal(targets.pseudo_label, labels) and torch.equal(targets.token_labels, before.token_labels)
     assert {name for name in terms if terms[name] != changed[name]} == {"segmentation", "energy"}
-    assert torch.equal(method.token_labels(output, batch, own), output.token_labels)
     for levels in ((0.3, 0.1), (0.1, 1.5), (0.2, 0.2)):
         with pytest.raises(UserError, match="segmentation.levels"):
             override(config, {"segmentation.levels": levels})

@@ -8,10 +8,10 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from builders import noise, tensor, tiny, training_batch
+from builders import forward, noise, tensor, tiny, training_batch
 from safetensors.torch import save_file
 
-from wsss import checkpoint, method, model
+from wsss import checkpoint, method, model, schedule
 from wsss.config import ClassContrast, Msc
 from wsss.paths import UserError
 
@@ -347,9 +347,9 @@ def test_teacher_starts_as_a_copy_and_follows_by_its_momentum():
 def test_teacher_receives_no_gradient():
     config = tiny(cam__low=0.69)  # many crops of background, so that there are negatives
     net, batch = model.build(config, 4), training_batch(config)
-    output = method.forward(net, batch, config, torch.Generator().manual_seed(0))
-    method.objective(method.losses(output, batch, config), method.weights(0, config)).backward()
-    assert not output.teacher.requires_grad and output.student.requires_grad
+    _, output, targets = forward(config, batch, net=net)
+    method.objective(method.losses(output, targets, config), schedule.term_weights(0, config)).backward()
+    assert not targets.teacher.requires_grad and output.student.requires_grad
     assert all(p.grad is None and not p.requires_grad for p in net.proj_head_t.parameters())
     assert net.proj_head.last_layer.weight_v.grad.any()
     learning = {id(p) for p in [*net.trunk_parameters(), *net.head_parameters()]}

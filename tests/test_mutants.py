@@ -1,50 +1,79 @@
-"""The table of mutants: every fragment is there, and every mutant is killed by its test."""
+"""Named mutants of the method: each changes one fragment of the package, and its test must fail (mutants.tsv)."""
 
 import ast
-import json
+import csv
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from mutants import MUTANTS, ORIGINAL, ROOT, Mutant, source
+
+ROOT = Path(__file__).resolve().parent.parent
+with open(ROOT / "tests" / "mutants.tsv", newline="") as file:
+    MUTANTS = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def functions_of(file: str) -> set[str]:
-    """Names of the test functions of a file below tests/."""
-    tree = ast.parse((ROOT / "tests" / file).read_text())
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+def run_tests(package: Path, tests: list[str]) -> tuple[int, str]:
+    """Exit code and output of pytest with the `wsss` of another folder."""
+    quiet = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "WSSS_SHARED"))}
+    quiet |= {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+    words = [
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        *(f"{ROOT}/tests/{test}" for test in tests),
+    ]
+    done = subprocess.run([sys.executable, *words], env=quiet, cwd=package, capture_output=True, text=True)
+    return done.returncode, done.stdout
 
 
-def test_mutants_have_names_of_their_own_and_cover_the_method():
-    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 30
-    modules = "cam contrast subspace alignment refine energy losses metrics optim model method"
-    assert {mutant.module for mutant in MUTANTS} == set(modules.split())
-    assert len({(mutant.module, mutant.old, mutant.new) for mutant in MUTANTS}) == len(MUTANTS)
+def copy_package(folder: Path) -> Path:
+    shutil.copytree(ROOT / "wsss", folder / "wsss", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "_config.yml", folder)
+    return folder
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_changes_the_code_at_one_place_and_names_a_test(mutant: Mutant):
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant["name"])
+def test_a_mutant_changes_the_code_at_one_place_and_names_a_test(mutant):
     """A change of a comment or of spaces would be none."""
-    before = source(mutant.module)
-    assert before.count(mutant.old) == 1, f"in {mutant.module}: {mutant.old!r}"
-    assert ast.dump(ast.parse(before.replace(mutant.old, mutant.new))) != ast.dump(ast.parse(before))
-    file, name = mutant.test.split("::")
-    assert name in functions_of(file)
+    before = (ROOT / "wsss" / f"{mutant['module']}.py").read_text()
+    assert before.count(mutant["old"]) == 1, f"in {mutant['module']}: {mutant['old']!r}"
+    changed = before.replace(mutant["old"], mutant["new"])
+    assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(before))
+    file, name = mutant["test"].split("::")
+    assert f"def {name}(" in (ROOT / "tests" / file).read_text()
+
+
+def test_the_copied_package_is_the_one_that_is_tested(tmp_path):
+    package = copy_package(tmp_path)
+    (package / "wsss" / "metrics.py").write_text("raise RuntimeError('the copy is loaded')\n")
+    code, output = run_tests(package, ["test_metrics.py"])
+    assert code and "the copy is loaded" in output
 
 
 @pytest.mark.slow
 def test_every_mutant_is_killed_by_its_test(tmp_path):
-    """And all these tests pass on a copy of the package with nothing changed. A test must fail in its own call, with
-    the changed module loaded: an error on the way there is no kill."""
-    quiet = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "WSSS_SHARED"))}
-    quiet |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    words = [sys.executable, str(ROOT / "tests" / "mutants.py"), str(tmp_path)]
-    done = subprocess.run(words, env=quiet, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    original, *outcomes = [json.loads(line) for line in done.stdout.splitlines()]
-    assert (original["name"], original["code"], original["own"]) == (ORIGINAL, 0, True), original["output"]
-    assert sorted(outcome["name"] for outcome in outcomes) == sorted(mutant.name for mutant in MUTANTS)
-    alive = {one["name"]: one["output"] for one in outcomes if one["code"] != 1 or one["failed"][0][1] != "call"}
-    assert not alive, "\n\n".join(f"{name} lives:\n{output}" for name, output in alive.items())
-    assert all(outcome["own"] for outcome in outcomes)
+    """The same tests pass on a copy of the package with nothing changed."""
+    tests = sorted({mutant["test"] for mutant in MUTANTS})
+    code, output = run_tests(copy_package(tmp_path / "original"), tests)
+    assert code == 0, output
+
+    def outcome(number: int) -> tuple[str, int, str]:
+        mutant, package = MUTANTS[number], copy_package(tmp_path / str(number))
+        module = package / "wsss" / f"{mutant['module']}.py"
+        module.write_text(module.read_text().replace(mutant["old"], mutant["new"]))
+        return mutant["name"], *run_tests(package, [mutant["test"]])
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        outcomes = list(threads.map(outcome, range(len(MUTANTS))))
+    # Exit code 1: a test failed. An error of collection, or no test at all, has another code and is no kill.
+    alive = [f"{name} lives:\n{output}" for name, code, output in outcomes if code != 1]
+    assert not alive, "\n\n".join(alive)

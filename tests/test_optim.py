@@ -7,7 +7,7 @@ from builders import QUICK, tiny, training_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss import method, model, optim
+from wsss import method, model, optim, schedule
 from wsss.config import Config, Optim
 from wsss.presets import PRESETS
 
@@ -74,8 +74,9 @@ def test_terms_of_weight_zero_still_run_the_counters():
     before = net.decoder.conv6.weight.detach().clone()
     for step in range(2):
         rate = optim.set_rate(optimizer, step, config.optim)
-        output = method.forward(net, batch, config, torch.Generator().manual_seed(step))
-        method.objective(method.losses(output, batch, config), method.weights(step, config)).backward()
+        output, targets = method.forward(net, batch, config, step, torch.Generator().manual_seed(step))
+        weights = schedule.term_weights(step, config)
+        method.objective(method.losses(output, targets, config), weights).backward()
         assert net.decoder.conv6.weight.grad is not None and not net.decoder.conv6.weight.grad.any()
         optimizer.step()
         before *= 1 - 10 * rate * 0.01

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from builders import tiny, training_batch
+from builders import forward, tiny, training_batch
 
-from wsss import method, model, optim, presets
-from wsss.compat import TOCO, Compat
+from wsss import method, model, optim, presets, schedule
+from wsss.config import TOCO, Compat
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.settings import flatten
@@ -54,7 +54,7 @@ def test_the_base_is_without_the_modules(name):
 def test_each_module_is_one_step_from_the_base_and_one_from_both(name):
     assert changed(f"{name}-csa", f"{name}-base") == changed(f"{name}-msc", name) == {"csa.weight"}
     assert PRESETS[f"{name}-csa"].csa.weight == PRESETS[name].csa.weight > 0
-    assert not PRESETS[f"{name}-plain"].uses_cams
+    assert not PRESETS[f"{name}-plain"].needs
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -67,8 +67,9 @@ def test_a_preset_takes_a_training_step(name):
     optim.set_rate(optimizer, 3, config.optim)
     before = {part: p.detach().clone() for part, p in net.named_parameters()}
     net.update_teacher(config.class_contrast.momentum)
-    terms = method.losses(method.forward(net, batch, config, torch.Generator().manual_seed(0)), batch, config)
-    loss = method.objective(terms, method.weights(3, config))
+    _, output, targets = forward(config, batch, net=net)
+    terms = method.losses(output, targets, config)
+    loss = method.objective(terms, schedule.term_weights(3, config))
     assert loss.isfinite(), f"terms are {terms}"
     loss.backward()
     optimizer.step()
@@ -80,7 +81,7 @@ def test_a_preset_takes_a_training_step(name):
 
 def test_plain_presets_are_classification_alone():
     for name in ("mini-plain", "voc-animals-plain"):
-        assert not PRESETS[name].uses_cams
+        assert not PRESETS[name].needs
 
 
 def test_full_scale_presets_have_the_published_numbers():

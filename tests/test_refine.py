@@ -152,7 +152,7 @@ def test_weights_sum_to_1_01(seed, rows, columns):
     image = pictures(seed)
     image[0, :, :5] = 17.0
     box = torch.tensor([[*rows, *columns]] * 2)
-    weights = refine.affinity(image, box)
+    weights = refine.neighbour_weights(image, box)
     assert weights.shape == (2, *SIZE, 48) and (weights > 0).any(3).all() and (weights >= 0).all()
     torch.testing.assert_close(weights.sum(3), torch.full((2, *SIZE), 1.01, dtype=torch.float64))
     constant = torch.full((2, 1, *SIZE), 0.3, dtype=torch.float64)

@@ -193,15 +193,15 @@ def test_more_loader_order_is_a_permutation_a_pass(own):
 
 def test_D5_batches_without_a_group_are_counted_and_left_out(own, tmp_path, monkeypatch):
     """With the switch on: the step's term is empty in the log, the run goes on, log and record say how often."""
-    made = method.segmentation_labels
+    made = method.pseudo_label
 
-    def labels(output, *others, **options):
+    def labels(*arguments, **options):
         labels.calls += 1
-        found = made(output, *others, **options)
+        found = made(*arguments, **options)
         return found * 0 if labels.calls == 2 else found.clamp(max=1).flatten(1).index_fill(1, first, 0).view_as(found)
 
     first, labels.calls = torch.arange(40), 0
-    monkeypatch.setattr(method, "segmentation_labels", labels)
+    monkeypatch.setattr(method, "pseudo_label", labels)
     words = tiny(own, tmp_path, "--compat.undefined_segmentation", "True", "--validate_every", "1", "--log_every", "1")
     assert run(*words) == 0
     rows = [row for row in log(tmp_path) if "weights" in row]

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wsss import transforms
-from wsss.compat import Compat
-from wsss.config import Augment
+from wsss.config import Augment, Compat
 from wsss.datasets import Split, TrainingViews, collate
 from wsss.inference import protocols
 from wsss.presets import get

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from builders import tiny, training_batch
+from builders import forward, tiny, training_batch
 from running import own_set, run
 from running import tiny as tiny_run
 
-from wsss import datasets, method, model, presets, subspace, transforms
+from wsss import datasets, method, model, presets, schedule, subspace, transforms
 from wsss.config import Config
 from wsss.model import SegmentationModel
 from wsss.settings import get, override
@@ -46,8 +46,8 @@ def terms(config: Config) -> dict[str, torch.Tensor]:
     """All losses of one and the same network, batch and seed."""
     batch = training_batch(tiny(**BASE), images=3)
     net = model.build(tiny(**BASE), batch.label.shape[1])
-    output = method.forward(net, batch, config, torch.Generator().manual_seed(4))
-    return method.losses(output, batch, config)
+    _, output, targets = forward(config, batch, 4, net)
+    return method.losses(output, targets, config)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,9 @@ def test_a_setting_changes_its_own_terms(plain, path, value, changed):
 def test_D6_and_D7_are_not_taken_for_each_other(raw, extra):
     config = tiny(**BASE, compat__raw_exponentials=raw, compat__extra_contrast_term=extra)
     batch = training_batch(config)
-    output = method.forward(model.build(config, 4), batch, config, torch.Generator().manual_seed(0))
-    views = (output.student, output.teacher, output.flags, config.class_contrast.temperature)
-    found = method.losses(output, batch, config)["class_contrast"]
+    _, output, targets = forward(config, batch)
+    views = (output.student, targets.teacher, targets.flags, config.class_contrast.temperature)
+    found = method.losses(output, targets, config)["class_contrast"]
     assert found == subspace.subspace_contrast_loss(*views, raw_exponentials=raw, extra_term=extra)
 
 
@@ -89,9 +89,8 @@ WEIGHTS = (
 @pytest.mark.parametrize(("path", "doubled"), WEIGHTS, ids=[row[0] for row in WEIGHTS])
 def test_a_weight_is_that_of_its_own_terms(path, doubled):
     config = presets.get("voc", csa__direction="both", csa__layers=(2, 3))
-    before, after = (
-        method.weights(config.optim.steps - 1, one) for one in (config, override(config, {path: 2 * get(config, path)}))
-    )
+    both = config, override(config, {path: 2 * get(config, path)})
+    before, after = (schedule.term_weights(config.optim.steps - 1, each) for each in both)
     assert all(before.values())
     assert {name: after[name] / before[name] for name in before} == {
         name: pytest.approx(2.0 if name in doubled else 1.0) for name in before
@@ -101,7 +100,8 @@ def test_a_weight_is_that_of_its_own_terms(path, doubled):
 def test_the_ramp_of_the_schedule_is_the_settings():
     steps = 1000
     config = presets.get("voc", optim__steps=steps, csa__crossing=0.5, csa__ramp=0.4)
-    shares = [method.weights(step, config)["intensity_last"] / config.csa.weight for step in (300, 400, 500, 600, 700)]
+    tables = [schedule.term_weights(step, config) for step in (300, 400, 500, 600, 700)]
+    shares = [table["intensity_last"] / config.csa.weight for table in tables]
     assert shares == pytest.approx([1, 0.75, 0.5, 0.25, 0])
 
 
@@ -109,7 +109,7 @@ def test_the_modules_may_start_apart_from_the_contrast_of_the_base():
     config = presets.get("voc", optim__steps=100, schedule__contrast_start=0.2, schedule__modules_start=0.5)
     joined = CONTRAST | {"orthogonality", "intensity_last", "structure_last"}
     for step, base, modules in ((20, False, False), (21, True, False), (50, True, False), (51, True, True)):
-        table = method.weights(step, override(config, {"csa.direction": "aux_to_last"}))
+        table = schedule.term_weights(step, override(config, {"csa.direction": "aux_to_last"}))
         assert bool(table["patch_contrast"]) == bool(table["class_contrast"]) == base
         assert {bool(table[name]) for name in joined} == {modules}
 
@@ -124,9 +124,8 @@ def test_the_gradient_of_a_student_reaches_its_classifier_where_it_is_asked_to()
     batch, reached = training_batch(tiny()), {}
     for asked in (True, False):
         config = tiny(csa__through_classifier=asked, csa__direction="both")
-        net = model.build(config, 4)
-        output = method.forward(net, batch, config, torch.Generator().manual_seed(0))
-        loss = method.alignment_terms(output, batch, config)["intensity_last"]
+        net, output, targets = forward(config, batch)
+        loss = method.alignment_terms(output, targets, config)["intensity_last"]
         reached[asked] = torch.autograd.grad(loss, net.classifier.weight, allow_unused=True)[0]
     assert reached[False] is None and reached[True].any()
 

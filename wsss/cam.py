@@ -1,4 +1,4 @@
-"""Class activation maps and the labels made of them. Equations (2) to (5) of the method page."""
+"""Class activation maps and the labels made of them (eq. 2 to 5)."""
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,11 @@ from torch import Tensor
 from wsss.config import IGNORE
 
 EPSILON = 1e-5
+
+
+def upcast(x: Tensor) -> Tensor:
+    """`x` in float32 where it is of a half type; float64 stays, so that gradients can be checked in it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def box_mask(box: Int[Tensor, "b 4"], size: tuple[int, int]) -> Bool[Tensor, "b h w"]:
@@ -30,11 +35,11 @@ def token_mask(box: Int[Tensor, "b 4"], patch: int, grid: tuple[int, int]) -> Bo
     return box_mask(torch.stack(inside, 1), grid)
 
 
-def scores(
+def class_scores(
     tokens: Float[Tensor, "b n d"], weight: Float[Tensor, "k d"], grid: tuple[int, int]
 ) -> Float[Tensor, "b k i j"]:
-    """Raw CAM W F: the classifier, which has no bias, at every token (eq. 2). Outside autocast: the labels compare
-    it with thresholds that bfloat16 is too coarse for."""
+    """Raw CAM W F (eq. 2): the classifier, which has no bias, at every token. Outside autocast: labels compare it with
+    thresholds, for which bfloat16 is too coarse."""
     with torch.autocast(tokens.device.type, enabled=False):
         return torch.einsum("bnd,kd->bkn", tokens, weight).unflatten(2, grid)
 
@@ -48,7 +53,7 @@ def mirrored_scores(
 
 
 def normalise(raw: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b h w"] | None = None) -> Float[Tensor, "b k h w"]:
-    """ReLU, then per image and class (x - min) / (max(x - min) + 1e-5), eq. 3.
+    """ReLU, then (x - min) / (max(x - min) + 1e-5) per image and class (eq. 3).
 
     With `valid`, minimum and maximum are taken over valid pixels and the result is clipped to [0, 1] outside
     (Deviations D15); an image without a valid pixel gives zeros there.
@@ -74,22 +79,21 @@ def masked(cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"]) -> Float[
 def training_labels(
     cam: Float[Tensor, "b k h w"],
     label: Float[Tensor, "b k"],
-    box: Int[Tensor, "b 4"],
+    valid: Bool[Tensor, "b h w"],
     low: float,
     high: float,
 ) -> Int[Tensor, "b h w"]:
-    """Labels for training (eq. 4): class + 1 where its CAM is > `high`, 0 where <= `low`, IGNORE between and
-    outside the box."""
+    """Labels for training (eq. 4): class + 1 where its CAM is > `high`, 0 where <= `low`, IGNORE between and where
+    not `valid`."""
     value, index = masked(cam, label).max(1)
     labels = torch.where(value <= low, 0, torch.where(value <= high, IGNORE, index + 1))
-    inside = box_mask(box, (cam.shape[2], cam.shape[3]))
-    return torch.where(inside, labels, IGNORE)
+    return torch.where(valid, labels, IGNORE)
 
 
 def evaluation_labels(
     cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"], background: float
 ) -> Int[Tensor, "b h w"]:
-    """Labels for evaluation: class + 1 where its CAM is > `background`, else 0."""
+    """Labels for evaluation (eq. 5): class + 1 where its CAM is > `background`, else 0."""
     value, index = masked(cam, label).max(1)
     return torch.where(value <= background, 0, index + 1)
 
@@ -97,6 +101,6 @@ def evaluation_labels(
 def foreground_certainty(
     cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"], low: float, high: float
 ) -> Int[Tensor, "b h w"]:
-    """How sure a pixel is foreground: 0 where the CAM is <= `low`, 2 where >= `high`, else 1."""
+    """How surely a pixel is foreground: 0 where the CAM is <= `low`, 2 where it is >= `high`, else 1."""
     value = masked(cam, label).amax(1)
     return (value > low).long() + (value >= high).long()

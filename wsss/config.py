@@ -1,15 +1,17 @@
 """Configuration: frozen dataclasses. Each choice of the method is one field; its docstring is its `--help`."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from wsss.compat import Compat
 from wsss.paths import UserError
 from wsss.settings import Bound, Fraction, check
 
 IGNORE = 255
 """Label of pixels and pairs that no loss and no measure counts."""
+AUX = 2
+"""The aux layer lies this many blocks before the last."""
 
 # None is automatic, a weight of 0 leaves a term out. Bounds also refuse NaN and infinity.
 NonNegative = Annotated[float, Bound(0, 1e6)]
@@ -172,9 +174,19 @@ class Msc:
     orthogonality_weight: NonNegative = 0.05
     """Weight of L_orth, which keeps the rows of the subspaces apart (A3)."""
     decorrelation_weight: NonNegative = 0.05
-    """Weight of L_dec, which keeps the codes in the subspaces apart (A3)."""
+    """Weight of L_dec, which keeps the embeddings in the subspaces apart (A3)."""
     centring: Literal["label", "all"] = "label"
-    """What codes are centred by in L_dec: the mean of their label or of all anchors."""
+    """What embeddings are centred by in L_dec: the mean of their label or of all anchors."""
+
+    @property
+    def orthogonality(self) -> float:
+        """Weight of L_orth (A3a); 0 for one subspace, which has nothing to be kept apart from."""
+        return self.orthogonality_weight * (self.subspaces > 1)
+
+    @property
+    def decorrelation(self) -> float:
+        """Weight of L_dec (A3b); 0 for one subspace."""
+        return self.decorrelation_weight * (self.subspaces > 1)
 
 
 @dataclass(frozen=True)
@@ -210,6 +222,16 @@ class Csa:
     """Weigh similar and dissimilar pairs of the structure term equally."""
     similar: Share = 0.5
     """The teacher's affinity from which a pair counts as similar."""
+
+    @property
+    def intensity_weight(self) -> float:
+        """Weight of the intensity terms before that of their direction."""
+        return self.weight * self.intensity
+
+    @property
+    def structure_weight(self) -> float:
+        """Weight of the structure terms before that of their direction."""
+        return self.weight * self.structure
 
 
 @dataclass(frozen=True)
@@ -254,7 +276,7 @@ class Schedule:
 
     @property
     def joining(self) -> float:
-        """Where what the modules add joins: `modules_start`, or where contrast does."""
+        """Start of A2, A3 and alignment: `modules_start`, else `contrast_start`."""
         return self.contrast_start if self.modules_start is None else self.modules_start
 
 
@@ -286,6 +308,40 @@ class Optim:
     """Factor on every rate after the restart."""
     bfloat16: bool = True
     """Autocast to bfloat16 where the device computes in it."""
+
+
+@dataclass(frozen=True)
+class Compat:
+    """Where the predecessor and a correct implementation differ: True behaves as the predecessor (Deviations)."""
+
+    box_in_pixels: bool = False
+    """D1: the pixel box is applied to the token grid."""
+    second_flip: bool = False
+    """D2: a second flip after the crop; the box is not mirrored."""
+    local_flip: bool = False
+    """D3: the source of local crops flips on its own."""
+    padding_in_crops: bool = False
+    """D4: padding counts as background when local crops are drawn and flagged."""
+    undefined_segmentation: bool = False
+    """D5: the segmentation loss is not a number when a batch lacks foreground or background."""
+    extra_contrast_term: bool = False
+    """D6: every image adds -log(1 / (1 + N)) to the class token contrast."""
+    raw_exponentials: bool = False
+    """D7: class token contrast by exponentials with 1e-4, in place of logsumexp."""
+    plain_positions: bool = False
+    """D13: position embeddings are resampled without antialiasing."""
+    padding_in_cam: bool = False
+    """D15: the CAM's minimum and maximum see padded tokens."""
+    refine_across_box: bool = False
+    """D16: pixel-adaptive refinement reads neighbours beyond the photograph's edge."""
+    energy_across_box: bool = False
+    """D17: the dense energy's kernel is built of padding too."""
+    plain_squash: bool = False
+    """D18: photographs are squashed for evaluation without antialiasing."""
+
+
+TOCO = Compat(**{row.name: True for row in dataclasses.fields(Compat)})
+"""The predecessor as its authors released it."""
 
 
 @dataclass(frozen=True)
@@ -321,37 +377,14 @@ class Config:
     compat: Compat = field(default_factory=Compat)
 
     @property
-    def contrasts_classes(self) -> bool:
-        """Whether class tokens are contrasted (A1), which needs the passes on view 2 and the local crops."""
-        return self.class_contrast.weight > 0
+    def needs(self) -> frozenset[str]:
+        """What a step computes beside its main pass, over all terms that ever have a weight; see `Term.needs`."""
+        return frozenset(need for term in TERMS.values() if term.weight(self) for need in term.needs)
 
     @property
-    def contrasts_patches(self) -> bool:
-        """Whether patch tokens are contrasted in the subspaces (A2)."""
-        return self.msc.patch_weight > 0
-
-    @property
-    def uses_orthogonality(self) -> bool:
-        """Whether L_orth is on (A3); one subspace has nothing to be kept apart from."""
-        return self.msc.subspaces > 1 and self.msc.orthogonality_weight > 0
-
-    @property
-    def uses_decorrelation(self) -> bool:
-        """Whether L_dec is on (A3)."""
-        return self.msc.subspaces > 1 and self.msc.decorrelation_weight > 0
-
-    @property
-    def uses_subspaces(self) -> bool:
-        """Whether more than one subspace is trained."""
-        trained = self.contrasts_classes or self.contrasts_patches or self.uses_decorrelation
-        return self.msc.subspaces > 1 and trained
-
-    @property
-    def uses_cams(self) -> bool:
-        """Whether any term learns from a CAM; without, a step is the main pass alone."""
-        terms = (self.patch_contrast.weight, self.csa.weight, self.segmentation.weight, self.energy.weight)
-        modules = (self.contrasts_classes, self.contrasts_patches, self.uses_orthogonality, self.uses_decorrelation)
-        return any(terms) or any(modules)
+    def trains_subspaces(self) -> bool:
+        """Whether several subspaces are trained."""
+        return self.msc.subspaces > 1 and bool(self.needs & {"views", "anchors"})
 
     def __post_init__(self) -> None:
         check(self, self.optim.steps)
@@ -373,7 +406,7 @@ def _check_sizes(config: Config) -> None:
             f"segmentation.levels is {levels}, but low must be below high; change --segmentation.levels, None takes "
             "cam.low and cam.high"
         )
-    if (config.uses_orthogonality or config.uses_decorrelation) and msc.subspaces * msc.dimension > width:
+    if (msc.orthogonality or msc.decorrelation) and msc.subspaces * msc.dimension > width:
         raise UserError(
             f"{msc.subspaces} subspaces of msc.dimension {msc.dimension} cannot be orthogonal in {width} dimensions; "
             "lower --msc.dimension, or set --msc.orthogonality_weight 0 and --msc.decorrelation_weight 0"
@@ -383,6 +416,45 @@ def _check_sizes(config: Config) -> None:
             f"augment.local_size ({augment.local_size}) is larger than augment.crop ({augment.crop}); local crops are "
             "cut from the crop, so lower --augment.local_size"
         )
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of the objective. Schedule, encoder passes and costs of a run follow from the table TERMS."""
+
+    weight: Callable[[Config], float]
+    """Weight once the term has joined; a weight of 0 leaves the term out."""
+    start: str = ""
+    """Field of `Schedule`: the fraction of the run at which it joins. Empty: from the first step on."""
+    needs: tuple[str, ...] = ()
+    """What a step computes for it: cam (CAMs of all layers, their labels and the decoder; every other need includes
+    it), views (class tokens of view 2 and the local crops), anchors (embeddings of labelled tokens), projection (the
+    subspaces' matrix), students (CAMs with gradient), filter (the dense kernel). Classification needs nothing."""
+    learner: str = ""
+    """last or aux: the layer that learns, for the two directions of alignment."""
+
+    def start_of(self, config: Config) -> float:
+        """Fraction of the run at which the term joins."""
+        return getattr(config.schedule, self.start) if self.start else 0.0
+
+
+TERMS: dict[str, Term] = {
+    "classification": Term(lambda config: 1.0),
+    "aux_classification": Term(lambda config: 1.0),
+    "extra_classification": Term(lambda config: float(config.csa.weight > 0 and set(config.csa.layers) != {AUX})),
+    "patch_contrast": Term(lambda config: config.patch_contrast.weight, "contrast_start", ("cam",)),
+    "class_contrast": Term(lambda config: config.class_contrast.weight, "contrast_start", ("cam", "views")),
+    "patch_subspace": Term(lambda config: config.msc.patch_weight, "joining", ("cam", "anchors")),
+    "orthogonality": Term(lambda config: config.msc.orthogonality, "joining", ("cam", "projection")),
+    "decorrelation": Term(lambda config: config.msc.decorrelation, "joining", ("cam", "anchors")),
+    "intensity_last": Term(lambda config: config.csa.intensity_weight, "joining", ("cam", "students"), "last"),
+    "structure_last": Term(lambda config: config.csa.structure_weight, "joining", ("cam", "students"), "last"),
+    "intensity_aux": Term(lambda config: config.csa.intensity_weight, "joining", ("cam", "students"), "aux"),
+    "structure_aux": Term(lambda config: config.csa.structure_weight, "joining", ("cam", "students"), "aux"),
+    "segmentation": Term(lambda config: config.segmentation.weight, "segmentation_start", ("cam",)),
+    "energy": Term(lambda config: config.energy.weight, "segmentation_start", ("cam", "filter")),
+}
+"""Every term, in the order of the objective (eq. 10). A new loss is a row here and a line in `method.losses`."""
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Generator, Tensor
 
 from wsss import host
+from wsss.cam import upcast
 from wsss.config import IGNORE
-from wsss.losses import upcast
 
 
 def affinity_labels(labels: Int[Tensor, "b i j"]) -> Int[Tensor, "b n n"]:
-    """Pair targets: 1 same label (background too), 0 different, IGNORE if either is ignored or a token itself."""
+    """Pair targets (eq. 6): 1 same label (background too), 0 different, IGNORE if either is ignored or i = j."""
     flat = labels.flatten(1)
     pairs = (flat[:, :, None] == flat[:, None, :]).long()
     ignored = flat == IGNORE
@@ -20,10 +20,10 @@ def affinity_labels(labels: Int[Tensor, "b i j"]) -> Int[Tensor, "b n n"]:
 
 
 def patch_contrast_loss(tokens: Float[Tensor, "b n d"], affinity: Int[Tensor, "b n n"]) -> Float[Tensor, ""]:
-    """L_ptc (eq. 7): 0.5 (1 - sum_pos c / (n_pos + 1)) + 0.5 sum_neg c / (n_neg + 1), c = |cos(F_i, F_j)|.
+    """Patch token contrast L_ptc (eq. 7): 0.5 (1 - sum_pos c / (n_pos + 1)) + 0.5 sum_neg c / (n_neg + 1).
 
-    The counts are those of the local batch; all pairs ignored gives 0.5 and a zero gradient. Outside autocast, which
-    would round the cosines to bfloat16.
+    c = |cos(F_i, F_j)|. The counts are those of the local batch; all pairs ignored gives 0.5 and a zero gradient.
+    Outside autocast, which would round the cosines to bfloat16.
     """
     unit = F.normalize(upcast(tokens), dim=2)
     with torch.autocast(tokens.device.type, enabled=False):
@@ -42,7 +42,7 @@ def class_contrast_loss(
     raw_exponentials: bool = False,
     extra_term: bool = False,
 ) -> Float[Tensor, ""]:
-    """L_ctc (eq. 8): InfoNCE from the teacher's global views to the student's views.
+    """Class token contrast L_ctc (eq. 8): InfoNCE from the teacher's global views to the student's views.
 
     Positives are views of flag 1 (the same view too), negatives those of flag 0, of the same image. Image i:
     1 / (2 (|P| + eps)) sum over teacher views and positives of -log(e_j / (e_j + N + eps)), e = exp(q.s / T),
@@ -70,8 +70,8 @@ def class_contrast_loss(
 
 
 def choose_crops(
-    codes: Int[Tensor, "b h w"],
-    inside: Bool[Tensor, "b h w"],
+    certainty: Int[Tensor, "b h w"],
+    valid: Bool[Tensor, "b h w"],
     size: int,
     count: int,
     generator: Generator,
@@ -79,23 +79,23 @@ def choose_crops(
 ) -> tuple[Int[Tensor, "b m 2"], Int[Tensor, "b m"]]:
     """Top left corners and flags of `count` local crops of `size` pixels an image.
 
-    Centres are drawn without replacement where the roi code is <= 1, half a crop away from the border; where there are
-    too few, from anywhere inside that margin, and where a photograph is too small for that from the crops that show
-    most of it, with replacement. Flag 0 (negative) if the crop's mean code is <= 0.2, else 1; sure foreground counts
-    double in that mean (Deviations D14). Crops that are mostly padding are not drawn and the mean leaves padding out,
-    unless `padding_in_crops` (D4).
+    `certainty` is that of `cam.foreground_certainty`. Centres are drawn without replacement where it is <= 1, half a
+    crop away from the border; where there are too few such places, from anywhere inside that margin; and where a
+    photograph is too small for that, from the crops that show most of it, with replacement. The flag is 0 (negative)
+    if the crop's mean certainty is <= 0.2, else 1; sure foreground counts double in that mean (Deviations D14). Crops
+    that are mostly padding are not drawn and the mean leaves padding out, unless `padding_in_crops` (D4).
     """
-    height, width = (side - size + 1 for side in codes.shape[1:])
+    height, width = (side - size + 1 for side in certainty.shape[1:])
     half = size // 2
-    uncertain = codes[:, half : half + height, half : half + width] <= 1
-    counted = torch.ones_like(inside) if padding_in_crops else inside
+    uncertain = certainty[:, half : half + height, half : half + width] <= 1
+    counted = torch.ones_like(valid) if padding_in_crops else valid
     pixels = window_sums(counted.long(), size)
-    mean_code = window_sums(codes * counted, size) / pixels.clamp(min=1)
+    mean = window_sums(certainty * counted, size) / pixels.clamp(min=1)
     usable = 2 * pixels >= size**2
     fullest = pixels == pixels.amax((1, 2), keepdim=True)
     choices = zip(uncertain & usable, usable, fullest, strict=True)
     picks = torch.stack([_draw(places, count, generator) for places in choices])
-    flags = (mean_code.flatten(1).gather(1, picks) > 0.2).long()
+    flags = (mean.flatten(1).gather(1, picks) > 0.2).long()
     return torch.stack([picks // width, picks % width], 2), flags
 
 

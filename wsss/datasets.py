@@ -100,7 +100,7 @@ class TrainingViews(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple:
         index, seed = key
         photograph, mask = voc.read_image(self.split.files[index]), None
-        augment, compat, contrast = self.config.augment, self.config.compat, self.config.contrasts_classes
+        augment, compat, contrast = self.config.augment, self.config.compat, "views" in self.config.needs
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             first, box, second, local = transforms.views(photograph, augment, compat, contrast)

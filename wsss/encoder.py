@@ -7,12 +7,9 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from wsss.config import Model
+from wsss.config import AUX, Model
 from wsss.paths import UserError
 from wsss.weights import start_file
-
-AUX = 2
-"""The aux layer lies this many blocks before the last."""
 
 
 class Patches(PatchEmbed):

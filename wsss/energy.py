@@ -1,7 +1,7 @@
 """The dense energy loss L_reg and its bilateral filter, which needs no compiled extension beside pydensecrf.
 
-Everything here lives at half the image's size, rounded down: S is halved bilinearly; image, labels and box are halved
-by taking every second pixel.
+Everything here lives at half the image's size, rounded down: S is halved bilinearly; image, labels and valid pixels are
+halved by taking every second pixel.
 """
 
 import signal
@@ -19,10 +19,9 @@ from pydensecrf import densecrf, eigen
 from torch import Tensor
 
 from wsss import host
-from wsss.cam import box_mask
+from wsss.cam import upcast
 from wsss.config import IGNORE
 from wsss.interrupt import obey_parent
-from wsss.losses import upcast
 from wsss.paths import UserError
 
 _THREAD = ThreadPoolExecutor(1, "energy")
@@ -33,7 +32,7 @@ Copies = Callable[[], tuple[Tensor, ...]]
 
 
 def half_probability(log_probability: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c p q"]:
-    """S: the probabilities, halved bilinearly, which is the mean of 2 x 2 pixels. Differentiable; the last row or
+    """Probabilities S, halved bilinearly, which is the mean of 2 x 2 pixels. Differentiable; the last row or
     column of an odd size is dropped."""
     return F.avg_pool2d(log_probability.exp(), 2)
 
@@ -41,9 +40,8 @@ def half_probability(log_probability: Float[Tensor, "b c h w"]) -> Float[Tensor,
 def start(
     image: UInt8[Tensor, "b 3 h w"],
     probability: Float[Tensor, "b c p q"],
-    box: Int[Tensor, "b 4"],
-    sigma_xy: float = 100.0,
-    sigma_rgb: float = 15.0,
+    valid: Bool[Tensor, "b h w"],
+    sigmas: tuple[float, float] = (100.0, 15.0),
     across_box: bool = False,
 ) -> Callable[[], Float32[Tensor, "b c p q"]]:
     """Begin `filtered` in a worker thread; the call that is returned waits for its result, on S's device.
@@ -53,50 +51,49 @@ def start(
     backward pass. Beside an accelerator, whose host has to hand out work all the time, the thread has a process do it.
     An error of the worker is raised by the call. Raises ValueError where a sigma is not positive.
     """
-    if min(sigma_xy, sigma_rgb) <= 0:
-        raise ValueError(f"the energy's sigmas must be positive, not {sigma_xy} and {sigma_rgb}")
+    if min(sigmas) <= 0:
+        raise ValueError(f"the energy's sigmas must be positive, not {sigmas[0]} and {sigmas[1]}")
     pixels = _half(image).permute(0, 2, 3, 1).contiguous()
-    seen = _half_box(box, image.shape[2:])
-    inside = probability.detach().float() * seen[:, None]
-    lattice = torch.ones_like(seen) if across_box else seen
+    half_valid = _half(valid)
+    inside = probability.detach().float() * half_valid[:, None]
+    lattice = torch.ones_like(half_valid) if across_box else half_valid
     work = _filter_batch if host.may_ask(inside) else _filter_apart
-    future = _THREAD.submit(work, host.fetch(pixels, inside, lattice), sigma_xy / 2, sigma_rgb)
+    future = _THREAD.submit(work, host.fetch(pixels, inside, lattice), sigmas[0] / 2, sigmas[1])
     return lambda: future.result().to(inside.device, non_blocking=True)
 
 
 def filtered(
     image: UInt8[Tensor, "b 3 h w"],
     probability: Float[Tensor, "b c p q"],
-    box: Int[Tensor, "b 4"],
-    sigma_xy: float = 100.0,
-    sigma_rgb: float = 15.0,
+    valid: Bool[Tensor, "b h w"],
+    sigmas: tuple[float, float] = (100.0, 15.0),
     across_box: bool = False,
 ) -> Float32[Tensor, "b c p q"]:
-    """K S' of every image and class: S' = S inside the box (full-size pixels) and 0 outside, K the permutohedral
-    lattice's Gaussian of position (`sigma_xy` full-size pixels) and colour (`sigma_rgb` of 255), not normalised.
+    """K S' of every image and class (E1): S' = S where pixels are valid and 0 elsewhere.
 
-    No gradient. The lattice (Adams et al. 2010) is the base's, bit for bit: .4 to .65 of the exact Gaussian sum where
-    colours are smooth, symmetric to .3 %. It is built of the pixels inside the box; with `across_box` of all, so that
-    what padding shows changes K a little, as in the base (Deviations D17). K S' is 0 outside the lattice.
+    K is the permutohedral lattice's Gaussian of position (`sigmas[0]` full-size pixels) and colour (`sigmas[1]` of
+    255), not normalised. No gradient. The lattice (Adams et al. 2010) is the base's, bit for bit: .4 to .65 of the
+    exact Gaussian sum where colours are smooth, symmetric to .3 %. It is built of the valid pixels; with `across_box`
+    of all, so that what padding shows changes K a little, as in the base (Deviations D17). K S' is 0 outside the
+    lattice.
     """
-    return start(image, probability, box, sigma_xy, sigma_rgb, across_box)()
+    return start(image, probability, valid, sigmas, across_box)()
 
 
 def energy_loss(
     probability: Float[Tensor, "b c p q"],
     filtered: Float[Tensor, "b c p q"],
     labels: Int[Tensor, "b h w"],
-    box: Int[Tensor, "b 4"],
+    valid: Bool[Tensor, "b h w"],
     weight: float = 1e-7,
 ) -> Float[Tensor, ""]:
-    """L_reg, the dense energy: -weight / B times the sum of gate * S' * K S', with `filtered` = K S'.
+    """Dense energy L_reg (E2, E3): -weight / B times the sum of gate * S' * K S', with `filtered` = K S'.
 
-    The gate is max(0, 1 - max_k S_k), and 1 where the label is IGNORE; it is 0 outside the box (full-size pixels).
+    The gate is max(0, 1 - max_k S_k), and 1 where the label is IGNORE; it is 0 outside the photograph.
     Gate and K S' are held in the gradient, which is -2 weight / B * gate * K S': S enters twice, K taken as symmetric.
     """
-    inside = _half_box(box, labels.shape[1:])
     doubt = (1 - probability.detach().amax(1)).clamp(min=0)
-    gate = torch.where(_half(labels) == IGNORE, 1.0, doubt) * inside
+    gate = torch.where(_half(labels) == IGNORE, 1.0, doubt) * _half(valid)
     total = (gate[:, None] * filtered.detach() * upcast(probability)).sum()
     return -weight / len(labels) * (2 * total - total.detach())
 
@@ -105,10 +102,6 @@ def _half(plane: Tensor) -> Tensor:
     """Every second pixel of the last two axes; the last of an odd side is dropped."""
     height, width = (side // 2 * 2 for side in plane.shape[-2:])
     return plane[..., :height:2, :width:2]
-
-
-def _half_box(box: Int[Tensor, "b 4"], size: tuple[int, int]) -> Bool[Tensor, "b p q"]:
-    return _half(box_mask(box, tuple(size)))
 
 
 def _filter_batch(copies: Copies, sigma_xy: float, sigma_rgb: float) -> Float32[Tensor, "b c p q"]:

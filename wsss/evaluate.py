@@ -1,6 +1,5 @@
 """Evaluation as in the base's training: images squashed, one scale, no CRF; each image once over all processes."""
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from wsss import alignment, cam, distributed, method, provenance
 from wsss import config as configuration
-from wsss.batch import Batch, Output, present_classes
+from wsss.batch import present_classes
 from wsss.config import Config, Data
 from wsss.data import names, sets, voc
 from wsss.datasets import Split
@@ -47,17 +46,19 @@ def predict(model: SegmentationModel, image: Pixels, label: Float[Tensor, "b k"]
     output = model(normalised)
     main, aux, *_ = method.multi_scale_cam(model, normalised, output, config, present_classes(label))
     maps = {name: cam.masked(cam.normalise(raw), label) for name, raw in (("cam", main), ("aux_cam", aux))}
-    pseudo = pseudo_label(dataclasses.replace(output, **maps), image, label, config)
+    pseudo = pseudo_label(maps["cam"], image, label, config)
     found = {**maps, "segmentation": output.segmentation, "logits": output.logits, "pseudo_label": pseudo}
-    if config.uses_subspaces:
+    if config.trains_subspaces:
         found["codes"] = model.proj_head(output.tokens).flatten(2)
     return found
 
 
-def pseudo_label(output: Output, image: Pixels, label: Float[Tensor, "b k"], config: Config) -> Int[Tensor, "b h w"]:
-    """What segmentation would learn from the last CAM of `output`, which is normalised and masked by `label`."""
+def pseudo_label(
+    maps: Float[Tensor, "b k h w"], image: Pixels, label: Float[Tensor, "b k"], config: Config
+) -> Int[Tensor, "b h w"]:
+    """Labels that segmentation would learn from a normalised CAM of a whole image, masked by `label`."""
     box = torch.tensor([0, image.shape[2], 0, image.shape[3]], device=image.device).expand(len(image), 4)
-    return method.segmentation_labels(output, Batch([], image, label, box, None, None), config, aux_labels=False)
+    return method.pseudo_label(image, maps, label, box, config)
 
 
 @torch.inference_mode()
@@ -69,7 +70,7 @@ def agreement(prediction: dict[str, Tensor], label: Float[Tensor, "b k"]) -> Flo
     layers = [alignment.teacher_cam(prediction[kind], tuple(grid)) for kind in LAYERS]
     difference = (layers[0] - layers[1]).abs().mean((2, 3))
     difference = (difference * present).sum(1) / present.sum(1)
-    affinities = [alignment.affinity(maps, label).double() for maps in layers]
+    affinities = [alignment.cam_affinity(maps, label).double() for maps in layers]
     tokens = affinities[0].shape[1]
     apart = (affinities[0] - affinities[1]).abs().sum((1, 2)) / max(tokens * (tokens - 1), 1)
     apart = apart.masked_fill(~present.any(1), torch.nan)

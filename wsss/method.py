@@ -1,74 +1,80 @@
-"""One training step of the method, top to bottom: every encoder pass, every loss, every weight (Algorithm 1)."""
-
-import dataclasses
+"""One training step of the method, top to bottom: every encoder pass, every target, every loss (Algorithm 1)."""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Generator, Tensor, nn
 
-from wsss import alignment, cam, contrast, energy, refine, subspace
-from wsss.batch import Batch, Output
-from wsss.config import IGNORE, Config
-from wsss.encoder import AUX
-from wsss.losses import classification_loss, log_probability, segmentation_loss
+from wsss import alignment, cam, contrast, energy, refine, schedule, subspace
+from wsss.batch import Batch, Output, Targets
+from wsss.cam import upcast
+from wsss.config import AUX, IGNORE, Config
 from wsss.model import SegmentationModel
 
-CLASSIFICATION = ("classification", "aux_classification", "extra_classification")
-"""Terms that need no CAM."""
+
+class Forward(nn.Module):
+    """`forward` with a model and a configuration: what DistributedDataParallel wraps, teacher head included."""
+
+    def __init__(self, model: SegmentationModel, config: Config):
+        super().__init__()
+        self.model, self.config = model, config
+
+    def forward(self, batch: Batch, step: int, generator: Generator) -> tuple[Output, Targets]:
+        """See `method.forward`."""
+        return forward(self.model, batch, self.config, step, generator)
 
 
 def forward(
-    model: SegmentationModel, batch: Batch, config: Config, generator: Generator, plain: bool = False
-) -> Output:
-    """Every pass of a step, in order: main, with view 2 beside it, CAM passes, then local crops and the contrast head
-    where they have a weight. The unflipped scale-1 CAM pass and the student's view 1 are the main pass (D8). Where no
-    term of weight learns from a CAM, ever (plain classification) or yet (`plain`, see `is_plain`), view 1 is all."""
-    plain = plain or not config.uses_cams
+    model: SegmentationModel, batch: Batch, config: Config, step: int, generator: Generator
+) -> tuple[Output, Targets]:
+    """Run every pass of a step and make its targets, in the order of Algorithm 1.
+
+    Nothing is computed twice: view 2 runs in the batch of view 1, and the unflipped CAM pass of scale 1 and the
+    student's view 1 are the main pass (Deviations D8). While only classification has a weight, view 1 is all.
+    """
+    needs = frozenset() if schedule.classification_only(step, config) else config.needs
     image = model.normalise(batch.image)
-    view = model.normalise(batch.view) if config.contrasts_classes and not plain else None
-    output = model(image, segment=not plain, view=view)
-    if plain:
-        return output
-    output = dataclasses.replace(output, log_probability=log_probability(output.segmentation, image.shape[2:]))
-    if config.energy.weight:
-        probability = energy.half_probability(output.log_probability)
-        filtering = energy.start(  # beside all that follows but the loss that it is for
-            batch.image,
-            probability.detach(),
-            batch.box,
-            sigma_xy=config.energy.sigma_xy,
-            sigma_rgb=config.energy.sigma_rgb,
-            across_box=config.compat.energy_across_box,
-        )
-        output = dataclasses.replace(output, probability=probability, filtered=filtering)
-    output = add_cams(model, image, batch, output, config)
-    if config.contrasts_classes:
-        output = add_class_codes(model, batch, output, config, generator)
-    if config.contrasts_patches or config.uses_decorrelation or config.uses_orthogonality:
-        output = add_patch_codes(model, output, config, generator)
-    return output
+    view = model.normalise(batch.view) if "views" in needs else None
+    output = model(image, segment="cam" in needs, view=view)
+    if not needs:
+        return output, Targets(batch.label)
 
+    compat, size, grid = config.compat, (image.shape[2], image.shape[3]), output.grid
+    valid = cam.box_mask(batch.box, size)
+    if compat.box_in_pixels:  # the base lays the box in pixels on the token grid (D1)
+        token_valid = cam.box_mask(batch.box, grid)
+    else:
+        token_valid = cam.token_mask(batch.box, model.patch, grid)
+    targets = Targets(batch.label, valid, token_valid)
+    output.log_probability = log_probability(output.segmentation, size)
+    if "filter" in needs:
+        output.probability = energy.half_probability(output.log_probability)
+        sigmas = (config.energy.sigma_xy, config.energy.sigma_rgb)
+        # A thread filters beside everything that follows; `losses` waits for it last.
+        targets.filtered = energy.start(batch.image, output.probability, valid, sigmas, compat.energy_across_box)
 
-def add_cams(
-    model: SegmentationModel, image: Float[Tensor, "b 3 h w"], batch: Batch, output: Output, config: Config
-) -> Output:
-    """The CAM passes on view 1, normalised as `image`; the normalised CAM of every layer, labels of the tokens, and the
-    students of alignment."""
-    inside = cam.box_mask(batch.box, image.shape[2:])
-    valid = None if config.compat.padding_in_cam else inside
     raw = multi_scale_cam(model, image, output, config, batch.present)
-    main, aux, *extra = (cam.normalise(maps, valid) for maps in raw)
-    output = dataclasses.replace(output, cam=main, aux_cam=aux, extra_cams=tuple(extra))
-    output = dataclasses.replace(output, token_labels=token_labels(output, batch, config))
-    if not config.csa.weight:
-        return output
-    seen = token_validity(output, batch, config)
-    students = [
-        alignment.student_cam(one, weight, output.grid, seen, config.csa.floor, config.csa.through_classifier)
-        for one, weight in zip(output.layers, model.class_weights(), strict=True)
-    ]
-    return dataclasses.replace(output, student_cams=tuple(students))
+    targets.cams = tuple(cam.normalise(maps, None if compat.padding_in_cam else valid) for maps in raw)
+    targets.token_labels = token_labels(targets, grid, config)
+    if "students" in needs:
+        output.student_cams = tuple(
+            alignment.student_cam(tokens, weight, grid, token_valid, config.csa.floor, config.csa.through_classifier)
+            for tokens, weight in zip(output.layers, model.class_weights(), strict=True)
+        )
+    if "views" in needs:
+        crops, targets.flags = local_crops(batch, targets, config, generator)
+        output.student, targets.teacher = embed_views(model, output, crops)
+    if "projection" in needs:
+        output.projection = model.proj_head.projection()
+    if "anchors" in needs:
+        targets.anchors, output.anchor_embeddings = embed_anchors(model, output, targets, config, generator)
+
+    if batch.mask is not None:
+        targets.pseudo_label = batch.mask.long()
+    else:
+        source = targets.cams[1 if schedule.uses_aux_labels(step, config) else 0]
+        targets.pseudo_label = pseudo_label(batch.image, source, batch.label, batch.box, config, most=batch.most)
+    return output, targets
 
 
 @torch.no_grad()
@@ -81,8 +87,8 @@ def multi_scale_cam(
 ) -> tuple[Float[Tensor, "b k h w"], ...]:
     """Raw multi-scale CAM of every layer: sum over scales of the larger of image and mirror image.
 
-    `output` is the pass on `image` itself and serves as the unflipped pass of scale 1. Classes other than those that
-    `present` numbers are left at zero.
+    `output` is the pass on `image` itself and serves as the unflipped pass of scale 1. Only the classes numbered in
+    `present` are computed; the others stay zero.
     """
     size = (image.shape[2], image.shape[3])
     sums = [image.new_zeros(len(image), len(present), *size) for _ in model.classifiers()]
@@ -94,10 +100,10 @@ def multi_scale_cam(
             scaled = F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
             both = model(torch.cat([scaled, scaled.flip(-1)]), segment=False)
             pairs = (maps.chunk(2) for maps in layer_scores(model, both, present))
-        for total, maps in zip(sums, pairs, strict=True):
-            total += cam.mirrored_scores(*maps, size)
-    whole = image.new_zeros(*output.logits.shape, *size)
-    return tuple(whole.index_copy(1, present, total) for total in sums)
+        for total, (plain, flipped) in zip(sums, pairs, strict=True):
+            total += cam.mirrored_scores(plain, flipped, size)
+    zeros = image.new_zeros(*output.logits.shape, *size)
+    return tuple(zeros.index_copy(1, present, total) for total in sums)
 
 
 def layer_scores(
@@ -105,226 +111,217 @@ def layer_scores(
 ) -> list[Float[Tensor, "b p i j"]]:
     """Raw CAM of every layer on the token grid, for the given classes."""
     pairs = zip(output.layers, model.class_weights(), strict=True)
-    return [cam.scores(tokens, weight[classes], output.grid) for tokens, weight in pairs]
+    return [cam.class_scores(tokens, weight[classes], output.grid) for tokens, weight in pairs]
 
 
-def add_class_codes(
-    model: SegmentationModel, batch: Batch, output: Output, config: Config, generator: Generator
-) -> Output:
-    """Class tokens of the local crops, cut by the aux CAM; student and teacher heads on those of all views."""
+def token_labels(targets: Targets, grid: tuple[int, int], config: Config) -> Int[Tensor, "b i j"]:
+    """Labels of tokens: the aux CAM, bilinear to the token grid, thresholded; IGNORE outside the photograph."""
+    small = F.interpolate(targets.cams[1], grid, mode="bilinear", align_corners=False)
+    return cam.training_labels(small, targets.label, targets.token_valid, config.cam.low, config.cam.high)
+
+
+def local_crops(
+    batch: Batch, targets: Targets, config: Config, generator: Generator
+) -> tuple[UInt8[Tensor, "m b 3 q q"], Int[Tensor, "b v"]]:
+    """Draw local crops where the aux CAM is unsure; flags of all views, 1 where a view shows foreground."""
     size, count = config.augment.local_size, config.augment.local_crops
+    certainty = cam.foreground_certainty(targets.cams[1], batch.label, config.cam.low, config.cam.high)
     padded = config.compat.padding_in_crops
-    codes = cam.foreground_certainty(output.aux_cam, batch.label, config.cam.low, config.cam.high)
-    inside = cam.box_mask(batch.box, batch.image.shape[2:])
-    corners, flags = contrast.choose_crops(codes, inside, size, count, generator, padded)
-    crops = contrast.cut(batch.local, corners, size).flatten(0, 1)
-    local = model.class_token(model.normalise(crops)).unflatten(0, (count, -1))
+    corners, flags = contrast.choose_crops(certainty, targets.valid, size, count, generator, padded)
+    both_global_views = torch.ones_like(flags[:, :1]).expand(-1, 2)
+    return contrast.cut(batch.local, corners, size), torch.cat([both_global_views, flags], 1)
+
+
+def embed_views(
+    model: SegmentationModel, output: Output, crops: UInt8[Tensor, "m b 3 q q"]
+) -> tuple[Float[Tensor, "v b s e"], Float[Tensor, "2 b s e"]]:
+    """Embeddings of class tokens: the student's of both global views and the crops, the teacher's of the global views.
+
+    The teacher shares the encoder; only its head is a moving average.
+    """
+    local = model.class_token(model.normalise(crops.flatten(0, 1))).unflatten(0, (len(crops), -1))
     views = torch.cat([output.class_token[None], output.view_token[None], local])
     with torch.no_grad():
         teacher = model.proj_head_t(views[:2])
-    flags = torch.cat([torch.ones_like(flags[:, :2]), flags], 1)
-    return dataclasses.replace(output, student=model.proj_head(views), teacher=teacher, flags=flags)
+    return model.proj_head(views), teacher
 
 
-def add_patch_codes(model: SegmentationModel, output: Output, config: Config, generator: Generator) -> Output:
-    """Anchors among the labelled tokens and their codes in the subspaces (A2, A3); the head sees the anchors alone."""
-    if config.uses_orthogonality:
-        output = dataclasses.replace(output, projection=model.proj_head.projection())
-    if not (config.contrasts_patches or config.uses_decorrelation):
-        return output
-    labels = output.token_labels.flatten(1)
-    anchors = subspace.choose_anchors(labels, generator, config.msc.anchors_per_class, config.msc.anchors)
+def embed_anchors(
+    model: SegmentationModel, output: Output, targets: Targets, config: Config, generator: Generator
+) -> tuple[Int[Tensor, "a 3"], Float[Tensor, "a s e"]]:
+    """Draw anchors among the labelled tokens and embed them in the subspaces; the head sees only the anchors."""
+    labels, msc = targets.token_labels.flatten(1), config.msc
+    anchors = subspace.choose_anchors(labels, generator, msc.anchors_per_class, msc.anchors)
     images, tokens, _ = anchors.unbind(1)
-    codes = model.proj_head(output.tokens[images, tokens])
-    return dataclasses.replace(output, anchors=anchors, anchor_codes=codes)
+    return anchors, model.proj_head(output.tokens[images, tokens])
 
 
-def losses(output: Output, batch: Batch, config: Config, aux_labels: bool = False) -> dict[str, Float[Tensor, ""]]:
-    """Every term of the objective, unweighted; without a CAM, those of classification. `aux_labels`: segmentation
-    learns from the aux CAM's labels.
+def pseudo_label(
+    image: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],
+    maps: Float[Tensor, "b k h w"],
+    label: Float[Tensor, "b k"],
+    box: Int[Tensor, "b 4"],
+    config: Config,
+    *,
+    most: int | None = None,
+) -> Int[Tensor, "b h w"]:
+    """Labels of pixels made of a normalised CAM, refined by the colours of `image` (0..255) unless refinement is off.
 
-    Pure: no parameter, device or rank is read. Counts are over the given (local) batch.
+    `most` is the largest number of classes of one image; None: it is read from `label`, for which a GPU waits.
+    """
+    low, high = config.segmentation.levels or (config.cam.low, config.cam.high)
+    if not config.segmentation.refinements:
+        return cam.training_labels(maps, label, cam.box_mask(box, (maps.shape[2], maps.shape[3])), low, high)
+    return refine.segmentation_labels(
+        image,
+        maps,
+        label,
+        box,
+        low,
+        high,
+        across_box=config.compat.refine_across_box,
+        iterations=config.segmentation.refinements,
+        most=most,
+    )
+
+
+def losses(output: Output, targets: Targets, config: Config) -> dict[str, Float[Tensor, ""]]:
+    """Every term of the objective, unweighted: the output against its targets.
+
+    Pure: it reads no parameter, device or rank. Counts are over the given (local) batch.
     """
     terms = {
-        "classification": classification_loss(output.logits, batch.label),
-        "aux_classification": classification_loss(output.aux_logits, batch.label),
+        "classification": classification_loss(output.logits, targets.label),
+        "aux_classification": classification_loss(output.aux_logits, targets.label),
     }
     if output.extra_logits:
-        extra = [classification_loss(logits, batch.label) for logits in output.extra_logits]
+        extra = [classification_loss(logits, targets.label) for logits in output.extra_logits]
         terms["extra_classification"] = torch.stack(extra).sum()
-    if output.cam is None:
+    if not targets.cams:
         return terms
-    affinity = contrast.affinity_labels(output.token_labels)
+    affinity = contrast.affinity_labels(targets.token_labels)
     terms["patch_contrast"] = contrast.patch_contrast_loss(output.tokens, affinity)
-    terms |= subspace_terms(output, config) | alignment_terms(output, batch, config)
-    labels = segmentation_labels(output, batch, config, aux_labels)
-    terms["segmentation"] = segmentation_loss(output.log_probability, labels, config.compat.undefined_segmentation)
-    if output.filtered is not None:  # the last of all, for it is waited for
+    terms |= subspace_terms(output, targets, config)
+    if config.csa.weight:
+        terms |= alignment_terms(output, targets, config)
+    undefined = config.compat.undefined_segmentation
+    terms["segmentation"] = segmentation_loss(output.log_probability, targets.pseudo_label, undefined)
+    if targets.filtered is not None:
+        kernel_times_s = targets.filtered()  # waits for the thread, so it comes last
         terms["energy"] = energy.energy_loss(
-            output.probability, output.filtered(), labels, batch.box, config.energy.scale
+            output.probability, kernel_times_s, targets.pseudo_label, targets.valid, config.energy.scale
         )
     return terms
 
 
-def subspace_terms(output: Output, config: Config) -> dict[str, Float[Tensor, ""]]:
-    """Module A: class tokens (A1; L_ctc with one subspace), patch tokens (A2), decoupling (A3)."""
+def subspace_terms(output: Output, targets: Targets, config: Config) -> dict[str, Float[Tensor, ""]]:
+    """Terms of Module A: class tokens (A1; L_ctc with one subspace), patch tokens (A2), decoupling (A3a, A3b)."""
     terms: dict[str, Float[Tensor, ""]] = {}
     if output.student is not None:
         terms["class_contrast"] = subspace.subspace_contrast_loss(
             output.student,
-            output.teacher,
-            output.flags,
+            targets.teacher,
+            targets.flags,
             config.class_contrast.temperature,
             config.compat.raw_exponentials,
             config.compat.extra_contrast_term,
         )
     if output.projection is not None:
         terms["orthogonality"] = subspace.orthogonality_loss(output.projection)
-    if output.anchors is not None:
-        images, _, labels = output.anchors.unbind(1)
-        if config.contrasts_patches:
-            terms["patch_subspace"] = subspace.patch_subspace_loss(
-                output.anchor_codes,
-                labels,
-                images,
-                temperature=config.msc.patch_temperature,
-                across_images=config.msc.across_images,
-                across_backgrounds=config.msc.across_backgrounds,
-            )
-        if config.uses_decorrelation:
-            by_label = config.msc.centring == "label"
-            terms["decorrelation"] = subspace.decorrelation_loss(output.anchor_codes, labels, by_label)
+    if output.anchor_embeddings is None:
+        return terms
+    images, _, labels = targets.anchors.unbind(1)
+    if config.msc.patch_weight:
+        terms["patch_subspace"] = subspace.patch_subspace_loss(
+            output.anchor_embeddings,
+            labels,
+            images,
+            temperature=config.msc.patch_temperature,
+            across_images=config.msc.across_images,
+            across_backgrounds=config.msc.across_backgrounds,
+        )
+    if config.msc.decorrelation:
+        by_label = config.msc.centring == "label"
+        terms["decorrelation"] = subspace.decorrelation_loss(output.anchor_embeddings, labels, by_label)
     return terms
 
 
-def alignment_terms(output: Output, batch: Batch, config: Config) -> dict[str, Float[Tensor, ""]]:
-    """Module B: intensity and structure, mean over the aligned layers; `_last` where the last layer learns from the
-    earlier one, `_aux` where the earlier one learns from the last."""
-    if not output.student_cams:
-        return {}
-    csa, valid = config.csa, token_validity(output, batch, config)
-    teachers = [alignment.teacher_cam(maps, output.grid, csa.sampling) for maps in output.cams]
+def alignment_terms(output: Output, targets: Targets, config: Config) -> dict[str, Float[Tensor, ""]]:
+    """Terms of Module B, means over the aligned layers (B7): in `_last` the last layer learns from the earlier one, in
+    `_aux` the earlier one learns from the last. `schedule.term_weights` weighs the two."""
+    csa = config.csa
+    teachers = [alignment.teacher_cam(maps, output.grid, csa.sampling) for maps in targets.cams]
+    # Layer 0 is the last one and 1 the aux layer, which has a CAM whether it is aligned or not.
     aligned = range(1 if AUX in csa.layers else 2, len(teachers))
     terms: dict[str, Float[Tensor, ""]] = {}
-    for side, pairs in (("last", [(0, layer) for layer in aligned]), ("aux", [(layer, 0) for layer in aligned])):
-        affinity = {"background": csa.background, "balance": csa.balance, "similar": csa.similar}
-        maps = [(output.student_cams[student], teachers[teacher], batch.label, valid) for student, teacher in pairs]
-        intensity = [alignment.intensity_loss(*pair, csa.smooth) for pair in maps]
-        structure = [alignment.structure_loss(*pair, **affinity) for pair in maps]
-        terms |= {
-            f"intensity_{side}": torch.stack(intensity).mean(),
-            f"structure_{side}": torch.stack(structure).mean(),
-        }
+    for learner, pairs in (("last", [(0, layer) for layer in aligned]), ("aux", [(layer, 0) for layer in aligned])):
+        intensity, structure = [], []
+        for student_layer, teacher_layer in pairs:
+            student, teacher = output.student_cams[student_layer], teachers[teacher_layer]
+            label, valid = targets.label, targets.token_valid
+            intensity.append(alignment.intensity_loss(student, teacher, label, valid, csa.smooth))
+            structure.append(
+                alignment.structure_loss(
+                    student,
+                    teacher,
+                    label,
+                    valid,
+                    background=csa.background,
+                    balance=csa.balance,
+                    similar=csa.similar,
+                )
+            )
+        terms[f"intensity_{learner}"] = torch.stack(intensity).mean()
+        terms[f"structure_{learner}"] = torch.stack(structure).mean()
     return terms
 
 
-def segmentation_labels(output: Output, batch: Batch, config: Config, aux_labels: bool) -> Int[Tensor, "b h w"]:
-    """Pixel labels made of the last (or the aux) CAM, refined by the colours of view 1 where refinement is on; in a
-    fully supervised run the true mask."""
-    if batch.mask is not None:
-        return batch.mask.long()
-    source = output.aux_cam if aux_labels else output.cam
-    low, high = config.segmentation.levels or (config.cam.low, config.cam.high)
-    if not config.segmentation.refinements:
-        return cam.training_labels(source, batch.label, batch.box, low, high)
-    return refine.segmentation_labels(
-        batch.image,
-        source,
-        batch.label,
-        batch.box,
-        low,
-        high,
-        across_box=config.compat.refine_across_box,
-        iterations=config.segmentation.refinements,
-        most=batch.most,
-    )
+def classification_loss(logits: Float[Tensor, "b k"], label: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+    """Multilabel soft margin loss L_cls (eq. 1): mean over images and classes of the logistic loss."""
+    return F.multilabel_soft_margin_loss(upcast(logits), label)
 
 
-def token_labels(output: Output, batch: Batch, config: Config) -> Int[Tensor, "b i j"]:
-    """Labels of tokens: the aux CAM, bilinear to the token grid, thresholded; IGNORE outside the photograph."""
-    small = F.interpolate(output.aux_cam, output.grid, mode="bilinear", align_corners=False)
-    everywhere = cam.whole_box(len(small), output.grid, small.device)
-    labels = cam.training_labels(small, batch.label, everywhere, config.cam.low, config.cam.high)
-    return torch.where(token_validity(output, batch, config), labels, IGNORE)
+def log_probability(logits: Float[Tensor, "b c i j"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+    """Logarithm of the softmax of the logits, which are resized bilinearly to `size` before. Differentiable; float32
+    for half types, under autocast too."""
+    return F.interpolate(upcast(logits), size, mode="bilinear", align_corners=False).log_softmax(1)
 
 
-def token_validity(output: Output, batch: Batch, config: Config) -> Tensor:
-    """V (b, i, j): tokens wholly inside the photograph; with compat.box_in_pixels those inside the pixel box laid on
-    the token grid (Deviations D1)."""
-    if config.compat.box_in_pixels:
-        return cam.box_mask(batch.box, output.grid)
-    return cam.token_mask(batch.box, output.patch, output.grid)
+def segmentation_loss(
+    log_probability: Float[Tensor, "b c h w"], labels: Int[Tensor, "b h w"], undefined: bool = False
+) -> Float[Tensor, ""]:
+    """Cross-entropy L_seg (eq. 9): half the mean over background pixels plus half the mean over foreground pixels.
+
+    A group without a pixel in the local batch counts 0. With `undefined` the loss is then not a number, as in the base
+    (Deviations D5), but its gradient is 0: only this term leaves the batch out, and the weights stay finite.
+    """
+    entropy = F.nll_loss(log_probability, labels, ignore_index=IGNORE, reduction="none")
+    background = labels == 0
+    foreground = (labels != 0) & (labels != IGNORE)
+    counts = torch.stack([background.sum(), foreground.sum()])
+    sums = torch.stack([(entropy * background).sum(), (entropy * foreground).sum()])
+    means = sums / counts.clamp(min=1)
+    loss = 0.5 * (means[0] + means[1])
+    return torch.where((counts == 0).any(), torch.nan, loss) if undefined else loss
 
 
-def weights(step: int, config: Config) -> dict[str, float]:
-    """The whole schedule as a table: the weight of every term at `step`, counted from 0."""
-    schedule = config.schedule
-    contrasting = _active(schedule.contrast_start, step, config)
-    joined = _active(schedule.joining, step, config)
-    segmenting = _active(schedule.segmentation_start, step, config)
-    msc, csa = config.msc, config.csa
-    extra_layers = csa.weight > 0 and set(csa.layers) != {AUX}
-    progress = step / config.optim.steps
-    to_last, to_aux = alignment.direction_weights(progress, csa.direction, csa.crossing, csa.ramp)
-    aligning = csa.weight * joined
-    return {
-        "classification": 1.0,
-        "aux_classification": 1.0,
-        "extra_classification": float(extra_layers),
-        "patch_contrast": config.patch_contrast.weight * contrasting,
-        "class_contrast": config.class_contrast.weight * contrasting,
-        "patch_subspace": msc.patch_weight * joined,
-        "orthogonality": msc.orthogonality_weight * joined * config.uses_orthogonality,
-        "decorrelation": msc.decorrelation_weight * joined * config.uses_decorrelation,
-        "intensity_last": aligning * to_last * csa.intensity,
-        "structure_last": aligning * to_last * csa.structure,
-        "intensity_aux": aligning * to_aux * csa.intensity,
-        "structure_aux": aligning * to_aux * csa.structure,
-        "segmentation": config.segmentation.weight * segmenting,
-        "energy": config.energy.weight * segmenting,
-    }
-
-
-def is_plain(table: dict[str, float]) -> bool:
-    """Whether classification alone has a weight in the table of a step: what the other terms need is left out then."""
-    return not any(weight for name, weight in table.items() if name not in CLASSIFICATION)
-
-
-def uses_aux_labels(step: int, config: Config) -> bool:
-    """Whether segmentation still learns from the aux CAM at `step` (COCO's second phase)."""
-    return not _active(config.schedule.final_cam_start, step, config)
-
-
-def objective(terms: dict[str, Float[Tensor, ""]], table: dict[str, float]) -> Float[Tensor, ""]:
-    """Weighted sum (eq. 10). Terms of weight 0 stay in it, so that their gradients are zero and not absent.
+def objective(terms: dict[str, Float[Tensor, ""]], weights: dict[str, float]) -> Float[Tensor, ""]:
+    """Weighted sum of the terms (eq. 10). Terms of weight 0 stay in it: their gradients are zero and not absent.
 
     Raises ValueError for a term without a weight, and for a weight above 0 without its term.
     """
-    weighted = {name for name, weight in table.items() if weight}
-    if strays := sorted((terms.keys() - table.keys()) | (weighted - terms.keys())):
+    weighted = {name for name, weight in weights.items() if weight}
+    if strays := sorted((terms.keys() - weights.keys()) | (weighted - terms.keys())):
         raise ValueError(f"{', '.join(strays)} is a term without a weight, or a weight without a term")
-    return torch.stack([table[name] * value for name, value in terms.items()]).sum()
+    return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
 
 def complete_gradients(model: SegmentationModel, config: Config) -> None:
-    """Zero gradients where a plain step left none, as if every term had been there with weight 0: the optimizer's
-    counters run from the first step on, and a decoder that wakes late takes larger first steps, as in the base."""
-    for parameter in model.parameters() if config.uses_cams else ():
+    """Fill missing gradients with zeros, so that AdamW counts every step for every parameter, as in the base.
+
+    A step of classification alone leaves most heads without a gradient. AdamW's counters have to run there too: a
+    decoder that joins late takes larger first steps, since its bias correction is already spent.
+    """
+    for parameter in model.parameters() if config.needs else ():
         if parameter.requires_grad and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-
-
-def _active(start: float, step: int, config: Config) -> bool:
-    return start == 0 or step > start * config.optim.steps
-
-
-class Step(nn.Module):
-    """`forward` with a model and a configuration: what DistributedDataParallel wraps, teacher head included."""
-
-    def __init__(self, model: SegmentationModel, config: Config):
-        super().__init__()
-        self.model, self.config = model, config
-
-    def forward(self, batch: Batch, generator: Generator, plain: bool = False) -> Output:
-        """See `method.forward`."""
-        return forward(self.model, batch, self.config, generator, plain)

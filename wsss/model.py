@@ -15,9 +15,9 @@ from torch.utils import checkpoint as activations
 
 from wsss import subspace
 from wsss.batch import Encoded, Output
-from wsss.config import ClassContrast, Config, Msc
+from wsss.config import AUX, ClassContrast, Config, Msc
 from wsss.config import Model as ModelConfig
-from wsss.encoder import AUX, build_encoder
+from wsss.encoder import build_encoder
 from wsss.normalisation import IMAGENET, Normalisation, parse, start_normalisation
 from wsss.paths import UserError, sha256
 from wsss.weights import backbone_tensors, fetched_file, fill, is_int8, is_whole, metadata, read, start_file
@@ -228,7 +228,6 @@ class SegmentationModel(nn.Module):
         return Output(
             **vars(encoded),
             grid=grid,
-            patch=self.patch,
             logits=logits[0],
             aux_logits=logits[1],
             extra_logits=tuple(logits[2:]),

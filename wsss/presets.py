@@ -7,8 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from wsss.compat import TOCO
-from wsss.config import Config
+from wsss.config import TOCO, Config
 from wsss.paths import UserError, did_you_mean
 from wsss.settings import flatten, override
 

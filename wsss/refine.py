@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from wsss.cam import box_mask, whole_box
+from wsss.cam import box_mask, upcast, whole_box
 from wsss.config import IGNORE
-from wsss.losses import upcast
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 WIDTH = 0.3
@@ -47,13 +46,13 @@ def repeat_edge(x: Float[Tensor, "b c h w"], box: Int[Tensor, "b 4"], margin: in
     """`x` with everything outside the box replaced by the nearest value inside it, enlarged by `margin` each side."""
     rows, columns = clamped(box, (x.shape[2], x.shape[3]), margin)
     each = zip(x, rows, columns, strict=True)
-    return torch.stack([one.index_select(1, row).index_select(2, column) for one, row, column in each])
+    return torch.stack([image.index_select(1, row).index_select(2, column) for image, row, column in each])
 
 
-def affinity(
+def neighbour_weights(
     image: Float[Tensor, "b 3 h w"], box: Int[Tensor, "b 4"], dilations: tuple[int, ...] = DILATIONS
 ) -> Float[Tensor, "b h w n"]:
-    """Weights of the n = 8 x dilations neighbours of a pixel; they sum to 1.01.
+    """Weights of the n = 8 x dilations neighbours of a pixel (R1, R2); they sum to 1.01.
 
     Softmax over the neighbours of -(|dI| / (sd + 1e-8) / 0.3)^2, averaged over the three colours, sd the unbiased
     deviation of the neighbours' values; plus 0.01 x softmax of -(distance / sd / 0.3)^2. Neighbours beyond the box
@@ -101,12 +100,13 @@ def refine(
     iterations: int = 10,
     dilations: tuple[int, ...] = DILATIONS,
 ) -> Float[Tensor, "b c h w"]:
-    """PAR: `iterations` times, every mask becomes the affinity-weighted sum of its neighbours (scaled by 1.01).
+    """Pixel-adaptive refinement (R3): `iterations` times, every mask becomes the weighted sum of its neighbours.
 
-    `image` in 0..255. Masks of another size are resized to it bilinearly with aligned corners first. `box` (top,
-    bottom, left, right in pixels of `image`; half open) is the photograph: neighbours beyond it are the nearest pixels
-    inside, and so is the result outside it. Without one they are those of the image's border, and padding inside the
-    image takes part, as in the base (Deviations D16). Outside autocast; no gradient.
+    The weights sum to 1.01. `image` in 0..255. Masks of another size are resized to it bilinearly with aligned corners
+    first. `box` (top, bottom, left, right in pixels of `image`; half open) is the photograph: neighbours beyond it are
+    the nearest pixels inside, and so is the result outside it. Without a box neighbours beyond the image's border are
+    the nearest pixels inside, and padding within the image takes part, as in the base (Deviations D16). Outside
+    autocast; no gradient.
     """
     batch, size = len(image), (image.shape[2], image.shape[3])
     with torch.autocast(image.device.type, enabled=False):
@@ -116,7 +116,7 @@ def refine(
         edges = whole_box(batch, size, image.device) if box is None else box
         if iterations > 0:
             # Weighted look-ups of whole pixels: nothing of the size of 48 masks is ever made.
-            weights = affinity(image, edges, dilations).flatten(0, 2)
+            weights = neighbour_weights(image, edges, dilations).flatten(0, 2)
             index = neighbours(edges, size, dilations)
             values = masks.movedim(1, 3).flatten(0, 2)
             for _ in range(iterations):
@@ -138,19 +138,19 @@ def segmentation_labels(
     iterations: int = 10,
     most: int | None = None,
 ) -> Int[Tensor, "b h w"]:
-    """The segmentation pseudo label: class + 1, 0 background, IGNORE where unsure and outside the box.
+    """Refined pseudo label (R4, R5): class + 1, 0 background, IGNORE where unsure and outside the box.
 
     `image` in 0..255, `cam` in 0..1. At half the size, softmax over a constant background
     and the CAMs of the image's own classes, refined, resized back, arg max; once with background `high`, once with
     `low`. The label is the first result's class; background where both say background; else IGNORE. The base refines
     across the box's edge, as `across_box` does (Deviations D16); otherwise nothing outside the box has any influence.
-    `iterations` 0 leaves the refinement out. `most` is the greatest number of classes of one image; None: `label` is
-    asked for it. Outside autocast; no gradient.
+    `iterations` 0 leaves the refinement out. `most` is the largest number of classes of one image; None: it is read
+    from `label`. Outside autocast; no gradient.
     """
     height, width = image.shape[2:]
     half = (max(1, height // 2), max(1, width // 2))
     with torch.autocast(image.device.type, enabled=False):
-        planes, classes = _own_classes(upcast(cam), label, most)
+        planes, classes = _present_planes(upcast(cam), label, most)
         pixels = upcast(image)
         if not across_box:
             planes, pixels = repeat_edge(planes, box), repeat_edge(pixels, box)
@@ -163,20 +163,20 @@ def segmentation_labels(
         refined = F.interpolate(refined.contiguous(), (height, width), mode="bilinear", align_corners=False)
     (strict, slot), (loose, _) = (x[:, 1:].max(1) for x in refined.chunk(2, 1))
     strict_background, loose_background = (x[:, 0] for x in refined.chunk(2, 1))
-    found = classes.gather(1, slot.flatten(1)).view_as(slot)
+    winner = classes.gather(1, slot.flatten(1)).view_as(slot)
     unsure = torch.where(loose_background >= loose, 0, IGNORE)
-    labels = torch.where(strict > strict_background, found, unsure)
+    labels = torch.where(strict > strict_background, winner, unsure)
     return labels.masked_fill(~box_mask(box, (height, width)), IGNORE)
 
 
-def _own_classes(
+def _present_planes(
     cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"], most: int | None
 ) -> tuple[Float[Tensor, "b s h w"], Int[Tensor, "b s"]]:
     """The CAMs of each image's own classes and their numbers + 1, in order; 0 where an image has fewer than another."""
     present, classes = (label > 0).sort(dim=1, descending=True, stable=True)
     slots = max(1, int(present.sum(1).max()) if most is None else most)
     present, classes = present[:, :slots], classes[:, :slots]
-    planes = torch.stack([one.index_select(0, own) for one, own in zip(cam, classes, strict=True)])
+    planes = torch.stack([maps.index_select(0, chosen) for maps, chosen in zip(cam, classes, strict=True)])
     return planes, (classes + 1) * present
 
 

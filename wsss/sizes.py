@@ -11,7 +11,7 @@ def check(config: Config, patch: int) -> None:
     least = min(1.0, *config.cam.scales)
     squashed = evaluate.evaluation_size(config)
     sides = {"augment.crop": config.augment.crop * least, "augment.evaluation_size": squashed * least}
-    if config.contrasts_classes:
+    if "views" in config.needs:
         sides["augment.local_size"] = config.augment.local_size
     for path, side in sides.items():
         if side < patch:

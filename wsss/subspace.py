@@ -1,6 +1,6 @@
 """Module A, multi-subspace token contrast (MSC): projections, class and patch token terms, decoupling.
 
-Source: the page Module A. The equations are this project's reconstruction; each choice stands where it is made.
+The equations A to A3b are this project's reconstruction (book, page Module A).
 """
 
 import torch
@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from wsss import host
+from wsss.cam import upcast
 from wsss.config import IGNORE
 from wsss.contrast import class_contrast_loss
-from wsss.losses import upcast
 
 EPSILON = 1e-5
 
@@ -19,7 +19,7 @@ EPSILON = 1e-5
 def project(
     bottleneck: Float[Tensor, "*n m"], projection: Float[Tensor, "s d m"], normalise: bool
 ) -> Float[Tensor, "*n s d"]:
-    """z_k = P_k g in each of s subspaces, divided by its norm with `normalise` (page Module A).
+    """Embeddings z_k = P_k g in each of s subspaces (A), divided by their norm with `normalise`.
 
     `bottleneck` g is the trunk's output of norm 1, `projection` has unit rows. It is a layer, so it runs in autocast's
     type as the base's last layer does (s = 1 without `normalise` is that layer, bit by bit); norms are in float32.
@@ -36,7 +36,7 @@ def subspace_contrast_loss(
     raw_exponentials: bool = False,
     extra_term: bool = False,
 ) -> Float[Tensor, ""]:
-    """A1: the base's class token contrast in every subspace, mean over subspaces (page Module A).
+    """Class token contrast in subspaces (A1): the base's L_ctc in every subspace, mean over subspaces.
 
     Subspaces are folded into images, whose mean is the mean over both; s = 1 is L_ctc. The teacher gets no gradient;
     the last two arguments are those of `class_contrast_loss` (Deviations D6, D7).
@@ -87,7 +87,7 @@ def patch_subspace_loss(
     across_images: bool = True,
     across_backgrounds: bool = False,
 ) -> Float[Tensor, ""]:
-    """A2: supervised contrast of patch tokens (page Module A), mean over the local batch, then over subspaces.
+    """Supervised contrast of patch tokens (A2), mean over the local batch, then over subspaces.
 
     l_i = -1/|P(i)| sum_{p in P(i)} log [ exp(z_i.z_p / T) / sum_{a in P(i) u N(i)} exp(z_i.z_a / T) ]. P(i): other
     anchors of its label, across images too, but for background only within its image, since two photographs'
@@ -122,8 +122,11 @@ def _relations(
 
 
 def orthogonality_loss(projection: Float[Tensor, "s d m"]) -> Float[Tensor, ""]:
-    """L_orth = mean_{k != l} ||P_k P_l^T||_F^2 / d (page Module A): 0 if orthogonal, 1 if all are one and the
-    same orthonormal basis; a single subspace gives 0 with a zero gradient. Outside autocast."""
+    """Orthogonality of the subspaces (A3a): L_orth = mean_{k != l} ||P_k P_l^T||_F^2 / d.
+
+    0 if they are orthogonal, 1 if all have the same orthonormal basis. A single subspace gives 0 with a zero gradient.
+    Outside autocast.
+    """
     rows = upcast(projection).flatten(0, 1)
     with torch.autocast(rows.device.type, enabled=False):
         return _mean_between(rows @ rows.mT, projection.shape[0]) / projection.shape[1]
@@ -132,21 +135,20 @@ def orthogonality_loss(projection: Float[Tensor, "s d m"]) -> Float[Tensor, ""]:
 def decorrelation_loss(
     z: Float[Tensor, "a s d"], labels: Int[Tensor, " a"], by_label: bool = True
 ) -> Float[Tensor, ""]:
-    """L_dec = mean_{k != l} mean_ab (C^kl_ab)^2, C^kl = z_k^T z_l / n over the n anchors (page Module A).
+    """Decorrelation of embeddings (A3b): L_dec = mean_{k != l} mean_ab (C^kl_ab)^2, C^kl = z_k^T z_l / n.
 
-    Each z is first centred by the mean of the anchors of its label in the whole local batch, since class codes alone
-    correlate raw subspaces and a raw penalty (without `by_label`: by the mean of all) would fight the contrast; then
-    divided, dimension by dimension, by its
-    (population) deviation over all anchors + 1e-5, so that C is a correlation. Gradients run through mean and
-    deviation. Anchors of label IGNORE take no part. A single subspace or no anchors: 0 with a zero gradient. Outside
-    autocast.
+    n counts the anchors. Each z is first centred by the mean of the anchors of its label in the whole local batch:
+    classes alone correlate raw subspaces, so a raw penalty would fight the contrast. (Without `by_label` it is centred
+    by the mean of all anchors.) Then it is divided, dimension by dimension, by its (population) deviation over all
+    anchors + 1e-5, so that C is a correlation. Gradients run through mean and deviation. Anchors of label IGNORE take
+    no part. A single subspace or no anchors: 0 with a zero gradient. Outside autocast.
     """
     with torch.autocast(z.device.type, enabled=False):
-        codes = upcast(z).flatten(1)
+        embeddings = upcast(z).flatten(1)
         used = labels != IGNORE
         groups = labels if by_label else labels * ~used
-        same = (groups[:, None] == groups).to(codes.dtype)
-        centred = (codes - same @ codes / same.sum(1, keepdim=True)) * used[:, None]
+        same = (groups[:, None] == groups).to(embeddings.dtype)
+        centred = (embeddings - same @ embeddings / same.sum(1, keepdim=True)) * used[:, None]
         count = used.sum().clamp(min=1).double()
         # The norm, unlike a square root, has a zero gradient where a dimension does not vary.
         scaled = centred / (torch.linalg.vector_norm(centred, dim=0) / count.sqrt() + EPSILON)

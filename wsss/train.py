@@ -12,7 +12,21 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from wsss import begun, checkpoint, datasets, distributed, evaluate, finite, memory, method, optim, sizes, stored, tally
+from wsss import (
+    begun,
+    checkpoint,
+    datasets,
+    distributed,
+    evaluate,
+    finite,
+    memory,
+    method,
+    optim,
+    schedule,
+    sizes,
+    stored,
+    tally,
+)
 from wsss import config as configuration
 from wsss.batch import Batch
 from wsss.config import Config
@@ -102,7 +116,7 @@ class Trainer:
         not finite, before the optimizer sees its gradient."""
         config, total = self.config.optim, self.config.optim.steps
         memory.keep_freed()
-        wrapped = method.Step(self.model, self.config)
+        wrapped = method.Forward(self.model, self.config)
         if distributed.world_size() > 1:
             wrapped = self._shared(wrapped)
         batches = self.batches()
@@ -131,12 +145,11 @@ class Trainer:
         """`step`, its gradients averaged over the processes. Steps of classification alone leave parameters unused,
         which DDP then has to look for. No `static_graph`: DDP does not see into an `Output`, and would leave the first
         step's gradients to each process."""
-        plain = method.is_plain(method.weights(0, self.config)) or not self.config.uses_cams
         return DistributedDataParallel(
             step,
             device_ids=[self.device] if self.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
-            find_unused_parameters=plain,
+            find_unused_parameters=schedule.classification_only(0, self.config),
         )
 
     def batches(self) -> Iterator[Batch]:
@@ -145,7 +158,7 @@ class Trainer:
 
     def weights(self, step: int) -> dict[str, float]:
         """Of every term at a step."""
-        return method.weights(step, self.config)
+        return schedule.term_weights(step, self.config)
 
     def _update(self, wrapped: nn.Module, batches: Iterator[Batch]) -> dict[str, float | None]:
         """One optimizer step over the process's micro-batches; returns the mean of every term, None where it was never
@@ -154,8 +167,7 @@ class Trainer:
         self.model.train()
         self.model.update_teacher(config.class_contrast.momentum)
         self.optimizer.zero_grad()
-        table, aux_labels = self.weights(self.step), method.uses_aux_labels(self.step, config)
-        plain = method.is_plain(table)
+        table = self.weights(self.step)
         for part in range(config.optim.accumulate):
             batch = next(batches).to(self.device)
             place = part * distributed.world_size() + distributed.rank()
@@ -163,7 +175,8 @@ class Trainer:
             last = part == config.optim.accumulate - 1
             with nullcontext() if last or distributed.world_size() == 1 else wrapped.no_sync():
                 with self._autocast():
-                    terms = method.losses(wrapped(batch, generator, plain), batch, config, aux_labels)
+                    output, targets = wrapped(batch, self.step, generator)
+                    terms = method.losses(output, targets, config)
                     loss = method.objective(terms, table) / config.optim.accumulate
                 told.append((batch.ids, finite.values(terms)))
                 loss.backward()  # out of autocast, in the types that the forward pass had

@@ -9,8 +9,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from wsss.compat import Compat
-from wsss.config import IGNORE, Augment
+from wsss.config import IGNORE, Augment, Compat
 
 Box = tuple[int, int, int, int]
 _PADDING = {"RGB": 0, "L": IGNORE, "I": -1}

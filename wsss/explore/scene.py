@@ -1,6 +1,5 @@
 """What models see in an image, computed for the explorer."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from wsss import cam, evaluate, method, refine, transforms
 from wsss.batch import Output, present_classes
-from wsss.config import Config
-from wsss.encoder import AUX
+from wsss.config import AUX, Config
 from wsss.explore.payload import LayerCam, Scene, View
 from wsss.inference import crf
 from wsss.model import SegmentationModel
@@ -118,7 +116,7 @@ def view(photograph: Image.Image, size: tuple[int, int], label: Float[Tensor, " 
         layers,
         _codes(model, output, config),
         _labels(output.segmentation, size) if segments else None,
-        _pseudo_label(output, several, pixels, label, config, size) if segments else None,
+        _pseudo_label(several, pixels, label, config, size) if segments else None,
     )
 
 
@@ -132,7 +130,7 @@ def _small(raw: Float[Tensor, "b k h w"], grid: tuple[int, int]) -> Float[Tensor
 
 def _codes(model: SegmentationModel, output: Output, config: Config) -> dict[str, Float[np.ndarray, "n d"]]:
     found = {"tokens": _numpy(output.tokens[0])}
-    if config.uses_subspaces:
+    if config.trains_subspaces:
         codes = model.proj_head(output.tokens)[0]
         found |= {f"subspace {k + 1}": _numpy(codes[:, k]) for k in range(codes.shape[1])}
     return found
@@ -143,7 +141,6 @@ def _labels(logits: Float[Tensor, "1 c i j"], size: tuple[int, int]) -> UInt8[np
 
 
 def _pseudo_label(
-    output: Output,
     several: tuple[Tensor, ...],
     pixels: UInt8[Tensor, "1 3 q q"] | Float[Tensor, "1 3 q q"],
     label: Float[Tensor, " k"],
@@ -151,7 +148,7 @@ def _pseudo_label(
     size: tuple[int, int],
 ) -> UInt8[np.ndarray, "h w"]:
     maps = cam.masked(cam.normalise(several[0]), label[None])
-    return _nearest(evaluate.pseudo_label(dataclasses.replace(output, cam=maps), pixels, label[None], config), size)
+    return _nearest(evaluate.pseudo_label(maps, pixels, label[None], config), size)
 
 
 def _nearest(labels: Tensor, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:

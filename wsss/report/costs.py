@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wsss.config import Config
+from wsss.config import AUX, Config
 from wsss.paths import UserError
 from wsss.registry import DATASETS
 from wsss.report import published
 from wsss.report.experiments import SEEDS, Experiment, Row
+from wsss.schedule import classification_steps
 from wsss.settings import override
 
-AUX = 2
-"""Blocks before the last at which the aux layer lies; its classifier is there in every run."""
 PREFIX = 1
 """Class token."""
 
@@ -61,13 +60,13 @@ def passes(config: Config, repeated: bool = False) -> list[Pass]:
     """Encoder passes of one photograph and step of training; `repeated`: those of the base, which computes equal ones
     anew (Deviations D8)."""
     crop, local = config.augment.crop, config.augment.local_size
-    found = [Pass(crop, crop, 1, True, decoder=config.uses_cams)]
-    if not config.uses_cams:
+    found = [Pass(crop, crop, 1, True, decoder="cam" in config.needs)]
+    if "cam" not in config.needs:
         return found
     for scale in config.cam.scales:
         side = int(crop * scale)
         found.append(Pass(side, side, 2 if repeated or scale != 1 else 1, False))
-    if config.contrasts_classes:
+    if "views" in config.needs:
         found.append(Pass(crop, crop, 2 if repeated else 1, True))  # the student's global views
         found += [Pass(crop, crop, 2, False)] * repeated  # the teacher's
         found.append(Pass(local, local, config.augment.local_crops, True))
@@ -106,18 +105,9 @@ def step_tflop(config: Config, repeated: bool = False) -> float:
     return config.optim.batch * tflop(passes(config, repeated), vit_of(config), DATASETS[config.data.name].classes)
 
 
-def plain_steps(config: Config) -> int:
-    """First steps in which classification alone has a weight, so that the main pass is all."""
-    if not config.uses_cams:
-        return config.optim.steps
-    schedule = config.schedule
-    start = min(schedule.contrast_start, schedule.joining, schedule.segmentation_start)
-    return int(start * config.optim.steps) + 1 if start else 0
-
-
 def run_pflop(config: Config, repeated: bool = False) -> float:
     """10^15 operations of a whole run; the base, `repeated`, is taken to compute every pass in every step."""
-    plain = 0 if repeated else plain_steps(config)
+    plain = 0 if repeated else classification_steps(config)
     main = config.optim.batch * tflop(passes(config)[:1], vit_of(config), 0) if plain else 0.0
     return (plain * main + (config.optim.steps - plain) * step_tflop(config, repeated)) / 1e3
 

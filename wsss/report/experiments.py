@@ -139,7 +139,7 @@ def _factors(scale: str, settings: Mapping[str, str]) -> Ablation:
 
 def _temperatures(scale: str) -> Ablation:
     own = {"temperature of patch tokens": "msc.patch_temperature"}
-    if presets.PRESETS[scale].contrasts_classes:
+    if "views" in presets.PRESETS[scale].needs:
         own |= {"temperature of class tokens": "class_contrast.temperature"}
     return _factors(scale, own)
 
@@ -235,7 +235,7 @@ def _all() -> Iterator[tuple[str, Experiment]]:
     for scale in FINALS:
         without = Row("no alignment", f"{scale}-msc")
         yield f"{scale}-components", _components(scale)
-        if presets.PRESETS[scale].contrasts_classes:
+        if "views" in presets.PRESETS[scale].needs:
             yield f"{scale}-steps", _steps(scale)
         yield f"{scale}-csa", _ablation("terms of the alignment", scale, TERMS, without)
         yield f"{scale}-level", _ablation("tokens contrasted in the subspaces", scale, LEVELS)

@@ -71,9 +71,7 @@ def changes(one: Record) -> dict[str, Any]:
     """Settings of a record that its preset has otherwise today."""
     known = flatten(presets.PRESETS[one["preset"]])
     found = flatten(stored.from_dict(one["config"]))
-    dead = (
-        () if presets.PRESETS[one["preset"]].uses_cams else ("csa.", "msc.", "class_contrast.", "schedule.", "energy.")
-    )
+    dead = () if presets.PRESETS[one["preset"]].needs else ("csa.", "msc.", "class_contrast.", "schedule.", "energy.")
     kept = {path: x for path, x in found.items() if path not in ASIDE and not path.startswith(dead)}
     return {path: x for path, x in kept.items() if x != known[path]}
 

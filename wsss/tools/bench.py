@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsss import energy, evaluate, presets, refine
+from wsss import cam, energy, evaluate, presets, refine
 from wsss.command import parse
 from wsss.inference import crf
 from wsss.paths import UserError, did_you_mean
@@ -81,8 +81,9 @@ def bench_energy(asked: Scored) -> dict[str, Any]:
     """The bilateral filter of a batch's probabilities."""
     config = presets.get("voc", augment__crop=asked.size, augment__local_size=min(96, asked.size))
     batch = random_batch(config, asked.classes, asked.images)
+    valid = cam.box_mask(batch.box, (asked.size, asked.size))
     half = torch.randn(asked.images, asked.classes, asked.size // 2, asked.size // 2, device=device()).softmax(1)
-    return _part(asked, "energy", lambda: energy.filtered(batch.image, half, batch.box))
+    return _part(asked, "energy", lambda: energy.filtered(batch.image, half, valid))
 
 
 def bench_crf(asked: Scored) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from wsss import evaluate, memory, method, model, optim, presets
+from wsss import evaluate, memory, method, model, optim, presets, schedule
 from wsss.batch import Batch
 from wsss.config import Config
 from wsss.model import SegmentationModel
@@ -26,10 +26,10 @@ WARM_UP = 3
 the thousands that follow in a training does."""
 
 PHASES: tuple[tuple[Any, str, str], ...] = (
-    (method, "add_cams", "cam passes"),
-    (method, "add_class_codes", "local crops"),
-    (method, "add_patch_codes", "patch codes"),
-    (method, "segmentation_labels", "refinement"),
+    (method, "multi_scale_cam", "cam passes"),
+    (method, "embed_views", "local crops"),
+    (method, "embed_anchors", "patch codes"),
+    (method, "pseudo_label", "refinement"),
     (method, "losses", "other losses"),
 )
 """Functions of a step that are timed one by one; what `forward` does beside them is the main pass."""
@@ -152,15 +152,16 @@ def _step(
     spent: dict[str, float],
 ) -> None:
     """What `train.Trainer` does for a step, with the seconds of its parts."""
-    table = method.weights(config.optim.steps // 2, config)
+    step = config.optim.steps // 2
+    table = schedule.term_weights(step, config)
     net.update_teacher(config.class_contrast.momentum)
     optimizer.zero_grad()
     for _ in range(asked.accumulate):
         started, before = time.perf_counter(), sum(spent.values())
         with torch.autocast(device().type, torch.bfloat16, enabled=asked.dtype == "bfloat16"):
-            output = method.forward(net, batch, config, torch.Generator(device()).manual_seed(0))
+            output, targets = method.forward(net, batch, config, step, torch.Generator(device()).manual_seed(0))
             _add(spent, "main pass", time.perf_counter() - started - (sum(spent.values()) - before))
-            loss = method.objective(method.losses(output, batch, config), table) / asked.accumulate
+            loss = method.objective(method.losses(output, targets, config), table) / asked.accumulate
         started = time.perf_counter()
         loss.backward()
         wait()

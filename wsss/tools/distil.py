@@ -24,13 +24,14 @@ from tqdm import tqdm
 
 from wsss import datasets, finite, method, presets, train, transforms
 from wsss.batch import Batch, Output
+from wsss.cam import upcast
 from wsss.command import parse
 from wsss.config import Config
 from wsss.data import pictures, voc
 from wsss.inference import runs
 from wsss.inference.runs import Opened
 from wsss.interrupt import Interrupted
-from wsss.losses import classification_loss, upcast
+from wsss.method import classification_loss
 from wsss.model import SegmentationModel
 from wsss.paths import UserError, atomic, read_json, sha256, write_json
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch.profiler import ProfilerActivity, profile
 
-from wsss import contrast, evaluate, method, model, optim, presets, subspace
+from wsss import contrast, evaluate, method, model, optim, presets, schedule, subspace
 from wsss.batch import Batch
 from wsss.command import parse
 from wsss.config import Config
@@ -93,11 +93,11 @@ def _kept(drawn: dict[Any, Any], work: Callable[..., Any]) -> Callable[..., Any]
 def _step(config: Config, batch: Batch, dtype: str) -> dict[str, float]:
     """Terms of one step and the norm of its gradient, on the batch's device."""
     place = batch.image.device
-    net, table = model.build(config, 20).to(place).train(), method.weights(config.optim.steps // 2, config)
+    net, step = model.build(config, 20).to(place).train(), config.optim.steps // 2
     generator = torch.Generator(place).manual_seed(0)
     with torch.autocast(place.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-        terms = method.losses(method.forward(net, batch, config, generator), batch, config)
-        loss = method.objective(terms, table)
+        terms = method.losses(*method.forward(net, batch, config, step, generator), config)
+        loss = method.objective(terms, schedule.term_weights(step, config))
     loss.backward()
     norms = [parameter.grad.norm() for parameter in net.parameters() if parameter.grad is not None]
     return {name: value.item() for name, value in terms.items()} | {"gradient": torch.stack(norms).norm().item()}
@@ -131,12 +131,12 @@ def busy(check: Check) -> dict[str, Any]:
 
 
 def _steps(net: SegmentationModel, batch: Batch, config: Config, optimizer: torch.optim.Optimizer, count: int) -> None:
-    generator, table = torch.Generator(device()).manual_seed(0), method.weights(config.optim.steps // 2, config)
+    generator, step = torch.Generator(device()).manual_seed(0), config.optim.steps // 2
     for _ in range(count):
         optimizer.zero_grad()
         with torch.autocast(device().type, torch.bfloat16):
-            terms = method.losses(method.forward(net, batch, config, generator), batch, config)
-            loss = method.objective(terms, table)
+            terms = method.losses(*method.forward(net, batch, config, step, generator), config)
+            loss = method.objective(terms, schedule.term_weights(step, config))
         loss.backward()
         optimizer.step()
     wait()

@@ -16,10 +16,9 @@ import torch
 import tyro
 from torch import Tensor
 
-from wsss import cam, checkpoint, contrast, energy, losses, metrics, model, optim, refine, subspace
+from wsss import cam, checkpoint, contrast, energy, method, metrics, model, optim, refine, subspace
 from wsss.command import parse
-from wsss.compat import TOCO
-from wsss.config import IGNORE, Config
+from wsss.config import IGNORE, TOCO, Config
 from wsss.inference import crf
 from wsss.normalisation import IMAGENET
 from wsss.paths import UserError, did_you_mean
@@ -73,10 +72,11 @@ Found = dict[str, Any]
 
 
 def _labels(case: Case) -> Found:
-    maps, label, box = case.real("cam"), case.real("image_label"), case.whole("box")
+    maps, label = case.real("cam"), case.real("image_label")
+    valid = cam.box_mask(case.whole("box"), (maps.shape[2], maps.shape[3]))
     return {
         "out/evaluation_label": cam.evaluation_labels(maps, label, BACKGROUND),
-        "out/training_label": cam.training_labels(maps, label, box, LOW, HIGH),
+        "out/training_label": cam.training_labels(maps, label, valid, LOW, HIGH),
         "out/roi": cam.foreground_certainty(maps, label, LOW, HIGH),
         "out/valid_cam": cam.masked(maps, label),
     }
@@ -115,18 +115,19 @@ def _refine(case: Case) -> Found:
 def _segmentation(case: Case) -> Found:
     logits = case.real("logits").requires_grad_()
     labels = case.whole("label")
-    sure = losses.log_probability(logits, labels.shape[1:])
-    loss = losses.segmentation_loss(sure, labels, TOCO.undefined_segmentation)
+    sure = method.log_probability(logits, labels.shape[1:])
+    loss = method.segmentation_loss(sure, labels, TOCO.undefined_segmentation)
     return _with_gradient(loss, logits, "logits")
 
 
 def _energy(case: Case) -> Found:
     mean, deviation = (torch.tensor(x)[:, None, None] for x in (IMAGENET.mean, IMAGENET.deviation))
     image = ((case.real("image_normalised") * deviation + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    logits, box = case.real("logits").requires_grad_(), case.whole("box")
-    probability = energy.half_probability(losses.log_probability(logits, image.shape[2:]))
-    filtered = energy.filtered(image, probability, box, across_box=TOCO.energy_across_box)
-    return _with_gradient(energy.energy_loss(probability, filtered, case.whole("label"), box), logits, "logits")
+    logits = case.real("logits").requires_grad_()
+    valid = cam.box_mask(case.whole("box"), (image.shape[2], image.shape[3]))
+    probability = energy.half_probability(method.log_probability(logits, image.shape[2:]))
+    filtered = energy.filtered(image, probability, valid, across_box=TOCO.energy_across_box)
+    return _with_gradient(energy.energy_loss(probability, filtered, case.whole("label"), valid), logits, "logits")
 
 
 def _schedule(case: Case) -> Found:
