@@ -94,7 +94,9 @@ def draw(random: RandomState, size: int = 128, first: int | None = None) -> Draw
     for number, (index, sprite, corner) in enumerate(placed, 1):
         paste(image, sprite, *corner)
         part[_on_image(sprite.part, corner, size) & (shown == number) & ~edge] = index
-        boxes.append((index, *_box(shown == number)))
+        rows, columns = np.nonzero(shown == number)
+        low, high = (columns.min(), rows.min()), (columns.max(), rows.max())
+        boxes.append((index, *(int(side) + 1 for side in (*low, *high))))
     mask = np.array([0, *classes], np.uint8)[shown]
     mask[edge] = IGNORE
     return Drawing(expose(random, image), mask, part, boxes)
@@ -166,11 +168,6 @@ def contour(shown: np.ndarray) -> np.ndarray:
     return edge
 
 
-def _box(visible: np.ndarray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
-    return int(columns[0]) + 1, int(rows[0]) + 1, int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
 _RANDOM = RandomState(0)
 """Seeded anew for every image: seeding a state is many times faster than making one."""
 
@@ -204,28 +201,24 @@ def generate(
         return _accept(root, card)
     try:
         with atomic(root) as scratch:
-            _draw_all(scratch, card, progress)
+            for folder in _FOLDERS:
+                (scratch / folder).mkdir(parents=True)
+            (scratch / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+            for number, (split, count) in enumerate(splits.items()):
+                names = [f"{split}_{i:05d}" for i in range(count)]
+                for i, name in enumerate(tqdm(names, f"draw {split}", unit="image", disable=not progress, leave=False)):
+                    drawing = draw(RandomState([seed, number, i]), size, first=1 + i % len(CLASSES))
+                    Image.fromarray(drawing.image).save(scratch / f"JPEGImages/{name}.jpg", quality=90)
+                    write_mask(scratch / f"SegmentationClass/{name}.png", drawing.mask)
+                    write_mask(scratch / f"SegmentationPart/{name}.png", drawing.part)
+                    (scratch / f"Annotations/{name}.xml").write_text(_annotation(name, drawing))
+                (scratch / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{name}\n" for name in names))
+            (scratch / "mini.json").write_text(json.dumps(card, indent=1) + "\n")
     except UserError:
         if root.exists():  # another process was faster
             return _accept(root, card)
         raise
     return root
-
-
-def _draw_all(root: Path, card: dict, progress: bool) -> None:
-    for folder in _FOLDERS:
-        (root / folder).mkdir(parents=True)
-    (root / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
-    for number, (split, count) in enumerate(card["splits"].items()):
-        names = [f"{split}_{i:05d}" for i in range(count)]
-        for i, name in enumerate(tqdm(names, f"draw {split}", unit="image", disable=not progress, leave=False)):
-            drawing = draw(RandomState([card["seed"], number, i]), card["size"], first=1 + i % len(CLASSES))
-            Image.fromarray(drawing.image).save(root / "JPEGImages" / f"{name}.jpg", quality=90)
-            write_mask(root / "SegmentationClass" / f"{name}.png", drawing.mask)
-            write_mask(root / "SegmentationPart" / f"{name}.png", drawing.part)
-            (root / "Annotations" / f"{name}.xml").write_text(_annotation(name, drawing))
-        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
-    (root / "mini.json").write_text(json.dumps(card, indent=1) + "\n")
 
 
 def _annotation(name: str, drawing: Drawing) -> str:
