@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from wsss.config import IGNORE, Augment, Compat
 
-Box = tuple[int, int, int, int]
+_Box = tuple[int, int, int, int]
 _PADDING = {"RGB": 0, "L": IGNORE, "I": -1}
 """By the mode of an image: of photographs, masks and numbers of pixels."""
 
@@ -31,13 +31,13 @@ def resize_square(
 
 def views(
     photograph: Image.Image, augment: Augment, compat: Compat, contrast: bool = True
-) -> tuple[UInt8[Tensor, "3 h w"], Box, UInt8[Tensor, "3 h w"] | None, UInt8[Tensor, "3 h w"] | None]:
+) -> tuple[UInt8[Tensor, "3 h w"], _Box, UInt8[Tensor, "3 h w"] | None, UInt8[Tensor, "3 h w"] | None]:
     """View 1, its box (top, bottom, left, right), view 2 and the source of local crops.
 
     Without `contrast` the last two, which serve class token contrast alone, are None; view 1 is the same either way.
     """
     crop, main, box = _first(photograph, augment, compat)
-    source = flip(crop) if compat.local_flip else main
+    source = _flip(crop) if compat.local_flip else main
     first = blur(_colour(main, augment), augment.blur, 1.0)
     if not contrast:
         return tv.pil_to_tensor(first), box, None, None
@@ -45,7 +45,7 @@ def views(
     second = v2.RandomResizedCrop(
         augment.crop, augment.view_scale, interpolation=tv.InterpolationMode.BICUBIC, antialias=True
     )(photograph)
-    second = v2.RandomSolarize(128, 0.2)(blur(_colour(flip(second), augment), augment.blur, 0.1))
+    second = v2.RandomSolarize(128, 0.2)(blur(_colour(_flip(second), augment), augment.blur, 0.1))
     return tv.pil_to_tensor(first), box, tv.pil_to_tensor(second), tv.pil_to_tensor(local)
 
 
@@ -64,14 +64,14 @@ def sources(size: tuple[int, int], augment: Augment, compat: Compat) -> Int[Tens
     return torch.from_numpy(np.array(main)).long()
 
 
-def _first(image: Image.Image, augment: Augment, compat: Compat) -> tuple[Image.Image, Image.Image, Box]:
+def _first(image: Image.Image, augment: Augment, compat: Compat) -> tuple[Image.Image, Image.Image, _Box]:
     """The crop, view 1 before its colours change (the base turns it once more), and the box, of a photograph or of
     numbers, which are not mixed."""
-    crop, box = random_crop(flip(_random_scale(image, augment.scale)), augment.crop)
-    return crop, flip(crop) if compat.second_flip else crop, box
+    crop, box = random_crop(_flip(_random_scale(image, augment.scale)), augment.crop)
+    return crop, _flip(crop) if compat.second_flip else crop, box
 
 
-def random_crop(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
+def random_crop(image: Image.Image, size: int) -> tuple[Image.Image, _Box]:
     """A square crop at a random place; a side shorter than `size` is padded, the image at a random offset in it:
     photographs with black, masks with 255, other numbers with -1. The box is where the crop shows the image."""
     top, bottom, source_top = _place(image.height, size)
@@ -82,24 +82,24 @@ def random_crop(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
     return canvas, (top, bottom, left, right)
 
 
-def flip(image: Image.Image) -> Image.Image:
+def _flip(image: Image.Image) -> Image.Image:
     """The image or its mirror image, with equal chance."""
-    return tv.horizontal_flip(image) if chance(0.5) else image
+    return tv.horizontal_flip(image) if _chance(0.5) else image
 
 
 def blur(image: Image.Image, radius: tuple[float, float], probability: float) -> Image.Image:
     """Gaussian blur with a radius drawn from the range, with the given probability."""
-    if not chance(probability):
+    if not _chance(probability):
         return image
-    return image.filter(ImageFilter.GaussianBlur(uniform(*radius)))
+    return image.filter(ImageFilter.GaussianBlur(_uniform(*radius)))
 
 
-def chance(probability: float) -> bool:
+def _chance(probability: float) -> bool:
     """True with the given probability."""
     return bool(torch.rand(()) < probability)
 
 
-def uniform(low: float, high: float) -> float:
+def _uniform(low: float, high: float) -> float:
     """A number drawn from [low, high)."""
     return low + (high - low) * float(torch.rand(()))
 
@@ -111,13 +111,13 @@ def _place(length: int, size: int) -> tuple[int, int, int]:
 
 
 def _random_scale(image: Image.Image, scale: tuple[float, float]) -> Image.Image:
-    factor = uniform(*scale)
+    factor = _uniform(*scale)
     size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
     return image.resize(size, Image.Resampling.BILINEAR if image.mode == "RGB" else Image.Resampling.NEAREST)
 
 
 def _colour(image: Image.Image, augment: Augment) -> Image.Image:
     """Jitter (.4, .4, .2) and of the hue with probability .8, grey with probability .2, by the set strengths."""
-    if chance(0.8):
+    if _chance(0.8):
         image = v2.ColorJitter(*(augment.colour * x for x in (0.4, 0.4, 0.2)), augment.hue)(image)
     return v2.RandomGrayscale(0.2 * augment.colour)(image)

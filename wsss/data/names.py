@@ -25,7 +25,7 @@ PHOTOGRAPHS = (".jpg", ".png", ".jpeg")
 MASKS = (".png",)
 _LONGEST_ID = 200
 """Characters; file systems refuse names of more than 255 bytes."""
-BACKGROUND = {"background", "bg", "ignore", "ignored", "void", "unlabeled", "unlabelled", "dontcare", "none", "null"}
+_BACKGROUND = {"background", "bg", "ignore", "ignored", "void", "unlabeled", "unlabelled", "dontcare", "none", "null"}
 """Names of what is no class, in small letters alone: "0: __Background__" is one of them, "void/background" is two."""
 _BESIDE = {"area", "class", "label", "or", "pixels", "region"}
 """Words that make no class of them: "ignore_region"."""
@@ -194,9 +194,9 @@ def check_classes(classes: Sequence[str], where: str, what: str) -> tuple[str, .
 
 
 def _is_background(name: str) -> bool:
-    """Whether the name, or each of its words, is one of BACKGROUND."""
+    """Whether the name, or each of its words, is one of _BACKGROUND."""
     words = re.findall(r"[^\W\d_]+", name.casefold())
-    return "".join(words) in BACKGROUND or (set(words) <= BACKGROUND | _BESIDE and not set(words) <= _BESIDE)
+    return "".join(words) in _BACKGROUND or (set(words) <= _BACKGROUND | _BESIDE and not set(words) <= _BESIDE)
 
 
 def _plain(name: str) -> str:

@@ -200,7 +200,7 @@ def _build(root: Path, folders: Mapping[str, Path], partial: bool) -> list[str]:
         elif name in listed:
             raise UserError(f"VOC lists {name}, but {path} does not exist; give the complete download")
         else:
-            mask = read_sbd(folders["sbd"] / "cls" / f"{name}.mat", size)
+            mask = _read_sbd(folders["sbd"] / "cls" / f"{name}.mat", size)
         write_mask(root / _AUG / path.name, mask)
     for name in tqdm(lists.get("test", ()), "read test photographs", unit="image", leave=False):
         if not (root / "JPEGImages" / f"{name}.jpg").exists():
@@ -232,7 +232,7 @@ def _place_annotation(folder: Path, name: str, root: Path) -> str:
     return " ".join([name, *(label for label in VOC_CLASSES if label in shown)])
 
 
-def read_sbd(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+def _read_sbd(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     """SBD's mask of class numbers, of its photograph's `size` (width, height). Raises UserError."""
     if not path.is_file():
         raise UserError(f"SBD lists {path.stem}, but {path} does not exist; download SBD again")
