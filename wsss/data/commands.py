@@ -58,22 +58,24 @@ class _CheckData:
     """Lists to look through; empty: all of ImageSets/Segmentation."""
 
 
-def run(words: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
     """`wsss data WHAT ...`; returns the exit code. Raises UserError."""
     usage, commands, path = _USAGE, {"mini": _DrawMini, "check": _CheckData, "prepare": None}, "data"
-    if words[:1] == ["prepare"]:
-        usage, path, words = _PREPARE_USAGE, "data prepare", words[1:]
+    if arguments[:1] == ["prepare"]:
+        usage, path, arguments = _PREPARE_USAGE, "data prepare", arguments[1:]
         commands = {"voc": "prepare:PrepareVoc", "animals": "prepare:PrepareAnimals", "coco": "coco:PrepareCoco"}
-    if not words or words[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(usage)
-        return 0 if words else 2
-    if words[0] not in commands:
-        raise UserError(f"wsss {path} knows no {words[0]}{did_you_mean(words[0], commands)}; see wsss {path} --help")
-    kind = commands[words[0]]
+        return 0 if arguments else 2
+    if arguments[0] not in commands:
+        raise UserError(
+            f"wsss {path} knows no {arguments[0]}{did_you_mean(arguments[0], commands)}; see wsss {path} --help"
+        )
+    kind = commands[arguments[0]]
     if isinstance(kind, str):  # imported when it is called
-        module, _, name = kind.partition(":")
-        kind = getattr(import_module(f"wsss.data.{module}"), name)
-    request = parse(kind, words[1:], f"{path} {words[0]}")
+        module, _, attribute = kind.partition(":")
+        kind = getattr(import_module(f"wsss.data.{module}"), attribute)
+    request = parse(kind, rest, f"{path} {name}")
     if isinstance(request, _CheckData):
         return _check(request)
     with _stoppable():

@@ -195,8 +195,8 @@ def check_classes(classes: Sequence[str], where: str, what: str) -> tuple[str, .
 
 def _is_background(name: str) -> bool:
     """Whether the name, or each of its words, is one of _BACKGROUND."""
-    words = re.findall(r"[^\W\d_]+", name.casefold())
-    return "".join(words) in _BACKGROUND or (set(words) <= _BACKGROUND | _BESIDE and not set(words) <= _BESIDE)
+    parts = re.findall(r"[^\W\d_]+", name.casefold())
+    return "".join(parts) in _BACKGROUND or (set(parts) <= _BACKGROUND | _BESIDE and not set(parts) <= _BESIDE)
 
 
 def _plain(name: str) -> str:
