@@ -67,11 +67,10 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage)
         return 0 if arguments else 2
-    if arguments[0] not in commands:
-        raise UserError(
-            f"wsss {path} knows no {arguments[0]}{did_you_mean(arguments[0], commands)}; see wsss {path} --help"
-        )
-    kind = commands[arguments[0]]
+    name, *rest = arguments
+    if name not in commands:
+        raise UserError(f"wsss {path} knows no {name}{did_you_mean(name, commands)}; see wsss {path} --help")
+    kind = commands[name]
     if isinstance(kind, str):  # imported when it is called
         module, _, attribute = kind.partition(":")
         kind = getattr(import_module(f"wsss.data.{module}"), attribute)
