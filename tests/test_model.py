@@ -36,7 +36,7 @@ def test_any_patch_and_size(patch, size):
     with torch.no_grad():
         output = net(photographs)
     rows, columns = size[0] // patch, size[1] // patch
-    assert output.grid == (rows, columns) and output.patch == patch
+    assert output.grid == (rows, columns) and net.patch == patch
     assert output.tokens.shape == output.aux_tokens.shape == (2, rows * columns, 24)
     assert output.class_token.shape == (2, 24)
     assert output.logits.shape == output.aux_logits.shape == (2, 4)

@@ -13,8 +13,10 @@ from wsss.weights import start_file
 
 
 class Patches(PatchEmbed):
-    """timm's patch embedding, whose convolution is computed as what it is, a linear layer on patches that do not
-    overlap: on a CPU its gradient takes a quarter of the time."""
+    """timm's patch embedding, computed as a linear layer on patches, which do not overlap.
+
+    The result is that of timm's convolution. On a CPU the gradient takes a quarter of the time.
+    """
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b i j d"]:
         """Embeddings of the patches."""
@@ -24,17 +26,17 @@ class Patches(PatchEmbed):
 
 
 def build_encoder(config: Model) -> nn.Module:
-    """The timm ViT of the configuration, position embeddings frozen.
+    """Build the timm ViT of a configuration, position embeddings frozen.
 
     Raises UserError for a name timm does not know, an architecture that is not a plain ViT with a class token, and
     weights that cannot be had.
     """
-    fetched = config.pretrained and not config.checkpoint and not start_file(config)  # which hold every tensor
+    fetched = config.pretrained and not config.checkpoint and not start_file(config)  # a file holds every tensor
     shape = {
         "patch_size": config.patch_size,
         "img_size": config.image_size,
         "embed_dim": config.width,
-        "depth": None if fetched else config.depth,  # timm wants a place for every tensor that it fetches
+        "depth": None if fetched else config.depth,  # timm needs a place for every tensor that it fetches; cut below
         "num_heads": config.heads,
     }
     try:

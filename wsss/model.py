@@ -27,7 +27,7 @@ UNKNOWN = '{"sha256": null, "source": "unknown"}'
 
 
 class Decoder(nn.Module):
-    """LargeFOV: two 3x3 convolutions of dilation 5 and a 1x1 one; the names are the base's."""
+    """LargeFOV decoder: two 3x3 convolutions of dilation 5 and a 1x1 one; tensor names are the base's."""
 
     def __init__(self, width: int, hidden: int, classes: int):
         super().__init__()
@@ -51,7 +51,7 @@ class UnitNormLinear(nn.Module):
             nn.init.orthogonal_(self.weight_v)
 
     def rows(self) -> Float[Tensor, "p d"]:
-        """The layer's matrix, its rows of norm 1."""
+        """Matrix of the layer, rows of norm 1."""
         return self.weight_g * F.normalize(self.weight_v, dim=1)
 
 
@@ -81,7 +81,7 @@ class ContrastHead(nn.Module):
         )
 
     def projection(self) -> Float[Tensor, "s e m"]:
-        """P, the projections of all subspaces, rows of norm 1."""
+        """Projections P of all subspaces, rows of norm 1."""
         return self.last_layer.rows().unflatten(0, (self.subspaces, -1))
 
     def forward(self, token: Float[Tensor, "*n d"]) -> Float[Tensor, "*n s e"]:
@@ -116,19 +116,19 @@ class SegmentationModel(nn.Module):
         self.start: dict[str, Any] = {"sha256": None, "source": "random"}
 
     def set_normalisation(self, normalisation: Normalisation) -> None:
-        """Normalise images with these numbers from now on."""
+        """Set mean and deviation that `normalise` uses."""
         self.normalisation = normalisation
         self.mean.copy_(torch.tensor(normalisation.mean)[:, None, None])
         self.deviation.copy_(torch.tensor(normalisation.deviation)[:, None, None])
 
     def metadata(self) -> dict[str, str]:
-        """What a file of these weights says beside its tensors: normalisation and start weights."""
+        """Metadata for a file of these weights: normalisation and start weights."""
         source = self.normalisation.source
         return {"normalisation": self.normalisation.text(), "normalised": source, "start": json.dumps(self.start)}
 
     def adopt(self, metadata: Mapping[str, str]) -> None:
-        """Take normalisation and start weights from what `metadata` gave; an older file means ImageNet's. Raises
-        UserError."""
+        """Take normalisation and start weights from the metadata of a file; without one, as in older files, ImageNet's.
+        Raises UserError."""
         named = "normalisation" in metadata
         source = metadata.get("normalised", "the file of the weights") if named else OLDER
         self.set_normalisation(parse(metadata.get("normalisation", "imagenet"), source))
@@ -139,16 +139,16 @@ class SegmentationModel(nn.Module):
         return {"normalisation": self.normalisation.record(), "weights": self.start}
 
     def normalise(self, pixels: UInt8[Tensor, "*b 3 h w"] | Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 3 h w"]:
-        """Pixels in 0..255 as the encoder takes them: the one place where images are normalised."""
+        """Normalise pixels in 0..255 for the encoder; no other place normalises images."""
         return (pixels / 255 - self.mean) / self.deviation
 
     def encode(self, image: Float[Tensor, "b 3 h w"], view: Float[Tensor, "b 3 h w"] | None = None) -> Encoded:
-        """One pass of the encoder. Rows and columns of pixels beyond a whole number of patches are dropped. `view`:
-        images in the same batch of which only the class token is kept.
+        """Run the encoder once. Rows and columns of pixels beyond a whole number of patches are dropped. `view`: images
+        of the same size that run in the same batch and of which only the class token is kept.
 
-        timm's `forward_intermediates` is these lines, but for three things that it has no argument for: positions
-        without antialiasing (D13), the kind of attention by the number of tokens, and which blocks are kept for the
-        backward pass.
+        These lines do what timm's `forward_intermediates` does, and three things for which it has no argument:
+        positions without antialiasing (D13), the kind of attention by the number of tokens, and activation
+        checkpointing block by block.
         """
         count, images = len(image), image if view is None else torch.cat([image, view])
         (rows, columns), vit, kept = self.grid(images), self.encoder, {}
@@ -169,13 +169,13 @@ class SegmentationModel(nn.Module):
         return self.encode(image).class_token
 
     def _run(self, block: nn.Module, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b m d"]:
-        """The block, with the kind of attention that is faster for these tokens. The flag is set inside `run`, since
-        what is computed again in the backward pass must have the same kind."""
+        """Run a block with the kind of attention that is faster for this number of tokens."""
         halved = torch.is_grad_enabled() and torch.is_autocast_enabled(x.device.type)
         patches = x.shape[1] - self.encoder.num_prefix_tokens
         fused = x.is_cuda or patches >= self.fused_from * (2 if halved else 1)
 
         def run(x: Tensor) -> Tensor:
+            # Set here and not outside: activation checkpointing runs this again and must get the same kind.
             block.attn.fused_attn = fused
             return block(x)
 
@@ -221,7 +221,7 @@ class SegmentationModel(nn.Module):
     def forward(
         self, image: Float[Tensor, "b 3 h w"], segment: bool = True, view: Float[Tensor, "b 3 h w"] | None = None
     ) -> Output:
-        """One pass. `segment=False` leaves the decoder out; `view`: see `encode`."""
+        """Run the network once. `segment=False` leaves the decoder out; `view`: see `encode`."""
         encoded, grid = self.encode(image, view), self.grid(image)
         pairs = zip(encoded.layers, self.class_weights(), strict=True)
         logits = [F.linear(tokens.amax(1), weight) for tokens, weight in pairs]
@@ -236,22 +236,22 @@ class SegmentationModel(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Teacher head <- momentum * teacher + (1 - momentum) * student, once a step before the forward pass."""
+        """Move the teacher head to momentum * teacher + (1 - momentum) * student, once a step before the forward."""
         for slow, fast in zip(self.proj_head_t.parameters(), self.proj_head.parameters(), strict=True):
             slow.lerp_(fast, 1 - momentum)
 
     def trunk_parameters(self) -> Iterator[nn.Parameter]:
-        """What learns at the backbone's rate."""
+        """Parameters that learn at the backbone's rate."""
         return (p for p in self.encoder.parameters() if p.requires_grad)
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
-        """What learns at the heads' rate."""
+        """Parameters that learn at the heads' rate."""
         heads = (*self.classifiers(), self.proj_head)
         return (p for head in heads for p in head.parameters() if p.requires_grad)
 
 
 def aligned_blocks(config: Config, blocks: int) -> tuple[int, ...]:
-    """Numbers of the blocks, counted from 1, that alignment needs beside the last and the aux block.
+    """Numbers of the further aligned blocks, counted from 1, beside the last and the aux block.
 
     Raises UserError for a layer before the first block.
     """
@@ -263,7 +263,7 @@ def aligned_blocks(config: Config, blocks: int) -> tuple[int, ...]:
 
 
 def build(config: Config, classes: int) -> SegmentationModel:
-    """The model of the configuration with its start weights, initialised from the seed.
+    """Build the model of a configuration with its start weights, initialised from the seed.
 
     `model.checkpoint` holds either a backbone (timm's names) or a whole model, the base's too; it must fit exactly, but
     for what `weights.backbone_tensors` leaves out. Raises UserError.
@@ -277,20 +277,20 @@ def build(config: Config, classes: int) -> SegmentationModel:
 
 
 def _start(model: SegmentationModel, config: ModelConfig) -> None:
-    """Fill in the start weights, unless timm has, and note their normalisation and where they are from."""
-    own = start_file(config)
-    if config.checkpoint and not own:
+    """Fill in the start weights, unless timm has done so, and note their normalisation and source."""
+    file = start_file(config)
+    if config.checkpoint and not file:
         raise UserError(f"the checkpoint {config.checkpoint} does not exist; check --model.checkpoint")
-    name, tensors = config.checkpoint or str(own), read(own) if own else {}
+    name, tensors = config.checkpoint or str(file), read(file) if file else {}
     whole = is_whole(tensors)
     if whole:
         fill(model, tensors, name)
     elif tensors:
         fill(model.encoder, backbone_tensors(tensors, model.encoder, config, name), name)
-    path = own or fetched_file(config)
+    path = file or fetched_file(config)
     named = metadata(path).get("normalisation") if path else None
     model.set_normalisation(start_normalisation(config, named, whole))
-    tagged = f"{own.name} in WSSS_WEIGHTS" if own else f"timm's hub, {config.backbone}"
+    tagged = f"{file.name} in WSSS_WEIGHTS" if file else f"timm's hub, {config.backbone}"
     model.start = {"sha256": sha256(path) if path else None, "source": config.checkpoint or tagged}
     model.start |= {"precision": "int8 as shipped in a package"} if is_int8(tensors) else {}
 

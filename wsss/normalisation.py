@@ -1,4 +1,4 @@
-"""Mean and deviation that a network's images are normalised with. They belong to its weights."""
+"""Mean and deviation by which images are normalised. They belong to a network's weights."""
 
 import re
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and deviation of red, green and blue in 0..1, and who says so."""
+    """Mean and deviation of red, green and blue in 0..1, with their source."""
 
     mean: Triple
     deviation: Triple
     source: str = ""
 
     def text(self) -> str:
-        """As `parse` reads it: a name, or six numbers."""
+        """Text that `parse` reads: a name, or six numbers."""
         names = [name for name, known in NAMED.items() if (known.mean, known.deviation) == (self.mean, self.deviation)]
         return names[0] if names else "; ".join(" ".join(map(str, x)) for x in (self.mean, self.deviation))
 
@@ -40,7 +40,7 @@ IMAGENET = NAMED["imagenet"]
 
 
 def parse(text: str, source: str) -> Normalisation:
-    """The normalisation that `text` names: imagenet, clip, half, or six numbers, the three of the mean first.
+    """Read a normalisation: imagenet, clip, half, or six numbers, the three of the mean first.
 
     Raises UserError, which names the source; also for numbers of pixels in 0..255.
     """
@@ -60,7 +60,7 @@ def parse(text: str, source: str) -> Normalisation:
 
 
 def start_normalisation(model: Model, named: str | None, whole: bool) -> Normalisation:
-    """The normalisation of the start weights: what their file names, else that of `model.normalisation`.
+    """Normalisation of the start weights: the one in their file, else that of `model.normalisation`.
 
     Its value tag means the numbers of timm's configuration where the tag's weights were fetched, or are on disk and the
     backbone names the tag; else ImageNet's. A `whole` model of an older version, or of the base, has ImageNet's, too.

@@ -18,19 +18,19 @@ class UserError(Exception):
 
 
 class Echo(UserError):
-    """Another process's fault, which that one says."""
+    """Failure of another process, which reports it itself."""
 
 
 def note(sentence: str) -> None:
-    """Say a sentence on stderr; of torchrun's processes the first alone does."""
+    """Print a sentence on stderr; of torchrun's processes only the first one does."""
     if os.environ.get("RANK", "0") == "0":
         print(f"wsss: {sentence}", file=sys.stderr)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "; did you mean X?" with the known word nearest to a mistyped one, or nothing."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {found[0]}?" if found else ""
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def project_root() -> Path:
@@ -43,7 +43,7 @@ def project_root() -> Path:
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file's bytes. Raises OSError."""
+    """Digest of a file's bytes. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

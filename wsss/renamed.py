@@ -1,6 +1,7 @@
-"""Settings of earlier versions, and what says the same today.
+"""Settings of earlier versions and their replacements today.
 
-Configurations, records and variants on disk are read through this table; whoever types an old word is told the new one.
+Configurations, records and variants on disk are read through this table; whoever types an old setting is told the new
+one.
 """
 
 import re
@@ -38,7 +39,7 @@ def current(changes: Mapping[str, Any]) -> Changes:
 
 
 def replacement(path: str, value: Any) -> Changes | None:
-    """What stands for an old setting and its value today; None if they are no old ones."""
+    """Today's settings for an old setting and its value; None if they are not old."""
     return RENAMED.get((path, _key(value)))
 
 

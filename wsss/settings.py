@@ -31,7 +31,7 @@ class Fraction(Bound):
 
 
 def get(config: Any, path: str) -> Any:
-    """The value at a dotted path."""
+    """Value at a dotted path."""
     for name in path.split("."):
         config = getattr(config, name)
     return config
@@ -99,7 +99,7 @@ def check(config: Any, steps: int = 0) -> None:
 
 
 def _limits(bound: Bound, value: Any, kind: Any, steps: int) -> str:
-    """What a value outside the bound should have been."""
+    """Second half of the sentence about a value outside its bound."""
     if isinstance(bound, Fraction) and 1 < value <= steps:
         return f"it is a fraction of the run: {value:g} of {steps} steps is {value / steps:g}"
     limits = f"must lie between {bound.low:g} and {bound.high:g}"
@@ -121,7 +121,7 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
 
 
 def unknown(path: str, value: Any, known: Iterable[str]) -> str:
-    """The sentence about a setting that does not exist: what says the same today, or the nearest name."""
+    """Sentence about a setting that does not exist: its replacement today, or the nearest name."""
     return renamed.advice(path, value) or f"there is no setting named {path}{did_you_mean(path, known)}"
 
 

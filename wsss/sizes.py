@@ -6,8 +6,11 @@ from wsss.paths import UserError, note
 
 
 def check(config: Config, patch: int) -> None:
-    """UserError where an image that a run encodes is smaller than one patch, or the crop no whole number of them; a
-    line on stderr for local crops that are none, of which the class token alone is used."""
+    """Check every image size of a run against the patch of its network.
+
+    UserError where an image is smaller than one patch, or the crop is no whole number of patches. Local crops that are
+    no whole number of patches get a warning on stderr: only their class token is used.
+    """
     least = min(1.0, *config.cam.scales)
     squashed = evaluate.evaluation_size(config)
     sides = {"augment.crop": config.augment.crop * least, "augment.evaluation_size": squashed * least}
