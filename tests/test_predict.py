@@ -147,6 +147,17 @@ def test_the_record_says_what_was_done(done):
     assert halved["name"] == "final-without-crf-bfloat16", "half precision is no final number"
 
 
+def test_a_record_names_the_merged_crf(done, capsys):
+    words = ("evaluate", done, "--protocol", "voc", "--scales", 1, "--flip", "False", "--crf-merge")
+    assert run(*words, 0.4, *HERE) == 0
+    used = results.load(done.with_name("0.voc-crf-merge0.4-s1-noflip.json"))["protocol"]
+    assert used["name"] == "final-merge0.4-s1-noflip" and used["crf"]["merge"] == 0.4
+    plain = results.load(done.with_name("0.voc-s1-noflip.json"))["protocol"]
+    assert plain["name"] == "final-without-crf-s1-noflip" and plain["crf"] is None
+    assert "--crf-merge is 2;" in error(capsys, *words, 2)
+    assert "but --crf is False" in error(capsys, *words, 0.4, "--crf", "False")
+
+
 def test_the_crf_refines_probabilities_of_the_whole_photograph(done, own, monkeypatch):
     """Softmax of the combined logits at the photograph's size, with the photograph itself; its argmax is the PNG."""
     seen = {}
@@ -159,7 +170,8 @@ def test_the_crf_refines_probabilities_of_the_whole_photograph(done, own, monkey
     assert run("evaluate", done, "--protocol", "voc", "--bfloat16", "False", *HERE) == 0
     assert set(seen) == {(40, 48), (57, 31), (21, 50), (6, 64)}
     probability, image, numbers = seen[57, 31]
-    assert probability.shape == (3, 57, 31) and numbers == dict(iterations=10, gaussian=(1, 1), bilateral=(121, 5, 4))
+    numbers_of_crf = dict(iterations=10, gaussian=(1, 1), bilateral=(121, 5, 4), merge=None)
+    assert probability.shape == (3, 57, 31) and numbers == numbers_of_crf
     np.testing.assert_allclose(probability.sum(0), 1, atol=1e-6)
     photograph = Image.open(own / "JPEGImages/val_2.jpg").convert("RGB")
     np.testing.assert_array_equal(image, np.asarray(photograph))

@@ -155,6 +155,9 @@ class Evaluate:
     """Score the mirror image, too; None: as the protocol does (True)."""
     crf: bool | None = None
     """Refine by the dense CRF; None: as the protocol does (True)."""
+    crf_merge: float | None = None
+    """Classes whose probability is below this everywhere in the image take part in the CRF as one, which saves time
+    (0.05, say); the record says so in its name. None: the whole CRF."""
     bfloat16: bool = False
     """Compute in bfloat16 where the device does; records are made in float32."""
     longest: int | None = None
@@ -172,7 +175,7 @@ class Evaluate:
 
 def _evaluate(words: Sequence[str]) -> int:
     asked = parse(Evaluate, words, "evaluate")
-    names = ("scales", "flip", "crf", "bfloat16", "longest", "save", "batch", "workers")
+    names = ("scales", "flip", "crf", "crf_merge", "bfloat16", "longest", "save", "batch", "workers")
     final = {name: getattr(asked, name) for name in names}
     if asked.protocol == "training":
         given = [name for name, value in final.items() if value != getattr(Evaluate, name)]

@@ -114,6 +114,7 @@ class Request:
     scales: tuple[float, ...] = ()
     flip: bool | None = None
     crf: bool | None = None
+    crf_merge: float | None = None
     bfloat16: bool = False
     save: Path | None = None
     batch: int = 1
@@ -162,7 +163,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
         raise UserError("--batch must be at least 1 and --workers at least 0")
     opened = open_run(request.run, request.weights, request.data_root)
     own = evaluate.evaluation_size(opened.config)
-    changes = {"flip": request.flip, "crf": request.crf, "longest": request.longest}
+    changes = {"flip": request.flip, "crf": request.crf, "merge": request.crf_merge, "longest": request.longest}
     asked = protocols.protocol(request.protocol, own, request.scales, **changes)
     squashes = asked.size is not None and opened.config.compat.plain_squash
     asked = dataclasses.replace(asked, plain_squash=squashes)
