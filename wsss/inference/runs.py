@@ -7,23 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from wsss import checkpoint, datasets, distributed, evaluate, settings
-from wsss import config as configuration
 from wsss.config import Config
 from wsss.data import identity, pool, sets
 from wsss.data.identity import Evaluated
 from wsss.data.listing import Listing, listing
 from wsss.inference import predict, predictions, protocols, workload
 from wsss.inference.predict import Shard
-from wsss.inference.predictions import Counted
 from wsss.inference.protocols import Protocol
-from wsss.model import SegmentationModel, build, describe
+from wsss.model import SegmentationModel, build
 from wsss.paths import UserError, sha256
-from wsss.registry import DATASETS, title
+from wsss.registry import DATASETS
 from wsss.report import results
+from wsss.tally import Counts, counts_by_image
 
 
 @dataclass(frozen=True)
@@ -183,11 +181,12 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
         if not images.masks:
             return Outcome(shard.folder, images, None, opened.data.differ)
         if distributed.rank() == 0:
-            counted = sorted((one for part in parts for one in part), key=lambda one: one.name)
-            _save(request, opened, shard, counted, round(time.monotonic() - started, 1))
+            seconds = round(time.monotonic() - started, 1)
+            finished = [image for part in parts for image in part]
+            _save(request, opened, shard, [image.counts for image in finished], seconds)
             if shard.plain:  # its time is that of the record with the CRF
                 without = replace(shard, asked=replace(asked, crf=None), folder=shard.plain)
-                _save(request, opened, without, [one.plain for one in counted], 0.0)
+                _save(request, opened, without, [image.plain for image in finished], 0.0)
         distributed.barrier()
         return Outcome(shard.folder, images, results.load(path), opened.data.differ)
 
@@ -198,12 +197,37 @@ def _record_path(request: Request, opened: Opened, asked: Protocol) -> Path:
     return opened.folder.with_name(f"{opened.folder.name}.{'-'.join([_label(request, asked, val=''), *other])}.json")
 
 
-def _save(request: Request, opened: Opened, shard: Shard, counted: list[Counted], seconds: float) -> None:
-    """The record of an evaluation that took `seconds`, and its counts beside it."""
+def _save(request: Request, opened: Opened, shard: Shard, images: list[Counts], seconds: float) -> None:
+    """Write the counts and the record of a final evaluation that took `seconds`.
+
+    The protocol is named final where the tables may set it beside the papers' numbers: the data set's own protocol,
+    its scales and flip, the whole CRF, last weights, split val, the run's own data. Departures are added to the name.
+    """
+    config, listed, counted = opened.config, shard.images, Counts()
+    for image in images:
+        counted.merge(image)
+    counted.sort()
+    own = DATASETS[config.data.name].protocol if config.data.name in DATASETS else "voc"
+    names = [shard.asked.kind] * (shard.asked.kind != own) + ["without-crf"] * (not shard.asked.crf)
+    names += _changes(request, shard.asked) + [listed.split] * (listed.split != "val")
+    names += ["other-data"] * bool(opened.data.differ)
+    protocol = {"name": "-".join(["final", *names]), **shard.asked.numbers(), "bfloat16": shard.bfloat16}
+    dataset, origin = sets.name_of(config.data, listed.root, listed.split), opened.origin()
+    record = {
+        **evaluate.record(counted, config, listed, dataset, protocol),
+        **shard.model.origin(),
+        "split": listed.split,
+        "batch": shard.batch,
+        "steps": opened.step,
+        "evaluated_by": evaluate.stamp(),
+        **opened.data.fields(),
+        **origin,
+        "seconds": {**origin.get("seconds", {}), "evaluate": seconds},
+        "processes": distributed.world_size(),
+    }
     path = _record_path(request, opened, shard.asked)
-    counts = np.array([one.counts for one in counted])
-    results.save_counts(path.with_suffix(".npz"), [one.name for one in counted], segmentation=counts)
-    results.save(make_record(request, opened, shard, counted, seconds), path)
+    results.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
+    results.save(record, path)
 
 
 def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, device: torch.device) -> Shard:
@@ -242,49 +266,3 @@ def _label(request: Request, asked: Protocol, val: str) -> str:
     """PROTOCOL[-crf][-what departs from it][-SPLIT], for files; `val` is what the split val is called there."""
     split = val if request.split == "val" else request.split
     return "-".join([asked.kind, *["crf"] * bool(asked.crf), *_changes(request, asked), *[split] * bool(split)])
-
-
-def make_record(
-    request: Request, opened: Opened, shard: Shard, counted: list[Counted], seconds: float
-) -> dict[str, Any]:
-    """The record of a final evaluation that took `seconds`.
-
-    Its protocol is named final where the tables may set it beside the papers' numbers: the data set's own protocol, its
-    scales and flip, CRF, last weights, split val, of the run's own data. What departs from that is added to the name.
-    """
-    config, images = opened.config, shard.images
-    own = DATASETS[config.data.name].protocol if config.data.name in DATASETS else "voc"
-    names = [shard.asked.kind] * (shard.asked.kind != own) + ["without-crf"] * (not shard.asked.crf)
-    names += _changes(request, shard.asked) + [images.split] * (images.split != "val")
-    names += ["other-data"] * bool(opened.data.differ)
-    dataset, stamp = sets.name_of(config.data, images.root, images.split), evaluate.stamp()
-    origin = stamp | opened.origin()
-    return {
-        "schema": results.SCHEMA,
-        "dataset": dataset,
-        "dataset_title": title(dataset),
-        "variant": config.variant,
-        "preset": config.name,
-        "seed": config.seed,
-        "split": images.split,
-        "images": len(counted),
-        "fingerprint": results.fingerprint([one.name for one in counted], [one.digest for one in counted]),
-        "protocol": {
-            "name": "-".join(["final", *names]),
-            **shard.asked.numbers(),
-            "bfloat16": shard.bfloat16,
-            "mask_source": images.mask_source,
-        },
-        "results": {"segmentation": predictions.scores(counted, ("background", *images.classes), config.data.headline)},
-        "config": configuration.to_dict(config) | {"output": "", "data": vars(config.data) | {"root": ""}},
-        "backbone": describe(config.model),
-        **shard.model.origin(),
-        "threads": torch.get_num_threads(),
-        "batch": shard.batch,
-        "steps": opened.step,
-        "evaluated_by": stamp,
-        **opened.data.fields(),
-        **origin,
-        "seconds": {**origin.get("seconds", {}), "evaluate": seconds},
-        "processes": distributed.world_size(),
-    }

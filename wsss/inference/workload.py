@@ -13,7 +13,8 @@ import torch
 
 from wsss import distributed
 from wsss.data import pictures
-from wsss.inference import predictions, protocols
+from wsss.data.pool import AHEAD
+from wsss.inference import protocols
 from wsss.inference.crf import dense_crf
 from wsss.inference.predict import Shard
 from wsss.inference.protocols import Protocol, Size
@@ -81,7 +82,7 @@ class Plan:
         if not self.asked.crf:
             return 0
         pixels = sorted(map(math.prod, self.seen()), reverse=True)
-        waiting = pixels[: predictions.AHEAD * self.workers + 1] if self.workers else []
+        waiting = pixels[: AHEAD * self.workers + 1] if self.workers else []
         working = sum(pixels[: max(1, self.workers)])
         return working * (CRF_PIXEL + CRF_LOGIT * self.classes) + 4 * self.classes * sum(waiting)
 
