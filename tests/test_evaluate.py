@@ -196,7 +196,7 @@ def maps_of(seed: int, images: int = 2, classes: int = 3, grid: tuple[int, int] 
     """CAMs of two layers in 0..1 at twice the token grid, and logits on it."""
     generator = torch.Generator().manual_seed(seed)
     one, two = torch.rand(2, images, classes, 2 * grid[0], 2 * grid[1], generator=generator)
-    labels = torch.tensor([[[0, 255], [3, 1]]] * images)
+    labels = torch.tensor([[[0, 255], [3, 1]]] * images).repeat_interleave(grid[0], 1).repeat_interleave(grid[1], 2)
     return evaluate.Prediction(one, two, torch.zeros(images, classes + 1, *grid), torch.zeros(images, classes), labels)
 
 
