@@ -16,6 +16,7 @@ from running import Photo, command, environment, folder, hashes, own_set, proces
 from safetensors.torch import load_file, save_file
 
 from wsss.cli import main
+from wsss.data import pool
 from wsss.data.listing import listing
 from wsss.data.pictures import VOC_PALETTE, write_mask
 from wsss.inference import predictions, protocols, runs
@@ -313,9 +314,9 @@ def test_no_more_images_are_taken_than_there_is_room_for():
             taken.append(number)
             yield number
 
-    for number, value in enumerate(predictions.stream(abs, items(), 2)):
+    for number, value in enumerate(pool.stream(abs, items(), 2)):
         assert value == number, "in order"
-        assert len(taken) - number <= predictions.AHEAD * 2
+        assert len(taken) - number <= pool.AHEAD * 2
     assert len(taken) == 12
 
 
@@ -324,7 +325,7 @@ def test_an_error_of_a_worker_is_raised(tmp_path):
     jobs = [Job(str(n), tmp_path / f"{n}.png", 2, label, mask=tmp_path / "none.png" if n == 1 else None)
             for n in range(9)]  # fmt: skip
     with pytest.raises(UserError, match=r"none\.png cannot be decoded"):
-        list(predictions.stream(predictions.finish, jobs, 2))
+        list(pool.stream(predictions.finish, jobs, 2))
     assert all(not predictions.fault(path, (2, 2), 2) for path in tmp_path.glob("*.png"))
 
 

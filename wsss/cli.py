@@ -21,6 +21,7 @@ usage: wsss COMMAND ...
 
   train PRESET             train and evaluate one run; the same words again resume it
   evaluate RUN             evaluate a run's weights and write a record: in training's way, or by a final protocol
+  predict RUN PHOTOS       write segmentation, CAM and pseudo labels of photographs or of a list as index PNGs
   sweep TABLE              train and evaluate every run of an experiment that is not finished
   explore IMAGES           what a model sees in pictures, as one page to explore in a browser
   score PREDICTIONS TRUTH  compare two folders of index PNGs; prints one JSON line
@@ -195,6 +196,33 @@ def _evaluate(words: Sequence[str]) -> int:
 
 
 @dataclass(frozen=True)
+class Predict:
+    """Write what a run's model sees in photographs. DIR/segmentation, DIR/cam and DIR/pseudo_label get index PNGs with
+    VOC's palette, of each photograph's size, 255 where the pseudo label is unsure; DIR/scores.csv the probability of
+    every class. CAM and pseudo label need the classes of an image: those of the list, or, of other photographs, those
+    that the model predicts. The same words go on with an interrupted one."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
+    photos: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PHOTOS|SPLIT")]
+    """A photograph, a folder of photographs, or a list of the run's data set (train_aug, say)."""
+    save: Path
+    """Folder of what is written."""
+    weights: str = "last"
+    """last or best."""
+    data_root: str = ""
+    """Where the data set lies now, if it has moved."""
+
+
+def _predict(words: Sequence[str]) -> int:
+    asked = parse(Predict, words, "predict")
+    from wsss.inference import export
+
+    print(export.run(asked.run, asked.photos, asked.save, asked.weights, asked.data_root))
+    return 0
+
+
+@dataclass(frozen=True)
 class Score:
     """Compare index PNGs with the truth; prints miou (percent), iou by class, accuracies and the image count."""
 
@@ -281,6 +309,7 @@ def _publish(words: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int] | str] = {
     "train": _train,
     "evaluate": _evaluate,
+    "predict": _predict,
     "sweep": "wsss.tools.sweep:run",
     "explore": "wsss.explore.command:run",
     "score": _score,

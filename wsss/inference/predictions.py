@@ -90,10 +90,11 @@ def _label(job: Job) -> tuple[np.ndarray, float]:
     return label, seconds
 
 
-def fault(path: Path, size: tuple[int, int], classes: int) -> str:
+def fault(path: Path, size: tuple[int, int], classes: int, gaps: bool = False) -> str:
     """What is wrong with a PNG of predictions, in words; empty where nothing is.
 
-    It must be an index image with VOC's palette, of the photograph's `size` (width, height), its values classes.
+    It must be an index image with VOC's palette, of the photograph's `size` (width, height), its values classes, or
+    IGNORE where `gaps` are allowed.
     """
     if not path.is_file():
         return f"{path} does not exist"
@@ -105,7 +106,7 @@ def fault(path: Path, size: tuple[int, int], classes: int) -> str:
         return sentence
     if palette.ravel().tolist()[: 3 * classes] != pictures.VOC_PALETTE[: 3 * classes]:
         return f"{path} does not have VOC's palette"
-    return f"{path} holds {IGNORE}, which is no class" if (label == IGNORE).any() else ""
+    return f"{path} holds {IGNORE}, which is no class" if not gaps and (label == IGNORE).any() else ""
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -47,6 +47,17 @@ class Opened:
         model.adopt(checkpoint.metadata(self.file))
         return model.eval()
 
+    def record(self) -> dict[str, Any]:
+        """The run's own record. Raises UserError."""
+        path = self.folder.with_name(f"{self.folder.name}.json")
+        if not path.is_file():
+            raise UserError(f"{self.folder} is not finished: there is no {path}; the same `wsss train` goes on with it")
+        return results.load(path)
+
+    def classes(self) -> tuple[str, ...]:
+        """Names of the foreground classes that the network knows, from the run's record. Raises UserError."""
+        return tuple(self.record()["results"]["segmentation"]["iou"])[1:]
+
     def origin(self) -> dict[str, Any]:
         """Seconds so far and the stamp of the code that made the weights, from the run's record if there is one."""
         path = self.folder.with_name(f"{self.folder.name}.json")
