@@ -90,7 +90,7 @@ def test_photographs_without_labels_get_predicted_classes(made, photos, tmp_path
     assert set(scores(tmp_path / "single")) == {"a"}
 
 
-def test_stopped_and_resumed_is_the_same(made, photos, tmp_path, monkeypatch, capsys):
+def test_a_stopped_prediction_of_photographs_goes_on(made, photos, tmp_path, monkeypatch, capsys):
     """SIGTERM after the first of two batches; then a half PNG and a photograph that changed are made anew alone."""
     monkeypatch.setattr(evaluate, "BATCH", 1)
     words = ("predict", made, photos, "--save")

@@ -195,6 +195,29 @@ def test_batches_give_the_same_but_for_rounding(done):
         assert (one != three).sum() <= 1
 
 
+def test_images_of_one_size_share_a_batch_wherever_they_stand_in_the_list(done, own, monkeypatch):
+    """Sizes in turns, one photograph of 48 x 40 after every other one: three of them go through the network at once."""
+    seen, scores = [], protocols.scores
+
+    def watched(network, image, *rest):
+        seen.append(tuple(image.shape))
+        return scores(network, image, *rest)
+
+    monkeypatch.setattr(protocols, "scores", watched)
+    words = ("evaluate", done, "--protocol", "voc", "--crf", "False", "--scales", 1, "--flip", "False")
+    listed = own / "ImageSets/Segmentation/turns.txt"
+    listed.write_text("val_0\nval_2\ntrain_0\nval_3\nval_1\n")
+    try:
+        assert run(*words, "--batch", 3, "--split", "turns") == 0
+        assert sorted(seen) == [(1, 3, 21, 50), (1, 3, 57, 31), (3, 3, 40, 48)]
+        assert run(*words, "--split", "turns", "--save", done / "one") == 0
+    finally:
+        listed.unlink()
+    for path in (done / "one").glob("*.png"):
+        other = next(done.glob(f"predictions/*turns/{path.name}"))
+        assert (np.array(Image.open(path)) != np.array(Image.open(other))).sum() <= 1
+
+
 def test_a_network_of_its_own_processes_gives_the_same(done):
     """Real workers, more than one job each."""
     words = ("evaluate", done, "--protocol", "voc")

@@ -168,7 +168,7 @@ class Evaluate:
     save: Path | None = None
     """Folder of the PNGs; None: RUN/predictions/PROTOCOL-SPLIT."""
     batch: int = 1
-    """Consecutive images of one size that go through the network at once; 1 is the same to the last bit anywhere."""
+    """Images of one size that go through the network at once; 1 is the same to the last bit anywhere."""
     workers: int | None = None
     """Processes for the CRF; None: one a core, or fewer where memory is small; 0: none beside this one, which hears a
     stop only between two steps of a CRF."""

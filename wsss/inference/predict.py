@@ -3,7 +3,7 @@ split, and nothing but PNGs reaches the disk."""
 
 import multiprocessing
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -32,14 +32,14 @@ class Shard:
 
     model: SegmentationModel
     images: Listing
-    places: range
+    places: Sequence[int]
     asked: Protocol
     folder: Path
     """Where the PNGs go."""
     device: torch.device
     bfloat16: bool
     batch: int
-    """Consecutive images of one size that go through the network at once."""
+    """Consecutive images of one size that go through the network at once; `places` bring them together."""
     plain: Path | None = None
     """Where PNGs without the CRF go, beside those with it."""
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from wsss.config import Config
 from wsss.data import identity, pool, sets
 from wsss.data.identity import Evaluated
 from wsss.data.listing import Listing, listing
+from wsss.data.pictures import upright_size
 from wsss.inference import predict, predictions, protocols, workload
 from wsss.inference.predict import Shard
 from wsss.inference.protocols import Protocol
@@ -254,7 +255,9 @@ def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, d
         distributed.main_first(lambda: predictions.claim(folder, asked.numbers() | made_by))
         return folder
 
-    places = range(distributed.rank(), len(images.ids), distributed.world_size())
+    places: Sequence[int] = range(distributed.rank(), len(images.ids), distributed.world_size())
+    if request.batch > 1 and not asked.size:  # images of one size fill a batch
+        places = sorted(places, key=lambda place: protocols.limited(upright_size(images.files[place]), asked.longest))
     both = asked.crf and images.masks and not request.save
     plain = claimed(replace(asked, crf=None)) if both else None
     return Shard(model, images, places, asked, claimed(asked), device, bfloat16, request.batch, plain)

@@ -81,7 +81,7 @@ def bench_merge(asked: Merge) -> dict[str, Any]:
     }
 
 
-def _widened(logits: list[Float[torch.Tensor, "c p q"]], number: int, classes: int) -> Float[np.ndarray, "c p q"]:
+def _widened(logits: list[Float[torch.Tensor, "c p q"]], number: int, classes: int) -> Float[np.ndarray, "k p q"]:
     """The logits of a photograph, followed by the foreground's of the next ones until there are `classes`."""
     first, step = logits[number], 1
     while len(first) < classes:
