@@ -23,7 +23,7 @@ from wsss.data import names, sets, voc
 from wsss.data.listing import Listing
 from wsss.data.pool import stream
 from wsss.data.voc import Devkit
-from wsss.datasets import Split, loaders
+from wsss.datasets import Split, num_workers
 from wsss.model import SegmentationModel, describe
 from wsss.paths import UserError, atomic
 from wsss.registry import title
@@ -165,7 +165,7 @@ def tally(
 ) -> Counts:
     """Count a split; process r of w takes the images r, r + w, ..., and every process gets all counts.
 
-    `workers` processes measure beside the network; None: those of `datasets.loaders`, so none without a GPU.
+    `workers` processes measure beside the network; None: those of `datasets.num_workers`, so none without a GPU.
     """
     was_training, counted = model.training, Counts(background=config.cam.background, subspaces=config.msc.subspaces)
     model.eval()
@@ -173,7 +173,7 @@ def tally(
     work = partial(count, background=config.cam.background, subspaces=config.msc.subspaces)
     items = _predicted(model, split, config, device, places)
     with tqdm(total=len(places), desc=f"evaluate {split.name}", unit="image", disable=distributed.rank() > 0) as bar:
-        for image in stream(work, items, loaders(workers)):
+        for image in stream(work, items, num_workers(workers)):
             counted.merge(image)
             bar.update()
     model.train(was_training)
