@@ -141,6 +141,23 @@ def test_operations_of_inference_are_those_that_torch_counts():
     assert bench_infer.flops(net, passes) == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
+def test_merge(capsys, tmp_path):
+    """Outputs of the shipped network on photographs, over its classes and over 81."""
+    asked = bench_infer.Infer(images=4, width=40, height=32)
+    root = bench_infer.draw(tmp_path / "set", asked)
+    assert run("bench", "merge", "--data-root", root, "--scales", 1, "--merge", 1e-6, 0.2) == 0
+    found = answer(capsys)
+    assert list(found["classes"]) == ["21", "81"] and found["photographs"] == 5
+    for row in found["classes"].values():
+        none, some = row["merge"].values()
+        assert row["pixels"] == 5 * 40 * 32 and row["whole_core_seconds"] > 0
+        assert none["different_pixels"] == 0 and some["classes_kept"] <= none["classes_kept"]
+        assert none["equal"] == 100 and some["equal_in_worst"] <= some["equal"]
+        assert some["equal"] == pytest.approx(100 * (1 - some["different_pixels"] / row["pixels"]))
+    assert run("bench", "merge", "--data-root", root, "--images", 2) == 1
+    assert "--classes is 81; 2 photographs allow 21 to 41" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="no /proc to read memory from")
 def test_memory(capsys, tmp_path):
     """A real process and its workers, looked at until it ends."""

@@ -90,6 +90,26 @@ def test_width_and_height_are_not_swapped():
     assert np.abs(q - turned).max() < 0.05
 
 
+def test_rare_classes_merged_are_nearly_the_whole_crf():
+    """Three classes compete, nine are nowhere above 1/20: the same labels, marginals apart by less than a hundredth."""
+    image, bright = halves()
+    scores = np.stack([~bright, bright, bright & (np.arange(32) > 20), *np.zeros((9, 24, 32))])
+    probability = softmax(5 * scores + noise(0, 12, 24, 32))
+    whole, merged = dense_crf(image, probability), dense_crf(image, probability, merge=0.2)
+    assert 1 < (probability.max((1, 2)) < 0.2).sum() < 12
+    assert (whole.argmax(0) == merged.argmax(0)).all()
+    assert 0 < np.abs(whole - merged).max() < 0.01
+    np.testing.assert_allclose(merged.sum(0), 1, rtol=1e-5)
+
+
+def test_merging_one_class_or_none_is_the_whole_crf():
+    image, bright = halves()
+    probability = softmax(np.stack([4.0 * ~bright, 4.0 * bright, -2 + 0 * bright]))
+    assert probability[2].max() < 0.05
+    for merge in (0.05, 1e-6):
+        assert np.array_equal(dense_crf(image, probability, merge=merge), dense_crf(image, probability))
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 3)])
 @pytest.mark.parametrize("classes", [1, 2, 21])
 def test_any_size(shape, classes):

@@ -1,5 +1,6 @@
 """Evaluation of weights and of predictions on disk: numbers equal those counted by hand."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -132,8 +133,10 @@ def test_cams_are_masked_by_the_true_image_labels(counted):
     sample = split.sample(0, 32)
     prediction = evaluate.predict(model.eval(), sample.image[None], sample.label[None], config)
     for kind in ("cam", "aux_cam"):
-        assert prediction[kind][0, 1].eq(0).all(), "jug is not in the image"
-        assert float(prediction[kind][0, 0].max()) == pytest.approx(1, abs=2e-3)  # 1e-5 is added to the raw range
+        assert prediction.layers[kind][0, 1].eq(0).all(), "jug is not in the image"
+        assert float(prediction.layers[kind][0, 0].max()) == pytest.approx(
+            1, abs=2e-3
+        )  # 1e-5 is added to the raw range
         assert set(np.unique(evaluate.to_labels(prediction, (40, 48), config)[kind])) <= {0, 1}
 
 
@@ -166,14 +169,20 @@ def test_merging_the_tallies_of_processes(counted, monkeypatch):
             assert np.abs(one - two).sum() <= 8
 
 
+def test_measures_in_workers_are_the_same(counted):
+    """Two processes beside the network count the same to the last bit."""
+    config, split, model, found = counted
+    shared = evaluate.tally(model, split, config, torch.device("cpu"), workers=2)
+    for name, value in vars(found).items():
+        np.testing.assert_equal(vars(shared)[name], value)
+
+
 def test_guesses_are_counted_by_hand(own):
     """All background, and the image's class in the central half, on a 48x40 image whose right half is class 1."""
     split = datasets.Split(own, "val", need_masks=True)
-    one = tally.Tally()
     sample = split.sample(0, 32)
-    blank = {kind: np.zeros_like(sample.mask) for kind in (*tally.KINDS, "pseudo_label")}
-    one.add(sample, blank, np.zeros(2), 3)
-    found = tally.scores(one, ["cup", "jug"], ())
+    maps = {"segmentation": np.zeros_like(sample.mask), **tally.guess_labels(sample.label.numpy(), sample.mask.shape)}
+    found = tally.scores(tally.count_labels(sample.id, sample.mask, maps, 3), ["cup", "jug"], ())
     half = 48 * 40 // 2
     assert found["guesses"]["background"]["miou"] == pytest.approx(100 * (half - 1) / (2 * half - 1) / 2, abs=1e-3)
     inside, quarter = 12 * 20, half // 2  # the central half is 24x20, and half of it is class 1
@@ -183,11 +192,12 @@ def test_guesses_are_counted_by_hand(own):
     assert found["segmentation"]["iou"]["jug"] is None
 
 
-def maps_of(seed: int, images: int = 2, classes: int = 3, grid: tuple[int, int] = (3, 4)) -> dict[str, torch.Tensor]:
+def maps_of(seed: int, images: int = 2, classes: int = 3, grid: tuple[int, int] = (3, 4)) -> evaluate.Prediction:
     """CAMs of two layers in 0..1 at twice the token grid, and logits on it."""
     generator = torch.Generator().manual_seed(seed)
     one, two = torch.rand(2, images, classes, 2 * grid[0], 2 * grid[1], generator=generator)
-    return {"cam": one, "aux_cam": two, "segmentation": torch.zeros(images, classes + 1, *grid)}
+    labels = torch.tensor([[[0, 255], [3, 1]]] * images).repeat_interleave(grid[0], 1).repeat_interleave(grid[1], 2)
+    return evaluate.Prediction(one, two, torch.zeros(images, classes + 1, *grid), torch.zeros(images, classes), labels)
 
 
 def test_agreement_equals_the_slow_loops():
@@ -195,7 +205,8 @@ def test_agreement_equals_the_slow_loops():
     found = evaluate.agreement(prediction, label)
     for image, present in enumerate(([0, 2], [1])):
         layers = [
-            [reference.bilinear(prediction[kind][image, c].numpy(), (3, 4)) for c in present] for kind in tally.LAYERS
+            [reference.bilinear(prediction.layers[kind][image, c].numpy(), (3, 4)) for c in present]
+            for kind in tally.LAYERS
         ]
         differences = [
             abs(a - b) for one, two in zip(*layers, strict=True) for a, b in zip(one.flat, two.flat, strict=True)
@@ -217,9 +228,9 @@ def test_agreement_equals_the_slow_loops():
 
 def test_agreement_of_a_layer_with_itself_with_its_contrary_and_without_a_class():
     prediction = maps_of(1)
-    prediction["aux_cam"] = prediction["cam"]
+    prediction = dataclasses.replace(prediction, aux_cam=prediction.cam)
     assert evaluate.agreement(prediction, torch.ones(2, 3)).eq(0).all()
-    prediction |= {"cam": torch.ones(2, 3, 6, 8), "aux_cam": torch.zeros(2, 3, 6, 8)}
+    prediction = dataclasses.replace(prediction, cam=torch.ones(2, 3, 6, 8), aux_cam=torch.zeros(2, 3, 6, 8))
     found = evaluate.agreement(prediction, torch.tensor([[0.0, 1, 0], [0, 0, 0]]))
     assert found[0].tolist() == [100, 0], "flat maps differ in intensity, not in structure"
     assert found[1].isnan().all()
@@ -228,13 +239,13 @@ def test_agreement_of_a_layer_with_itself_with_its_contrary_and_without_a_class(
 def test_labels_of_cams_equal_the_slow_loops():
     config = presets.get("smoke", **{"cam.background": 0.4})
     label = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
-    prediction = maps_of(2) | {"pseudo_label": torch.tensor([[[0, 255], [3, 1]]] * 2)}
-    prediction |= {kind: cam.masked(prediction[kind], label) for kind in tally.LAYERS}
+    prediction = maps_of(2)
+    masked = {kind: cam.masked(maps, label) for kind, maps in prediction.layers.items()}
+    prediction = dataclasses.replace(prediction, **masked)
     for image in range(2):
-        own = {kind: value[image : image + 1] for kind, value in prediction.items()}
-        labels = evaluate.to_labels(own, (4, 6), config)
+        labels = evaluate.to_labels(prediction.of(image), (4, 6), config)
         for kind in tally.LAYERS:
-            planes = np.array([[reference.bilinear(plane.numpy(), (4, 6)) for plane in own[kind][0]]])
+            planes = np.array([[reference.bilinear(plane.numpy(), (4, 6)) for plane in prediction.layers[kind][image]]])
             wanted = reference.evaluation_labels(planes, np.ones((1, 3)), 0.4)[0]
             np.testing.assert_array_equal(labels[kind], wanted)
             assert wanted.any() == (image == 0)
@@ -244,8 +255,8 @@ def test_labels_of_cams_equal_the_slow_loops():
 def test_a_cam_at_the_threshold_is_background_and_the_sweep_takes_it_in(counted):
     config, split, model, _ = counted
     config = presets.get("smoke", **{"model.depth": 3, "augment.evaluation_size": 32, "cam.background": 0.375})
-    flat = {kind: torch.full((1, 2, 4, 4), 0.375) for kind in tally.LAYERS}
-    flat |= {"segmentation": torch.zeros(1, 3, 4, 4), "pseudo_label": torch.zeros(1, 4, 4, dtype=torch.long)}
+    maps, labels = torch.full((1, 2, 4, 4), 0.375), torch.zeros(1, 4, 4, dtype=torch.long)
+    flat = evaluate.Prediction(maps, maps, torch.zeros(1, 3, 4, 4), torch.zeros(1, 2), labels)
     assert not any(evaluate.to_labels(flat, (4, 4), config)[kind].any() for kind in tally.LAYERS)
     found = tally.scores(evaluate.tally(model, split, config, torch.device("cpu")), ["cup", "jug"], ())
     for kind in tally.LAYERS:
@@ -263,11 +274,11 @@ def test_the_pseudo_label_is_the_one_that_segmentation_learns_from(counted, refi
     prediction = evaluate.predict(model.eval(), image, label, config)
     box, levels = torch.tensor([[0, 32, 0, 32]] * 3), config.segmentation.levels
     if refinements:
-        wanted = refine.segmentation_labels(image, prediction["cam"], label, box, *levels, iterations=refinements)
+        wanted = refine.segmentation_labels(image, prediction.cam, label, box, *levels, iterations=refinements)
     else:
-        arrays = (prediction["cam"].numpy(), label.numpy(), box.numpy())
+        arrays = (prediction.cam.numpy(), label.numpy(), box.numpy())
         wanted = torch.from_numpy(reference.training_labels(*arrays, *levels))
-    assert torch.equal(prediction["pseudo_label"], wanted)
+    assert torch.equal(prediction.pseudo_label, wanted)
     assert {0, IGNORE} < set(wanted.unique().tolist())
 
 

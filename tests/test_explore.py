@@ -110,7 +110,7 @@ def test_a_view_holds_the_models_maps_codes_and_labels(made, looked):
     raw = raw[view.shown[place] - 1]
     one = raw.relu() - raw.relu().min()
     assert np.allclose(view.layers[0].single[place], (one / (one.max() + 1e-5)).numpy(), atol=1e-6)
-    both = [prediction[name][:, [view.shown[place] - 1]] for name in ("cam", "aux_cam")]
+    both = [maps[:, [view.shown[place] - 1]] for maps in prediction.layers.values()]
     for layer, maps in zip(view.layers, both, strict=True):
         smaller = torch.nn.functional.interpolate(maps, (3 * size // 8, 3 * size // 8), mode="bilinear")
         assert np.allclose(layer.multi[place], smaller[0, 0].numpy(), atol=1e-6)
@@ -120,7 +120,7 @@ def test_a_view_holds_the_models_maps_codes_and_labels(made, looked):
     assert np.allclose(view.codes["tokens"], output.tokens[0].numpy())
     names = [f"subspace {k + 1}" for k in range(config.msc.subspaces)]
     assert list(view.codes) == ["tokens", *names]
-    assert np.allclose(view.codes["subspace 2"], prediction["codes"][0].unflatten(1, (len(names), -1))[:, 1].numpy())
+    assert np.allclose(view.codes["subspace 2"], prediction.codes[0].unflatten(1, (len(names), -1))[:, 1].numpy())
 
 
 def test_a_plain_model_has_neither_labels_of_a_decoder_nor_subspaces(looked):

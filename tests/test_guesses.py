@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsss import metrics, paths, presets, tally
+from wsss import evaluate, metrics, paths, presets, tally
 from wsss.report import records
 
 
@@ -11,7 +11,7 @@ def test_guesses_on_the_photographs(shared):
     """All 300 validation photographs; the numbers were counted beforehand by another program."""
     headline = presets.get("voc-animals").data.headline
     assert set(headline) == {"background", "cat", "cow", "dog", "horse", "sheep", "person"}
-    found = tally.guesses_of(shared / "data/voc12_animals/VOC2012", "val", headline)
+    found = evaluate.guesses_of(shared / "data/voc12_animals/VOC2012", "val", headline)
     for kind, over_all, over_headline in (("background", 3.9, 10.1), ("centre", 16.8, 34.4)):
         assert found[kind]["miou"] == pytest.approx(over_all, abs=0.05)
         assert found[kind]["miou_headline"] == pytest.approx(over_headline, abs=0.05)

@@ -152,9 +152,10 @@ def test_redundancy_is_the_decorrelation_loss_of_all_tokens(seed, classes, subsp
     """Added up image by image, the unlabelled tokens left out; 4 dimensions a subspace."""
     z, label = noise(seed, 30, subspaces * 4), np.random.default_rng(seed).integers(0, classes + 1, (5, 6))
     label[0, 0], label[0, 1] = 0, 255
-    counted = tally.Tally(subspaces=subspaces)
+    counted = tally.Counts()
     for codes, rows in ((z[:18], label[:3]), (z[18:], label[3:])):
-        counted.add_codes(codes, rows.shape, rows.repeat(4, 0).repeat(3, 1), classes + 1)
+        tokens = metrics.token_labels(rows.repeat(4, 0).repeat(3, 1), rows.shape)
+        counted.merge(tally.Counts(codes=metrics.code_sums(codes, tokens, classes + 1)))
     found = metrics.redundancy(**counted.codes, subspaces=subspaces)
     known = label.ravel() != 255
     codes = torch.from_numpy(z[known]).unflatten(1, (subspaces, 4))
@@ -164,10 +165,9 @@ def test_redundancy_is_the_decorrelation_loss_of_all_tokens(seed, classes, subsp
 
 def test_redundancy_of_a_copy_is_whole_and_of_one_subspace_undefined():
     z = noise(3, 40, 1)
-    counted = tally.Tally(subspaces=2)
-    counted.add_codes(np.concatenate([z, -z], 1), (5, 8), np.zeros((5, 8), np.uint8), 1)
-    assert metrics.redundancy(**counted.codes, subspaces=2) == pytest.approx(100, abs=0.1)
-    assert metrics.redundancy(**counted.codes, subspaces=1) is None
+    sums = metrics.code_sums(np.concatenate([z, -z], 1), np.zeros(40, np.uint8), 1)
+    assert metrics.redundancy(**sums, subspaces=2) == pytest.approx(100, abs=0.1)
+    assert metrics.redundancy(**sums, subspaces=1) is None
 
 
 def test_the_floor_of_redundancy_is_what_independent_codes_have():
@@ -468,15 +468,19 @@ def test_the_centre_prior_falls_from_the_middle_to_the_corners():
 
 def test_auc_is_a_mean_over_pairs_of_image_and_class():
     """Three pairs in two images; a class of the label that no pixel has makes none."""
-    one = tally.Tally()
     rng = np.random.default_rng(0)
     masks = [np.array([[0, 1], [2, 0]], np.uint8), np.array([[0, 1], [IGNORE, 1]], np.uint8)]
     maps = [{kind: rng.random((2, 2, 2), np.float32) for kind in tally.LAYERS} for _ in masks]
+    counted = tally.Counts()
     for mask, layers in zip(masks, maps, strict=True):
-        one.add_maps(mask, layers, (1, 2))
-    assert [rows.shape for rows in one.auc] == [(2, 3), (1, 3)]
+        largest = {kind: (values.max(0), values.argmax(0).astype(np.uint8) + 1) for kind, values in layers.items()}
+        labels = {kind: np.zeros_like(mask) for kind in (*tally.KINDS, tally.PSEUDO)}
+        label, nothing = np.ones(2, np.float32), np.zeros(2)
+        shown = tally.Predicted("a", mask, None, label, nothing, labels, largest, layers, nothing, None, (1, 1))
+        counted.merge(tally.count(shown, 0.5, 1))
+    assert [rows.shape for rows in counted.auc] == [(2, 3), (1, 3)]
     wanted = [metrics.pixel_auc(maps[i]["aux_cam"][c - 1], masks[i], c) for i, c in ((0, 1), (0, 2), (1, 1))]
-    found = metrics.auc_scores(np.concatenate(one.auc), ("cam", "aux_cam", "centre"))
+    found = metrics.auc_scores(np.concatenate(counted.auc), ("cam", "aux_cam", "centre"))
     assert found["aux_cam"] == pytest.approx(np.mean(wanted), abs=1e-4)
     assert metrics.auc_scores(np.zeros((0, 3)), ("cam", "aux_cam", "centre")) == dict.fromkeys(
         ("cam", "aux_cam", "centre")

@@ -16,6 +16,7 @@ from running import Photo, command, environment, folder, hashes, own_set, proces
 from safetensors.torch import load_file, save_file
 
 from wsss.cli import main
+from wsss.data import pool
 from wsss.data.listing import listing
 from wsss.data.pictures import VOC_PALETTE, write_mask
 from wsss.inference import predictions, protocols, runs
@@ -147,6 +148,17 @@ def test_the_record_says_what_was_done(done):
     assert halved["name"] == "final-without-crf-bfloat16", "half precision is no final number"
 
 
+def test_a_record_names_the_merged_crf(done, capsys):
+    words = ("evaluate", done, "--protocol", "voc", "--scales", 1, "--flip", "False", "--crf-merge")
+    assert run(*words, 0.4, *HERE) == 0
+    used = records.load(done.with_name("0.voc-crf-merge0.4-s1-noflip.json"))["protocol"]
+    assert used["name"] == "final-merge0.4-s1-noflip" and used["crf"]["merge"] == 0.4
+    plain = records.load(done.with_name("0.voc-s1-noflip.json"))["protocol"]
+    assert plain["name"] == "final-without-crf-s1-noflip" and plain["crf"] is None
+    assert "--crf-merge is 2;" in error(capsys, *words, 2)
+    assert "but --crf is False" in error(capsys, *words, 0.4, "--crf", "False")
+
+
 def test_the_crf_refines_probabilities_of_the_whole_photograph(done, own, monkeypatch):
     """Softmax of the combined logits at the photograph's size, with the photograph itself; its argmax is the PNG."""
     seen = {}
@@ -159,7 +171,8 @@ def test_the_crf_refines_probabilities_of_the_whole_photograph(done, own, monkey
     assert run("evaluate", done, "--protocol", "voc", "--bfloat16", "False", *HERE) == 0
     assert set(seen) == {(40, 48), (57, 31), (21, 50), (6, 64)}
     probability, image, numbers = seen[57, 31]
-    assert probability.shape == (3, 57, 31) and numbers == dict(iterations=10, gaussian=(1, 1), bilateral=(121, 5, 4))
+    numbers_of_crf = dict(iterations=10, gaussian=(1, 1), bilateral=(121, 5, 4), merge=None)
+    assert probability.shape == (3, 57, 31) and numbers == numbers_of_crf
     np.testing.assert_allclose(probability.sum(0), 1, atol=1e-6)
     photograph = Image.open(own / "JPEGImages/val_2.jpg").convert("RGB")
     np.testing.assert_array_equal(image, np.asarray(photograph))
@@ -180,6 +193,29 @@ def test_batches_give_the_same_but_for_rounding(done):
         one, three = (np.array(Image.open(p / f"val_{number}.png")) for p in (done / "predictions/coco-val",
                                                                               done / "three"))  # fmt: skip
         assert (one != three).sum() <= 1
+
+
+def test_images_of_one_size_share_a_batch_wherever_they_stand_in_the_list(done, own, monkeypatch):
+    """Sizes in turns, one photograph of 48 x 40 after every other one: three of them go through the network at once."""
+    seen, scores = [], protocols.scores
+
+    def watched(network, image, *rest):
+        seen.append(tuple(image.shape))
+        return scores(network, image, *rest)
+
+    monkeypatch.setattr(protocols, "scores", watched)
+    words = ("evaluate", done, "--protocol", "voc", "--crf", "False", "--scales", 1, "--flip", "False")
+    listed = own / "ImageSets/Segmentation/turns.txt"
+    listed.write_text("val_0\nval_2\ntrain_0\nval_3\nval_1\n")
+    try:
+        assert run(*words, "--batch", 3, "--split", "turns") == 0
+        assert sorted(seen) == [(1, 3, 21, 50), (1, 3, 57, 31), (3, 3, 40, 48)]
+        assert run(*words, "--split", "turns", "--save", done / "one") == 0
+    finally:
+        listed.unlink()
+    for path in (done / "one").glob("*.png"):
+        other = next(done.glob(f"predictions/*turns/{path.name}"))
+        assert (np.array(Image.open(path)) != np.array(Image.open(other))).sum() <= 1
 
 
 def test_a_network_of_its_own_processes_gives_the_same(done):
@@ -301,9 +337,9 @@ def test_no_more_images_are_taken_than_there_is_room_for():
             taken.append(number)
             yield number
 
-    for number, value in enumerate(predictions.stream(abs, items(), 2)):
+    for number, value in enumerate(pool.stream(abs, items(), 2)):
         assert value == number, "in order"
-        assert len(taken) - number <= predictions.AHEAD * 2
+        assert len(taken) - number <= pool.AHEAD * 2
     assert len(taken) == 12
 
 
@@ -312,7 +348,7 @@ def test_an_error_of_a_worker_is_raised(tmp_path):
     jobs = [Job(str(n), tmp_path / f"{n}.png", 2, label, mask=tmp_path / "none.png" if n == 1 else None)
             for n in range(9)]  # fmt: skip
     with pytest.raises(UserError, match=r"none\.png cannot be decoded"):
-        list(predictions.stream(predictions.finish, jobs, 2))
+        list(pool.stream(predictions.finish, jobs, 2))
     assert all(not predictions.fault(path, (2, 2), 2) for path in tmp_path.glob("*.png"))
 
 

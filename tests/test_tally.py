@@ -2,46 +2,46 @@
 
 import numpy as np
 import pytest
-import torch
 
 from wsss import metrics, tally
-from wsss.datasets import Sample
 from wsss.report import records, statistics
 
 CLASSES, SIZE, NAMES = 3, (9, 11), ("cup", "jug")
 
 
 def image(number, part=True):
-    """A sample and all that is predicted of it, at random."""
+    """An image's truth and all that is predicted of it, at random."""
     rng = np.random.default_rng(number)
     mask = rng.choice([0, 1, 2, 255], SIZE).astype(np.uint8)
-    label = torch.tensor([float((mask == c).any()) for c in (1, 2)])
+    label = np.array([float((mask == c).any()) for c in (1, 2)], np.float32)
     visible = np.where(rng.random(SIZE) < 0.5, mask, 0).astype(np.uint8) if part else None
-    sample = Sample(f"image_{number:02d}", torch.zeros(3, 4, 4), np.zeros((*SIZE, 3), np.uint8), label, mask, visible)
-    ranked = {
+    largest = {
         kind: (rng.random(SIZE, np.float32), rng.integers(1, CLASSES, SIZE).astype(np.uint8)) for kind in tally.LAYERS
     }
-    predictions = {
-        kind: np.where(value > np.float32(0.5), which, 0).astype(np.uint8) for kind, (value, which) in ranked.items()
+    maps = {
+        kind: np.where(value > np.float32(0.5), which, 0).astype(np.uint8) for kind, (value, which) in largest.items()
     }
-    predictions["segmentation"] = rng.integers(0, CLASSES, SIZE).astype(np.uint8)
-    predictions["pseudo_label"] = rng.choice([0, 1, 2, 255], SIZE).astype(np.uint8)
-    return sample, predictions, ranked, rng.random(2), rng.standard_normal(2)
+    maps["segmentation"] = rng.integers(0, CLASSES, SIZE).astype(np.uint8)
+    maps["pseudo_label"] = rng.choice([0, 1, 2, 255], SIZE).astype(np.uint8)
+    apart, logits = rng.random(2), rng.standard_normal(2)
+    cams = {kind: rng.random((int(label.sum()), *SIZE), np.float32) for kind in tally.LAYERS}
+    codes = rng.standard_normal((4, 6))
+    return tally.Predicted(
+        f"image_{number:02d}", mask, visible, label, logits, maps, largest, cams, apart, codes, (2, 2)
+    )
 
 
 def tallied(*numbers, background=0.5):
-    found = tally.Tally(background=background)
+    found = tally.Counts(background=background, subspaces=2)
     for number in numbers:
-        sample, predictions, ranked, apart, logits = image(number)
-        found.add(sample, predictions, logits, CLASSES)
-        found.add_layers(sample.mask, ranked, apart, CLASSES)
+        found.merge(tally.count(image(number), background, 2))
     return found
 
 
 def test_the_scores_of_processes_put_together_are_those_of_one():
     whole, both = tallied(*range(6)), tallied(5, 1, 3)
     both.merge(tallied(4, 0))
-    both.merge(tally.Tally())
+    both.merge(tally.Counts())
     both.merge(tallied(2))
     both.sort()
     assert both.ids == whole.ids
@@ -49,6 +49,8 @@ def test_the_scores_of_processes_put_together_are_those_of_one():
     for name, counted in tally.counts_by_image(whole).items():
         np.testing.assert_array_equal(tally.counts_by_image(both)[name], counted)
     np.testing.assert_array_equal(both.agreement, whole.agreement)
+    np.testing.assert_array_equal(np.concatenate(both.auc), np.concatenate(whole.auc))
+    np.testing.assert_allclose(both.codes["gram"], whole.codes["gram"])
     for kind in tally.KINDS:
         np.testing.assert_array_equal(both.boundary[kind], whole.boundary[kind])
 
@@ -68,8 +70,8 @@ def test_pseudo_labels_count_where_they_label_and_their_coverage_where_truth_is_
     found = tally.scores(tallied(0, 1), NAMES, ())["pseudo_label"]
     known = labelled = right = 0
     for number in (0, 1):
-        sample, predictions, *_ = image(number)
-        for truth, guess in zip(sample.mask.flat, predictions["pseudo_label"].flat, strict=True):
+        shown = image(number)
+        for truth, guess in zip(shown.mask.flat, shown.maps["pseudo_label"].flat, strict=True):
             known += truth != 255
             labelled += truth != 255 and guess != 255
             right += truth == guess != 255
@@ -84,12 +86,11 @@ def test_agreement_of_labels_counts_all_pixels():
     for label in range(CLASSES):
         shared = either = 0
         for number in (0, 1):
-            _, predictions, *_ = image(number)
-            one, two = (predictions[kind] == label for kind in tally.LAYERS)
+            one, two = (image(number).maps[kind] == label for kind in tally.LAYERS)
             shared, either = shared + (one & two).sum(), either + (one | two).sum()
         overlaps.append(100 * shared / either)
     assert found["label_iou"] == pytest.approx(sum(overlaps) / CLASSES, abs=1e-4)
-    assert found["difference"] == pytest.approx(np.mean([image(n)[3][0] for n in (0, 1)]), abs=1e-4)
+    assert found["difference"] == pytest.approx(np.mean([image(n).agreement[0] for n in (0, 1)]), abs=1e-4)
 
 
 def test_every_kind_has_its_interval_errors_and_boundary():
@@ -98,19 +99,19 @@ def test_every_kind_has_its_interval_errors_and_boundary():
     for kind in tally.KINDS:
         low, high = statistics.bootstrap_miou(np.array(counted.counts[kind]))
         assert found[kind]["miou_interval"] == pytest.approx([low, high], abs=1e-4)
-        bands = sum(metrics.boundary_counts(image(n)[0].mask, image(n)[1][kind], CLASSES) for n in range(5))
+        bands = sum(metrics.boundary_counts(image(n).mask, image(n).maps[kind], CLASSES) for n in range(5))
         assert found[kind]["boundary_iou"] == pytest.approx(metrics.iou(bands).mean(), abs=1e-4)
         assert 0 < found[kind]["over_activation"] < 100 and 0 < found[kind]["under_activation"] < 100
 
 
 def test_counts_beside_a_record_of_voc_val_fit_in_half_a_megabyte(tmp_path):
     """One to three classes an image, as in VOC."""
-    rng, counted = np.random.default_rng(0), tally.Tally()
+    rng, counted = np.random.default_rng(0), tally.Counts()
     for _ in range(1449):
         rows = np.zeros((21, 3), int)
         rows[rng.choice(21, 3, replace=False)] = rng.integers(0, 200_000, (3, 3))
-        for kind in counted.counts:
-            counted.counts[kind].append(rows)
+        for kind in (*tally.KINDS, "pseudo_label"):
+            counted.counts.setdefault(kind, []).append(rows)
     saved = tally.counts_by_image(counted)
     assert {*tally.KINDS, "pseudo_label"} == set(saved)
     records.save_counts(tmp_path / "0.npz", records.split_ids("voc-val"), **saved)

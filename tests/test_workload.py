@@ -113,7 +113,8 @@ def test_expected_seconds_are_those_of_a_network_that_takes_known_ones(made, tmp
 
 PEAK = """
 import os, sys, numpy as np, torch
-from wsss import inference, memory, model, presets
+from wsss import memory, model, presets
+from wsss.inference import protocols
 from wsss.inference.crf import dense_crf
 from wsss.tools.bench_infer import photograph
 from wsss.tools.bench_memory import resident_mb

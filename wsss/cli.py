@@ -21,6 +21,7 @@ usage: wsss COMMAND ...
 
   train PRESET             train and evaluate one run; the same words again resume it
   evaluate RUN             evaluate a run's weights and write a record: in training's way, or by a final protocol
+  predict RUN PHOTOS       write segmentation, CAM and pseudo labels of photographs or of a list as index PNGs
   sweep TABLE              train and evaluate every run of an experiment that is not finished
   explore IMAGES           what a model sees in pictures, as one page to explore in a browser
   score PREDICTIONS TRUTH  compare two folders of index PNGs; prints one JSON line
@@ -155,6 +156,9 @@ class Evaluate:
     """Score the mirror image, too; None: as the protocol does (True)."""
     crf: bool | None = None
     """Refine by the dense CRF; None: as the protocol does (True)."""
+    crf_merge: float | None = None
+    """Classes whose probability is below this everywhere in the image take part in the CRF as one, which saves time
+    (0.05, say); the record says so in its name. None: the whole CRF."""
     bfloat16: bool = False
     """Compute in bfloat16 where the device does; records are made in float32."""
     longest: int | None = None
@@ -164,7 +168,7 @@ class Evaluate:
     save: Path | None = None
     """Folder of the PNGs; None: RUN/predictions/PROTOCOL-SPLIT."""
     batch: int = 1
-    """Consecutive images of one size that go through the network at once; 1 is the same to the last bit anywhere."""
+    """Images of one size that go through the network at once; 1 is the same to the last bit anywhere."""
     workers: int | None = None
     """Processes for the CRF; None: one a core, or fewer where memory is small; 0: none beside this one, which hears a
     stop only between two steps of a CRF."""
@@ -172,7 +176,7 @@ class Evaluate:
 
 def _evaluate(words: Sequence[str]) -> int:
     asked = parse(Evaluate, words, "evaluate")
-    names = ("scales", "flip", "crf", "bfloat16", "longest", "save", "batch", "workers")
+    names = ("scales", "flip", "crf", "crf_merge", "bfloat16", "longest", "save", "batch", "workers")
     final = {name: getattr(asked, name) for name in names}
     if asked.protocol == "training":
         given = [name for name, value in final.items() if value != getattr(Evaluate, name)]
@@ -188,6 +192,33 @@ def _evaluate(words: Sequence[str]) -> int:
     done = runs.run(runs.Request(asked.run, protocol=asked.protocol, **shared, **final))
     if os.environ.get("RANK", "0") == "0":
         print(done.words())
+    return 0
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Write what a run's model sees in photographs. DIR/segmentation, DIR/cam and DIR/pseudo_label get index PNGs with
+    VOC's palette, of each photograph's size, 255 where the pseudo label is unsure; DIR/scores.csv the probability of
+    every class. CAM and pseudo label need the classes of an image: those of the list, or, of other photographs, those
+    that the model predicts. The same words go on with an interrupted one."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
+    photos: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PHOTOS|SPLIT")]
+    """A photograph, a folder of photographs, or a list of the run's data set (train_aug, say)."""
+    save: Path
+    """Folder of what is written."""
+    weights: str = "last"
+    """last or best."""
+    data_root: str = ""
+    """Where the data set lies now, if it has moved."""
+
+
+def _predict(words: Sequence[str]) -> int:
+    asked = parse(Predict, words, "predict")
+    from wsss.inference import export
+
+    print(export.run(asked.run, asked.photos, asked.save, asked.weights, asked.data_root))
     return 0
 
 
@@ -278,6 +309,7 @@ def _publish(words: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int] | str] = {
     "train": _train,
     "evaluate": _evaluate,
+    "predict": _predict,
     "sweep": "wsss.tools.sweep:run",
     "explore": "wsss.explore.command:run",
     "score": _score,

@@ -13,7 +13,7 @@ from wsss import distributed, transforms
 from wsss.batch import Batch
 from wsss.config import Config, Data
 from wsss.data import voc
-from wsss.data.pool import cores
+from wsss.interrupt import cores
 from wsss.paths import UserError, note
 
 

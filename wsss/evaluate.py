@@ -1,6 +1,9 @@
 """Evaluation as in the base's training: images squashed, one scale, no CRF; each image once over all processes."""
 
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,25 @@ from wsss import config as configuration
 from wsss.batch import present_classes
 from wsss.config import Config, Data
 from wsss.data import names, sets, voc
-from wsss.datasets import Split
+from wsss.data.listing import Listing
+from wsss.data.pool import stream
+from wsss.data.voc import Devkit
+from wsss.datasets import Split, num_workers
 from wsss.model import SegmentationModel, describe
 from wsss.paths import UserError, atomic
 from wsss.registry import title
 from wsss.report import records
-from wsss.tally import LAYERS, Tally, counts_by_image, scores
+from wsss.tally import (
+    GUESSES,
+    Counts,
+    Predicted,
+    count,
+    count_labels,
+    counts_by_image,
+    guess_labels,
+    guess_scores,
+    scores,
+)
 
 BATCH = 8
 """Images evaluated at once; all are squashed to one size."""
@@ -36,21 +52,44 @@ def require_headline(config: Data, classes: tuple[str, ...]) -> None:
         raise UserError(f"data.headline names {names.unknown_class(wrong, classes)}; --data.headline '' means all")
 
 
+@dataclass
+class Prediction:
+    """What a model makes of a batch of squashed images."""
+
+    cam: Float[Tensor, "b k h w"]
+    """Normalised multi-scale CAM of the last layer, masked by the image labels."""
+    aux_cam: Float[Tensor, "b k h w"]
+    """The same of the aux layer."""
+    segmentation: Float[Tensor, "b c i j"]
+    """Logits on the token grid, background first."""
+    logits: Float[Tensor, "b k"]
+    """Of the classifier."""
+    pseudo_label: Int[Tensor, "b h w"]
+    """What segmentation would learn from the last CAM, refined, with gaps of 255."""
+    codes: Float[Tensor, "b n q"] | None = None
+    """The tokens' codes in all subspaces side by side; None where no subspaces are trained."""
+
+    def of(self, row: int) -> "Prediction":
+        """That of one image, as a batch of one."""
+        rows = {name: value if value is None else value[row : row + 1] for name, value in vars(self).items()}
+        return Prediction(**rows)
+
+    @property
+    def layers(self) -> dict[str, Float[Tensor, "b k h w"]]:
+        """The CAMs by `tally.LAYERS`."""
+        return {"cam": self.cam, "aux_cam": self.aux_cam}
+
+
 @torch.inference_mode()
-def predict(model: SegmentationModel, image: Pixels, label: Float[Tensor, "b k"], config: Config) -> dict[str, Tensor]:
-    """Of a batch: normalised multi-scale CAM and aux CAM, masked by the true image labels; segmentation and class
-    logits; the pseudo label that segmentation would learn from the last CAM, refined, with gaps of 255 (b, h, w); and
-    the tokens' codes in all subspaces side by side (b, n, q), where subspaces are trained.
-    """
+def predict(model: SegmentationModel, image: Pixels, label: Float[Tensor, "b k"], config: Config) -> Prediction:
+    """Predict a batch whose image labels are `label`: they mask the CAMs."""
     normalised = model.normalise(image)
     output = model(normalised)
     main, aux, *_ = method.multi_scale_cam(model, normalised, output, config, present_classes(label))
     maps = {name: cam.masked(cam.normalise(raw), label) for name, raw in (("cam", main), ("aux_cam", aux))}
     pseudo = pseudo_label(maps["cam"], image, label, config)
-    found = {**maps, "segmentation": output.segmentation, "logits": output.logits, "pseudo_label": pseudo}
-    if config.trains_subspaces:
-        found["codes"] = model.proj_head(output.tokens).flatten(2)
-    return found
+    codes = model.proj_head(output.tokens).flatten(2) if config.trains_subspaces else None
+    return Prediction(**maps, segmentation=output.segmentation, logits=output.logits, pseudo_label=pseudo, codes=codes)
 
 
 def pseudo_label(
@@ -62,12 +101,21 @@ def pseudo_label(
 
 
 @torch.inference_mode()
-def agreement(prediction: dict[str, Tensor], label: Float[Tensor, "b k"]) -> Float[Tensor, "b 2"]:
-    """How far the CAMs of the last and of the aux layer lie apart on the token grid, in percent, image by image: mean
-    |M^12 - M^10| over present classes and tokens, and mean |A^12 - A^10| over pairs of different tokens, A the
-    structure affinities of Module B. Not a number for an image without a class."""
-    grid, present = prediction["segmentation"].shape[2:], label > 0
-    layers = [alignment.teacher_cam(prediction[kind], tuple(grid)) for kind in LAYERS]
+def predicted_label(model: SegmentationModel, image: Pixels) -> Float[Tensor, "b k"]:
+    """The classes that the classifier gives more than one half, or the most probable one."""
+    probability = model(model.normalise(image), segment=False).logits.sigmoid()
+    return ((probability > 0.5) | (probability == probability.amax(1, keepdim=True))).float()
+
+
+@torch.inference_mode()
+def agreement(prediction: Prediction, label: Float[Tensor, "b k"]) -> Float[Tensor, "b 2"]:
+    """Measure how far the CAMs of the last and of the aux layer lie apart on the token grid, in percent, by image.
+
+    Mean |M^12 - M^10| over present classes and tokens, and mean |A^12 - A^10| over pairs of different tokens, A the
+    structure affinities of Module B. Not a number for an image without a class.
+    """
+    grid, present = prediction.segmentation.shape[2:], label > 0
+    layers = [alignment.teacher_cam(maps, tuple(grid)) for maps in prediction.layers.values()]
     difference = (layers[0] - layers[1]).abs().mean((2, 3))
     difference = (difference * present).sum(1) / present.sum(1)
     affinities = [alignment.cam_affinity(maps, label).double() for maps in layers]
@@ -77,42 +125,35 @@ def agreement(prediction: dict[str, Tensor], label: Float[Tensor, "b k"]) -> Flo
     return 100 * torch.stack([difference, apart.to(difference.dtype)], 1)
 
 
-def rank(prediction: dict[str, Tensor], size: tuple[int, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Layer -> the largest CAM at each pixel of `size`, (h, w) float32, and the class + 1 that it is of, (h, w) uint8,
-    of one image's prediction. Classes without any response are left out: they are never above a threshold."""
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for kind in LAYERS:
-        present = prediction[kind][0].amax((1, 2)) > 0
+Largest = dict[str, tuple[Float[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]]
+"""Layer -> the largest CAM at each pixel, and the class that it is of."""
+
+
+def largest_cams(prediction: Prediction, size: tuple[int, int]) -> Largest:
+    """The largest CAM at each pixel of `size` and its class, of one image's prediction, by layer.
+
+    Classes without any response are left out: they are never above a threshold.
+    """
+    found: Largest = {}
+    for kind, maps in prediction.layers.items():
+        present = maps[0].amax((1, 2)) > 0
         present[0] |= ~present.any()
         classes = present.nonzero()[:, 0]
-        value, slot = _resized(prediction[kind][:, classes], size)[0].max(0)
+        value, slot = _resized(maps[:, classes], size)[0].max(0)
         found[kind] = value.cpu().numpy(), (classes[slot] + 1).byte().cpu().numpy()
     return found
 
 
-def class_maps(
-    prediction: dict[str, Tensor], label: Float[Tensor, " k"], size: tuple[int, int]
-) -> dict[str, Float[np.ndarray, "p h w"]]:
-    """Layer -> the CAM of each class of one image's label at `size`, in the order of the classes."""
-    classes = label.nonzero()[:, 0]
-    if not len(classes):
-        return {kind: np.zeros((0, *size), np.float32) for kind in LAYERS}
-    return {kind: _resized(prediction[kind][:, classes], size)[0].cpu().numpy() for kind in LAYERS}
-
-
 def to_labels(
-    prediction: dict[str, Tensor],
-    size: tuple[int, int],
-    config: Config,
-    ranked: dict[str, tuple[np.ndarray, np.ndarray]] | None = None,
-) -> dict[str, np.ndarray]:
-    """Kind -> (h, w) uint8 labels at `size` of one image's prediction: argmax of logits, CAM against background, the
-    pseudo label with 255 where it is unsure. `ranked`: what `rank` gives at that size, where it is known already."""
-    ranked = rank(prediction, size) if ranked is None else ranked
-    above = {kind: value > np.float32(config.cam.background) for kind, (value, _) in ranked.items()}
-    maps = {kind: np.where(above[kind], label, 0).astype(np.uint8) for kind, (_, label) in ranked.items()}
-    maps["segmentation"] = _resized(prediction["segmentation"], size)[0].argmax(0).byte().cpu().numpy()
-    pseudo = F.interpolate(prediction["pseudo_label"][:, None].float(), size, mode="nearest-exact")
+    prediction: Prediction, size: tuple[int, int], config: Config, largest: Largest | None = None
+) -> dict[str, UInt8[np.ndarray, "h w"]]:
+    """Kind -> labels at `size` of one image's prediction: argmax of logits, CAM against background, the pseudo label
+    with 255 where it is unsure. `largest`: `largest_cams` at that size, where it is known already."""
+    largest = largest_cams(prediction, size) if largest is None else largest
+    above = {kind: value > np.float32(config.cam.background) for kind, (value, _) in largest.items()}
+    maps = {kind: np.where(above[kind], label, 0).astype(np.uint8) for kind, (_, label) in largest.items()}
+    maps["segmentation"] = _resized(prediction.segmentation, size)[0].argmax(0).byte().cpu().numpy()
+    pseudo = F.interpolate(prediction.pseudo_label[:, None].float(), size, mode="nearest-exact")
     return {**maps, "pseudo_label": pseudo[0, 0].byte().cpu().numpy()}
 
 
@@ -120,35 +161,72 @@ def _resized(value: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(value.float(), size, mode="bilinear", align_corners=False)
 
 
-def tally(model: SegmentationModel, split: Split, config: Config, device: torch.device) -> Tally:
-    """Counts over the split; process r of w takes the images r, r + w, ... and every process gets all counts."""
-    size, classes = evaluation_size(config), len(split.kit.classes) + 1
-    was_training, mine = model.training, Tally(background=config.cam.background, subspaces=config.msc.subspaces)
+def tally(
+    model: SegmentationModel, split: Split, config: Config, device: torch.device, workers: int | None = None
+) -> Counts:
+    """Count a split; process r of w takes the images r, r + w, ..., and every process gets all counts.
+
+    `workers` processes measure beside the network; None: those of `datasets.num_workers`, so none without a GPU.
+    """
+    was_training, counted = model.training, Counts(background=config.cam.background, subspaces=config.msc.subspaces)
     model.eval()
-    places, plain = range(distributed.rank(), len(split), distributed.world_size()), config.compat.plain_squash
+    places = range(distributed.rank(), len(split), distributed.world_size())
+    work = partial(count, background=config.cam.background, subspaces=config.msc.subspaces)
+    items = _predicted(model, split, config, device, places)
     with tqdm(total=len(places), desc=f"evaluate {split.name}", unit="image", disable=distributed.rank() > 0) as bar:
-        for start in range(0, len(places), BATCH):
-            samples = [split.sample(place, size, plain) for place in places[start : start + BATCH]]
-            image, label = (torch.stack([getattr(x, name) for x in samples]) for name in ("image", "label"))
-            prediction = predict(model, image.to(device), label.to(device), config)
-            apart = agreement(prediction, label.to(device)).cpu().numpy()
-            for row, sample in enumerate(samples):
-                own = {kind: value[row : row + 1] for kind, value in prediction.items()}
-                logits, ranked = own["logits"][0].float().cpu().numpy(), rank(own, sample.mask.shape)
-                mine.add(sample, to_labels(own, sample.mask.shape, config, ranked), logits, classes)
-                mine.add_layers(sample.mask, ranked, apart[row], classes)
-                indices = (sample.label.nonzero()[:, 0] + 1).tolist()
-                mine.add_maps(sample.mask, class_maps(own, sample.label, sample.mask.shape), indices)
-                if "codes" in own:
-                    grid = tuple(own["segmentation"].shape[2:])
-                    mine.add_codes(own["codes"][0].float().cpu().numpy(), grid, sample.mask, classes)
-            bar.update(len(samples))
+        for image in stream(work, items, num_workers(workers)):
+            counted.merge(image)
+            bar.update()
     model.train(was_training)
-    first, *others = distributed.all_gather(mine)
+    first, *others = distributed.all_gather(counted)
     for other in others:
         first.merge(other)
     first.sort()
     return first
+
+
+def _predicted(
+    model: SegmentationModel, split: Split, config: Config, device: torch.device, places: Sequence[int]
+) -> Iterator[Predicted]:
+    """Predict the images at `places` in batches; all have the size of the squashed image."""
+    size, plain = evaluation_size(config), config.compat.plain_squash
+    for start in range(0, len(places), BATCH):
+        samples = [split.sample(place, size, plain) for place in places[start : start + BATCH]]
+        image, label = (torch.stack([getattr(x, name) for x in samples]) for name in ("image", "label"))
+        prediction = predict(model, image.to(device), label.to(device), config)
+        apart = agreement(prediction, label.to(device)).cpu().numpy()
+        for row, sample in enumerate(samples):
+            single, shape = prediction.of(row), sample.mask.shape
+            largest, classes = largest_cams(single, shape), sample.label.nonzero()[:, 0]
+            yield Predicted(
+                name=sample.id,
+                mask=sample.mask,
+                part=sample.part,
+                label=sample.label.numpy(),
+                logits=single.logits[0].float().cpu().numpy(),
+                maps=to_labels(single, shape, config, largest),
+                largest=largest,
+                cams={
+                    kind: _resized(maps[:, classes], shape)[0].cpu().numpy() if len(classes) else np.zeros((0, *shape))
+                    for kind, maps in single.layers.items()
+                },
+                agreement=apart[row],
+                codes=None if single.codes is None else single.codes[0].float().cpu().numpy(),
+                grid=tuple(single.segmentation.shape[2:]),
+            )
+
+
+def guesses_of(root: Path, split: str, headline: Sequence[str]) -> dict[str, Any]:
+    """What the guesses reach on a list, counted without a network: an entry of data/results/guesses.json."""
+    opened, counted = Split(root, split, need_masks=True), Counts()
+    full = ("background", *opened.kit.classes)
+    for place, name in enumerate(opened.ids):
+        _, mask = voc.read_pair(opened.kit, name)
+        guesses = guess_labels(opened.labels[place].numpy(), mask.shape)
+        counted.merge(count_labels(name, mask, guesses, len(full)))
+    reached = {kind: guess_scores(np.sum(counted.counts[kind], 0), full, headline) for kind in GUESSES}
+    mark = records.fingerprint(counted.ids, counted.digests)
+    return {"split": split, "headline": list(headline), "fingerprint": mark, **reached}
 
 
 def evaluation_size(config: Config) -> int:
@@ -172,8 +250,8 @@ def examples(
             {
                 "ids": np.array(sample.id),
                 "images": _squashed(sample.pixels, size, nearest=False),
-                "cam": _quantised(prediction["cam"]),
-                "aux_cam": _quantised(prediction["aux_cam"]),
+                "cam": _quantised(prediction.cam),
+                "aux_cam": _quantised(prediction.aux_cam),
                 "pseudo_label": labels["pseudo_label"],
                 "prediction": labels["segmentation"],
                 "truth": _squashed(sample.mask, size, nearest=True),
@@ -195,9 +273,10 @@ def _squashed(pixels: np.ndarray, size: int, nearest: bool) -> np.ndarray:
     return array[0] if nearest else np.moveaxis(array, 0, 2)
 
 
-def make_record(counted: Tally, config: Config, split: Split, dataset: str) -> dict[str, Any]:
-    """The record of a run: numbers, protocol, configuration and where they come from."""
-    kit, size = split.kit, evaluation_size(config)
+def record(
+    counted: Counts, config: Config, data: Devkit | Listing, dataset: str, protocol: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The part of a record that every protocol has: numbers, configuration and where they come from."""
     return {
         "schema": records.SCHEMA,
         "dataset": dataset,
@@ -205,30 +284,32 @@ def make_record(counted: Tally, config: Config, split: Split, dataset: str) -> d
         "variant": config.variant,
         "preset": config.name,
         "seed": config.seed,
-        "split": split.name,
         "images": len(counted.ids),
         "fingerprint": records.fingerprint(counted.ids, counted.digests),
-        "protocol": {
-            "name": "training",
-            "size": size,
-            "scales": [1.0],
-            "flip": False,
-            "crf": None,
-            "cam_scales": list(config.cam.scales),
-            "cam_flip": True,
-            "background": config.cam.background,
-            "label_source": kit.label_source,
-            "mask_source": kit.mask_source,
-            "train_images": len(voc.read_ids(kit.root, config.data.train_split)),
-            "train_split": config.data.train_split,
-        },
-        "results": scores(counted, kit.classes, config.data.headline),
+        "protocol": {**protocol, "mask_source": data.mask_source},
+        "results": scores(counted, data.classes, config.data.headline),
         "config": configuration.to_dict(config) | {"output": "", "data": vars(config.data) | {"root": ""}},
         "backbone": describe(config.model),
         "processes": distributed.world_size(),
         "threads": torch.get_num_threads(),
-        "steps": config.optim.steps,
         **stamp(),
+    }
+
+
+def _protocol(config: Config, kit: Devkit) -> dict[str, Any]:
+    """That of training's evaluation, for records."""
+    return {
+        "name": "training",
+        "size": evaluation_size(config),
+        "scales": [1.0],
+        "flip": False,
+        "crf": None,
+        "cam_scales": list(config.cam.scales),
+        "cam_flip": True,
+        "background": config.cam.background,
+        "label_source": kit.label_source,
+        "train_images": len(voc.read_ids(kit.root, config.data.train_split)),
+        "train_split": config.data.train_split,
     }
 
 
@@ -253,8 +334,8 @@ def write_record(
             np.savez_compressed(file, **examples(model, split, config, device))
         dataset = sets.name_of(config.data, split.kit.root)
         records.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
-        records.save(
-            make_record(counted, config, split, dataset) | model.origin() | origin | {"seconds": seconds}, path
-        )
+        made = record(counted, config, split.kit, dataset, _protocol(config, split.kit))
+        of_run = {"split": split.name, "steps": config.optim.steps, "seconds": seconds}
+        records.save(made | model.origin() | origin | of_run, path)
     distributed.barrier()
     return records.load(path)

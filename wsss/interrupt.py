@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and Ctrl-C let what is under way come to its end, or not for long."""
+"""This process: its cores; SIGTERM and Ctrl-C let what is under way come to its end, or not for long."""
 
 import multiprocessing
 import os
@@ -86,3 +86,8 @@ def _watch(heard: socket.socket, leave: Callable[[], str]) -> None:
     except TimeoutError:
         print(f"wsss: {leave()}", file=sys.stderr, flush=True)
         os._exit(code)  # the main thread is in C code, and nothing else could end it
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

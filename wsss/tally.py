@@ -1,23 +1,21 @@
-"""Counts of an evaluation, image by image: the way from predictions to a record's numbers."""
+"""Counts of an evaluation, image by image: the way from predictions to a record's numbers. Numpy alone, so that the
+worker processes that count start fast."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int, UInt8
 
 from wsss import metrics
 from wsss.config import IGNORE
-from wsss.data import voc
-from wsss.datasets import Sample, Split
 from wsss.report import records
 
 KINDS = ("segmentation", "cam", "aux_cam")
 GUESSES = ("background", "centre")
 LAYERS = ("cam", "aux_cam")
-"""Kinds whose labels hang on a background threshold."""
+"""Kinds whose labels depend on a background threshold."""
 PRIOR = "centre"
 """The map that knows nothing of the image, beside the layers'."""
 PSEUDO = "pseudo_label"
@@ -26,152 +24,163 @@ AGREEMENT = "agreement"
 """The last layer's labels against the aux layer's, over all pixels."""
 
 
-def guess_labels(label: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Labels (h, w) that need no model, of an image label (k,): all background, and its classes in the centre."""
-    return {"background": np.zeros(size, np.uint8), "centre": metrics.centre_guess(label, size)}
-
-
 @dataclass
-class Tally:
-    """Counts by image; small enough to keep for every image, so that intervals and paired tests need no pixels."""
+class Counts:
+    """Counts by image, small enough to keep for every image, so that intervals and paired tests need no pixels. What
+    was not counted is not there: a final protocol counts the segmentation alone."""
 
     ids: list[str] = field(default_factory=list)
-    counts: dict[str, list[np.ndarray]] = field(
-        default_factory=lambda: {kind: [] for kind in (*KINDS, *GUESSES, PSEUDO, AGREEMENT)}
-    )
+    digests: list[str] = field(default_factory=list)
+    """Of the truth: see `records.mask_digest`."""
+    counts: dict[str, list[np.ndarray]] = field(default_factory=dict)
     """Kind -> per image (c, 3): true positives, false positives, false negatives."""
-    coverage: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    """Kind -> per image (4,): see `metrics.coverage_counts`; empty where parts are not known."""
-    boundary: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    boundary: dict[str, list[np.ndarray]] = field(default_factory=dict)
     """Kind -> per image (c, 3) of the boundary bands: see `metrics.boundary_counts`."""
-    background: float = 0.5
-    """The fixed background threshold, which the sweep takes in."""
-    subspaces: int = 1
-    """Number of subspaces that codes lie in."""
-    sweep: dict[str, np.ndarray] = field(default_factory=dict)
-    """Layer -> (c, c, t + 1), summed over images: see `metrics.sweep_counts`."""
+    coverage: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    """Kind -> per image (4,): see `metrics.coverage_counts`; empty where parts are not known."""
     agreement: list[np.ndarray] = field(default_factory=list)
     """Per image (2,): difference of the layers' CAMs and of their affinities in percent."""
     auc: list[np.ndarray] = field(default_factory=list)
     """Per image (p, 3): pixel AUC in percent of LAYERS and PRIOR, a row for each class of its image label."""
-    codes: dict[str, np.ndarray] = field(default_factory=dict)
-    """Sums over the tokens of all images that `metrics.redundancy` takes: gram, sums, counts."""
     labels: list[np.ndarray] = field(default_factory=list)
     logits: list[np.ndarray] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
+    sweep: dict[str, np.ndarray] = field(default_factory=dict)
+    """Layer -> (c, c, t + 1), summed over images: see `metrics.sweep_counts`."""
+    codes: dict[str, np.ndarray] = field(default_factory=dict)
+    """Sums over the tokens of all images that `metrics.redundancy` takes: gram, sums, counts."""
+    background: float = 0.5
+    """The fixed background threshold, which the sweep takes in."""
+    subspaces: int = 1
+    """Number of subspaces that codes lie in."""
 
-    def add(self, sample: Sample, predictions: dict[str, np.ndarray], logits: np.ndarray, classes: int) -> None:
-        """Count one image: `predictions` by kind, each (h, w) uint8."""
-        label = sample.label.numpy()
-        guesses = guess_labels(label, sample.mask.shape)
-        self.ids.append(sample.id)
-        self.labels.append(label)
-        self.logits.append(logits)
-        self.digests.append(records.mask_digest(sample.mask))
-        for kind, prediction in {**predictions, **guesses}.items():
-            truth = np.where(prediction == IGNORE, IGNORE, sample.mask) if kind == PSEUDO else sample.mask
-            self.counts[kind].append(metrics.counts(metrics.confusion(truth, prediction, classes)))
-        for kind in KINDS:
-            self.boundary[kind].append(metrics.boundary_counts(sample.mask, predictions[kind], classes))
-        self.counts[AGREEMENT].append(
-            metrics.counts(metrics.confusion(predictions["aux_cam"], predictions["cam"], classes))
-        )
-        if sample.part is not None:
-            for kind in KINDS:
-                self.coverage[kind].append(metrics.coverage_counts(predictions[kind], sample.mask, sample.part))
-
-    def add_layers(
-        self,
-        mask: np.ndarray,
-        ranked: dict[str, tuple[np.ndarray, np.ndarray]],
-        agreement: np.ndarray,
-        classes: int,
-    ) -> None:
-        """Count one image's CAMs: by layer the largest value (h, w) and its label (h, w); the layers' agreement."""
-        self.agreement.append(agreement)
-        levels = metrics.thresholds(self.background)
-        for kind, (value, label) in ranked.items():
-            counted = metrics.sweep_counts(mask, value, label, levels, classes)
-            self.sweep[kind] = self.sweep.get(kind, 0) + counted
-
-    def add_maps(self, mask: np.ndarray, maps: dict[str, np.ndarray], indices: Sequence[int]) -> None:
-        """Rank one image's pixels: by layer the CAM (p, h, w) in 0..1 of each class of its image label, whose values in
-        the mask are `indices`. A class that no pixel has, or every one, has no AUC."""
-        prior, rows = metrics.centre_prior(mask.shape), []
-        for place, index in enumerate(indices):
-            row = [metrics.pixel_auc(one, mask, index) for one in (*(maps[kind][place] for kind in LAYERS), prior)]
-            rows += [] if None in row else [row]
-        self.auc.append(np.array(rows, float).reshape(-1, len(LAYERS) + 1))
-
-    def add_codes(self, codes: np.ndarray, grid: tuple[int, int], mask: np.ndarray, classes: int) -> None:
-        """Count one image's codes in the subspaces, (n, q) on the token grid, by the true label at each token."""
-        found = metrics.code_sums(codes, metrics.token_labels(mask, grid), classes)
-        for name, total in found.items():
-            self.codes[name] = self.codes.get(name, 0) + total
-
-    def merge(self, other: "Tally") -> None:
-        """Append another process's images."""
-        for name in ("ids", "labels", "logits", "digests", "agreement", "auc"):
-            getattr(self, name).extend(getattr(other, name))
-        for name in ("counts", "coverage", "boundary"):
-            for kind, rows in getattr(other, name).items():
-                getattr(self, name)[kind].extend(rows)
-        for own, others in ((self.sweep, other.sweep), (self.codes, other.codes)):
-            for name, counted in others.items():
-                own[name] = own.get(name, 0) + counted
+    def merge(self, other: "Counts") -> None:
+        """Append the images of `other`."""
+        for name, mine in vars(self).items():
+            theirs = getattr(other, name)
+            if isinstance(mine, list):
+                mine.extend(theirs)
+            elif isinstance(mine, dict):
+                for key, value in theirs.items():
+                    if isinstance(value, list):
+                        mine.setdefault(key, []).extend(value)
+                    else:  # a sum over images
+                        mine[key] = mine.get(key, 0) + value
 
     def sort(self) -> None:
         """Order images by id, whatever process counted them."""
         order = sorted(range(len(self.ids)), key=self.ids.__getitem__)
-        for rows in (
-            self.ids,
-            self.labels,
-            self.logits,
-            self.digests,
-            self.agreement,
-            self.auc,
-            *self.counts.values(),
-            *self.coverage.values(),
-            *self.boundary.values(),
-        ):
-            rows[:] = [rows[place] for place in order] if rows else rows
+        for value in list(vars(self).values()):
+            for rows in [value, *(value.values() if isinstance(value, dict) else [])]:
+                if isinstance(rows, list) and rows:
+                    rows[:] = [rows[place] for place in order]
 
 
-def scores(counted: Tally, names: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:
-    """The `results` part of a record."""
+def guess_labels(label: Float[np.ndarray, " k"], size: tuple[int, int]) -> dict[str, UInt8[np.ndarray, "h w"]]:
+    """Labels that need no model, of an image label: all background, and its classes in the centre."""
+    return {"background": np.zeros(size, np.uint8), "centre": metrics.centre_guess(label, size)}
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One image's truth and what training's evaluation measures of its prediction, all at the photograph's size."""
+
+    name: str
+    mask: UInt8[np.ndarray, "h w"]
+    part: UInt8[np.ndarray, "h w"] | None
+    """The class where its distinctive part is visible; None where parts are not known."""
+    label: Float[np.ndarray, " k"]
+    logits: Float[np.ndarray, " k"]
+    maps: dict[str, UInt8[np.ndarray, "h w"]]
+    """Labels by kind: KINDS and PSEUDO."""
+    largest: dict[str, tuple[Float[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]]
+    """Layer -> the largest CAM at each pixel and the class that it is of."""
+    cams: dict[str, Float[np.ndarray, "p h w"]]
+    """Layer -> the CAM in 0..1 of each class of the image label."""
+    agreement: Float[np.ndarray, " 2"]
+    codes: Float[np.ndarray, "n q"] | None
+    """The tokens' codes in all subspaces side by side; None where none are trained."""
+    grid: tuple[int, int]
+    """Rows and columns of tokens."""
+
+
+def count_labels(
+    name: str,
+    mask: UInt8[np.ndarray, "h w"],
+    maps: dict[str, UInt8[np.ndarray, "h w"]],
+    classes: int,
+    part: UInt8[np.ndarray, "h w"] | None = None,
+) -> Counts:
+    """Count one image's labels by kind against its truth; `classes` with background."""
+    counted = Counts([name], [records.mask_digest(mask)])
+    for kind, labels in maps.items():
+        truth = np.where(labels == IGNORE, IGNORE, mask) if kind == PSEUDO else mask
+        counted.counts[kind] = [metrics.counts(metrics.confusion(truth, labels, classes))]
+        if kind in KINDS:
+            counted.boundary[kind] = [metrics.boundary_counts(mask, labels, classes)]
+            if part is not None:
+                counted.coverage[kind] = [metrics.coverage_counts(labels, mask, part)]
+    return counted
+
+
+def count(image: Predicted, background: float, subspaces: int) -> Counts:
+    """Count all that training's evaluation measures of one image."""
+    mask, classes = image.mask, len(image.label) + 1
+    maps = {**image.maps, **guess_labels(image.label, mask.shape)}
+    counted = count_labels(image.name, mask, maps, classes, image.part)
+    counted.background, counted.subspaces = background, subspaces
+    counted.labels, counted.logits, counted.agreement = [image.label], [image.logits], [image.agreement]
+    agreed = metrics.confusion(image.maps["aux_cam"], image.maps["cam"], classes)
+    counted.counts[AGREEMENT] = [metrics.counts(agreed)]
+    levels = metrics.thresholds(background)
+    for kind, (value, label) in image.largest.items():
+        counted.sweep[kind] = metrics.sweep_counts(mask, value, label, levels, classes)
+    prior, rows = metrics.centre_prior(mask.shape), []
+    for place, index in enumerate((np.flatnonzero(image.label) + 1).tolist()):
+        row = [metrics.pixel_auc(cam, mask, index) for cam in (*(image.cams[kind][place] for kind in LAYERS), prior)]
+        rows += [] if None in row else [row]  # a class that no pixel has, or every one, has no AUC
+    counted.auc = [np.array(rows, float).reshape(-1, len(LAYERS) + 1)]
+    if image.codes is not None:
+        counted.codes = metrics.code_sums(image.codes, metrics.token_labels(mask, image.grid), classes)
+    return counted
+
+
+def scores(counted: Counts, names: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:
+    """The `results` part of a record, as far as it was counted; `names` of the foreground classes."""
     full = ("background", *names)
-    guesses = {kind: guess_scores(np.sum(counted.counts[kind], 0), full, headline) for kind in GUESSES}
-    parts = {
-        kind: metrics.coverage_scores(np.array(counted.coverage[kind])) for kind in KINDS if counted.coverage[kind]
-    }
-    return {
-        **{kind: _kind_scores(counted, kind, full, headline) for kind in KINDS},
-        **_layer_scores(counted, full, headline),
-        "classification": metrics.classification_scores(
-            np.array(counted.labels), np.array(counted.logits), names, headline
-        ),
-        "guesses": guesses,
-        **({"coverage": parts} if parts else {}),
-        **_code_scores(counted),
-    }
-
-
-def guesses_of(root: Path, split: str, headline: Sequence[str]) -> dict[str, Any]:
-    """What the guesses reach on a list, counted without a network: an entry of data/results/guesses.json."""
-    opened = Split(root, split, need_masks=True)
-    full, counts, digests = ("background", *opened.kit.classes), dict.fromkeys(GUESSES, 0), []
-    for place, name in enumerate(opened.ids):
-        _, mask = voc.read_pair(opened.kit, name)
-        digests.append(records.mask_digest(mask))
-        for kind, guess in guess_labels(opened.labels[place].numpy(), mask.shape).items():
-            counts[kind] = counts[kind] + metrics.counts(metrics.confusion(mask, guess, len(full)))
-    reached = {kind: guess_scores(total, full, headline) for kind, total in counts.items()}
-    return {
-        "split": split,
-        "headline": list(headline),
-        "fingerprint": records.fingerprint(opened.ids, digests),
-        **reached,
-    }
+    totals = {kind: np.sum(rows, 0) for kind, rows in counted.counts.items()}
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        if kind in totals:
+            by_image = np.array(counted.counts[kind])
+            found[kind] = {
+                **metrics.segmentation_scores(totals[kind], full, headline),
+                **metrics.miou_intervals(by_image, full, headline),
+                **metrics.activation_errors(totals[kind]),
+                "boundary_iou": metrics.boundary_iou(np.sum(counted.boundary[kind], 0)),
+            }
+    if counted.sweep:
+        levels = metrics.thresholds(counted.background)
+        found["sweep"] = {
+            kind: metrics.sweep_scores(histogram, levels, full, headline) for kind, histogram in counted.sweep.items()
+        }
+    if PSEUDO in totals:
+        pixels = int(totals["segmentation"][:, [0, 2]].sum())
+        found[PSEUDO] = metrics.pseudo_label_scores(totals[PSEUDO], pixels, full, headline)
+    if counted.agreement:
+        found[AGREEMENT] = metrics.agreement_scores(np.array(counted.agreement), totals[AGREEMENT])
+    if counted.auc:
+        found["auc"] = metrics.auc_scores(np.concatenate(counted.auc), (*LAYERS, PRIOR))
+    if counted.labels:
+        labels, logits = np.array(counted.labels), np.array(counted.logits)
+        found["classification"] = metrics.classification_scores(labels, logits, names, headline)
+    if guesses := {kind: guess_scores(totals[kind], full, headline) for kind in GUESSES if kind in totals}:
+        found["guesses"] = guesses
+    if counted.coverage:
+        found["coverage"] = {kind: metrics.coverage_scores(np.array(rows)) for kind, rows in counted.coverage.items()}
+    if counted.codes:
+        shared = metrics.redundancy(**counted.codes, subspaces=counted.subspaces)
+        found["subspaces"] = {"redundancy": shared, "floor": metrics.redundancy_floor(counted.codes["counts"])}
+    return found
 
 
 def guess_scores(
@@ -182,47 +191,7 @@ def guess_scores(
     return {name: reached[name] for name in ("miou", "miou_headline")}
 
 
-def _code_scores(counted: Tally) -> dict[str, Any]:
-    """What the subspaces share, where codes were counted."""
-    if not counted.codes:
-        return {}
-    shared = metrics.redundancy(**counted.codes, subspaces=counted.subspaces)
-    return {"subspaces": {"redundancy": shared, "floor": metrics.redundancy_floor(counted.codes["counts"])}}
-
-
-def _kind_scores(counted: Tally, kind: str, full: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:
-    """What every kind of labels without gaps is measured by."""
-    by_image = np.array(counted.counts[kind])
-    return {
-        **metrics.segmentation_scores(by_image.sum(0), full, headline),
-        **metrics.miou_intervals(by_image, full, headline),
-        **metrics.activation_errors(by_image.sum(0)),
-        "boundary_iou": metrics.boundary_iou(np.sum(counted.boundary[kind], 0)),
-    }
-
-
-def _layer_scores(counted: Tally, full: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:
-    """Sweep, pseudo label and agreement of the layers, as far as they were counted."""
-    found: dict[str, Any] = {}
-    levels = metrics.thresholds(counted.background)
-    if counted.sweep:
-        found["sweep"] = {
-            kind: metrics.sweep_scores(one, levels, full, headline) for kind, one in counted.sweep.items()
-        }
-    if counted.counts[PSEUDO]:
-        pixels = int(np.sum(counted.counts["segmentation"], 0)[:, [0, 2]].sum())
-        totals = np.sum(counted.counts[PSEUDO], 0)
-        found[PSEUDO] = metrics.pseudo_label_scores(totals, pixels, full, headline)
-    if counted.agreement:
-        totals = np.sum(counted.counts[AGREEMENT], 0)
-        found[AGREEMENT] = metrics.agreement_scores(np.array(counted.agreement), totals)
-    if counted.auc:
-        found["auc"] = metrics.auc_scores(np.concatenate(counted.auc), (*LAYERS, PRIOR))
-    return found
-
-
-def counts_by_image(counted: Tally) -> dict[str, np.ndarray]:
+def counts_by_image(counted: Counts) -> dict[str, np.ndarray]:
     """What goes beside a record: per image TP/FP/FN by class of every kind, and its coverage counts."""
-    counts = {kind: np.array(counted.counts[kind]) for kind in (*KINDS, PSEUDO) if counted.counts[kind]}
-    coverage = {f"{kind}_coverage": np.array(counted.coverage[kind]) for kind in KINDS if counted.coverage[kind]}
-    return counts | coverage
+    counts = {kind: np.array(counted.counts[kind]) for kind in (*KINDS, PSEUDO) if kind in counted.counts}
+    return counts | {f"{kind}_coverage": np.array(rows) for kind, rows in counted.coverage.items()}

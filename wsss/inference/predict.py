@@ -3,7 +3,7 @@ split, and nothing but PNGs reaches the disk."""
 
 import multiprocessing
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,8 +17,9 @@ from tqdm import tqdm
 from wsss import distributed, memory
 from wsss.data import voc
 from wsss.data.listing import Listing
+from wsss.data.pool import stream
 from wsss.inference import predictions, protocols
-from wsss.inference.predictions import Counted, Job
+from wsss.inference.predictions import Finished, Job
 from wsss.inference.protocols import Protocol, limited
 from wsss.interrupt import Interrupted, stop_signals, within_seconds
 from wsss.model import SegmentationModel
@@ -31,14 +32,14 @@ class Shard:
 
     model: SegmentationModel
     images: Listing
-    places: range
+    places: Sequence[int]
     asked: Protocol
     folder: Path
     """Where the PNGs go."""
     device: torch.device
     bfloat16: bool
     batch: int
-    """Consecutive images of one size that go through the network at once."""
+    """Consecutive images of one size that go through the network at once; `places` bring them together."""
     plain: Path | None = None
     """Where PNGs without the CRF go, beside those with it."""
 
@@ -113,7 +114,7 @@ class Shard:
         return Job(self.images.ids[place], path, classes, scores, pixels, crf, mask, file, size, plain)
 
 
-def finish(shard: Shard, workers: int) -> list[Counted]:
+def finish(shard: Shard, workers: int) -> list[Finished]:
     """Predict and count the images of a shard by `workers` processes beside this one (0: by this one).
 
     Ctrl-C and SIGTERM let what is under way come to its end, then raise Interrupted; what is not at its end within
@@ -130,13 +131,13 @@ def finish(shard: Shard, workers: int) -> list[Counted]:
             predictions.clear(folder)
         return stopped
 
-    done: list[Counted] = []
+    done: list[Finished] = []
     words = {"total": len(shard.places), "desc": f"predict {shard.images.split}", "unit": "image"}
     bar = tqdm(**words, disable=distributed.rank() > 0)
     with stop_signals() as stop, within_seconds(leave), bar:
         try:
-            for one in predictions.stream(predictions.finish, shard.jobs(stop), workers):
-                done.append(one)
+            for image in stream(predictions.finish, shard.jobs(stop), workers):
+                done.append(image)
                 bar.update()
         except (SystemExit, UserError, Interrupted):  # the workers, too, may have been told to stop
             if not stop.is_set():

@@ -3,15 +3,9 @@ they were made. No torch, so that workers start fast and stay small."""
 
 import hashlib
 import json
-import multiprocessing
 import shutil
-import signal
-import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wsss import memory, metrics
 from wsss.config import IGNORE
 from wsss.data import names, pictures, voc
 from wsss.inference.crf import dense_crf
-from wsss.interrupt import obey_parent
 from wsss.paths import UserError, atomic, read_json, write_json
-from wsss.report import records
+from wsss.tally import Counts, count_labels
 
 PROTOCOL = "protocol.json"
-AHEAD = 2
-"""Images a worker that wait for it: what bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -58,38 +48,29 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Counted:
-    """A finished image."""
+class Finished:
+    """An image whose PNG is written."""
 
-    name: str
-    counts: np.ndarray | None = None
-    """(c, 3): true positives, false positives, false negatives."""
-    boundary: np.ndarray | None = None
-    """(c, 3) of the boundary bands: see `metrics.boundary_counts`."""
-    digest: str = ""
-    """Of the truth, see `records.mask_digest`."""
-    crf_seconds: float = 0.0
+    counts: Counts | None
+    """Of the PNG; None without truth."""
+    plain: Counts | None
+    """Of the PNG without the CRF; None where none was wanted."""
+    crf_seconds: float
     """Of one core, for the CRF; 0 where none was needed."""
-    plain: "Counted | None" = None
-    """The same image without the CRF, where that was asked for."""
 
 
-def finish(job: Job) -> Counted:
-    """CRF, PNG and counts of one image: the work of a worker. The counts are those of the PNG."""
+def finish(job: Job) -> Finished:
+    """CRF, PNG and counts of one image: the work of a worker."""
     label, seconds = _label(job)
-    counted = _counted(job, label, seconds)
-    if job.plain is None:
-        return counted
-    return replace(counted, plain=_counted(job, _label(replace(job, path=job.plain, crf=None))[0], 0.0))
-
-
-def _counted(job: Job, label: np.ndarray, seconds: float) -> Counted:
+    plain = _label(replace(job, path=job.plain, crf=None))[0] if job.plain else None
     if job.mask is None:
-        return Counted(job.name, crf_seconds=seconds)
+        return Finished(None, None, seconds)
     mask = voc.read_mask(job.mask, label.shape[::-1], job.classes - 1, job.photograph)
-    counts = metrics.counts(metrics.confusion(mask, label, job.classes)).astype(np.int32)
-    boundary = metrics.boundary_counts(mask, label, job.classes).astype(np.int32)
-    return Counted(job.name, counts, boundary, records.mask_digest(mask), seconds)
+    counts, beside = (
+        count_labels(job.name, mask, {"segmentation": labels}, job.classes) if labels is not None else None
+        for labels in (label, plain)
+    )
+    return Finished(counts, beside, seconds)
 
 
 def _label(job: Job) -> tuple[np.ndarray, float]:
@@ -109,53 +90,11 @@ def _label(job: Job) -> tuple[np.ndarray, float]:
     return label, seconds
 
 
-def scores(counted: Sequence[Counted], names: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:
-    """Measures of all images, as `tally.scores` gives them for the segmentation; `names` with background."""
-    by_image = np.array([one.counts for one in counted])
-    return {
-        **metrics.segmentation_scores(by_image.sum(0), names, headline),
-        **metrics.miou_intervals(by_image, names, headline),
-        **metrics.activation_errors(by_image.sum(0)),
-        "boundary_iou": metrics.boundary_iou(np.sum([one.boundary for one in counted], 0)),
-    }
-
-
-def stream(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
-    """work(item) of each item, in order, by `workers` processes beside this one (0: by this one).
-
-    An item is taken only when there is room for it: at most AHEAD a worker are anywhere between `items` and the result.
-    Raises the first exception of a worker, and UserError if one dies.
-    """
-    if not workers:
-        yield from map(work, items)
-        return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)  # a fork would copy locks
-    waiting: deque[Future] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            del item  # the queue alone holds it now
-            if len(waiting) >= AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise UserError("a worker process was killed, for want of memory perhaps; ask for fewer --workers") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start() -> None:
-    """A worker's manners: Ctrl-C is the parent's, SIGTERM removes what is half-written, the parent's end is its own."""
-    obey_parent()
-    memory.keep_freed()  # else a fifth of the CRF's time is page faults
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-
-
-def fault(path: Path, size: tuple[int, int], classes: int) -> str:
+def fault(path: Path, size: tuple[int, int], classes: int, gaps: bool = False) -> str:
     """What is wrong with a PNG of predictions, in words; empty where nothing is.
 
-    It must be an index image with VOC's palette, of the photograph's `size` (width, height), its values classes.
+    It must be an index image with VOC's palette, of the photograph's `size` (width, height), its values classes, or
+    IGNORE where `gaps` are allowed.
     """
     if not path.is_file():
         return f"{path} does not exist"
@@ -167,7 +106,7 @@ def fault(path: Path, size: tuple[int, int], classes: int) -> str:
         return sentence
     if palette.ravel().tolist()[: 3 * classes] != pictures.VOC_PALETTE[: 3 * classes]:
         return f"{path} does not have VOC's palette"
-    return f"{path} holds {IGNORE}, which is no class" if (label == IGNORE).any() else ""
+    return f"{path} holds {IGNORE}, which is no class" if not gaps and (label == IGNORE).any() else ""
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:

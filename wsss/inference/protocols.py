@@ -33,6 +33,8 @@ class Crf:
     """Sigma in pixels, weight."""
     bilateral: tuple[float, float, float] = (121.0, 5.0, 4.0)
     """Sigma in pixels, sigma in grey levels, weight."""
+    merge: float | None = None
+    """Classes whose probability is below it at every pixel take part as one; None: each by itself (the whole CRF)."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,15 @@ class Protocol:
     """Squash without antialiasing, as the run's compat says (Deviations D18)."""
 
     def changes(self) -> list[str]:
-        """What departs from the protocol, the CRF aside, in words short enough for a file's name; empty: nothing."""
-        scales = "s" + "+".join(f"{scale:g}" for scale in self.scales)
-        longest = f"longest{self.longest}"
-        return [scales] * (self.scales != SCALES) + ["noflip"] * (not self.flip) + [longest] * bool(self.longest)
+        """What departs from the protocol, the CRF's absence aside, short enough for a file's name; empty: nothing."""
+        merge = self.crf.merge if self.crf else None
+        names = {
+            f"merge{merge}": merge is not None,
+            "s" + "+".join(f"{scale:g}" for scale in self.scales): self.scales != SCALES,
+            "noflip": not self.flip,
+            f"longest{self.longest}": self.longest is not None,
+        }
+        return [name for name, departs in names.items() if departs]
 
     def numbers(self) -> dict[str, Any]:
         """All of it as plain values, for records; without what older records do not have and this one does not use, so
@@ -68,7 +75,9 @@ class Protocol:
         for name in ("plain_squash", "longest"):
             if not plain[name]:
                 del plain[name]
-        crf = {name: list(x) if isinstance(x, tuple) else x for name, x in (plain["crf"] or {}).items()}
+        crf = {
+            name: list(x) if isinstance(x, tuple) else x for name, x in (plain["crf"] or {}).items() if x is not None
+        }
         return plain | {"crf": crf or None}
 
 
@@ -85,11 +94,13 @@ def protocol(
     *,
     flip: bool | None = None,
     crf: bool | None = None,
+    merge: float | None = None,
     longest: int | None = None,
 ) -> Protocol:
     """The protocol of that name, with what is given in the place of its own; `size` is the side that coco squashes to.
 
-    Raises UserError for an unknown name, for a scale that is repeated or not between 0 and 8, for `longest` below 1.
+    Raises UserError for an unknown name, a scale that is repeated or not between 0 and 8, `merge` outside 0..1 or
+    without CRF, `longest` below 1.
     """
     if kind not in PROTOCOLS:
         known = " and ".join(PROTOCOLS)
@@ -100,6 +111,9 @@ def protocol(
     if wrong or len(set(chosen)) < len(chosen):
         fault = f"{wrong[0]:g} is none" if wrong else "one of them is there twice"
         raise UserError(f"--scales must be different numbers above 0, up to {LARGEST:g}; {fault}")
+    if merge is not None and (crf is False or not 0 < merge < 1):
+        fault = "--crf is False" if crf is False else f"--crf-merge is {merge:g}"
+        raise UserError(f"--crf-merge is a probability between 0 and 1 for the CRF, but {fault}; leave it out")
     if longest is not None and longest < 1:
         raise UserError(
             f"--longest is {longest}; it is a number of pixels above 0, or None for the photographs' own size"
@@ -110,7 +124,7 @@ def protocol(
         size=size if own.size else None,
         scales=chosen,
         flip=own.flip if flip is None else flip,
-        crf=None if crf is False else own.crf,
+        crf=None if crf is False else Crf(merge=merge),
     )
 
 

@@ -2,28 +2,27 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from wsss import checkpoint, datasets, distributed, evaluate, settings
-from wsss import config as configuration
+from wsss import checkpoint, datasets, distributed, evaluate, interrupt, settings
 from wsss.config import Config
-from wsss.data import identity, pool, sets
+from wsss.data import identity, sets
 from wsss.data.identity import Evaluated
 from wsss.data.listing import Listing, listing
+from wsss.data.pictures import upright_size
 from wsss.inference import predict, predictions, protocols, workload
 from wsss.inference.predict import Shard
-from wsss.inference.predictions import Counted
 from wsss.inference.protocols import Protocol
-from wsss.model import SegmentationModel, build, describe
+from wsss.model import SegmentationModel, build
 from wsss.paths import UserError, sha256
-from wsss.registry import DATASETS, title
+from wsss.registry import DATASETS
 from wsss.report import records
+from wsss.tally import Counts, counts_by_image
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,17 @@ class Opened:
         checkpoint.fill(model, tensors, str(self.file))
         model.adopt(checkpoint.metadata(self.file))
         return model.eval()
+
+    def record(self) -> dict[str, Any]:
+        """The run's own record. Raises UserError."""
+        path = self.folder.with_name(f"{self.folder.name}.json")
+        if not path.is_file():
+            raise UserError(f"{self.folder} is not finished: there is no {path}; the same `wsss train` goes on with it")
+        return records.load(path)
+
+    def classes(self) -> tuple[str, ...]:
+        """Names of the foreground classes that the network knows, from the run's record. Raises UserError."""
+        return tuple(self.record()["results"]["segmentation"]["iou"])[1:]
 
     def origin(self) -> dict[str, Any]:
         """Seconds so far and the stamp of the code that made the weights, from the run's record if there is one."""
@@ -114,6 +124,7 @@ class Request:
     scales: tuple[float, ...] = ()
     flip: bool | None = None
     crf: bool | None = None
+    crf_merge: float | None = None
     bfloat16: bool = False
     save: Path | None = None
     batch: int = 1
@@ -162,7 +173,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
         raise UserError("--batch must be at least 1 and --workers at least 0")
     opened = open_run(request.run, request.weights, request.data_root)
     own = evaluate.evaluation_size(opened.config)
-    changes = {"flip": request.flip, "crf": request.crf, "longest": request.longest}
+    changes = {"flip": request.flip, "crf": request.crf, "merge": request.crf_merge, "longest": request.longest}
     asked = protocols.protocol(request.protocol, own, request.scales, **changes)
     squashes = asked.size is not None and opened.config.compat.plain_squash
     asked = dataclasses.replace(asked, plain_squash=squashes)
@@ -182,11 +193,12 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
         if not images.masks:
             return Outcome(shard.folder, images, None, opened.data.differ)
         if distributed.rank() == 0:
-            counted = sorted((one for part in parts for one in part), key=lambda one: one.name)
-            _save(request, opened, shard, counted, round(time.monotonic() - started, 1))
+            seconds = round(time.monotonic() - started, 1)
+            finished = [image for part in parts for image in part]
+            _save(request, opened, shard, [image.counts for image in finished], seconds)
             if shard.plain:  # its time is that of the record with the CRF
                 without = replace(shard, asked=replace(asked, crf=None), folder=shard.plain)
-                _save(request, opened, without, [one.plain for one in counted], 0.0)
+                _save(request, opened, without, [image.plain for image in finished], 0.0)
         distributed.barrier()
         return Outcome(shard.folder, images, records.load(path), opened.data.differ)
 
@@ -197,12 +209,37 @@ def _record_path(request: Request, opened: Opened, asked: Protocol) -> Path:
     return opened.folder.with_name(f"{opened.folder.name}.{'-'.join([_label(request, asked, val=''), *other])}.json")
 
 
-def _save(request: Request, opened: Opened, shard: Shard, counted: list[Counted], seconds: float) -> None:
-    """The record of an evaluation that took `seconds`, and its counts beside it."""
+def _save(request: Request, opened: Opened, shard: Shard, images: list[Counts], seconds: float) -> None:
+    """Write the counts and the record of a final evaluation that took `seconds`.
+
+    The protocol is named final where the tables may set it beside the papers' numbers: the data set's own protocol,
+    its scales and flip, the whole CRF, last weights, split val, the run's own data. Departures are added to the name.
+    """
+    config, listed, counted = opened.config, shard.images, Counts()
+    for image in images:
+        counted.merge(image)
+    counted.sort()
+    own = DATASETS[config.data.name].protocol if config.data.name in DATASETS else "voc"
+    names = [shard.asked.kind] * (shard.asked.kind != own) + ["without-crf"] * (not shard.asked.crf)
+    names += _changes(request, shard.asked) + [listed.split] * (listed.split != "val")
+    names += ["other-data"] * bool(opened.data.differ)
+    protocol = {"name": "-".join(["final", *names]), **shard.asked.numbers(), "bfloat16": shard.bfloat16}
+    dataset, origin = sets.name_of(config.data, listed.root, listed.split), opened.origin()
+    record = {
+        **evaluate.record(counted, config, listed, dataset, protocol),
+        **shard.model.origin(),
+        "split": listed.split,
+        "batch": shard.batch,
+        "steps": opened.step,
+        "evaluated_by": evaluate.stamp(),
+        **opened.data.fields(),
+        **origin,
+        "seconds": {**origin.get("seconds", {}), "evaluate": seconds},
+        "processes": distributed.world_size(),
+    }
     path = _record_path(request, opened, shard.asked)
-    counts = np.array([one.counts for one in counted])
-    records.save_counts(path.with_suffix(".npz"), [one.name for one in counted], segmentation=counts)
-    records.save(make_record(request, opened, shard, counted, seconds), path)
+    records.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
+    records.save(record, path)
 
 
 def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, device: torch.device) -> Shard:
@@ -218,7 +255,9 @@ def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, d
         distributed.main_first(lambda: predictions.claim(folder, asked.numbers() | made_by))
         return folder
 
-    places = range(distributed.rank(), len(images.ids), distributed.world_size())
+    places: Sequence[int] = range(distributed.rank(), len(images.ids), distributed.world_size())
+    if request.batch > 1 and not asked.size:  # images of one size fill a batch
+        places = sorted(places, key=lambda place: protocols.limited(upright_size(images.files[place]), asked.longest))
     both = asked.crf and images.masks and not request.save
     plain = claimed(replace(asked, crf=None)) if both else None
     return Shard(model, images, places, asked, claimed(asked), device, bfloat16, request.batch, plain)
@@ -229,7 +268,7 @@ def crf_workers(wanted: int | None, asked: Protocol) -> int:
     none without CRF."""
     if wanted is not None or not asked.crf:
         return wanted or 0
-    return max(1, pool.cores() // distributed.local_world_size())
+    return max(1, interrupt.cores() // distributed.local_world_size())
 
 
 def _changes(request: Request, asked: Protocol) -> list[str]:
@@ -241,49 +280,3 @@ def _label(request: Request, asked: Protocol, val: str) -> str:
     """PROTOCOL[-crf][-what departs from it][-SPLIT], for files; `val` is what the split val is called there."""
     split = val if request.split == "val" else request.split
     return "-".join([asked.kind, *["crf"] * bool(asked.crf), *_changes(request, asked), *[split] * bool(split)])
-
-
-def make_record(
-    request: Request, opened: Opened, shard: Shard, counted: list[Counted], seconds: float
-) -> dict[str, Any]:
-    """The record of a final evaluation that took `seconds`.
-
-    Its protocol is named final where the tables may set it beside the papers' numbers: the data set's own protocol, its
-    scales and flip, CRF, last weights, split val, of the run's own data. What departs from that is added to the name.
-    """
-    config, images = opened.config, shard.images
-    own = DATASETS[config.data.name].protocol if config.data.name in DATASETS else "voc"
-    names = [shard.asked.kind] * (shard.asked.kind != own) + ["without-crf"] * (not shard.asked.crf)
-    names += _changes(request, shard.asked) + [images.split] * (images.split != "val")
-    names += ["other-data"] * bool(opened.data.differ)
-    dataset, stamp = sets.name_of(config.data, images.root, images.split), evaluate.stamp()
-    origin = stamp | opened.origin()
-    return {
-        "schema": records.SCHEMA,
-        "dataset": dataset,
-        "dataset_title": title(dataset),
-        "variant": config.variant,
-        "preset": config.name,
-        "seed": config.seed,
-        "split": images.split,
-        "images": len(counted),
-        "fingerprint": records.fingerprint([one.name for one in counted], [one.digest for one in counted]),
-        "protocol": {
-            "name": "-".join(["final", *names]),
-            **shard.asked.numbers(),
-            "bfloat16": shard.bfloat16,
-            "mask_source": images.mask_source,
-        },
-        "results": {"segmentation": predictions.scores(counted, ("background", *images.classes), config.data.headline)},
-        "config": configuration.to_dict(config) | {"output": "", "data": vars(config.data) | {"root": ""}},
-        "backbone": describe(config.model),
-        **shard.model.origin(),
-        "threads": torch.get_num_threads(),
-        "batch": shard.batch,
-        "steps": opened.step,
-        "evaluated_by": stamp,
-        **opened.data.fields(),
-        **origin,
-        "seconds": {**origin.get("seconds", {}), "evaluate": seconds},
-        "processes": distributed.world_size(),
-    }

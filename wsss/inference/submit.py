@@ -49,7 +49,7 @@ class Submit:
     save: Path | None = None
     """Folder of the PNGs; None: RUN/predictions/PROTOCOL-SPLIT."""
     batch: int = 1
-    """Consecutive images of one size that go through the network at once."""
+    """Images of one size that go through the network at once."""
     workers: int | None = None
     """Processes for the CRF; None: one a core, or fewer where memory is small; 0: none beside this one, which hears a
     stop only between two steps of a CRF."""

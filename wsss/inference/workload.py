@@ -13,7 +13,8 @@ import torch
 
 from wsss import distributed
 from wsss.data import pictures
-from wsss.inference import predictions, protocols
+from wsss.data.pool import AHEAD
+from wsss.inference import protocols
 from wsss.inference.crf import dense_crf
 from wsss.inference.predict import Shard
 from wsss.inference.protocols import Protocol, Size
@@ -27,6 +28,8 @@ LOGIT_MAPS = 6
 """Maps of one image's logits, of the photograph's size, that are held at once while scales and mirrors are combined."""
 CRF_PIXEL, CRF_LOGIT = 200, 48
 """Bytes that a CRF takes for each pixel, and for each pixel and class."""
+FEW = 8
+"""Classes of a CRF that merges the others, for its time; its memory is taken for that of all."""
 LIMITS = (4096, 3072, 2048, 1536, 1024, 768, 512)
 """Longer sides to propose where a photograph is too large."""
 COMMON = 1024
@@ -79,7 +82,7 @@ class Plan:
         if not self.asked.crf:
             return 0
         pixels = sorted(map(math.prod, self.seen()), reverse=True)
-        waiting = pixels[: predictions.AHEAD * self.workers + 1] if self.workers else []
+        waiting = pixels[: AHEAD * self.workers + 1] if self.workers else []
         working = sum(pixels[: max(1, self.workers)])
         return working * (CRF_PIXEL + CRF_LOGIT * self.classes) + 4 * self.classes * sum(waiting)
 
@@ -203,7 +206,8 @@ def _crf_seconds(plan: Plan, shard: Shard) -> float:
     photograph = pictures.read_image(shard.images.files[place])
     photograph = photograph.resize(protocols.limited(photograph.size, 192))
     pixels = np.asarray(photograph)
-    uniform = np.full((plan.classes, *pixels.shape[:2]), 1 / plan.classes, np.float32)
+    classes = min(plan.classes, FEW) if plan.asked.crf.merge else plan.classes
+    uniform = np.full((classes, *pixels.shape[:2]), 1 / classes, np.float32)
     started = time.perf_counter()
     dense_crf(pixels, uniform)
     return (time.perf_counter() - started) / math.prod(photograph.size)

@@ -18,6 +18,7 @@ from wsss.inference import crf
 from wsss.paths import UserError, did_you_mean
 from wsss.tools.bench_infer import Infer, bench_infer, photograph
 from wsss.tools.bench_memory import Memory, bench_memory
+from wsss.tools.bench_merge import Merge, bench_merge
 from wsss.tools.bench_step import Step, bench_step
 from wsss.tools.machine import device, gemm_seconds, peak_memory_gb, random_batch, timed
 
@@ -29,6 +30,7 @@ usage: wsss bench WHAT ...
   refine   pixel-adaptive refinement of a batch
   energy   the dense energy's filter of a batch
   crf      dense CRF of one photograph
+  merge    CRF with merged classes beside the whole CRF, on photographs: equality and times
   memory   resident memory of a run's final evaluation, over its images
 
 Prints one JSON line. `wsss bench WHAT --help` explains each."""
@@ -121,5 +123,6 @@ KINDS: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
     "refine": (Part, bench_refine),
     "energy": (Scored, bench_energy),
     "crf": (Scored, bench_crf),
+    "merge": (Merge, bench_merge),
     "memory": (Memory, bench_memory),
 }

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -17,13 +17,12 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from wsss import evaluate, model, presets
-from wsss.data import pool
+from wsss import evaluate, interrupt, model, presets
 from wsss.data.listing import listing
 from wsss.data.pictures import write_mask
 from wsss.inference import predict, protocols, runs
 from wsss.inference.predict import Shard
-from wsss.inference.predictions import Job
+from wsss.inference.predictions import Job, finish
 from wsss.model import SegmentationModel
 from wsss.tools import machine
 from wsss.tools.bench_memory import family, resident_mb
@@ -51,6 +50,8 @@ class Infer:
     """Score the mirror image, too."""
     crf: bool = True
     """Refine by the dense CRF."""
+    crf_merge: float | None = None
+    """As `wsss evaluate --crf-merge`; None: the whole CRF."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: under autocast."""
     batch: int = 1
@@ -65,9 +66,9 @@ def bench_infer(asked: Infer) -> dict[str, Any]:
 
     `phases` add up to `seconds`; crf is what this process waits for CRF, PNGs and counts, most of which are made beside
     it, and `crf_seconds` is what the CRF takes of one core. `ratio`: seconds over (operations at the rate of the matrix
-    product in the same type + CRF seconds / cores).
+    product in the same type + CRF seconds / cores). `outside`: see there.
     """
-    own = protocols.protocol(asked.protocol, scales=asked.scales, flip=asked.flip, crf=asked.crf)
+    own = protocols.protocol(asked.protocol, scales=asked.scales, flip=asked.flip, crf=asked.crf, merge=asked.crf_merge)
     config = presets.get(
         asked.protocol,
         **{"model.backbone": asked.backbone, "model.pretrained": False, "model.checkpoint": ""},
@@ -78,7 +79,7 @@ def bench_infer(asked: Infer) -> dict[str, Any]:
         seconds, crf, passes = _evaluate(net, own, asked, Path(scratch), spent)
     operations = flops(net, passes)
     unit, rate = gemm_seconds(), 2 * machine.GEMM**3 / gemm_seconds(getattr(torch, asked.dtype))
-    best = operations / rate + crf / pool.cores()
+    best = operations / rate + crf / interrupt.cores()
     return {
         "bench": "infer",
         **vars(asked),
@@ -93,10 +94,11 @@ def bench_infer(asked: Infer) -> dict[str, Any]:
         "tflop": round(operations / 1e12, 3),
         "best_seconds": round(best, 3),
         "ratio": round(seconds / best, 3),
+        "outside": outside(own, asked) if asked.crf else None,
         "peak_memory_gb": round(peak_memory_gb(), 2),
         "workers_memory_gb": round(spent["workers"], 2),
         "threads": torch.get_num_threads(),
-        "cores": pool.cores(),
+        "cores": interrupt.cores(),
         **evaluate.stamp(),
     }
 
@@ -186,6 +188,62 @@ def clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]:
         yield passes
     for hook in hooks:
         hook.remove()
+
+
+COMPETING = 10
+"""Classes, background among them, whose probability passes 0.05 somewhere in a photograph: as `wsss bench merge` counts
+them over 81 classes."""
+OUTSIDE = 3
+"""Photographs at most whose time outside the network is taken."""
+
+
+def outside(own: protocols.Protocol, asked: Infer) -> dict[str, float]:
+    """CPU seconds of one core an image from the network's logits to PNG and counts: ours, and the base's way, which
+    writes the combined logits to disk (.npy) and makes softmax, whole CRF, PNG and counts in a second pass.
+
+    `resizing` is part of both. The logits are drawn so that COMPETING classes matter: with the random weights of the
+    bench's network all classes would be alike.
+    """
+    random, classes, count = np.random.default_rng(0), CLASSES[asked.protocol] + 1, min(asked.images, OUTSIDE)
+    level = np.where(np.arange(classes) < COMPETING, 0.0, -9.0)[:, None, None]
+    spent, clock = dict.fromkeys(("resizing", "ours", "base"), 0.0), [0.0]
+
+    def lap(name: str) -> None:
+        now = time.process_time()
+        spent[name], clock[0] = spent[name] + now - clock[0], now
+
+    def network(image: torch.Tensor) -> torch.Tensor:
+        """Smooth objects on the token grid; the time is not counted."""
+        lap("resizing")
+        rows, columns = image.shape[2] // PATCH, image.shape[3] // PATCH
+        coarse = torch.from_numpy(random.normal(0, 4, (len(image), classes, 4, 5)) + level).float()
+        logits = protocols.resize(coarse, (rows, columns)) + torch.randn(rows, columns)
+        clock[0] = time.process_time()
+        return logits
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        images = listing(draw(folder / "set", replace(asked, images=count)), "val")
+        for name, file, mask in zip(images.ids[:count], images.files, images.masks, strict=False):
+            picture = Image.open(file)
+            image = protocols.pixels(picture, own)[None].float()
+            job = Job(name, folder / f"{name}.png", classes, None, np.asarray(picture), mask=mask)
+            clock[0] = time.process_time()
+            combined = protocols.scores(network, image, [picture.size[::-1]], own, PATCH)[0]
+            lap("resizing")
+            finish(replace(job, scores=combined.softmax(0).numpy(), crf=asdict(own.crf)))
+            lap("ours")
+            np.save(folder / "logits.npy", combined.numpy())
+            probability = torch.from_numpy(np.load(folder / "logits.npy")).softmax(0).numpy()
+            finish(replace(job, scores=probability, crf=asdict(replace(own.crf, merge=None))))
+            lap("base")
+    resizing, ours, base = (round(seconds / count, 3) for seconds in spent.values())
+    whole = {"ours": resizing + ours, "base": resizing + base}
+    return {**whole, "resizing": resizing, "ratio": round(whole["base"] / whole["ours"], 2)}
+
+
+PATCH = 16
+"""Side of a patch in pixels."""
 
 
 def phases(seconds: float, spent: dict[str, float]) -> dict[str, float]:

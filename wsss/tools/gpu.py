@@ -23,7 +23,7 @@ from wsss import contrast, evaluate, method, model, optim, presets, schedule, su
 from wsss.batch import Batch
 from wsss.command import parse
 from wsss.config import Config
-from wsss.data.pool import cores
+from wsss.interrupt import cores
 from wsss.model import SegmentationModel
 from wsss.report.table import Table
 from wsss.tools.bench_infer import Infer, bench_infer, draw

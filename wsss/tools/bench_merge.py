@@ -1,0 +1,125 @@
+"""`wsss bench merge`: the CRF with merged classes beside the whole CRF, on a network's outputs of photographs."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from tqdm import tqdm
+
+from wsss import evaluate
+from wsss.data import voc
+from wsss.data.listing import listing
+from wsss.explore import sources
+from wsss.inference import protocols
+from wsss.inference.crf import dense_crf
+from wsss.paths import UserError
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Photographs of a list, evenly spaced, through a trained network by the protocol voc; then the whole CRF and the
+    merged one, over the network's classes and over more."""
+
+    data_root: Path
+    """Folder of a data set in VOC format; its masks are not used."""
+    split: str = "val"
+    """List of its photographs."""
+    images: int = 300
+    """Photographs at most."""
+    run: Path | None = None
+    """Folder of a finished run; None: the shipped model."""
+    scales: tuple[float, ...] = ()
+    """Scales of the image; empty: the protocol's."""
+    flip: bool = True
+    """Score the mirror image, too."""
+    classes: int = 81
+    """Classes with background of the second comparison. What the network lacks is filled by its logits of the
+    foreground in the photographs that follow, so that these objects compete as well: more than a network of so many
+    classes would mix up."""
+    merge: tuple[float, ...] = (0.01, 0.05, 0.2)
+    """Probabilities below which classes are merged."""
+
+
+def bench_merge(asked: Merge) -> dict[str, Any]:
+    """By number of classes and by `merge`: pixels whose label is that of the whole CRF, in percent, over all images and
+    in the worst one; CPU seconds of one core an image, softmax and argmax included, of both."""
+    seer, _ = sources.of_run(asked.run) if asked.run else sources.shipped()
+    images = listing(asked.data_root, asked.split, truth=False)
+    protocol = protocols.protocol("voc", scales=asked.scales, flip=asked.flip)
+    places = np.unique(np.linspace(0, len(images.ids) - 1, min(asked.images, len(images.ids))).astype(int))
+    photographs, logits = [], []
+    for place in tqdm(places, desc="network", unit="image"):
+        photograph = voc.read_image(images.files[place])
+        image = seer.model.normalise(protocols.pixels(photograph, protocol)[None])
+        size = [photograph.size[::-1]]
+        logits += protocols.scores(lambda x: seer.model(x).segmentation, image, size, protocol, seer.model.patch)
+        photographs.append(np.asarray(photograph))
+    known = len(logits[0])
+    if asked.classes < known or len(places) * (known - 1) < asked.classes - 1:
+        most = len(places) * (known - 1) + 1
+        raise UserError(f"--classes is {asked.classes}; {len(places)} photographs allow {known} to {most}")
+    rows: dict[int, list[dict[str, Any]]] = {known: [], asked.classes: []}
+    for number in tqdm(range(len(places)), desc="crf", unit="image"):
+        for classes, found in rows.items():
+            found.append(_compare(photographs[number], _widened(logits, number, classes), asked.merge))
+    return {
+        "bench": "merge",
+        "model": seer.name,
+        "data": asked.data_root.name,
+        "split": asked.split,
+        "photographs": len(places),
+        "scales": list(protocol.scales),
+        "flip": asked.flip,
+        "classes": {str(classes): _summary(found, asked.merge) for classes, found in rows.items()},
+        "threads": torch.get_num_threads(),
+        **evaluate.stamp(),
+    }
+
+
+def _widened(logits: list[Float[torch.Tensor, "c p q"]], number: int, classes: int) -> Float[np.ndarray, "k p q"]:
+    """The logits of a photograph, followed by the foreground's of the next ones until there are `classes`."""
+    first, step = logits[number], 1
+    while len(first) < classes:
+        other = logits[(number + step) % len(logits)][1:][None]
+        more = F.interpolate(other, first.shape[1:], mode="bilinear", align_corners=False)[0]
+        first, step = torch.cat([first, more[: classes - len(first)]]), step + 1
+    return first.numpy()
+
+
+def _compare(
+    photograph: UInt8[np.ndarray, "p q 3"], logits: Float[np.ndarray, "c p q"], merge: tuple[float, ...]
+) -> dict[str, Any]:
+    """Seconds and labels of one image by the whole CRF (None) and by each of `merge`."""
+    labels, seconds, kept = {}, {}, {}
+    for least in (None, *merge):
+        started = time.thread_time()
+        probability = torch.from_numpy(logits).softmax(0).numpy()
+        labels[least] = dense_crf(photograph, probability, merge=least).argmax(0)
+        seconds[least] = time.thread_time() - started
+        kept[least] = int((probability.max((1, 2)) >= (least or 0)).sum())
+    different = {least: int((labels[least] != labels[None]).sum()) for least in merge}
+    return {"pixels": labels[None].size, "different": different, "seconds": seconds, "kept": kept}
+
+
+def _summary(found: list[dict[str, Any]], merge: tuple[float, ...]) -> dict[str, Any]:
+    pixels = sum(row["pixels"] for row in found)
+
+    def mean(name: str, least: float | None) -> float:
+        return round(float(np.mean([row[name][least] for row in found])), 4)
+
+    by_merge = {
+        f"{least:g}": {
+            "equal": 100 * (1 - sum(row["different"][least] for row in found) / pixels),
+            "equal_in_worst": 100 * (1 - max(row["different"][least] / row["pixels"] for row in found)),
+            "different_pixels": sum(row["different"][least] for row in found),
+            "core_seconds": mean("seconds", least),
+            "classes_kept": mean("kept", least),
+        }
+        for least in merge
+    }
+    return {"pixels": pixels, "whole_core_seconds": mean("seconds", None), "merge": by_merge}
