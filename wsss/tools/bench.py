@@ -4,23 +4,34 @@ Every time is also given in units, the time of a float32 product of two 4096 x 4
 that machines can be compared. Run it on an idle machine.
 """
 
+import itertools
 import json
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile, record_function
 
-from wsss import cam, energy, evaluate, presets, refine
+from wsss import cam, datasets, distributed, energy, evaluate, memory, method, presets, refine, train
+from wsss.batch import Batch
 from wsss.command import parse
+from wsss.config import Config
 from wsss.inference import crf
+from wsss.model import SegmentationModel
 from wsss.paths import UserError, did_you_mean
-from wsss.tools.bench_infer import Infer, bench_infer, photograph
+from wsss.registry import DATASETS
+from wsss.tools import machine
+from wsss.tools.bench_infer import Infer, bench_infer
 from wsss.tools.bench_memory import Memory, bench_memory
 from wsss.tools.bench_merge import Merge, bench_merge
-from wsss.tools.bench_step import Step, bench_step
-from wsss.tools.machine import device, gemm_seconds, peak_memory_gb, random_batch, timed
+from wsss.tools.machine import Passes, device, gemm_seconds, peak_memory_gb, synchronise, timed
 
 USAGE = """\
 usage: wsss bench WHAT ...
@@ -35,6 +46,10 @@ usage: wsss bench WHAT ...
 
 Prints one JSON line. `wsss bench WHAT --help` explains each."""
 
+WARM_UP = 3
+"""Steps before the clock starts: until the third, a step still gets memory from the system page by page, which none of
+the thousands that follow in a training does."""
+
 
 def run(words: Sequence[str]) -> int:
     """`wsss bench WHAT ...`; returns the exit code. Raises UserError."""
@@ -46,6 +61,166 @@ def run(words: Sequence[str]) -> int:
     kind, work = KINDS[words[0]]
     print(json.dumps(work(parse(kind, words[1:], f"bench {words[0]}"))))
     return 0
+
+
+# A training step.
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step on random images, all terms on: forward, losses, backward, optimizer."""
+
+    preset: str = "voc"
+    """Preset whose terms and schedule are timed."""
+    backbone: str = "deit_base_patch16_224"
+    """timm name of the ViT; its weights are random."""
+    crop: int = 448
+    """Side of the crop in pixels."""
+    batch: int = 2
+    """Images a step."""
+    accumulate: int = 1
+    """Micro-batches that make up the step."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: under autocast, as in training where the device computes in it."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass."""
+    compile: bool = False
+    """torch.compile the encoder's blocks."""
+    fused_from: int | None = None
+    """Fewest tokens for fused attention on a CPU; None: the preset's."""
+    repeats: int = 3
+    """Steps that are timed, after three to warm up."""
+
+    def config(self) -> Config:
+        """The preset with what is asked for. Raises UserError."""
+        changes: dict[str, Any] = {
+            "model.backbone": self.backbone,
+            "model.pretrained": False,
+            "model.checkpoint": "",
+            "model.activation_checkpointing": self.activation_checkpointing,
+            "model.compile": self.compile,
+            "augment.crop": self.crop,
+            "augment.local_size": min(96, self.crop),
+            "optim.batch": self.batch,
+            "optim.accumulate": self.accumulate,
+            "optim.bfloat16": self.dtype == "bfloat16",
+        }
+        if self.fused_from is not None:
+            changes["model.fused_from"] = self.fused_from
+        return presets.get(self.preset, **changes)
+
+
+PHASES = {
+    "main pass": (method, "forward"),
+    "cam passes": (method, "multi_scale_cam"),
+    "local crops": (method, "embed_views"),
+    "patch codes": (method, "embed_anchors"),
+    "refinement": (method, "pseudo_label"),
+    "other losses": (method, "losses"),
+    "backward": (torch.Tensor, "backward"),
+    "optimizer": (torch.optim.AdamW, "step"),
+}
+"""Functions of a step that the profiler marks; the four below `forward` lie within it and are taken off its time."""
+INNER = ("cam passes", "local crops", "patch codes", "refinement")
+
+
+def bench_step(asked: Step) -> dict[str, Any]:
+    """Seconds, units, tokens, operations, utilisation and memory of the trainer's own step.
+
+    `phases` are those of one more step, under PyTorch's profiler, which waits for the device after each; `busy` is the
+    share of such a step in which a GPU works, `host` the operations that take the host longest. `tflop` is counted by
+    PyTorch. `recompiled`: graphs that torch.compile made after the warm-up. Raises UserError.
+    """
+    if asked.dtype == "bfloat16" and not distributed.computes_bfloat16(device()):
+        raise UserError("this machine does not compute in bfloat16, nor would training; leave --dtype out")
+    memory.keep_freed()
+    config = asked.config()
+    passes: Passes = []
+    with tempfile.TemporaryDirectory() as scratch:
+        update, net = _trainer(config, Path(scratch))
+        for _ in range(WARM_UP):
+            update()
+        graphs = _graphs()
+        seconds = timed(update, asked.repeats)
+        recompiled = _graphs() - graphs
+        peak = peak_memory_gb()
+        phases, busy, host = _profiled(update)
+        hook = machine.record_passes(net, passes)
+        with torch.compiler.set_stance("force_eager"), machine.counted_flops() as counter:
+            update()
+        hook.remove()
+    flops, unit = counter.get_total_flops(), gemm_seconds()
+    rate = 2 * machine.GEMM**3 / gemm_seconds(getattr(torch, asked.dtype))
+    return {
+        "bench": "step",
+        **vars(asked),
+        "seconds": round(seconds, 4),
+        "phases": {name: round(value, 4) for name, value in phases.items()},
+        "busy": busy,
+        "host": host,
+        "gemm_seconds": round(unit, 6),
+        "units": round(seconds / unit, 2),
+        "peak_memory_gb": round(peak, 2),
+        "tokens": {
+            "forward": sum(images * n for images, n, _ in passes),
+            "backward": sum(images * n for images, n, gradient in passes if gradient),
+        },
+        "tflop": round(flops / 1e12, 3),
+        "utilisation": round(flops / seconds / rate, 3),
+        "recompiled": recompiled,
+        "threads": torch.get_num_threads(),
+        **evaluate.stamp(),
+    }
+
+
+def _trainer(config: Config, scratch: Path) -> tuple[Callable[[], Any], SegmentationModel]:
+    """The step of a `train.Trainer` in the middle of its run, on random images, and its network."""
+    classes = DATASETS[config.data.name].classes
+    split = datasets.Split(machine.draw(scratch / "set", 2, classes=classes), "val", need_masks=True)
+    trainer = train.Trainer(config, split, split, scratch / "run", device())
+    trainer.step = config.optim.steps // 2
+    batch = machine.random_batch(config, classes, config.optim.batch // config.optim.accumulate)
+    wrapped, batches = method.Forward(trainer.model, config), itertools.repeat(batch)
+    return lambda: trainer._update(wrapped, batches), trainer.model
+
+
+def _graphs() -> int:
+    """Graphs that torch.compile has made so far."""
+    counters = sys.modules.get("torch._dynamo.utils")
+    return counters.counters["stats"]["unique_graphs"] if counters else 0
+
+
+def _profiled(update: Callable[[], Any]) -> tuple[dict[str, float], float | None, list[str]]:
+    """Seconds of a step by phases, the share of it in which a GPU works, the operations that take the host longest."""
+
+    def marked(work: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            with record_function(f"phase {name}"):
+                result = work(*args, **options)
+                synchronise()
+                return result
+
+        return call
+
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    with profile(activities=kinds) as plain:  # without marks, which wait for the device
+        seconds = timed(update, 1)
+    with ExitStack() as stack:
+        for name, (owner, function) in PHASES.items():
+            stack.enter_context(patch.object(owner, function, marked(getattr(owner, function), name)))
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            update()
+    spent = {event.key: event.cpu_time_total / 1e6 for event in seen.key_averages()}
+    phases = {name: spent[f"phase {name}"] for name in PHASES if f"phase {name}" in spent}
+    phases["main pass"] -= sum(phases.get(name, 0.0) for name in INNER)
+    events = plain.key_averages()
+    longest = sorted(events, key=lambda event: -event.self_cpu_time_total)[:5]
+    working = sum(event.self_device_time_total for event in events) / 1e6
+    busy = round(working / seconds, 3) if torch.cuda.is_available() else None
+    return phases, busy, [event.key for event in longest]
+
+
+# Parts of a step.
 
 
 @dataclass(frozen=True)
@@ -72,8 +247,7 @@ class Scored(Part):
 
 def bench_refine(asked: Part) -> dict[str, Any]:
     """Pseudo labels of a batch with both background levels."""
-    config = presets.get("voc", augment__crop=asked.size, augment__local_size=min(96, asked.size))
-    batch = random_batch(config, asked.classes, asked.images)
+    batch = _batch(asked)
     label, maps = torch.ones_like(batch.label), torch.rand(asked.images, asked.classes, asked.size, asked.size)
     maps = maps.to(device())
     return _part(asked, "refine", lambda: refine.segmentation_labels(batch.image, maps, label, batch.box, 0.25, 0.7))
@@ -81,8 +255,7 @@ def bench_refine(asked: Part) -> dict[str, Any]:
 
 def bench_energy(asked: Scored) -> dict[str, Any]:
     """The bilateral filter of a batch's probabilities."""
-    config = presets.get("voc", augment__crop=asked.size, augment__local_size=min(96, asked.size))
-    batch = random_batch(config, asked.classes, asked.images)
+    batch = _batch(asked)
     valid = cam.box_mask(batch.box, (asked.size, asked.size))
     half = torch.randn(asked.images, asked.classes, asked.size // 2, asked.size // 2, device=device()).softmax(1)
     return _part(asked, "energy", lambda: energy.filtered(batch.image, half, valid))
@@ -91,18 +264,19 @@ def bench_energy(asked: Scored) -> dict[str, Any]:
 def bench_crf(asked: Scored) -> dict[str, Any]:
     """Dense CRF, ten iterations, of `images` drawn photographs one after the other."""
     random = np.random.default_rng(0)
-    image = photograph(random, (asked.size, asked.size))
+    image = machine.photograph(random, (asked.size, asked.size))
     probability = random.dirichlet(np.ones(asked.classes), (asked.size, asked.size)).transpose(2, 0, 1)
     probability = np.ascontiguousarray(probability, np.float32)
+    return _part(asked, "crf", lambda: [crf.dense_crf(image, probability) for _ in range(asked.images)])
 
-    def work() -> None:
-        for _ in range(asked.images):
-            crf.dense_crf(image, probability)
 
-    return _part(asked, "crf", work)
+def _batch(asked: Part) -> Batch:
+    config = presets.get("voc", augment__crop=asked.size, augment__local_size=min(96, asked.size))
+    return machine.random_batch(config, asked.classes, asked.images)
 
 
 def _part(asked: Part, name: str, work: Callable[[], Any]) -> dict[str, Any]:
+    timed(work, 1)
     seconds, unit = timed(work, asked.repeats), gemm_seconds()
     return {
         "bench": name,

@@ -1,7 +1,6 @@
 """`wsss bench infer`: a final evaluation of drawn photographs by the functions of `wsss evaluate --protocol voc`,
 beside the time that its operations and its CRF would take at best."""
 
-import os
 import tempfile
 import threading
 import time
@@ -13,21 +12,19 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import numpy as np
+import psutil
 import torch
-from jaxtyping import UInt8
 from PIL import Image
 
 from wsss import evaluate, interrupt, model, presets
 from wsss.data.listing import listing
-from wsss.data.pictures import write_mask
 from wsss.inference import predict, protocols, runs
 from wsss.inference.predict import Shard
 from wsss.inference.predictions import Job, finish
 from wsss.model import SegmentationModel
+from wsss.registry import DATASETS
 from wsss.tools import machine
-from wsss.tools.bench_memory import family, resident_mb
-from wsss.tools.bench_step import CLASSES, Passes, record_passes, step_flops
-from wsss.tools.machine import device, gemm_seconds, peak_memory_gb, wait
+from wsss.tools.machine import Passes, device, gemm_seconds, peak_memory_gb, synchronise
 
 
 @dataclass(frozen=True)
@@ -73,11 +70,10 @@ def bench_infer(asked: Infer) -> dict[str, Any]:
         asked.protocol,
         **{"model.backbone": asked.backbone, "model.pretrained": False, "model.checkpoint": ""},
     )
-    net = model.build(config, CLASSES[asked.protocol]).to(device()).eval()
+    net = model.build(config, DATASETS[asked.protocol].classes).to(device()).eval()
     asked, spent = replace(asked, workers=runs.crf_workers(asked.workers, own)), {}
     with tempfile.TemporaryDirectory() as scratch:
-        seconds, crf, passes = _evaluate(net, own, asked, Path(scratch), spent)
-    operations = flops(net, passes)
+        seconds, crf, passes, operations = _evaluate(net, own, asked, Path(scratch), spent)
     unit, rate = gemm_seconds(), 2 * machine.GEMM**3 / gemm_seconds(getattr(torch, asked.dtype))
     best = operations / rate + crf / interrupt.cores()
     return {
@@ -105,44 +101,21 @@ def bench_infer(asked: Infer) -> dict[str, Any]:
 
 def _evaluate(
     net: SegmentationModel, own: protocols.Protocol, asked: Infer, scratch: Path, spent: dict[str, float]
-) -> tuple[float, float, Passes]:
+) -> tuple[float, float, Passes, int]:
     """Draw the photographs, evaluate one to warm up, then the others. Returns their seconds, the core seconds of the
-    CRF and the passes of the encoder; `spent`: see `clocks`."""
-    images = listing(draw(scratch / "set", asked), "val")
+    CRF, the passes of the encoder and the floating point operations, which are the first one's times their number;
+    `spent`: see `clocks`."""
+    size, classes = (asked.width, asked.height), DATASETS[asked.protocol].classes
+    images = listing(machine.draw(scratch / "set", asked.images + 1, size, classes), "val")
     work = Shard(net, images, range(1), own, scratch / "warm", device(), asked.dtype == "bfloat16", asked.batch)
-    predict.finish(work, 0)
+    with machine.counted_flops() as counter:
+        predict.finish(work, 0)
     work = replace(work, places=range(1, asked.images + 1), folder=scratch / "made")
     with clocks(net, spent) as passes:
         started = time.perf_counter()
         done = predict.finish(work, asked.workers)
         seconds = time.perf_counter() - started
-    return seconds, sum(one.crf_seconds for one in done), passes
-
-
-def draw(root: Path, asked: Infer) -> Path:
-    """A data set of random photographs, smooth with some grain, and masks of three bands, in the layout of VOC."""
-    random, names = np.random.default_rng(0), [f"{number:06d}" for number in range(asked.images + 1)]
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
-    mask = (np.arange(asked.width) * 3 // asked.width).astype(np.uint8)
-    size = (asked.width, asked.height)
-    for name in names:
-        Image.fromarray(photograph(random, size)).save(root / f"JPEGImages/{name}.jpg", quality=90)
-        write_mask(root / f"SegmentationClass/{name}.png", np.tile(mask, (asked.height, 1)))
-    (root / "ImageSets/Segmentation/val.txt").write_text("\n".join(names))
-    (root / "classes.txt").write_text("\n".join(f"class {number}" for number in range(CLASSES[asked.protocol])))
-    return root
-
-
-def photograph(random: np.random.Generator, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """A random image of (width, height) pixels, smooth with some grain."""
-    coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
-    pixels = np.asarray(coarse) + random.normal(0, GRAIN, (*size[::-1], 3))
-    return pixels.clip(0, 255).astype(np.uint8)
-
-
-GRAIN = 6.0
-"""Deviation of the grain in grey levels: with it the CRF takes the time that it takes for photographs."""
+    return seconds, sum(one.crf_seconds for one in done), passes, asked.images * counter.get_total_flops()
 
 
 @contextmanager
@@ -154,11 +127,11 @@ def clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]:
     since: list[float] = []
 
     def start(*_: Any) -> None:
-        wait()
+        synchronise()
         since.append(time.perf_counter())
 
     def stop(name: str) -> None:
-        wait()
+        synchronise()
         spent[name] = spent.get(name, 0.0) + time.perf_counter() - since.pop()
 
     def scores(*words: Any, work: Callable[..., Any] = protocols.scores) -> Any:
@@ -174,7 +147,9 @@ def clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]:
             job = next(source, None)
             stop("jobs")
             if job is None:
-                spent["workers"] = sum(resident_mb(pid, "VmHWM") for pid in family(os.getpid())[1:]) / 1e3
+                spent["workers"] = (
+                    sum(machine.resident_mb(child, peak=True) for child in machine.children(psutil.Process())) / 1e3
+                )
                 return
             yield job
             del job  # who works on it holds it alone
@@ -182,7 +157,7 @@ def clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]:
     hooks = [
         net.register_forward_pre_hook(start),
         net.register_forward_hook(lambda *_: stop("network")),
-        record_passes(net, passes),
+        machine.record_passes(net, passes),
     ]
     with patch.object(protocols, "scores", scores), patch.object(Shard, "jobs", jobs):
         yield passes
@@ -204,7 +179,8 @@ def outside(own: protocols.Protocol, asked: Infer) -> dict[str, float]:
     `resizing` is part of both. The logits are drawn so that COMPETING classes matter: with the random weights of the
     bench's network all classes would be alike.
     """
-    random, classes, count = np.random.default_rng(0), CLASSES[asked.protocol] + 1, min(asked.images, OUTSIDE)
+    random, count = np.random.default_rng(0), min(asked.images, OUTSIDE)
+    size, classes = (asked.width, asked.height), DATASETS[asked.protocol].classes + 1  # with background
     level = np.where(np.arange(classes) < COMPETING, 0.0, -9.0)[:, None, None]
     spent, clock = dict.fromkeys(("resizing", "ours", "base"), 0.0), [0.0]
 
@@ -223,8 +199,8 @@ def outside(own: protocols.Protocol, asked: Infer) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        images = listing(draw(folder / "set", replace(asked, images=count)), "val")
-        for name, file, mask in zip(images.ids[:count], images.files, images.masks, strict=False):
+        images = listing(machine.draw(folder / "set", count, size, classes - 1), "val")
+        for name, file, mask in zip(images.ids, images.files, images.masks, strict=True):
             picture = Image.open(file)
             image = protocols.pixels(picture, own)[None].float()
             job = Job(name, folder / f"{name}.png", classes, None, np.asarray(picture), mask=mask)
@@ -254,9 +230,3 @@ def phases(seconds: float, spent: dict[str, float]) -> dict[str, float]:
         "reading and softmax": spent["jobs"] - spent["scores"],
         "crf": seconds - spent["jobs"],
     }
-
-
-def flops(net: SegmentationModel, passes: Passes) -> float:
-    """Floating point operations of encoder passes without gradient, attention counted, each with its decoder."""
-    decoder = sum(layer.weight.numel() for layer in net.decoder.children())
-    return step_flops(net, passes, 0) + sum(2 * images * patches * decoder for images, patches, _ in passes)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import tyro
 
 from wsss.data import sets
@@ -15,6 +16,7 @@ from wsss.data.listing import listing
 from wsss.inference import protocols, runs
 from wsss.model import describe
 from wsss.paths import UserError
+from wsss.tools import machine
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,29 @@ class Memory:
 
 def bench_memory(asked: Memory) -> dict[str, Any]:
     """Resident memory in 10^6 bytes of the evaluation's process and of all that it started, and the images done."""
-    if not Path("/proc/self/statm").is_file():
-        raise UserError("wsss bench memory reads /proc, which this system does not have; run it on Linux")
     opened = runs.open_run(asked.run, data_root=asked.data_root)
     images = listing(sets.locate(opened.config.data), asked.split)
-    protocol = protocols.protocol(asked.protocol)
+    protocol, samples = protocols.protocol(asked.protocol), []
     with tempfile.TemporaryDirectory() as scratch:
         folder, started = Path(scratch) / "predictions", time.monotonic()
-        samples = _watch(_command(asked, folder), folder, asked.every)
+        words = ["--protocol", asked.protocol, "--split", asked.split, "--workers", str(asked.workers)]
+        words += ["--data-root", asked.data_root] if asked.data_root else []
+        command = [sys.executable, "-m", "wsss", "evaluate", str(asked.run.resolve()), *words, "--save", str(folder)]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as evaluation:
+            process = psutil.Process(evaluation.pid)
+            while evaluation.poll() is None:
+                others = sum(machine.resident_mb(child) for child in machine.children(process))
+                samples.append(
+                    (len(list(folder.glob("*.png"))), round(machine.resident_mb(process), 1), round(others, 1))
+                )
+                try:
+                    evaluation.wait(asked.every)
+                except subprocess.TimeoutExpired:
+                    continue
         seconds = time.monotonic() - started
-    done, own, others = (list(column) for column in zip(*samples, strict=True))
+    if evaluation.returncode:
+        raise UserError("the evaluation failed, see above")
+    done, own, others = (list(column) for column in zip(*(samples[:-1] or samples), strict=True))
     return {
         "bench": "memory",
         "protocol": protocol.kind,
@@ -61,45 +76,3 @@ def bench_memory(asked: Memory) -> dict[str, Any]:
         "process_mb": own,
         "workers_mb": others,
     }
-
-
-def _command(asked: Memory, folder: Path) -> list[str]:
-    words = ["--protocol", asked.protocol, "--split", asked.split, "--workers", str(asked.workers)]
-    words += ["--data-root", asked.data_root] if asked.data_root else []
-    return [sys.executable, "-m", "wsss", "evaluate", str(asked.run.resolve()), *words, "--save", str(folder)]
-
-
-def _watch(words: list[str], folder: Path, every: float) -> list[tuple[int, float, float]]:
-    """Images done, memory of the process, memory of its children, one look after the other until it ends."""
-    found = []
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            own, *others = (resident_mb(pid) for pid in family(process.pid))
-            found.append((len(list(folder.glob("*.png"))), round(own, 1), round(sum(others, 0.0), 1)))
-            try:
-                process.wait(every)
-            except subprocess.TimeoutExpired:
-                continue
-    if process.returncode:
-        raise UserError("the evaluation failed, see above")
-    return found[:-1] or found
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that it started, directly or not."""
-    try:
-        lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    except OSError:  # it has ended
-        lists = []
-    children = [word for text in lists for word in text.split()]
-    return [pid, *(one for child in children for one in family(int(child)))]
-
-
-def resident_mb(pid: int, field: str = "VmRSS") -> float:
-    """Resident memory of a process in 10^6 bytes, now or (`field` VmHWM) at most so far; 0 where it has ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    lines = [line.split() for line in status.splitlines() if line.startswith(f"{field}:")]
-    return int(lines[0][1]) * 1024 / 1e6 if lines else 0.0

@@ -17,18 +17,16 @@ from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file
-from torch.profiler import ProfilerActivity, profile
 
-from wsss import contrast, evaluate, method, model, optim, presets, schedule, subspace
+from wsss import contrast, distributed, evaluate, method, model, presets, schedule, subspace
 from wsss.batch import Batch
 from wsss.command import parse
 from wsss.config import Config
 from wsss.interrupt import cores
-from wsss.model import SegmentationModel
 from wsss.report.table import Table
-from wsss.tools.bench_infer import Infer, bench_infer, draw
-from wsss.tools.bench_step import Step, bench_step
-from wsss.tools.machine import device, random_batch, wait
+from wsss.tools.bench import Step, bench_step
+from wsss.tools.bench_infer import Infer, bench_infer
+from wsss.tools.machine import device, draw, random_batch
 
 TOY = {
     "model.backbone": "vit_tiny_patch16_224",
@@ -42,6 +40,7 @@ TOY = {
     "class_contrast.bottleneck": 16,
     "msc.dimension": 4,
 }
+NUMBERS = ("seconds", "peak_memory_gb", "utilisation", "busy", "host")
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """Of a term and of the gradient's norm, relative to the CPU in float32: rounding adds up over 12 blocks and the CAM is
 compared with thresholds, where one token more moves a term by far more than rounding does."""
@@ -104,42 +103,22 @@ def _step(config: Config, batch: Batch, dtype: str) -> dict[str, float]:
 
 
 def steps(check: Check) -> dict[str, Any]:
-    """Seconds of a step, peak memory and use of the machine by preset and type, as `wsss bench step` has them."""
+    """Seconds of a step, peak memory, use of the machine, the share of the time in which the GPU works and what takes
+    the host longest, by preset and type, as `wsss bench step` has them."""
     size = {"backbone": TOY["model.backbone"], "crop": 64} if check.toy else {}
     rows: dict[str, Any] = {}
-    for preset, dtype in (("voc", "bfloat16"), ("voc", "float32"), ("voc-toco", "bfloat16")):
+    kinds = (("voc", "bfloat16"), ("voc", "float32"), ("voc-toco", "bfloat16"))
+    for preset, dtype in kinds if distributed.computes_bfloat16(device()) else kinds[1:2]:
         bench = bench_step(Step(preset, batch=2, dtype=dtype, repeats=check.repeats, **size))
-        rows[f"{preset} {dtype}"] = {name: bench[name] for name in ("seconds", "peak_memory_gb", "utilisation")}
+        rows[f"{preset} {dtype}"] = {name: bench[name] for name in NUMBERS}
     return {**rows, "ok": True}
 
 
-def busy(check: Check) -> dict[str, Any]:
-    """Share of the time of steps in which the GPU works, and the operations that take the host longest."""
-    config = check.config()
-    net, batch = model.build(config, 20).to(device()).train(), random_batch(config, 20, 2)
-    optimizer = optim.build(net.trunk_parameters(), net.head_parameters(), net.decoder.parameters(), config.optim)
-    _steps(net, batch, config, optimizer, 3)
-    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
-    with profile(activities=kinds) as seen:
-        started = time.perf_counter()
-        _steps(net, batch, config, optimizer, check.repeats)
-        seconds = time.perf_counter() - started
-    events = seen.key_averages()
-    longest = sorted(events, key=lambda event: -event.self_cpu_time_total)[:5]
-    share = sum(event.self_device_time_total for event in events) / 1e6 / seconds if torch.cuda.is_available() else None
-    return {"busy": share, "seconds": seconds / check.repeats, "host": [event.key for event in longest], "ok": True}
-
-
-def _steps(net: SegmentationModel, batch: Batch, config: Config, optimizer: torch.optim.Optimizer, count: int) -> None:
-    generator, step = torch.Generator(device()).manual_seed(0), config.optim.steps // 2
-    for _ in range(count):
-        optimizer.zero_grad()
-        with torch.autocast(device().type, torch.bfloat16):
-            terms = method.losses(*method.forward(net, batch, config, step, generator), config)
-            loss = method.objective(terms, schedule.term_weights(step, config))
-        loss.backward()
-        optimizer.step()
-    wait()
+def compiled(check: Check) -> dict[str, Any]:
+    """Seconds of a step whose blocks torch.compile has made, and how many graphs it made after the warm-up."""
+    size = {"backbone": TOY["model.backbone"], "crop": 64} if check.toy else {}
+    bench = bench_step(Step("voc", batch=2, repeats=check.repeats, compile=True, **size))
+    return {"seconds": bench["seconds"], "recompiled": bench["recompiled"], "ok": bench["recompiled"] == 0}
 
 
 def resumed(check: Check) -> dict[str, Any]:
@@ -181,7 +160,7 @@ def _train(check: Check, scratch: Path, *more: str) -> list[str]:
     """Words of a run of the preset on drawn photographs below `scratch`."""
     root = scratch / "set"
     if not root.exists():
-        draw(root, Infer(images=check.images - 1))
+        draw(root, check.images)
     toy = [word for name, value in TOY.items() for word in (f"--{name}", str(value))] if check.toy else []
     split = ["--data.train_split", "val", "--data.val_split", "val", "--save_every", "0.1", "--validate_every", "1"]
     place = ["--data.root", str(root), "--output", str(scratch / "runs"), "--variant", "gpu"]
@@ -195,7 +174,7 @@ def crf(check: Check) -> dict[str, Any]:
     return {name: bench[name] for name in ("images_a_second", "phases", "crf_seconds", "ratio")} | {"ok": True}
 
 
-PARTS: tuple[Callable[[Check], dict[str, Any]], ...] = (parity, steps, busy, resumed, ranks, crf)
+PARTS: tuple[Callable[[Check], dict[str, Any]], ...] = (parity, steps, compiled, resumed, ranks, crf)
 
 
 def run(words: Sequence[str]) -> int:

@@ -1,51 +1,64 @@
-"""What benches have in common: time, the unit of time, memory, random images. Run them on an idle machine."""
+"""What benches have in common: time, its unit, memory, operations, random photographs. Run them on an idle machine."""
 
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+import psutil
 import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch.utils import flop_counter
+from torch.utils.hooks import RemovableHandle
 
 from wsss.batch import Batch
 from wsss.config import Config
+from wsss.data.pictures import write_mask
+from wsss.model import SegmentationModel
 
 GEMM = 4096
 """Side of the matrices whose product is the unit of time."""
+GRAIN = 6.0
+"""Deviation of the grain in grey levels: with it the CRF takes the time that it takes for photographs."""
 
-
-def timed(work: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of `repeats` calls after one to warm up."""
-    work()
-    return median(seconds(work) for _ in range(repeats))
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """Seconds of one call."""
-    wait()
-    started = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - started
-
-
-def wait() -> None:
-    """Until the accelerator is done with what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def gemm_seconds(dtype: torch.dtype = torch.float32) -> float:
-    """Seconds of one product of two 4096 x 4096 matrices."""
-    one, two = torch.randn(2, GEMM, GEMM, device=device()).to(dtype)
-    return timed(lambda: one @ two, 5)
+Passes = list[tuple[int, int, bool]]
+"""Of each pass of the encoder: images, patch tokens of one, whether a gradient is asked for."""
 
 
 def device() -> torch.device:
     """The accelerator if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def synchronise() -> None:
+    """Wait until the accelerator is done with what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def timed(work: Callable[[], Any], repeats: int) -> float:
+    """Median seconds of `repeats` calls."""
+    times = []
+    for _ in range(repeats):
+        synchronise()
+        started = time.perf_counter()
+        work()
+        synchronise()
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def gemm_seconds(dtype: torch.dtype = torch.float32) -> float:
+    """Seconds of one product of two 4096 x 4096 matrices."""
+    left, right = torch.randn(2, GEMM, GEMM, device=device()).to(dtype)
+    timed(lambda: left @ right, 1)
+    return timed(lambda: left @ right, 5)
 
 
 def peak_memory_gb() -> float:
@@ -54,6 +67,62 @@ def peak_memory_gb() -> float:
         return torch.cuda.max_memory_allocated() / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def resident_mb(process: psutil.Process, peak: bool = False) -> float:
+    """Resident memory of a process in 10^6 bytes, now or (Linux, `peak`) at most so far; 0 where it has ended."""
+    try:
+        if not peak:
+            return process.memory_info().rss / 1e6
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except (OSError, psutil.Error):
+        return 0.0
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmHWM:")), 0.0)
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """All processes that a process has started, directly or not, and that have not ended."""
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+@contextmanager
+def counted_flops() -> Iterator[flop_counter.FlopCounterMode]:
+    """PyTorch's counter of floating point operations, taught what it leaves out: fused attention on a CPU. A backward
+    pass of attention counts as two forward ones, fused or not: what the kernels compute again is not counted."""
+    aten = torch.ops.aten
+
+    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return flop_counter.sdpa_flop_count(query, key, value)
+
+    def backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return 2 * flop_counter.sdpa_flop_count(query, key, value)
+
+    formulas = {aten._scaled_dot_product_flash_attention_for_cpu: forward}
+    for kind in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention"):
+        formulas[getattr(aten, f"_scaled_dot_product_{kind}_backward")] = backward
+    counter = flop_counter.FlopCounterMode(display=False, custom_mapping=formulas)
+    counter.mod_tracker = _Whole()  # its own tells modules apart by hooks, which fail at the teacher, under no_grad
+    with counter:
+        yield counter
+
+
+class _Whole(nullcontext):
+    """In the place of PyTorch's tracker of modules: all is counted for the whole."""
+
+    parents = frozenset({"Global"})
+
+
+def record_passes(net: SegmentationModel, passes: Passes) -> RemovableHandle:
+    """Append every pass of the encoder to `passes`, until the handle is removed."""
+    return net.encoder.patch_embed.register_forward_hook(
+        lambda _, __, out: passes.append((out.shape[0], out[0, ..., 0].numel(), torch.is_grad_enabled()))
+    )
+
+
+# Random photographs.
 
 
 def random_batch(config: Config, classes: int, images: int) -> Batch:
@@ -68,3 +137,24 @@ def random_batch(config: Config, classes: int, images: int) -> Batch:
         label[row, [row % classes, (row + 1) % classes]] = 1
     box = torch.tensor([[0, side, 0, side]]).expand(images, 4)
     return Batch([str(n) for n in range(images)], views[0], label, box, views[1], views[2]).to(device())
+
+
+def photograph(random: np.random.Generator, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """A random image of (width, height) pixels, smooth with some grain."""
+    coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
+    pixels = np.asarray(coarse) + random.normal(0, GRAIN, (*size[::-1], 3))
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def draw(root: Path, images: int, size: tuple[int, int] = (500, 375), classes: int = 20) -> Path:
+    """A data set of random photographs of (width, height) pixels, with masks of three bands, in the layout of VOC."""
+    random, names = np.random.default_rng(0), [f"{number:06d}" for number in range(images)]
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    mask = np.tile((np.arange(size[0]) * 3 // size[0]).astype(np.uint8), (size[1], 1))
+    for name in names:
+        Image.fromarray(photograph(random, size)).save(root / f"JPEGImages/{name}.jpg", quality=90)
+        write_mask(root / f"SegmentationClass/{name}.png", mask)
+    (root / "ImageSets/Segmentation/val.txt").write_text("\n".join(names))
+    (root / "classes.txt").write_text("\n".join(f"class {number}" for number in range(classes)))
+    return root
