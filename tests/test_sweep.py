@@ -156,10 +156,24 @@ def test_a_run_that_fails_does_not_hold_up_the_others(tmp_path, monkeypatch):
         "bad", "b", 0, tmp_path / "b" / "0", {tmp_path / "b.json": ("nonsense",), tmp_path / "c": ("tables",)}
     )
     with pytest.raises(UserError, match=f"1 of 2 runs failed: bad, seed 0 .see {bad.log}"):
-        sweep.work([bad, good], 1)
+        sweep.work([bad, good], 1, 1)
     assert "there is no command named nonsense" in bad.log.read_text()
     assert "literature" not in bad.log.read_text(), "what follows a failure is not run"
     assert "usage: wsss" in good.log.read_text()
+
+
+def test_threads_follow_the_load_or_the_runs_that_are_there(tmp_path, monkeypatch):
+    """Two busy processes of two threads each on two cores make steps fifteen times as slow."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    idle, busy, crowded = (sweep.threads_for(side, [], 2, load) for side, load in ((1, 0.1), (1, 1.3), (2, 2.2)))
+    assert (idle[0], busy[0], crowded[0]) == (2, 1, 1)
+    assert "1 side by side on 2 cores, of which 1 are busy" in busy[1] and "wait for one another" in crowded[1]
+    assert sweep.threads_for(2, [], 16, 3.8)[0] == 6
+    records.save(record(dataset="smoke", variant="smoke") | {"threads": 3}, tmp_path / "smoke/smoke/0.json")
+    jobs = sweep.plan(experiments.get("smoke-level"), asked(tmp_path))
+    assert sweep.threads_for(1, jobs, 2, 0.0) == (3, "as the runs that are finished had")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert sweep.threads_for(2, [], 2, 0.0) == (4, "OMP_NUM_THREADS says so")
 
 
 @pytest.mark.slow

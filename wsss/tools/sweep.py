@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,8 +19,8 @@ from tqdm import tqdm
 from wsss import stored
 from wsss.command import parse
 from wsss.data import identity, sets
-from wsss.interrupt import Interrupted, stop_signals
-from wsss.paths import UserError, atomic, project_root
+from wsss.interrupt import Interrupted, cores, stop_signals
+from wsss.paths import UserError, atomic, note, project_root
 from wsss.registry import DATASETS
 from wsss.report import ablation, experiments, records
 from wsss.report.experiments import Experiment
@@ -38,7 +39,8 @@ class Sweep:
     table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
     """Name of the experiment, such as mini-components."""
     jobs: Annotated[int, tyro.conf.arg(aliases=["-j"])] = 1
-    """Runs side by side; each gets its share of the cores, unless OMP_NUM_THREADS says otherwise."""
+    """Runs side by side. Each gets its share of the cores that are not busy, or as many threads as the runs that are
+    finished had; OMP_NUM_THREADS says otherwise."""
     seeds: tuple[int, ...] | None = None
     """Seeds of every row; None: those that the table asks of each."""
     output: Path | None = None
@@ -93,8 +95,28 @@ def run(words: Sequence[str]) -> int:
     listed = write_list(left, asked)
     print(f"{len(jobs) - len(left)} of {len(jobs)} runs are finished; commands of the others: {listed}")
     if left and not asked.only_list:
-        work(left, asked.jobs)
+        threads, why = threads_for(asked.jobs, jobs, cores(), os.getloadavg()[0])
+        note(f"{threads} thread{'s' * (threads > 1)} for each run: {why}")
+        work(left, asked.jobs, threads)
     return 0
+
+
+def threads_for(side_by_side: int, jobs: Sequence[Job], available: int, load: float) -> tuple[int, str]:
+    """Choose the threads of each run, and say why: OMP_NUM_THREADS; as many as most finished runs of the sweep had,
+    since sums in another order come out otherwise and such runs are not compared; or a share of the cores that `load`,
+    the system's mean over a minute, leaves free. Threads that share a core wait for one another: two busy processes of
+    two threads each on two cores took fifteen times as long a step as with one thread each.
+    """
+    if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+        return int(os.environ["OMP_NUM_THREADS"]), "OMP_NUM_THREADS says so"
+    finished = [path for job in jobs for path in job.commands if path.is_file()]
+    known = Counter(threads for path in finished if (threads := records.load(path).get("threads")))
+    if known:
+        return known.most_common(1)[0][0], "as the runs that are finished had"
+    busy = min(available, round(load))
+    why = f"{side_by_side} side by side on {available} cores, of which {busy} are busy with other work"
+    crowded = side_by_side > max(1, available - busy)
+    return max(1, (available - busy) // side_by_side), why + "; they will wait for one another" * crowded
 
 
 def plan(experiment: Experiment, asked: Sweep) -> list[Job]:
@@ -226,10 +248,9 @@ class Worker:
         self.process.wait()
 
 
-def work(jobs: Sequence[Job], side_by_side: int) -> None:
+def work(jobs: Sequence[Job], side_by_side: int, threads: int) -> None:
     """Run the jobs; one that fails does not hold up the others. Raises UserError at the end if any failed, and
     Interrupted, once all have saved, when asked to stop."""
-    threads = max(1, len(os.sched_getaffinity(0)) // side_by_side)
     waiting, failed = list(jobs), []
     with stop_signals() as stop, tqdm(total=len(jobs), desc="sweep", unit="run") as bar, stopping() as running:
         while waiting or running:
