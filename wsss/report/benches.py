@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss.paths import UserError
+from wsss.report.figures import BLACK, BLUE, ORANGE, Picture
 from wsss.report.table import ABSENT, Table
 
 Bench = dict[str, Any]
@@ -105,3 +106,47 @@ def infer_table(found: Sequence[Bench]) -> Table:
 
 TABLES = {"step": (steps_table, phases_table), "infer": (infer_table,)}
 """Of each bench; the caption is the first one's."""
+
+
+WATERFALL = (
+    ("the base's step, float32", "base-float32"),
+    ("each pass of the encoder once; refinement by look-ups", "voc-toco-float32-pooled-crops"),
+    ("crops by running sums; unfused attention for few tokens", "voc-toco-float32-unfused"),
+    ("freed memory kept; AdamW fused; view 2 beside view 1", "voc-toco-float32"),
+    ("bfloat16 (its freed memory given back)", "voc-toco-bfloat16-given-back"),
+    ("freed memory kept; AdamW fused", "voc-toco-bfloat16-convolution"),
+    ("patches as a linear layer; view 2 beside view 1", "voc-toco-bfloat16"),
+    ("the same on a GPU", "voc-toco-bfloat16-gpu"),
+)
+"""Bars of the waterfall from top to bottom, and the records that they are made of."""
+
+
+def waterfall(folder: Path) -> Picture:
+    """Units of a step of the base, of ours after each group of changes, and of its operations alone; a bar without a
+    record says so."""
+    files = {name: folder / f"{name}.json" for _, name in WATERFALL}
+    known = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
+    picture, told, before = Picture(figsize=(9, 4.2), layout="constrained"), [], None
+    axis = picture.subplots()
+    for row, (label, name) in enumerate(WATERFALL):
+        if name not in known:
+            axis.text(1, row, "not measured", va="center", style="italic", color="0.35")
+            told.append(f"{label}: not measured")
+            continue
+        units = known[name]["units"]
+        if before is not None and before > units:
+            axis.barh(row, before - units, left=units, color="0.85")
+        axis.barh(row, units, color=BLUE if known[name]["dtype"] == "float32" else ORANGE)
+        axis.text(max(units, before or 0) + 1, row, f"{units:.1f}", va="center")
+        told.append(f"{label}: {units:.1f}")
+        before = units
+    last = known[WATERFALL[-2][1]]
+    floor = last["tflop"] / product_rate(last) / last["gemm_seconds"]
+    axis.axvline(floor, color=BLACK, linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(WATERFALL)), [label for label, _ in WATERFALL])
+    axis.set(xlabel="units: products of two 4,096 x 4,096 matrices in float32", ylim=(len(WATERFALL) - 0.5, -0.5))
+    axis.margins(x=0.1)
+    picture.alt = (
+        f"Units of a training step, bar by bar: {'; '.join(told)}. The operations alone, in bfloat16: {floor:.1f}."
+    )
+    return picture

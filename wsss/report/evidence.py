@@ -10,7 +10,7 @@ from matplotlib import lines
 from matplotlib.axes import Axes
 
 from wsss.paths import UserError, project_root, read_json
-from wsss.report import ablation, experiments, figures, records
+from wsss.report import ablation, benches, experiments, figures, records
 from wsss.report.experiments import Experiment
 from wsss.report.figures import PALETTE, Picture
 from wsss.report.records import Record
@@ -310,6 +310,8 @@ def build(name: str, runs: Sequence[Record]) -> Picture:
     if name.startswith("over-training-"):
         scale = name.removeprefix("over-training-")
         return over_training(runs, scale, (("base", f"{scale}-base"), ("base + both", scale)))
+    if name == "step_waterfall":
+        return benches.waterfall(project_root() / "data" / "results" / "bench")
     if name != "evaluation_memory":
         raise UserError(f"no figure named {name} is made of records")
     if not (project_root() / MEMORY).is_file():
