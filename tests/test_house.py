@@ -27,13 +27,14 @@ ROWS = (
     "metrics normalisation optim transforms weights cam alignment contrast energy refine subspace checkpoint",
     "data encoder model datasets",
     "method",
-    "tally evaluate sizes finite begun train",
+    "tally evaluate sizes finite begun train gate",
     "inference explore tools",
     "cli __main__",
 )
 NO_TORCH = [
     *("wsss", "wsss.config", "wsss.paths", "wsss.presets", "wsss.provenance", "wsss.cli", "papermill"),
     *("wsss.report.records", "wsss.report.publish", "wsss.report.gpu", "wsss.report.tables", "wsss.report.verdict"),
+    "wsss.report.gate",
     *("wsss.report.figures", "wsss.tools.reproduce", "wsss.explore.payload", "wsss.explore.command"),
 ]
 CLOSURE = 2660

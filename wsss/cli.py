@@ -36,11 +36,12 @@ usage: wsss COMMAND ...
 `wsss COMMAND --help` explains each; the book explains the method."""
 
 TRAIN_USAGE = """\
-usage: wsss train PRESET [--seed N] [--output DIR] [--data.root ROOT] [--no-resume] [--SETTING VALUE ...]
+usage: wsss train PRESET [--seed N] [--output DIR] [--data.root ROOT] [--no-resume] [--gate] [--SETTING VALUE ...]
 
 Train and evaluate one run. It goes to OUTPUT/DATASET/VARIANT/SEED, its record to the same path with .json. The same
 words again resume an interrupted run and return a finished one, on the same data alone (classes, image labels, masks,
-photographs; wherever they lie); --no-resume refuses to touch what is there.
+photographs; wherever they lie); --no-resume refuses to touch what is there. --gate stops a run of voc-toco after a
+fifth of its steps and holds it against the base's published log: exit code 0 if it passes.
 `wsss train PRESET --help` lists every setting with its value in that preset: None is automatic, a weight of 0 leaves
 its term out, several values of one setting stand apart or are joined by commas.
 
@@ -94,15 +95,22 @@ def _train(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(TRAIN_USAGE + ", ".join(presets.PRESETS))
         return 0 if words else 2
-    name, resume = words[0], not {"--no-resume", "--no_resume"} & set(words)
-    settings = [word for word in words[1:] if word not in ("--no-resume", "--no_resume")]
+    name, resume, gated = words[0], not {"--no-resume", "--no_resume"} & set(words), "--gate" in words
+    settings = [word for word in words[1:] if word not in ("--no-resume", "--no_resume", "--gate")]
     config = train_config(name, settings)
+    if gated:
+        from wsss.report import gate
+
+        gate.rows(name)  # says which presets have a gate
+    from wsss import gate as gates
     from wsss import train
 
-    record = train.run(config, resume=resume)
+    record = train.run(config, resume, gates.Gate if gated else None)
+    if gated and "gate" not in record:
+        raise UserError(f"{record['path']} is the record of the whole run, before which a gate comes; see its log")
     if os.environ.get("RANK", "0") == "0":
-        _report(record)
-    return 0
+        print(record["gate"]) if gated else _report(record)
+    return int(gated and not record["passed"])
 
 
 def train_config(name: str, words: Sequence[str]) -> Config:
@@ -140,8 +148,15 @@ class Evaluate:
     size) and `coco` (squashed) are the final ones, with CRF; they write index PNGs, and the same words go on with
     those of an interrupted evaluation."""
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
     """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
+    checkpoint: Path | None = None
+    """In the place of RUN: a file of weights that were trained elsewhere, such as the base's released .pth. It becomes
+    the run OUTPUT/DATASET/PRESET-foreign-DIGEST/0, whose records say that the weights are foreign."""
+    preset: str = ""
+    """With --checkpoint: the preset whose network and way of evaluation fit, such as voc-toco."""
+    output: Path | None = None
+    """With --checkpoint: the folder OUTPUT."""
     protocol: str = "training"
     """training, voc or coco."""
     weights: str = "last"
@@ -182,14 +197,22 @@ def _evaluate(words: Sequence[str]) -> int:
         given = [name for name, value in final.items() if value != getattr(Evaluate, name)]
         if given:
             raise UserError(f"--{given[0]} is of the protocols voc and coco; add --protocol voc or --protocol coco")
+    elsewhere = (asked.checkpoint, asked.preset, asked.output)
+    if bool(asked.run) == any(elsewhere) or any(elsewhere) != all(elsewhere):
+        raise UserError("wsss evaluate takes a RUN, or --checkpoint FILE with --preset and --output; see its --help")
     from wsss.inference import runs
 
+    folder = asked.run
+    if folder is None:
+        from wsss.inference import foreign
+
+        folder = foreign.adopt(asked.checkpoint, asked.preset, asked.output, asked.data_root)
     if asked.protocol == "training":
-        record = runs.evaluate_run(asked.run, asked.weights, asked.data_root, asked.split)
+        record = runs.evaluate_run(folder, asked.weights, asked.data_root, asked.split)
         _report(record)
         return 0
     shared = {"weights": asked.weights, "data_root": asked.data_root, "split": asked.split or "val"}
-    done = runs.run(runs.Request(asked.run, protocol=asked.protocol, **shared, **final))
+    done = runs.run(runs.Request(folder, protocol=asked.protocol, **shared, **final))
     if os.environ.get("RANK", "0") == "0":
         print(done.words())
     return 0

@@ -92,6 +92,8 @@ class Trainer:
     ):
         self.config, self.train_split, self.val_split, self.watched = config, train, val, watched
         self.folder, self.device, self.step, self.best, self.seconds = folder, device, 0, -1.0, 0.0
+        self.last = config.optim.steps
+        """Step after which `fit` ends; the schedule's length where nothing stops it before."""
         self.undefined, self.log = 0, Log(folder / "log.jsonl")
         self.origin: dict[str, Any] = {}  # further fields of the record
         self.model = self.build(len(train.kit.classes)).to(device)
@@ -114,13 +116,13 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last step; SIGTERM and Ctrl-C save and raise Interrupted. Raises UserError at a loss that is
         not finite, before the optimizer sees its gradient."""
-        config, total = self.config.optim, self.config.optim.steps
+        config, total = self.config.optim, self.last
         memory.keep_freed()
         wrapped = method.Forward(self.model, self.config)
         if distributed.world_size() > 1:
             wrapped = self._shared(wrapped)
         batches = self.batches()
-        save_every = max(1, round(self.config.save_every * total))
+        save_every = max(1, round(self.config.save_every * config.steps))
         self._validate_if_due()  # where the run stopped between saving and validating
         shown = {"desc": f"train {self.config.variant}", "unit": "step", "disable": not self.main}
         with stop_signals() as stop, tqdm(total=total, initial=self.step, **shown) as bar:
@@ -131,12 +133,12 @@ class Trainer:
                 self.step += 1
                 self.seconds += time.monotonic() - started
                 self._log(terms, bar)
-                (asked,) = distributed.all_reduce_sum(stop.is_set())
-                if asked or self.step % save_every == 0 or self.step == total:
+                (stopping,) = distributed.all_reduce_sum(stop.is_set())
+                if stopping or self.step % save_every == 0 or self.step == total:
                     self._save()  # before the validation, whose failure then costs no step
-                if not asked or self.step == total:
+                if not stopping or self.step == total:
                     self._validate_if_due()
-                if asked and self.step < total:
+                if stopping and self.step < total:
                     raise Interrupted(
                         f"stopped at step {self.step} of {total}; saved in {self.folder}, start again to go on"
                     )
@@ -218,10 +220,14 @@ class Trainer:
         """With compat D5, how many steps so far left the segmentation loss out for a batch where it is undefined."""
         return {"undefined_segmentation": self.undefined} if self.config.compat.undefined_segmentation else {}
 
-    def _validate_if_due(self) -> None:
-        """The validation of this step, if there is one and the log does not have it; the best so far is the log's."""
+    def is_due(self) -> bool:
+        """Whether there is a validation after this step; after the last one the record is it, without watched lists."""
         total, every = self.config.optim.steps, max(1, round(self.config.validate_every * self.config.optim.steps))
-        if not self.step or self.step % every or (self.step == total and not self.watched):
+        return self.step > 0 and self.step % every == 0 and (self.step < total or bool(self.watched))
+
+    def _validate_if_due(self) -> None:
+        """Validate where it is due and the log does not have it yet; the best so far is the log's."""
+        if not self.is_due():
             return
         done = self.log.validations(self.step)
         distributed.barrier()  # until all processes have read

@@ -60,7 +60,9 @@ def read(path: Path) -> dict[str, Tensor]:
     for wrapper in ("module.", "_orig_mod."):
         if all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
-    return {name: value for name, value in tensors.items() if not name.startswith("encoder.head.")}
+    if heads := [name for name in tensors if name.startswith("encoder.head.")]:
+        note(f"{path}: left out {_listed(heads)}")
+    return {name: value for name, value in tensors.items() if name not in heads}
 
 
 def metadata(path: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 from wsss.config import Config
 from wsss.presets import PRESETS
 from wsss.registry import BENCHMARKS, DATASETS
-from wsss.report import costs, records
+from wsss.report import costs, gate, records
 from wsss.report.experiments import EXPERIMENTS, SEEDS, Experiment
 from wsss.report.table import ABSENT, Table
 
@@ -214,6 +214,7 @@ def disk_table(benches: Sequence[Bench]) -> Table:
 
 
 TABLES: dict[str, Callable[[Sequence[Bench]], Table]] = {
+    "gate": lambda benches: gate.bounds_table(),
     "base": base_table,
     "runs": runs_table,
     "ablations": ablations_table,

@@ -1,0 +1,39 @@
+"""`wsss evaluate --checkpoint FILE`: weights that were trained elsewhere, the base's released ones say, as a run."""
+
+from collections import Counter
+from pathlib import Path
+
+from wsss import checkpoint, presets, train, weights
+from wsss import config as configuration
+from wsss.data import sets
+from wsss.model import build
+from wsss.paths import UserError, note, sha256, write_json
+from wsss.settings import override
+
+
+def adopt(file: Path, preset: str, output: Path, data_root: str = "") -> Path:
+    """Lay the weights of `file`, a whole model in the base's names, out as the run
+    OUTPUT/DATASET/PRESET-foreign-DIGEST/0 and return its folder, which every command takes that takes a run.
+
+    `preset` gives the network and the way of evaluation; every tensor must fit. The variant's name and "weights" of the
+    records say that these weights are foreign, so that no table takes them for a run of the preset. What was taken
+    and what was left is said on stderr. Raises UserError.
+    """
+    if not file.is_file():
+        raise UserError(f"the checkpoint {file} does not exist; check --checkpoint")
+    config = presets.get(preset, **{"model.checkpoint": str(file), "model.pretrained": False, "data.root": data_root})
+    tensors, digest = weights.read(file), sha256(file)
+    if not weights.is_whole(tensors) or "decoder.conv8.weight" not in tensors:
+        raise UserError(
+            f"{file} holds no whole model, only a backbone perhaps; start a run from it by --model.checkpoint"
+        )
+    model = build(config, len(tensors["decoder.conv8.weight"]) - 1)
+    model.start = {"sha256": digest, "source": f"{file.name}, trained elsewhere", "foreign": True}
+    parts = Counter(name.partition(".")[0] for name in tensors)
+    note(f"{file}: took {', '.join(f'{count} tensors of {part}' for part, count in parts.items())}")
+    changes = {"variant": f"{preset}-foreign-{digest[:8]}", "output": str(output), "model.checkpoint": file.name}
+    config = override(config, changes)
+    folder = train.run_folder(config, sets.locate(config.data))
+    checkpoint.save(folder, config.optim.steps, model, {"foreign": True})
+    write_json(folder / "config.json", configuration.to_dict(config))
+    return folder

@@ -1,0 +1,117 @@
+"""The gate before days of GPUs: the base's log, how far a run may lie off it, what a failure can mean. No torch."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsss.paths import UserError
+from wsss.report import published
+from wsss.report.table import ABSENT, Table
+
+LOGS = {"voc-toco": ("voc", "vit-b"), "voc-deit-toco": ("voc", "deit-b")}
+"""Preset -> data set and backbone of its log in data/published/toco_logs.csv."""
+EVALUATIONS = 2
+"""The gate ends with the second evaluation of the log: steps 2,000 and 4,000 of 20,000."""
+KINDS = ("cam", "aux_cam", "segmentation")
+SLACK = 5.0
+"""Points of mean IoU that a right run may lie off the log, and AHEAD, steps that it may be ahead or behind.
+
+Chosen before any run of ours on VOC. The log is one run of one seed, and so is the gate. In their second half the
+base's four logs scatter by .2 to 1.1 points around a straight line through the neighbouring evaluations. Early in a run
+seeds differ more: on our drawn set, with a tenth of the images, by 1 to 4.5 points in the midst of training (standard
+deviation over three seeds). If it is 1 point at VOC's size, 5 points are 3.5 standard deviations of the difference of
+two runs. Where the log itself still climbs, a run that is 500 steps ahead or behind is no fault either: what the log
+gains in so many steps is added. Faults that cost less pass; they take whole runs and several seeds to be seen."""
+AHEAD = 500
+IRRELEVANT = {
+    *("optim.accumulate", "optim.bfloat16", "model.compile", "model.activation_checkpointing", "model.fused_from"),
+    "model.checkpoint",
+}
+"""Settings that a judged gate may change: how a step is computed, and where the same start weights lie."""
+COLUMNS = ("step of 20,000", "mIoU of", "base's log", "bounds", "this run", "verdict")
+CAUSES = {
+    "low: cam aux_cam": "both CAMs are low: start weights, normalisation of images, image labels or learning rate; "
+    "segmentation learns from them and says nothing beside",
+    "low: cam": "the aux CAM is right and the last CAM low: patch and class token contrast, which act on the last "
+    "block's tokens, the thresholds that make their labels, or the crops",
+    "low: aux_cam": "the last CAM is right and the aux CAM low: the aux classifier or its block (two before the last)",
+    "low: segmentation": "the CAMs are right and segmentation low: pixel labels (thresholds, refinement by PAR), the "
+    "energy and its dense CRF filter, or the decoder and its rate",
+    "early": "segmentation is not that of an untrained decoder before its start: the schedule",
+    "high": "a number is high: other photographs or masks than VOC's, other start weights, or another schedule",
+}
+"""What a failure can mean."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A number of the base's log, the bounds of the gate, and ours; NaN where ours is undefined."""
+
+    step: int
+    kind: str
+    published: float
+    low: float
+    high: float
+    measured: float = math.nan
+
+    @property
+    def state(self) -> str:
+        """low, right or high; not a number is low."""
+        return "high" if self.measured > self.high else "right" if self.measured >= self.low else "low"
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text."""
+        ours = ABSENT if math.isnan(self.measured) else f"{self.measured:.1f}"
+        bounds = f"{self.low:.1f} to {self.high:.1f}"
+        return f"{self.step:,}", self.kind, f"{self.published:.1f}", bounds, ours, self.state
+
+
+def rows(preset: str) -> tuple[list[Row], int]:
+    """The rows of a preset's gate, nothing measured, and the steps of the base's whole run. Raises UserError."""
+    if preset not in LOGS:
+        raise UserError(f"--gate compares with the base's log, which {preset} has none of; it is for {', '.join(LOGS)}")
+    dataset, backbone = LOGS[preset]
+    log = [r for r in published.rows("toco_logs") if (r["dataset"], r["backbone"]) == (dataset, backbone)]
+    means = {int(r["step"]): r for r in log if r["class"] == "mIoU"}
+    constant = 100 / (len({r["class"] for r in log}) - 1)  # no single class everywhere reaches more
+    steps, made = sorted(means), []
+    for step, after in zip(steps[:EVALUATIONS], steps[1:], strict=False):
+        for kind in KINDS:
+            value, later = float(means[step][kind]), float(means[after][kind])
+            slack = SLACK + abs(later - value) * AHEAD / (after - step)
+            bounds = (0.0, constant) if value < constant else (value - slack, value + slack)
+            made.append(Row(step, kind, value, *bounds))
+    return made, steps[-1]
+
+
+def verdict(judged: list[Row]) -> tuple[bool, list[str]]:
+    """Whether every number lies within its bounds, and what a failure can mean, by the last evaluation that fails."""
+    failed = [row for row in judged if row.state != "right"]
+    if not failed:
+        return True, ["every number lies within its bounds: the same command without --gate goes on from here"]
+    at_last = [row for row in failed if row.step == failed[-1].step]
+    low = {row.kind for row in at_last if row.state == "low"}
+    causes = [CAUSES["early"]] * any(row.low == 0 and row.state == "high" for row in failed)
+    if {"cam", "aux_cam"} <= low:
+        causes.append(CAUSES["low: cam aux_cam"])
+    elif low:
+        causes += [CAUSES[f"low: {kind}"] for kind in KINDS if kind in low]
+    causes += [CAUSES["high"]] * any(row.low > 0 and row.state == "high" for row in failed)
+    if failed[-1].step < judged[-1].step:
+        causes.append("only the first evaluation fails: the warm-up, or a seed that learns early or late; try another")
+    return False, causes
+
+
+def bounds_table(preset: str = "voc-toco") -> Table:
+    """*step | mIoU of | base's log | bounds*, nothing measured."""
+    cells = tuple(row.cells()[:4] for row in rows(preset)[0])
+    note = f"Bounds: {SLACK:.0f} points to either side of the log, and what the log gains there in {AHEAD} steps. A "
+    note += "decoder that has not learnt yet must lie below 100 / 21, which one class everywhere can reach."
+    return Table(f"The gate of {preset}", COLUMNS[:4], cells, note)
+
+
+def verdict_table(judged: list[Row], passed: bool | None, causes: list[str], path: Path) -> Table:
+    """The numbers beside the log's, the verdict and where the record lies."""
+    cells = tuple(row.cells() if passed is not None else (*row.cells()[:5], ABSENT) for row in judged)
+    title = {None: "Gate: not judged", True: "Gate: passed", False: "Gate: FAILED"}[passed]
+    return Table(title, COLUMNS, cells, "\n".join([*causes, f"record: {path}"]))
