@@ -61,6 +61,7 @@ def test_step_in_bfloat16_by_micro_batches_that_keep_little(capsys, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch.compile asks for it
 def test_a_compiled_step_is_not_compiled_again_after_the_warm_up(capsys):
     """Four sizes of image, with gradients and without, in the steps that are timed and in the one before them."""
     assert run(*STEP, "--preset", "voc", "--compile", "True") == 0

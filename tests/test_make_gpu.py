@@ -8,6 +8,7 @@ from wsss.tools import gpu, machine
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch.compile asks for it
 def test_every_part_runs_at_toy_size_and_says_its_numbers(monkeypatch, capsys):
     """On a CPU the device is the reference itself: float32 is equal, bfloat16 near."""
     monkeypatch.setattr(machine, "GEMM", 512)
