@@ -67,7 +67,7 @@ def test_every_setting_is_explained(capsys, monkeypatch):
 def test_settings_reach_the_run(monkeypatch):
     seen = []
 
-    def stop(asked, resume):
+    def stop(asked, resume, trainer):
         seen.append((asked, resume))
         raise UserError("far enough for this test, stopped on purpose")
 
