@@ -6,7 +6,7 @@ from scipy import stats
 from test_records import record
 
 from wsss.paths import UserError
-from wsss.report import ablation, experiments, records, statistics, tables, verdict
+from wsss.report import ablation, experiments, records, statistics, tables
 from wsss.report.table import ABSENT, NOT_MEASURED
 
 NAME = "mini-csa"
@@ -231,8 +231,8 @@ def test_runs_trained_on_other_data_are_no_pair():
         ablation.differences(NAME, MINI, list(sides.values()))
     older = record(results=numbers)
     assert ablation.differences(NAME, MINI, [older, sides["mini-msc"]]).rows
-    assert not verdict.own_pairs([sides["mini"], sides["mini-msc"] | {"variant": "mini-base"}])
-    assert verdict.own_pairs([older, sides["mini-msc"] | {"variant": "mini-base"}])
+    assert not statistics.own_pairs([sides["mini"], sides["mini-msc"] | {"variant": "mini-base"}])
+    assert statistics.own_pairs([older, sides["mini-msc"] | {"variant": "mini-base"}])
 
 
 def test_counts_of_other_images_are_refused(tmp_path):

@@ -33,7 +33,7 @@ ROWS = (
 )
 NO_TORCH = [
     *("wsss", "wsss.config", "wsss.paths", "wsss.presets", "wsss.provenance", "wsss.cli", "papermill"),
-    *("wsss.report.records", "wsss.report.publish", "wsss.report.gpu", "wsss.report.tables", "wsss.report.verdict"),
+    *("wsss.report.records", "wsss.report.publish", "wsss.report.gpu", "wsss.report.tables", "wsss.report.statistics"),
     "wsss.report.gate",
     *("wsss.report.figures", "wsss.tools.reproduce", "wsss.explore.payload", "wsss.explore.command"),
 ]

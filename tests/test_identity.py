@@ -16,7 +16,7 @@ from wsss import datasets
 from wsss.data import identity, voc
 from wsss.explore import sources
 from wsss.paths import UserError, read_json, write_json
-from wsss.report import publish, records, verdict
+from wsss.report import publish, records, statistics
 from wsss.tools import ship
 
 IDS = "ImageSets/Segmentation"
@@ -292,13 +292,13 @@ def beside(**changes: dict[str, str]) -> list[records.Record]:
 
 
 def test_records_of_other_data_are_not_averaged():
-    assert records.summarise(beside(), "cam.miou").mean == 5
+    assert statistics.summarise(beside(), "cam.miou").mean == 5
     for split, kind in (("train", "labels"), ("val", "photographs")):
         with pytest.raises(UserError, match=f"the {records.DATA[kind]} of {split}.; do not average"):
-            records.summarise(beside(**{split: {kind: "9"}}), "cam.miou")
+            statistics.summarise(beside(**{split: {kind: "9"}}), "cam.miou")
     one, other = beside(train={"labels": "9"})
     del other["data"]
-    assert records.summarise([one, other], "cam.miou").mean == 5, "unknown is not different"
+    assert statistics.summarise([one, other], "cam.miou").mean == 5, "unknown is not different"
 
 
 def test_what_differs_is_named():
@@ -443,10 +443,10 @@ def test_the_verdict_says_that_data_differ(own, tmp_path):
     published = records.load(folder(tmp_path / "out").with_suffix(".json"))
     mine = json.loads(json.dumps(published)) | {"path": published["path"]}
     mine["data"]["train"]["photographs"] = "another"
-    rows, passed = verdict.verdict([published], [mine])
-    shown = verdict.verdict_table(rows).rows
+    rows, passed = statistics.verdict([published], [mine])
+    shown = statistics.verdict_table(rows).rows
     assert passed and shown[0][-1] == "yes (other data: the photographs of train differ)"
-    assert verdict.verdict_table(verdict.verdict([published], [published])[0]).rows[0][-1] == "yes"
+    assert statistics.verdict_table(statistics.verdict([published], [published])[0]).rows[0][-1] == "yes"
 
 
 def test_explore_says_that_two_runs_are_of_other_data(own, tmp_path, capsys):

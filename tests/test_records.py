@@ -143,9 +143,9 @@ def test_find_leaves_out_what_must_not_be_averaged_with_the_first_root(tmp_path,
 
 
 def test_summary_over_seeds():
-    mean, sd, n = records.summarise([record(seed=seed) for seed in (0, 1, 2)], "segmentation.miou")
+    mean, sd, n = statistics.summarise([record(seed=seed) for seed in (0, 1, 2)], "segmentation.miou")
     assert (mean, sd, n) == (41.0, 1.0, 3)
-    assert math.isnan(records.summarise([record()], "segmentation.miou").sd)
+    assert math.isnan(statistics.summarise([record()], "segmentation.miou").sd)
 
 
 @pytest.mark.parametrize(
@@ -153,13 +153,13 @@ def test_summary_over_seeds():
 )
 def test_summary_refuses_what_does_not_belong_together(other):
     with pytest.raises(UserError):
-        records.summarise([record(), other], "segmentation.miou")
+        statistics.summarise([record(), other], "segmentation.miou")
 
 
 def test_a_mean_over_several_processors_is_refused():
     for other in ({"device": "another"}, {"threads": 2}):
         with pytest.raises(UserError, match="several processors"):
-            records.summarise([record(), record(seed=1, **other)], "segmentation.miou")
+            statistics.summarise([record(), record(seed=1, **other)], "segmentation.miou")
 
 
 def test_the_processor_with_most_seeds_is_taken_else_that_of_the_lowest():
@@ -241,18 +241,18 @@ def test_bootstrap_holds_the_ratio_and_narrows_with_images():
     for images in (20, 2000):
         below = rng.integers(1, 100, images)
         above = below * rng.uniform(0.2, 0.6, images)
-        low, high = records.bootstrap(above, below)
+        low, high = statistics.bootstrap(above, below)
         assert low < above.sum() / below.sum() < high
         widths.append(high - low)
     assert widths[1] < widths[0] / 5
-    assert records.bootstrap(np.ones(5), np.full(5, 2)) == (0.5, 0.5)
+    assert statistics.bootstrap(np.ones(5), np.full(5, 2)) == (0.5, 0.5)
 
 
 def test_bootstrap_miou_holds_the_mean():
     counts = np.random.default_rng(0).integers(0, 100, (50, 4, 3))
-    low, high = records.bootstrap_miou(counts)
+    low, high = statistics.bootstrap_miou(counts)
     assert low < statistics.miou(counts) < high
-    assert (low, high) == records.bootstrap_miou(counts)
+    assert (low, high) == statistics.bootstrap_miou(counts)
 
 
 def test_prediction_interval_holds_a_further_seed_as_often_as_it_says():

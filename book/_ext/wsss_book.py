@@ -40,8 +40,7 @@ sys.path.insert(0, str(ROOT))
 
 from wsss import stored  # noqa: E402  (the package may not be installed)
 from wsss.paths import UserError, project_root, read_json  # noqa: E402
-from wsss.report import benches, evidence, gpu, origins, records, tables  # noqa: E402
-from wsss.report import verdict as verdicts  # noqa: E402
+from wsss.report import benches, evidence, gpu, records, statistics, tables  # noqa: E402
 from wsss.report.evidence import NotMeasured  # noqa: E402
 from wsss.report.figures import suffix  # noqa: E402
 from wsss.report.table import Table  # noqa: E402
@@ -189,7 +188,7 @@ class Captioned(SphinxDirective):
     def table(self, table: Table) -> list[nodes.Node]:
         """A table, its note, and a line that says of which records it is made."""
         node, *note = table_node(table, self.caption(table.title))
-        return [self.named(node), *note, *origin_line(origins.line(table.records))]
+        return [self.named(node), *note, *origin_line(records.origin(table.records))]
 
 
 def origin_line(text: str) -> list[nodes.Node]:
@@ -280,7 +279,7 @@ class Verdict(Captioned):
         )
         date = f" Run on {verdict['date']}." if "date" in verdict else ""
         text = f"{outcome} {verdict.get('reach', '')}".strip() + date
-        table = verdicts.verdict_table(verdict["rows"])
+        table = statistics.verdict_table(verdict["rows"])
         return [nodes.paragraph("", text), *table_node(table, self.caption(table.title))]
 
 
@@ -301,10 +300,10 @@ class ResultsFigure(Captioned):
             pictures = [picture for text in texts for picture in re.findall(IMAGE, text)]
             alt, data = pictures[int(name.partition("#")[2])]
             alt, picture = html.unescape(alt), base64.b64decode(data)
-            origin = origins.of_notebook(notebook["metadata"].get("wsss", {}))
+            origin = records.notebook_origin(notebook["metadata"].get("wsss", {}))
         else:
             drawn = evidence.build(name, records.published())
-            alt, picture, origin = drawn.alt, drawn.encoded(), origins.line(drawn.records)
+            alt, picture, origin = drawn.alt, drawn.encoded(), records.origin(drawn.records)
         path = ROOT / "_build" / "figures" / f"{re.sub(r'[^a-z0-9]+', '-', name)}.{suffix(picture)}"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_bytes() != picture:  # else other pages with this figure would be read again

@@ -1,6 +1,5 @@
 """Tables of an experiment: its rows by their numbers, and each against one of them on the same images. No torch."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +9,19 @@ from wsss.paths import UserError
 from wsss.report import records
 from wsss.report.experiments import Experiment, Row
 from wsss.report.records import Record
-from wsss.report.statistics import OverSeeds, holm, over_seeds, paired
-from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table, measured, signed
+from wsss.report.statistics import (
+    Pairs,
+    bounds,
+    holm,
+    measured,
+    over_seeds,
+    paired,
+    paired_runs,
+    probability,
+    signed,
+    summarise,
+)
+from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table
 
 TRAINING = "training"
 QUANTITIES = (
@@ -23,7 +33,6 @@ QUANTITIES = (
     ("segmentation", "segmentation.miou_headline"),
 )
 """What a run's own record says, by the protocol of evaluation in training."""
-Pairs = tuple[tuple[Record, Record], ...]
 SEGMENTATION = "segmentation.miou_headline"
 UNLIKE = " No seed is common to all on one processor, so that each shows its own seeds: they are not to be compared."
 BRACKETS = "In brackets: 95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
@@ -110,27 +119,6 @@ def compared(experiment: Experiment, runs: Sequence[Record]) -> list[Difference]
     return compared_rows
 
 
-def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) -> Pairs:
-    """Runs of both of one draw that have the headline mIoU of a kind, by seed.
-
-    Raises UserError if they differ in images, masks, protocol (but for the squash of the base as released, D18) or,
-    where both know it, in any other of their data.
-    """
-    firsts, seconds = ({records.draw(record): record for record in group} for group in (first, second))
-    draws = sorted(firsts.keys() & seconds.keys(), key=lambda draw: (draw[0], str(draw)))
-    pairs = [(firsts[draw], seconds[draw]) for draw in draws]
-    pairs = [pair for pair in pairs if all(records.has(record, f"{kind}.miou_headline") for record in pair)]
-    for record in (record for pair in pairs for record in pair):
-        named = f"{records.describe(record)} and {records.describe(pairs[0][0])}"
-        for name in ("fingerprint", "protocol"):
-            mine, theirs = ({**of[name], "plain_squash": False} for of in (record, pairs[0][0]))
-            if mine != theirs:
-                raise UserError(f"{named} differ in {name}; evaluate them anew")
-        if differ := records.differences(records.data_of(pairs[0][0]), records.data_of(record)):
-            raise UserError(f"{named} differ in their data ({differ}); train both on one set of data")
-    return tuple(pairs)
-
-
 def differences(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
     """A line for each other row and endpoint: mean of the paired differences to the row `against`, its t interval over
     seeds and, of the primary endpoints, p over seeds after Holm's correction within the table.
@@ -153,16 +141,6 @@ def differences(name: str, experiment: Experiment, runs: Sequence[Record]) -> Ta
     note = _note(lines) + (f" To run what is not: `wsss sweep {name}`." if idle else "")
     shown = [record for line in lines for pair in line.pairs for record in pair]
     return Table(f"{_title(experiment, relevant)}, differences", titles, tuple(rows), note, shown)
-
-
-def bounds(test: OverSeeds) -> str:
-    """The interval over seeds as text; ABSENT of one seed. A bound of -0.0 lies below zero, by less than .05."""
-    return ABSENT if math.isnan(test.low) else f"{test.low:+.1f} to {test.high:+.1f}"
-
-
-def probability(p: float | None) -> str:
-    """A p as text; ABSENT where there is none."""
-    return ABSENT if p is None or math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _note(lines: Sequence[Difference]) -> str:
@@ -240,11 +218,11 @@ def cell(runs: Sequence[Record], key: str) -> str:
         return ABSENT
     if not all(records.has(record, key) for record in runs):
         return ABSENT if key.startswith("subspaces.") else NOT_MEASURED  # a run without Module A has no subspaces
-    text = measured(records.summarise(runs, key))
+    text = measured(summarise(runs, key))
     if not all(records.has(record, f"{key}_interval") for record in runs):
         return text
-    bounds = [records.value(record, f"{key}_interval") for record in runs]
-    return f"{text} [{min(low for low, _ in bounds):.1f}, {max(high for _, high in bounds):.1f}]"
+    lows, highs = zip(*(records.value(record, f"{key}_interval") for record in runs), strict=True)
+    return f"{text} [{min(lows):.1f}, {max(highs):.1f}]"
 
 
 def _trained(record: Record, key: str) -> bool:

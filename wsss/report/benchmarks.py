@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from wsss.report import ablation, published, records
-from wsss.report.records import Record
-from wsss.report.statistics import over_seeds
-from wsss.report.table import ABSENT, MISSING, Table, measured, signed
+from wsss.report import published, records
+from wsss.report.records import Record, images
+from wsss.report.statistics import Pairs, bounds, measured, over_seeds, paired_runs, signed, summarise
+from wsss.report.table import ABSENT, MISSING, Table
 
 
 @dataclass(frozen=True)
@@ -96,21 +96,21 @@ def headline(runs: Sequence[Record]) -> Table:
     return Table("Paper, base and measured", columns + more, tuple(line for line, _ in lines), note, shown)
 
 
-def _against_base(row: Row, base: str, runs: Sequence[Record]) -> tuple[tuple[str, ...], ablation.Pairs]:
+def _against_base(row: Row, base: str, runs: Sequence[Record]) -> tuple[tuple[str, ...], Pairs]:
     """A line of the first table, and the pairs that it is made of."""
     groups = [_records(replace(row, preset=preset), runs) for preset in (base, row.preset)]
     kind = row.key.partition(".")[0]
-    pairs = ablation.paired_runs(groups[1], groups[0], kind)
+    pairs = paired_runs(groups[1], groups[0], kind)
     commands = row.missing or f"wsss train {base} --seed 0; {_command(row)}" + " of both" * (row.protocol == "final")
     start = (row.label, *_printed(row))
     if not pairs:
         states = ("run, not paired" if group else MISSING for group in groups)
         return (*start, *states, ABSENT, ABSENT, commands), ()
     shown = records.comparable([[one for one, _ in pairs], [other for _, other in pairs]])
-    cells = (measured(records.summarise(group, row.key)) for group in reversed(shown))
+    cells = (measured(summarise(group, row.key)) for group in reversed(shown))
     test = over_seeds([records.value(one, row.key) - records.value(other, row.key) for one, other in pairs])
     seeds = f"({test.n} pair{'s' * (test.n > 1)})"
-    gain = f"{signed(test.mean)} [{ablation.bounds(test)}] {seeds}" if test.n > 1 else f"{signed(test.mean)} {seeds}"
+    gain = f"{signed(test.mean)} [{bounds(test)}] {seeds}" if test.n > 1 else f"{signed(test.mean)} {seeds}"
     return (*start, *cells, gain, images(pairs[0][0]), commands), pairs
 
 
@@ -156,7 +156,7 @@ def _line(row: Row, own: Sequence[Record]) -> tuple[str, ...]:
             ABSENT,
             row.missing or _command(row),
         )
-    summary = records.summarise(own, row.key)
+    summary = summarise(own, row.key)
     known = [float(number) for number in shown if number != ABSENT]
     difference = f"{summary.mean - known[0]:+.1f}" if known else ABSENT
     return (row.label, *shown, measured(summary), images(own[0]), difference, _command(row))
@@ -166,8 +166,3 @@ def _command(row: Row) -> str:
     """What makes a record of the line."""
     final = f", then wsss evaluate RUN --protocol {row.dataset}" if row.protocol == "final" else ""
     return f"wsss train {row.preset} --seed 0{final}"
-
-
-def images(record: Record) -> str:
-    """Number of images and split, "200 val"."""
-    return f"{record['images']:,} {record['split']}"

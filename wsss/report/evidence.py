@@ -14,8 +14,7 @@ from wsss.report import ablation, benches, experiments, figures, records
 from wsss.report.experiments import Experiment
 from wsss.report.figures import PALETTE, Picture
 from wsss.report.records import Record
-from wsss.report.statistics import over_seeds
-from wsss.report.table import signed
+from wsss.report.statistics import bounds, over_seeds, signed
 
 CAUSES = (
     ("CAM over-activation, %", "cam.over_activation"),
@@ -159,7 +158,7 @@ def _interval(axis: Axes, place: int, line: ablation.Difference) -> str:
     axis.plot(points, [place - 0.18] * len(points), "o", color=PALETTE[0], markersize=5, alpha=0.7)
     axis.plot([test.low, test.high], [place + 0.12] * 2, color="black", linewidth=1.6)  # nothing of one seed: nan
     axis.plot([test.mean], [place + 0.12], "D", color="black", markersize=5)
-    interval = f", 95 % {ablation.bounds(test)}" if test.n > 1 else ""
+    interval = f", 95 % {bounds(test)}" if test.n > 1 else ""
     return f"{line.row}, {line.endpoint} {signed(test.mean)}{interval} ({test.n} seeds)"
 
 

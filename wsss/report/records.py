@@ -1,4 +1,4 @@
-"""Records: one JSON per finished run, with its per-image counts beside it. No torch.
+"""Records: one JSON per finished run, with its per-image counts beside it, and captions that name them. No torch.
 
 A record's path is ROOT/DATASET/VARIANT/SEED.json. `load` adds its path under "path"; `save` leaves it out.
 """
@@ -14,9 +14,6 @@ import numpy as np
 from wsss import paths, stored
 from wsss.paths import UserError
 from wsss.registry import BENCHMARKS, DATASETS
-from wsss.report.statistics import Summary, summary
-from wsss.report.statistics import bootstrap as bootstrap
-from wsss.report.statistics import bootstrap_miou as bootstrap_miou
 
 SCHEMA = 1
 Record = dict[str, Any]
@@ -102,17 +99,19 @@ def check_data(data: Any, where: str) -> None:
         raise UserError(f"{where} holds no digests of train and val; move it away to go on without them")
 
 
-def differences(one: Data, other: Data) -> str:
-    """What is known to differ between two data, "the image labels of train, the masks of train and val"; empty where
-    nothing is. What is of other images differs anyhow, and is left out."""
+def differences(first: Data, second: Data) -> str:
+    """Say what is known to differ between two data: "the image labels of train, the masks of train and val".
+
+    Empty where nothing is known to differ. Lists of other images differ in everything; only ids and classes are named.
+    """
     named: dict[str, list[str]] = {}
-    for name in one.keys() & other.keys():
-        a, b = one[name], other[name]
+    for name in first.keys() & second.keys():
+        a, b = first[name], second[name]
         kinds = [kind for kind in DATA if kind in a and kind in b and a[kind] != b[kind]]
         for kind in kinds if "ids" not in kinds else [kind for kind in kinds if kind in ("ids", "classes")]:
             named.setdefault(kind, []).append(name)
     of = {kind: f" of {' and '.join(sorted(names))}" * (kind != "classes") for kind, names in named.items()}
-    return ", ".join(f"the {words}{of[kind]}" for kind, words in DATA.items() if kind in named)
+    return ", ".join(f"the {title}{of[kind]}" for kind, title in DATA.items() if kind in named)
 
 
 def split_ids(name: str) -> list[str]:
@@ -210,13 +209,12 @@ def load_counts(record: Record) -> dict[str, np.ndarray]:
 
 
 def find(*roots: Path | str) -> list[Record]:
-    """All records ROOT/DATASET/VARIANT/SEED.json, and SEED.WORDS.json of other protocols, lists or weights, sorted.
+    """Load all records ROOT/DATASET/VARIANT/SEED.json, and SEED.WORDS.json of other protocols, lists or weights.
 
-    The first root wins over the others: their records of the same run are left out, and so are those of the same
-    variant and protocol name that were made otherwise (protocol or data), since they must not be averaged; these are
-    said on stderr.
+    The first root wins over the others: their records of the same run are left out. So are, with a note on stderr,
+    those of the same variant and protocol name that differ in protocol or data, since no mean may hold both.
     """
-    found: dict[tuple[str, str, int, str], Record] = {}
+    kept: dict[tuple[str, str, int, str], Record] = {}
     firsts: dict[tuple[str, str, str], tuple[int, Record]] = {}
     left: list[str] = []
     for number, root in enumerate(roots):
@@ -228,16 +226,11 @@ def find(*roots: Path | str) -> list[Record]:
             protocol = "the protocol" * (known["protocol"] != record["protocol"])
             differ = (differences(data_of(known), data_of(record)) or protocol) if first != number else ""
             if not differ:
-                found.setdefault((record["dataset"], record["variant"], record["seed"], path.stem), record)
+                kept.setdefault((record["dataset"], record["variant"], record["seed"], path.stem), record)
             left += [f"{path} and {known['path']} ({differ})"] * bool(differ)
     if left:
         paths.note(f"note: {len(left)} records are left out of tables; first differ {left[0]}")
-    return [found[key] for key in sorted(found)]
-
-
-def _stem(record: Record) -> str:
-    """What the name of a record's file says beside its seed."""
-    return Path(record["path"]).stem.removeprefix(str(record["seed"]))
+    return [kept[key] for key in sorted(kept)]
 
 
 def published() -> list[Record]:
@@ -248,6 +241,20 @@ def published() -> list[Record]:
 def describe(record: Record) -> str:
     """A record's name in messages: DATASET/VARIANT/SEED."""
     return f"{record['dataset']}/{record['variant']}/{record['seed']}"
+
+
+def file_name(record: Record) -> str:
+    """A record's name with what its file's name says beside the seed: DATASET/VARIANT/SEED.voc-crf."""
+    return describe(record) + _stem(record)
+
+
+def _stem(record: Record) -> str:
+    return Path(record["path"]).stem.removeprefix(str(record["seed"]))
+
+
+def images(record: Record) -> str:
+    """Number of images and split, "1,449 val"."""
+    return f"{record['images']:,} {record['split']}"
 
 
 # Numbers of records.
@@ -272,22 +279,24 @@ def has(record: Record, key: str) -> bool:
 
 
 def select(records: Iterable[Record], dataset: str, variant: str, protocol: str = "training") -> list[Record]:
-    """The records of one variant, by its name today or an earlier one, that were evaluated by `protocol`, one a seed.
+    """Select the records of a variant, by its name today or an earlier one, and protocol: one a seed.
 
-    Of those in training's way the run's own, on its validation list and with its last weights.
+    Of the protocol of training only SEED.json counts: the run's validation list and its last weights.
     """
     variant = stored.current_variant(variant)
-    own = [
-        r for r in records if (r["dataset"], r["variant"], r["protocol"].get("name")) == (dataset, variant, protocol)
-    ]
-    return [r for r in own if protocol != "training" or Path(r.get("path", f"{r['seed']}.json")).stem == str(r["seed"])]
+    wanted = (dataset, variant, protocol)
+    chosen = [r for r in records if (r["dataset"], r["variant"], r["protocol"].get("name")) == wanted]
+    if protocol != "training":
+        return chosen
+    return [r for r in chosen if Path(r.get("path", f"{r['seed']}.json")).stem == str(r["seed"])]
 
 
 def comparable(groups: Sequence[Sequence[Record]]) -> list[list[Record]]:
-    """Of each group the runs of one processor whose seed is in every group that has runs at all: of the processor, with
-    one number of threads, that has most such seeds. Of each group its own where nothing is common to all.
+    """Keep of each group the runs on one processor whose seeds all groups share; empty groups don't count.
 
-    Runs of one seed start alike to the last bit on one kind of machine alone; on two they differ as two seeds do.
+    The processor, with its number of threads, is the one with most such seeds. Where the groups share no seed, each
+    keeps the runs of its own best processor. Runs of one seed are alike to the last bit on one kind of machine only; on
+    two kinds they differ as two seeds do.
     """
     common = [{draw(record) for record in group} for group in groups if group]
     kept = set.intersection(*common) if common else set()
@@ -299,8 +308,10 @@ def comparable(groups: Sequence[Sequence[Record]]) -> list[list[Record]]:
 
 
 def of_one_processor(records: Sequence[Record]) -> list[Record]:
-    """Those of the processor, with one number of threads, that most of the records are of; of two with as many, the one
-    of the lowest seed. A mean over seeds is taken of no others."""
+    """Keep the records of the processor and number of threads that most of them ran on; a tie goes to the lowest seed.
+
+    Means over seeds are taken of such records only.
+    """
     groups: dict[Any, list[Record]] = {}
     for record in sorted(records, key=lambda record: record["seed"]):
         groups.setdefault(draw(record)[1:], []).append(record)
@@ -326,35 +337,51 @@ def processors(records: Iterable[Record]) -> str:
 
 
 def one(records: Iterable[Record], variant: str, seed: int) -> Record:
-    """The one record of a variant and seed; raises UserError if there is none, or one in each of several data sets."""
+    """The only record of a variant and seed; UserError if there is none, or one in each of several data sets."""
     records = list(records)
     groups = [select(records, dataset, variant) for dataset in sorted({record["dataset"] for record in records})]
-    found = [record for group in groups for record in group if record["seed"] == seed]
-    if len(found) == 1:
-        return found[0]
-    places = ", ".join(map(describe, found)) or "none"
+    matches = [record for group in groups for record in group if record["seed"] == seed]
+    if len(matches) == 1:
+        return matches[0]
+    places = ", ".join(map(describe, matches)) or "none"
     raise UserError(
         f"looked for one record of {variant}, seed {seed}, found {places}; run `wsss train {variant} --seed {seed}`"
     )
 
 
-def summarise(records: Sequence[Record], key: str) -> Summary:
-    """Mean and sample deviation of one result over seeds.
+# Captions: where a table, figure or notebook comes from.
 
-    Raises UserError if a seed occurs twice or the records differ in images, masks, protocol, processor, threads or,
-    where both know it, in any other of their data.
-    """
-    if not records:
-        raise UserError(f"there is no record to take {key} from; run the preset first")
-    for record in records[1:]:
-        pair = f"{describe(record)} and {describe(records[0])}"
-        for name in ("fingerprint", "protocol"):
-            if record[name] != records[0][name]:
-                raise UserError(f"{pair} differ in {name}; do not average them")
-        if differ := differences(data_of(record), data_of(records[0])):
-            raise UserError(f"{pair} differ in their data ({differ}); do not average them")
-    if len({draw(record)[1:] for record in records}) > 1:
-        raise UserError(f"the seeds of {describe(records[0])} ran on several processors; take a mean over one of them")
-    if len({record["seed"] for record in records}) != len(records):
-        raise UserError(f"a seed occurs twice among the records of {describe(records[0])}; keep one of them")
-    return summary([value(record, key) for record in records])
+
+def origin(runs: Iterable[Record]) -> str:
+    """Records (each once), seeds, commits, time and devices in a sentence; empty for none."""
+    shown = sorted(
+        {r["path"]: r for r in runs}.values(), key=lambda r: (r["dataset"], r["variant"], r["seed"], _stem(r))
+    )
+    if not shown:
+        return ""
+    trainings = {(r["dataset"], r["variant"], r["seed"]): r for r in shown}
+    minutes = sum(record["seconds"].get("train", 0) for record in trainings.values()) / 60
+    parts = [
+        _listed("record", map(file_name, shown), few=0),
+        _listed("variant", [variant for _, variant, _ in trainings]),
+        _listed("seed", [str(seed) for seed in sorted(seed for *_, seed in trainings)], few=9),
+        _listed("commit", [record["commit"] for record in shown]),
+        f"{minutes:,.0f} minutes of training on {', '.join(dict.fromkeys(record['device'] for record in shown))}",
+    ]
+    return f"From {'; '.join(parts)}."
+
+
+def _listed(kind: str, names: Iterable[str], few: int = 3) -> str:
+    """ "commit a", "commits a, b", or from more than `few` on "5 commits"."""
+    known = list(dict.fromkeys(names))
+    plural = kind + "s" * (len(known) > 1)
+    return f"{plural} {', '.join(known)}" if len(known) <= few else f"{len(known)} {plural}"
+
+
+def notebook_origin(stamp: Mapping[str, Any]) -> str:
+    """Notebook, date, commit, time and device of an executed notebook, from its stamp, in a sentence."""
+    return (
+        f"From {stamp.get('notebook', 'a notebook')}, seed {stamp.get('parameters', {}).get('seed', '–')}; run "
+        f"{stamp.get('date', 'without a date')} at commit {stamp.get('commit')} in {stamp.get('seconds', '–')} s on "
+        f"{stamp.get('device', 'an unknown device')}."
+    )

@@ -3,12 +3,10 @@
 import csv
 import html
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wsss.report.records import Record
-from wsss.report.statistics import Summary
 
 ABSENT = "–"
 MISSING = "not run"
@@ -65,14 +63,3 @@ class Table:
         file = io.StringIO()
         csv.writer(file, lineterminator="\n").writerows([self.columns, *self.rows])
         return file.getvalue()
-
-
-def signed(points: float) -> str:
-    """A difference with its sign; what rounds to nothing is "+0.0"."""
-    return f"{round(points, 1) + 0.0:+.1f}"
-
-
-def measured(summary: Summary, digits: int = 1) -> str:
-    """ "41.2 ± 0.9 (3 seeds)", or "41.2 (1 seed)"."""
-    spread = "" if math.isnan(summary.sd) else f" ± {summary.sd:.{digits}f}"
-    return f"{summary.mean:.{digits}f}{spread} ({summary.n} seed{'s' if summary.n > 1 else ''})"

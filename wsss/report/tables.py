@@ -7,11 +7,12 @@ from typing import Any
 from wsss.paths import UserError, did_you_mean, project_root, read_json
 from wsss.presets import NOT_IN_VARIANT, PRESETS
 from wsss.registry import DATASETS
-from wsss.report import ablation, origins, published, records, tries
-from wsss.report.benchmarks import ANIMALS, COCO, VOC, beside_published, headline, images
+from wsss.report import ablation, published, records, tries
+from wsss.report.benchmarks import ANIMALS, COCO, VOC, beside_published, headline
 from wsss.report.experiments import EXPERIMENTS
-from wsss.report.records import Record
-from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table, measured
+from wsss.report.records import Record, images
+from wsss.report.statistics import bootstrap_miou, measured, summarise
+from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table
 from wsss.settings import flatten
 
 
@@ -161,8 +162,38 @@ def _bounds(record: Record, key: str) -> str:
         counts = records.load_counts(record).get(kind) if last == "miou" else None
         if counts is None:
             return ABSENT
-        low, high = records.bootstrap_miou(counts)
+        low, high = bootstrap_miou(counts)
     return f"{low:.1f} to {high:.1f}"
+
+
+NUMBERS = (("CAM", "cam.miou_headline"), ("segmentation", "segmentation.miou_headline"))
+
+
+def listing(runs: Sequence[Record]) -> Table:
+    """Every record: what was run and evaluated how, its main numbers, and where they come from."""
+    rows = []
+    for record in runs:
+        numbers = (f"{records.value(record, key):.1f}" if records.has(record, key) else ABSENT for _, key in NUMBERS)
+        rows.append(
+            (
+                records.file_name(record),
+                images(record),
+                *numbers,
+                f"{sum(record['seconds'].values()):,.0f}",
+                record["commit"],
+                record["date"],
+                record["device"],
+            )
+        )
+    columns = ("record", "images", *(title for title, _ in NUMBERS), "seconds", "commit", "date", "device")
+    note = (
+        "mIoU in percent, headline classes. Seconds: training and evaluation. Each is a file data/results/RECORD.json, "
+    )
+    note += "with protocol, configuration, versions and a fingerprint of the images. DATASET/PRESET/SEED was made by "
+    note += "`wsss train PRESET --seed SEED`, what its configuration changes in PRESET given as options; a final "
+    note += "evaluation by `wsss evaluate runs/DATASET/PRESET/SEED --protocol voc` with its scales and CRF. "
+    note += "Runs of mini-coco are smoke tests of COCO's path; their numbers are no results."
+    return Table("Published records", columns, tuple(rows), note, runs)
 
 
 REPORTED = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset != "smoke"}
@@ -184,7 +215,7 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     **{f"{dataset}-tries": partial(tries.table, dataset) for dataset in ("voc-animals", "mini")},
     "literature": literature,
     "settings": of_presets,
-    "records": origins.listing,
+    "records": listing,
 }
 
 
@@ -228,6 +259,6 @@ def number(words: str) -> tuple[str, str]:
     if key in chosen[0]:
         return format(chosen[0][key], form), f"data/results: {records.describe(chosen[0])}"
     chosen = records.of_one_processor(chosen)
-    summary = records.summarise(chosen, key)
+    summary = summarise(chosen, key)
     where = f"{images(chosen[0])} images, {records.processors(chosen)}, commit {chosen[0]['commit']}"
     return (format(summary.mean, form) if form else measured(summary)), where

@@ -17,7 +17,7 @@ from typing import Any
 
 from wsss.paths import UserError, project_root, read_json, write_json
 from wsss.presets import PRESETS
-from wsss.report import records, verdict
+from wsss.report import records, statistics
 
 ENVIRONMENT = {"WSSS_RUNS": "runs", "TQDM_MININTERVAL": "15"}
 """The book shows the reader's own runs; progress is a line now and then, since papermill passes on lines."""
@@ -96,8 +96,8 @@ def judge(started: float) -> tuple[list[dict[str, Any]], bool]:
     for dataset, variant in sorted(known):
         found = records.select(records.find("runs"), dataset, variant)
         own += [record for record in found if record["path"] not in JUDGED]
-    rows, passed = verdict.verdict(published, own)
-    answer = {"rows": rows, "passed": passed, "reach": verdict.reach(published, "mini", "mini")}
+    rows, passed = statistics.verdict(published, own)
+    answer = {"rows": rows, "passed": passed, "reach": statistics.reach(published, "mini", "mini")}
     path = Path("runs/verdict.json")
     before = read_json(path) if path.is_file() else {}
     if answer != {name: before.get(name) for name in answer}:  # else the book would be built anew for its date
@@ -137,8 +137,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("wsss: stopped; `make reproduce` goes on from there", file=sys.stderr)
         return 130
-    print(f"\n{verdict.verdict_table(rows).text()}")
-    print(f"{verdict.reach(records.published(), 'mini', 'mini')} mini-coco is a smoke test: it came to its end.\n")
+    print(f"\n{statistics.verdict_table(rows).text()}")
+    print(f"{statistics.reach(records.published(), 'mini', 'mini')} mini-coco is a smoke test: it came to its end.\n")
     print(f"your book: {Path(index).resolve().as_uri()}")
     print(f"{(time.monotonic() - started) / 60:.1f} minutes; {_sentence(rows, passed)}")
     return 0 if passed else 1
