@@ -4,11 +4,11 @@ import pytest
 
 from wsss import presets, renamed
 from wsss.paths import project_root
-from wsss.report import tables, tries
+from wsss.report import tables
 from wsss.report.experiments import SEEDS
 from wsss.settings import flatten, paths
 
-FOUND = tries.find()
+FOUND = tables.tries()
 
 
 @pytest.mark.parametrize("one", FOUND, ids=lambda one: f"{one['variant']}-{one['seed']}")
@@ -17,7 +17,7 @@ def test_a_try_is_no_result(one):
     assert one["seed"] not in SEEDS and not one["dirty"]
     own, preset = one["config"], flatten(presets.PRESETS[one["preset"]])
     today = renamed.current(paths(own))
-    for path, value in tries.changes(one).items():
+    for path, value in tables.changes(one).items():
         assert today[path] in (value, list(value) if isinstance(value, tuple) else value) != preset[path]
     assert not own["output"] and not own["data"]["root"] and not own["model"]["checkpoint"].startswith("/")
 

@@ -1,18 +1,61 @@
-"""Our numbers beside published ones: the first table, and those of the benchmarks. No torch."""
+"""Numbers of the literature, and ours beside them: the first table and those of the benchmarks. No torch."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from wsss.report import published, records
+from wsss.paths import UserError, project_root
+from wsss.report import records
 from wsss.report.records import Record, images
 from wsss.report.statistics import Pairs, bounds, measured, over_seeds, paired_runs, signed, summarise
 from wsss.report.table import ABSENT, MISSING, Table
 
 
+def published_rows(name: str) -> list[dict[str, str]]:
+    """All rows of data/published/NAME.csv."""
+    path = project_root() / "data" / "published" / f"{name}.csv"
+    if not path.is_file():
+        raise UserError(f"there is no table of published numbers {path}; its folder lists those there are")
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def published_number(path: str) -> str:
+    """A number of data/published as its source prints it, "" where the source has none.
+
+    "segmentation/METHOD/COLUMN", or "toco_logs/DATASET/BACKBONE/COLUMN" for the end of a training log.
+    Raises UserError if there is no such row or column.
+    """
+    file, *names, column = path.split("/")
+    rows = published_rows(file)
+    if file == "toco_logs":
+        wanted = {"dataset": names[0], "backbone": names[1], "class": "mIoU"}
+        rows = sorted((row for row in rows if wanted.items() <= row.items()), key=lambda row: int(row["step"]))
+    else:
+        rows = [row for row in rows if row["method"] == "/".join(names)]
+    if not rows or column not in rows[-1]:
+        raise UserError(f"data/published has no number {path}; look up its rows and columns in {file}.csv")
+    return rows[-1][column]
+
+
+def literature(runs: Sequence[Record]) -> Table:
+    """Tabulate single-stage methods from image labels, as printed by their sources; takes no records."""
+    columns = ("method", "venue", "backbone", "voc_val", "voc_test", "coco_val", "source")
+    chosen = [r for r in published_rows("segmentation") if (r["stages"], r["supervision"]) == ("1", "I")]
+    chosen.sort(key=lambda row: float(row["voc_val"]))
+    rows = tuple(tuple(row[column] or ABSENT for column in columns) for row in chosen)
+    heads = ("method", "venue", "backbone", "VOC val", "VOC test", "COCO val", "source")
+    note = "mIoU in percent, each with its own test protocol; none was measured by this project."
+    return Table("Single-stage methods from image labels", heads, rows, note)
+
+
+# Ours beside them.
+
+
 @dataclass(frozen=True)
 class Row:
-    """One line that sets a measured number beside published ones; `paper` and `base` are references."""
+    """One line that sets a measured number beside published ones; `paper` and `base` are paths of such numbers."""
 
     label: str
     dataset: str
@@ -80,7 +123,7 @@ HEADLINE = (
 
 
 def headline(runs: Sequence[Record]) -> Table:
-    """paper | published base | base | base + both | difference | images | command, a line for each benchmark.
+    """Tabulate paper | published base | base | base + both | difference | images | command, a line for each benchmark.
 
     Base and base + both are of the same seeds on one processor; without such pairs neither has a number.
     Raises UserError if a record of a row was not measured on that row's split.
@@ -99,70 +142,57 @@ def headline(runs: Sequence[Record]) -> Table:
 def _against_base(row: Row, base: str, runs: Sequence[Record]) -> tuple[tuple[str, ...], Pairs]:
     """A line of the first table, and the pairs that it is made of."""
     groups = [_records(replace(row, preset=preset), runs) for preset in (base, row.preset)]
-    kind = row.key.partition(".")[0]
-    pairs = paired_runs(groups[1], groups[0], kind)
+    pairs = paired_runs(groups[1], groups[0], row.key.partition(".")[0])
     commands = row.missing or f"wsss train {base} --seed 0; {_command(row)}" + " of both" * (row.protocol == "final")
     start = (row.label, *_printed(row))
     if not pairs:
         states = ("run, not paired" if group else MISSING for group in groups)
         return (*start, *states, ABSENT, ABSENT, commands), ()
-    shown = records.comparable([[one for one, _ in pairs], [other for _, other in pairs]])
+    shown = records.comparable([list(side) for side in zip(*pairs, strict=True)])
     cells = (measured(summarise(group, row.key)) for group in reversed(shown))
-    test = over_seeds([records.value(one, row.key) - records.value(other, row.key) for one, other in pairs])
+    test = over_seeds([records.value(first, row.key) - records.value(second, row.key) for first, second in pairs])
     seeds = f"({test.n} pair{'s' * (test.n > 1)})"
     gain = f"{signed(test.mean)} [{bounds(test)}] {seeds}" if test.n > 1 else f"{signed(test.mean)} {seeds}"
     return (*start, *cells, gain, images(pairs[0][0]), commands), pairs
 
 
 def beside_published(title: str, rows: Sequence[Row], runs: Sequence[Record]) -> Table:
-    """paper | published base | measured | images | difference | command, a line for each row.
+    """Tabulate paper | published base | measured | images | difference | command, a line for each row.
 
     The difference is to the paper where it has a number, else to the base.
     Raises UserError if a record of a row was not measured on that row's split.
     """
+    lines, groups = [], [records.of_one_processor(_records(row, runs)) for row in rows]
+    for row, group in zip(rows, groups, strict=True):
+        printed, cells = _printed(row), (MISSING, ABSENT, ABSENT, row.missing or _command(row))
+        if group:
+            summary = summarise(group, row.key)
+            known = [float(number) for number in printed if number != ABSENT]
+            difference = f"{summary.mean - known[0]:+.1f}" if known else ABSENT
+            cells = (measured(summary), images(group[0]), difference, _command(row))
+        lines.append((row.label, *printed, *cells))
     columns = ("mIoU in percent", "paper", "published base", "measured", "images", "difference", "to run it")
-    note = (
-        "Measured: mean ± sample standard deviation over seeds of one processor. Difference: to the paper, else to the "
-    )
-    note += "base."
-    groups = [records.of_one_processor(_records(row, runs)) for row in rows]
-    lines = tuple(map(_line, rows, groups))
-    return Table(title, columns, lines, note, sum(groups, []))
+    note = "Measured: mean ± sample standard deviation over seeds of one processor. "
+    note += "Difference: to the paper, else to the base."
+    return Table(title, columns, tuple(lines), note, sum(groups, []))
 
 
 def _records(row: Row, runs: Sequence[Record]) -> list[Record]:
-    """What a line is made of; UserError for a record of another split than the line's."""
-    found = [] if row.missing else records.select(runs, row.dataset, row.preset, row.protocol)
-    own = [record for record in found if records.has(record, row.key)]
-    for record in own if row.split else ():
+    """The records that a line is made of; UserError for a record of another split than the line's."""
+    chosen = [] if row.missing else records.select(runs, row.dataset, row.preset, row.protocol)
+    chosen = [record for record in chosen if records.has(record, row.key)]
+    for record in chosen if row.split else ():
         records.require_split(record, row.split)
-    return own
+    return chosen
 
 
 def _printed(row: Row) -> list[str]:
     """The numbers of paper and base as their authors print them."""
-    printed = [published.reference(path) if path else "" for path in (row.paper, row.base)]
+    printed = [published_number(path) if path else "" for path in (row.paper, row.base)]
     return [f"{float(number):.1f}" if number else ABSENT for number in printed]
 
 
-def _line(row: Row, own: Sequence[Record]) -> tuple[str, ...]:
-    shown = _printed(row)
-    if not own:
-        return (
-            row.label,
-            *shown,
-            MISSING,
-            ABSENT,
-            ABSENT,
-            row.missing or _command(row),
-        )
-    summary = summarise(own, row.key)
-    known = [float(number) for number in shown if number != ABSENT]
-    difference = f"{summary.mean - known[0]:+.1f}" if known else ABSENT
-    return (row.label, *shown, measured(summary), images(own[0]), difference, _command(row))
-
-
 def _command(row: Row) -> str:
-    """What makes a record of the line."""
+    """The command that makes a record of the line."""
     final = f", then wsss evaluate RUN --protocol {row.dataset}" if row.protocol == "final" else ""
     return f"wsss train {row.preset} --seed 0{final}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from wsss.config import AUX, Config
 from wsss.paths import UserError
 from wsss.registry import DATASETS
-from wsss.report import published
+from wsss.report.benchmarks import published_rows
 from wsss.report.experiments import SEEDS, Experiment, Row
 from wsss.schedule import classification_steps
 from wsss.settings import override
@@ -174,7 +174,7 @@ class Published:
 
 def base_time(dataset: str) -> Published:
     """From data/published; UserError where nothing is stated."""
-    for row in published.rows("training_time"):
+    for row in published_rows("training_time"):
         if (row["method"], row["dataset"]) == ("ToCo", dataset):
             return Published(int(row["gpus"]), row["gpu"], int(row["hours"]) + int(row["minutes"]) / 60)
     raise UserError(f"no time of the base is known for {dataset}; data/published/training_time.csv has none")

@@ -20,7 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wsss.paths import UserError
-from wsss.report import published, records
+from wsss.report import records
+from wsss.report.benchmarks import published_rows
 from wsss.report.records import Record
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
@@ -243,7 +244,7 @@ def published_curves() -> Picture:
 def _base_logs() -> dict[str, list[dict[str, str]]]:
     """DATA, BACKBONE -> the mIoU rows of that published log of the base, by step."""
     logs: dict[str, list[dict[str, str]]] = {}
-    for row in sorted(published.rows("toco_logs"), key=lambda row: int(row["step"])):
+    for row in sorted(published_rows("toco_logs"), key=lambda row: int(row["step"])):
         if row["class"] == "mIoU":
             logs.setdefault(f"{row['dataset'].upper()}, {row['backbone']}", []).append(row)
     return dict(sorted(logs.items(), reverse=True))

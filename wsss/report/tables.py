@@ -4,28 +4,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from wsss import stored
 from wsss.paths import UserError, did_you_mean, project_root, read_json
 from wsss.presets import NOT_IN_VARIANT, PRESETS
 from wsss.registry import DATASETS
-from wsss.report import ablation, published, records, tries
-from wsss.report.benchmarks import ANIMALS, COCO, VOC, beside_published, headline
+from wsss.report import ablation, records
+from wsss.report.benchmarks import ANIMALS, COCO, VOC, beside_published, headline, literature, published_number
 from wsss.report.experiments import EXPERIMENTS
 from wsss.report.records import Record, images
 from wsss.report.statistics import bootstrap_miou, measured, summarise
 from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table
 from wsss.settings import flatten
-
-
-def literature(runs: Iterable[Record]) -> Table:
-    """Single-stage methods from image labels, as printed by their sources; takes no records."""
-    columns = ("method", "venue", "backbone", "voc_val", "voc_test", "coco_val", "source")
-    chosen = [r for r in published.rows("segmentation") if (r["stages"], r["supervision"]) == ("1", "I")]
-    chosen.sort(key=lambda row: float(row["voc_val"]))
-    rows = tuple(tuple(row[column] or ABSENT for column in columns) for row in chosen)
-    heads = ("method", "venue", "backbone", "VOC val", "VOC test", "COCO val", "source")
-    note = "mIoU in percent, each with its own test protocol; none was measured by this project."
-    return Table("Single-stage methods from image labels", heads, rows, note)
-
 
 SCALES = tuple(name for name, known in DATASETS.items() if not known.smoke)
 
@@ -91,57 +80,47 @@ PRIMARY = {
 def side_by_side(
     title: str, dataset: str, presets: Sequence[str], runs: Sequence[Record], yours: Sequence[Record] = ()
 ) -> Table:
-    """A column for each preset, a line for each quantity that any of them has, over the seeds that all presets have.
+    """Tabulate presets in columns, over the seeds that all have, and in lines each quantity that any of them has.
 
     A further column for each preset that is among the reader's own runs, `yours`, which enter no other.
     """
     groups = records.comparable([records.select(runs, dataset, preset) for preset in presets])
-    marks = {record["fingerprint"]["masks"] for group in groups for record in group}
+    measured_runs = sum(groups, [])
+    marks = {record["fingerprint"]["masks"] for record in measured_runs}
     if len(marks) > 1:
         raise UserError(f"the records of {dataset} were not all measured on the same images; evaluate them anew")
-    own, left = _own_columns(dataset, presets, yours, marks)
-    shown = [*groups, *own.values()]
+    reader = {preset: records.of_one_processor(records.select(yours, dataset, preset)) for preset in presets}
+    left = [preset for preset in presets if marks and {r["fingerprint"]["masks"] for r in reader[preset]} - marks]
+    reader = {preset: group for preset, group in reader.items() if group and preset not in left}
+    shown = [*groups, *reader.values()]
     lines = {key: (label, *(ablation.cell(group, key) for group in shown)) for label, key in QUANTITIES}
-    idle = {ABSENT, MISSING, NOT_MEASURED}
-    kept = [line for key, line in lines.items() if key in PRIMARY or set(line[1:]) - idle]
+    kept = [line for key, line in lines.items() if key in PRIMARY or set(line[1:]) - {ABSENT, MISSING, NOT_MEASURED}]
     note = (
         "Percent, mIoU and mAP of the headline classes where the line does not say otherwise; mean ± sample standard "
-    )
-    note += (
         "deviation over the seeds that all columns have on one processor. Best threshold: of the sweep on these masks. "
     )
-    where = records.processors(record for group in groups for record in group)
+    where = records.processors(measured_runs)
     note += f"Processors: {where}. {ablation.BRACKETS}" if where else ablation.BRACKETS
     note += "" if ablation.share_draws(groups) else ablation.UNLIKE
-    idle_presets = [f"`wsss train {p} --seed 0`" for p, group in zip(presets, groups, strict=True) if not group]
-    note += f" Not run: {', '.join(idle_presets)}." if idle_presets else ""
-    note += f" Your runs: {records.processors(r for group in own.values() for r in group)}." if own else ""
+    idle = [f"`wsss train {preset} --seed 0`" for preset, group in zip(presets, groups, strict=True) if not group]
+    note += f" Not run: {', '.join(idle)}." if idle else ""
+    note += f" Your runs: {records.processors(sum(reader.values(), []))}." if reader else ""
     note += f" On other images than the published ones, and left out: your {', '.join(left)}." if left else ""
-    found = next((record for group in groups for record in group), None)
-    heads = ("", *presets, *(f"your {preset}" for preset in own))
-    title += f": {images(found)} images" if found else ""
+    heads = ("", *presets, *(f"your {preset}" for preset in reader))
+    title += f": {images(measured_runs[0])} images" if measured_runs else ""
     return Table(title, heads, tuple(kept), note, sum(shown, []))
 
 
-def _own_columns(
-    dataset: str, presets: Sequence[str], yours: Sequence[Record], marks: set[str]
-) -> tuple[dict[str, list[Record]], list[str]]:
-    """Preset -> the reader's own runs of it on the images of `marks` (empty: any); presets of which they are not."""
-    own = {preset: records.of_one_processor(records.select(yours, dataset, preset)) for preset in presets}
-    other = [preset for preset in presets if marks and {r["fingerprint"]["masks"] for r in own[preset]} - marks]
-    return {preset: group for preset, group in own.items() if group and preset not in other}, other
-
-
 def of_run(record: Record) -> Table:
-    """One run's numbers, and in the note what they were measured on, with what and by whom."""
-    found = [(label, key) for label, key in QUANTITIES if records.has(record, key)]
-    rows = tuple((label, f"{records.value(record, key):.1f}", _bounds(record, key)) for label, key in found)
+    """Tabulate one run's numbers; the note says what they were measured on, with what and by whom."""
+    present = [(label, key) for label, key in QUANTITIES if records.has(record, key)]
+    rows = tuple((label, f"{records.value(record, key):.1f}", _bounds(record, key)) for label, key in present)
     title = f"{records.describe(record)}: {images(record)} images of {record.get('dataset_title', record['dataset'])}"
     columns = ("percent", "measured", "95 % interval over images")
-    return Table(title, columns, rows, provenance(record), (record,))
+    return Table(title, columns, rows, _provenance(record), (record,))
 
 
-def provenance(record: Record) -> str:
+def _provenance(record: Record) -> str:
     """One paragraph: protocol, steps, backbone, device, time, commit."""
     used, seconds, versions = record["protocol"], record["seconds"], record["versions"]
     changed = ", with uncommitted changes" if record["dirty"] else ""
@@ -170,30 +149,73 @@ NUMBERS = (("CAM", "cam.miou_headline"), ("segmentation", "segmentation.miou_hea
 
 
 def listing(runs: Sequence[Record]) -> Table:
-    """Every record: what was run and evaluated how, its main numbers, and where they come from."""
+    """Tabulate every record: what was run and evaluated how, its main numbers, and where they come from."""
     rows = []
     for record in runs:
-        numbers = (f"{records.value(record, key):.1f}" if records.has(record, key) else ABSENT for _, key in NUMBERS)
-        rows.append(
-            (
-                records.file_name(record),
-                images(record),
-                *numbers,
-                f"{sum(record['seconds'].values()):,.0f}",
-                record["commit"],
-                record["date"],
-                record["device"],
-            )
-        )
+        cells = (records.file_name(record), images(record), *_numbers(record, [key for _, key in NUMBERS]))
+        seconds = f"{sum(record['seconds'].values()):,.0f}"
+        rows.append((*cells, seconds, record["commit"], record["date"], record["device"]))
     columns = ("record", "images", *(title for title, _ in NUMBERS), "seconds", "commit", "date", "device")
     note = (
         "mIoU in percent, headline classes. Seconds: training and evaluation. Each is a file data/results/RECORD.json, "
+        "with protocol, configuration, versions and a fingerprint of the images. DATASET/PRESET/SEED was made by "
+        "`wsss train PRESET --seed SEED`, what its configuration changes in PRESET given as options; a final "
+        "evaluation by `wsss evaluate runs/DATASET/PRESET/SEED --protocol voc` with its scales and CRF. "
+        "Runs of mini-coco are smoke tests of COCO's path; their numbers are no results."
     )
-    note += "with protocol, configuration, versions and a fingerprint of the images. DATASET/PRESET/SEED was made by "
-    note += "`wsss train PRESET --seed SEED`, what its configuration changes in PRESET given as options; a final "
-    note += "evaluation by `wsss evaluate runs/DATASET/PRESET/SEED --protocol voc` with its scales and CRF. "
-    note += "Runs of mini-coco are smoke tests of COCO's path; their numbers are no results."
     return Table("Published records", columns, tuple(rows), note, runs)
+
+
+def _numbers(record: Record, keys: Sequence[str]) -> list[str]:
+    return [f"{records.value(record, key):.1f}" if records.has(record, key) else ABSENT for key in keys]
+
+
+# What was tried when the CPU presets were chosen; tries are never among the results.
+
+TRIED = ("classification.map", "cam.miou_headline", "aux_cam.miou_headline", "segmentation.miou_headline")
+ASIDE = (
+    *NOT_IN_VARIANT,
+    *("data.name", "data.val_split", "optim.steps", "model.checkpoint", "model.classifier_scale"),
+)
+"""Settings that are not named among the changes: free ones, and those that have a column of their own."""
+
+
+def tries() -> list[Record]:
+    """The records of data/tries."""
+    return records.find(project_root() / "data" / "tries")
+
+
+def of_tries(dataset: str, runs: Sequence[Record]) -> Table:
+    """Tabulate the tries of a data set: steps, results, start, what differs from today's preset; takes no records."""
+    rows = []
+    for record in sorted(tries(), key=lambda record: (record["date"], record["variant"], record["seed"])):
+        if record["dataset"] != dataset:
+            continue
+        model = record["config"]["model"]
+        start = model["checkpoint"].removeprefix("data/weights/").removesuffix(".safetensors")
+        start = start or (model["backbone"] if model["pretrained"] else "random weights")
+        changed = "".join(
+            f", {path} {' '.join(f'{x:g}' for x in value) if isinstance(value, tuple) else value}"
+            for path, value in changes(record).items()
+        )
+        cells = (f"{record['variant']}/{record['seed']}", f"{record['images']} {record['split']}")
+        steps, settings = f"{record['steps']:,}", f"{record['preset']}, {start}{changed}"
+        rows.append((*cells, steps, *_numbers(record, TRIED), settings))
+    columns = ("try", "images", "steps", "mAP", "CAM", "aux CAM", "segm.")
+    columns += ("preset, start, and settings other than the preset's",)
+    note = "mIoU of the headline classes and mAP of all present ones, percent; one run each, named VARIANT/SEED. "
+    note += "Records: data/tries."
+    return Table(f"{dataset}: what was tried", columns, tuple(rows), note)
+
+
+def changes(record: Record) -> dict[str, Any]:
+    """Settings of a record that its preset has otherwise today."""
+    preset = PRESETS[record["preset"]]
+    today, used = flatten(preset), flatten(stored.from_dict(record["config"]))
+    # In a preset of plain classification these settings do nothing.
+    idle = () if preset.needs else ("csa.", "msc.", "class_contrast.", "schedule.", "energy.")
+    named = {path: value for path, value in used.items() if path not in ASIDE and not path.startswith(idle)}
+    return {path: value for path, value in named.items() if value != today[path]}
 
 
 REPORTED = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset != "smoke"}
@@ -212,7 +234,7 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     "mini": partial(side_by_side, "mini (drawn)", "mini", ("mini-plain", "mini-base", "mini")),
     **{name: partial(ablation.numbers, name, experiment) for name, experiment in REPORTED.items()},
     **{f"{name}-differences": partial(ablation.differences, name, experiment) for name, experiment in REPORTED.items()},
-    **{f"{dataset}-tries": partial(tries.table, dataset) for dataset in ("voc-animals", "mini")},
+    **{f"{dataset}-tries": partial(of_tries, dataset) for dataset in ("voc-animals", "mini")},
     "literature": literature,
     "settings": of_presets,
     "records": listing,
@@ -230,19 +252,19 @@ def build(name: str, runs: Sequence[Record] | None = None, yours: Sequence[Recor
     return make(runs, yours=yours) if takes else make(runs)
 
 
-def number(words: str) -> tuple[str, str]:
+def number(text: str) -> tuple[str, str]:
     """A published number as text, and where it comes from.
 
-    `words` are SOURCE#KEY[:FORMAT]: DATASET/VARIANT (mean over the seeds of one processor) or DATASET/VARIANT/SEED, and
-    a result or field of the record; `published#` and a number of the literature (`published.reference`); `guesses#`
-    and DATASET/KIND/MEASURE of data/results/guesses.json. Raises UserError or KeyError where there is none.
+    `text` is SOURCE#KEY[:FORMAT]: DATASET/VARIANT (mean over the seeds of one processor) or DATASET/VARIANT/SEED, and
+    a result or field of the record; `published#` and a number of the literature (`benchmarks.published_number`);
+    `guesses#` and DATASET/KIND/MEASURE of data/results/guesses.json. Raises UserError or KeyError where there is none.
     """
-    reference, _, form = words.partition(":")
+    reference, _, form = text.partition(":")
     source, _, key = reference.partition("#")
     if source == "published":
-        if not published.reference(key):
+        if not (printed := published_number(key)):
             raise UserError(f"{key} is empty")
-        return published.reference(key), f"printed by others: data/published/{key.partition('/')[0]}.csv"
+        return printed, f"printed by others: data/published/{key.partition('/')[0]}.csv"
     if source == "guesses":
         node: Any = read_json(project_root() / "data" / "results" / "guesses.json")
         for part in key.split("/"):
@@ -252,8 +274,7 @@ def number(words: str) -> tuple[str, str]:
         return format(float(node), form or ".1f"), "a guess, counted without a network: data/results/guesses.json"
     dataset, variant, *seed = source.split("/")
     chosen = records.select(records.published(), dataset, variant)
-    if seed:
-        chosen = [record for record in chosen if record["seed"] == int(seed[0])]
+    chosen = [record for record in chosen if not seed or record["seed"] == int(seed[0])]
     if not chosen:
         raise UserError(f"there is no published record of {source}")
     if key in chosen[0]:
