@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsss.paths import UserError
-from wsss.report import published
+from wsss.report.benchmarks import published_rows
 from wsss.report.table import ABSENT, Table
 
 LOGS = {"voc-toco": ("voc", "vit-b"), "voc-deit-toco": ("voc", "deit-b")}
@@ -71,7 +71,7 @@ def rows(preset: str) -> tuple[list[Row], int]:
     if preset not in LOGS:
         raise UserError(f"--gate compares with the base's log, which {preset} has none of; it is for {', '.join(LOGS)}")
     dataset, backbone = LOGS[preset]
-    log = [r for r in published.rows("toco_logs") if (r["dataset"], r["backbone"]) == (dataset, backbone)]
+    log = [r for r in published_rows("toco_logs") if (r["dataset"], r["backbone"]) == (dataset, backbone)]
     means = {int(r["step"]): r for r in log if r["class"] == "mIoU"}
     constant = 100 / (len({r["class"] for r in log}) - 1)  # no single class everywhere reaches more
     steps, made = sorted(means), []
