@@ -105,15 +105,14 @@ def _half(plane: Tensor) -> Tensor:
 
 
 def _filter_batch(copies: Copies, sigma_xy: float, sigma_rgb: float) -> Float32[Tensor, "b c p q"]:
-    return torch.from_numpy(_filter_arrays(*(copy.numpy() for copy in copies()), sigma_xy, sigma_rgb))
+    return _filter_tensors(*copies(), sigma_xy, sigma_rgb)
 
 
 def _filter_apart(copies: Copies, sigma_xy: float, sigma_rgb: float) -> Float32[Tensor, "b c p q"]:
-    """The same by another process, in memory that the device copies from while the host goes on."""
+    """The same by another process. Tensors cross by PyTorch's shared memory, arrays would be pickled through a pipe."""
     tensors = copies()
-    arrays = [copy.numpy() for copy in tensors]
     try:
-        result = torch.from_numpy(_process().submit(_filter_arrays, *arrays, sigma_xy, sigma_rgb).result())
+        result = _process().submit(_filter_tensors, *tensors, sigma_xy, sigma_rgb).result()
     except BrokenProcessPool as error:
         raise UserError("the process of the energy's filter was killed, for want of memory perhaps") from error
     return result.pin_memory() if tensors[0].is_pinned() else result
@@ -131,16 +130,17 @@ def _begin() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _filter_arrays(
-    pixels: UInt8[np.ndarray, "b p q 3"],
-    values: Float32[np.ndarray, "b c p q"],
-    lattice: Bool[np.ndarray, "b p q"],
+def _filter_tensors(
+    pixels: UInt8[Tensor, "b p q 3"],
+    values: Float32[Tensor, "b c p q"],
+    lattice: Bool[Tensor, "b p q"],
     sigma_xy: float,
     sigma_rgb: float,
-) -> Float32[np.ndarray, "b c p q"]:
+) -> Float32[Tensor, "b c p q"]:
     """The filter of every image, over the rectangle of its lattice."""
-    out = np.zeros_like(values)
-    for place, image, value, used in zip(out, pixels, values, lattice, strict=True):
+    out = torch.zeros_like(values)
+    arrays = (out.numpy(), pixels.numpy(), values.numpy(), lattice.numpy())
+    for place, image, value, used in zip(*arrays, strict=True):
         rows, columns = (np.flatnonzero(used.any(axis)) for axis in (1, 0))
         if rows.size:
             part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
