@@ -81,7 +81,7 @@ def test_values_may_come_as_text_or_lists(path, text, value):
         ("compat.second_flip", "perhaps", "compat.second_flip must be of type bool"),
         ("augment.scale", [1.0], "augment.scale must be of type tuple"),
         ("augment.scale", 1.0, "augment.scale must be of type tuple"),
-        ("cam.scales", ["a"], "cam.scales must be of type float"),
+        ("cam.scales", ["a"], r"cam.scales must be of type tuple\[float, ...\], but is \['a'\]"),
         ("optim.steps", 0, "optim.steps is 0, but must lie between 1"),
         ("optim.lr", "nan", "optim.lr is nan"),
         ("seed", -1, "seed is -1"),

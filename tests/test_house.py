@@ -21,7 +21,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # A module imports only what stands before it, in an earlier row or its own; modules of a sub-package may import one
 # another.
 ROWS = (
-    "wsss batch host paths distributed interrupt memory log provenance registry renamed "
+    "wsss batch host paths distributed interrupt memory log provenance registry "
     "settings command config schedule presets stored",
     "report",
     "metrics normalisation optim transforms weights cam alignment contrast energy refine subspace checkpoint",

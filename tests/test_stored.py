@@ -5,7 +5,7 @@ import json
 import pytest
 from running import folder, hashes, own_set, run, tiny
 
-from wsss import presets, renamed, stored
+from wsss import presets, settings, stored
 from wsss.cli import main
 from wsss.config import Config, to_dict
 from wsss.paths import UserError, project_root, read_json, write_json
@@ -27,8 +27,8 @@ def test_every_published_record_opens(path):
     config, raw = from_dict(record["config"]), paths(record["config"])
     today = json.loads(json.dumps(flatten(config)))
     changed = {key for key, value in raw.items() if key not in today or today[key] != value} - {"variant"}
-    old = {key for key, value in raw.items() if renamed.replacement(key, value) is not None}
-    assert changed <= old | {key for name in old for key in renamed.replacement(name, raw[name])}
+    old = {key for key, value in raw.items() if settings.replacement(key, value) is not None}
+    assert changed <= old | {key for name in old for key in settings.replacement(name, raw[name])}
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: "/".join(path.parts[-3:]))
@@ -88,7 +88,7 @@ def test_the_name_of_a_variant_today_is_what_todays_words_make():
     for old, new in OLD.items():
         name, *parts = old.split("+")
         if name in PRESETS and "(" not in old:
-            changes = renamed.current(dict(part.split("=") for part in parts))
+            changes = settings.current(dict(part.split("=") for part in parts))
             assert presets.get(name, **changes).variant == new
 
 
@@ -127,8 +127,9 @@ def test_an_old_setting_ends_in_a_sentence_that_says_what_to_type(typed, capsys)
 
 
 def test_every_old_setting_has_words_that_todays_settings_take():
-    for changes in renamed.RENAMED.values():
-        assert isinstance(override(Config(), changes), Config)
+    for ways in settings.RENAMED.values():
+        assert all(isinstance(override(Config(), changes), Config) for changes in ways.values())
+    assert isinstance(override(Config(), dict.fromkeys(settings.AUTOMATIC)), Config)
 
 
 def test_a_run_in_a_folder_of_its_old_name_counts(tmp_path):

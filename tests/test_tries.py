@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsss import presets, renamed
+from wsss import presets, settings
 from wsss.paths import project_root
 from wsss.report import tables
 from wsss.report.experiments import SEEDS
@@ -16,7 +16,7 @@ def test_a_try_is_no_result(one):
     """Its seed is reported nowhere, its tree was clean, and its changes make its configuration of the preset."""
     assert one["seed"] not in SEEDS and not one["dirty"]
     own, preset = one["config"], flatten(presets.PRESETS[one["preset"]])
-    today = renamed.current(paths(own))
+    today = settings.current(paths(own))
     for path, value in tables.changes(one).items():
         assert today[path] in (value, list(value) if isinstance(value, tuple) else value) != preset[path]
     assert not own["output"] and not own["data"]["root"] and not own["model"]["checkpoint"].startswith("/")

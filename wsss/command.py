@@ -1,20 +1,47 @@
-"""What every command of the command line shares: words to a dataclass, by tyro; every fault is one sentence."""
+"""What every command of the command line shares: a table of commands, and words to a dataclass, by tyro; every fault is
+one sentence."""
 
 import contextlib
+import importlib
 import io
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import NoneType
 from typing import Any, TypeVar
 
 import tyro
 
-from wsss import renamed, settings
-from wsss.paths import UserError, note
+from wsss import settings
+from wsss.paths import UserError, did_you_mean, note
 
 T = TypeVar("T")
-SWITCH = {"true": "True", "1": "True", "false": "False", "0": "False", "none": "None"}
-"""Values of a switch, as tyro spells them."""
+Target = type | Callable[[Sequence[str]], int] | str
+"""What does a command: a frozen dataclass, whose fields are the flags, whose docstrings are their help, and whose
+`run()` imports what it needs, prints or returns what is to be printed, and may return an exit code; or a function that
+takes the words itself. As text, module:name, it is imported when it is called."""
+
+
+def dispatch(path: str, usage: str, commands: Mapping[str, Target], words: Sequence[str]) -> int:
+    """Run the command that the first word after `wsss PATH` names, or print the usage; returns the exit code.
+
+    Raises UserError.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        print(usage)
+        return 0 if words else 2
+    name, rest = words[0], words[1:]
+    if name not in commands:
+        see = f"see {' '.join(['wsss', *path.split()])} --help"
+        raise UserError(f"there is no command named {name}{did_you_mean(name, commands)}; {see}")
+    target = commands[name]
+    if isinstance(target, str):
+        module, _, attribute = target.partition(":")
+        target = getattr(importlib.import_module(module), attribute)
+    outcome = parse(target, rest, f"{path} {name}".strip()).run() if isinstance(target, type) else target(rest)
+    if isinstance(outcome, str):
+        print(outcome)
+    return outcome if isinstance(outcome, int) else 0
 
 
 def parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T | None = None) -> T:
@@ -25,10 +52,10 @@ def parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T
     """
     options: dict[str, Any] = {} if default is None else {"default": default}
     kinds, printed = settings.kinds(kind), io.StringIO()
-    spelled = _spelled(_automatic(words, kinds), kinds, bare=default is not None)
+    spelled = _spelled(words, kinds, bare=default is not None)  # before stderr is tyro's alone, since it may print
     try:
         with contextlib.redirect_stderr(printed):
-            value, unknown = tyro.cli(
+            value, rest = tyro.cli(
                 kind,
                 args=spelled,
                 prog=f"wsss {command}",
@@ -40,55 +67,46 @@ def parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T
         if not end.code:  # --help
             raise
         raise UserError(f"{_sentence(printed.getvalue())}; see wsss {command} --help") from None
-    if unknown:
-        raise UserError(_unknown(unknown, kinds))
+    if rest and not rest[0].startswith("-"):
+        raise UserError(f"{rest[0]} is no setting; settings are written --NAME VALUE")
+    if rest:
+        name, _, value = rest[0].lstrip("-").partition("=")
+        raise UserError(settings.unknown(name.replace("-", "_"), value or ",".join(rest[1:2]), kinds))
     return value
 
 
 def _spelled(words: Sequence[str], kinds: Mapping[str, Any], bare: bool) -> list[str]:
-    """The words as tyro takes them: True after a switch that stands alone, tuples without commas.
+    """The words as tyro takes them: True after a switch that stands alone, numbers and words apart that commas join,
+    None for what once stood for automatic.
 
     `bare`: the command has no words but settings, so that a word after a switch is its value, and words may be joined
     by commas as numbers are.
     """
     spelled: list[str] = []
-    kind: tuple[type, ...] = ()
+    path, kind = "", None
     for word, after in itertools.pairwise([*words, ""]):
         name, equals, value = word.partition("=")
         values = [word]
         if word.startswith("--"):
-            kind = settings.elements(kinds.get(name[2:].replace("-", "_")))
+            path = name[2:].replace("-", "_")
+            made_of = settings.types(kinds.get(path))
+            kind = kinds[path] if made_of & {tuple, bool, NoneType} else None
             spelled.append(name if kind else word)
             values = [value] if kind and equals else []
-            ends = not after or after.startswith("--") or not bare
-            if bool in kind and not equals and ends and after.lower() not in SWITCH:
+            alone = not bare or not after or after.startswith("--")
+            if bool in made_of and not equals and alone and settings.texts(after, kind)[0] not in _SWITCH:
                 values = ["True"]
         for text in values:
-            if bool in kind:
-                spelled.append(SWITCH.get(text.lower(), text))
-                kind = ()  # a switch has one value
-            elif {int, float, str} & set(kind) and (bare or str not in kind):
-                plain = text if str in kind else text.strip("()[] ")  # as the names of variants have them
-                spelled += [part.strip() for part in plain.split(",") if part.strip()]
-            else:
-                spelled.append(text)
+            if kind and settings.replacement(path, text) == {path: None}:
+                note(f"note: --{path} {text} is automatic, which is None today")
+                text = "None"
+            whole = kind is None or (str in made_of and not bare)
+            spelled += [text] if whole else settings.texts(text, kind)
+            kind = kind if kind and tuple in made_of else None  # all others have one value
     return spelled
 
 
-def _automatic(words: Sequence[str], kinds: Mapping[str, Any]) -> list[str]:
-    """The words with None for what stood for it in earlier versions, and for "none"."""
-    new = list(words)
-    for place, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        path, value = name[2:].replace("-", "_"), value if equals else "".join(words[place + 1 : place + 2])
-        if not name.startswith("--") or not settings.is_optional(kinds.get(path)):
-            continue
-        old = renamed.replacement(path, value) == {path: None}
-        if old and value != "None":
-            note(f"note: --{path} {value} is automatic, which is None today")
-        if old or value in ("none", "NONE"):
-            new[place : place + 2 - bool(equals)] = [f"{name}=None"] if equals else [name, "None"]
-    return new
+_SWITCH = ("True", "False", "None")
 
 
 def _sentence(printed: str) -> str:
@@ -98,11 +116,3 @@ def _sentence(printed: str) -> str:
     rules = [number for number, line in enumerate(lines) if line.strip() and set(line.strip()) <= set("─-╰╯")]
     body = lines[1 : rules[1]] if rules[:1] == [0] and rules[1:] else lines[: rules[0] if rules else None]
     return " ".join(line.strip() for line in body if not line.startswith(" " * 8)).strip().rstrip(".")
-
-
-def _unknown(words: Sequence[str], kinds: Mapping[str, Any]) -> str:
-    """The sentence about words that are no setting."""
-    if not words[0].startswith("-"):
-        return f"{words[0]} is no setting; settings are written --NAME VALUE"
-    name, _, value = words[0].lstrip("-").partition("=")
-    return settings.unknown(name.replace("-", "_"), value or ",".join(words[1:2]), kinds)

@@ -1,12 +1,13 @@
-"""Settings of nested frozen dataclasses by dotted path: read, list, replace, check. Knows nothing of what they mean."""
+"""Settings of nested frozen dataclasses by dotted path: read, list, replace, check; and what they were called once."""
 
 import dataclasses
 import functools
-import types
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from wsss import renamed
+from tyro.constructors import ConstructorRegistry, PrimitiveTypeInfo
+
 from wsss.paths import UserError, did_you_mean
 
 T = TypeVar("T")
@@ -32,9 +33,7 @@ class Fraction(Bound):
 
 def get(config: Any, path: str) -> Any:
     """Value at a dotted path."""
-    for name in path.split("."):
-        config = getattr(config, name)
-    return config
+    return functools.reduce(getattr, path.split("."), config)
 
 
 def flatten(config: Any) -> dict[str, Any]:
@@ -46,33 +45,21 @@ def flatten(config: Any) -> dict[str, Any]:
 def kinds(kind: Any) -> dict[str, Any]:
     """Dotted path -> annotated type of every leaf, in the order of the fields."""
     flat: dict[str, Any] = {}
-    for name, inner in hints(kind).items():
+    hints = get_type_hints(kind, include_extras=True)
+    for name in (field.name for field in dataclasses.fields(kind)):
+        inner = hints[name]
         nested = kinds(inner) if dataclasses.is_dataclass(inner) else None
-        flat.update({name: inner} if nested is None else {f"{name}.{path}": leaf for path, leaf in nested.items()})
+        flat |= {name: inner} if nested is None else {f"{name}.{path}": leaf for path, leaf in nested.items()}
     return flat
 
 
-@functools.cache
-def hints(kind: Any) -> dict[str, Any]:
-    """Field -> its type, with its bound, in the order of the fields."""
-    known = get_type_hints(kind, include_extras=True)
-    return {row.name: known[row.name] for row in dataclasses.fields(kind)}
-
-
-def elements(kind: Any) -> tuple[type, ...]:
-    """The types of a tuple's elements, without those of an ellipsis; (bool,) of a switch; () of all else."""
+def types(kind: Any) -> frozenset[type]:
+    """The plain types that a leaf's type is made of: tuple, float and NoneType of `tuple[float, ...] | None`."""
     if get_origin(kind) is Annotated:
-        return elements(get_args(kind)[0])
-    if get_origin(kind) in (types.UnionType, Union):
-        return tuple(part for inner in get_args(kind) for part in elements(inner))
-    if get_origin(kind) is tuple:
-        return tuple(part for part in get_args(kind) if part is not ...)
-    return (bool,) if kind is bool else ()
-
-
-def is_optional(kind: Any) -> bool:
-    """Whether a field may be None."""
-    return type(None) in get_args(get_args(kind)[0] if get_origin(kind) is Annotated else kind)
+        return types(get_args(kind)[0])
+    if get_origin(kind) in (None, Literal):
+        return frozenset({kind} if isinstance(kind, type) else ())
+    return frozenset({tuple} & {get_origin(kind)}).union(*map(types, get_args(kind)))
 
 
 def bound_of(kind: Any) -> Bound | None:
@@ -84,27 +71,23 @@ def check(config: Any, steps: int = 0) -> None:
     """UserError for the first setting that is no choice or outside its bound, NaN included; `steps` of the run explain
     a fraction."""
     for path, kind in kinds(type(config)).items():
-        value = get(config, path)
+        value, bound = get(config, path), bound_of(kind)
         if get_origin(kind) is Literal:
-            _choice(value, kind, path)
-        bound = bound_of(kind)
+            convert(value, kind, path)
         if bound is None or value is None:
             continue
         numbers = value if isinstance(value, tuple) else (value,)
         if not all(bound.low <= x <= bound.high for x in numbers):
             shown = f"{value:g}" if isinstance(value, float) else value
-            raise UserError(f"{path} is {shown}, but {_limits(bound, value, kind, steps)}; change --{path}")
+            limits = f"must lie between {bound.low:g} and {bound.high:g}"
+            if isinstance(bound, Fraction):
+                limits = f"is a fraction of the run and {limits}"
+                if 1 < value <= steps:
+                    limits = f"it is a fraction of the run: {value:g} of {steps} steps is {value / steps:g}"
+            limits += " or be None, which is automatic" * (NoneType in types(kind) and not limits.startswith("it"))
+            raise UserError(f"{path} is {shown}, but {limits}; change --{path}")
         if bound.rising and list(numbers) != sorted(numbers):
             raise UserError(f"{path} is {value}, but must be a range, low before high; change --{path}")
-
-
-def _limits(bound: Bound, value: Any, kind: Any, steps: int) -> str:
-    """Second half of the sentence about a value outside its bound."""
-    if isinstance(bound, Fraction) and 1 < value <= steps:
-        return f"it is a fraction of the run: {value:g} of {steps} steps is {value / steps:g}"
-    limits = f"must lie between {bound.low:g} and {bound.high:g}"
-    limits = f"is a fraction of the run and {limits}" if isinstance(bound, Fraction) else limits
-    return limits + " or be None, which is automatic" * is_optional(kind)
 
 
 def override(config: T, changes: Mapping[str, Any]) -> T:
@@ -117,64 +100,115 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
     for path, value in changes.items():
         if path not in known:
             raise UserError(unknown(path, value, known))
-    return _replace(config, changes, "")
+    return _replace(config, {path: convert(value, known[path], path) for path, value in changes.items()})
 
 
-def unknown(path: str, value: Any, known: Iterable[str]) -> str:
-    """Sentence about a setting that does not exist: its replacement today, or the nearest name."""
-    return renamed.advice(path, value) or f"there is no setting named {path}{did_you_mean(path, known)}"
+def _replace(config: T, changes: Mapping[str, Any]) -> T:
+    new: dict[str, Any] = {path: value for path, value in changes.items() if "." not in path}
+    for name in {path.partition(".")[0] for path in changes} - set(new):
+        inner = {path.partition(".")[2]: value for path, value in changes.items() if path.startswith(f"{name}.")}
+        new[name] = _replace(getattr(config, name), inner)
+    return dataclasses.replace(config, **new)
 
 
-def _replace(node: Any, changes: Mapping[str, Any], prefix: str) -> Any:
-    new = {}
-    for name, kind in hints(type(node)).items():
-        value = getattr(node, name)
-        if dataclasses.is_dataclass(value):
-            inner = {k.partition(".")[2]: v for k, v in changes.items() if k.partition(".")[0] == name}
-            new[name] = _replace(value, inner, f"{prefix}{name}.") if inner else value
-        elif name in changes:
-            new[name] = _coerce(changes[name], kind, prefix + name)
-    return dataclasses.replace(node, **new)
+@functools.cache
+def _spec(kind: Any) -> Any:
+    """How tyro reads a value of this type from words."""
+    return ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, set()))
 
 
-def _coerce(value: Any, kind: Any, path: str) -> Any:
-    """`value` as `kind`: numbers may come as text (YAML reads 1e-3 so), tuples as lists."""
-    if get_origin(kind) is Annotated:
-        return _coerce(value, get_args(kind)[0], path)
-    if get_origin(kind) in (types.UnionType, Union):  # X | None
-        return None if value in (None, "None", "none") else _coerce(value, get_args(kind)[0], path)
-    if get_origin(kind) is Literal:
-        return _choice(value, kind, path)
-    if get_origin(kind) is tuple:
-        parts = get_args(kind)
-        items = [x for x in value.split(",") if x] if isinstance(value, str) else value
-        items = list(items) if isinstance(items, Sequence) else [items]
-        kinds = [parts[0]] * len(items) if parts[-1] is ... else list(parts)
-        if len(items) == len(kinds):
-            return tuple(_coerce(item, one, path) for item, one in zip(items, kinds, strict=True))
-    elif kind is bool:
-        known = {"true": True, "false": False, "1": True, "0": False}
-        if str(value).lower() in known:
-            return known[str(value).lower()]
-    elif kind is not str or isinstance(value, str):
-        try:
-            result = kind(value)
-            if kind is not int or float(value) == result:
-                return result
-        except (TypeError, ValueError, OverflowError):
-            pass
-    raise UserError(f"{path} must be of type {getattr(kind, '__name__', kind)}, but is {value!r}; change --{path}")
+def texts(value: Any, kind: Any) -> list[str]:
+    """The words from which tyro reads a value of this type: those of a list, or of a text with commas as records and
+    the names of variants have it; a switch may be 1 or true, and None none."""
+    made_of, parts = types(kind), [value]
+    if isinstance(value, list | tuple):
+        parts = value
+    elif tuple in made_of and made_of & {int, float, str}:
+        plain = str(value) if str in made_of else str(value).strip("()[] ")
+        parts = [part.strip() for part in plain.split(",") if part.strip()]
+    if int in made_of:  # half of an even number, say
+        parts = [int(part) if isinstance(part, float) and part.is_integer() else part for part in parts]
+    known = {"none": "None"} if NoneType in made_of else {}
+    if bool in made_of:
+        known |= {"true": "True", "1": "True", "false": "False", "0": "False"}
+    return [known.get(str(part).lower(), str(part)) for part in parts]
 
 
-def _choice(value: Any, kind: Any, path: str) -> Any:
-    if value in get_args(kind):
-        return value
-    raise UserError(f"{path} is {value!r}, but must be one of {', '.join(get_args(kind))}; change --{path}")
+def convert(value: Any, kind: Any, path: str) -> Any:
+    """`value` as the type of the setting `path`, read as on the command line. Raises UserError."""
+    spec, spelled, made_of = _spec(kind), texts(value, kind), types(kind)
+    typed = value if isinstance(value, list | tuple) else [value]
+    try:
+        if str in made_of and not all(type(part) in made_of for part in typed):
+            raise ValueError("a number is no word, though it can be written as one")
+        if spec.choices and not set(spelled) <= set(spec.choices):
+            raise ValueError("no choice")
+        return spec.instance_from_str(spelled)
+    except ValueError:
+        if get_origin(kind) is Literal:
+            choices = ", ".join(get_args(kind))
+            raise UserError(f"{path} is {value!r}, but must be one of {choices}; change --{path}") from None
+        plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        name = plain.__name__ if isinstance(plain, type) else plain
+        raise UserError(f"{path} must be of type {name}, but is {value!r}; change --{path}") from None
 
 
 def paths(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested plain values as dotted path -> value."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat.update(paths(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+        flat |= paths(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
+
+
+# Settings of earlier versions: what is on disk is read in today's words; whoever types an old one is told the new one.
+
+RENAMED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "msc.level": {
+        "class": {"msc.patch_weight": 0.0},
+        "patch": {"class_contrast.weight": 0.0},
+        "both": {},
+    },
+    "msc.decoupling": {
+        "none": {"msc.orthogonality_weight": 0.0, "msc.decorrelation_weight": 0.0},
+        "orth": {"msc.decorrelation_weight": 0.0},
+        "dec": {"msc.orthogonality_weight": 0.0},
+        "both": {},
+    },
+}
+"""Setting that is gone -> its value -> settings of today."""
+AUTOMATIC: Mapping[str, tuple[float, ...]] = {
+    **dict.fromkeys((f"model.{name}" for name in ("patch_size", "image_size", "width", "depth", "heads")), (0,)),
+    **{"model.decoder_width": (0,), "augment.evaluation_size": (0,), "segmentation.levels": (0, 0)},
+    **{"schedule.modules_start": (-1,), "data.workers": (-1,)},
+}
+"""Setting -> the numbers that stood for automatic, which is None today."""
+
+
+def replacement(path: str, value: Any) -> Mapping[str, Any] | None:
+    """Today's settings for an old setting and its value, however that is written; None if they are not old."""
+    if path in RENAMED:
+        return RENAMED[path].get(str(value))
+    try:
+        numbers = tuple(float(text) for text in texts(value, tuple[float, ...]))
+    except ValueError:
+        return None
+    return {path: None} if numbers == AUTOMATIC.get(path) else None
+
+
+def current(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted path in today's words; those that have not changed as they are."""
+    new = {path: replacement(path, value) for path, value in changes.items()}
+    kept = {path: changes[path] for path, ways in new.items() if ways is None}
+    return kept | {path: value for ways in new.values() for path, value in (ways or {}).items()}
+
+
+def unknown(path: str, value: Any, known: Iterable[str]) -> str:
+    """Sentence about a setting that does not exist: what to type in its place today, or the nearest name."""
+    ways = {
+        key: "type " + " ".join(f"--{name} {x:g}" for name, x in changes.items()) if changes else "leave it out"
+        for key, changes in RENAMED.get(path, {}).items()
+    }
+    if not ways:
+        return f"there is no setting named {path}{did_you_mean(path, known)}"
+    return f"{path} is gone: " + ways.get(value, "; ".join(f"for {key} {way}" for key, way in ways.items()))

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wsss import renamed
 from wsss.config import Config
 from wsss.paths import UserError
 from wsss.presets import LONGEST, PRESETS
-from wsss.settings import flatten, override, paths
+from wsss.settings import current, flatten, override, paths
 
 
 def from_dict(tree: Any) -> Config:
@@ -19,7 +18,7 @@ def from_dict(tree: Any) -> Config:
     """
     if not isinstance(tree, Mapping):
         raise UserError("the configuration is no mapping of settings; train the run again")
-    today = renamed.current(paths(tree))
+    today = current(paths(tree))
     return override(Config(), today | {"variant": current_variant(str(tree.get("variant", "")))})
 
 
@@ -27,7 +26,7 @@ def current_variant(variant: str) -> str:
     """A variant's name in today's words; one that is cut off, or no PRESET+PATH=VALUE..., stays as it is."""
     name, *parts = re.split(r"\+(?=[a-z_.]+=)", variant)
     old = dict(part.split("=", 1) for part in parts)
-    new = renamed.current(old)
+    new = current(old)
     if new == old or name not in PRESETS or len(variant) == LONGEST:
         return variant
     preset = flatten(PRESETS[name])
