@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wsss import presets
-from wsss.cli import main, train_config
+from wsss.cli import main, train_request
 from wsss.command import parse
 from wsss.paths import UserError
 from wsss.presets import PRESETS
@@ -36,7 +36,7 @@ def written() -> list[str]:
 @pytest.mark.parametrize("line", written())
 def test_every_line_that_is_written_parses(line):
     name, *words = shlex.split(line)
-    assert train_config(name, [word for word in words if word != "--help"]).name == name
+    assert train_request(name, [word for word in words if word != "--help"]).name == name
 
 
 def test_the_lines_are_found():
@@ -58,7 +58,7 @@ def test_every_setting_that_a_page_names_exists():
 def test_words_of_every_published_record_make_its_configuration(record):
     config = from_dict(record["config"])
     name, *words = presets.words(config)
-    made = flatten(train_config(name, words))
+    made = flatten(train_request(name, words).config)
     assert {path: made[path] for path in made if path not in presets.NOT_IN_VARIANT} == {
         path: value for path, value in flatten(config).items() if path not in presets.NOT_IN_VARIANT
     }
@@ -101,7 +101,7 @@ SPELLINGS = {
 @pytest.mark.parametrize("line", SPELLINGS)
 def test_spellings(line):
     path, value = SPELLINGS[line]
-    found = get(train_config("mini", shlex.split(line)), path)
+    found = get(train_request("mini", shlex.split(line)).config, path)
     assert found == value and type(found) is type(value)
 
 
@@ -110,7 +110,7 @@ def test_spellings(line):
 )
 def test_what_stood_for_automatic_is_none_and_said(line, capsys):
     path = re.split("[ =]", line)[0][2:].replace("-", "_")
-    config = train_config("mini", [*line.split(), "--seed", "3"])
+    config = train_request("mini", [*line.split(), "--seed", "3"]).config
     assert get(config, path) is None and config.seed == 3
     assert f"--{path}" in (said := capsys.readouterr().err) and "which is None today" in said
 
@@ -141,12 +141,13 @@ def test_what_cannot_be_is_one_sentence(line, capsys):
 
 
 def test_python_and_json_name_settings_as_the_command_line_does():
-    assert presets.get("mini", model__width=None, augment__scale=[0.7, 1.3]) == train_config(
-        "mini", ["--model.width", "None", "--augment.scale", "0.7,1.3"]
+    assert (
+        presets.get("mini", model__width=None, augment__scale=[0.7, 1.3])
+        == train_request("mini", ["--model.width", "None", "--augment.scale", "0.7,1.3"]).config
     )
     for path, value in (("msc.level", "class"), ("optim.step", 1)):
         with pytest.raises(UserError) as typed:
-            train_config("mini", [f"--{path}", str(value)])
+            train_request("mini", [f"--{path}", str(value)])
         with pytest.raises(UserError) as given:
             override(PRESETS["mini"], {path: value})
         assert str(typed.value) == str(given.value)

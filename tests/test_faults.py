@@ -256,7 +256,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     ),
     "pretrain on nothing": (["pretrain", "{place}/x"], "is no folder of at least two class folders"),
     "pretrain for no time": (["pretrain", "drawn", "--minutes", "0"], "minutes is 0, but must lie between"),
-    "tables in no format": (["tables", "--format", "pdf"], "--format is pdf"),
+    "tables in no format": (["tables", "--format", "pdf"], "invalid choice 'pdf' for argument '--format'"),
 }
 
 

@@ -444,7 +444,7 @@ def test_years_and_splits(source):
 
 def test_a_part_of_coco_is_taken_only_when_asked_for(source, tmp_path):
     with pytest.raises(UserError, match="train2014 has 4 images with an object, but should have 82081"):
-        coco.PrepareCoco(tmp_path / "out", (source / "annotations",), source).run()
+        coco.PrepareCoco(tmp_path / "out", (source / "annotations",), source)()
     assert not list(tmp_path.glob("out*"))
 
 
@@ -466,7 +466,7 @@ def test_whole_sets_are_held_against_the_published_lists():
 def test_real_annotations(shared, tmp_path):
     source, root = shared / "data/tiny_coco", tmp_path / "coco"
     annotations = (source / "annotations/instances_val2017.json",)
-    assert coco.PrepareCoco(root, annotations, source, workers=0, partial=True).run() == str(root)
+    assert coco.PrepareCoco(root, annotations, source, workers=0, partial=True)() == str(root)
     tree = json.loads((source / "annotations/instances_val2017.json").read_text())
     classes = voc.open_devkit(root).classes
     assert classes == tuple(row["name"].replace(" ", "_") for row in tree["categories"]) and len(classes) == 80

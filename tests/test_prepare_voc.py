@@ -411,4 +411,4 @@ def test_words(capsys):
     assert run("data", "prepare", "--help") == 0 and run("data", "prepare") == 2
     assert capsys.readouterr().out.count("wsss data prepare voc OUTPUT") == 2
     assert run("data", "prepare", "vos") == 1
-    assert "knows no vos; did you mean voc?" in capsys.readouterr().err
+    assert "there is no command named vos; did you mean voc?; see wsss data prepare --help" in capsys.readouterr().err

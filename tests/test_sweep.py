@@ -27,7 +27,7 @@ def test_rows_differ_and_their_words_make_them(name):
     assert experiment.against in {row.label for row in experiment.rows}
     for row in experiment.rows:
         preset, *settings = row.words(2)
-        assert cli.train_config(preset, settings) == presets.get(row.preset, seed=2, **row.changes)
+        assert cli.train_request(preset, settings).config == presets.get(row.preset, seed=2, **row.changes)
         assert row.config.data.name == experiment.dataset
 
 

@@ -1,20 +1,25 @@
-"""The command line: `wsss COMMAND`. Every error a user can act on is one sentence and a non-zero exit."""
+"""The command line: `wsss COMMAND`. Every error a user can act on is one sentence and a non-zero exit.
 
-import importlib
+A command is a frozen dataclass: its fields are the flags, their docstrings the help, and calling it does the work. No
+torch is loaded before that, so that help is there at once.
+"""
+
+import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from wsss.command import parse
+from wsss import presets
+from wsss.command import Target, dispatch, parse
 from wsss.config import Config
 from wsss.interrupt import Interrupted
-from wsss.paths import Echo, UserError, did_you_mean
+from wsss.paths import Echo, UserError, project_root
 
 USAGE = """\
 usage: wsss COMMAND ...
@@ -50,14 +55,8 @@ presets: """
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if words else 2
     try:
-        if words[0] not in COMMANDS:
-            raise UserError(f"there is no command named {words[0]}{did_you_mean(words[0], COMMANDS)}; see wsss --help")
-        return _command(words[0])(words[1:])
+        return dispatch("", USAGE, COMMANDS, list(sys.argv[1:] if argv is None else argv))
     except Echo:
         return 1
     except UserError as error:
@@ -75,71 +74,80 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _command(name: str) -> Callable[[Sequence[str]], int]:
-    """The function of a command: of this module, or named as module:function and imported when it is asked for."""
-    found = COMMANDS[name]
-    if not isinstance(found, str):
-        return found
-    module, _, function = found.partition(":")
-    return getattr(importlib.import_module(module), function)
-
-
 def _fail(sentence: str) -> int:
     print(f"wsss: error: {' '.join(sentence.split())}", file=sys.stderr)
     return 1
 
 
-def _train(words: Sequence[str]) -> int:
-    from wsss import presets
+@dataclass(frozen=True)
+class Train(Config):
+    """One run."""
 
-    if not words or words[0] in ("-h", "--help"):
-        print(TRAIN_USAGE + ", ".join(presets.PRESETS))
-        return 0 if words else 2
-    name, resume, gated = words[0], not {"--no-resume", "--no_resume"} & set(words), "--gate" in words
-    settings = [word for word in words[1:] if word not in ("--no-resume", "--no_resume", "--gate")]
-    config = train_config(name, settings)
-    if gated:
-        from wsss.report import gate
+    no_resume: bool = False
+    """Refuse to touch a run that is there already."""
+    gate: bool = False
+    """Stop a run of voc-toco after a fifth of its steps and judge it by the base's log; exit code 0 if it passes."""
 
-        gate.rows(name)  # says which presets have a gate
-    from wsss import gate as gates
-    from wsss import train
+    @property
+    def config(self) -> Config:
+        """The run's configuration, with its variant. Raises UserError."""
+        return presets.named(Config(**{row.name: getattr(self, row.name) for row in dataclasses.fields(Config)}))
 
-    record = train.run(config, resume, gates.Gate if gated else None)
-    if gated and "gate" not in record:
-        raise UserError(f"{record['path']} is the record of the whole run, before which a gate comes; see its log")
-    if os.environ.get("RANK", "0") == "0":
-        print(record["gate"]) if gated else _report(record)
-    return int(gated and not record["passed"])
+    def __call__(self) -> int | str:
+        config = self.config
+        if self.gate:
+            from wsss.report import gate
+
+            gate.rows(config.name)  # says which presets have a gate
+        from wsss import gate as gates
+        from wsss import train
+
+        record = train.run(config, not self.no_resume, gates.Gate if self.gate else None)
+        if not self.gate:
+            return _summary(record)
+        if "gate" not in record:
+            raise UserError(f"{record['path']} is the record of the whole run, before which a gate comes; see its log")
+        if os.environ.get("RANK", "0") == "0":
+            print(record["gate"])
+        return int(not record["passed"])
 
 
-def train_config(name: str, words: Sequence[str]) -> Config:
-    """The preset `name` with the settings that the words after `wsss train NAME` change. Raises UserError."""
-    from wsss import presets
-
+def train_request(name: str, words: Sequence[str]) -> Train:
+    """The preset `name` with what the words after `wsss train NAME` change. Raises UserError."""
     presets.get(name)  # says which presets there are
-    config = parse(Config, words, f"train {name}", presets.PRESETS[name])
-    if config.name != name:
+    request = parse(Train, words, f"train {name}", Train(**vars(presets.PRESETS[name])))
+    if request.name != name:
         raise UserError("--name is the preset's; give --variant a name of your own for the run")
-    return presets.named(config)
+    return request
 
 
-def _report(record: dict[str, Any]) -> None:
-    found, path = record["results"], Path(record["path"])
+def _train(words: Sequence[str]) -> int | str:
+    if words and words[0] not in ("-h", "--help"):
+        return train_request(words[0], words[1:])()
+    print(TRAIN_USAGE + ", ".join(presets.PRESETS))
+    return 0 if words else 2
+
+
+def _summary(record: Mapping[str, Any]) -> str:
+    """What a run's record says first, and where the rest lies."""
+    results, path = record["results"], Path(record["path"])
+
+    def number(value: float | None) -> str:
+        return "undefined" if value is None else f"{value:.1f}"
+
     kinds = ("segmentation", "cam", "aux_cam")
-    numbers = ", ".join(f"{kind} {_number(found[kind]['miou_headline'])}" for kind in kinds)
+    numbers = ", ".join(f"{kind} {number(results[kind]['miou_headline'])}" for kind in kinds)
     run = f"{record['dataset']}/{record['variant']} seed {record['seed']}"
-    print(f"{run}, {record['images']} images of {record['split']}:")
-    print(f"mIoU in percent: {numbers}; classification mAP {_number(found['classification']['map_headline'])}")
-    if found["segmentation"]["miou_headline"] is None:
-        print(f"undefined: no mask of {record['split']} shows a class that counts")
+    lines = [
+        f"{run}, {record['images']} images of {record['split']}:",
+        f"mIoU in percent: {numbers}; classification mAP {number(results['classification']['map_headline'])}",
+    ]
+    if results["segmentation"]["miou_headline"] is None:
+        lines.append(f"undefined: no mask of {record['split']} shows a class that counts")
     if "other_data" in record:
-        print(f"other data than the run's: {record['other_data']} differ")
-    print(f"record: {path}; weights, log and examples: {path.with_name(path.name.partition('.')[0])}")
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.1f}"
+        lines.append(f"other data than the run's: {record['other_data']} differ")
+    folder = path.with_name(path.name.partition(".")[0])
+    return "\n".join([*lines, f"record: {path}; weights, log and examples: {folder}"])
 
 
 @dataclass(frozen=True)
@@ -188,34 +196,26 @@ class Evaluate:
     """Processes for the CRF; None: one a core, or fewer where memory is small; 0: none beside this one, which hears a
     stop only between two steps of a CRF."""
 
-
-def _evaluate(words: Sequence[str]) -> int:
-    asked = parse(Evaluate, words, "evaluate")
-    names = ("scales", "flip", "crf", "crf_merge", "bfloat16", "longest", "save", "batch", "workers")
-    final = {name: getattr(asked, name) for name in names}
-    if asked.protocol == "training":
+    def __call__(self) -> str:
+        elsewhere = (self.checkpoint, self.preset, self.output)
+        if bool(self.run) == any(elsewhere) or any(elsewhere) != all(elsewhere):
+            raise UserError("wsss evaluate takes a RUN, or --checkpoint FILE with --preset and --output; see --help")
+        of_final = ("scales", "flip", "crf", "crf_merge", "bfloat16", "longest", "save", "batch", "workers")
+        final = {name: getattr(self, name) for name in of_final}
         given = [name for name, value in final.items() if value != getattr(Evaluate, name)]
-        if given:
+        if self.protocol == "training" and given:
             raise UserError(f"--{given[0]} is of the protocols voc and coco; add --protocol voc or --protocol coco")
-    elsewhere = (asked.checkpoint, asked.preset, asked.output)
-    if bool(asked.run) == any(elsewhere) or any(elsewhere) != all(elsewhere):
-        raise UserError("wsss evaluate takes a RUN, or --checkpoint FILE with --preset and --output; see its --help")
-    from wsss.inference import runs
+        from wsss.inference import runs
 
-    folder = asked.run
-    if folder is None:
-        from wsss.inference import foreign
+        run = self.run
+        if run is None:
+            from wsss.inference import foreign
 
-        folder = foreign.adopt(asked.checkpoint, asked.preset, asked.output, asked.data_root)
-    if asked.protocol == "training":
-        record = runs.evaluate_run(folder, asked.weights, asked.data_root, asked.split)
-        _report(record)
-        return 0
-    shared = {"weights": asked.weights, "data_root": asked.data_root, "split": asked.split or "val"}
-    done = runs.run(runs.Request(folder, protocol=asked.protocol, **shared, **final))
-    if os.environ.get("RANK", "0") == "0":
-        print(done.words())
-    return 0
+            run = foreign.adopt(self.checkpoint, self.preset, self.output, self.data_root)
+        if self.protocol == "training":
+            return _summary(runs.evaluate_run(run, self.weights, self.data_root, self.split))
+        request = runs.Request(run, self.weights, self.data_root, self.split or "val", self.protocol, **final)
+        return runs.run(request).words()
 
 
 @dataclass(frozen=True)
@@ -236,13 +236,10 @@ class Predict:
     data_root: str = ""
     """Where the data set lies now, if it has moved."""
 
+    def __call__(self) -> str:
+        from wsss.inference import export
 
-def _predict(words: Sequence[str]) -> int:
-    asked = parse(Predict, words, "predict")
-    from wsss.inference import export
-
-    print(export.run(asked.run, asked.photos, asked.save, asked.weights, asked.data_root))
-    return 0
+        return export.run(self.run, self.photos, self.save, self.weights, self.data_root)
 
 
 @dataclass(frozen=True)
@@ -258,28 +255,23 @@ class Score:
     ids: Path | None = None
     """List of the ids to score, such as ImageSets/Segmentation/val.txt; None: every mask of TRUTH."""
 
+    def __call__(self) -> str:
+        from wsss.inference import scoring
 
-def _score(words: Sequence[str]) -> int:
-    asked = parse(Score, words, "score")
-    from wsss.inference import scoring
-
-    print(json.dumps(scoring.score(asked.predictions, asked.truth, asked.num_classes, asked.ids)))
-    return 0
+        return json.dumps(scoring.score(self.predictions, self.truth, self.num_classes, self.ids))
 
 
-def _pretrain(words: Sequence[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print(
-            "usage: wsss pretrain ROOT [--SETTING VALUE ...]\n\nROOT is a folder of class folders, or the word drawn."
-        )
+def _pretrain(words: Sequence[str]) -> None:
     from wsss.tools import pretrain
 
-    root = words[0] if words and not words[0].startswith("-") else ""
-    asked = parse(pretrain.Pretrain, words[1:] if root else (words or ["--help"]), "pretrain ROOT")
+    root, rest = ("", words or ["--help"]) if not words or words[0].startswith("-") else (words[0], words[1:])
+    if not root and rest[0] in ("-h", "--help"):
+        print("usage: wsss pretrain ROOT [--SETTING VALUE ...]\n")
+        print("ROOT is a folder of class folders, or the word drawn.")
+    settings = parse(pretrain.Pretrain, rest, "pretrain ROOT")
     if not root:
         raise UserError("wsss pretrain needs a folder of class folders, or the word drawn")
-    pretrain.run(root, asked)
-    return 0
+    pretrain.run(root, settings)
 
 
 @dataclass(frozen=True)
@@ -290,25 +282,21 @@ class Tables:
     """Tables to print; none: all but the experiments that nobody has run, which are named at the end."""
     records: tuple[Path, ...] = ()
     """Folders of records; empty: data/results of the project."""
-    format: str = "text"
-    """text, markdown or csv."""
+    format: Literal["text", "markdown", "csv"] = "text"
+    """Form of the tables."""
 
+    def __call__(self) -> str:
+        from wsss.report import records, tables
 
-def _tables(words: Sequence[str]) -> int:
-    asked = parse(Tables, words, "tables")
-    from wsss.report import records, tables
-
-    if asked.format not in ("text", "markdown", "csv"):
-        raise UserError(f"--format is {asked.format}; it is one of text, markdown, csv")
-    chosen = records.find(*asked.records) if asked.records else records.published()
-    found = {name: tables.build(name, chosen) for name in asked.names or tables.TABLES}
-    idle = [] if asked.names else [name for name in tables.REPORTED if not found[name].measured()]
-    for name, table in found.items():
-        if name.removesuffix("-differences") not in idle:
-            print(getattr(table, asked.format)())
-    if idle and asked.format == "text":
-        print(f"nobody has run: {', '.join(idle)}; `wsss sweep NAME` does, `wsss tables NAME` shows what it would fill")
-    return 0
+        chosen = records.find(*self.records) if self.records else records.published()
+        built = {name: tables.build(name, chosen) for name in self.names or tables.TABLES}
+        idle = [] if self.names else [name for name in tables.REPORTED if not built[name].measured()]
+        shown = [table for name, table in built.items() if name.removesuffix("-differences") not in idle]
+        texts = [getattr(table, self.format)() for table in shown]
+        if idle and self.format == "text":
+            does = "`wsss sweep NAME` does, `wsss tables NAME` shows what it would fill"
+            texts.append(f"nobody has run: {', '.join(idle)}; {does}")
+        return "\n".join(texts)
 
 
 @dataclass(frozen=True)
@@ -318,29 +306,24 @@ class Publish:
     only: tuple[str, ...] = ()
     """Patterns of DATASET/VARIANT; empty: all."""
 
+    def __call__(self) -> str:
+        from wsss.report import publish
 
-def _publish(words: Sequence[str]) -> int:
-    asked = parse(Publish, words, "publish")
-    from wsss.paths import project_root
-    from wsss.report import publish
-
-    for path in publish.publish(project_root() / "runs", project_root(), asked.only):
-        print(path)
-    return 0
+        return "\n".join(map(str, publish.publish(project_root() / "runs", project_root(), self.only)))
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int] | str] = {
+COMMANDS: dict[str, Target] = {
     "train": _train,
-    "evaluate": _evaluate,
-    "predict": _predict,
+    "evaluate": Evaluate,
+    "predict": Predict,
     "sweep": "wsss.tools.sweep:run",
-    "explore": "wsss.explore.command:run",
-    "score": _score,
+    "explore": "wsss.explore.command:Explore",
+    "score": Score,
     "data": "wsss.data.commands:run",
     "pretrain": _pretrain,
-    "submit": "wsss.inference.submit:run",
-    "tables": _tables,
+    "submit": "wsss.inference.submit:Submit",
+    "tables": Tables,
     "verify": "wsss.tools.verify:run",
     "bench": "wsss.tools.bench:run",
-    "publish": _publish,
+    "publish": Publish,
 }

@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import io
 import itertools
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType
@@ -16,10 +17,11 @@ from wsss import settings
 from wsss.paths import UserError, did_you_mean, note
 
 T = TypeVar("T")
-Target = type | Callable[[Sequence[str]], int] | str
-"""What does a command: a frozen dataclass, whose fields are the flags, whose docstrings are their help, and whose
-`run()` imports what it needs, prints or returns what is to be printed, and may return an exit code; or a function that
-takes the words itself. As text, module:name, it is imported when it is called."""
+Outcome = int | str | None
+Target = type | Callable[[Sequence[str]], Outcome] | str
+"""What does a command: a frozen dataclass, whose fields are the flags, whose docstrings are their help, and which does
+the work when it is called; or a function that takes the words. As text, module:name, it is imported when it is needed.
+Either gives an exit code or what is to be printed."""
 
 
 def dispatch(path: str, usage: str, commands: Mapping[str, Target], words: Sequence[str]) -> int:
@@ -38,8 +40,8 @@ def dispatch(path: str, usage: str, commands: Mapping[str, Target], words: Seque
     if isinstance(target, str):
         module, _, attribute = target.partition(":")
         target = getattr(importlib.import_module(module), attribute)
-    outcome = parse(target, rest, f"{path} {name}".strip()).run() if isinstance(target, type) else target(rest)
-    if isinstance(outcome, str):
+    outcome = parse(target, rest, f"{path} {name}".strip())() if isinstance(target, type) else target(rest)
+    if isinstance(outcome, str) and os.environ.get("RANK", "0") == "0":  # torchrun starts a process for each rank
         print(outcome)
     return outcome if isinstance(outcome, int) else 0
 

@@ -62,7 +62,7 @@ class PrepareCoco:
     partial: bool = False
     """Take any part of COCO, one split alone too: images and classes are not counted. The word alone will do."""
 
-    def run(self) -> str:
+    def __call__(self) -> str:
         """Prepare the set; returns its folder. Raises UserError."""
         if (self.workers or 0) < 0:
             raise UserError(

@@ -6,14 +6,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from wsss.command import parse
-from wsss.paths import UserError, did_you_mean, project_root
+from wsss.command import Target, dispatch
+from wsss.paths import project_root
 
 _USAGE = """\
 usage: wsss data WHAT ...
@@ -41,8 +41,7 @@ class _DrawMini:
     root: Path = field(default_factory=lambda: project_root() / "data" / "mini")
     """Where it goes; a set that is there already is left as it is."""
 
-    def run(self) -> str:
-        """Draw; returns the folder. Raises UserError."""
+    def __call__(self) -> str:
         from wsss.data.drawn import generate
 
         return str(generate.generate(self.root))
@@ -57,39 +56,32 @@ class _CheckData:
     splits: tuple[str, ...] = ()
     """Lists to look through; empty: all of ImageSets/Segmentation."""
 
+    def __call__(self) -> int:
+        from wsss.data import check
 
-def run(arguments: Sequence[str]) -> int:
+        summary, faults = check.check(self.root, self.splits)
+        print(summary)
+        for fault in faults:
+            print(f"wsss: error: {fault}", file=sys.stderr)
+        return 1 if faults else 0
+
+
+_PREPARE: dict[str, Target] = {
+    "voc": "wsss.data.prepare:PrepareVoc",
+    "animals": "wsss.data.prepare:PrepareAnimals",
+    "coco": "wsss.data.coco:PrepareCoco",
+}
+_COMMANDS: dict[str, Target] = {
+    "mini": _DrawMini,
+    "check": _CheckData,
+    "prepare": partial(dispatch, "data prepare", _PREPARE_USAGE, _PREPARE),
+}
+
+
+def run(words: Sequence[str]) -> int:
     """`wsss data WHAT ...`; returns the exit code. Raises UserError."""
-    usage, commands, path = _USAGE, {"mini": _DrawMini, "check": _CheckData, "prepare": None}, "data"
-    if arguments[:1] == ["prepare"]:
-        usage, path, arguments = _PREPARE_USAGE, "data prepare", arguments[1:]
-        commands = {"voc": "prepare:PrepareVoc", "animals": "prepare:PrepareAnimals", "coco": "coco:PrepareCoco"}
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage)
-        return 0 if arguments else 2
-    name, *rest = arguments
-    if name not in commands:
-        raise UserError(f"wsss {path} knows no {name}{did_you_mean(name, commands)}; see wsss {path} --help")
-    kind = commands[name]
-    if isinstance(kind, str):  # imported when it is called
-        module, _, attribute = kind.partition(":")
-        kind = getattr(import_module(f"wsss.data.{module}"), attribute)
-    request = parse(kind, rest, f"{path} {name}")
-    if isinstance(request, _CheckData):
-        return _check(request)
     with _stoppable():
-        print(request.run())
-    return 0
-
-
-def _check(request: _CheckData) -> int:
-    from wsss.data import check
-
-    summary, faults = check.check(request.root, request.splits)
-    print(summary)
-    for fault in faults:
-        print(f"wsss: error: {fault}", file=sys.stderr)
-    return 1 if faults else 0
+        return dispatch("data", _USAGE, _COMMANDS, words)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class PrepareVoc:
     partial: bool = False
     """For a part of VOC: counts and lists are not held against the published ones. The word alone will do."""
 
-    def run(self) -> str:
+    def __call__(self) -> str:
         """Build the set, whole or not at all; returns a summary. Raises UserError."""
         splits = [split for split in DATASETS["voc"].splits if split != "test" or self.test]
         if self.output.exists():
@@ -93,7 +93,7 @@ class PrepareAnimals:
     root: Path
     """The folder of VOC 2012 that holds JPEGImages and SegmentationClassAug."""
 
-    def run(self) -> str:
+    def __call__(self) -> str:
         """Build the set of the lists in data/lists/animals; returns a summary. Raises UserError."""
         return prepare_animals(self.output, self.root)
 

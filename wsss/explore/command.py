@@ -2,7 +2,6 @@
 
 import sys
 import webbrowser
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +9,12 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from wsss.command import parse
 from wsss.paths import UserError, atomic
+
+_INTRODUCTION = (
+    "What a network that was trained by image labels alone sees in a picture: choose a class, a layer and a threshold; "
+    "click on a picture, or move the two sliders at the end, to choose a patch and see which others are like it."
+)
 
 
 @dataclass(frozen=True)
@@ -32,36 +35,26 @@ class Explore:
     open: bool = True
     """Open the page in the browser."""
 
+    def __call__(self) -> None:
+        if self.limit < 1:
+            raise UserError(f"--limit is {self.limit}; it must be at least 1")
+        if not self.images.exists():
+            raise UserError(f"{self.images} does not exist; name a picture, a folder of pictures or a data set")
+        if self.output.is_dir():
+            raise UserError(f"--output {self.output} is a folder; name a file for the page")
+        from wsss.explore import payload, scene, sources
 
-def run(words: Sequence[str]) -> int:
-    """The command `wsss explore`."""
-    asked = parse(Explore, words, "explore")
-    if asked.limit < 1:
-        raise UserError(f"--limit is {asked.limit}; it must be at least 1")
-    if not asked.images.exists():
-        raise UserError(f"{asked.images} does not exist; name a picture, a folder of pictures or a data set")
-    if asked.output.is_dir():
-        raise UserError(f"--output {asked.output} is a folder; name a file for the page")
-    from wsss.explore import payload, scene, sources
-
-    seers, classes = sources.of_runs(asked.run)
-    if (asked.images / "JPEGImages").is_dir():
-        pictures = sources.of_set(asked.images, asked.split, classes, asked.limit)
-    else:
-        pictures = sources.of_folder(asked.images, asked.limit)
-    if said := scene.shrunk(pictures, seers):
-        print(said, file=sys.stderr)
-    scenes = [scene.scene(picture, seers) for picture in tqdm(pictures, desc="explore", unit="image")]
-    found = payload.payload(scenes, classes, seers[-1].config.cam.background)
-    with atomic(asked.output) as temporary:
-        temporary.write_text(payload.page(found, "Class activation maps", [INTRODUCTION]), encoding="utf-8")
-    print(f"{asked.output}: {len(scenes)} pictures, {asked.output.stat().st_size / 1e6:.1f} MB")
-    if asked.open:
-        webbrowser.open(asked.output.resolve().as_uri())
-    return 0
-
-
-INTRODUCTION = (
-    "What a network that was trained by image labels alone sees in a picture: choose a class, a layer and a threshold; "
-    "click on a picture, or move the two sliders at the end, to choose a patch and see which others are like it."
-)
+        seers, classes = sources.of_runs(self.run)
+        if (self.images / "JPEGImages").is_dir():
+            pictures = sources.of_set(self.images, self.split, classes, self.limit)
+        else:
+            pictures = sources.of_folder(self.images, self.limit)
+        if shrunk := scene.shrunk(pictures, seers):
+            print(shrunk, file=sys.stderr)
+        scenes = [scene.scene(picture, seers) for picture in tqdm(pictures, desc="explore", unit="image")]
+        data = payload.payload(scenes, classes, seers[-1].config.cam.background)
+        with atomic(self.output) as temporary:
+            temporary.write_text(payload.page(data, "Class activation maps", [_INTRODUCTION]), encoding="utf-8")
+        print(f"{self.output}: {len(scenes)} pictures, {self.output.stat().st_size / 1e6:.1f} MB")
+        if self.open:
+            webbrowser.open(self.output.resolve().as_uri())

@@ -4,7 +4,6 @@ import gzip
 import io
 import os
 import tarfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,6 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from wsss.command import parse
 from wsss.data import names, voc
 from wsss.data.listing import Listing
 from wsss.inference import predictions
@@ -54,27 +52,25 @@ class Submit:
     """Processes for the CRF; None: one a core, or fewer where memory is small; 0: none beside this one, which hears a
     stop only between two steps of a CRF."""
 
+    def __call__(self) -> None:
+        from wsss.inference import runs
 
-def run(words: Sequence[str]) -> int:
-    """The command; returns the exit code. Raises UserError."""
-    asked = parse(Submit, words, "submit")
-    from wsss.inference import runs
-
-    if asked.longest and not asked.partial:
-        raise UserError(
-            "--longest departs from the protocol of VOC's test; leave it out, or add --partial to try it out"
-        )
-    shared = {name: getattr(asked, name) for name in ("weights", "data_root", "split", "bfloat16", "longest", "save")}
-    request = runs.Request(asked.run, batch=asked.batch, workers=asked.workers, **shared)
-    check = None if asked.partial else require_voc_test
-    done = runs.run(request, truth=False, check=check)
-    if os.environ.get("RANK", "0") == "0":
-        output = asked.output or asked.run / "comp6_test_cls.tar.gz"
-        pack(done.folder, done.images, output)
-        print(f"{len(done.images.ids)} predictions, all checked: {output}")
-        if done.other_data:
-            note(f"note: {done.images.root} is not the data of the run: {done.other_data} differ")
-    return 0
+        if self.longest and not self.partial:
+            raise UserError(
+                "--longest departs from the protocol of VOC's test; leave it out, or add --partial to try it out"
+            )
+        shared = {
+            name: getattr(self, name) for name in ("weights", "data_root", "split", "bfloat16", "longest", "save")
+        }
+        request = runs.Request(self.run, batch=self.batch, workers=self.workers, **shared)
+        check = None if self.partial else require_voc_test
+        done = runs.run(request, truth=False, check=check)
+        if os.environ.get("RANK", "0") == "0":
+            output = self.output or self.run / "comp6_test_cls.tar.gz"
+            pack(done.folder, done.images, output)
+            print(f"{len(done.images.ids)} predictions, all checked: {output}")
+            if done.other_data:
+                note(f"note: {done.images.root} is not the data of the run: {done.other_data} differ")
 
 
 def require_voc_test(images: Listing) -> None:
