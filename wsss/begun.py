@@ -29,8 +29,8 @@ def finished(folder: Path, config: Config, resume: bool, root: Path, data: recor
     identity.require_same(folder, data, root)
     record = records.load(path) if path.is_file() else None
     checkpoint.require_same_start(folder, config, record)
-    own = ("training", config.variant, config.seed)
-    if record and (record["protocol"].get("name"), record["variant"], record["seed"]) != own:
+    run = ("training", config.variant, config.seed)
+    if record and (record["protocol"].get("name"), record["variant"], record["seed"]) != run:
         raise UserError(f"{path} is the record of another run; move it away, and the same words evaluate this run anew")
     return record if checkpoint.latest(folder) in (None, config.optim.steps) else None  # older versions evaluated any
 

@@ -54,8 +54,8 @@ def save(run: Path, step: int, module: nn.Module, state: Mapping[str, Any]) -> N
 
 def latest(run: Path) -> int | None:
     """The last step whose weights and state are both there."""
-    found = {kind: {_step(file) for file in run.glob(f"step-*{kind}")} for kind in (".safetensors", ".pt")}
-    return max(found[".safetensors"] & found[".pt"], default=None)
+    steps = {kind: {_step(file) for file in run.glob(f"step-*{kind}")} for kind in (".safetensors", ".pt")}
+    return max(steps[".safetensors"] & steps[".pt"], default=None)
 
 
 def _step(file: Path) -> int:

@@ -68,8 +68,8 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
 def _digests(
     train: datasets.Split, val: datasets.Split, watched: Sequence[datasets.Split], supervised: bool
 ) -> records.Data:
-    found = {"train": train.digests(masks=supervised), "val": val.digests(masks=True)}
-    return found | {identity.WATCHED + split.name: split.digests(masks=True) for split in watched}
+    digests = {"train": train.digests(masks=supervised), "val": val.digests(masks=True)}
+    return digests | {identity.WATCHED + split.name: split.digests(masks=True) for split in watched}
 
 
 def run_folder(config: Config, root: Path) -> Path:
@@ -101,9 +101,9 @@ class Trainer:
         self.optimizer = optim.build(*parts, config.optim)
         self.main, self.stamp = distributed.rank() == 0, evaluate.stamp()
         sizes.check(config, self.model.patch)
-        found = checkpoint.latest(folder)
-        if found is not None:
-            self._restore(found)
+        step = checkpoint.latest(folder)
+        if step is not None:
+            self._restore(step)
         if self.main:
             write_json(folder / "config.json", configuration.to_dict(config))
             self._start_log()
@@ -248,11 +248,11 @@ class Trainer:
         """What the log says of a list: mean IoU by kind, of CAMs also at their best threshold, mAP, agreement of the
         layers and pixel AUC of their CAMs, redundancy of the subspaces."""
         counted = evaluate.tally(self.model, split, self.config, self.device)
-        found = tally.scores(counted, split.kit.classes, self.config.data.headline)
-        row = {kind: found[kind]["miou_headline"] for kind in tally.KINDS}
-        row["map"] = found["classification"]["map_headline"]
-        row["best"] = {kind: found["sweep"][kind]["best_headline"] for kind in tally.LAYERS}
-        return row | {name: found[name] for name in ("agreement", "auc", "subspaces") if name in found}
+        results = tally.scores(counted, split.kit.classes, self.config.data.headline)
+        row = {kind: results[kind]["miou_headline"] for kind in tally.KINDS}
+        row["map"] = results["classification"]["map_headline"]
+        row["best"] = {kind: results["sweep"][kind]["best_headline"] for kind in tally.LAYERS}
+        return row | {name: results[name] for name in ("agreement", "auc", "subspaces") if name in results}
 
     def _keep_best(self, miou: float | None) -> None:
         if miou is not None and miou > self.best:

@@ -15,92 +15,90 @@ Bench = dict[str, Any]
 def read(folder: Path, kind: str = "step") -> list[Bench]:
     """What was measured by `wsss bench KIND`, in the order of the files' names. Raises UserError for a file that is no
     line of any bench, and for one of this kind that is not whole."""
-    found = []
+    benches = []
     for path in sorted(folder.glob("*.json")):
         try:
-            one = json.loads(path.read_text(encoding="utf-8"))
-            if one["bench"] == kind:
-                [table([one]) for table in TABLES[kind]]
-                found.append(one | {"file": path.stem})
+            bench = json.loads(path.read_text(encoding="utf-8"))
+            if bench["bench"] == kind:
+                [table([bench]) for table in TABLES[kind]]
+                benches.append(bench | {"file": path.stem})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path.name} is not a line of wsss bench {kind} ({type(error).__name__}: {error})"
             ) from error
-    return found
+    return benches
 
 
-def name(one: Bench) -> str:
+def name(bench: Bench) -> str:
     """What was measured, in a few words: preset, backbone, crop, batch, type and options that are on."""
-    words = [one["preset"], one["backbone"], f"crop {one['crop']}", f"batch {one['batch']}"]
-    words += [f"in {one['accumulate']} parts"] * (one.get("accumulate", 1) > 1)
-    words += [one["dtype"], *(option.replace("_", " ") for option in OPTIONS if one.get(option))]
-    return ", ".join(words) + (f" ({one['note']})" if one.get("note") else "")
+    parts = [bench["preset"], bench["backbone"], f"crop {bench['crop']}", f"batch {bench['batch']}"]
+    parts += [f"in {bench['accumulate']} parts"] * (bench.get("accumulate", 1) > 1)
+    parts += [bench["dtype"], *(option.replace("_", " ") for option in OPTIONS if bench.get(option))]
+    return ", ".join(parts) + (f" ({bench['note']})" if bench.get("note") else "")
 
 
 OPTIONS = ("activation_checkpointing", "compile")
 MEASURES = {
-    "s": lambda one: f"{one['seconds']:.2f}",
-    "units": lambda one: f"{one['units']:.1f}",
-    "GB": lambda one: f"{one['peak_memory_gb']:.1f}",
-    "tokens forward": lambda one: f"{one['tokens']['forward']:,}",
-    "tokens backward": lambda one: f"{one['tokens']['backward']:,}",
-    "TFLOP": lambda one: f"{one['tflop']:.2f}",
-    "utilisation": lambda one: f"{one['utilisation']:.0%}",
-    "product, TFLOP/s": lambda one: f"{product_rate(one):.2f}",
-    "s of one unit": lambda one: f"{one['gemm_seconds']:.3f}",
-    "on": lambda one: f"{one['device']}, {one['threads']} threads",
+    "s": lambda bench: f"{bench['seconds']:.2f}",
+    "units": lambda bench: f"{bench['units']:.1f}",
+    "GB": lambda bench: f"{bench['peak_memory_gb']:.1f}",
+    "tokens forward": lambda bench: f"{bench['tokens']['forward']:,}",
+    "tokens backward": lambda bench: f"{bench['tokens']['backward']:,}",
+    "TFLOP": lambda bench: f"{bench['tflop']:.2f}",
+    "utilisation": lambda bench: f"{bench['utilisation']:.0%}",
+    "product, TFLOP/s": lambda bench: f"{product_rate(bench):.2f}",
+    "s of one unit": lambda bench: f"{bench['gemm_seconds']:.3f}",
+    "on": lambda bench: f"{bench['device']}, {bench['threads']} threads",
 }
 
 
-def product_rate(one: Bench) -> float:
+def product_rate(bench: Bench) -> float:
     """TFLOP/s of the matrix product in the step's own type, which the utilisation is over."""
-    return one["tflop"] / one["seconds"] / one["utilisation"]
+    return bench["tflop"] / bench["seconds"] / bench["utilisation"]
 
 
-def steps_table(found: Sequence[Bench]) -> Table:
+def steps_table(benches: Sequence[Bench]) -> Table:
     """A row a step."""
-    rows = tuple((name(one), *(show(one) for show in MEASURES.values())) for one in found)
+    rows = tuple((name(bench), *(show(bench) for show in MEASURES.values())) for bench in benches)
     note = "product: matrices of 4,096 in the step's own type, in the same process; the unit is its time in float32."
     return Table("Training steps, measured", ("step", *MEASURES), rows, note)
 
 
-def phases_table(found: Sequence[Bench]) -> Table:
+def phases_table(benches: Sequence[Bench]) -> Table:
     """A row a step, a column a phase, in units; phases in the order in which a step comes to them."""
-    phases = tuple(dict.fromkeys(phase for one in found for phase in one["phases"]))
-    rows = tuple((name(one), *(_units(one, phase) for phase in phases)) for one in found)
+    phases = tuple(dict.fromkeys(phase for bench in benches for phase in bench["phases"]))
+    rows = tuple((name(bench), *(_units(bench, phase) for phase in phases)) for bench in benches)
     note = "A wait for the energy's filter counts for the main pass, in newer rows for the other losses."
     return Table("The same steps by phases, in units", ("step", *phases), rows, note)
 
 
-def _units(one: Bench, phase: str) -> str:
-    return f"{one['phases'][phase] / one['gemm_seconds']:.2f}" if phase in one["phases"] else ABSENT
+def _units(bench: Bench, phase: str) -> str:
+    return f"{bench['phases'][phase] / bench['gemm_seconds']:.2f}" if phase in bench["phases"] else ABSENT
 
 
 INFER = {
-    "images a second": lambda one: f"{one['images_a_second']:.3f}",
-    "s": lambda one: f"{one['seconds']:.1f}",
-    "network, s": lambda one: f"{one['phases']['network']:.1f}",
-    "resizing, reading, s": lambda one: f"{one['phases']['resizing'] + one['phases']['reading and softmax']:.1f}",
-    "waiting for CRF, s": lambda one: f"{one['phases']['crf']:.1f}",
-    "CRF, core seconds": lambda one: f"{one['crf_seconds']:.1f}",
-    "TFLOP": lambda one: f"{one['tflop']:.1f}",
-    "ratio": lambda one: f"{one['ratio']:.2f}",
-    "GB": lambda one: f"{one['peak_memory_gb']:.1f}",
-    "s of one unit": lambda one: f"{one['gemm_seconds']:.3f}",
-    "on": lambda one: f"{one['device']}, {one['threads']} threads, {one['workers']} CRF workers",
+    "images a second": lambda bench: f"{bench['images_a_second']:.3f}",
+    "s": lambda bench: f"{bench['seconds']:.1f}",
+    "network, s": lambda bench: f"{bench['phases']['network']:.1f}",
+    "resizing, reading, s": lambda bench: f"{bench['phases']['resizing'] + bench['phases']['reading and softmax']:.1f}",
+    "waiting for CRF, s": lambda bench: f"{bench['phases']['crf']:.1f}",
+    "CRF, core seconds": lambda bench: f"{bench['crf_seconds']:.1f}",
+    "TFLOP": lambda bench: f"{bench['tflop']:.1f}",
+    "ratio": lambda bench: f"{bench['ratio']:.2f}",
+    "GB": lambda bench: f"{bench['peak_memory_gb']:.1f}",
+    "s of one unit": lambda bench: f"{bench['gemm_seconds']:.3f}",
+    "on": lambda bench: f"{bench['device']}, {bench['threads']} threads, {bench['workers']} CRF workers",
 }
 
 
-def infer_table(found: Sequence[Bench]) -> Table:
+def infer_table(benches: Sequence[Bench]) -> Table:
     """A row an evaluation."""
 
-    def words(one: Bench) -> str:
-        more = f" ({one['note']})" if one.get("note") else ""
-        return f"{one['images']} of {one['width']}x{one['height']}, {one['protocol']}, {one['backbone']}, " + (
-            one["dtype"] + more
-        )
+    def label(bench: Bench) -> str:
+        size, note = f"{bench['width']}x{bench['height']}", f" ({bench['note']})" if bench.get("note") else ""
+        return f"{bench['images']} of {size}, {bench['protocol']}, {bench['backbone']}, {bench['dtype']}{note}"
 
-    rows = tuple((words(one), *(show(one) for show in INFER.values())) for one in found)
+    rows = tuple((label(bench), *(show(bench) for show in INFER.values())) for bench in benches)
     return Table("Evaluations, measured", ("photographs", *INFER), rows)
 
 

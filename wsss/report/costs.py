@@ -60,37 +60,37 @@ def passes(config: Config, repeated: bool = False) -> list[Pass]:
     """Encoder passes of one photograph and step of training; `repeated`: those of the base, which computes equal ones
     anew (Deviations D8)."""
     crop, local = config.augment.crop, config.augment.local_size
-    found = [Pass(crop, crop, 1, True, decoder="cam" in config.needs)]
+    parts = [Pass(crop, crop, 1, True, decoder="cam" in config.needs)]
     if "cam" not in config.needs:
-        return found
+        return parts
     for scale in config.cam.scales:
         side = int(crop * scale)
-        found.append(Pass(side, side, 2 if repeated or scale != 1 else 1, False))
+        parts.append(Pass(side, side, 2 if repeated or scale != 1 else 1, False))
     if "views" in config.needs:
-        found.append(Pass(crop, crop, 2 if repeated else 1, True))  # the student's global views
-        found += [Pass(crop, crop, 2, False)] * repeated  # the teacher's
-        found.append(Pass(local, local, config.augment.local_crops, True))
-    return found
+        parts.append(Pass(crop, crop, 2 if repeated else 1, True))  # the student's global views
+        parts += [Pass(crop, crop, 2, False)] * repeated  # the teacher's
+        parts.append(Pass(local, local, config.augment.local_crops, True))
+    return parts
 
 
 def token_counts(config: Config, repeated: bool = False) -> tuple[int, int]:
     """Patch tokens that go forward and backward, of one photograph and step."""
     patch = vit_of(config).patch
-    found = [(one.images * one.tokens(patch), one.gradient) for one in passes(config, repeated)]
-    return sum(count for count, _ in found), sum(count for count, gradient in found if gradient)
+    parts = [(item.images * item.tokens(patch), item.gradient) for item in passes(config, repeated)]
+    return sum(count for count, _ in parts), sum(count for count, gradient in parts if gradient)
 
 
-def tflop(found: Sequence[Pass], vit: Vit, classes: int) -> float:
+def tflop(parts: Sequence[Pass], vit: Vit, classes: int) -> float:
     """10^12 floating point operations of passes: linear layers, attention, patch embedding and decoder; a backward pass
     counts as two forward ones, of the embedding as one, since pixels need no gradient. The heads are left out."""
     total = 0.0
-    for one in found:
-        patches = one.tokens(vit.patch)
+    for item in parts:
+        patches = item.tokens(vit.patch)
         tokens = patches + PREFIX
         encoder = vit.depth * (24 * tokens * vit.width**2 + 4 * tokens**2 * vit.width)
         embedding = 6 * patches * vit.patch**2 * vit.width
-        decoder = 2 * patches * decoder_size(vit, classes) * one.decoder
-        total += one.images * ((3 if one.gradient else 1) * (encoder + decoder) + (1 + one.gradient) * embedding)
+        decoder = 2 * patches * decoder_size(vit, classes) * item.decoder
+        total += item.images * ((3 if item.gradient else 1) * (encoder + decoder) + (1 + item.gradient) * embedding)
     return total / 1e12
 
 
@@ -203,6 +203,6 @@ def sweep_hours(rows: Sequence[Row]) -> tuple[float, float]:
     return len(SEEDS) * sum(low for low, _ in bounds), len(SEEDS) * sum(high for _, high in bounds)
 
 
-def different(found: Sequence[Experiment]) -> list[Row]:
+def different(experiments: Sequence[Experiment]) -> list[Row]:
     """The rows of several experiments, each variant once."""
-    return list({row.variant: row for experiment in found for row in experiment.rows}.values())
+    return list({row.variant: row for experiment in experiments for row in experiment.rows}.values())

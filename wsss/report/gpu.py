@@ -101,9 +101,9 @@ def ablations_table(benches: Sequence[Bench]) -> Table:
     """A line an experiment of the benchmarks, and their sum with every run once; takes no benches."""
     rows = []
     for dataset in BENCHMARKS:
-        own = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset == dataset}
-        rows += [_experiment_line(name, experiment) for name, experiment in own.items()]
-        together = costs.different(list(own.values()))
+        experiments = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset == dataset}
+        rows += [_experiment_line(name, experiment) for name, experiment in experiments.items()]
+        together = costs.different(list(experiments.values()))
         hours = costs.sweep_hours(together)
         rows.append(
             (f"all of {dataset.upper()}, each run once", ABSENT, *_counted(len(together)), *_sums(dataset, hours))
@@ -132,18 +132,18 @@ def _sums(dataset: str, hours: tuple[float, float]) -> tuple[str, str]:
 
 def evaluation_table(benches: Sequence[Bench]) -> Table:
     """A line an evaluation: counted operations, and the CRF as an `infer` record measured it."""
-    measured = next((one for one in benches if one["bench"] == "infer" and one["crf"]), None)
+    measured = next((bench for bench in benches if bench["bench"] == "infer" and bench["crf"]), None)
     rows = []
     for dataset, split in (("voc", "val"), ("voc", "test"), ("coco", "val")):
         config, images = PRESETS[dataset], len(records.split_ids(f"{dataset}-{split}"))
         size = (375, 500) if dataset == "voc" else (448, 448)
-        found = costs.evaluation_passes(*size, SCALES, costs.vit_of(config).patch)
+        passes = costs.evaluation_passes(*size, SCALES, costs.vit_of(config).patch)
         label = f"{dataset.upper()} {split}, final, photographs of {size[1]} x {size[0]}"
-        rows.append((label, *_evaluation(config, images, found), *_crf(measured, dataset, images)))
+        rows.append((label, *_evaluation(config, images, passes), *_crf(measured, dataset, images)))
     for dataset, split in (("voc", "val"), ("coco", "val-part")):
         config, images = PRESETS[dataset], len(records.split_ids(f"{dataset}-{split}"))
-        found = costs.validation_passes(config)
-        rows.append((f"{dataset.upper()} {split}, in training", *_evaluation(config, images, found), ABSENT, ABSENT))
+        passes = costs.validation_passes(config)
+        rows.append((f"{dataset.upper()} {split}, in training", *_evaluation(config, images, passes), ABSENT, ABSENT))
     columns = ("evaluation", "images", "TFLOP an image", "PFLOP", "minutes on one GPU, estimate")
     columns += ("CRF, core seconds an image", "CRF, core hours")
     note = "Minutes: PFLOP at the rate that the base reached in training, a GPU ("
@@ -163,10 +163,10 @@ SCALES = (1.0, 1.25, 1.5)
 """Of the final protocols."""
 
 
-def _evaluation(config: Config, images: int, found: Sequence[costs.Pass]) -> tuple[str, ...]:
-    one = costs.tflop(found, costs.vit_of(config), DATASETS[config.data.name].classes)
-    minutes = images * one / costs.rate(config) / 60
-    return f"{images:,}", f"{one:.2f}", f"{images * one / 1e3:,.1f}", f"{minutes:,.0f}"
+def _evaluation(config: Config, images: int, passes: Sequence[costs.Pass]) -> tuple[str, ...]:
+    tflop = costs.tflop(passes, costs.vit_of(config), DATASETS[config.data.name].classes)
+    minutes = images * tflop / costs.rate(config) / 60
+    return f"{images:,}", f"{tflop:.2f}", f"{images * tflop / 1e3:,.1f}", f"{minutes:,.0f}"
 
 
 def _crf(measured: Bench | None, dataset: str, images: int) -> tuple[str, str]:
@@ -179,13 +179,13 @@ def _crf(measured: Bench | None, dataset: str, images: int) -> tuple[str, str]:
 def memory_table(benches: Sequence[Bench]) -> Table:
     """A line a measured training step: its peak memory, and what of it is kept from step to step."""
     rows = []
-    for one in benches:
-        options = "-checkpointing" * one.get("activation_checkpointing", False)
-        if one["bench"] == "step" and one["file"] == f"{one['preset']}-{one['dtype']}{options}":
-            micro = one["batch"] // one["accumulate"]
+    for bench in benches:
+        options = "-checkpointing" * bench.get("activation_checkpointing", False)
+        if bench["bench"] == "step" and bench["file"] == f"{bench['preset']}-{bench['dtype']}{options}":
+            micro = bench["batch"] // bench["accumulate"]
             how = "inputs of the blocks" if options else "all activations"
-            words = (str(micro), str(one["accumulate"]), one["dtype"], how)
-            rows.append((one["preset"], *words, f"{costs.kept_gb(PRESETS[one['preset']]):.1f}", _peak(one)))
+            cells = (str(micro), str(bench["accumulate"]), bench["dtype"], how)
+            rows.append((bench["preset"], *cells, f"{costs.kept_gb(PRESETS[bench['preset']]):.1f}", _peak(bench)))
     columns = ("step", "images of a micro-batch", "micro-batches", "type", "kept for the backward pass")
     columns += ("weights, gradients, AdamW: GB", "peak, measured: GB")
     note = "Peak: of the whole process, on a CPU, by `wsss bench step`. Weights, gradients and AdamW's two moments: "
@@ -194,8 +194,8 @@ def memory_table(benches: Sequence[Bench]) -> Table:
     return Table("Memory of a process in training", columns, tuple(rows), note)
 
 
-def _peak(one: Bench) -> str:
-    return f"{one['peak_memory_gb']:.1f}"
+def _peak(bench: Bench) -> str:
+    return f"{bench['peak_memory_gb']:.1f}"
 
 
 def disk_table(benches: Sequence[Bench]) -> Table:

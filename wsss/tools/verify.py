@@ -158,8 +158,8 @@ def _encoder(case: Case) -> Found:
         raise UserError(f"the file lacks {case.name}/in/NAME, an image")
     width = len(case.array("weight/norm.weight"))
     for heads in sorted((n for n in range(1, width + 1) if width % n == 0), key=lambda n: n != 3):
-        found = _tokens(weights, images, _shape(case) | {"model.heads": heads})
-        tried.append((sum(not _row(case, *pair).ok for pair in found.items()), found))
+        outputs = _tokens(weights, images, _shape(case) | {"model.heads": heads})
+        tried.append((sum(not _row(case, *pair).ok for pair in outputs.items()), outputs))
         if not tried[-1][0]:
             break
     return min(tried, key=lambda pair: pair[0])[1]
@@ -180,12 +180,12 @@ def _tokens(weights: Mapping[str, Tensor], images: Mapping[str, Tensor], shape: 
     """Tokens of a ViT with these weights, under the names of the outputs."""
     network = model.build(override(Config(), {**BASE, **RELEASED, **shape, "class_contrast.hidden": 1}), 1).eval()
     checkpoint.fill(network.encoder, weights, "encoder/weight")
-    found: Found = {}
+    outputs: Found = {}
     for name, image in images.items():
         with torch.no_grad():
             encoded = network.encode(image)
-        found |= {f"out/{name}_{kind}": getattr(encoded, kind) for kind in ("class_token", "tokens", "aux_tokens")}
-    return found
+        outputs |= {f"out/{name}_{kind}": getattr(encoded, kind) for kind in ("class_token", "tokens", "aux_tokens")}
+    return outputs
 
 
 def _with_gradient(loss: Tensor, leaf: Tensor, name: str) -> Found:
@@ -273,11 +273,11 @@ def compare(case: Case) -> list[Row]:
     if kind not in CASES:
         return [Row(case.name, words=f"unknown case{did_you_mean(case.name, CASES)}")]
     try:
-        found = CASES[kind](case)
+        outputs = CASES[kind](case)
     except Exception as fault:  # whatever arrays that do not fit one another lead to: the other cases still count
         return [Row(case.name, words=_words(fault))]
-    unknown = [name for name in case.arrays if name not in found and not name.startswith(("in/", "weight/"))]
-    rows = [_row(case, name, value) for name, value in found.items()]
+    unknown = [name for name in case.arrays if name not in outputs and not name.startswith(("in/", "weight/"))]
+    rows = [_row(case, name, value) for name, value in outputs.items()]
     return rows + [Row(f"{case.name}/{name}", words="unknown output") for name in unknown]
 
 
