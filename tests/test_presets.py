@@ -1,6 +1,8 @@
 """Every row of the presets: it exists, it is what the tables name, it takes a training step."""
 
 import dataclasses
+import inspect
+import re
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from wsss import method, model, optim, presets, schedule
 from wsss.config import TOCO, Compat
 from wsss.paths import UserError
 from wsss.presets import PRESETS
+from wsss.report import records
 from wsss.settings import flatten
 
 
@@ -95,6 +98,14 @@ def test_full_scale_presets_have_the_published_numbers():
     assert voc.cam.scales == (1.0, 0.5, 1.5) and voc.class_contrast.momentum == 0.9
     for name in ("voc", "voc-deit", "coco", "coco-deit"):
         assert PRESETS[name].model.pretrained and "." in PRESETS[name].model.backbone, "always with timm's weight tag"
+
+
+def test_the_number_that_mini_expects_is_that_of_its_records():
+    expected = float(re.search(r"Expected: segmentation ([\d.]+) on val", inspect.getsource(presets))[1])
+    runs = [record for record in records.select(records.published(), "mini", "mini") if record["seed"] < 3]
+    assert len(runs) == 3
+    mean = sum(record["results"]["segmentation"]["miou_headline"] for record in runs) / 3
+    assert mean == pytest.approx(expected, abs=0.5)
 
 
 def test_an_unknown_preset_suggests_the_nearest():

@@ -1,6 +1,7 @@
-"""Every run as a row: a name, the preset it starts from, and what differs, in the words of the command line.
+"""Presets: each scale is one table of what differs from the defaults of `wsss.config`, which are the base's numbers.
 
-Of a scale X there is a family: X-plain, X-base, X-toco (the predecessor: the same code, compat all on), X-msc, X-csa.
+No scale starts from another one: what several share is a table of its own. Each other preset is a scale with a few
+settings changed, in the words of the command line.
 """
 
 import hashlib
@@ -11,23 +12,24 @@ from wsss.config import TOCO, Config
 from wsss.paths import UserError, did_you_mean
 from wsss.settings import flatten, override
 
-VOC = {
-    "data.name": "voc",
+_PUBLISHED = {
     "data.train_split": "train_aug",
     "model.pretrained": True,
     "model.normalisation": "imagenet",
-    "csa.crossing": 0.45,
     "validate_every": 0.1,
 }
-"""The paper's VOC 2012 scale, the base's numbers: 20,000 steps of 4 images (2 GPUs x 2). Images are normalised with
-ImageNet's mean and deviation, as in the base, though timm's configuration of the backbone's tag says .5.
+"""Shared by voc and coco. As in the base, ImageNet's mean and deviation normalise images, though timm's configuration
+of the backbone's tag says .5."""
 
-    torchrun --nproc_per_node 2 -m wsss train voc --data.root VOC2012
+VOC = {**_PUBLISHED, "data.name": "voc", "csa.crossing": 0.45}
+"""The paper's VOC 2012 scale: the base's numbers.
 
-Expected: the base's published logs end at 69.2 (ViT-B/16, single scale, no CRF); its 3 h 43 min were on 2 A100.
-Not run by this project."""
+Command: torchrun --nproc_per_node 2 -m wsss train voc --data.root VOC2012
+Hardware: 2 GPUs with 2 images each a step. Time: the base's run took 3 h 43 min on 2 A100.
+Expected: the base's log ends at 69.2 (ViT-B/16, single scale, no CRF). Not run by this project."""
 
 COCO = {
+    **_PUBLISHED,
     "data.name": "coco",
     "data.val_split": "val_part",
     "cam.high": 0.65,
@@ -41,107 +43,131 @@ COCO = {
     "schedule.contrast_start": 0.15,
     "schedule.final_cam_start": 0.15,
 }
-"""The paper's COCO 2014 scale in three phases: 80,000 steps of 8 images (4 GPUs x 2).
+"""The paper's COCO 2014 scale, in three phases.
 
-    torchrun --nproc_per_node 4 -m wsss train coco --data.root COCO2014
+Command: torchrun --nproc_per_node 4 -m wsss train coco --data.root COCO2014
+Hardware: 4 GPUs with 2 images each a step. Time: the base's run took 27 h on 4 A100.
+Expected: see the base's numbers in `wsss tables coco-components`. Not run by this project."""
 
-Expected: the base's 27 h were on 4 A100. Not run by this project."""
-
-DEIT = {"model.backbone": "deit_base_patch16_224.fb_in1k", "csa.crossing": 0.27}
-"""The weaker backbone, pretrained on ImageNet-1k alone."""
-
-COCO_DEIT = {**DEIT, "csa.crossing": 0.0}
-"""In the base's log of this run the aux CAM never leads from step 4,000 on."""
-
-MINI = {
-    "data.name": "mini",
-    "data.train_split": "train",
+_DRAWN = {
     "model.backbone": "vit_tiny_patch16_224",
-    "model.pretrained": False,
-    "model.normalisation": "tag",
-    "model.checkpoint": "data/weights/vit_mini_drawn.safetensors",
     "model.patch_size": 8,
     "model.image_size": 64,
-    "model.width": 128,
-    "model.depth": 8,
     "model.heads": 4,
     "model.classifier_scale": 0.1,
-    "model.fused_from": 500,
-    "augment.crop": 96,
-    "augment.evaluation_size": 112,
     "augment.scale": (0.6, 1.0),
     "augment.blur": (0.1, 0.43),
     "augment.colour": 0.4,
     "augment.hue": 0.04,
     "augment.local_size": 24,
     "cam.scales": (1.0, 0.75),
-    "cam.high": 0.5,
-    "cam.low": 0.08,
-    "cam.background": 0.1,
-    "patch_contrast.weight": 4.0,
+    "energy.weight": 0.003,
+    "optim.lr": 1e-3,
+    "optim.warmup": 0.04,
+}
+"""Shared by mini, mini-coco and smoke: a small ViT, and the augmentation and rates of drawn images. The scale range
+keeps most of the image in a crop: a crop without the object that its label names teaches the background."""
+
+_SMALL_VIT = {
+    "model.checkpoint": "data/weights/vit_mini_drawn.safetensors",
+    "model.width": 128,
+    "model.depth": 8,
+    "augment.crop": 96,
+    "augment.evaluation_size": 112,
     "class_contrast.weight": 0.0,
     "class_contrast.hidden": 256,
     "class_contrast.bottleneck": 64,
     "msc.dimension": 16,
+    "optim.batch": 8,
+}
+"""Shared by mini and mini-coco: the network of `wsss pretrain drawn`. An image is evaluated at 112 px, near the size at
+which training shows it. Class token contrast is off: its passes would double a step, which two cores cannot afford."""
+
+MINI = {
+    **_DRAWN,
+    **_SMALL_VIT,
+    "data.name": "mini",
+    "cam.high": 0.5,
+    "cam.low": 0.08,
+    "cam.background": 0.1,
+    "patch_contrast.weight": 4.0,
     "csa.direction": "aux_to_last",
+    "csa.crossing": 0.45,
     "segmentation.weight": 0.03,
     "segmentation.levels": (0.05, 0.15),
-    "energy.weight": 0.003,
     "schedule.contrast_start": 0.406,
     "schedule.segmentation_start": 0.47,
     "optim.steps": 1600,
-    "optim.batch": 8,
-    "optim.lr": 1e-3,
-    "optim.warmup": 0.04,
     "optim.restart": 0.406,
     "optim.restart_factor": 0.1,
     "optim.decoder_factor": 30.0,
     "validate_every": 0.2,
 }
-"""The drawn set on a laptop: minutes on two CPU cores, offline.
+"""The drawn set on a laptop, offline.
 
-    wsss train mini
+Command: wsss train mini
+Hardware: two CPU cores. Time: ten minutes.
+Expected: segmentation 34.5 on val, as in `wsss tables mini-components`.
 
-Expected: see the records of mini/mini in data/results. First 650 steps of classification alone, after which the last
-layer's CAM is smeared over the background and the aux layer's is tight; then the rates start anew, small but for the
-decoder, and every other term joins, patch token contrast with a weight that cleans the background. With larger rates or
-a larger weight of segmentation the trunk follows the decoder, and the maps flood. The scale range keeps most of the
-image in a crop: a crop without the object that its label names teaches the background. An image is evaluated at 112 px,
-near the size at which training shows it. Rates, weights, thresholds, scales and starts were chosen on training images
-with seeds that are not reported. Class token contrast is off: its passes would double a step, which two cores cannot
-afford."""
+First come 650 steps of classification alone. After them the last layer's CAM is smeared over the background and the aux
+layer's is tight. Then the rates start anew, small but for the decoder, and every other term joins; patch token contrast
+has a weight that cleans the background. With larger rates, or a larger weight of segmentation, the trunk follows the
+decoder and the maps flood. Rates, weights, thresholds, scales and starts were chosen on training images with seeds that
+are not reported."""
+
+MINI_COCO = {
+    **_DRAWN,
+    **_SMALL_VIT,
+    "data.name": "mini-coco",
+    "cam.high": 0.65,
+    "cam.background": 0.45,
+    "segmentation.weight": 0.3,
+    "schedule.contrast_start": 0.15,
+    "schedule.final_cam_start": 0.15,
+    "optim.steps": 60,
+    "optim.decoder_factor": 2.0,
+}
+"""The drawn set by way of COCO json and rasteriser, in three phases and with COCO's thresholds. A smoke test.
+
+Command: wsss train mini-coco
+Hardware: two CPU cores. Time: half a minute.
+Expected: a number near 8, which is no result."""
 
 SMOKE = {
+    **_DRAWN,
     "data.name": "smoke",
-    "model.checkpoint": "",
+    "model.width": 48,
+    "model.depth": 4,
     "augment.crop": 64,
     "augment.evaluation_size": 64,
     "augment.local_crops": 2,
-    "class_contrast.weight": 0.5,
-    "patch_contrast.weight": 0.2,
-    "schedule.contrast_start": 0.1,
-    "schedule.segmentation_start": 0.2,
-    "csa.direction": "scheduled",
-    "csa.crossing": 0.5,
-    "optim.restart": 0.0,
-    "optim.restart_factor": 1.0,
+    "cam.high": 0.5,
+    "cam.low": 0.08,
+    "cam.background": 0.1,
     "class_contrast.hidden": 32,
     "class_contrast.bottleneck": 16,
     "msc.dimension": 4,
-    "model.width": 48,
-    "model.depth": 4,
+    "csa.crossing": 0.5,
+    "segmentation.weight": 0.03,
+    "segmentation.levels": (0.05, 0.15),
+    "schedule.contrast_start": 0.1,
+    "schedule.segmentation_start": 0.2,
     "optim.steps": 8,
-    "optim.batch": 4,
+    "optim.decoder_factor": 30.0,
     "log_every": 1,
-    "validate_every": 0.5,
 }
-"""Seconds: every part of a run once, on a few drawn images, from random weights. Its numbers mean nothing."""
+"""Every part of a run once, on a few drawn images, from random weights.
 
-ANIMALS = {
+Command: wsss train smoke
+Hardware: one CPU core. Time: seconds.
+Expected: numbers that mean nothing."""
+
+VOC_ANIMALS = {
     "data.name": "voc-animals",
+    "data.train_split": "train_aug",
     "data.headline": ("background", "cat", "cow", "dog", "horse", "sheep", "person"),
     "model.backbone": "vit_base_patch16_clip_quickgelu_224.openai",
-    "model.normalisation": "tag",
+    "model.pretrained": True,
     "augment.crop": 192,
     "augment.scale": (0.7, 1.3),
     "augment.blur": (0.1, 0.8),
@@ -149,6 +175,7 @@ ANIMALS = {
     "augment.local_crops": 4,
     "cam.scales": (1.0, 0.75),
     "csa.direction": "aux_to_last",
+    "csa.crossing": 0.45,
     "schedule.contrast_start": 0.4,
     "schedule.segmentation_start": 0.4,
     "optim.steps": 600,
@@ -156,15 +183,14 @@ ANIMALS = {
     "optim.head_factor": 300.0,
     "optim.decoder_factor": 100.0,
     "optim.warmup": 0.1,
-    "validate_every": 0.5,
 }
-"""Real photographs on two CPU cores by the paper's architecture: VOC 2012 images with cats, cows, dogs, horses, sheep,
-longest side 320, from the start of CLIP's ViT-B/16, which has seen text.
+"""Photographs on a CPU by the paper's architecture: VOC 2012 images with cats, cows, dogs, horses or sheep, longest
+side 320. The start is CLIP's ViT-B/16, which has seen text. Heads, subspaces and weights of the terms are voc's.
 
-    WSSS_WEIGHTS=FOLDER wsss train voc-animals --data.root VOC2012_ANIMALS
-
+Command: WSSS_WEIGHTS=FOLDER wsss train voc-animals --data.root VOC2012_ANIMALS
 FOLDER holds vit_base_patch16_clip_quickgelu_224.openai.safetensors; without it timm fetches these weights from its hub.
-Heads, subspaces and weights of the terms are voc's."""
+Hardware: two CPU cores. Time: hours.
+Expected: see `wsss tables voc-animals-components`."""
 
 STUDENT = {
     "model.pretrained": False,
@@ -181,13 +207,14 @@ STUDENT = {
     "optim.warmup": 0.05,
     "validate_every": 0.2,
 }
-"""A ViT-Ti/16 that learns from a finished run of voc-animals instead of from the terms of the method:
+"""A ViT-Ti/16 that learns from a finished run of voc-animals in the place of the method's terms.
 
-    python -m wsss.tools.distil RUN"""
+Command: python -m wsss.tools.distil RUN
+Hardware: two CPU cores. Time: hours.
+Expected: not run by this project."""
 
 WITHOUT_PATCH_TOKENS = {"msc.patch_weight": 0.0}
 UNDECOUPLED = {"msc.orthogonality_weight": 0.0, "msc.decorrelation_weight": 0.0}
-
 PLAIN = {
     **WITHOUT_PATCH_TOKENS,
     **UNDECOUPLED,
@@ -198,29 +225,6 @@ PLAIN = {
     "energy.weight": 0.0,
 }
 """Classification alone, on both layers: the CAM that every other term starts from."""
-
-MINI_COCO = {
-    "data.name": "mini-coco",
-    "cam.high": 0.65,
-    "cam.low": 0.25,
-    "cam.background": 0.45,
-    "patch_contrast.weight": 0.2,
-    "segmentation.weight": 0.3,
-    "segmentation.levels": None,
-    "csa.direction": "scheduled",
-    "csa.crossing": 0.3,
-    "optim.restart": 0.0,
-    "optim.restart_factor": 1.0,
-    "optim.decoder_factor": 2.0,
-    "optim.steps": 60,
-    "schedule.segmentation_start": 0.1,
-    "schedule.contrast_start": 0.15,
-    "schedule.final_cam_start": 0.15,
-    "validate_every": 0.5,
-}
-"""A smoke test, whose numbers are no results: the drawn set by way of COCO json, rasteriser, three phases and COCO's
-thresholds, in a minute."""
-
 BASE = {
     **WITHOUT_PATCH_TOKENS,
     **UNDECOUPLED,
@@ -231,63 +235,54 @@ BASE = {
     "csa.weight": 0.0,
 }
 """The base, its faults mended: one subspace that is not normalised, contrasted for class tokens alone, no alignment."""
-
-COCO_BASE = {**BASE, "class_contrast.temperature": 1.0}
-
-MINI_BASE = {**BASE, "msc.dimension": 256}
-
-SMOKE_BASE = {**BASE, "msc.dimension": 32}
-
 RELEASED = {f"compat.{name}": value for name, value in flatten(TOCO).items()}
 """The base as its authors released it."""
-
-DEFINED = {**RELEASED, "compat.undefined_segmentation": False, "compat.plain_squash": False}
-"""The CPU scales' base does without D5, which would leave segmentation out of many of their small batches, and without
-D18: all rows of a table are evaluated alike."""
-
-Rows = tuple[tuple[str, str, Mapping[str, Any]], ...]
+_DEFINED = {**RELEASED, "compat.undefined_segmentation": False, "compat.plain_squash": False}
+"""RELEASED for CPU scales: without D5, which would leave segmentation out of many of their small batches, and without
+D18, so that all rows of a table are evaluated alike."""
 
 
-def _family(name: str, base: Mapping[str, Any], released: Mapping[str, Any]) -> Rows:
+def _family(name: str, base: Mapping[str, Any], released: Mapping[str, Any]) -> tuple[tuple[str, str, Any], ...]:
     """The components of a scale: X-plain, X-base, X-toco (the base as released), X-msc and X-csa (one module each)."""
     return (
         (f"{name}-plain", name, PLAIN),
         (f"{name}-base", name, base),
-        (f"{name}-toco", f"{name}-base", released),
+        (f"{name}-toco", name, {**base, **released}),
         (f"{name}-msc", name, {"csa.weight": 0.0}),
-        (f"{name}-csa", f"{name}-base", {"csa.weight": 0.1}),
+        (f"{name}-csa", name, {**base, "csa.weight": 0.1}),
     )
 
 
-ROWS: Rows = (
+_DEIT = {"model.backbone": "deit_base_patch16_224.fb_in1k"}  # weaker than voc's: pretrained on ImageNet-1k alone
+_COCO_BASE = {**BASE, "class_contrast.temperature": 1.0}
+_ROWS = (
     ("voc", "", VOC),
-    ("voc-deit", "voc", DEIT),
-    ("coco", "voc", COCO),
-    ("coco-deit", "coco", COCO_DEIT),
-    ("mini", "voc", MINI),
-    ("mini-coco", "mini", MINI_COCO),
-    ("smoke", "mini", SMOKE),
-    ("voc-animals", "voc", ANIMALS),
+    ("voc-deit", "voc", {**_DEIT, "csa.crossing": 0.27}),
+    ("coco", "", COCO),
+    (
+        "coco-deit",
+        "coco",
+        {**_DEIT, "csa.crossing": 0.0},
+    ),  # in the base's log the aux CAM never leads from step 4,000 on
+    ("mini", "", MINI),
+    ("mini-coco", "", MINI_COCO),
+    ("smoke", "", SMOKE),
+    ("voc-animals", "", VOC_ANIMALS),
     *_family("voc", BASE, RELEASED),
     *_family("voc-deit", BASE, RELEASED),
-    *_family("coco", COCO_BASE, RELEASED),
-    *_family("coco-deit", COCO_BASE, RELEASED),
-    *_family("mini", MINI_BASE, DEFINED),
-    *_family("smoke", SMOKE_BASE, DEFINED),
-    *_family("voc-animals", BASE, DEFINED),
+    *_family("coco", _COCO_BASE, RELEASED),
+    *_family("coco-deit", _COCO_BASE, RELEASED),
+    *_family("mini", {**BASE, "msc.dimension": 256}, _DEFINED),
+    *_family("smoke", {**BASE, "msc.dimension": 32}, _DEFINED),
+    *_family("voc-animals", BASE, _DEFINED),
     ("voc-animals-student", "voc-animals", STUDENT),
-    ("voc-animals-ceiling", "voc-animals-base", {"data.supervision": "masks"}),
+    ("voc-animals-ceiling", "voc-animals", {**BASE, "data.supervision": "masks"}),
 )
+"""Name, the preset that it changes (none: the defaults of Config), changes."""
 
-
-def _build() -> dict[str, Config]:
-    built: dict[str, Config] = {"": Config()}
-    for name, parent, changes in ROWS:
-        built[name] = override(built[parent], {"name": name, **changes})
-    return {name: config for name, config in built.items() if name}
-
-
-PRESETS: dict[str, Config] = _build()
+PRESETS: dict[str, Config] = {}
+for _name, _start, _changes in _ROWS:
+    PRESETS[_name] = override(PRESETS.get(_start, Config()), {"name": _name, **_changes})
 
 NOT_IN_VARIANT = (
     "seed",
@@ -302,14 +297,12 @@ NOT_IN_VARIANT = (
     "validate_every",
 )
 """Settings that do not make another variant."""
-
-
 LONGEST = 160
 """Characters of a variant's name; a longer one ends in a digest of the rest."""
 
 
 def get(name: str, /, **changes: Any) -> Config:
-    """The preset `name` with settings replaced; dots in a path are written as two underscores or passed by `**{}`.
+    """Return the preset `name` with settings replaced, e.g. get("mini", optim__steps=8) or **{"optim.steps": 8}.
 
     Raises UserError for an unknown preset or setting, with the nearest name.
     """
@@ -320,7 +313,7 @@ def get(name: str, /, **changes: Any) -> Config:
 
 
 def named(config: Config) -> Config:
-    """`config` with its variant: the preset's name and every setting that differs from the preset."""
+    """Give `config` its variant: the preset's name and every setting that differs from the preset. Raises UserError."""
     if config.variant:
         if config.variant.startswith(".") or set("/\\") & set(config.variant):
             raise UserError(f"variant is {config.variant!r}, but must be the name of one folder; change --variant")
@@ -333,13 +326,15 @@ def named(config: Config) -> Config:
 
 
 def changes(config: Config) -> dict[str, Any]:
-    """Settings in which `config` differs from its preset, the free ones aside."""
-    own, preset = flatten(config), flatten(PRESETS[config.name])
-    return {path: own[path] for path in own if own[path] != preset[path] and path not in NOT_IN_VARIANT}
+    """Settings in which `config` differs from its preset, those of NOT_IN_VARIANT aside."""
+    preset = flatten(PRESETS[config.name])
+    values = flatten(config).items()
+    return {path: value for path, value in values if value != preset[path] and path not in NOT_IN_VARIANT}
 
 
 def words(config: Config) -> list[str]:
-    """What follows `wsss train` to make the run of `config`."""
-    changed = ((f"--{path}", value) for path, value in changes(config).items())
-    texts = ((path, ",".join(map(str, x)) if isinstance(x, tuple) else str(x)) for path, x in changed)
-    return [config.name, "--seed", str(config.seed), *(word for pair in texts for word in pair)]
+    """The words after `wsss train` that make the run of `config`."""
+    typed = [config.name, "--seed", str(config.seed)]
+    for path, value in changes(config).items():
+        typed += [f"--{path}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return typed
