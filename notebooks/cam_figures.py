@@ -16,8 +16,8 @@
 # %% [markdown]
 # # Class activation maps of a run
 #
-# The pictures of one finished run, from the arrays that it kept (`cams.npz`, written at its end). Nothing is
-# trained or evaluated here.
+# Pictures of one finished run, from the arrays it kept (`cams.npz`). Nothing is trained here. No run yet?
+# `wsss train mini --seed 0` makes one.
 
 # %% tags=["parameters"]
 preset = "mini"
@@ -43,9 +43,8 @@ run = Path(record["path"]).with_suffix("")
 figures.cam_rows(figures.load_samples(run / "cams.npz"), rows=8)
 
 # %% [markdown]
-# *Evenly spaced validation images. CAM: the largest value over the classes that are present, dark 0, bright 1,
-# summed over scales and mirror images and normalised. Pseudo label: sure background, sure foreground, the rest
-# ignored. Prediction: of the decoder, which sees the image alone.*
+# *Evenly spaced validation images. CAM: the largest value over the classes present, dark 0, bright 1, at several scales.
+# Pseudo label: sure background, sure foreground, the rest ignored. Prediction: by the decoder, which sees the image only.*
 #
 # ## How they came about
 

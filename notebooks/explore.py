@@ -16,8 +16,8 @@
 # %% [markdown]
 # # Explore the maps
 #
-# What three models see in the same images: plain classification, the base, and the base with both modules. On this
-# page everything works without a kernel; run as a notebook, the same pictures answer with refinement and CRF as well.
+# What do three models see in the same images? Plain classification, the base, and the base with both modules. Everything on
+# this page works without a kernel. Run it as a notebook, and the pictures also answer with refinement and CRF.
 
 # %% tags=["parameters"]
 preset = "mini"  # held against PRESET-base and PRESET-plain
@@ -35,7 +35,7 @@ root = datasets.root_of(configs[0].data)
 split = configs[0].data.val_split
 
 # %% [markdown]
-# A run that is finished is not trained again, one that was interrupted goes on.
+# A finished run is not trained again; an interrupted one goes on.
 
 # %%
 records = [train.run(config) for config in configs]
@@ -50,33 +50,31 @@ live = widget.Explorer(images, seers, classes)
 pictures.comparison(live.scenes[:5])
 
 # %% [markdown]
-# *Images of the validation list. CAM: the largest value over the classes that are present, dark 0,
-# bright 1, of the aux and of the last layer. Pseudo label: what the decoder learns from (grey: ignored). Plain
-# classification trains no decoder.*
+# *Images of the validation list. CAM: the largest value over the classes present, dark 0, bright 1, of the aux and of the last
+# layer. Pseudo label: what the decoder learns from (grey: ignored). Plain classification trains no decoder.*
 #
-# ## To play with
+# ## Try it
 #
-# Choose a class, a layer, a threshold. The white line is where the map crosses the threshold. *CAM at the
-# threshold*: the label of the largest map above it. *Pseudo label*: what the decoder learns from the map of the last
-# layer. Its own answer, the *segmentation*, does not know the image labels.
+# Choose a class, a layer, a threshold. The white line marks where the map crosses the threshold. *CAM at the threshold* is
+# the label of the largest map above it. *Pseudo label* is what the decoder learns. The *segmentation* is the decoder's own
+# answer, without knowing the image labels.
 #
-# Click on a picture, or move the two sliders below it, to choose a patch: the small pictures show how alike all other
-# patches are to it, by their tokens, by their codes in each subspace (Module A) and by the CAM of each layer (the
-# affinity that Module B aligns). Dark is 0 or less, bright is 1.
+# Click on a picture, or move the two sliders below it, to choose a patch. The small pictures show how similar all other
+# patches are to it: by their tokens, in each subspace (Module A), and by the CAM of each layer (the affinity that Module B
+# aligns). Dark is 0 or less, bright is 1.
 
 # %%
 live
 
 # %% [markdown]
-# *Six images of the validation list, evenly spaced. Maps are kept on a grid of patches (those of several scales three
-# times as fine) in 255 steps and enlarged by the browser, so numbers may differ a little from those of the records;
-# cosines are kept to two hundredths.*
+# *Six images of the validation list, evenly spaced. Maps are kept on a grid of patches in 255 steps and enlarged by the
+# browser, so numbers may differ a little from those of the records.*
 #
 # ## Photographs
 #
-# The model that comes with the package, trained on photographs of animals, on three photographs that come with
-# scikit-image and are in the public domain. Their truth was never drawn, so nothing is compared. The probabilities in
-# the list of classes are the model's.
+# The model that comes with the package learnt from photographs of animals. Here it looks at three photographs in the public
+# domain that come with scikit-image. Nobody outlined the objects in them, so nothing is compared. It is small: it names six
+# kinds of animals and people fairly well, and finds them poorly.
 
 # %%
 shipped, names = sources.of_runs([])
@@ -84,24 +82,18 @@ photographs = widget.Explorer(sources.public_domain(), shipped, names)
 pictures.comparison(photographs.scenes)
 
 # %% [markdown]
-# *Image, CAM of the aux and of the last layer for the predicted classes, pseudo label, prediction. There is no truth to
-# show.*
+# *Image, CAM of the aux and of the last layer for the predicted classes, pseudo label, prediction.*
 
 # %%
 photographs
 
 # %% [markdown]
-# *The model is small; what to expect of it is on the page Results, under Photographs, in the column `voc-animals`, and
-# where it comes from in its card in `data/weights`.*
-#
 # ## Your own
 #
-# `wsss explore FOLDER` writes such a page of your own photographs, one file without any other, and opens it. Nothing is
-# trained: the model that comes with the package looks at them. It learnt from photographs of cats, cows, dogs, horses
-# and sheep, and of what else was in them, people above all; of VOC's other classes it has seen little. With
-# `--run RUN ...` models of your own look. Live, in a
-# notebook with a kernel, two more buttons refine the map at the chosen threshold by the photograph's colours (PAR) and
-# pass the segmentation through the dense CRF; and every choice can be read and set from Python:
+# `wsss explore FOLDER` writes such a page of your own photographs, as one file, and opens it. The model that comes with the
+# package looks at them. It learnt from photographs of cats, cows, dogs, horses and sheep, and of what else was in them, people
+# above all. `--run RUN ...` uses your own models instead. Live, in a notebook with a kernel, two more buttons refine the map
+# by the photograph's colours (PAR) and pass the segmentation through the dense CRF. Python can read and set every choice:
 #
 # ```
 # live = widget.Explorer(sources.of_folder(Path("FOLDER"), 8), *sources.of_runs([Path("runs/mini/mini/0")]))

@@ -16,8 +16,8 @@
 # %% [markdown]
 # # The modules at work
 #
-# What Module A does to the codes of patches and Module B to the maps of two layers, in pictures: the base, and the base
-# with one of the modules, on the same images. The explorer shows more of them, to play with.
+# What does Module A do to the vectors of patches, and Module B to the maps of two layers? The same images, seen by the base
+# and by the base with one of the modules.
 
 # %% tags=["parameters"]
 preset = "mini"  # its twins PRESET-base, PRESET-msc and PRESET-csa are what is shown
@@ -34,7 +34,7 @@ configs = [presets.get(f"{preset}{twin}", seed=seed, data__root=data_root, outpu
 root = datasets.root_of(configs[0].data)
 
 # %% [markdown]
-# A run that is finished is not trained again, one that was interrupted goes on.
+# A finished run is not trained again; an interrupted one goes on.
 
 # %%
 records = [train.run(config) for config in configs]
@@ -48,23 +48,23 @@ images = sources.of_set(root, configs[0].data.val_split, classes, 8)
 pictures.like_a_patch(scene.scene(images[1], [base]))
 
 # %% [markdown]
-# *The base has one vector a patch, which has to say everything. The marked patch, and how alike all others are to it
-# by the cosine of these vectors; dark 0 or less, bright 1.*
+# *The base has one vector a patch, which has to say everything. The marked patch, and how similar all others are to it:
+# the cosine of these vectors, dark 0 or less, bright 1.*
 
 # %%
 pictures.like_a_patch(scene.scene(images[1], [base, msc]))
 
 # %% [markdown]
-# *The same with Module A: by the tokens, and by the codes in each subspace.*
+# *The same with Module A: by the tokens, and in each subspace.*
 
 # %%
 start = sources.before_training(msc)
 pictures.gram([scene.scene(image, [start, msc]) for image in images])
 
 # %% [markdown]
-# *Absolute correlation between the dimensions of all subspaces, over the patches of eight validation images, each code
-# centred by the mean of its label. What lies outside the blocks of the diagonal is what the subspaces share; its mean
-# square is the redundancy that decoupling lowers.*
+# *Absolute correlation between the dimensions of all subspaces, over the patches of eight validation images, centred by
+# label. What lies outside the blocks of the diagonal is shared between subspaces. Its mean square is the redundancy that the
+# penalties of Module A lower.*
 
 # %%
 pictures.comparison([scene.scene(image, [base, msc]) for image in images[1:5]])
@@ -78,8 +78,8 @@ pictures.comparison([scene.scene(image, [base, msc]) for image in images[1:5]])
 pictures.layers(scene.scene(images[1], [base]))
 
 # %% [markdown]
-# *CAM of the aux and of the last layer of the base, their difference, and the affinity of all pairs of patches by each
-# CAM, patches of the object first.*
+# *CAM of the aux and of the last layer of the base, their difference, and for each CAM the affinity of all pairs of
+# patches, patches of the object first.*
 
 # %%
 pictures.layers(scene.scene(images[1], [base, csa]))

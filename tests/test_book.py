@@ -41,7 +41,7 @@ def build(project, text="", **environment):
     """Strict build of one page; returns what Sphinx says and the page."""
     if text:
         (project / "book" / "index.rst").write_text(f"Title\n=====\n\n{text}\n")
-    command = [sys.executable, "-m", "sphinx", "-qWC", "--keep-going", "-D", "extensions=wsss_book", "book", "_html"]
+    command = [sys.executable, "-m", "sphinx", "-qWC", "--keep-going", "-D", "extensions=wsss_show", "book", "_html"]
     paths = os.pathsep.join(str(path) for path in (project / "book" / "_ext", project))
     own = {key: value for key, value in os.environ.items() if key != "WSSS_RUNS"}
     done = subprocess.run(
@@ -200,9 +200,9 @@ def test_a_stale_notebook_is_found(tmp_path):
 
 
 def test_every_switch_has_its_row_among_the_deviations():
-    page = (BOOK / "deviations.md").read_text()
+    page = (BOOK / "choices.md").read_text()
     for field in dataclasses.fields(Compat):
-        assert f"`{field.name}`" in page, f"compat.{field.name} has no row in book/deviations.md"
+        assert f"`{field.name}`" in page, f"compat.{field.name} has no row in book/choices.md"
 
 
 EQUATIONS = {
@@ -256,6 +256,94 @@ def test_no_page_asks_another_host_for_anything(book):
     for page in pages:
         foreign = re.findall(r'(?:src|<link[^>]+href)="(?:https?:)?//[^"]+', page.read_text())
         assert not foreign, f"{page.name} asks for {foreign}"
+
+
+@pytest.fixture
+def show(monkeypatch):
+    """The extension that shows source, drawings and verdicts."""
+    monkeypatch.syspath_prepend(BOOK / "_ext")
+    import wsss_show
+
+    return wsss_show
+
+
+TEXT = "".join(page.read_text() for page in sorted(BOOK.glob("*.md")))
+SHOWN = sorted(set(re.findall(r"^```\{source\} (.+)$", TEXT, re.MULTILINE)))
+DRAWINGS = sorted((BOOK / "_static" / "drawings").glob("*.svg"))
+
+
+@pytest.mark.parametrize("names", SHOWN)
+def test_source_on_a_page_is_of_the_package_and_has_no_docstring(show, names):
+    for name in names.split():
+        file, code, _ = show.source_of(name)
+        assert (ROOT / file).is_file() and name.rpartition(".")[2] in code
+        tree = ast.parse(code)
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        assert not any(map(ast.get_docstring, functions))
+
+
+def test_source_names_its_equation(show):
+    assert show.source_of("alignment.structure_loss")[2] == "B5" and show.source_of("refine.refine")[2] == "R3"
+    with pytest.raises(KeyError):
+        show.source_of("alignment.nothing")
+
+
+@pytest.mark.parametrize("file", DRAWINGS, ids=lambda file: file.stem)
+def test_a_drawing_is_described_and_asks_for_nothing(show, file):
+    drawn = show.inlined(file, file.stem)
+    title, words = (re.search(rf'<{tag} id="{file.stem}-[td]">(.+?)</{tag}>', drawn) for tag in ("title", "desc"))
+    assert title and words and len(words[1]) > 60
+    assert not re.findall(r'href="(?!data:|#)', drawn) and "font-size=" not in drawn
+    assert set(re.findall(r"url\(#([^)]+)\)", drawn)) <= set(re.findall(r'id="([^"]+)"', drawn))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "p", "word"),
+    [
+        ((1.2, 0.4, 2.0), 0.01, "shown"),
+        ((0.3, 0.1, 0.5), 0.01, "shown, but small"),
+        ((0.1, -0.4, 0.6), 0.5, "no effect"),
+        ((0.8, -0.4, 2.0), 0.2, "open"),
+        ((0.8, float("nan"), float("nan")), float("nan"), "open"),
+    ],
+)
+def test_verdicts(show, bounds, p, word):
+    assert show.judged(show.OverSeeds(*bounds, p, 3), p) == word
+
+
+def test_a_difference_and_its_verdict_come_from_records(project):
+    for seed in range(3):
+        for variant, miou in (("mini-base", 40.0), ("mini", 40.2 + seed / 10)):
+            made = record(variant=variant, seed=seed, results={"segmentation": {"miou_headline": miou, "miou": miou}})
+            records.save(made, project / "data" / "results" / "mini" / variant / f"{seed}.json")
+    text = ":difference:`mini-components/base + both/segmentation` :answer:`mini-components/base + both/segmentation` "
+    code, said, page = build(project, text + ":answer:`mini-subspaces` :difference:`mini-components/base + MSC/CAM`")
+    assert code == 0, said
+    assert "+0.3 [+0.1 to +0.5] (3 seeds, shown, but small) shown, but small not run yet not run yet" in text_of(page)
+
+
+@pytest.mark.parametrize("text", ["difference:`mini-components/base + X/CAM`", "answer:`nothing`"])
+def test_a_verdict_on_nothing_fails_the_strict_build(project, text):
+    assert build(project, f":{text}")[0] != 0
+
+
+def test_no_two_pages_have_one_title():
+    titles = [(BOOK / f"{page}.md").read_text().splitlines()[0] for page in PAGES if (BOOK / f"{page}.md").is_file()]
+    for name in RUN_PAGES:
+        cells = json.loads((BOOK / "runs" / f"{name}.ipynb").read_text())["cells"]
+        titles.append("".join(cells[0]["source"]).splitlines()[0])
+    assert len(titles) == len(PAGES) and len(set(titles)) == len(titles)
+
+
+def test_the_contents_are_short():
+    """What a reader sees of the contents without opening the appendix."""
+    assert len(re.findall(r"^ {6}- file", (BOOK / "_toc.yml").read_text(), re.M)) <= 15
+
+
+@pytest.mark.parametrize("part", ["msc", "csa"])
+def test_a_reader_with_the_paper_finds_every_setting(show, part):
+    fields = {f"{part}.{row.name}" for row in dataclasses.fields(getattr(Config(), part))}
+    assert fields <= show.described().keys()
 
 
 @pytest.mark.parametrize("part", ["msc", "csa"])

@@ -2,8 +2,8 @@
 
     {result}`mini/mini#segmentation.miou`               mean over seeds, with deviation, from data/results
     {result}`mini/mini/0#images:,`                      one seed; any field of the record; a format after the colon
-    {tested}`D5`                                        the names of the tests of deviation D5
-    {tested}`test_name`                                 that test, with its file
+    {tested}`D5`                                        a badge with the names of the tests of deviation D5
+    {tested}`test_name`                                 the same of one test
     {result}`published#segmentation/ToCo/voc_val`       a number of the literature, from data/published
     ```{results-table} headline                         a table of wsss.report.tables; :commands: links its commands
     ```{results-figure} published_curves                a figure of wsss.report.figures
@@ -93,7 +93,7 @@ class ResultRole(SphinxRole):
 
 
 class TestedRole(SphinxRole):
-    """{tested}: the tests of a deviation, which are those named test_D5_... for D5; or one test by its whole name."""
+    """{tested}: a badge with the names of the tests of a deviation, test_D5_... for D5, or of one test."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         self.env.note_reread()
@@ -103,7 +103,9 @@ class TestedRole(SphinxRole):
         tests = [f"{f.name}::{test}" for f in files for test in pattern.findall(f.read_text(encoding="utf-8"))]
         if not tests:
             log.warning("there is no test %s", name, location=self.get_location(), type="wsss", subtype="test")
-        return [node for test in tests or [MISSING] for node in (nodes.literal(test, test), nodes.Text(" "))], []
+        text = (f"{len(tests)} tests" if len(tests) > 1 else "tested") if tests else MISSING
+        badge = nodes.abbreviation("", text, explanation="; ".join(tests), classes=["wsss-tested"])
+        return [badge], []
 
 
 class PrintedRole(SphinxRole):

@@ -13,3 +13,22 @@
     window.addEventListener("resize", makeFocusable);
   });
 })();
+
+// On a phone a table of many columns becomes a list: one block a row, with the column's title beside each cell. The style
+// sheet does it; the titles come from here. Roles keep it a table for screen readers.
+(() => {
+  const roles = { thead: "rowgroup", tbody: "rowgroup", tr: "row", th: "columnheader", td: "cell" };
+  for (const table of document.querySelectorAll("article table, .cell_output table")) {
+    const titles = [...table.querySelectorAll("thead tr:first-child th")].map((cell) => cell.textContent.trim());
+    if (titles.length < 4 || table.querySelector("[rowspan], [colspan]") || table.tHead.rows.length > 1) continue;
+    table.classList.add("wsss-stack");
+    table.setAttribute("role", "table");
+    for (const [tag, role] of Object.entries(roles)) {
+      for (const part of table.querySelectorAll(tag)) part.setAttribute("role", role);
+    }
+    for (const row of table.tBodies[0]?.rows ?? []) {
+      [...row.cells].forEach((cell, place) => (cell.dataset.title = titles[place] ?? ""));
+      if (row.cells[0]?.tagName === "TH") row.cells[0].setAttribute("role", "rowheader");
+    }
+  }
+})();

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from wsss.paths import UserError
-from wsss.report.figures import BLACK, BLUE, ORANGE, Picture
+from wsss.report import figures
+from wsss.report.figures import Picture
 from wsss.report.table import ABSENT, Table
 
 Bench = dict[str, Any]
@@ -134,13 +135,13 @@ def waterfall(folder: Path) -> Picture:
         units = known[name]["units"]
         if before is not None and before > units:
             axis.barh(row, before - units, left=units, color="0.85")
-        axis.barh(row, units, color=BLUE if known[name]["dtype"] == "float32" else ORANGE)
+        axis.barh(row, units, color=figures.BLUE if known[name]["dtype"] == "float32" else figures.ORANGE)
         axis.text(max(units, before or 0) + 1, row, f"{units:.1f}", va="center")
         told.append(f"{label}: {units:.1f}")
         before = units
     last = known[WATERFALL[-2][1]]
     floor = last["tflop"] / product_rate(last) / last["gemm_seconds"]
-    axis.axvline(floor, color=BLACK, linestyle="--", linewidth=1)
+    axis.axvline(floor, color=figures.BLACK, linestyle="--", linewidth=1)
     axis.set_yticks(range(len(WATERFALL)), [label for label, _ in WATERFALL])
     axis.set(xlabel="units: products of two 4,096 x 4,096 matrices in float32", ylim=(len(WATERFALL) - 0.5, -0.5))
     axis.margins(x=0.1)

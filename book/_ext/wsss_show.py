@@ -1,0 +1,260 @@
+"""What the book adds to Sphinx for readers: the package's source, folded, drawings, and what an experiment found.
+
+    ```{source} alignment.structure_loss          functions, classes or constants of the package, without docstrings
+    ```{drawing} pipeline                         a drawing of book/_static/drawings, inlined so that it takes the
+                                                  theme's colours; NAME-phone.svg stands in for it on a phone
+    ```{paper-table}                              every setting of the reconstruction, with room for the paper's value
+    {difference}`mini-components/base + MSC/CAM`  paired difference to the experiment's row `against`, its interval and
+                                                  verdict, by the rules of the page "What was found"
+    {answer}`mini-components/base + MSC/CAM`      the verdict alone
+    {answer}`mini-subspaces`                      that of a whole experiment, short enough for a heading
+
+All of them are made when the book is built. What is missing is a warning, which the strict build turns into a failure;
+an experiment that was not run is said to be so.
+"""
+
+import ast
+import base64
+import re
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+from wsss_book import FAULTS, MISSING, ROOT, Captioned
+
+from wsss.paths import UserError
+from wsss.presets import PRESETS
+from wsss.report import ablation, experiments, records
+from wsss.report.statistics import OverSeeds, bounds, holm, over_seeds, signed
+from wsss.report.table import Table
+from wsss.settings import flatten
+
+log = logging.getLogger(__name__)
+LEVEL = 0.05
+"""Of p after Holm's correction, below which a difference is shown."""
+SMALLEST = 1.0
+"""Smallest difference of interest, in points."""
+SHORT = 2
+"""Differences that a heading names."""
+TAGS = re.compile(r"\((?:eqs?\. )?((?:[ABRE]?\d*[a-z]?|and|,| )+)\)")
+"""The equations that the first line of a docstring names."""
+
+
+# Source.
+
+
+class Source(SphinxDirective):
+    """{source}: objects of the package, named MODULE.OBJECT, in one folded block with their equations in its title."""
+
+    required_arguments, final_argument_whitespace = 1, True
+    option_spec = {"title": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
+        blocks, titles, files = [], [], []
+        for name in self.arguments[0].split():
+            try:
+                file, code, tags = source_of(name)
+            except (OSError, KeyError, SyntaxError) as error:
+                log.warning("source %s: %s", name, error, location=self.get_location(), type="wsss", subtype="source")
+                continue
+            self.env.note_dependency(str(ROOT / file))
+            blocks.append(code)
+            titles.append(f"{f'({tags}): ' if tags else ''}`{name.rpartition('.')[2]}`")
+            files.append(f"`{file}`")
+        title = self.options.get("title") or f"{', '.join(titles)} in {', '.join(dict.fromkeys(files))}"
+        lines = [f"````{{dropdown}} Source of {title}", ":class-container: wsss-source", "```{code-block} python"]
+        lines += [*"\n\n\n".join(blocks).splitlines(), "```", "````"]
+        folded = nodes.Element()
+        self.state.nested_parse(StringList(lines, source=self.env.docname), self.content_offset, folded)
+        return folded.children
+
+
+def source_of(name: str) -> tuple[str, str, str]:
+    """File, source without docstrings, and equations of MODULE.OBJECT. Raises KeyError if there is none."""
+    *parts, last = ("wsss", *name.split("."))
+    while parts and not ROOT.joinpath(*parts).with_suffix(".py").is_file():
+        parts, last = parts[:-1], f"{parts[-1]}.{last}"
+    if not parts:
+        raise KeyError(f"the package has no module of {name}")
+    file = Path(*parts).with_suffix(".py")
+    text = (ROOT / file).read_text(encoding="utf-8")
+    node: Any = ast.parse(text)
+    for part in last.split("."):
+        node = next((child for child in node.body if part in _names(child)), None)
+        if node is None:
+            raise KeyError(f"{file} has no {last}")
+    lines, hidden = text.splitlines(), set()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner):
+            hidden |= set(range(inner.body[0].lineno, inner.body[0].end_lineno + 1))
+    first = min([node.lineno, *(mark.lineno for mark in getattr(node, "decorator_list", []))])
+    kept = [lines[number - 1] for number in range(first, node.end_lineno + 1) if number not in hidden]
+    indent = len(kept[0]) - len(kept[0].lstrip())
+    words = ast.get_docstring(node) if isinstance(node, ast.FunctionDef | ast.ClassDef) else ""
+    tags = TAGS.search((words or "").partition("\n\n")[0])
+    return str(file), "\n".join(line[indent:] for line in kept), tags[1].strip() if tags else ""
+
+
+def _names(node: ast.stmt) -> set[str]:
+    """What a statement defines."""
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return {getattr(node, "name", ""), *(getattr(target, "id", "") for target in targets)} - {""}
+
+
+# Settings of the reconstruction.
+
+CHOSEN = {"msc": "Msc", "csa": "Csa", "class_contrast": "ClassContrast", "schedule": "Schedule"}
+"""Groups of settings that hold choices of ours -> their class in wsss/config.py."""
+NOT_OURS = {"schedule.contrast_start", "schedule.segmentation_start", "schedule.final_cam_start"}
+
+
+class PaperTable(Captioned):
+    """{paper-table}: every setting of the reconstruction, its value in `voc`, and an empty column."""
+
+    required_arguments = 0
+
+    def show(self, name: str) -> list[nodes.Node]:
+        values, lines = flatten(PRESETS["voc"]), []
+        self.env.note_dependency(str(ROOT / "wsss" / "config.py"))
+        for path, words in described().items():
+            value = values[path]
+            shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            lines.append((f"--{path}", words, shown, ""))
+        return self.table(
+            Table("Choices of the reconstruction", ("setting", "what it is", "ours", "the paper"), tuple(lines))
+        )
+
+
+def described() -> dict[str, str]:
+    """Path of each setting of CHOSEN -> the first sentence of its documentation."""
+    tree = ast.parse((ROOT / "wsss" / "config.py").read_text(encoding="utf-8"))
+    classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+    found = {}
+    for group, name in CHOSEN.items():
+        for field, words in pairwise(classes[name]):
+            if isinstance(field, ast.AnnAssign) and isinstance(words, ast.Expr):
+                found[f"{group}.{field.target.id}"] = " ".join(words.value.value.split())
+    return {path: words for path, words in found.items() if path not in NOT_OURS}
+
+
+# Drawings.
+
+
+class Drawing(Captioned):
+    """{drawing}: an SVG of book/_static/drawings, in the page itself, as a figure with a caption."""
+
+    def show(self, name: str) -> list[nodes.Node]:
+        folder = ROOT / "book" / "_static" / "drawings"
+        files = [folder / f"{name}{form}.svg" for form in ("", "-phone")]
+        shown = [inlined(file, name + file.stem.removeprefix(name)) for file in files if file.is_file()]
+        if not shown:
+            raise UserError(f"there is no drawing {name}.svg")
+        for file in folder.iterdir():
+            self.env.note_dependency(str(file))
+        kinds = ("wide", "phone") if len(shown) > 1 else ("both",)
+        body = "".join(f'<div class="wsss-drawing-{kind}">{svg}</div>' for kind, svg in zip(kinds, shown, strict=True))
+        alt = re.search(r"<desc[^>]*>(.*?)</desc>", shown[0], re.DOTALL)
+        figure = nodes.figure("", nodes.raw("", body, format="html"), classes=["wsss-drawing"])
+        figure += nodes.caption("", "", *self.caption(alt[1] if alt else name))
+        return [self.named(figure)]
+
+
+def inlined(file: Path, name: str) -> str:
+    """The drawing as an element of a page: pictures within it, ids of its own, its description read aloud."""
+    svg = re.sub(r"<\?xml.*?\?>|<!--.*?-->", "", file.read_text(encoding="utf-8"), flags=re.DOTALL).strip()
+
+    def embedded(match: re.Match[str]) -> str:
+        picture = (file.parent / match[1]).read_bytes()
+        kind = "jpeg" if match[1].endswith(".jpg") else "png"
+        return f'href="data:image/{kind};base64,{base64.b64encode(picture).decode()}"'
+
+    svg = re.sub(r'href="((?!data:|#)[^"]+\.(?:png|jpg))"', embedded, svg)
+    svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\1{name}-", svg)
+    svg = svg.replace('aria-labelledby="t d"', f'aria-labelledby="{name}-t {name}-d"')
+    return re.sub(r"\s*\n\s*", "\n", svg)
+
+
+# What was found.
+
+
+@cache
+def compared(name: str) -> list[tuple[ablation.Difference, OverSeeds, float]]:
+    """The primary differences of an experiment, each with its test over seeds and its p after Holm's correction."""
+    found = [line for line in ablation.compared(experiments.get(name), records.published()) if line.primary]
+    tests = [over_seeds(line.points) for line in found]
+    return list(zip(found, tests, holm([test.p for test in tests]), strict=True))
+
+
+def judged(test: OverSeeds, p: float) -> str:
+    """A difference in the words that were fixed before the runs on photographs: shown, small, no effect or open."""
+    if p < LEVEL:
+        return "shown" if abs(test.mean) >= SMALLEST else "shown, but small"
+    return "no effect" if test.low > -SMALLEST and test.high < SMALLEST else "open"
+
+
+def one_of(text: str) -> tuple[ablation.Difference, OverSeeds, float] | None:
+    """The difference EXPERIMENT/ROW/ENDPOINT; None if it was not run. Raises UserError for a row that is none."""
+    name, row, endpoint = text.split("/")
+    experiment = experiments.get(name)
+    labels = {known.label for known in experiment.rows}
+    if row not in labels or endpoint not in ("CAM", "segmentation"):
+        raise UserError(f"{name} has no row {row} or endpoint {endpoint}; rows are {', '.join(sorted(labels))}")
+    return next((line for line in compared(name) if (line[0].row, line[0].endpoint) == (row, endpoint)), None)
+
+
+def difference(text: str) -> str:
+    """+0.5 [-0.4 to +1.4] (3 seeds, open)."""
+    known = one_of(text)
+    if known is None:
+        return "not run yet"
+    _, test, p = known
+    interval = f" [{bounds(test)}]" if test.n > 1 else ""
+    return f"{signed(test.mean)}{interval} ({test.n} seed{'s' * (test.n > 1)}, {judged(test, p)})"
+
+
+def answer(text: str) -> str:
+    """What one difference, or a whole experiment, says."""
+    if "/" in text:
+        known = one_of(text)
+        return "not run yet" if known is None else judged(*known[1:])
+    lines = compared(text)
+    if not lines:
+        return "not run yet"
+    words = {kind: [] for kind in ("shown", "shown, but small", "no effect", "open")}
+    for line, test, p in lines:
+        words[judged(test, p)].append(f"{line.row} {signed(test.mean)} in {line.endpoint}")
+    if shown := words["shown"] + words["shown, but small"]:
+        return "; ".join(shown[:SHORT]) + f"; {len(shown) - SHORT} more" * (len(shown) > SHORT)
+    return "no difference is shown" if words["open"] else "no effect"
+
+
+class Found(SphinxRole):
+    """{difference} and {answer}."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        self.env.note_reread()
+        try:
+            text = (difference if self.name == "difference" else answer)(self.text)
+        except FAULTS as error:
+            log.warning("%s %s: %s", self.name, self.text, error, location=self.get_location(), type="wsss")
+            text = MISSING
+        return [nodes.Text(text)], []
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Sphinx's entry point."""
+    app.setup_extension("wsss_book")
+    app.connect("builder-inited", lambda app: compared.cache_clear())
+    app.add_directive("source", Source)
+    app.add_directive("drawing", Drawing)
+    app.add_directive("paper-table", PaperTable)
+    app.add_role("difference", Found())
+    app.add_role("answer", Found())
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
