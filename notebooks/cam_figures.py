@@ -43,8 +43,9 @@ run = Path(record["path"]).with_suffix("")
 figures.cam_rows(figures.load_samples(run / "cams.npz"), rows=8)
 
 # %% [markdown]
-# *Evenly spaced validation images. CAM: the largest value over the classes present, dark 0, bright 1, at several scales.
-# Pseudo label: sure background, sure foreground, the rest ignored. Prediction: by the decoder, which sees the image only.*
+# *Evenly spaced validation images. CAM: the largest value over the classes present, dark 0, bright 1, at several
+# scales. Pseudo label: sure background, sure foreground, the rest ignored. Prediction: by the decoder, which sees the
+# image only.*
 #
 # ## How they came about
 

@@ -16,8 +16,9 @@
 # %% [markdown]
 # # Explore the maps
 #
-# What do three models see in the same images? Plain classification, the base, and the base with both modules. Everything on
-# this page works without a kernel. Run it as a notebook, and the pictures also answer with refinement and CRF.
+# What do three models see in the same images? Plain classification, the base, and the base with both modules.
+# Everything on this page works without a kernel. Run it as a notebook, and the pictures also answer with refinement
+# and CRF.
 
 # %% tags=["parameters"]
 preset = "mini"  # held against PRESET-base and PRESET-plain
@@ -50,31 +51,31 @@ live = widget.Explorer(images, seers, classes)
 pictures.comparison(live.scenes[:5])
 
 # %% [markdown]
-# *Images of the validation list. CAM: the largest value over the classes present, dark 0, bright 1, of the aux and of the last
-# layer. Pseudo label: what the decoder learns from (grey: ignored). Plain classification trains no decoder.*
+# *Images of the validation list. CAM: the largest value over the classes present, dark 0, bright 1, of the aux and of
+# the last layer. Pseudo label: what the decoder learns from (grey: ignored). Plain classification trains no decoder.*
 #
 # ## Try it
 #
-# Choose a class, a layer, a threshold. The white line marks where the map crosses the threshold. *CAM at the threshold* is
-# the label of the largest map above it. *Pseudo label* is what the decoder learns. The *segmentation* is the decoder's own
-# answer, without knowing the image labels.
+# Choose a class, a layer, a threshold. The white line marks where the map crosses the threshold. *CAM at the
+# threshold* is the label of the largest map above it. *Pseudo label* is what the decoder learns. The *segmentation*
+# is the decoder's own answer, without knowing the image labels.
 #
-# Click on a picture, or move the two sliders below it, to choose a patch. The small pictures show how similar all other
-# patches are to it: by their tokens, in each subspace (Module A), and by the CAM of each layer (the affinity that Module B
-# aligns). Dark is 0 or less, bright is 1.
+# Click on a picture, or move the two sliders below it, to choose a patch. The small pictures show how similar all
+# other patches are to it: by their tokens, in each subspace (Module A), and by the CAM of each layer (the affinity
+# that Module B aligns). Dark is 0 or less, bright is 1.
 
 # %%
 live
 
 # %% [markdown]
-# *Six images of the validation list, evenly spaced. Maps are kept on a grid of patches in 255 steps and enlarged by the
-# browser, so numbers may differ a little from those of the records.*
+# *Six images of the validation list, evenly spaced. Maps are kept on a grid of patches in 255 steps and enlarged by
+# the browser, so numbers may differ a little from those of the records.*
 #
 # ## Photographs
 #
-# The model that comes with the package learnt from photographs of animals. Here it looks at three photographs in the public
-# domain that come with scikit-image. Nobody outlined the objects in them, so nothing is compared. It is small: it names six
-# kinds of animals and people fairly well, and finds them poorly.
+# The model that comes with the package learnt from photographs of animals. Here it looks at three photographs in the
+# public domain that come with scikit-image. Nobody outlined the objects in them, so nothing is compared. It is small:
+# it names six kinds of animals and people fairly well, and finds them poorly.
 
 # %%
 shipped, names = sources.of_runs([])
@@ -90,10 +91,11 @@ photographs
 # %% [markdown]
 # ## Your own
 #
-# `wsss explore FOLDER` writes such a page of your own photographs, as one file, and opens it. The model that comes with the
-# package looks at them. It learnt from photographs of cats, cows, dogs, horses and sheep, and of what else was in them, people
-# above all. `--run RUN ...` uses your own models instead. Live, in a notebook with a kernel, two more buttons refine the map
-# by the photograph's colours (PAR) and pass the segmentation through the dense CRF. Python can read and set every choice:
+# `wsss explore FOLDER` writes such a page of your own photographs, as one file, and opens it. The model that comes
+# with the package looks at them. It learnt from photographs of cats, cows, dogs, horses and sheep, and of what else
+# was in them, people above all. `--run RUN ...` uses your own models instead. Live, in a notebook with a kernel, two
+# more buttons refine the map by the photograph's colours (PAR) and pass the segmentation through the dense CRF.
+# Python can read and set every choice:
 #
 # ```
 # live = widget.Explorer(sources.of_folder(Path("FOLDER"), 8), *sources.of_runs([Path("runs/mini/mini/0")]))

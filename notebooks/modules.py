@@ -16,8 +16,8 @@
 # %% [markdown]
 # # The modules at work
 #
-# What does Module A do to the vectors of patches, and Module B to the maps of two layers? The same images, seen by the base
-# and by the base with one of the modules.
+# What does Module A do to the vectors of patches, and Module B to the maps of two layers? The same images, seen by
+# the base and by the base with one of the modules.
 
 # %% tags=["parameters"]
 preset = "mini"  # its twins PRESET-base, PRESET-msc and PRESET-csa are what is shown
@@ -48,8 +48,8 @@ images = sources.of_set(root, configs[0].data.val_split, classes, 8)
 pictures.like_a_patch(scene.scene(images[1], [base]))
 
 # %% [markdown]
-# *The base has one vector a patch, which has to say everything. The marked patch, and how similar all others are to it:
-# the cosine of these vectors, dark 0 or less, bright 1.*
+# *The base has one vector a patch, which has to say everything. The marked patch, and how similar all others are to
+# it: the cosine of these vectors, dark 0 or less, bright 1.*
 
 # %%
 pictures.like_a_patch(scene.scene(images[1], [base, msc]))
@@ -62,9 +62,9 @@ start = sources.before_training(msc)
 pictures.gram([scene.scene(image, [start, msc]) for image in images])
 
 # %% [markdown]
-# *Absolute correlation between the dimensions of all subspaces, over the patches of eight validation images, centred by
-# label. What lies outside the blocks of the diagonal is shared between subspaces. Its mean square is the redundancy that the
-# penalties of Module A lower.*
+# *Absolute correlation between the dimensions of all subspaces, over the patches of eight validation images, centred
+# by label. What lies outside the blocks of the diagonal is shared between subspaces. Its mean square is the
+# redundancy that the penalties of Module A lower.*
 
 # %%
 pictures.comparison([scene.scene(image, [base, msc]) for image in images[1:5]])

@@ -16,9 +16,9 @@
 # %% [markdown]
 # # Your runs beside the published ones
 #
-# Every table and figure here is made of records: one JSON file a run, with its numbers, protocol, configuration and origin.
-# Tables show the published records of `data/results`. Your own runs, from `runs/`, get columns of their own and replace
-# nothing. Nothing is trained.
+# Every table and figure here is made of records: one JSON file a run, with its numbers, protocol, configuration and
+# origin. Tables show the published records of `data/results`. Your own runs, from `runs/`, get columns of their own
+# and replace nothing. Nothing is trained.
 
 # %% tags=["parameters"]
 preset = "mini"  # the run whose curves are shown

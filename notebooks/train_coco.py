@@ -16,9 +16,9 @@
 # %% [markdown]
 # # COCO: from json to a record
 #
-# COCO 2014 comes as json files of polygons and run lengths. Here they become masks and image labels, and a run goes through
-# the three phases of the COCO schedule. By default the json is an export of the drawn set and the run takes a minute: a
-# **smoke test**, whose numbers are no results.
+# COCO 2014 comes as json files of polygons and run lengths. Here they become masks and image labels, and a run goes
+# through the three phases of the COCO schedule. By default the json is an export of the drawn set and the run takes a
+# minute: a **smoke test**, whose numbers are no results.
 #
 # For COCO itself, prepare the set once (`wsss data prepare coco`), then
 #

@@ -16,16 +16,16 @@
 # %% [markdown]
 # # A training run
 #
-# From photographs and image labels to a record: train, evaluate, look. By default this notebook trains on the *mini* set,
-# which the package draws itself. Nothing to download; five to ten minutes on two processor cores.
+# From photographs and image labels to a record: train, evaluate, look. By default this notebook trains on the *mini*
+# set, which the package draws itself. Nothing to download; five to ten minutes on two processor cores.
 #
 # ```
 # papermill notebooks/train_voc.ipynb
 # papermill notebooks/train_voc.ipynb out.ipynb -p preset voc -p data_root VOC2012
 # ```
 #
-# A finished run with the same settings is not trained again, and an interrupted one goes on. The time at the top of this
-# page is the notebook's own; the run's time is in the last line of its table.
+# A finished run with the same settings is not trained again, and an interrupted one goes on. The time at the top of
+# this page is the notebook's own; the run's time is in the last line of its table.
 
 # %% tags=["parameters"]
 preset = "mini"  # a row of wsss.presets: smoke, mini, voc-animals, voc, voc-deit, ... and their -toco twins
@@ -65,8 +65,8 @@ record = train.run(config)
 figures.learning_curves(run / "log.jsonl")
 
 # %% [markdown]
-# *Each term of the objective before its weight (blue) and that weight (orange) over the steps, from the run's `log.jsonl`.
-# The last panel shows mIoU on the validation list during training.*
+# *Each term of the objective before its weight (blue) and that weight (orange) over the steps, from the run's
+# `log.jsonl`. The last panel shows mIoU on the validation list during training.*
 #
 # ## What came out
 
@@ -81,5 +81,5 @@ tables.of_run(record)
 figures.cam_rows(figures.load_samples(run / "cams.npz"))
 
 # %% [markdown]
-# *Validation images, their CAM at the aux and at the last layer, the labels made of it, the decoder's prediction and the
-# truth. The CAMs and the pseudo label know the image labels; the prediction does not.*
+# *Validation images, their CAM at the aux and at the last layer, the labels made of it, the decoder's prediction and
+# the truth. The CAMs and the pseudo label know the image labels; the prediction does not.*
