@@ -9,59 +9,42 @@ import pytest
 from running import command, environment, folder, own_set, record, run, tiny
 
 from wsss import cli, config, presets, settings, stored, train
-from wsss.paths import UserError
+from wsss.interrupt import Interrupted
+from wsss.paths import Echo, UserError
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"]])
-def test_help_lists_the_commands(words, capsys):
-    assert run(*words) == 0
-    out = capsys.readouterr().out
+def test_usage_lists_commands_and_presets(capsys):
+    assert run("--help") == run("-h") == 0 and run() == 2
+    usage = capsys.readouterr().out
     for name in cli.COMMANDS:
-        assert re.search(rf"^  {name}\b", out, re.MULTILINE), f"{name} is not in the usage"
-
-
-def test_no_command_prints_the_usage_and_fails(capsys):
-    assert run() == 2
-    assert "usage: wsss COMMAND" in capsys.readouterr().out
-
-
-def test_help_of_train_names_presets_and_ways(capsys):
-    assert run("train", "--help") == 0
-    out = capsys.readouterr().out
-    assert "--no-resume" in out and all(name in out for name in presets.PRESETS)
-    assert run("train") == 2
+        assert len(re.findall(rf"^  {name}\b", usage, re.MULTILINE)) >= 3, f"{name} is not in the usage"
+    assert run("train", "--help") == 0 and run("train") == 2
+    usage = capsys.readouterr().out
+    assert "--no-resume" in usage and "--gate" in usage and all(name in usage for name in presets.PRESETS)
 
 
 HELP = {
-    "train mini": ["--optim.lr", "Learning rate of the backbone", "--compat.padding-in-cam", "D15"],
+    "train mini": ["--no-resume", "Learning rate of the backbone", "D15"],
     "evaluate": ["RUN", "OUTPUT/DATASET/VARIANT/SEED", "--weights", "--data-root"],
     "score": ["PREDICTIONS TRUTH", "--num-classes", "21 for VOC"],
     "data mini": ["--root", "1,000 train"],
     "data check": ["ROOT", "exit 1 on any fault"],
-    "pretrain drawn": ["--minutes", "Peak learning rate", "--model.patch-size"],
+    "pretrain": ["ROOT", "--minutes", "Peak learning rate", "--model.patch-size"],
     "tables": ["--records", "--format"],
     "publish": ["--only"],
 }
+HELP["train mini"] += [f"--{path.replace('_', '-')}" for path in settings.flatten(presets.PRESETS["mini"])]
 
 
 @pytest.mark.parametrize("words", HELP)
-def test_help_reads_like_a_manual(words, capsys, monkeypatch):
+def test_help_explains_every_argument(words, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as end:
         run(*words.split(), "--help")
     assert end.value.code == 0
-    out = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in HELP[words]:
-        assert part in out, f"{part} is not in the help of {words}"
-
-
-def test_every_setting_is_explained(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit):
-        run("train", "mini", "--help")
-    out = capsys.readouterr().out
-    for path in settings.flatten(presets.PRESETS["mini"]):
-        assert f"--{path.replace('_', '-')}" in out
+        assert part in printed, f"{part} is not in the help of {words}"
 
 
 def test_settings_reach_the_run(monkeypatch):
@@ -79,22 +62,26 @@ def test_settings_reach_the_run(monkeypatch):
     assert asked.variant == "mini+data.headline=('cat','dog')+patch_contrast.weight=0.0"
 
 
-def test_an_interrupt_ends_with_130(monkeypatch, capsys):
+FULL = "wsss: error: runs/x: No space left on device; what was there is untouched"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "wsss: stopped"),
+        (Interrupted("go on with the same words"), 143, "wsss: go on with the same words"),
+        (OSError(28, "No space left on device", "runs/x"), 1, FULL),
+        (UserError("one\n  two\nthree"), 1, "wsss: error: one two three"),
+        (Echo("another process has said it"), 1, ""),
+    ],
+)
+def test_a_fault_is_one_sentence_and_an_exit_code(fault, code, sentence, monkeypatch, capsys):
     def stop(words):
-        raise KeyboardInterrupt
+        raise fault
 
     monkeypatch.setitem(cli.COMMANDS, "tables", stop)
-    assert run("tables") == 130
-    assert capsys.readouterr().err == "wsss: stopped\n"
-
-
-def test_an_error_of_the_system_is_one_sentence(monkeypatch, capsys):
-    def stop(words):
-        raise OSError(28, "No space left on device", "runs/x")
-
-    monkeypatch.setitem(cli.COMMANDS, "tables", stop)
-    assert run("tables") == 1
-    assert capsys.readouterr().err == "wsss: error: runs/x: No space left on device; what was there is untouched\n"
+    assert run("tables") == code
+    assert capsys.readouterr().err == (f"{sentence}\n" if sentence else "")
 
 
 @pytest.mark.slow
@@ -109,62 +96,22 @@ def test_a_reader_that_has_seen_enough():
     child.stderr.close()
 
 
-def test_a_sentence_stays_on_one_line(monkeypatch, capsys):
-    def stop(words):
-        raise UserError("one\n  two\nthree")
-
-    monkeypatch.setitem(cli.COMMANDS, "tables", stop)
-    assert run("tables") == 1
-    assert capsys.readouterr().err == "wsss: error: one two three\n"
-
-
-def test_train_says_where_things_are(tmp_path, capsys):
-    own = own_set(tmp_path / "own")
-    assert run(*tiny(own, tmp_path / "out")) == 0
-    out = capsys.readouterr().out
-    assert str(folder(tmp_path / "out").with_suffix(".json")) in out
-    found = record(tmp_path / "out")["results"]["segmentation"]["miou"]
-    assert f"segmentation {found:.1f}" in out and "own/tiny seed 0, 4 images of val" in out
-
-
-def test_tables_from_a_folder_of_records(tmp_path, capsys):
-    own = own_set(tmp_path / "own")
-    run(*tiny(own, tmp_path / "out"))
-    capsys.readouterr()
+def test_what_a_run_prints_and_what_reads_it(tmp_path, monkeypatch, capsys):
+    output, own = tmp_path / "out", own_set(tmp_path / "own")
+    assert run(*tiny(own, output)) == 0
+    printed, place = capsys.readouterr().out, folder(output)
+    miou = record(output)["results"]["segmentation"]["miou"]
+    assert f"segmentation {miou:.1f}" in printed and "own/tiny seed 0, 4 images of val" in printed
+    assert str(place.with_suffix(".json")) in printed
     for form in ("text", "markdown", "csv"):
-        assert run("tables", "--records", tmp_path / "out", "--format", form) == 0
+        assert run("tables", "--records", output, "--format", form) == 0
         assert "not run" in capsys.readouterr().out
-
-
-def test_the_record_that_was_written_is_named(tmp_path, capsys):
-    own = own_set(tmp_path / "own")
-    run(*tiny(own, tmp_path / "out"))
-    place = folder(tmp_path / "out")
-    capsys.readouterr()
     assert run("evaluate", place, "--weights", "best") == 0
-    path = place.with_name("0.best.json")
-    assert path.is_file() and f"record: {path}; weights, log and examples: {place}\n" in capsys.readouterr().out
-
-
-def test_only_the_first_process_reports(tmp_path, monkeypatch, capsys):
-    own = own_set(tmp_path / "own")
-    run(*tiny(own, tmp_path / "out"))
-    capsys.readouterr()
+    best = place.with_name("0.best.json")
+    assert best.is_file() and f"record: {best}; weights, log and examples: {place}\n" in capsys.readouterr().out
     monkeypatch.setenv("RANK", "1")
-    assert run(*tiny(own, tmp_path / "out")) == 0
-    assert capsys.readouterr().out == ""
-
-
-def test_config_json_gives_the_run_again(tmp_path):
-    own = own_set(tmp_path / "own")
-    run(*tiny(own, tmp_path / "out", "--optim.steps", "1"))
-    tree = json.loads((folder(tmp_path / "out") / "config.json").read_text())
+    assert run(*tiny(own, output)) == 0
+    assert capsys.readouterr().out == "", "only the first process reports"
+    tree = json.loads((place / "config.json").read_text())
     again = stored.from_dict(tree)
-    assert config.to_dict(again) == {**tree, "cam": {**tree["cam"], "scales": (1.0,)}} | again_tuples(again)
-    assert again.optim.steps == 1 and Path(again.data.root) == own
-
-
-def again_tuples(found: config.Config) -> dict:
-    """The parts of the tree whose tuples JSON turns into lists."""
-    tree = config.to_dict(found)
-    return {name: tree[name] for name in ("augment", "data", "cam", "csa", "segmentation")}
+    assert json.loads(json.dumps(config.to_dict(again))) == tree and Path(again.data.root) == own

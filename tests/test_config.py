@@ -32,21 +32,15 @@ def test_override_changes_what_it_names_and_nothing_else():
 @pytest.mark.parametrize(
     ("path", "hint"),
     [
-        ("patch_contrast.wieght", "patch_contrast.weight"),
-        ("optim.step", "optim.steps"),
-        ("sead", "seed"),
-        ("compat.second_flips", "compat.second_flip"),
-        ("cam.treshold", "cam."),
+        ("patch_contrast.wieght", "; did you mean patch_contrast.weight"),
+        ("sead", "; did you mean seed"),
+        ("cam.treshold", "; did you mean cam."),
+        ("zzzzqqqq", "$"),
+        ("optim", ""),
     ],
 )
 def test_an_unknown_setting_suggests_the_nearest(path, hint):
-    with pytest.raises(UserError, match=f"no setting named {path}; did you mean {hint}"):
-        override(Config(), {path: 1})
-
-
-@pytest.mark.parametrize("path", ["zzzzqqqq", "optim", "cam"])
-def test_a_name_that_is_no_setting(path):
-    with pytest.raises(UserError, match=f"no setting named {path}"):
+    with pytest.raises(UserError, match=f"no setting named {path}{hint}"):
         override(Config(), {path: 1})
 
 
@@ -76,24 +70,18 @@ def test_values_may_come_as_text_or_lists(path, text, value):
     [
         ("optim.steps", "many", "optim.steps must be of type int, but is 'many'"),
         ("optim.steps", 1.5, "optim.steps must be of type int"),
-        ("optim.steps", float("inf"), "optim.steps must be of type int"),
         ("optim.lr", None, "optim.lr must be of type float"),
         ("compat.second_flip", "perhaps", "compat.second_flip must be of type bool"),
         ("augment.scale", [1.0], "augment.scale must be of type tuple"),
         ("augment.scale", 1.0, "augment.scale must be of type tuple"),
         ("cam.scales", ["a"], r"cam.scales must be of type tuple\[float, ...\], but is \['a'\]"),
-        ("optim.steps", 0, "optim.steps is 0, but must lie between 1"),
-        ("optim.lr", "nan", "optim.lr is nan"),
-        ("seed", -1, "seed is -1"),
-        ("segmentation.weight", -0.1, "segmentation.weight is -0.1"),
         ("cam.low", 0.7, r"cam.low \(0.7\) must be below cam.high"),
         ("augment.crop", 64, r"augment.local_size \(96\) is larger than augment.crop \(64\)"),
         ("augment.scale", [2.0, 0.5], r"augment.scale is \(2.0, 0.5\), but must be a range"),
         ("cam.scales", [], "cam.scales is"),
-        ("cam.scales", [1.0, 0.0], "cam.scales is"),
     ],
 )
-def test_values_that_cannot_be(path, value, words):
+def test_values_that_are_refused(path, value, words):
     with pytest.raises(UserError, match=words):
         override(Config(), {path: value})
 
@@ -122,31 +110,26 @@ def test_a_number_beyond_its_bound_nan_and_infinity_are_refused(path):
             override(Config(), {path: [number] * count if count else number})
 
 
+OF_RUN = "is a fraction of the run"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
         (
             "schedule.segmentation_start",
             2000,
-            "schedule.segmentation_start is 2000, but it is a fraction of the run: 2000 of 20000 steps is 0.1; change "
-            "--schedule.segmentation_start",
+            f"is 2000, but it {OF_RUN}: 2000 of 20000 steps is 0.1; change --schedule",
         ),
-        ("schedule.contrast_start", 2000, "it is a fraction of the run: 2000 of 20000 steps is 0.1"),
-        ("schedule.final_cam_start", 3000, "it is a fraction of the run: 3000 of 20000 steps is 0.15"),
-        ("optim.warmup", 1500, "it is a fraction of the run: 1500 of 20000 steps is 0.075"),
-        ("validate_every", 2000, "it is a fraction of the run: 2000 of 20000 steps is 0.1"),
-        ("schedule.contrast_start", 30_000, "is a fraction of the run and must lie between 0 and 1; change"),
+        ("optim.warmup", 1500, f"it {OF_RUN}: 1500 of 20000 steps is 0.075"),
+        ("schedule.contrast_start", 30_000, f"{OF_RUN} and must lie between 0 and 1; change"),
         ("schedule.modules_start", -1, "must lie between 0 and 1 or be None, which is automatic; change"),
         ("optim.head_factor", -10, "optim.head_factor is -10, but must lie between 0 and 1e+06; change"),
-        ("optim.weight_decay", -1, "optim.weight_decay is -1, but must lie between 0 and 1000; change"),
-        ("model.depth", -1, "model.depth is -1, but must lie between 1 and 100000 or be None, which is automatic"),
-        ("class_contrast.hidden", -5, "class_contrast.hidden is -5, but must lie between 1 and 1e+06; change"),
-        ("augment.local_size", -8, "augment.local_size is -8, but must lie between 1 and 100000; change"),
-        ("segmentation.levels", [0.6, 0.2], r"segmentation.levels is (0.6, 0.2), but must be a range, low before high"),
+        ("segmentation.levels", [0.6, 0.2], "segmentation.levels is (0.6, 0.2), but must be a range, low before high"),
         ("csa.direction", "up", "csa.direction is 'up', but must be one of aux_to_last, last_to_aux, both, scheduled"),
     ],
 )
-def test_what_was_once_taken_in_silence(path, value, sentence):
+def test_a_bound_explains_itself(path, value, sentence):
     with pytest.raises(UserError, match=re.escape(sentence)):
         override(Config(), {path: value})
 

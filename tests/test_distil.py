@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from running import assert_same_run, folder, log, one_thread, own_set, run, tiny
 
-from wsss import presets, train, transforms
+from wsss import command, presets, train, transforms
 from wsss.config import Augment, Compat
 from wsss.data import voc
 from wsss.inference import runs
@@ -41,7 +41,7 @@ def teacher(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder(output)
 
 
-def test_a_token_hears_what_was_said_of_its_place():
+def test_a_token_gets_the_teachers_values_at_its_place():
     """Maps that grow by one a pixel along both sides: a view's tokens get the row and column that they show, mirrored
     or padded; bilinear interpolation between tokens is exact on them."""
     height, width, patch = 40, 48, 8
@@ -137,12 +137,12 @@ def test_another_teacher_is_refused(teacher, own, tmp_path):
     path = folder(tmp_path) / "teacher/teacher.json"
     path.write_text(path.read_text().replace('"weights": "', '"weights": "0'))
     folder(tmp_path).with_suffix(".json").unlink()
-    with pytest.raises(UserError, match="holds the words of another teacher"):
+    with pytest.raises(UserError, match="holds the maps of another teacher"):
         student(teacher, tmp_path)
 
 
 def test_the_command_refuses_a_teacher_that_saw_masks(own, tmp_path, capsys):
     assert run(*tiny(own, tmp_path, "--data.supervision", "masks")) == 0
-    assert distil.main([str(folder(tmp_path)), "--data-root", str(own)]) == 1
+    assert command.main("distil", distil.Distil, [str(folder(tmp_path)), "--data-root", str(own)]) == 1
     assert "has learnt from masks" in capsys.readouterr().err
     assert presets.get(distil.STUDENT).model.width == 192

@@ -82,11 +82,6 @@ def test_a_preset_takes_a_training_step(name):
     assert ("decoder.conv8.weight" in moved) == (not name.endswith("-plain"))
 
 
-def test_plain_presets_are_classification_alone():
-    for name in ("mini-plain", "voc-animals-plain"):
-        assert not PRESETS[name].needs
-
-
 def test_full_scale_presets_have_the_published_numbers():
     voc, coco = PRESETS["voc"], PRESETS["coco"]
     assert (voc.optim.steps, voc.optim.batch, voc.augment.crop, voc.optim.lr) == (20_000, 4, 448, 6e-5)

@@ -73,9 +73,9 @@ def test_drawn_classes_are_not_those_of_the_mini_set():
 
 
 def test_drawn_images_depend_on_the_seed_alone():
-    config = pretrain.Pretrain(images=4, size=32)
+    config = pretrain.Pretrain("drawn", images=4, size=32)
     one, again = pretrain.drawn(config), pretrain.drawn(config)
-    other = pretrain.drawn(pretrain.Pretrain(images=4, size=32, seed=1))
+    other = pretrain.drawn(pretrain.Pretrain("drawn", images=4, size=32, seed=1))
     assert torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
     assert not torch.equal(one[0], other[0])
 
@@ -101,7 +101,7 @@ def test_too_little_to_learn_from(tmp_path, count):
 )
 def test_settings_out_of_range(name, value):
     with pytest.raises(UserError, match=f"{name} is {value:g}, but must lie between"):
-        pretrain.Pretrain(**{name: value})
+        pretrain.Pretrain("drawn", **{name: value})
 
 
 def test_faults_are_met_before_the_training(classes, tmp_path, capsys, monkeypatch):

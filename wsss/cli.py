@@ -7,7 +7,6 @@ torch is loaded before that, so that help is there at once.
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from wsss import presets
-from wsss.command import Target, dispatch, parse
+from wsss import command, presets
 from wsss.config import Config
-from wsss.interrupt import Interrupted
-from wsss.paths import Echo, UserError, project_root
+from wsss.paths import UserError, project_root
 
 USAGE = """\
 usage: wsss COMMAND ...
@@ -55,28 +52,7 @@ presets: """
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    try:
-        return dispatch("", USAGE, COMMANDS, list(sys.argv[1:] if argv is None else argv))
-    except Echo:
-        return 1
-    except UserError as error:
-        return _fail(str(error))
-    except BrokenPipeError:  # the reader of the output, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:
-        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}; what was there is untouched")
-    except Interrupted as stopped:
-        print(f"wsss: {stopped}", file=sys.stderr)
-        return 143
-    except KeyboardInterrupt:
-        print("wsss: stopped", file=sys.stderr)
-        return 130
-
-
-def _fail(sentence: str) -> int:
-    print(f"wsss: error: {' '.join(sentence.split())}", file=sys.stderr)
-    return 1
+    return command.main("wsss", command.Group(USAGE, COMMANDS), argv)
 
 
 @dataclass(frozen=True)
@@ -115,7 +91,7 @@ class Train(Config):
 def train_request(name: str, words: Sequence[str]) -> Train:
     """The preset `name` with what the words after `wsss train NAME` change. Raises UserError."""
     presets.get(name)  # says which presets there are
-    request = parse(Train, words, f"train {name}", Train(**vars(presets.PRESETS[name])))
+    request = command.parse(Train, words, f"wsss train {name}", Train(**vars(presets.PRESETS[name])))
     if request.name != name:
         raise UserError("--name is the preset's; give --variant a name of your own for the run")
     return request
@@ -261,19 +237,6 @@ class Score:
         return json.dumps(scoring.score(self.predictions, self.truth, self.num_classes, self.ids))
 
 
-def _pretrain(words: Sequence[str]) -> None:
-    from wsss.tools import pretrain
-
-    root, rest = ("", words or ["--help"]) if not words or words[0].startswith("-") else (words[0], words[1:])
-    if not root and rest[0] in ("-h", "--help"):
-        print("usage: wsss pretrain ROOT [--SETTING VALUE ...]\n")
-        print("ROOT is a folder of class folders, or the word drawn.")
-    settings = parse(pretrain.Pretrain, rest, "pretrain ROOT")
-    if not root:
-        raise UserError("wsss pretrain needs a folder of class folders, or the word drawn")
-    pretrain.run(root, settings)
-
-
 @dataclass(frozen=True)
 class Tables:
     """Print the tables from records: paper, published base, measured, or the command that is still to be run."""
@@ -312,7 +275,7 @@ class Publish:
         return "\n".join(map(str, publish.publish(project_root() / "runs", project_root(), self.only)))
 
 
-COMMANDS: dict[str, Target] = {
+COMMANDS: dict[str, command.Target] = {
     "train": _train,
     "evaluate": Evaluate,
     "predict": Predict,
@@ -320,7 +283,7 @@ COMMANDS: dict[str, Target] = {
     "explore": "wsss.explore.command:Explore",
     "score": Score,
     "data": "wsss.data.commands:run",
-    "pretrain": _pretrain,
+    "pretrain": "wsss.tools.pretrain:Pretrain",
     "submit": "wsss.inference.submit:Submit",
     "tables": Tables,
     "verify": "wsss.tools.verify:run",

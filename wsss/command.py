@@ -1,5 +1,4 @@
-"""What every command of the command line shares: a table of commands, and words to a dataclass, by tyro; every fault is
-one sentence."""
+"""What all commands share: tyro turns words into a typed dataclass; every fault is one sentence and an exit code."""
 
 import contextlib
 import importlib
@@ -7,47 +6,89 @@ import io
 import itertools
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import NoneType
 from typing import Any, TypeVar
 
 import tyro
 
 from wsss import settings
-from wsss.paths import UserError, did_you_mean, note
+from wsss.interrupt import Interrupted
+from wsss.paths import Echo, UserError, did_you_mean, note
 
 T = TypeVar("T")
 Outcome = int | str | None
-Target = type | Callable[[Sequence[str]], Outcome] | str
-"""What does a command: a frozen dataclass, whose fields are the flags, whose docstrings are their help, and which does
-the work when it is called; or a function that takes the words. As text, module:name, it is imported when it is needed.
-Either gives an exit code or what is to be printed."""
+"""An exit code, or what is to be printed."""
 
 
-def dispatch(path: str, usage: str, commands: Mapping[str, Target], words: Sequence[str]) -> int:
-    """Run the command that the first word after `wsss PATH` names, or print the usage; returns the exit code.
+@dataclass(frozen=True)
+class Group:
+    """Commands by name, and the usage that is printed where none is named."""
 
-    Raises UserError.
+    usage: str
+    commands: Mapping[str, Any]
+    """Of each a Target."""
+
+
+Target = Group | type | Callable[[Sequence[str]], Outcome] | str
+"""What does the work: a frozen dataclass, whose fields are the flags, whose docstrings are their help, and which is
+called; a function of the words; a group of commands; or one of them as MODULE:NAME, which is imported when needed."""
+
+
+def main(command: str, target: Target, words: Sequence[str] | None = None) -> int:
+    """Do what the words after `command` say (None: those of the command line); returns the exit code.
+
+    Each error that a user can act on is one sentence on stderr.
     """
-    if not words or words[0] in ("-h", "--help"):
-        print(usage)
-        return 0 if words else 2
-    name, rest = words[0], words[1:]
-    if name not in commands:
-        see = f"see {' '.join(['wsss', *path.split()])} --help"
-        raise UserError(f"there is no command named {name}{did_you_mean(name, commands)}; {see}")
-    target = commands[name]
+    try:
+        outcome = run(command, target, list(sys.argv[1:] if words is None else words))
+        if isinstance(outcome, str) and os.environ.get("RANK", "0") == "0":  # torchrun starts a process for each rank
+            print(outcome)
+        return outcome if isinstance(outcome, int) else 0
+    except Echo:
+        return 1
+    except UserError as error:
+        return _fail(str(error))
+    except BrokenPipeError:  # the reader of the output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}; what was there is untouched")
+    except Interrupted as stopped:
+        print(f"wsss: {stopped}", file=sys.stderr)
+        return 143
+    except KeyboardInterrupt:
+        print("wsss: stopped", file=sys.stderr)
+        return 130
+
+
+def _fail(sentence: str) -> int:
+    print(f"wsss: error: {' '.join(sentence.split())}", file=sys.stderr)
+    return 1
+
+
+def run(command: str, target: Target, words: Sequence[str]) -> Outcome:
+    """Do what the words after `command` say. Raises UserError."""
     if isinstance(target, str):
-        module, _, attribute = target.partition(":")
-        target = getattr(importlib.import_module(module), attribute)
-    outcome = parse(target, rest, f"{path} {name}".strip())() if isinstance(target, type) else target(rest)
-    if isinstance(outcome, str) and os.environ.get("RANK", "0") == "0":  # torchrun starts a process for each rank
-        print(outcome)
-    return outcome if isinstance(outcome, int) else 0
+        module, _, name = target.partition(":")
+        target = getattr(importlib.import_module(module), name)
+    if isinstance(target, type):
+        return parse(target, words, command)()
+    if not isinstance(target, Group):
+        return target(words)
+    if not words or words[0] in ("-h", "--help"):
+        print(target.usage)
+        return 0 if words else 2
+    if words[0] not in target.commands:
+        nearest = did_you_mean(words[0], target.commands)
+        raise UserError(f"there is no command named {words[0]}{nearest}; see {command} --help")
+    return run(f"{command} {words[0]}", target.commands[words[0]], words[1:])
 
 
 def parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T | None = None) -> T:
-    """`kind`, a dataclass whose docstrings are the help, filled from the words after `wsss COMMAND`.
+    """Fill `kind`, a dataclass whose docstrings are the help, from the words after `command`.
 
     A switch may stand alone for True; numbers of a tuple, and with a `default` its words, may be joined by commas. What
     once stood for automatic (`--model.depth 0`) is None, and a line on stderr says so. Raises UserError.
@@ -60,7 +101,7 @@ def parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T
             value, rest = tyro.cli(
                 kind,
                 args=spelled,
-                prog=f"wsss {command}",
+                prog=command,
                 config=(tyro.conf.FlagConversionOff,),
                 return_unknown_args=True,
                 **options,
@@ -68,7 +109,7 @@ def parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T
     except SystemExit as end:
         if not end.code:  # --help
             raise
-        raise UserError(f"{_sentence(printed.getvalue())}; see wsss {command} --help") from None
+        raise UserError(f"{_sentence(printed.getvalue())}; see {command} --help") from None
     if rest and not rest[0].startswith("-"):
         raise UserError(f"{rest[0]} is no setting; settings are written --NAME VALUE")
     if rest:

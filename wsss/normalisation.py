@@ -22,12 +22,12 @@ class Normalisation:
     source: str = ""
 
     def text(self) -> str:
-        """Text that `parse` reads: a name, or six numbers."""
+        """Write it as `parse` reads it: a name, or six numbers."""
         names = [name for name, known in NAMED.items() if (known.mean, known.deviation) == (self.mean, self.deviation)]
         return names[0] if names else "; ".join(" ".join(map(str, x)) for x in (self.mean, self.deviation))
 
     def record(self) -> dict[str, Any]:
-        """Plain values for a record."""
+        """Return plain values for a record."""
         return {"mean": list(self.mean), "deviation": list(self.deviation), "source": self.source}
 
 
@@ -60,11 +60,11 @@ def parse(text: str, source: str) -> Normalisation:
 
 
 def start_normalisation(model: Model, named: str | None, whole: bool) -> Normalisation:
-    """Normalisation of the start weights: the one in their file, else that of `model.normalisation`.
+    """Choose the normalisation of the start weights: `named`, the one in their file, else `model.normalisation`.
 
-    Its value tag means the numbers of timm's configuration where the tag's weights were fetched, or are on disk and the
-    backbone names the tag; else ImageNet's. A `whole` model of an older version, or of the base, has ImageNet's, too.
-    Raises UserError.
+    Its value tag stands for the numbers of timm's configuration if the tag's weights were fetched, or are on disk and
+    the backbone names the tag; otherwise for ImageNet's. A `whole` model without a name is one of the base or of an
+    older version, which have ImageNet's. Raises UserError.
     """
     if named is not None:
         return parse(named, f"the metadata of {model.checkpoint or model.backbone}")

@@ -1,5 +1,6 @@
-"""Where a number comes from: commit, device, versions, date. No torch."""
+"""Commit, device, versions and date of a number, for its record. No torch."""
 
+import contextlib
 import datetime
 import os
 import platform
@@ -10,14 +11,16 @@ from typing import Any
 
 import wsss
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 
 
 def stamp() -> dict[str, Any]:
-    """Commit (and whether files differ from it), device, versions and date, for a record."""
+    """Collect the commit (and whether files differ from it), device, versions and date."""
     commit, dirty = git_state()
     versions = {"python": platform.python_version(), "wsss": wsss.__version__}
-    versions.update((name, found) for name in PACKAGES if (found := _version(name)))
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return {
         "commit": commit,
         "dirty": dirty,
@@ -28,8 +31,7 @@ def stamp() -> dict[str, Any]:
 
 
 def git_state() -> tuple[str, bool]:
-    """Short commit of the package's checkout and whether tracked package files were changed; ("none", True) outside
-    git."""
+    """Ask git for the short commit of the package and whether its files were changed; ("none", True) outside git."""
     source = Path(wsss.__file__).parent
 
     def git(*words: str) -> str:
@@ -43,17 +45,10 @@ def git_state() -> tuple[str, bool]:
 
 
 def device() -> str:
-    """The processor's name and core count; the caller adds accelerators."""
+    """Name the processor and count its cores. Callers add accelerators."""
     try:
         rows = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(row.partition(":")[2].strip() for row in rows if row.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""

@@ -1,4 +1,4 @@
-"""Runs as they lie on disk, those of earlier versions included: configuration, variant, folder."""
+"""Read the configuration, variant and folder of runs on disk, those of earlier versions too."""
 
 import re
 from collections.abc import Mapping
@@ -12,10 +12,8 @@ from wsss.settings import current, flatten, override, paths
 
 
 def from_dict(tree: Any) -> Config:
-    """The configuration that `config.to_dict` (or its JSON) came from, that of an earlier version in today's words.
-
-    Raises UserError.
-    """
+    """Rebuild the configuration that `config.to_dict`, or its JSON, came from. Settings of an earlier version are
+    translated. Raises UserError."""
     if not isinstance(tree, Mapping):
         raise UserError("the configuration is no mapping of settings; train the run again")
     today = current(paths(tree))
@@ -23,7 +21,7 @@ def from_dict(tree: Any) -> Config:
 
 
 def current_variant(variant: str) -> str:
-    """A variant's name in today's words; one that is cut off, or no PRESET+PATH=VALUE..., stays as it is."""
+    """Translate a variant's name into today's settings. A name that is cut off, or not PRESET+PATH=VALUE..., stays."""
     name, *parts = re.split(r"\+(?=[a-z_.]+=)", variant)
     old = dict(part.split("=", 1) for part in parts)
     new = current(old)
@@ -35,7 +33,7 @@ def current_variant(variant: str) -> str:
 
 
 def run_folder(parent: Path, variant: str, seed: int) -> Path:
-    """PARENT/VARIANT/SEED, or the folder of that run by the variant's name in an earlier version where that alone is.
+    """Return the folder PARENT/VARIANT/SEED, or that of the variant's earlier name if only that one exists.
 
     The run's record is the same path with .json.
     """

@@ -1,6 +1,6 @@
-"""Files of weights as they are published: read safely, told apart by their first bytes, brought to timm's names.
+"""Read files of weights as they are published, whatever their kind, and bring them to timm's names.
 
-Nothing that a file holds is ever run.
+The first bytes tell the kind. No code that a file holds is ever run.
 """
 
 import argparse
@@ -21,23 +21,26 @@ from torch import Tensor, nn
 from wsss.config import Model
 from wsss.paths import UserError, note, project_root
 
-STEM = "patch_embed.proj.weight"
+_STEM = "patch_embed.proj.weight"
 """A tensor that every ViT has."""
-CONTAINERS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model", "module", "student")
-"""Names under which published files keep their tensors; of several, the first is taken: averages before the weights, as
-in timm."""
-OURS = ("aux_classifier.", "decoder.conv", "proj_head.")
+_CONTAINERS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model", "module", "student")
+"""Names under which published files keep their tensors. If a file has several, the first in this order is taken:
+averages come before the weights, as in timm."""
+_OURS = ("aux_classifier.", "decoder.conv", "proj_head.")
 """Parts of names that only a whole model has, beside `encoder.`: this project's and the base's."""
-NO_BACKBONE = re.compile(
+_NO_BACKBONE = re.compile(
     r"(head|heads|head_dist|head_drop|fc|fc_norm|classifier|pre_logits|mask_token|decoder\w*|projector|predictor|"
     r"last_layer|dino_head|ibot_head)(\.|$)"
 )
-"""Names, below a backbone's prefix, of what its pretraining alone needed."""
+"""Names, after a backbone's prefix, of tensors that only its pretraining needed."""
 
 
 def start_file(config: Model) -> Path | None:
-    """The file of the start weights: `model.checkpoint`, looked for in the current folder and then in the project, or,
-    where the tag's weights are asked for, TAG.safetensors in the folder $WSSS_WEIGHTS. None: no such file is there."""
+    """Find the file of the start weights; None if there is none.
+
+    It is `model.checkpoint`, in the current folder or else in the project. Without a checkpoint, a preset that starts
+    from the tag's weights takes TAG.safetensors in the folder $WSSS_WEIGHTS.
+    """
     folder, path = os.environ.get("WSSS_WEIGHTS", ""), config.checkpoint
     tagged = [Path(folder) / f"{config.backbone}.safetensors"] if folder and config.pretrained else []
     files = [Path(path), project_root() / path] if path else tagged
@@ -45,10 +48,10 @@ def start_file(config: Model) -> Path | None:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file or of one of torch.save, told apart by their first bytes, whatever the name.
+    """Read all tensors of a file of safetensors or of torch.save, whatever its name.
 
-    Wrappers' leading `module.` and `_orig_mod.` are taken off, and so is `encoder.head.*`, the classifier of the
-    backbone's pretraining in the base's released checkpoints. Raises UserError where it is neither.
+    The prefixes `module.` and `_orig_mod.` of wrappers are removed. So is `encoder.head.*`, which in the base's
+    released checkpoints is the classifier of the backbone's pretraining. Raises UserError for any other file.
     """
     with open(path, "rb") as file:
         start = file.read(20)
@@ -66,7 +69,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says beside its tensors; nothing for another kind of file."""
+    """Read the metadata of a safetensors file; empty for another kind of file."""
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
@@ -85,7 +88,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """Tensors by name of what torch.save wrote: a dict of them, or one that holds it under one of CONTAINERS."""
+    """Read what torch.save wrote: a dict of tensors by name, or one that holds such a dict under one of _CONTAINERS."""
     try:
         # An open file: given a path, torch would go by its suffix. A Namespace is what training scripts keep as `args`.
         with (
@@ -106,7 +109,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             "of another kind: copy it again"
         ) from error
     while isinstance(content, Mapping):
-        there = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
+        there = [name for name in _CONTAINERS if isinstance(content.get(name), Mapping)]
         if not there:
             break
         if len(there) > 1:
@@ -121,36 +124,36 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def is_whole(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the tensors are those of a whole model, not of a backbone."""
-    return any(part in name for name in tensors for part in OURS)
+    """Tell a whole model from a backbone."""
+    return any(part in name for name in tensors for part in _OURS)
 
 
 def is_int8(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether every matrix of the blocks holds at most 255 values a row: it was int8 before it was unpacked."""
+    """Tell whether the weights once were int8: no row of the blocks' matrices has more than 255 values."""
     matrices = [value for name, value in tensors.items() if "blocks." in name and value.ndim == 2]
     return bool(matrices) and all(len(row.unique()) < 256 <= len(row) for value in matrices for row in value[:4])
 
 
 def backbone_tensors(tensors: Mapping[str, Tensor], encoder: nn.Module, config: Model, name: str) -> dict[str, Tensor]:
-    """The tensors of the file `name` of weights that are a backbone's, in timm's names.
+    """Pick a backbone's tensors from those of the file `name`, and return them in timm's names.
 
-    A prefix (`backbone.`, `teacher.backbone.`) is taken off; of a student and its teacher the teacher is taken; what
-    the pretraining alone needed (`head.*`, `mask_token`) is left out, as are blocks beyond `model.depth` where it is
-    given. Each is said on stderr. Raises UserError where no ViT, or more than one, is there.
+    A prefix such as `backbone.` is removed. Of a student and a teacher, the teacher is taken. What only the
+    pretraining needed (`head.*`, `mask_token`) is left out, and so are blocks beyond a given `model.depth`. A line on
+    stderr reports each choice. Raises UserError if the file holds no ViT, or several.
     """
-    anchors = [key for key in tensors if f".{key}".endswith(f".{STEM}")]
-    prefixes = sorted(anchor.removesuffix(STEM) for anchor in anchors)
+    anchors = [key for key in tensors if f".{key}".endswith(f".{_STEM}")]
+    prefixes = sorted(anchor.removesuffix(_STEM) for anchor in anchors)
     teachers = [prefix for prefix in prefixes if "teacher" in prefix]
     prefixes = teachers if len(teachers) == 1 else prefixes
     if not prefixes:
-        raise UserError(f"{name} holds no {STEM}, so it is no ViT in timm's names; its first tensor is {min(tensors)}")
+        raise UserError(f"{name} holds no {_STEM}, so it is no ViT in timm's names; its first tensor is {min(tensors)}")
     if len(prefixes) > 1:
         listed = ", ".join(prefix or "one without a prefix" for prefix in prefixes)
         raise UserError(f"{name} holds several networks ({listed}); save the one to start from alone")
     kept = {key.removeprefix(prefixes[0]): value for key, value in tensors.items() if key.startswith(prefixes[0])}
     left = [key for key in tensors if not key.startswith(prefixes[0])]
     known, depth = encoder.state_dict(), len(encoder.blocks)
-    extra = [key for key in kept if key not in known and NO_BACKBONE.match(key)]
+    extra = [key for key in kept if key not in known and _NO_BACKBONE.match(key)]
     numbers = {key: int(key.split(".")[1]) for key in kept if re.match(r"blocks\.\d+\.", key)}
     blocks = max(numbers.values(), default=-1) + 1
     cut = {key for key, number in numbers.items() if number >= depth} if config.depth else set()
@@ -162,13 +165,13 @@ def backbone_tensors(tensors: Mapping[str, Tensor], encoder: nn.Module, config: 
 
 
 def _listed(names: list[str], most: int = 8) -> str:
-    """The names in order; of many the first, and how many more there are."""
+    """List names in order; of many, the first ones and the number of the others."""
     names = sorted(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def fetched_file(config: Model) -> Path | None:
-    """Where the hub's library keeps the file that timm has read the tag's weights from; None where it is not known."""
+    """Find the file in the hub's cache from which timm read the tag's weights; None if it is not known."""
     known = timm.get_pretrained_cfg(config.backbone)
     if not (known and known.hf_hub_id):
         return None
@@ -178,34 +181,31 @@ def fetched_file(config: Model) -> Path | None:
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Load `tensors` strictly into `module`, converted to its types; UserError names the keys that fail.
+    """Load `tensors` into `module` and convert them to its types. UserError lists the keys that do not fit.
 
-    A position grid of another size is not accepted either, since sizes are part of the model.
+    A position grid of another size does not fit either: sizes are part of the model.
     """
-    own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    reshaped = [key for key in sorted(own.keys() & tensors.keys()) if own[key].shape != tensors[key].shape]
-    shapes = [f"{key} {tuple(tensors[key].shape)} for {tuple(own[key].shape)}" for key in reshaped]
+    state = module.state_dict()
+    missing, unexpected = sorted(state.keys() - tensors.keys()), sorted(tensors.keys() - state.keys())
+    reshaped = [key for key in sorted(state.keys() & tensors.keys()) if state[key].shape != tensors[key].shape]
+    shapes = [f"{key} {tuple(tensors[key].shape)} for {tuple(state[key].shape)}" for key in reshaped]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if any(faults.values()):
-        words = "; ".join(f"{len(keys)} {kind} ({', '.join(keys[:4])})" for kind, keys in faults.items() if keys)
+        listed = "; ".join(f"{len(keys)} {kind} ({', '.join(keys[:4])})" for kind, keys in faults.items() if keys)
         advice = _advice(tensors, [*missing, *unexpected, *reshaped])
-        raise UserError(f"the checkpoint {name} does not fit the model: {words}; {advice}")
+        raise UserError(f"the checkpoint {name} does not fit the model: {listed}; {advice}")
     broken = [key for key, value in tensors.items() if not value.isfinite().all()]
     if broken:
         raise UserError(f"the checkpoint {name} holds values that are not finite, first in {broken[0]}")
-    module.load_state_dict({key: value.to(own[key].dtype) for key, value in tensors.items()})
+    module.load_state_dict({key: value.to(state[key].dtype) for key, value in tensors.items()})
 
 
 def _advice(tensors: Mapping[str, Tensor], keys: list[str]) -> str:
-    """What to do about keys that do not fit: where only the subspaces' projections fail, the settings that fit."""
+    """Say what to do about keys that do not fit; where only sizes differ, which settings fit."""
     if all(key.endswith("pos_embed") for key in keys):
-        count, patch = (
-            tensors[keys[0]].shape[1] - 1,
-            next((v.shape[-1] for k, v in tensors.items() if k.endswith(STEM)), 0),
-        )
-        if patch and math.isqrt(count) ** 2 == count:
-            side = math.isqrt(count)
+        count = tensors[keys[0]].shape[1] - 1
+        side, patch = math.isqrt(count), next((v.shape[-1] for k, v in tensors.items() if k.endswith(_STEM)), 0)
+        if patch and side**2 == count:
             return f"its positions are those of {side} x {side} patches: give --model.image-size {side * patch}"
     if token := next((key for key in keys if key.endswith(("dist_token", "reg_token", "register_tokens"))), ""):
         return f"{token} stands beside the class token, which a plain ViT has not; take weights without it"

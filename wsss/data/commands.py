@@ -6,13 +6,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from wsss.command import Target, dispatch
+from wsss import command
 from wsss.paths import project_root
 
 _USAGE = """\
@@ -66,22 +65,18 @@ class _CheckData:
         return 1 if faults else 0
 
 
-_PREPARE: dict[str, Target] = {
+_PREPARE = {
     "voc": "wsss.data.prepare:PrepareVoc",
     "animals": "wsss.data.prepare:PrepareAnimals",
     "coco": "wsss.data.coco:PrepareCoco",
 }
-_COMMANDS: dict[str, Target] = {
-    "mini": _DrawMini,
-    "check": _CheckData,
-    "prepare": partial(dispatch, "data prepare", _PREPARE_USAGE, _PREPARE),
-}
+_COMMANDS = {"mini": _DrawMini, "check": _CheckData, "prepare": command.Group(_PREPARE_USAGE, _PREPARE)}
 
 
-def run(words: Sequence[str]) -> int:
-    """`wsss data WHAT ...`; returns the exit code. Raises UserError."""
+def run(words: Sequence[str]) -> command.Outcome:
+    """`wsss data WHAT ...`. Raises UserError."""
     with _stoppable():
-        return dispatch("data", _USAGE, _COMMANDS, words)
+        return command.run("wsss data", command.Group(_USAGE, _COMMANDS), words)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def run(words: Sequence[str]) -> int:
     if words[0] not in KINDS:
         raise UserError(f"wsss bench knows no {words[0]}{did_you_mean(words[0], KINDS)}; see wsss bench --help")
     kind, work = KINDS[words[0]]
-    print(json.dumps(work(parse(kind, words[1:], f"bench {words[0]}"))))
+    print(json.dumps(work(parse(kind, words[1:], f"wsss bench {words[0]}"))))
     return 0
 
 

@@ -1,9 +1,8 @@
-"""`python -m wsss.tools.distil RUN`: a small student of a finished run, taught without masks by what that run says of
-its training photographs.
+"""`python -m wsss.tools.distil RUN`: train a small student on the outputs of a finished run, without masks.
 
-The teacher sees each photograph once, at its own size, with its mirror image; what it says (class scores of the tokens
-of both layers, probabilities of the decoder, codes in the subspaces) is kept in the student's folder. The student sees
-training views as any run does, and each of its tokens learns what the teacher said of that place.
+The teacher sees each training photograph once, at its own size, and its mirror image. Its maps are stored in the
+student's folder: class scores of the tokens of both layers, probabilities of the decoder, embeddings in the subspaces.
+The student sees training views as in any run. Each of its tokens learns the teacher's values at that place.
 """
 
 import sys
@@ -22,15 +21,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from wsss import datasets, finite, method, presets, train, transforms
+from wsss import command, datasets, finite, method, presets, train, transforms
 from wsss.batch import Batch, Output
 from wsss.cam import upcast
-from wsss.command import parse
 from wsss.config import Config
 from wsss.data import pictures, voc
 from wsss.inference import runs
 from wsss.inference.runs import Opened
-from wsss.interrupt import Interrupted
 from wsss.method import classification_loss
 from wsss.model import SegmentationModel
 from wsss.paths import UserError, atomic, read_json, sha256, write_json
@@ -38,9 +35,9 @@ from wsss.paths import UserError, atomic, read_json, sha256, write_json
 STUDENT = "voc-animals-student"
 TEACHER = "teacher.json"
 WEIGHTS = {"classification": 1.0, "cam": 1.0, "aux_cam": 1.0, "segmentation": 1.0, "codes": 0.5}
-"""Of the terms."""
-SPOKEN = ("cam", "aux_cam", "segmentation", "codes")
-"""What the teacher says of a photograph: maps (channels, i, j) on its token grid."""
+"""Weights of the terms."""
+MAPS = ("cam", "aux_cam", "segmentation", "codes")
+"""Maps (channels, i, j) on the teacher's token grid; codes are the embeddings in the subspaces, side by side."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +55,20 @@ class Distil:
     steps: int | None = None
     """Steps of the student; None: the preset's."""
 
+    def __call__(self) -> str:
+        opened = runs.open_run(self.run, data_root=self.data_root)
+        if opened.config.data.supervision == "masks":
+            raise UserError(f"{opened.folder} has learnt from masks; a student of it would be fully supervised, too")
+        same = {"data": opened.config.data, "msc": opened.config.msc}
+        changes = {f"{part}.{name}": value for part, group in same.items() for name, value in vars(group).items()}
+        changes |= {"seed": self.seed, "output": self.output}
+        changes |= {} if self.steps is None else {"optim.steps": self.steps}
+        record = train.run(presets.get(STUDENT, **changes), trainer=partial(Student, opened=opened))
+        return f"{record['path']}: segmentation {record['results']['segmentation']['miou_headline']:.1f}"
+
 
 class Views(datasets.TrainingViews):
-    """Training views with the place in the photograph that each token shows."""
+    """Training views, and the pixel of the photograph that each token shows."""
 
     def __init__(self, split: datasets.Split, config: Config, patch: int):
         super().__init__(split, config)
@@ -78,19 +86,21 @@ class Views(datasets.TrainingViews):
 
 @dataclass
 class Lesson(Batch):
-    """A batch, and what the teacher said of the places that its tokens show."""
+    """A batch, and the teacher's values at the places that its tokens show."""
 
     shown: Bool[Tensor, "b i j"] | None = None
     """Tokens whose middle shows the photograph."""
     taught: dict[str, Float[Tensor, "b d i j"]] | None = None
-    """By SPOKEN; of no meaning where a token is not shown."""
+    """One map for each of MAPS; without meaning where `shown` is False."""
 
 
 def sampled(
     taught: Float[Tensor, "d p q"], source: Int[Tensor, "i j"], size: tuple[int, int], patch: int
 ) -> Float[Tensor, "d i j"]:
-    """The teacher's maps at the pixels `source` (row * width + column, -1: none) of a photograph of `size` (height,
-    width): bilinear between the middles of its tokens."""
+    """Sample the teacher's maps at the pixels `source` (row * width + column, -1: none) of a photograph.
+
+    `size` is its (height, width). Between the middles of the teacher's tokens the maps are bilinear.
+    """
     height, width = size
     place = torch.stack([source % width, source // width], -1).clamp(min=0) + 0.5
     covered = torch.tensor([taught.shape[2], taught.shape[1]]) * patch  # the rest, less than a patch, was not seen
@@ -99,12 +109,14 @@ def sampled(
 
 
 @torch.inference_mode()
-def speak(teacher: SegmentationModel, photograph: Tensor, label: Tensor) -> dict[str, Float[Tensor, "d p q"]]:
-    """What the teacher says of a photograph (3, h, w), mean over it and its mirror image. Its decoder's probabilities
-    are those of the background and of the classes of the image label."""
+def teacher_maps(teacher: SegmentationModel, photograph: Tensor, label: Tensor) -> dict[str, Float[Tensor, "d p q"]]:
+    """Compute the teacher's maps of a photograph (3, h, w), the mean over it and its mirror image.
+
+    Probabilities of the decoder are kept for the background and the classes of the image label alone.
+    """
     image = teacher.normalise(photograph)
     output = teacher(torch.stack([image, image.flip(2)]))
-    maps = dict(zip(SPOKEN, token_maps(teacher, output), strict=True))
+    maps = dict(zip(MAPS, token_maps(teacher, output), strict=True))
     maps["segmentation"] = maps["segmentation"].softmax(1)
     taught = {name: (value[0] + value[1].flip(2)) / 2 for name, value in maps.items()}
     allowed = torch.cat([torch.ones(1), label])[:, None, None]
@@ -113,7 +125,7 @@ def speak(teacher: SegmentationModel, photograph: Tensor, label: Tensor) -> dict
 
 
 def token_maps(model: SegmentationModel, output: Output) -> tuple[Float[Tensor, "b d i j"], ...]:
-    """By SPOKEN: class scores of the tokens of the last and of the aux layer, decoder logits, codes side by side."""
+    """Compute MAPS: class scores of the tokens of the last and the aux layer, decoder logits, codes."""
     pairs = zip(output.layers[:2], model.class_weights()[:2], strict=True)
     scores = [F.linear(tokens, weight).mT.unflatten(2, output.grid) for tokens, weight in pairs]
     codes = model.proj_head(output.tokens).flatten(2).mT.unflatten(2, output.grid)
@@ -121,10 +133,14 @@ def token_maps(model: SegmentationModel, output: Output) -> tuple[Float[Tensor, 
 
 
 def losses(model: SegmentationModel, lesson: Lesson) -> dict[str, Float[Tensor, ""]]:
-    """Classification by the image labels on both heads; squared error of the tokens' class scores, divided by the
-    teacher's mean square; cross-entropy with its probabilities; 1 - cosine of the codes, mean over subspaces."""
+    """Compute the student's losses, each a mean over the tokens that show the photograph.
+
+    classification: both heads by the image label. cam, aux_cam: squared error of the class scores, divided by the
+    teacher's mean square. segmentation: cross-entropy with the teacher's probabilities. codes: 1 - cosine, mean over
+    the subspaces.
+    """
     output = model(model.normalise(lesson.image))
-    maps = {name: upcast(value) for name, value in zip(SPOKEN, token_maps(model, output), strict=True)}
+    maps = {name: upcast(value) for name, value in zip(MAPS, token_maps(model, output), strict=True)}
     shown, device = lesson.shown, lesson.image.device
     taught = {name: value.to(device).movedim(1, -1)[shown] for name, value in lesson.taught.items()}
     learnt = {name: value.movedim(1, -1)[shown] for name, value in maps.items()}
@@ -139,7 +155,7 @@ def losses(model: SegmentationModel, lesson: Lesson) -> dict[str, Float[Tensor, 
 
 
 class Student(train.Trainer):
-    """A run that learns what a finished one says."""
+    """A run that learns the outputs of a finished one."""
 
     def __init__(self, *arguments: Any, opened: Opened):
         train_split = arguments[1]
@@ -147,28 +163,28 @@ class Student(train.Trainer):
         self.known = {"run": "/".join(opened.folder.parts[-3:]), "weights": sha256(opened.file)}
         super().__init__(*arguments)
         self.origin, self.kept = {"teacher": self.known}, self.folder / "teacher"
-        self._hear()
+        self._store_maps()
 
     def build(self, classes: int) -> SegmentationModel:
-        """Evenly spaced parts of the teacher's encoder, heads drawn from the seed."""
+        """Build the student from evenly spaced parts of the teacher's encoder; the seed draws the heads."""
         student = super().build(classes)
         select(self.teacher.encoder, student.encoder)
         student.set_normalisation(self.teacher.normalisation)
         student.start = {"sha256": self.known["weights"], "source": f"evenly spaced parts of {self.known['run']}"}
         return student
 
-    def _hear(self) -> None:
-        """Keep what the teacher says of every training photograph."""
+    def _store_maps(self) -> None:
+        """Store the teacher's maps of every training photograph that has none yet."""
         known = self.known
         if not (self.kept / TEACHER).is_file():
             write_json(self.kept / TEACHER, known)
         if read_json(self.kept / TEACHER) != known:
-            raise UserError(f"{self.kept} holds the words of another teacher; choose another --output, or delete it")
+            raise UserError(f"{self.kept} holds the maps of another teacher; choose another --output, or delete it")
         split, teacher = self.train_split, self.teacher.to(self.device)
         for place, name in enumerate(tqdm(split.ids, "teacher", unit="image")):
             if not self._file(name).is_file():
                 pixels = torch.from_numpy(np.array(voc.read_image(split.files[place]))).permute(2, 0, 1)
-                taught = speak(teacher, pixels.to(self.device), split.labels[place].to(self.device))
+                taught = teacher_maps(teacher, pixels.to(self.device), split.labels[place].to(self.device))
                 with atomic(self._file(name)) as scratch, open(scratch, "wb") as file:
                     np.savez(file, **{kind: value.half().cpu().numpy() for kind, value in taught.items()})
 
@@ -176,24 +192,24 @@ class Student(train.Trainer):
         return self.kept / f"{name}.npz"
 
     def batches(self) -> Iterator[Lesson]:
-        """Training views with what the teacher said of them."""
+        """Yield training views with the teacher's values, without end."""
         order = datasets.TrainSampler(len(self.train_split), self.config, self.step)
         views = Views(self.train_split, self.config, self.model.patch)
         yield from DataLoader(views, batch_sampler=order, collate_fn=self._lesson)
 
     def _lesson(self, items: list[tuple]) -> Lesson:
         batch = datasets.collate([item[:-2] for item in items])
-        taught: dict[str, list[Tensor]] = {kind: [] for kind in SPOKEN}
+        taught: dict[str, list[Tensor]] = {kind: [] for kind in MAPS}
         for *_, source, size in items:
             name = batch.ids[len(taught["cam"])]
             with np.load(self._file(name)) as file:
-                for kind in SPOKEN:
+                for kind in MAPS:
                     taught[kind].append(sampled(torch.from_numpy(file[kind]).float(), source, size, self.teacher.patch))
         shown = torch.stack([source >= 0 for *_, source, _ in items])
         return Lesson(**vars(batch), shown=shown, taught={kind: torch.stack(rows) for kind, rows in taught.items()})
 
     def weights(self, step: int) -> dict[str, float]:
-        """The same at every step."""
+        """Return the weights of the terms, the same at every step."""
         return WEIGHTS
 
     def _update(self, wrapped: nn.Module, batches: Iterator[Lesson]) -> dict[str, float | None]:
@@ -203,16 +219,19 @@ class Student(train.Trainer):
         with self._autocast():
             terms = losses(self.model, lesson)
             loss = method.objective(terms, WEIGHTS)
-        told = [(lesson.ids, finite.values(terms))]
+        values = [(lesson.ids, finite.values(terms))]
         loss.backward()
-        means = self._checked(told)
+        means = self._checked(values)
         self.optimizer.step()
         return means
 
 
 def select(teacher: nn.Module, student: nn.Module) -> None:
-    """Fill a narrower ViT with evenly spaced channels, heads and hidden units of a wider one, block by block (weight
-    selection: Xu et al., Initializing Models with Larger Ones, ICLR 2024). Heads have the same width in both."""
+    """Fill a narrower ViT with evenly spaced channels, heads and hidden units of a wider one, block by block.
+
+    This is weight selection (Xu et al., Initializing Models with Larger Ones, ICLR 2024). Heads have the same width in
+    both.
+    """
     wide = teacher.state_dict()
     heads = [block.attn.num_heads for block in (teacher.blocks[0], student.blocks[0])]
     chosen = {}
@@ -227,35 +246,12 @@ def select(teacher: nn.Module, student: nn.Module) -> None:
 
 
 def _spread(value: Tensor, shape: Sequence[int], dimensions: Sequence[int]) -> Tensor:
-    """Evenly spaced entries of `value` along each dimension."""
+    """Take evenly spaced entries of `value` along each dimension."""
     for dimension, count in zip(dimensions, shape, strict=True):
         places = torch.arange(count) * value.shape[dimension] // count
         value = value.index_select(dimension, places)
     return value
 
 
-def distil(asked: Distil) -> dict[str, Any]:
-    """Train the student, evaluate it and write its record, which names the teacher. Raises UserError."""
-    opened = runs.open_run(asked.run, data_root=asked.data_root)
-    if opened.config.data.supervision == "masks":
-        raise UserError(f"{opened.folder} has learnt from masks; a student of it would be fully supervised, too")
-    same = {"data": opened.config.data, "msc": opened.config.msc}
-    changes = {f"{part}.{name}": value for part, group in same.items() for name, value in vars(group).items()}
-    changes |= {"seed": asked.seed, "output": asked.output}
-    changes |= {} if asked.steps is None else {"optim.steps": asked.steps}
-    return train.run(presets.get(STUDENT, **changes), trainer=partial(Student, opened=opened))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
-    try:
-        record = distil(parse(Distil, sys.argv[1:] if argv is None else argv, "distil"))
-    except (UserError, Interrupted) as error:
-        print(f"wsss: error: {error}", file=sys.stderr)
-        return 1
-    print(f"{record['path']}: segmentation {record['results']['segmentation']['miou_headline']:.1f}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main("python -m wsss.tools.distil", Distil))

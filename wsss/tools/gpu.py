@@ -179,7 +179,7 @@ PARTS: tuple[Callable[[Check], dict[str, Any]], ...] = (parity, steps, compiled,
 
 def run(words: Sequence[str]) -> int:
     """Every part in turn; 1 where one keeps not to its bound or breaks off, whose error stands in its line then."""
-    check = parse(Check, words, "gpu")
+    check = parse(Check, words, "python -m wsss.tools.gpu")
     if not (check.toy or torch.cuda.is_available()):
         print("make gpu: PyTorch sees no GPU here, so nothing was checked; --toy True runs all parts at toy size")
         return 0

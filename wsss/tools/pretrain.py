@@ -1,4 +1,4 @@
-"""Pretrain a small ViT by image labels alone: the start weights that the CPU presets have in place of ImageNet's."""
+"""Pretrain a small ViT on image labels. The presets of drawn images start from it, as others do from ImageNet."""
 
 import functools
 import json
@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import tyro
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from safetensors.torch import save_file
@@ -44,8 +45,10 @@ SMALL_VIT = Model(
 
 @dataclass(frozen=True)
 class Pretrain:
-    """Supervised pretraining of a small ViT on image labels."""
+    """Pretrain a small ViT on image labels."""
 
+    root: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ROOT")]
+    """A folder of class folders, or the word drawn."""
     output: Path = Path("data/weights/vit_mini_drawn.safetensors")
     """Where the weights go (half precision); the record goes beside them as .json."""
     minutes: Annotated[float, Bound(1e-3, 1e6)] = 30.0
@@ -78,10 +81,16 @@ class Pretrain:
     def __post_init__(self) -> None:
         check(self)
 
+    def __call__(self) -> str:
+        record = pretrain(self)
+        return f"{json.dumps(record['held_out'])} -> {self.output}"
+
 
 class Pretrainer(nn.Module):
-    """A ViT with a linear head on the class token and one on the maximum over the patch tokens, as the classifiers of
-    the method have it: a mean, which asks every token for the class, learns far more slowly (card of the weights)."""
+    """A ViT with two linear heads: on the class token, and on the maximum over the patch tokens as in the method.
+
+    A mean over the tokens, which wants the class in every token, learns far more slowly (card of the weights).
+    """
 
     def __init__(self, config: Pretrain, classes: int):
         super().__init__()
@@ -94,26 +103,29 @@ class Pretrainer(nn.Module):
         self.patch_head = nn.Linear(self.encoder.embed_dim, classes)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"]]:
-        """Logits of the class token and of the maximum over the patch tokens."""
+        """Return the logits of the class token and of the maximum over the patch tokens."""
         tokens = self.encoder.forward_features(image)
         return self.class_head(tokens[:, 0]), self.patch_head(tokens[:, self.encoder.num_prefix_tokens :].amax(1))
 
 
-def run(root: str, config: Pretrain) -> Path:
-    """Pretrain on `root` (a folder of class folders, or 'drawn'); returns the weights' path. Raises UserError."""
-    _check_output(config.output)  # rather now than after the training
-    images, labels, names = drawn(config) if root == DRAWN else folders(Path(root), config.size)
+def pretrain(config: Pretrain) -> dict[str, Any]:
+    """Pretrain, write the weights and their record; returns the record. Raises UserError."""
+    try:  # rather now than after the training
+        config.output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {config.output}: {error.strerror}; choose another --output") from error
+    images, labels, classes = drawn(config) if config.root == DRAWN else folders(Path(config.root), config.size)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive_seed(config.seed, 0)))
     held = max(1, int(config.held_out * len(images)))
     test, train = order[:held], order[held:]
     torch.manual_seed(config.seed)
-    model = Pretrainer(config, len(names)).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = Pretrainer(config, len(classes)).to("cuda" if torch.cuda.is_available() else "cpu")
     started, processor, stamp = time.monotonic(), time.process_time(), provenance.stamp()
     log = list(_fit(model, images[train], labels[train], config))
     accuracy = evaluate(model, images[test], labels[test])
     record = {
-        "data": f"{len(train)} drawn images of other classes" if root == DRAWN else f"{len(train)} photographs",
-        "classes": names,
+        "data": f"{len(train)} drawn images of other classes" if config.root == DRAWN else f"{len(train)} photographs",
+        "classes": classes,
         "held_out": {"images": held, **accuracy},
         "backbone": describe(config.model),
         "steps": log[-1]["step"],
@@ -121,7 +133,9 @@ def run(root: str, config: Pretrain) -> Path:
         "minutes": round((time.monotonic() - started) / 60, 2),
         "cpu_hours": round((time.process_time() - processor) / 3600, 3),
         "config": {
-            k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(config).items() if k != "output"
+            name: value if isinstance(value, int | float | str) else str(value)
+            for name, value in vars(config).items()
+            if name not in ("root", "output")
         },
         **stamp,
         "log": log[:: max(1, len(log) // 50)],
@@ -133,19 +147,11 @@ def run(root: str, config: Pretrain) -> Path:
             {"normalisation": IMAGENET.text()},
         )
     write_json(config.output.with_suffix(".json"), record)
-    print(json.dumps(record["held_out"]), "->", config.output)
-    return config.output
-
-
-def _check_output(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from error
+    return record
 
 
 def _fit(model: Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) -> Iterator[dict[str, float]]:
-    """Train for the configured time; yields step, loss and rate of every 20th step and of the last."""
+    """Train for the given time; yield step, loss and rate of every 20th step and of the last."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     device = model.class_head.weight.device
     bfloat16 = distributed.computes_bfloat16(device)
@@ -182,7 +188,7 @@ def _fit(model: Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) ->
 
 @torch.no_grad()
 def evaluate(model: Pretrainer, images: UInt8[Tensor, "n 3 h w"], labels: Int[Tensor, " n"]) -> dict[str, float]:
-    """Top-1 accuracy in percent of both heads."""
+    """Measure the top-1 accuracy of both heads in percent."""
     model.eval()
     right = np.zeros(2)
     for start in range(0, len(images), 256):
@@ -193,13 +199,13 @@ def evaluate(model: Pretrainer, images: UInt8[Tensor, "n 3 h w"], labels: Int[Te
 
 
 def prepare(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Pixels normalised with ImageNet's mean and deviation."""
+    """Normalise pixels by ImageNet's mean and deviation."""
     mean, deviation = (torch.tensor(x)[:, None, None] for x in (IMAGENET.mean, IMAGENET.deviation))
     return (images.float() / 255 - mean) / deviation
 
 
 def drawn(config: Pretrain) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, " n"], list[str]]:
-    """Drawn images of classes that the mini set does not have."""
+    """Draw images of classes that the mini set does not have."""
     images = np.empty((config.images, config.size, config.size, 3), np.uint8)
     labels = np.empty(config.images, np.int64)
     draw = functools.partial(generate.draw_pretraining, seed=config.seed, size=config.size)
@@ -212,7 +218,7 @@ def drawn(config: Pretrain) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, " n"]
 
 
 def folders(root: Path, size: int) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, " n"], list[str]]:
-    """All photographs of a folder of class folders, squashed to `size`. Raises UserError."""
+    """Read all photographs of a folder of class folders, squashed to `size`. Raises UserError."""
     inside = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     classes = sorted(name for name in inside if not names.hidden(name))
     files = [

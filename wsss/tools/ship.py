@@ -101,7 +101,7 @@ def card(record: dict[str, Any], found: dict[str, Any], digest: str) -> dict[str
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     try:
-        print(ship(parse(Ship, sys.argv[1:] if argv is None else argv, "ship")))
+        print(ship(parse(Ship, sys.argv[1:] if argv is None else argv, "python -m wsss.tools.ship")))
     except UserError as error:
         print(f"wsss: error: {error}", file=sys.stderr)
         return 1

@@ -83,7 +83,7 @@ class Job:
 
 def run(words: Sequence[str]) -> int:
     """The command `wsss sweep`."""
-    asked = parse(Sweep, words, "sweep")
+    asked = parse(Sweep, words, "wsss sweep")
     if asked.jobs < 1 or asked.seeds == ():
         raise UserError("--jobs must be at least 1, and --seeds name at least one seed")
     experiment = experiments.get(asked.table)

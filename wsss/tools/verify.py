@@ -311,7 +311,7 @@ class Verify:
 
 def run(words: Sequence[str]) -> int:
     """`wsss verify`: print the table; 0 if every row is ok."""
-    asked = parse(Verify, words, "verify")
+    asked = parse(Verify, words, "wsss verify")
     rows = [row for case in read(asked.reference) for row in compare(case)]
     failed = [row.name for row in rows if not row.ok]
     note = f"{len(failed)} of {len(rows)} differ: {', '.join(failed)}" if failed else f"all {len(rows)} agree"
