@@ -61,7 +61,7 @@ def weights(name: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         config = presets.get(preset, **SHARED, **changes, output=folder)
         root = datasets.root_of(config.data)
-        splits = [datasets.Split(root, config.data.train_split), datasets.Split(root, "val", need_masks=True)]
+        splits = [datasets.Split(root, config.data.train_split), datasets.Split(root, "val", masks=True)]
         trainer = train.Trainer(config, *splits, Path(folder) / "run", torch.device("cpu"))
         trainer.fit()
         return digest(trainer.model)

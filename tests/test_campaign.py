@@ -18,8 +18,8 @@ from running import Photo, hashes, process, run, tiny, write_photo
 from scipy.io import savemat
 
 from wsss import train
-from wsss.data import voc
 from wsss.data.drawn import generate, twin
+from wsss.registry import VOC_CLASSES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 PATIENCE = 300
@@ -271,7 +271,7 @@ def download_voc() -> None:
         mask = devkit / f"SegmentationClass/{name}.png"
         segmentation = {"GTcls": {"Segmentation": np.array(Image.open(mask))}}
         savemat(sbd / f"cls/{name}.mat", segmentation, do_compression=True)
-        rows = "".join(f"<object><name>{voc.VOC_CLASSES[k - 1]}</name></object>" for k in photo.classes)
+        rows = "".join(f"<object><name>{VOC_CLASSES[k - 1]}</name></object>" for k in photo.classes)
         (devkit / f"Annotations/{name}.xml").write_text(f"<annotation>{rows}</annotation>")
         if number > 3:
             mask.unlink()

@@ -12,7 +12,9 @@ from running import PHOTOS, Photo, folder, log, own_set, record, run, tiny, writ
 
 from wsss import datasets, presets
 from wsss.data import voc
+from wsss.data.pictures import read_image, read_mask
 from wsss.paths import UserError
+from wsss.registry import VOC_CLASSES
 
 ODD = (
     Photo(mode="L"),
@@ -132,7 +134,7 @@ def test_annotations_come_before_text_and_text_before_masks(own):
 def test_augmented_masks_are_preferred(own, tmp_path):
     write_mask(own / "SegmentationClassAug/val_0.png", np.full((40, 48), 2, np.uint8))
     with pytest.raises(UserError, match="image val_1 has no mask: .*SegmentationClassAug/val_1.png"):
-        datasets.Split(own, "val", need_masks=True)
+        datasets.Split(own, "val", masks=True)
     for path in (own / "SegmentationClass").glob("*.png"):
         shutil.copy(path, own / "SegmentationClassAug")
     assert run(*tiny(own, tmp_path / "out")) == 0
@@ -163,7 +165,7 @@ def test_modes_become_rgb(tmp_path):
     Image.fromarray(grey).save(tmp_path / "grey.png")
     Image.fromarray(grey).convert("P").save(tmp_path / "clear.png", transparency=bytes([0, 128]))
     for name in ("grey", "clear"):
-        image = voc.read_image(tmp_path / f"{name}.png")
+        image = read_image(tmp_path / f"{name}.png")
         assert image.mode == "RGB"
         assert np.array_equal(np.asarray(image), grey[..., None].repeat(3, 2)), name
 
@@ -173,14 +175,14 @@ def test_masks_keep_their_indices(tmp_path):
     write_mask(tmp_path / "p.png", mask)
     Image.fromarray(mask).save(tmp_path / "l.png")
     for name in ("p.png", "l.png"):
-        assert np.array_equal(voc.read_mask(tmp_path / name, (2, 2), 20), mask)
+        assert np.array_equal(read_mask(tmp_path / name, (2, 2), 20), mask)
     with pytest.raises(UserError, match="holds the value 20, but only 0..19"):
-        voc.read_mask(tmp_path / "p.png", (2, 2), 19)
+        read_mask(tmp_path / "p.png", (2, 2), 19)
 
 
 def test_a_sample_is_what_lies_on_disk(own):
-    split = datasets.Split(own, "val", need_masks=True)
-    sample = split.sample(3, 32)
+    split = datasets.Split(own, "val", masks=True)
+    sample = datasets.sample(split, 3, 32)
     assert sample.id == "val_3" and sample.image.shape == (3, 32, 32) and sample.part is None
     assert sample.mask.shape == (57, 31) and sample.pixels.shape == (57, 31, 3)
     assert sample.label.tolist() == [0, 1]
@@ -234,14 +236,14 @@ def handful(animals: Path, root: Path) -> Path:
 
 
 def test_photographs_open(animals):
-    train, val = datasets.Split(animals, "train_aug"), datasets.Split(animals, "val", need_masks=True)
+    train, val = datasets.Split(animals, "train_aug"), datasets.Split(animals, "val", masks=True)
     assert train.kit.label_source == "text" and train.kit.mask_source == "SegmentationClassAug"
     assert len(train.kit.classes) == 20 and train.labels.shape[1] == 20
     assert train.labels.any(1).all() and not set(train.ids) & set(val.ids)
     names = dict(line.split(maxsplit=1) for line in (animals / voc.LABEL_FILE).read_text().splitlines())
     for place in range(0, len(val), 100):
-        sample = val.sample(place, 64)
-        seen = {voc.VOC_CLASSES[value - 1] for value in np.unique(sample.mask) if value not in (0, 255)}
+        sample = datasets.sample(val, place, 64)
+        seen = {VOC_CLASSES[value - 1] for value in np.unique(sample.mask) if value not in (0, 255)}
         assert seen == set(names[sample.id].split())
 
 

@@ -14,6 +14,7 @@ from running import assert_same_run, folder, log, one_thread, own_set, run, tiny
 from wsss import command, presets, train, transforms
 from wsss.config import Augment, Compat
 from wsss.data import voc
+from wsss.data.pictures import read_mask
 from wsss.inference import runs
 from wsss.paths import UserError, sha256
 from wsss.settings import override
@@ -107,7 +108,7 @@ def test_a_student_learns_and_names_its_teacher(teacher, tmp_path):
 
 
 def test_no_mask_reaches_a_student(teacher, own, tmp_path, monkeypatch):
-    read, kept = [], voc.read_mask
+    read, kept = [], read_mask
     monkeypatch.setattr(voc, "read_mask", lambda path, *rest: (read.append(path.stem), kept(path, *rest))[1])
     student(teacher, tmp_path)
     assert read and all(name.startswith("val") for name in read)

@@ -93,7 +93,7 @@ def test_start_weights_may_be_gone(own, done, tmp_path):
 def counted(own: Path):
     """A model of random weights, its split and its tally."""
     config = presets.get("smoke", **{"model.depth": 3, "augment.evaluation_size": 32})
-    split = datasets.Split(own, "val", need_masks=True)
+    split = datasets.Split(own, "val", masks=True)
     model = build(config, 2)
     return config, split, model, evaluate.tally(model, split, config, torch.device("cpu"))
 
@@ -102,7 +102,7 @@ def test_each_image_counts_once_at_its_own_size(counted):
     config, split, model, found = counted
     assert found.ids == ["val_0", "val_1", "val_2"]
     for place, name in enumerate(found.ids):
-        sample = split.sample(split.ids.index(name), 32)
+        sample = datasets.sample(split, split.ids.index(name), 32)
         prediction = evaluate.predict(model.eval(), sample.image[None], sample.label[None], config)
         labels = evaluate.to_labels(prediction, sample.mask.shape, config)
         for kind in tally.KINDS:
@@ -130,7 +130,7 @@ def by_hand(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarr
 
 def test_cams_are_masked_by_the_true_image_labels(counted):
     config, split, model, _ = counted
-    sample = split.sample(0, 32)
+    sample = datasets.sample(split, 0, 32)
     prediction = evaluate.predict(model.eval(), sample.image[None], sample.label[None], config)
     for kind in ("cam", "aux_cam"):
         assert prediction.layers[kind][0, 1].eq(0).all(), "jug is not in the image"
@@ -179,8 +179,8 @@ def test_measures_in_workers_are_the_same(counted):
 
 def test_guesses_are_counted_by_hand(own):
     """All background, and the image's class in the central half, on a 48x40 image whose right half is class 1."""
-    split = datasets.Split(own, "val", need_masks=True)
-    sample = split.sample(0, 32)
+    split = datasets.Split(own, "val", masks=True)
+    sample = datasets.sample(split, 0, 32)
     maps = {"segmentation": np.zeros_like(sample.mask), **tally.guess_labels(sample.label.numpy(), sample.mask.shape)}
     found = tally.scores(tally.count_labels(sample.id, sample.mask, maps, 3), ["cup", "jug"], ())
     half = 48 * 40 // 2
@@ -269,7 +269,7 @@ def test_the_pseudo_label_is_the_one_that_segmentation_learns_from(counted, refi
     """Each image whole: with no refinement thresholds alone, which is how it differs from the refined one."""
     config, split, model, _ = counted
     config = presets.get("smoke", **{"model.depth": 3, "segmentation.refinements": refinements})
-    samples = [split.sample(place, 32) for place in range(3)]
+    samples = [datasets.sample(split, place, 32) for place in range(3)]
     image, label = (torch.stack([getattr(x, name) for x in samples]) for name in ("image", "label"))
     prediction = evaluate.predict(model.eval(), image, label, config)
     box, levels = torch.tensor([[0, 32, 0, 32]] * 3), config.segmentation.levels
@@ -361,7 +361,7 @@ def test_score_of_a_run_equals_its_record(counted, tmp_path, capsys):
     config, split, model, found = counted
     model.eval()
     for place, name in enumerate(split.ids):
-        sample = split.sample(place, 32)
+        sample = datasets.sample(split, place, 32)
         prediction = evaluate.predict(model, sample.image[None], sample.label[None], config)
         write_mask(tmp_path / f"mine/{name}.png", evaluate.to_labels(prediction, sample.mask.shape, config)["cam"])
         write_mask(tmp_path / f"truth/{name}.png", sample.mask)

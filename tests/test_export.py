@@ -55,7 +55,7 @@ def test_a_list_gets_labels_by_its_image_labels(own, made, tmp_path, capsys):
     assert run("predict", made, "val", "--save", save) == 0
     assert "the image labels of the list val" in capsys.readouterr().out
     opened, split = runs.open_run(made), datasets.Split(own, "val")
-    samples = [datasets.Split(own, "val", need_masks=True).sample(place, 32) for place in range(len(split))]
+    samples = [datasets.sample(split, place, 32) for place in range(len(split))]
     image, label = (torch.stack([getattr(sample, name) for sample in samples]) for name in ("image", "label"))
     prediction = evaluate.predict(opened.model(2, torch.device("cpu")), image, label, opened.config)
     found = scores(save)

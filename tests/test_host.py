@@ -132,7 +132,7 @@ def test_a_step_waits_for_its_terms_and_for_the_filter_alone(accelerator, monkey
     """Forward, losses, check, backward, optimizer, every term on."""
     config = tiny(optim__accumulate=accumulate, optim__batch=2 * accumulate, csa__direction="both")
     root = own_set(tmp_path / "own")
-    splits = [datasets.Split(root, name, need_masks=True) for name in ("train", "val")]
+    splits = [datasets.Split(root, name, masks=True) for name in ("train", "val")]
     trainer = train.Trainer(config, *splits, tmp_path / "run", torch.device("cpu"))
     wrapped, batches = method.Forward(trainer.model, config), [training_batch(config, 2, seed=n) for n in range(4)]
     waited, fetch = Counter(), host.fetch

@@ -94,7 +94,7 @@ def test_unicode_forms_are_one_name(tmp_path, capsys, disk, text):
         (root / IDS / f"{split}.txt").write_text(f"{before}{text}\n{before}b\n")
     (root / voc.LABEL_FILE).write_text(f"{text} K{text}\nb jug\nv{text} K{text}\nvb jug\n")
     assert run("data", "check", root) == 0, capsys.readouterr().err
-    assert datasets.Split(root, "train", need_masks=True).labels.tolist() == [[0, 1], [1, 0]]
+    assert datasets.Split(root, "train", masks=True).labels.tolist() == [[0, 1], [1, 0]]
     (tmp_path / "mine").mkdir()
     write_mask(tmp_path / f"mine/v{text}.png", np.array(Image.open(root / f"SegmentationClass/v{disk}.png")) % 255)
     (tmp_path / "ids.txt").write_text(f"v{text}\n")

@@ -10,6 +10,7 @@ from running import folder, run
 
 from wsss import presets
 from wsss.data import prepare, voc
+from wsss.data.names import read_lines
 from wsss.registry import DATASETS
 from wsss.report import records
 
@@ -67,7 +68,7 @@ def test_animals(shared, tmp_path, capsys, monkeypatch):
         (root / name).symlink_to(source / name)
     lists = tmp_path / "lists"
     lists.mkdir()
-    labels = dict(line.split(maxsplit=1) for line in voc.read_lines(source / voc.LABEL_FILE))
+    labels = dict(line.split(maxsplit=1) for line in read_lines(source / voc.LABEL_FILE))
     for split in DATASETS["voc-animals"].splits:
         ids = voc.read_ids(source, split)[:6]
         (lists / f"{split}.txt").write_text("\n".join(ids))

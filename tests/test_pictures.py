@@ -183,7 +183,7 @@ def turned(tmp_path: Path) -> Path:
 
 
 def test_photograph_and_mask_lie_alike_wherever_they_are_read(turned, tmp_path):
-    sample = datasets.Split(turned, "val", need_masks=True).sample(0, 32)
+    sample = datasets.sample(datasets.Split(turned, "val"), 0, 32)
     assert sample.pixels[sample.mask == 1].mean(0)[0] > 230 and sample.mask.shape == (24, 40)
     shown = sources.of_set(turned, "val", ("corner",), 1)[0]
     assert np.asarray(shown.photograph)[shown.truth == 1].mean(0)[0] > 230

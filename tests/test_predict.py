@@ -16,8 +16,7 @@ from running import Photo, command, environment, folder, hashes, own_set, proces
 from safetensors.torch import load_file, save_file
 
 from wsss.cli import main
-from wsss.data import pool
-from wsss.data.listing import listing
+from wsss.data import pool, voc
 from wsss.data.pictures import VOC_PALETTE, write_mask
 from wsss.inference import predictions, protocols, runs
 from wsss.inference.predictions import Job
@@ -254,10 +253,11 @@ def test_a_split_without_truth_gives_pictures_alone(done, own, tmp_path, capsys)
 
 def test_some_masks_missing_is_an_error(own, tmp_path):
     root = shutil.copytree(own, tmp_path / "own")
-    assert len(listing(root, "val").masks) == 5 and listing(root, "val", truth=False).masks == []
+    assert len(voc.Split(root, "val", None, labels=False).masks) == 5
+    assert voc.Split(root, "val", labels=False).masks == []
     (root / "SegmentationClass/val_3.png").unlink()
     with pytest.raises(UserError, match=r"image val_3 has no mask"):
-        listing(root, "val")
+        voc.Split(root, "val", None, labels=False)
 
 
 # Stopped and resumed.

@@ -20,6 +20,7 @@ from running import command, environment, hashes
 
 from wsss import datasets
 from wsss.data import check, coco, commands, instances, voc
+from wsss.data.names import read_lines
 from wsss.paths import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
@@ -131,9 +132,9 @@ def test_a_set_of_every_kind_of_object(source, tmp_path, capsys):
     assert voc.open_devkit(root).classes == ("traffic_light", "cup", "dog"), "in the order of the categories' ids"
     assert voc.read_ids(root, "train") == [f"{number:012d}" for number in (1, 2, 4, 6)]
     assert voc.read_ids(root, "val") == voc.read_ids(root, "val_part") == [f"{n:012d}" for n in (11, 12, 14, 16)]
-    labels = [line.split(maxsplit=1)[1] for line in voc.read_lines(root / voc.LABEL_FILE)]
+    labels = [line.split(maxsplit=1)[1] for line in read_lines(root / voc.LABEL_FILE)]
     assert labels == 2 * ["traffic_light cup", "traffic_light dog", "traffic_light", "cup"]
-    assert voc.read_lines(root / voc.CROWD_FILE) == ["000000000004 dog", "000000000014 dog"]
+    assert read_lines(root / voc.CROWD_FILE) == ["000000000004 dog", "000000000014 dog"]
     for number in (1, 2, 4, 6):
         assert np.array_equal(mask_of(root, number), slow_mask(source, "train", number)), number
         assert np.array_equal(mask_of(root, 10 + number), slow_mask(source, "val", number)), number
@@ -156,8 +157,8 @@ def test_smaller_over_larger_and_crowds_under_all(source, tmp_path):
 
 def test_the_reader_finds_photographs_and_reads_grey_as_rgb(source, tmp_path):
     prepare(source, tmp_path / "out")
-    split = datasets.Split(tmp_path / "out", "val", need_masks=True)
-    sample = split.sample(2, 32)
+    split = datasets.Split(tmp_path / "out", "val", masks=True)
+    sample = datasets.sample(split, 2, 32)
     assert sample.id == "000000000014" and sample.pixels.shape == (*SIZE, 3) and sample.label.tolist() == [1, 0, 0]
     assert (sample.pixels[..., 0] == sample.pixels[..., 1]).all()
     original = source / "val2014/COCO_val2014_000000000014.jpg"
@@ -450,10 +451,10 @@ def test_a_part_of_coco_is_taken_only_when_asked_for(source, tmp_path):
 
 def test_whole_sets_are_held_against_the_published_lists():
     root = Path(coco.__file__).parents[2] / "data/lists/coco"
-    val = [instances.number_of(name) for name in voc.read_lines(root / "val.txt")]
-    ids = {"train": voc.read_lines(root / "train.txt"), "val": val}
+    val = [instances.number_of(name) for name in read_lines(root / "val.txt")]
+    ids = {"train": read_lines(root / "train.txt"), "val": val}
     coco.require_whole(ids)
-    part = [instances.number_of(name) for name in voc.read_lines(root / "val_part.txt")]
+    part = [instances.number_of(name) for name in read_lines(root / "val_part.txt")]
     assert sorted(val) == val and val[: coco.COUNTS["val_part"]] == part
     with pytest.raises(UserError, match="2 images of val2014 are not the published ones"):
         coco.require_whole({"train": ids["train"], "val": [*val[1:], "9" * 12]})
@@ -470,12 +471,12 @@ def test_real_annotations(shared, tmp_path):
     tree = json.loads((source / "annotations/instances_val2017.json").read_text())
     classes = voc.open_devkit(root).classes
     assert classes == tuple(row["name"].replace(" ", "_") for row in tree["categories"]) and len(classes) == 80
-    split = datasets.Split(root, "val", need_masks=True)
+    split = datasets.Split(root, "val", masks=True)
     number = {row["id"]: place for place, row in enumerate(tree["categories"], 1)}
     assert len(split) == 48
     for place, name in enumerate(split.ids):
         labels = {number[row["category_id"]] for row in tree["annotations"] if row["image_id"] == int(name)}
-        mask = split.sample(place, 32).mask
+        mask = datasets.sample(split, place, 32).mask
         assert labels == set(np.unique(mask).tolist()) - {0} == set((np.flatnonzero(split.labels[place]) + 1).tolist())
     assert not check.check(root)[1]
 
@@ -483,7 +484,7 @@ def test_real_annotations(shared, tmp_path):
 def test_published_lists_leave_out_what_is_left_out_here(shared):
     """The photographs of 2017 are those of 2014 under other splits."""
     lists, source = shared / "data/lists/coco", shared / "data/tiny_coco/annotations"
-    names = [name for split in ("train", "val") for name in voc.read_lines(lists / f"{split}.txt")]
+    names = [name for split in ("train", "val") for name in read_lines(lists / f"{split}.txt")]
     published = {instances.number_of(name) for name in names}
     for split in ("train", "val"):
         photos = instances.read(source / f"instances_{split}2017.json")[1]

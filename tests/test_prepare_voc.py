@@ -21,7 +21,7 @@ from wsss.config import IGNORE
 from wsss.data import archives, voc
 from wsss.data import prepare as preparation
 from wsss.data.names import read_lines
-from wsss.data.pictures import VOC_PALETTE, write_mask
+from wsss.data.pictures import VOC_PALETTE, read_image, read_mask, write_mask
 from wsss.paths import UserError, project_root
 from wsss.registry import DATASETS
 
@@ -391,7 +391,7 @@ def test_pictures_that_claim_too_many_pixels(tmp_path, size):
     """Pillow raises at one size and warns at the other; neither is decoded."""
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb_png(size))
-    for reader in (lambda: voc.read_image(path), lambda: voc.read_mask(path, None, 20)):
+    for reader in (lambda: read_image(path), lambda: read_mask(path, None, 20)):
         with pytest.raises(UserError, match="bomb.png cannot be decoded .*pixels"):
             reader()
 

@@ -9,6 +9,7 @@ from running import assert_same_run, own_set, run, tiny
 from wsss.config import Data
 from wsss.data import sets, voc
 from wsss.data.drawn import generate, twin
+from wsss.data.names import read_lines
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.registry import DATASETS, DataSet, title
@@ -29,7 +30,7 @@ def listed(root: Path, train: list[str], val: list[str], classes: str = "") -> P
 
 def known(name: str, split: str) -> list[str]:
     """Ids of one of the project's lists."""
-    return voc.read_lines(Path(__file__).parents[1] / f"data/lists/{name}/{split}.txt")
+    return read_lines(Path(__file__).parents[1] / f"data/lists/{name}/{split}.txt")
 
 
 def data(preset: str, root: Path) -> Data:

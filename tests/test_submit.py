@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import pytest
 from PIL import Image
 from running import Photo, folder, own_set, run, tiny
 
-from wsss.data import pictures, voc
-from wsss.data.listing import Listing, listing
+from wsss.data import pictures
+from wsss.data.voc import Split
 from wsss.inference import submit
 from wsss.paths import UserError
 from wsss.report import records
@@ -48,8 +49,8 @@ def done(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def images(devkit: Path) -> Listing:
-    return listing(devkit, "test", truth=False)
+def images(devkit: Path) -> Split:
+    return Split(devkit, "test", labels=False)
 
 
 @pytest.fixture
@@ -105,19 +106,20 @@ def test_another_list_than_the_test_images_is_refused_before_it_is_predicted(don
     assert not (done / "predictions").exists()
 
 
-def test_the_whole_test_list_is_asked_for(devkit):
+def test_the_whole_test_list_is_asked_for(images):
     """Just the 1,456 ids of the project's list, and VOC's classes."""
     ids = records.split_ids("voc-test")
-    whole = Listing("test", devkit, voc.VOC_CLASSES, ids[::-1], [], [], "")
-    submit.require_voc_test(whole)
-    one_less = Listing("test", devkit, voc.VOC_CLASSES, ids[1:], [], [], "")
+    images.ids = ids[::-1]
+    submit.require_voc_test(images)
+    images.ids = ids[1:]
     with pytest.raises(UserError, match=f"lists 1,455 in test, and {ids[0]} is not in the list"):
-        submit.require_voc_test(one_less)
-    one_more = Listing("test", devkit, voc.VOC_CLASSES, [*ids, "2007_000001"], [], [], "")
+        submit.require_voc_test(images)
+    images.ids = [*ids, "2007_000001"]
     with pytest.raises(UserError, match="2007_000001 is none of them"):
-        submit.require_voc_test(one_more)
+        submit.require_voc_test(images)
+    images.ids, images.kit = ids, replace(images.kit, classes=("cup",))
     with pytest.raises(UserError, match="other classes than VOC"):
-        submit.require_voc_test(Listing("test", devkit, ("cup",), ids, [], [], ""))
+        submit.require_voc_test(images)
 
 
 def rewrite(path: Path, mask: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsss import transforms
+from wsss import datasets, transforms
 from wsss.config import Augment, Compat
 from wsss.datasets import Split, TrainingViews, collate
 from wsss.inference import protocols
@@ -198,7 +198,7 @@ def test_D18_squash_without_antialiasing_is_the_bases(size, shrinks):
 @pytest.mark.parametrize("plain", [False, True])
 def test_D18_the_switch_reaches_both_evaluations(mini_root, plain):
     """A sample of the evaluation in training, and COCO's final protocol; VOC's squashes nothing."""
-    sample = Split(mini_root, "val").sample(0, 32, plain)
+    sample = datasets.sample(Split(mini_root, "val"), 0, 32, plain)
     photograph = Image.fromarray(sample.pixels)
     assert torch.equal(sample.image, transforms.resize_square(photograph, 32, plain))
     coco = replace(protocols.protocol("coco", 32), plain_squash=plain)

@@ -144,6 +144,6 @@ def test_views_of_training_follow_the_compat_switches(tmp_path, monkeypatch):
     config, seen = tiny(compat__second_flip=True, compat__local_flip=True, augment__hue=0.123), []
     views = transforms.views
     monkeypatch.setattr(transforms, "views", lambda *words: seen.append(words[1:]) or views(*words))
-    split = datasets.Split(own_set(tmp_path / "own"), "train", need_masks=False)
+    split = datasets.Split(own_set(tmp_path / "own"), "train", masks=False)
     assert datasets.TrainingViews(split, config)[0, 5][0] == "train_0"
     assert seen == [(config.augment, config.compat, True)]

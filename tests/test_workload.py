@@ -19,7 +19,7 @@ from running import Photo, command, environment, folder, own_set, redraw, run, t
 
 from wsss import model
 from wsss.data import pictures, voc
-from wsss.data.listing import listing
+from wsss.data.pictures import read_mask
 from wsss.inference import predict, protocols, runs, workload
 from wsss.inference.workload import Plan
 from wsss.interrupt import GRACE
@@ -48,7 +48,10 @@ def plan(*sizes: tuple[int, int], workers: int = 0, **protocol: object) -> Plan:
 
 def shard_of(place: Path, save: Path) -> predict.Shard:
     """What `wsss evaluate` predicts by, of the run in `made`."""
-    images, net = listing(place.parents[3] / "own", "val"), runs.open_run(place).model(2, torch.device("cpu"))
+    images, net = (
+        voc.Split(place.parents[3] / "own", "val", None, labels=False),
+        runs.open_run(place).model(2, torch.device("cpu")),
+    )
     return predict.Shard(net, images, range(3), protocols.protocol("voc"), save / "png", torch.device("cpu"), False, 1)
 
 
@@ -201,12 +204,12 @@ def test_the_limit_scales_photographs_down_and_labels_back(made, tmp_path):
     photograph = pictures.read_image(own / "JPEGImages/val_1.jpg")
     photograph.resize((60, 40), Image.Resampling.BILINEAR).save(small / "JPEGImages/val_1.png")
     assert run("evaluate", made, *words, "--split", "test", "--data-root", small, "--save", tmp_path / "before") == 0
-    limited, before = (voc.read_mask(tmp_path / name / "val_1.png", None, 2) for name in ("limited", "before"))
+    limited, before = (read_mask(tmp_path / name / "val_1.png", None, 2) for name in ("limited", "before"))
     assert limited.shape == (200, 300) and before.shape == (40, 60)
     assert {0, 2} < set(np.unique(before)), "between 0 and 2 a mean would be another class"
     rows, columns = (np.arange(200) + 0.5) * 40 / 200, (np.arange(300) + 0.5) * 60 / 300
     np.testing.assert_array_equal(limited, before[rows.astype(int)][:, columns.astype(int)])
-    assert voc.read_mask(tmp_path / "limited/val_0.png", None, 2).shape == (40, 48), "what is smaller stays as it is"
+    assert read_mask(tmp_path / "limited/val_0.png", None, 2).shape == (40, 48), "what is smaller stays as it is"
 
 
 @pytest.mark.parametrize("protocol", ["voc", "coco"])

@@ -13,6 +13,8 @@ from wsss import distributed, transforms
 from wsss.batch import Batch
 from wsss.config import Config, Data
 from wsss.data import voc
+from wsss.data.pictures import read_image, read_mask
+from wsss.data.voc import Split
 from wsss.interrupt import cores
 from wsss.paths import UserError, note
 
@@ -41,38 +43,15 @@ class Sample:
     """(h, w) uint8, the class where its distinctive part is visible; None where parts are not known."""
 
 
-class Split:
-    """A list of a data set with its image labels, all ids checked against the files when opened."""
-
-    def __init__(self, root: Path, split: str, need_masks: bool = False):
-        self.kit, self.name = voc.open_devkit(root), split
-        self.ids = sorted(voc.read_ids(root, split))  # so that a run hangs on the images of a list, not on its order
-        self.files = [voc.image_file(root, name) for name in self.ids]
-        if need_masks:
-            for name in self.ids:
-                voc.mask_file(self.kit, name)
-        self.labels = torch.from_numpy(voc.read_labels(self.kit, self.ids))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def digests(self, masks: bool = False) -> dict[str, str]:
-        """Of the list's ids, classes, image labels and photographs, and of its masks where they are used."""
-        from wsss.data import identity  # which knows of records, too
-
-        truth = [voc.mask_file(self.kit, name) for name in self.ids] if masks else []
-        files = dict(zip(self.ids, self.files, strict=True))
-        return identity.digests(self.kit.classes, files, self.labels.numpy(), truth)
-
-    def sample(self, index: int, size: int, plain: bool = False) -> Sample:
-        """Image and truth of one id."""
-        name, classes = self.ids[index], len(self.kit.classes)
-        photograph, mask = voc.read_pair(self.kit, name)
-        part = None
-        if self.kit.part_source:
-            part = voc.read_mask(self.kit.root / self.kit.part_source / f"{name}.png", photograph.size, classes)
-        image = transforms.resize_square(photograph, size, plain)
-        return Sample(name, image, np.asarray(photograph), self.labels[index], mask, part)
+def sample(split: Split, index: int, size: int, plain: bool = False) -> Sample:
+    """Image and truth of one id, the image squashed to `size` as `transforms.resize_square` does."""
+    kit, name = split.kit, split.ids[index]
+    photograph, mask = voc.read_pair(kit, name)
+    part = None
+    if kit.part_source:
+        part = read_mask(kit.root / kit.part_source / f"{name}.png", photograph.size, len(kit.classes))
+    image = transforms.resize_square(photograph, size, plain)
+    return Sample(name, image, np.asarray(photograph), torch.from_numpy(split.labels[index]), mask, part)
 
 
 def require_labels(train: Split, val: Split) -> None:
@@ -99,7 +78,7 @@ class TrainingViews(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple:
         index, seed = key
-        photograph, mask = voc.read_image(self.split.files[index]), None
+        photograph, mask = read_image(self.split.files[index]), None
         augment, compat, contrast = self.config.augment, self.config.compat, "views" in self.config.needs
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -107,7 +86,8 @@ class TrainingViews(Dataset):
             if self.config.data.supervision == "masks":
                 torch.manual_seed(seed)
                 mask = transforms.mask_view(voc.read_pair(self.split.kit, self.split.ids[index])[1], augment, compat)
-        return self.split.ids[index], first, self.split.labels[index], torch.tensor(box), second, local, mask
+        label = torch.from_numpy(self.split.labels[index])
+        return self.split.ids[index], first, label, torch.tensor(box), second, local, mask
 
 
 def collate(items: list[tuple]) -> Batch:

@@ -14,15 +14,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from wsss import alignment, cam, distributed, method, provenance
+from wsss import alignment, cam, datasets, distributed, method, provenance
 from wsss import config as configuration
 from wsss.batch import present_classes
 from wsss.config import Config, Data
 from wsss.data import names, sets, voc
-from wsss.data.listing import Listing
 from wsss.data.pool import stream
-from wsss.data.voc import Devkit
-from wsss.datasets import Split, num_workers
+from wsss.data.voc import Devkit, Split
 from wsss.model import SegmentationModel, describe
 from wsss.paths import UserError, atomic
 from wsss.registry import title
@@ -174,7 +172,7 @@ def tally(
     work = partial(count, background=config.cam.background, subspaces=config.msc.subspaces)
     items = _predicted(model, split, config, device, places)
     with tqdm(total=len(places), desc=f"evaluate {split.name}", unit="image", disable=distributed.rank() > 0) as bar:
-        for image in stream(work, items, num_workers(workers)):
+        for image in stream(work, items, datasets.num_workers(workers)):
             counted.merge(image)
             bar.update()
     model.train(was_training)
@@ -191,7 +189,7 @@ def _predicted(
     """Predict the images at `places` in batches; all have the size of the squashed image."""
     size, plain = evaluation_size(config), config.compat.plain_squash
     for start in range(0, len(places), BATCH):
-        samples = [split.sample(place, size, plain) for place in places[start : start + BATCH]]
+        samples = [datasets.sample(split, place, size, plain) for place in places[start : start + BATCH]]
         image, label = (torch.stack([getattr(x, name) for x in samples]) for name in ("image", "label"))
         prediction = predict(model, image.to(device), label.to(device), config)
         apart = agreement(prediction, label.to(device)).cpu().numpy()
@@ -218,11 +216,11 @@ def _predicted(
 
 def guesses_of(root: Path, split: str, headline: Sequence[str]) -> dict[str, Any]:
     """What the guesses reach on a list, counted without a network: an entry of data/results/guesses.json."""
-    opened, counted = Split(root, split, need_masks=True), Counts()
+    opened, counted = Split(root, split, masks=True), Counts()
     full = ("background", *opened.kit.classes)
     for place, name in enumerate(opened.ids):
         _, mask = voc.read_pair(opened.kit, name)
-        guesses = guess_labels(opened.labels[place].numpy(), mask.shape)
+        guesses = guess_labels(opened.labels[place], mask.shape)
         counted.merge(count_labels(name, mask, guesses, len(full)))
     reached = {kind: guess_scores(np.sum(counted.counts[kind], 0), full, headline) for kind in GUESSES}
     mark = records.fingerprint(counted.ids, counted.digests)
@@ -242,7 +240,7 @@ def examples(
     rows: list[dict[str, np.ndarray]] = []
     model.eval()
     for place in np.linspace(0, len(split) - 1, min(count, len(split))).astype(int):
-        sample = split.sample(int(place), size, config.compat.plain_squash)
+        sample = datasets.sample(split, int(place), size, config.compat.plain_squash)
         label = sample.label[None].to(device)
         prediction = predict(model, sample.image[None].to(device), label, config)
         labels = to_labels(prediction, (size, size), config)
@@ -273,9 +271,7 @@ def _squashed(pixels: np.ndarray, size: int, nearest: bool) -> np.ndarray:
     return array[0] if nearest else np.moveaxis(array, 0, 2)
 
 
-def record(
-    counted: Counts, config: Config, data: Devkit | Listing, dataset: str, protocol: Mapping[str, Any]
-) -> dict[str, Any]:
+def record(counted: Counts, config: Config, kit: Devkit, dataset: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a record that every protocol has: numbers, configuration and where they come from."""
     return {
         "schema": records.SCHEMA,
@@ -286,8 +282,8 @@ def record(
         "seed": config.seed,
         "images": len(counted.ids),
         "fingerprint": records.fingerprint(counted.ids, counted.digests),
-        "protocol": {**protocol, "mask_source": data.mask_source},
-        "results": scores(counted, data.classes, config.data.headline),
+        "protocol": {**protocol, "mask_source": kit.mask_source},
+        "results": scores(counted, kit.classes, config.data.headline),
         "config": configuration.to_dict(config) | {"output": "", "data": vars(config.data) | {"root": ""}},
         "backbone": describe(config.model),
         "processes": distributed.world_size(),

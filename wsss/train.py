@@ -47,12 +47,12 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
     with distributed.group() as device:
         root = distributed.main_first(lambda: sets.root_of(config.data))
         supervised = config.data.supervision == "masks"
-        train_split = datasets.Split(root, config.data.train_split, need_masks=supervised)
+        train_split = datasets.Split(root, config.data.train_split, masks=supervised)
         val_split, *watched = (
-            datasets.Split(root, name, need_masks=True) for name in (config.data.val_split, *config.data.watch)
+            datasets.Split(root, name, masks=True) for name in (config.data.val_split, *config.data.watch)
         )
         evaluate.require_headline(config.data, train_split.kit.classes)
-        data = distributed.from_main(lambda: _digests(train_split, val_split, watched, supervised))
+        data = distributed.from_main(lambda: _digests(train_split, val_split, watched))
         folder = run_folder(config, root)
         done = begun.finished(folder, config, resume, root, data)
         distributed.barrier()
@@ -65,11 +65,9 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
         return made.finish(data)
 
 
-def _digests(
-    train: datasets.Split, val: datasets.Split, watched: Sequence[datasets.Split], supervised: bool
-) -> records.Data:
-    digests = {"train": train.digests(masks=supervised), "val": val.digests(masks=True)}
-    return digests | {identity.WATCHED + split.name: split.digests(masks=True) for split in watched}
+def _digests(train: datasets.Split, val: datasets.Split, watched: Sequence[datasets.Split]) -> records.Data:
+    digests = {"train": train.digests(), "val": val.digests()}
+    return digests | {identity.WATCHED + split.name: split.digests() for split in watched}
 
 
 def run_folder(config: Config, root: Path) -> Path:

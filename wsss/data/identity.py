@@ -61,14 +61,6 @@ def digests(
     return made
 
 
-def of_list(root: Path, split: str, masks: bool = False) -> Digests:
-    """The digests of a list of a VOC-format root, with its image labels. Raises UserError."""
-    kit, ids = voc.open_devkit(root), sorted(voc.read_ids(root, split))
-    files = {name: voc.image_file(root, name) for name in ids}
-    truth = [voc.mask_file(kit, name) for name in ids] if masks else []
-    return digests(kit.classes, files, voc.read_labels(kit, ids), truth)
-
-
 def of_run(folder: Path) -> Data:
     """What is known of the data that the run at `folder` was started on; empty where nothing is. Raises UserError."""
     path = folder / _FILE
@@ -148,7 +140,7 @@ def evaluated(folder: Path, config: Settings, listed: tuple[Path, str], digests:
     kept, lists = {split: {**before, **used.get(split, {})}}, {split: digests}
     if split not in used:
         with suppress(UserError):  # a root of test images alone has no other list
-            lists[config.val_split] = of_list(root, config.val_split)
+            lists[config.val_split] = voc.Split(root, config.val_split).digests()
             kept[config.val_split] = used[config.val_split]
     classes = {row["classes"] for row in known.values() if "classes" in row}
     if classes - {digests["classes"]}:
@@ -170,7 +162,7 @@ def _photograph(path: Path) -> str:
 
 
 def _mask(classes: int, path: Path) -> str:
-    return records.mask_digest(voc.read_mask(path, None, classes))
+    return records.mask_digest(pictures.read_mask(path, None, classes))
 
 
 # The cache: a JSON file for each folder and kind of digest, {name: [stamp, digest]}.

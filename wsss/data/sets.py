@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wsss.config import Data
 from wsss.data import voc
+from wsss.data.names import read_lines
 from wsss.paths import UserError, project_root
 from wsss.registry import DATASETS, SUPERVISED, title
 
@@ -96,4 +97,4 @@ def _ids(name: str, split: str = "") -> frozenset[str]:
 def _listed(folder: Path, pattern: str) -> frozenset[str]:
     """All lines of a folder's lists; the project, and with it the folder, may change within a process."""
     files = (file for file in folder.glob(f"{pattern}.txt") if file.name != voc.LABEL_FILE)
-    return frozenset(line for file in files for line in voc.read_lines(file))
+    return frozenset(line for file in files for line in read_lines(file))

@@ -12,13 +12,11 @@ from PIL import Image
 
 from wsss.config import IGNORE
 from wsss.data import names
-from wsss.data.names import read_lines as read_lines
-from wsss.data.pictures import read_image as read_image
-from wsss.data.pictures import read_mask as read_mask
+from wsss.data.pictures import read_image, read_mask
 from wsss.paths import UserError
-from wsss.registry import VOC_CLASSES as VOC_CLASSES
+from wsss.registry import VOC_CLASSES
 
-MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
+_MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
 LABEL_FILE = "image_labels.txt"
 CROWD_FILE = "crowds.txt"
 """`id class class ...`: what the mask of a prepared image shows as a crowd only, so that its labels do not name it."""
@@ -40,20 +38,50 @@ class Devkit:
     """SegmentationPart where the distinctive parts are known (mini), else empty."""
 
 
-def open_devkit(root: Path) -> Devkit:
+def open_devkit(root: Path, need_labels: bool = True) -> Devkit:
     """The data set at `root`; classes.txt there takes the place of VOC's classes. Raises UserError."""
     if not (root / "JPEGImages").is_dir():
         raise UserError(f"{root} holds no JPEGImages folder, so it is no VOC-format root; name the folder that does")
     classes = read_classes(root)
-    masks = next((name for name in MASK_FOLDERS if (root / name).is_dir()), "")
+    masks = next((name for name in _MASK_FOLDERS if (root / name).is_dir()), "")
     xml = any(names.files(root / "Annotations", ANNOTATIONS))
     labels = "annotations" if xml else "text" if (root / LABEL_FILE).exists() else "masks"
-    if labels == "masks" and not masks:
+    if labels == "masks" and not masks and need_labels:
         raise UserError(
-            f"{root} has no image labels: neither Annotations/*.xml nor {LABEL_FILE} nor {' nor '.join(MASK_FOLDERS)}"
+            f"{root} has no image labels: neither Annotations/*.xml nor {LABEL_FILE} nor {' nor '.join(_MASK_FOLDERS)}"
         )
     part = "SegmentationPart" if (root / "SegmentationPart").is_dir() else ""
     return Devkit(root, classes, masks, labels, part)
+
+
+class Split:
+    """A list of a data set, its ids sorted, so that a run hangs on the images and not on their order.
+
+    All files are looked for when it is opened, and all image labels are read unless `labels` is False: a test split has
+    none. `masks`: True, every image must have one; False, none is looked for; None, where one image has a mask, all
+    must. Raises UserError.
+    """
+
+    def __init__(self, root: Path, name: str, masks: bool | None = False, labels: bool = True):
+        self.kit, self.name = open_devkit(root, need_labels=labels), name
+        self.ids = sorted(read_ids(root, name))
+        self.files = [image_file(root, image) for image in self.ids]
+        if masks is None and self.kit.mask_source:
+            folder = root / self.kit.mask_source
+            masks = any(names.find(folder, image, names.MASKS) for image in self.ids)
+        self.masks = [mask_file(self.kit, image) for image in self.ids] if masks else []
+        """One an id, or none at all."""
+        self.labels = read_labels(self.kit, self.ids) if labels else None
+        """(n, k) float32, 0 or 1; None where they were not read."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def digests(self) -> dict[str, str]:
+        """Of ids, classes and photographs, and of what else was opened: image labels, masks (`identity.digests`)."""
+        from wsss.data import identity  # which knows of records, too
+
+        return identity.digests(self.kit.classes, dict(zip(self.ids, self.files, strict=True)), self.labels, self.masks)
 
 
 def read_classes(root: Path) -> tuple[str, ...]:

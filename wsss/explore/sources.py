@@ -10,6 +10,7 @@ from PIL import Image
 from wsss import datasets, stored
 from wsss.config import Config
 from wsss.data import identity, names, voc
+from wsss.data.pictures import read_image
 from wsss.explore.scene import Picture, Seer
 from wsss.inference import runs
 from wsss.model import build
@@ -96,13 +97,13 @@ def of_folder(path: Path, limit: int) -> list[Picture]:
         files = sorted(file for file in pictures if not names.hidden(file.name))[:limit]
     if not files:
         raise UserError(f"{path} holds no picture ({', '.join(SUFFIXES)}); name a picture or a folder that does")
-    return [Picture(file.stem, voc.read_image(file)) for file in files]
+    return [Picture(file.stem, read_image(file)) for file in files]
 
 
 def of_set(root: Path, split: str, classes: Sequence[str], count: int) -> list[Picture]:
     """`count` images of a data set's list, evenly spaced, with image labels and truth. Raises UserError where the set
     has other classes than the model."""
-    listed = datasets.Split(root, split, need_masks=True)
+    listed = datasets.Split(root, split, masks=True)
     if tuple(listed.kit.classes) != tuple(classes):
         raise UserError(
             f"{root} has other classes than the model, which knows {', '.join(classes)}; see its classes.txt"
@@ -110,7 +111,8 @@ def of_set(root: Path, split: str, classes: Sequence[str], count: int) -> list[P
     found = []
     for place in np.linspace(0, len(listed) - 1, min(count, len(listed))).astype(int):
         photograph, mask = voc.read_pair(listed.kit, listed.ids[place])
-        found.append(Picture(listed.ids[place], photograph, listed.labels[place], mask))
+        label = torch.from_numpy(listed.labels[place])
+        found.append(Picture(listed.ids[place], photograph, label, mask))
     return found
 
 

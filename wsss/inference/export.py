@@ -105,8 +105,7 @@ def _photographs(photos: str, save: Path, config: Config, classes: tuple[str, ..
     if split.kit.classes != classes:
         raise UserError(f"{root} has other classes than the run was trained for; check its classes.txt")
     return [
-        Photograph(name, file, label.numpy())
-        for name, file, label in zip(split.ids, split.files, split.labels, strict=True)
+        Photograph(name, file, label) for name, file, label in zip(split.ids, split.files, split.labels, strict=True)
     ]
 
 

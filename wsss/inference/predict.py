@@ -15,9 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wsss import distributed, memory
-from wsss.data import voc
-from wsss.data.listing import Listing
+from wsss.data.pictures import read_image
 from wsss.data.pool import stream
+from wsss.data.voc import Split
 from wsss.inference import predictions, protocols
 from wsss.inference.predictions import Finished, Job
 from wsss.inference.protocols import Protocol, limited
@@ -31,7 +31,7 @@ class Shard:
     """One process's part of the work: the images of `places`, with all that scores them."""
 
     model: SegmentationModel
-    images: Listing
+    images: Split
     places: Sequence[int]
     asked: Protocol
     folder: Path
@@ -62,11 +62,11 @@ class Shard:
         for place in self.places:
             if stop.is_set():
                 return
-            yield place, voc.read_image(self.images.files[place])
+            yield place, read_image(self.images.files[place])
 
     def _group(self, place: int, photograph: Image.Image) -> tuple[int, int] | None:
         """The size that the network sees, or None where the PNG is whole."""
-        paths, classes = [self._path(place, folder) for folder in self.folders], len(self.images.classes) + 1
+        paths, classes = [self._path(place, folder) for folder in self.folders], len(self.images.kit.classes) + 1
         if all(path.is_file() and not predictions.fault(path, photograph.size, classes) for path in paths):
             return None
         return (self.asked.size, self.asked.size) if self.asked.size else limited(photograph.size, self.asked.longest)
@@ -109,7 +109,7 @@ class Shard:
     ) -> Job:
         crf = asdict(self.asked.crf) if pixels is not None and self.asked.crf else None
         mask = self.images.masks[place] if self.images.masks else None
-        classes, file = len(self.images.classes) + 1, self.images.files[place]
+        classes, file = len(self.images.kit.classes) + 1, self.images.files[place]
         path, plain = (self._path(place, folder) if folder else None for folder in (self.folder, self.plain))
         return Job(self.images.ids[place], path, classes, scores, pixels, crf, mask, file, size, plain)
 
@@ -132,7 +132,7 @@ def finish(shard: Shard, workers: int) -> list[Finished]:
         return stopped
 
     done: list[Finished] = []
-    words = {"total": len(shard.places), "desc": f"predict {shard.images.split}", "unit": "image"}
+    words = {"total": len(shard.places), "desc": f"predict {shard.images.name}", "unit": "image"}
     bar = tqdm(**words, disable=distributed.rank() > 0)
     with stop_signals() as stop, within_seconds(leave), bar:
         try:

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from wsss.config import IGNORE
-from wsss.data import names, pictures, voc
+from wsss.data import names, pictures
+from wsss.data.pictures import read_mask
 from wsss.inference.crf import dense_crf
 from wsss.paths import UserError, atomic, read_json, write_json
 from wsss.tally import Counts, count_labels
@@ -65,7 +66,7 @@ def finish(job: Job) -> Finished:
     plain = _label(replace(job, path=job.plain, crf=None))[0] if job.plain else None
     if job.mask is None:
         return Finished(None, None, seconds)
-    mask = voc.read_mask(job.mask, label.shape[::-1], job.classes - 1, job.photograph)
+    mask = read_mask(job.mask, label.shape[::-1], job.classes - 1, job.photograph)
     counts, beside = (
         count_labels(job.name, mask, {"segmentation": labels}, job.classes) if labels is not None else None
         for labels in (label, plain)
@@ -76,7 +77,7 @@ def finish(job: Job) -> Finished:
 def _label(job: Job) -> tuple[np.ndarray, float]:
     """The labels of the job's PNG, written if need be, and the CPU seconds of the CRF."""
     if job.scores is None:
-        return voc.read_mask(job.path, None, job.classes - 1), 0.0
+        return read_mask(job.path, None, job.classes - 1), 0.0
     label, seconds = job.scores, 0.0
     if job.crf is not None:
         started = time.thread_time()

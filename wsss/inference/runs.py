@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from wsss import checkpoint, datasets, distributed, evaluate, interrupt, settings
+from wsss import checkpoint, distributed, evaluate, interrupt, settings
 from wsss.config import Config
 from wsss.data import identity, sets
 from wsss.data.identity import Evaluated
-from wsss.data.listing import Listing, listing
 from wsss.data.pictures import upright_size
+from wsss.data.voc import Split
 from wsss.inference import predict, predictions, protocols, workload
 from wsss.inference.predict import Shard
 from wsss.inference.protocols import Protocol
@@ -100,9 +100,9 @@ def evaluate_run(folder: Path, weights: str = "last", data_root: str = "", split
     config = settings.override(run.config, {"data.val_split": split} if split else {})
     with distributed.group() as device:
         root = distributed.main_first(lambda: sets.locate(config.data))
-        opened = datasets.Split(root, config.data.val_split, need_masks=True)
+        opened = Split(root, config.data.val_split, masks=True)
         path = run.folder.with_name(".".join([run.folder.name, *other, "json"]))
-        digests = distributed.from_main(lambda: opened.digests(masks=True))
+        digests = distributed.from_main(lambda: opened.digests())
         data = identity.evaluated(run.folder, run.config.data, (root, opened.name), digests, path)
         model = run.model(len(opened.kit.classes), device)
         path = run.folder.with_name(".".join([run.folder.name, *other, *data.of_record(), "json"]))
@@ -138,7 +138,7 @@ class Outcome:
 
     folder: Path
     """Of the PNGs."""
-    images: Listing
+    images: Split
     record: dict[str, Any] | None
     """None where the split has no truth, or none was asked for; written by process 0, read by all."""
     other_data: str
@@ -146,7 +146,7 @@ class Outcome:
 
     def words(self) -> str:
         """What was measured, and where it lies."""
-        split, where = self.images.split, f"predictions: {self.folder}"
+        split, where = self.images.name, f"predictions: {self.folder}"
         where += f"\nother data than the run's: {self.other_data} differ" if self.other_data else ""
         if self.record is None:
             return f"{len(self.images.ids)} images of {split}, which has no masks to compare with; {where}"
@@ -159,7 +159,7 @@ class Outcome:
         )
 
 
-def run(request: Request, truth: bool = True, check: Callable[[Listing], None] | None = None) -> Outcome:
+def run(request: Request, truth: bool = True, check: Callable[[Split], None] | None = None) -> Outcome:
     """Predict a split by a final protocol: PNGs to RUN/predictions/PROTOCOL-SPLIT (or `save`), then the record.
 
     The record goes to OUTPUT/DATASET/VARIANT/SEED.PROTOCOL.json, its counts beside it; a split without masks, or
@@ -179,12 +179,12 @@ def run(request: Request, truth: bool = True, check: Callable[[Listing], None] |
     asked = dataclasses.replace(asked, plain_squash=squashes)
     with distributed.group() as device:
         root = distributed.main_first(lambda: sets.locate(opened.config.data))
-        images = listing(root, request.split, truth)
+        images = Split(root, request.split, None if truth else False, labels=False)
         if check:
             check(images)
         path, digests = _record_path(request, opened, asked), distributed.from_main(images.digests)
         opened = replace(
-            opened, data=identity.evaluated(opened.folder, opened.config.data, (root, images.split), digests, path)
+            opened, data=identity.evaluated(opened.folder, opened.config.data, (root, images.name), digests, path)
         )
         path, shard = _record_path(request, opened, asked), _shard(request, opened, asked, images, device)
         started = time.monotonic()
@@ -221,14 +221,14 @@ def _save(request: Request, opened: Opened, shard: Shard, images: list[Counts], 
     counted.sort()
     own = DATASETS[config.data.name].protocol if config.data.name in DATASETS else "voc"
     names = [shard.asked.kind] * (shard.asked.kind != own) + ["without-crf"] * (not shard.asked.crf)
-    names += _changes(request, shard.asked) + [listed.split] * (listed.split != "val")
+    names += _changes(request, shard.asked) + [listed.name] * (listed.name != "val")
     names += ["other-data"] * bool(opened.data.differ)
     protocol = {"name": "-".join(["final", *names]), **shard.asked.numbers(), "bfloat16": shard.bfloat16}
-    dataset, origin = sets.name_of(config.data, listed.root, listed.split), opened.origin()
+    dataset, origin = sets.name_of(config.data, listed.kit.root, listed.name), opened.origin()
     record = {
-        **evaluate.record(counted, config, listed, dataset, protocol),
+        **evaluate.record(counted, config, listed.kit, dataset, protocol),
         **shard.model.origin(),
-        "split": listed.split,
+        "split": listed.name,
         "batch": shard.batch,
         "steps": opened.step,
         "evaluated_by": evaluate.stamp(),
@@ -242,10 +242,10 @@ def _save(request: Request, opened: Opened, shard: Shard, images: list[Counts], 
     records.save(record, path)
 
 
-def _shard(request: Request, opened: Opened, asked: Protocol, images: Listing, device: torch.device) -> Shard:
+def _shard(request: Request, opened: Opened, asked: Protocol, images: Split, device: torch.device) -> Shard:
     """This process's part, its folders claimed for these weights and this protocol."""
     bfloat16 = request.bfloat16 and distributed.computes_bfloat16(device)
-    model = opened.model(len(images.classes), device)
+    model = opened.model(len(images.kit.classes), device)
     made_by = {"bfloat16": bfloat16, "weights": sha256(opened.file)}
     made_by |= {"images": opened.data.digests["ids"], "photographs": opened.data.digests["photographs"]}
 

@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from wsss import metrics
 from wsss.config import IGNORE
-from wsss.data import names, voc
+from wsss.data import names
+from wsss.data.pictures import read_mask
 from wsss.paths import UserError, note
 
 
@@ -35,8 +36,8 @@ def score(predictions: Path, truth: Path, classes: int, ids: Path | None = None)
             raise UserError(
                 f"{predictions}/{name}.png does not exist, but {file} does; predict it, too, or name a list by --ids"
             )
-        mask = voc.read_mask(file, None, classes - 1)
-        prediction = voc.read_mask(mine, mask.shape[::-1], classes - 1)
+        mask = read_mask(file, None, classes - 1)
+        prediction = read_mask(mine, mask.shape[::-1], classes - 1)
         if ((prediction == IGNORE) & (mask != IGNORE)).any():
             raise UserError(f"{mine} holds {IGNORE}, which is no class; predict one of 0..{classes - 1} everywhere")
         total += metrics.confusion(mask, prediction, classes)

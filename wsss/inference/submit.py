@@ -11,10 +11,12 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from wsss.data import names, voc
-from wsss.data.listing import Listing
+from wsss.data import names
+from wsss.data.pictures import read_image
+from wsss.data.voc import Split
 from wsss.inference import predictions
 from wsss.paths import UserError, atomic, note
+from wsss.registry import VOC_CLASSES
 from wsss.report import records
 
 MEMBERS = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -70,29 +72,29 @@ class Submit:
             pack(done.folder, done.images, output)
             print(f"{len(done.images.ids)} predictions, all checked: {output}")
             if done.other_data:
-                note(f"note: {done.images.root} is not the data of the run: {done.other_data} differ")
+                note(f"note: {done.images.kit.root} is not the data of the run: {done.other_data} differ")
 
 
-def require_voc_test(images: Listing) -> None:
+def require_voc_test(images: Split) -> None:
     """UserError unless these are VOC's test images and classes."""
     known = records.split_ids("voc-test")
     others = sorted(set(known) ^ set(images.ids))
     if others:
         where = "is not in the list" if others[0] in set(known) else "is none of them"
         raise UserError(
-            f"VOC's test has {len(known):,} images, but {images.root} lists {len(images.ids):,} in {images.split}, and "
-            f"{others[0]} {where}; --partial packs it all the same"
+            f"VOC's test has {len(known):,} images, but {images.kit.root} lists {len(images.ids):,} in {images.name}, "
+            f"and {others[0]} {where}; --partial packs it all the same"
         )
-    if images.classes != voc.VOC_CLASSES:
-        raise UserError(f"{images.root} has other classes than VOC; the server knows VOC's alone")
+    if images.kit.classes != VOC_CLASSES:
+        raise UserError(f"{images.kit.root} has other classes than VOC; the server knows VOC's alone")
 
 
-def validate(folder: Path, images: Listing) -> None:
+def validate(folder: Path, images: Split) -> None:
     """UserError, naming up to three faults, unless `folder` holds just one right PNG for each image: of its size, with
     VOC's palette, its values classes."""
-    classes, faults = len(images.classes) + 1, []
+    classes, faults = len(images.kit.classes) + 1, []
     for name, file in zip(images.ids, tqdm(images.files, desc="check", unit="image", leave=False), strict=True):
-        faults.append(predictions.fault(folder / f"{name}.png", voc.read_image(file).size, classes))
+        faults.append(predictions.fault(folder / f"{name}.png", read_image(file).size, classes))
     there = names.files(folder, names.MASKS)
     faults += [f"{path} is of no image in the list" for name, path in there.items() if name not in set(images.ids)]
     faults = [fault for fault in faults if fault]
@@ -101,7 +103,7 @@ def validate(folder: Path, images: Listing) -> None:
         raise UserError(f"nothing was packed: {'; '.join(faults[:3])}{more}")
 
 
-def pack(folder: Path, images: Listing, output: Path) -> None:
+def pack(folder: Path, images: Split, output: Path) -> None:
     """Check the PNGs of `folder` and write them to the .tar.gz `output`, whole or not at all.
 
     The same PNGs give the same bytes: members in the order of their names, without times and owners. Raises UserError.

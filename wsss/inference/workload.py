@@ -110,7 +110,7 @@ def _prepare(shard: Shard, workers: int, fixed: bool) -> int:
     while plan.bytes() > free and plan.workers and not fixed:
         plan = replace(plan, workers=plan.workers - 1)
     refuse(plan, free)
-    print(sentence(plan, seconds(plan, shard), shard.images.split), file=sys.stderr)
+    print(sentence(plan, seconds(plan, shard), shard.images.name), file=sys.stderr)
     return plan.workers
 
 
@@ -122,7 +122,7 @@ def plan_of(shard: Shard, workers: int) -> Plan:
         names=[images.ids[number] for number in left],
         sizes=[pictures.upright_size(images.files[number]) for number in left],
         asked=shard.asked,
-        classes=len(images.classes) + 1,
+        classes=len(images.kit.classes) + 1,
         patch=shard.model.patch,
         width=shard.model.encoder.embed_dim,
         batch=shard.batch,

@@ -176,7 +176,7 @@ def bench_step(asked: Step) -> dict[str, Any]:
 def _trainer(config: Config, scratch: Path) -> tuple[Callable[[], Any], SegmentationModel]:
     """The step of a `train.Trainer` in the middle of its run, on random images, and its network."""
     classes = DATASETS[config.data.name].classes
-    split = datasets.Split(machine.draw(scratch / "set", 2, classes=classes), "val", need_masks=True)
+    split = datasets.Split(machine.draw(scratch / "set", 2, classes=classes), "val", masks=True)
     trainer = train.Trainer(config, split, split, scratch / "run", device())
     trainer.step = config.optim.steps // 2
     batch = machine.random_batch(config, classes, config.optim.batch // config.optim.accumulate)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from wsss import evaluate, interrupt, model, presets
-from wsss.data.listing import listing
+from wsss.data.voc import Split
 from wsss.inference import predict, protocols, runs
 from wsss.inference.predict import Shard
 from wsss.inference.predictions import Job, finish
@@ -106,7 +106,7 @@ def _evaluate(
     CRF, the passes of the encoder and the floating point operations, which are the first one's times their number;
     `spent`: see `clocks`."""
     size, classes = (asked.width, asked.height), DATASETS[asked.protocol].classes
-    images = listing(machine.draw(scratch / "set", asked.images + 1, size, classes), "val")
+    images = Split(machine.draw(scratch / "set", asked.images + 1, size, classes), "val", True)
     work = Shard(net, images, range(1), own, scratch / "warm", device(), asked.dtype == "bfloat16", asked.batch)
     with machine.counted_flops() as counter:
         predict.finish(work, 0)
@@ -199,7 +199,7 @@ def outside(own: protocols.Protocol, asked: Infer) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        images = listing(machine.draw(folder / "set", count, size, classes - 1), "val")
+        images = Split(machine.draw(folder / "set", count, size, classes - 1), "val", True)
         for name, file, mask in zip(images.ids, images.files, images.masks, strict=True):
             picture = Image.open(file)
             image = protocols.pixels(picture, own)[None].float()

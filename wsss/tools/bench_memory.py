@@ -12,7 +12,7 @@ import psutil
 import tyro
 
 from wsss.data import sets
-from wsss.data.listing import listing
+from wsss.data.voc import Split
 from wsss.inference import protocols, runs
 from wsss.model import describe
 from wsss.paths import UserError
@@ -40,7 +40,7 @@ class Memory:
 def bench_memory(asked: Memory) -> dict[str, Any]:
     """Resident memory in 10^6 bytes of the evaluation's process and of all that it started, and the images done."""
     opened = runs.open_run(asked.run, data_root=asked.data_root)
-    images = listing(sets.locate(opened.config.data), asked.split)
+    images = Split(sets.locate(opened.config.data), asked.split, None, labels=False)
     protocol, samples = protocols.protocol(asked.protocol), []
     with tempfile.TemporaryDirectory() as scratch:
         folder, started = Path(scratch) / "predictions", time.monotonic()
@@ -69,7 +69,7 @@ def bench_memory(asked: Memory) -> dict[str, Any]:
         "workers": runs.crf_workers(asked.workers, protocol),
         "every": asked.every,
         "images": len(images.ids),
-        "classes": len(images.classes) + 1,
+        "classes": len(images.kit.classes) + 1,
         "backbone": describe(opened.config.model),
         "seconds": round(seconds, 1),
         "done": done,

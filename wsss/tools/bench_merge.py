@@ -12,8 +12,8 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from wsss import evaluate
-from wsss.data import voc
-from wsss.data.listing import listing
+from wsss.data.pictures import read_image
+from wsss.data.voc import Split
 from wsss.explore import sources
 from wsss.inference import protocols
 from wsss.inference.crf import dense_crf
@@ -49,12 +49,12 @@ def bench_merge(asked: Merge) -> dict[str, Any]:
     """By number of classes and by `merge`: pixels whose label is that of the whole CRF, in percent, over all images and
     in the worst one; CPU seconds of one core an image, softmax and argmax included, of both."""
     seer, _ = sources.of_run(asked.run) if asked.run else sources.shipped()
-    images = listing(asked.data_root, asked.split, truth=False)
+    images = Split(asked.data_root, asked.split, labels=False)
     protocol = protocols.protocol("voc", scales=asked.scales, flip=asked.flip)
     places = np.unique(np.linspace(0, len(images.ids) - 1, min(asked.images, len(images.ids))).astype(int))
     photographs, logits = [], []
     for place in tqdm(places, desc="network", unit="image"):
-        photograph = voc.read_image(images.files[place])
+        photograph = read_image(images.files[place])
         image = seer.model.normalise(protocols.pixels(photograph, protocol)[None])
         size = [photograph.size[::-1]]
         logits += protocols.scores(lambda x: seer.model(x).segmentation, image, size, protocol, seer.model.patch)

@@ -25,7 +25,7 @@ from wsss import command, datasets, finite, method, presets, train, transforms
 from wsss.batch import Batch, Output
 from wsss.cam import upcast
 from wsss.config import Config
-from wsss.data import pictures, voc
+from wsss.data import pictures
 from wsss.inference import runs
 from wsss.inference.runs import Opened
 from wsss.method import classification_loss
@@ -183,8 +183,9 @@ class Student(train.Trainer):
         split, teacher = self.train_split, self.teacher.to(self.device)
         for place, name in enumerate(tqdm(split.ids, "teacher", unit="image")):
             if not self._file(name).is_file():
-                pixels = torch.from_numpy(np.array(voc.read_image(split.files[place]))).permute(2, 0, 1)
-                taught = teacher_maps(teacher, pixels.to(self.device), split.labels[place].to(self.device))
+                pixels = torch.from_numpy(np.array(pictures.read_image(split.files[place]))).permute(2, 0, 1)
+                label = torch.from_numpy(split.labels[place])
+                taught = teacher_maps(teacher, pixels.to(self.device), label.to(self.device))
                 with atomic(self._file(name)) as scratch, open(scratch, "wb") as file:
                     np.savez(file, **{kind: value.half().cpu().numpy() for kind, value in taught.items()})
 

@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from wsss import distributed, memory, provenance
 from wsss.config import Model
-from wsss.data import names, voc
+from wsss.data import names
 from wsss.data.drawn import generate
+from wsss.data.pictures import read_image
 from wsss.datasets import derive_seed
 from wsss.encoder import build_encoder
 from wsss.model import describe
@@ -233,6 +234,6 @@ def folders(root: Path, size: int) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor
         )
     images = np.empty((len(files), size, size, 3), np.uint8)
     for row, (file, _) in enumerate(tqdm(files, desc="read", unit="image")):
-        images[row] = voc.read_image(file).resize((size, size), Image.Resampling.BICUBIC)
+        images[row] = read_image(file).resize((size, size), Image.Resampling.BICUBIC)
     labels = torch.tensor([number for _, number in files])
     return torch.from_numpy(images).movedim(3, 1).contiguous(), labels, classes

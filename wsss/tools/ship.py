@@ -56,9 +56,9 @@ def ship(asked: Ship) -> Path:
             f"{records.describe(record)} was made on a tree with uncommitted changes; commit and run it again"
         )
     root = sets.locate(opened.config.data)
-    split = datasets.Split(root, opened.config.data.val_split, need_masks=True)
+    split = datasets.Split(root, opened.config.data.val_split, masks=True)
     path = opened.folder.with_name(f"{opened.folder.name}.json")
-    digests = split.digests(masks=True)
+    digests = split.digests()
     data = identity.evaluated(opened.folder, opened.config.data, (root, split.name), digests, path)
     if data.differ:
         raise UserError(f"{root} holds other data than those of {opened.folder}: {data.differ} differ; see --data-root")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from wsss import stored
 from wsss.command import parse
-from wsss.data import identity, sets
+from wsss.data import identity, sets, voc
 from wsss.interrupt import Interrupted, cores, stop_signals
 from wsss.paths import UserError, atomic, note, project_root
 from wsss.registry import DATASETS
@@ -170,11 +170,11 @@ def require_same_data(experiment: Experiment, asked: Sweep, jobs: Sequence[Job])
     if not begun or root is None:
         return
     lists = {row.variant: row.config.data for row in experiment.rows}
-    of_list = cache(partial(identity.of_list, root))
+    digests = cache(lambda split, masks: voc.Split(root, split, masks).digests())
     faults = []
     for job, known in begun:
         data = lists[job.variant]
-        now = {"train": of_list(data.train_split), "val": of_list(data.val_split, masks=True)}
+        now = {"train": digests(data.train_split, False), "val": digests(data.val_split, True)}
         if differ := records.differences(known, now):
             faults.append(f"{job.folder} ({differ} differ)")
     if faults:
