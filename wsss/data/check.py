@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from wsss.config import IGNORE
 from wsss.data import names, pictures, voc
-from wsss.data.pool import spread
+from wsss.data.pool import stream
 from wsss.paths import UserError
 
 _MOST = 100
@@ -68,7 +68,7 @@ def check(root: Path, splits: Sequence[str] = ()) -> tuple[str, list[str]]:
         except UserError as error:
             faults.append(str(error))
     listed, twice = _listed(kit, ids)
-    look = spread(partial(_look, kit), listed, None if len(listed) >= _PAYS else 0)
+    look = stream(partial(_look, kit), listed, None if len(listed) >= _PAYS else 0, chunk=8)
     images = list(tqdm(look, "check", len(listed), unit="image", leave=False))
     faults += twice + [fault for image in images for fault in image.faults]
     trained = {name for split, part in ids.items() if split.startswith("train") and "val" not in split for name in part}

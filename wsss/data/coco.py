@@ -21,7 +21,7 @@ from tqdm import tqdm
 from wsss.data import instances, names, pictures, voc
 from wsss.data.archives import place
 from wsss.data.instances import Photo, number_of, rasterise
-from wsss.data.pool import spread
+from wsss.data.pool import stream
 from wsss.paths import UserError, note, project_root, read_json, sha256, write_json
 from wsss.registry import DATASETS
 
@@ -138,7 +138,7 @@ def prepare(
 
     The set grows at ROOT.partial and is moved to `root` when it is whole; the same call again goes on where an
     interrupted one stopped. A set of the same annotations that is there already is left as it is. `lists` gets the ids
-    by split before anything is written and returns those to write; it may refuse them. `workers` as in `pool.spread`.
+    by split before anything is written and returns those to write; it may refuse them. `workers` as in `pool.stream`.
     Raises UserError for a missing or broken file.
     """
     try:
@@ -158,7 +158,8 @@ def prepare(
             return _accept(root, card)
         for split, rows in photos.items():
             write = partial(_write_photo, scratch, images[split], len(classes))
-            done = tqdm(spread(write, rows, workers), f"rasterise {split}", len(rows), unit="image", leave=False)
+            done = stream(write, rows, workers, chunk=8)
+            done = tqdm(done, f"rasterise {split}", len(rows), unit="image", leave=False)
             try:
                 deque(done, maxlen=0)
             except UserError as error:

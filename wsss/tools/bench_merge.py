@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
-from wsss import evaluate
+from wsss import evaluate, memory
 from wsss.data.pictures import read_image
 from wsss.data.voc import Split
 from wsss.explore import sources
@@ -48,6 +48,7 @@ class Merge:
 def bench_merge(asked: Merge) -> dict[str, Any]:
     """By number of classes and by `merge`: pixels whose label is that of the whole CRF, in percent, over all images and
     in the worst one; CPU seconds of one core an image, softmax and argmax included, of both."""
+    memory.keep_freed()  # as the workers of an evaluation do
     seer, _ = sources.of_run(asked.run) if asked.run else sources.shipped()
     images = Split(asked.data_root, asked.split, labels=False)
     protocol = protocols.protocol("voc", scales=asked.scales, flip=asked.flip)
