@@ -8,10 +8,10 @@ a context (water, mountains) that is labelled background. Everything is drawn, n
 """
 
 import json
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -73,21 +73,29 @@ class Drawing:
     """(class, xmin, ymin, xmax, ymax) of what shows of each object, from 1 and inclusive as in VOC, back to front."""
 
 
-_Corner = tuple[int, int]
-"""Left, top of a sprite's window in the image."""
-
-
 def draw(random: RandomState, size: int = 128, first: int | None = None) -> Drawing:
     """Draw one image with one to three objects; `first` (1..9) fixes the class of the one at the back."""
     count = 1 + int(np.searchsorted(np.cumsum(OBJECTS)[:-1], random.random_sample(), side="right"))
     classes = [int(c) for c in random.randint(1, len(CLASSES) + 1, count)]
     classes[0] = first or classes[0]
-    sprites = [_sprite(random, c, size, count) for c in classes]
+    sprites = []
+    for index in classes:
+        name = CLASSES[index - 1]
+        pattern, body = name.split("-")
+        length = between(random, LENGTH[0], LENGTH[1] - CROWD * (count - 1)) * size / 128
+        degrees = random.randint(-_TURNS[body], _TURNS[body] + 1)
+        hue = _HUES[name] + between(random, -HUE_JITTER, HUE_JITTER)
+        sprites.append(draw_object(random, BODIES[body], PATTERNS[pattern], hue, length, degrees))
     corners, shown = _arrange(random, sprites, size)
     placed = list(zip(classes, sprites, corners, strict=False))
 
     image = background(random, size)
-    _paint_context(random, image, {c: (top, len(sprite.part)) for c, sprite, (_, top) in placed})
+    extents = {index: (top, len(sprite.part)) for index, sprite, (_, top) in placed}
+    for name, paint, share in _CONTEXTS:  # behind the objects
+        index = CLASSES.index(name) + 1
+        if random.random_sample() < CONTEXT[0 if index in extents else 1]:
+            top, height = extents.get(index, (between(random, 0.1, 0.4) * size, 0.5 * size))
+            paint(random, image, top + height * (share + between(random, -0.08, 0.08)))
     edge = contour(shown)
     part = np.zeros((size, size), np.uint8)
     boxes = []
@@ -102,19 +110,12 @@ def draw(random: RandomState, size: int = 128, first: int | None = None) -> Draw
     return Drawing(expose(random, image), mask, part, boxes)
 
 
-def _sprite(random: RandomState, index: int, size: int, count: int) -> Sprite:
-    name = CLASSES[index - 1]
-    pattern, body = name.split("-")
-    length = between(random, LENGTH[0], LENGTH[1] - CROWD * (count - 1)) * size / 128
-    degrees = random.randint(-_TURNS[body], _TURNS[body] + 1)
-    hue = _HUES[name] + between(random, -HUE_JITTER, HUE_JITTER)
-    return draw_object(random, BODIES[body], PATTERNS[pattern], hue, length, degrees)
+def _arrange(random: RandomState, sprites: list[Sprite], size: int) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """Corners (left, top) of the sprites, back to front, and the (size, size) map of which one shows (0 none, else
+    from 1).
 
-
-def _arrange(random: RandomState, sprites: list[Sprite], size: int) -> tuple[list[_Corner], np.ndarray]:
-    """Places for the sprites, back to front, and the (size, size) map of which one shows (0 none, else from 1).
-
-    Tries places until every object shows enough of itself; after 40 failures the front one is left out.
+    Tries places until every object shows enough of itself, outside of the contours, too; after 40 failures the front
+    one is left out.
     """
     for attempt in range(40 * len(sprites)):
         kept = sprites[: len(sprites) - attempt // 40]
@@ -122,39 +123,30 @@ def _arrange(random: RandomState, sprites: list[Sprite], size: int) -> tuple[lis
         shown = np.zeros((size, size), np.uint8)
         for number, (sprite, corner) in enumerate(zip(kept, corners, strict=True), 1):
             shown[_on_image(sprite.mask, corner, size)] = number
-        inner = np.where(contour(shown), 0, shown)
-        placed = zip(kept, corners, range(1, 4), strict=False)
-        if all(_shows_enough(sprite, corner, shown == n, inner == n) for sprite, corner, n in placed):
+        edge = contour(shown)
+        for number, (sprite, corner) in enumerate(zip(kept, corners, strict=True), 1):
+            visible, part = shown == number, _on_image(sprite.part, corner, size)
+            inner = visible & ~edge
+            if (
+                visible.sum() < VISIBLE * sprite.mask.sum()
+                or (part & visible).sum() < PART_VISIBLE * sprite.part.sum()
+                or (part & inner).sum() > PART_SHARE * inner.sum()
+            ):
+                break
+        else:
             return corners, shown
     raise UserError(f"no room for an object on {size} pixels; LENGTH or PART_SCALE in wsss.data is too large")
 
 
-def _corner(random: RandomState, sprite: Sprite, size: int) -> _Corner:
-    """A random place; up to an eighth of the window may lie outside the image."""
+def _corner(random: RandomState, sprite: Sprite, size: int) -> tuple[int, int]:
+    """A random place (left, top); up to an eighth of the window may lie outside the image."""
     height, width = sprite.part.shape
     left, top = (random.randint(-(n // 8), max(size - n, -(n // 4)) + n // 8 + 1) for n in (width, height))
     return left, top
 
 
-def _on_image(window: np.ndarray, corner: _Corner, size: int) -> np.ndarray:
+def _on_image(window: np.ndarray, corner: tuple[int, int], size: int) -> np.ndarray:
     return into(np.zeros((size, size), bool), window, *corner)
-
-
-def _shows_enough(sprite: Sprite, corner: _Corner, visible: np.ndarray, inner: np.ndarray) -> bool:
-    """Whether `visible`, and `inner` within its contour, are enough of the sprite; (size, size) bool both."""
-    part = _on_image(sprite.part, corner, len(visible))
-    whole = visible.sum() >= VISIBLE * sprite.mask.sum() and (part & visible).sum() >= PART_VISIBLE * sprite.part.sum()
-    return bool(whole and (part & inner).sum() <= PART_SHARE * inner.sum())
-
-
-def _paint_context(random: RandomState, image: np.ndarray, extents: Mapping[int, tuple[int, int]]) -> None:
-    """Paint the contexts that the dice grant, behind the objects; `extents` has (top, height) by class."""
-    size = len(image)
-    for name, paint, share in _CONTEXTS:
-        index = CLASSES.index(name) + 1
-        if random.random_sample() < CONTEXT[0 if index in extents else 1]:
-            top, height = extents.get(index, (between(random, 0.1, 0.4) * size, 0.5 * size))
-            paint(random, image, top + height * (share + between(random, -0.08, 0.08)))
 
 
 def contour(shown: np.ndarray) -> np.ndarray:
@@ -197,57 +189,56 @@ def generate(
     """
     root = Path(root)
     card = {"version": VERSION, "seed": seed, "size": size, "splits": dict(splits), "pillow": PIL.__version__}
-    if root.exists():
-        return _accept(root, card)
     try:
-        with atomic(root) as scratch:
-            for folder in _FOLDERS:
-                (scratch / folder).mkdir(parents=True)
-            (scratch / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
-            for number, (split, count) in enumerate(splits.items()):
-                names = [f"{split}_{i:05d}" for i in range(count)]
-                for i, name in enumerate(tqdm(names, f"draw {split}", unit="image", disable=not progress, leave=False)):
-                    drawing = draw(RandomState([seed, number, i]), size, first=1 + i % len(CLASSES))
-                    Image.fromarray(drawing.image).save(scratch / f"JPEGImages/{name}.jpg", quality=90)
-                    write_mask(scratch / f"SegmentationClass/{name}.png", drawing.mask)
-                    write_mask(scratch / f"SegmentationPart/{name}.png", drawing.part)
-                    (scratch / f"Annotations/{name}.xml").write_text(_annotation(name, drawing))
-                (scratch / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{name}\n" for name in names))
-            (scratch / "mini.json").write_text(json.dumps(card, indent=1) + "\n")
+        if not root.exists():
+            with atomic(root) as scratch:
+                _write(scratch, card, progress)
+            return root
     except UserError:
-        if root.exists():  # another process was faster
-            return _accept(root, card)
-        raise
+        if not root.exists():  # else another process was faster
+            raise
+    try:
+        kept = json.loads((root / "mini.json").read_text())
+    except (OSError, ValueError):
+        kept = None
+    # Pillow's version may differ: only JPEG bytes hang on it
+    if not isinstance(kept, dict) or {**kept, "pillow": ""} != {**card, "pillow": ""}:
+        raise UserError(f"{root} exists and is not this version of the mini set; remove it or name another folder")
     return root
+
+
+def _write(root: Path, card: dict[str, Any], progress: bool) -> None:
+    """Draw the set of a card below `root`."""
+    for folder in _FOLDERS:
+        (root / folder).mkdir(parents=True)
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    for number, (split, count) in enumerate(card["splits"].items()):
+        names = [f"{split}_{i:05d}" for i in range(count)]
+        for i, name in enumerate(tqdm(names, f"draw {split}", unit="image", disable=not progress, leave=False)):
+            drawing = draw(RandomState([card["seed"], number, i]), card["size"], first=1 + i % len(CLASSES))
+            Image.fromarray(drawing.image).save(root / f"JPEGImages/{name}.jpg", quality=90)
+            write_mask(root / f"SegmentationClass/{name}.png", drawing.mask)
+            write_mask(root / f"SegmentationPart/{name}.png", drawing.part)
+            (root / f"Annotations/{name}.xml").write_text(_annotation(name, drawing))
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    (root / "mini.json").write_text(json.dumps(card, indent=1) + "\n")
 
 
 def _annotation(name: str, drawing: Drawing) -> str:
     """VOC's XML of an image: its size and, of every object, the class and the box of what shows."""
     height, width = drawing.mask.shape
-    tree = ElementTree.Element("annotation")
-
-    def add(element: ElementTree.Element, **texts: object) -> None:
-        for tag, text in texts.items():
-            ElementTree.SubElement(element, tag).text = str(text)
-
-    add(tree, folder="mini", filename=f"{name}.jpg")
-    add(ElementTree.SubElement(tree, "size"), width=width, height=height, depth=3)
-    add(tree, segmented=1)
+    text = (
+        f"<annotation>\n  <folder>mini</folder>\n  <filename>{name}.jpg</filename>\n  <size>\n    "
+        f"<width>{width}</width>\n    <height>{height}</height>\n    <depth>3</depth>\n  </size>\n"
+        "  <segmented>1</segmented>\n"
+    )
     for index, xmin, ymin, xmax, ymax in drawing.boxes:
-        cut = xmin == 1 or ymin == 1 or xmax == width or ymax == height
-        item = ElementTree.SubElement(tree, "object")
-        add(item, name=CLASSES[index - 1], pose="Unspecified", truncated=int(cut), difficult=0)
-        add(ElementTree.SubElement(item, "bndbox"), xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
-    ElementTree.indent(tree)
-    return ElementTree.tostring(tree, encoding="unicode") + "\n"
-
-
-def _accept(root: Path, card: dict) -> Path:
-    """Return `root` if it holds the set of this card. Pillow's version may differ: only JPEG bytes hang on it."""
-    try:
-        kept = json.loads((root / "mini.json").read_text())
-    except (OSError, ValueError):
-        kept = None
-    if not isinstance(kept, dict) or {**kept, "pillow": ""} != {**card, "pillow": ""}:
-        raise UserError(f"{root} exists and is not this version of the mini set; remove it or name another folder")
-    return root
+        cut = int(xmin == 1 or ymin == 1 or xmax == width or ymax == height)
+        box = {"xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax}
+        sides = "".join(f"      <{side}>{value}</{side}>\n" for side, value in box.items())
+        text += (
+            f"  <object>\n    <name>{CLASSES[index - 1]}</name>\n    <pose>Unspecified</pose>\n"
+            f"    <truncated>{cut}</truncated>\n    <difficult>0</difficult>\n"
+            f"    <bndbox>\n{sides}    </bndbox>\n  </object>\n"
+        )
+    return text + "</annotation>\n"
