@@ -45,18 +45,6 @@ def test_check_finds_nothing_in_a_sound_set(mini_root, own, capsys):
     assert not faults(own) and not notes(own)
 
 
-def test_check_names_every_fault(own, capsys):
-    (own / voc.LABEL_FILE).write_text("".join(f"{s}_{n} cup\n" for s in ("train", "val") for n in range(4)))
-    (own / "JPEGImages/train_0.jpg").write_bytes(b"nothing")
-    (own / f"{IDS}/val.txt").write_text("val_0\ntrain_0\n")
-    assert run("data", "check", own) == 1
-    err = capsys.readouterr().err
-    assert err.count("wsss: error:") == 5
-    assert "train_0.jpg cannot be decoded" in err
-    assert "train_1.png shows jug, which the image labels of train_1 do not name" in err
-    assert "1 images of the list val are also trained on, first train_0" in err
-
-
 def test_the_histogram_counts_images_and_pixels(own):
     rows = check.check(own, ["val"])[0].splitlines()
     assert rows[0].endswith("val 4; labels from text, masks from SegmentationClass") and rows[-1] == "0 faults"

@@ -1,10 +1,8 @@
 """Dense CRF: the predecessor's numbers, what it does to clean and to noisy probabilities, what it refuses."""
 
 import inspect
-import multiprocessing
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -159,14 +157,6 @@ def test_refuses_what_is_not_finite(bad):
 def test_refuses_a_width_that_is_not_positive(terms):
     with pytest.raises(ValueError, match="positive"):
         dense_crf(np.zeros((4, 6, 3), np.uint8), np.full((2, 4, 6), 0.5), 1, *terms)
-
-
-def test_runs_in_a_pool_of_processes():
-    image, bright = halves(12, 16)
-    jobs = [softmax(np.stack([~bright, bright]) + noise(seed, 2, 12, 16)) for seed in range(3)]
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        found = list(pool.map(dense_crf, [image] * 3, jobs))
-    assert all(np.array_equal(one, dense_crf(image, job)) for one, job in zip(found, jobs, strict=True))
 
 
 def test_imports_no_torch():

@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from running import PHOTOS, Photo, folder, log, own_set, record, run, tiny, write_mask
 
 from wsss import datasets, presets
 from wsss.data import voc
-from wsss.data.pictures import read_image, read_mask
 from wsss.paths import UserError
-from wsss.registry import VOC_CLASSES
 
 ODD = (
     Photo(mode="L"),
@@ -160,26 +157,6 @@ def test_text_files_of_other_systems(own):
 # Pixels.
 
 
-def test_modes_become_rgb(tmp_path):
-    grey = np.arange(0, 250, 25, dtype=np.uint8)[None].repeat(4, 0)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    Image.fromarray(grey).convert("P").save(tmp_path / "clear.png", transparency=bytes([0, 128]))
-    for name in ("grey", "clear"):
-        image = read_image(tmp_path / f"{name}.png")
-        assert image.mode == "RGB"
-        assert np.array_equal(np.asarray(image), grey[..., None].repeat(3, 2)), name
-
-
-def test_masks_keep_their_indices(tmp_path):
-    mask = np.array([[0, 1], [20, 255]], np.uint8)
-    write_mask(tmp_path / "p.png", mask)
-    Image.fromarray(mask).save(tmp_path / "l.png")
-    for name in ("p.png", "l.png"):
-        assert np.array_equal(read_mask(tmp_path / name, (2, 2), 20), mask)
-    with pytest.raises(UserError, match="holds the value 20, but only 0..19"):
-        read_mask(tmp_path / "p.png", (2, 2), 19)
-
-
 def test_a_sample_is_what_lies_on_disk(own):
     split = datasets.Split(own, "val", masks=True)
     sample = datasets.sample(split, 3, 32)
@@ -233,18 +210,6 @@ def handful(animals: Path, root: Path) -> Path:
             if (animals / f"SegmentationClassAug/{name}.png").is_file():
                 shutil.copy(animals / f"SegmentationClassAug/{name}.png", root / "SegmentationClassAug")
     return root
-
-
-def test_photographs_open(animals):
-    train, val = datasets.Split(animals, "train_aug"), datasets.Split(animals, "val", masks=True)
-    assert train.kit.label_source == "text" and train.kit.mask_source == "SegmentationClassAug"
-    assert len(train.kit.classes) == 20 and train.labels.shape[1] == 20
-    assert train.labels.any(1).all() and not set(train.ids) & set(val.ids)
-    names = dict(line.split(maxsplit=1) for line in (animals / voc.LABEL_FILE).read_text().splitlines())
-    for place in range(0, len(val), 100):
-        sample = datasets.sample(val, place, 64)
-        seen = {VOC_CLASSES[value - 1] for value in np.unique(sample.mask) if value not in (0, 255)}
-        assert seen == set(names[sample.id].split())
 
 
 def test_photographs_are_checked_and_trained_on(animals, tmp_path, capsys):

@@ -282,23 +282,11 @@ def test_the_pseudo_label_is_the_one_that_segmentation_learns_from(counted, refi
     assert {0, IGNORE} < set(wanted.unique().tolist())
 
 
-def test_a_record_holds_every_measure(done):
-    found = record(done)["results"]
-    for kind in tally.KINDS:
-        assert {"miou_interval", "over_activation", "under_activation", "boundary_iou"} <= set(found[kind])
-    for kind in tally.LAYERS:
-        sweep = found["sweep"][kind]
-        place = sweep["thresholds"].index(record(done)["protocol"]["background"])
-        assert sweep["miou"][place] == found[kind]["miou"] <= sweep["best"]
-    assert set(found["pseudo_label"]) == {"miou", "miou_headline", "coverage", "precision"}
-    assert set(found["agreement"]) == {"difference", "affinity", "label_iou"}
-    assert 0 <= found["subspaces"]["redundancy"] <= 100
-
-
 # wsss score.
 
 TRUTH = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 255, 255]], np.uint8)
-PREDICTION = np.array([[0, 0, 1, 0], [0, 1, 1, 1], [2, 0, 2, 0]], np.uint8)
+PREDICTION = np.array([[0, 0, 1, 0], [0, 1, 1, 1], [2, 0, 2, 255]], np.uint8)
+"""255 is fine where the truth is 255, too."""
 
 
 def write(folder: Path, **masks: np.ndarray) -> Path:
@@ -327,15 +315,6 @@ def test_score_equals_the_numbers_by_hand(tmp_path, capsys):
     assert found["images"] == 2
 
 
-def test_a_perfect_prediction_scores_100(tmp_path, capsys):
-    truth = write(tmp_path / "truth", a=TRUTH)
-    mine = write(tmp_path / "mine", a=np.where(TRUTH == 255, 0, TRUTH).astype(np.uint8))
-    found = score(capsys, mine, truth, "--num-classes", 3)
-    assert (found["miou"], found["pixel_accuracy"], found["mean_accuracy"]) == (100, 100, 100)
-    ignored = score(capsys, truth, truth, "--num-classes", 3)
-    assert ignored == found, "255 in a prediction is fine where the truth is 255 too"
-
-
 FAULTS = {
     "missing": (lambda p: (p / "a.png").unlink(), "a.png does not exist, but"),
     "size": (lambda p: write_mask(p / "a.png", PREDICTION.T), "is 3x4, but its image is 4x3"),
@@ -354,18 +333,3 @@ def test_score_refuses(fault, tmp_path, capsys):
     assert run("score", mine, truth, "--num-classes", 3) == 1
     got = capsys.readouterr()
     assert got.out == "" and f"{says}" in got.err and "wsss: error:" in got.err
-
-
-def test_score_of_a_run_equals_its_record(counted, tmp_path, capsys):
-    """Predictions written to disk and scored without a model give the numbers of the record."""
-    config, split, model, found = counted
-    model.eval()
-    for place, name in enumerate(split.ids):
-        sample = datasets.sample(split, place, 32)
-        prediction = evaluate.predict(model, sample.image[None], sample.label[None], config)
-        write_mask(tmp_path / f"mine/{name}.png", evaluate.to_labels(prediction, sample.mask.shape, config)["cam"])
-        write_mask(tmp_path / f"truth/{name}.png", sample.mask)
-    got = score(capsys, tmp_path / "mine", tmp_path / "truth", "--num-classes", 3)
-    own = tally.scores(found, ["cup", "jug"], ())["cam"]
-    assert got["miou"] == pytest.approx(own["miou"], abs=0.5)
-    assert list(got["iou"].values()) == pytest.approx(list(own["iou"].values()), abs=0.5)

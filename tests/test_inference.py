@@ -78,28 +78,6 @@ def test_voc_sums_over_the_mirror_pair_and_takes_the_largest_scale():
     assert found["coco"][0, 0, 0] == 1 + 3 + 2 and found["coco"][0, 0, -1] == 10 * (1 + 3 + 2)
 
 
-def test_the_mirror_image_is_mirrored_back():
-    """A network that answers with the column of its input, mirrored or not, alike: the pair adds up to a constant."""
-    size = (16, 8)
-
-    def columns(x: torch.Tensor) -> torch.Tensor:
-        return torch.arange(x.shape[3], dtype=torch.float32).expand(len(x), 1, *x.shape[2:])
-
-    photo, found = image(size), {}
-    for kind in ("voc", "coco"):
-        (found[kind],) = protocols.scores(columns, photo, [size], protocols.protocol(kind, 8, (1.0,)), 1)
-    assert found["voc"].eq(7).all()
-    assert found["coco"][0, 0].tolist() == [7, 6, 5, 4, 4, 5, 6, 7]
-
-
-def test_logits_are_resized_before_they_are_combined():
-    """A bilinear map of a maximum is not the maximum of the maps; the protocols take the second."""
-    asked = protocols.protocol("coco", 4, (1.0,))
-    passes = torch.tensor([[[[0.0, 4.0]]], [[[0.0, 4.0]]]])  # mirrored back, the second is 4, 0
-    (got,) = protocols.scores(lambda x: passes, image((1, 2)), [(1, 4)], asked, 1)
-    torch.testing.assert_close(got[0, 0], torch.tensor([4.0, 3.0, 3.0, 4.0]))
-
-
 @pytest.mark.parametrize("kind", ["voc", "coco"])
 def test_a_batch_equals_its_images(model, kind):
     """Squashed photographs go in one batch whatever their own sizes are."""

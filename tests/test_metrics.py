@@ -411,14 +411,6 @@ def test_the_sweep_equals_labels_made_at_every_threshold(maps, background):
     assert scores["best_headline"] == max(headline, default=None)
 
 
-def test_the_sweep_finds_the_threshold_that_parts_object_and_background():
-    truth, value = np.array([[0, 0, 1, 1]], np.uint8), np.float32([[0.1, 0.62, 0.68, 0.9]])
-    levels = metrics.thresholds(0.5)
-    histogram = metrics.sweep_counts(truth, value, np.ones_like(truth), levels, 2)
-    found = metrics.sweep_scores(histogram, levels, NAMES[:2])
-    assert (found["best"], found["best_threshold"]) == (100.0, 0.65)
-
-
 # Pixel AUC.
 
 

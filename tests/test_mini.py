@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
@@ -66,25 +65,6 @@ def test_same_seed_same_bytes_other_seed_others(root: Path, tmp_path: Path) -> N
     assert files == sorted(p.relative_to(same) for p in same.rglob("*") if p.is_file())
     assert all((root / p).read_bytes() == (same / p).read_bytes() for p in files)
     assert labels_sha256(other) != labels_sha256(root)
-
-
-def test_an_image_does_not_depend_on_the_others(root: Path) -> None:
-    drawing = generate.draw(RandomState([0, 0, 4]), first=5)
-    assert np.array_equal(read(root / "SegmentationClass" / "train_00004.png"), drawing.mask)
-
-
-def test_folder_is_voc(root: Path) -> None:
-    names = [name for split in SPLITS for name in (root / f"ImageSets/Segmentation/{split}.txt").read_text().split()]
-    assert len(names) == sum(SPLITS.values()) == len(set(names))
-    assert (root / "classes.txt").read_text().split() == list(generate.CLASSES)
-    for name in names:
-        assert read(root / f"JPEGImages/{name}.jpg").shape == (128, 128, 3)
-        with Image.open(root / f"SegmentationClass/{name}.png") as mask:
-            assert mask.mode == "P" and mask.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]
-            values = set(np.unique(mask))
-        tree = ElementTree.parse(root / f"Annotations/{name}.xml")
-        written = {generate.CLASSES.index(item.findtext("name")) + 1 for item in tree.iter("object")}
-        assert written == values - {0, generate.IGNORE}
 
 
 def test_one_to_three_objects_of_known_classes(drawings: list[generate.Drawing]) -> None:

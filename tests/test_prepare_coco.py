@@ -143,18 +143,6 @@ def test_a_set_of_every_kind_of_object(source, tmp_path, capsys):
     assert not (tmp_path / "out.partial").exists() and not list(root.rglob(".*"))
 
 
-def test_smaller_over_larger_and_crowds_under_all(source, tmp_path):
-    prepare(source, tmp_path / "out")
-    one, four = mask_of(tmp_path / "out", 1), mask_of(tmp_path / "out", 4)
-    assert one[12, 15] == 2 and one[5, 6] == 1 and one[0, 0] == 0
-    assert four[7, 12] == 1 and four[0, 0] == 1, "object and crowd of one class"
-    assert four[27, 5] == 3, "a crowd alone is painted, though it makes no label"
-    assert np.array(Image.open(tmp_path / "out/SegmentationClass/000000000001.png").getpalette()[:6]).tolist() == [
-        *(0, 0, 0),
-        *(128, 0, 0),
-    ]
-
-
 def test_the_reader_finds_photographs_and_reads_grey_as_rgb(source, tmp_path):
     prepare(source, tmp_path / "out")
     split = datasets.Split(tmp_path / "out", "val", masks=True)

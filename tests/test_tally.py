@@ -55,17 +55,6 @@ def test_the_scores_of_processes_put_together_are_those_of_one():
         np.testing.assert_array_equal(both.boundary[kind], whole.boundary[kind])
 
 
-def test_the_sweep_at_the_fixed_threshold_is_the_mean_iou_beside_it():
-    found = tally.scores(tallied(*range(4)), NAMES, ("cup",))
-    for kind in tally.LAYERS:
-        sweep = found["sweep"][kind]
-        place = sweep["thresholds"].index(0.5)
-        assert sweep["miou"][place] == found[kind]["miou"] and sweep["best"] >= found[kind]["miou"]
-        assert sweep["miou_headline"][place] == found[kind]["miou_headline"] <= sweep["best_headline"]
-    other = tally.scores(tallied(0, background=0.37), NAMES, ())["sweep"]["cam"]["thresholds"]
-    assert 0.37 in other and len(other) == 20
-
-
 def test_pseudo_labels_count_where_they_label_and_their_coverage_where_truth_is_known():
     found = tally.scores(tallied(0, 1), NAMES, ())["pseudo_label"]
     known = labelled = right = 0

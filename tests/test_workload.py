@@ -223,14 +223,6 @@ def test_a_limited_evaluation_never_passes_for_the_final_one(made, capsys, proto
     assert "differs in longest" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("value", ["0", "-5"])
-def test_a_limit_that_is_none_is_refused(made, capsys, value):
-    assert run("evaluate", made, "--protocol", "voc", "--longest", value) == 1
-    assert f"--longest is {value}; it is a number of pixels above 0" in capsys.readouterr().err
-    assert run("evaluate", made, "--longest", "60") == 1
-    assert "--longest is of the protocols voc and coco" in capsys.readouterr().err
-
-
 def test_limited_sizes():
     assert [protocols.limited(size, 100) for size in ((400, 300), (300, 400), (100, 80), (5000, 3))] == [
         (100, 75),

@@ -127,7 +127,7 @@ Largest = dict[str, tuple[Float[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]]
 """Layer -> the largest CAM at each pixel, and the class that it is of."""
 
 
-def largest_cams(prediction: Prediction, size: tuple[int, int]) -> Largest:
+def _largest_cams(prediction: Prediction, size: tuple[int, int]) -> Largest:
     """The largest CAM at each pixel of `size` and its class, of one image's prediction, by layer.
 
     Classes without any response are left out: they are never above a threshold.
@@ -146,8 +146,8 @@ def to_labels(
     prediction: Prediction, size: tuple[int, int], config: Config, largest: Largest | None = None
 ) -> dict[str, UInt8[np.ndarray, "h w"]]:
     """Kind -> labels at `size` of one image's prediction: argmax of logits, CAM against background, the pseudo label
-    with 255 where it is unsure. `largest`: `largest_cams` at that size, where it is known already."""
-    largest = largest_cams(prediction, size) if largest is None else largest
+    with 255 where it is unsure. `largest`: `_largest_cams` at that size, where it is known already."""
+    largest = _largest_cams(prediction, size) if largest is None else largest
     above = {kind: value > np.float32(config.cam.background) for kind, (value, _) in largest.items()}
     maps = {kind: np.where(above[kind], label, 0).astype(np.uint8) for kind, (_, label) in largest.items()}
     maps["segmentation"] = _resized(prediction.segmentation, size)[0].argmax(0).byte().cpu().numpy()
@@ -195,7 +195,7 @@ def _predicted(
         apart = agreement(prediction, label.to(device)).cpu().numpy()
         for row, sample in enumerate(samples):
             single, shape = prediction.of(row), sample.mask.shape
-            largest, classes = largest_cams(single, shape), sample.label.nonzero()[:, 0]
+            largest, classes = _largest_cams(single, shape), sample.label.nonzero()[:, 0]
             yield Predicted(
                 name=sample.id,
                 mask=sample.mask,

@@ -34,7 +34,7 @@ def iou(totals: Int[np.ndarray, "c 3"]) -> Float[np.ndarray, " c"]:
     return 100 * np.divide(totals[:, 0], union, out=np.full(len(totals), np.nan), where=union > 0)
 
 
-def in_truth(totals: Int[np.ndarray, "c 3"]) -> Bool[np.ndarray, " c"]:
+def _in_truth(totals: Int[np.ndarray, "c 3"]) -> Bool[np.ndarray, " c"]:
     """Classes with a pixel of truth."""
     return totals[:, 0] + totals[:, 2] > 0
 
@@ -48,7 +48,7 @@ def segmentation_scores(
     the classes of `headline` (all present ones if empty); a class absent from the truth has IoU None. Row 0 is the
     background: a mean over it alone, and any accuracy without a foreground class in the truth, is None.
     """
-    present = in_truth(totals)
+    present = _in_truth(totals)
     by_class = iou(totals)
     accuracy = 100 * totals[:, 0] / np.maximum(totals[:, 0] + totals[:, 2], 1)
     chosen = present & np.array([not headline or name in headline for name in names])
@@ -69,7 +69,7 @@ def miou_intervals(
     counted: Int[np.ndarray, "m c 3"], names: Sequence[str], headline: Sequence[str] = ()
 ) -> dict[str, list[float]]:
     """95 % bootstrap intervals over images, in percent, of `miou` and `miou_headline`; without those undefined."""
-    chosen, present = np.array([not headline or name in headline for name in names]), in_truth(counted.sum(0))
+    chosen, present = np.array([not headline or name in headline for name in names]), _in_truth(counted.sum(0))
     if not present[1:].any():
         return {}
     found = {"miou_interval": bootstrap_miou(counted)}
@@ -152,7 +152,7 @@ def boundary_counts(
 def boundary_iou(totals: Int[np.ndarray, "c 3"]) -> float | None:
     """Mean over classes present in the truth of the IoU of summed boundary counts, in percent; None for background
     alone."""
-    return _class_mean(iou(totals), in_truth(totals))
+    return _class_mean(iou(totals), _in_truth(totals))
 
 
 # The sweep of background thresholds.
@@ -210,7 +210,7 @@ def sweep_scores(
 
 # Localisation without a threshold.
 
-AUC_BINS = 2**16
+_AUC_BINS = 2**16
 """Values of a map in 0..1 that count as different; ties within a bin count one half."""
 
 
@@ -219,9 +219,9 @@ def pixel_auc(value: Float[np.ndarray, "h w"], truth: UInt8[np.ndarray, "h w"], 
     of another class, ties one half; 50 is chance. Pixels of truth 255 are left out; None where all others are of the
     class or none is. `value` lies in 0..1."""
     known = truth != IGNORE
-    bins = np.clip(value[known] * AUC_BINS, 0, AUC_BINS - 1).astype(np.int64)
-    counted = np.bincount(2 * bins + (truth[known] == index), minlength=2 * AUC_BINS)
-    outside, inside = counted.reshape(AUC_BINS, 2).T
+    bins = np.clip(value[known] * _AUC_BINS, 0, _AUC_BINS - 1).astype(np.int64)
+    counted = np.bincount(2 * bins + (truth[known] == index), minlength=2 * _AUC_BINS)
+    outside, inside = counted.reshape(_AUC_BINS, 2).T
     pairs = int(inside.sum()) * int(outside.sum())
     below = outside.cumsum() - outside  # pixels of other classes with a smaller value
     return 100 * float((inside * (below + outside / 2)).sum()) / pairs if pairs else None

@@ -16,11 +16,11 @@ KINDS = ("segmentation", "cam", "aux_cam")
 GUESSES = ("background", "centre")
 LAYERS = ("cam", "aux_cam")
 """Kinds whose labels depend on a background threshold."""
-PRIOR = "centre"
+_PRIOR = "centre"
 """The map that knows nothing of the image, beside the layers'."""
 PSEUDO = "pseudo_label"
 """Labels with gaps, counted over the pixels that they label."""
-AGREEMENT = "agreement"
+_AGREEMENT = "agreement"
 """The last layer's labels against the aux layer's, over all pixels."""
 
 
@@ -41,7 +41,7 @@ class Counts:
     agreement: list[np.ndarray] = field(default_factory=list)
     """Per image (2,): difference of the layers' CAMs and of their affinities in percent."""
     auc: list[np.ndarray] = field(default_factory=list)
-    """Per image (p, 3): pixel AUC in percent of LAYERS and PRIOR, a row for each class of its image label."""
+    """Per image (p, 3): pixel AUC in percent of LAYERS and _PRIOR, a row for each class of its image label."""
     labels: list[np.ndarray] = field(default_factory=list)
     logits: list[np.ndarray] = field(default_factory=list)
     sweep: dict[str, np.ndarray] = field(default_factory=dict)
@@ -130,7 +130,7 @@ def count(image: Predicted, background: float, subspaces: int) -> Counts:
     counted.background, counted.subspaces = background, subspaces
     counted.labels, counted.logits, counted.agreement = [image.label], [image.logits], [image.agreement]
     agreed = metrics.confusion(image.maps["aux_cam"], image.maps["cam"], classes)
-    counted.counts[AGREEMENT] = [metrics.counts(agreed)]
+    counted.counts[_AGREEMENT] = [metrics.counts(agreed)]
     levels = metrics.thresholds(background)
     for kind, (value, label) in image.largest.items():
         counted.sweep[kind] = metrics.sweep_counts(mask, value, label, levels, classes)
@@ -167,9 +167,9 @@ def scores(counted: Counts, names: Sequence[str], headline: Sequence[str]) -> di
         pixels = int(totals["segmentation"][:, [0, 2]].sum())
         found[PSEUDO] = metrics.pseudo_label_scores(totals[PSEUDO], pixels, full, headline)
     if counted.agreement:
-        found[AGREEMENT] = metrics.agreement_scores(np.array(counted.agreement), totals[AGREEMENT])
+        found[_AGREEMENT] = metrics.agreement_scores(np.array(counted.agreement), totals[_AGREEMENT])
     if counted.auc:
-        found["auc"] = metrics.auc_scores(np.concatenate(counted.auc), (*LAYERS, PRIOR))
+        found["auc"] = metrics.auc_scores(np.concatenate(counted.auc), (*LAYERS, _PRIOR))
     if counted.labels:
         labels, logits = np.array(counted.labels), np.array(counted.logits)
         found["classification"] = metrics.classification_scores(labels, logits, names, headline)

@@ -166,7 +166,13 @@ def prepare(
                 raise UserError(
                     f"{error}; what is finished stays in {scratch}, the same words go on from it"
                 ) from error
-        _write_texts(scratch, classes, [photo for rows in photos.values() for photo in rows], written)
+        texts: dict[str, list[str]] = {"classes.txt": list(classes), voc.LABEL_FILE: [], voc.CROWD_FILE: []}
+        for photo in (photo for rows in photos.values() for photo in rows):
+            shown, crowds = photo.numbers(), photo.numbers(crowd=True)
+            for name, numbers in ((voc.LABEL_FILE, shown), (voc.CROWD_FILE, crowds - shown)):
+                row = " ".join([photo.name, *(classes[number - 1] for number in sorted(numbers))])
+                texts[name] += [row] if numbers else []
+        voc.write_texts(scratch, texts, written)
     return root
 
 
@@ -301,17 +307,3 @@ def _draft(root: Path, target: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _write_texts(root: Path, classes: Sequence[str], photos: Sequence[Photo], lists: Ids) -> None:
-    """Classes, image labels, what only crowds show, and lists."""
-    labels, crowds = [], []
-    for photo in photos:
-        shown = photo.numbers()
-        labels.append([photo.name, *(classes[number - 1] for number in sorted(shown))])
-        only = photo.numbers(crowd=True) - shown
-        crowds += [[photo.name, *(classes[number - 1] for number in sorted(only))]] if only else []
-    texts = {"classes.txt": [[name] for name in classes], voc.LABEL_FILE: labels, voc.CROWD_FILE: crowds}
-    texts |= {str(voc.LISTS / f"{name}.txt"): [[image] for image in ids] for name, ids in lists.items()}
-    for name, rows in texts.items():
-        (root / name).write_text("".join(" ".join(row) + "\n" for row in rows), encoding="utf-8")

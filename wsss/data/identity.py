@@ -165,38 +165,30 @@ def _mask(classes: int, path: Path) -> str:
     return records.mask_digest(pictures.read_mask(path, None, classes))
 
 
-# The cache: a JSON file for each folder and kind of digest, {name: [stamp, digest]}.
-
-
 def _of_files(kind: str, files: Sequence[Path], compute: Callable[[Path], str]) -> list[str]:
-    """compute(file) of each, from the cache where the file is as it was."""
-    folders: dict[Path, list[Path]] = {}
-    for file in files:
-        folders.setdefault(file.parent, []).append(file)
+    """compute(file) of each, from the cache where the file is as it was: a JSON file for each folder and kind of
+    digest, {name: [stamp, digest]}."""
     made: dict[Path, str] = {}
-    for folder, members in folders.items():
+    for folder in dict.fromkeys(file.parent for file in files):
+        members = [file for file in files if file.parent == folder]
+        store, settled = _store(kind, folder), (time.time() - _SETTLED) * 1e9
+        known = _load(store)
         try:
-            made |= _of_folder(kind, folder, members, compute)
+            stamps = {file: _stamp(file) for file in members}
+            fresh = [file for file in members if known.get(file.name, [])[:1] != [stamps[file]]]
+            # Threads, since a process of its own would run the caller's script again.
+            with pictures.quiet(), ThreadPoolExecutor(cores()) as pool:
+                values = pool.map(compute, fresh)
+                bar = tqdm(values, f"digest {kind}s", len(fresh), unit="file", leave=False, disable=len(fresh) < _MANY)
+                new = dict(zip(fresh, bar, strict=True))
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}); replace the file") from error
+        kept = {file.name: [stamps[file], digest] for file, digest in new.items() if max(stamps[file][1:3]) < settled}
+        if store and kept:
+            with suppress(UserError, OSError), atomic(store) as scratch:  # it costs only time
+                scratch.write_text(json.dumps(known | kept), encoding="utf-8")
+        made |= {file: new[file] if file in new else known[file.name][1] for file in members}
     return [made[file] for file in files]
-
-
-def _of_folder(kind: str, folder: Path, files: Sequence[Path], compute: Callable[[Path], str]) -> dict[Path, str]:
-    store = _store(kind, folder)
-    known, settled = _load(store), (time.time() - _SETTLED) * 1e9
-    stamps = {file: _stamp(file) for file in files}
-    fresh = [file for file in files if known.get(file.name, [])[:1] != [stamps[file]]]
-    # Threads, since a process of its own would run the caller's script again.
-    with pictures.quiet(), ThreadPoolExecutor(cores()) as pool:
-        values = pool.map(compute, fresh)
-        bar = tqdm(values, f"digest {kind}s", len(fresh), unit="file", leave=False, disable=len(fresh) < _MANY)
-        made = dict(zip(fresh, bar, strict=True))
-    kept = {file.name: [stamps[file], digest] for file, digest in made.items() if max(stamps[file][1:3]) < settled}
-    if store and kept:
-        with suppress(UserError, OSError), atomic(store) as scratch:  # it costs only time
-            scratch.write_text(json.dumps(known | kept), encoding="utf-8")
-    return {file: made[file] if file in made else known[file.name][1] for file in files}
 
 
 def _stamp(file: Path) -> list[int]:

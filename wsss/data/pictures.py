@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from wsss.config import IGNORE
@@ -124,28 +124,14 @@ def _scaled(path: Path, image: Image.Image) -> UInt8[np.ndarray, "*shape"]:
     if image.mode.startswith("I"):
         pixels = np.asarray(image).astype(np.float64)
     elif image.format == "PNG":
-        pixels = _sixteen_bits(path)
+        from torchvision.io import decode_png, read_file  # of 16 bits a channel Pillow gives the upper 8 alone
+
+        colours = decode_png(read_file(str(path))).numpy().astype(np.float64).transpose(1, 2, 0)
+        pixels = colours[..., :3] if colours.shape[2] > 2 else colours[..., 0]  # without transparency
     else:
         raise UserError(f"{path} is a {image.format} of 16 bits a channel; save it as PNG, or with 8 bits")
     low, high = pixels.min(), pixels.max()
     return ((pixels - low) * (255 / max(high - low, 1))).round().astype(np.uint8)
-
-
-def _sixteen_bits(path: Path) -> Float[np.ndarray, "*shape"]:
-    """A PNG of 16 bits a channel, (h, w) or (h, w, 3) without transparency; of it Pillow gives the upper bytes alone.
-
-    The lower ones are those that it takes for the upper ones where it is told that the lower come first.
-    """
-    with opened(path) as image:
-        layout = _stored_as(image)
-        if layout == "LA;16B":  # four bytes a pixel: grey, then transparency
-            image.tile = [image.tile[0]._replace(args="RGBA")]
-            upper, lower = np.asarray(image).astype(np.float64)[..., :2].transpose(2, 0, 1)
-            return 256 * upper + lower
-        upper = np.asarray(image)[..., :3].astype(np.float64)
-    with opened(path) as image:
-        image.tile = [image.tile[0]._replace(args=layout.replace("16B", "16L"))]
-        return 256 * upper + np.asarray(image)[..., :3]
 
 
 _say_once = functools.cache(note)

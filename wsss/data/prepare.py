@@ -256,9 +256,7 @@ def _read_sbd(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
 
 
 def _write_texts(root: Path, name: str, partial: bool, lists: _Lists, labels: Sequence[str]) -> None:
-    """_Lists, image labels and the card of a set."""
-    for split, members in lists.items():
-        (root / voc.LISTS / f"{split}.txt").write_text("\n".join(members) + "\n")
-    (root / voc.LABEL_FILE).write_text("\n".join(labels) + "\n")
+    """Lists, image labels and the card of a set."""
+    voc.write_texts(root, {voc.LABEL_FILE: labels}, lists)
     counts = {split: len(members) for split, members in lists.items()}
     write_json(root / _CARD, {"set": name, "partial": partial, "images": counts})

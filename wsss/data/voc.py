@@ -1,7 +1,7 @@
 """Reader of the VOC2012 devkit layout: lists, photographs, masks and image labels, each fault in one sentence."""
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.parsers import expat
@@ -168,6 +168,12 @@ def parse_labels(kit: Devkit, name: str, text: str) -> list[str]:
 def _wrong_label(kit: Devkit, source: Path, name: str, fault: str) -> UserError:
     advice = "" if (kit.root / "classes.txt").exists() else "; a set of other classes than VOC's needs its classes.txt"
     return UserError(f"{source} gives image {name} {fault}{advice}")
+
+
+def write_texts(root: Path, texts: Mapping[str, Sequence[str]], lists: Mapping[str, Sequence[str]]) -> None:
+    """Write files of a set, a row a line, and its lists of ids; their folder must be there."""
+    for name, rows in {**texts, **{LISTS / f"{split}.txt": ids for split, ids in lists.items()}}.items():
+        (root / name).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 
 
 def read_xml(path: Path) -> ElementTree.Element:

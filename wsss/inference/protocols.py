@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from wsss import transforms
 from wsss.paths import UserError, did_you_mean
 
-COMBINE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "max": torch.maximum}
+_COMBINE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "max": torch.maximum}
 SCALES = (1.0, 1.25, 1.5)
 LARGEST = 8.0
 """The largest scale that is taken for one that was meant."""
@@ -170,7 +170,7 @@ def scores(
     the sum over scales. Source: the base's evaluation (page 'Evaluation').
     """
     combined: list[Tensor | None] = [None] * len(sizes)
-    over_flip, over_scales = COMBINE[asked.over_flip], COMBINE[asked.over_scales]
+    over_flip, over_scales = _COMBINE[asked.over_flip], _COMBINE[asked.over_scales]
     for scale in asked.scales:
         scaled = resize(image, scaled_size(tuple(image.shape[2:]), scale, patch))
         logits = network(torch.cat([scaled, scaled.flip(3)]) if asked.flip else scaled).float()

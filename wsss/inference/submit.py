@@ -19,7 +19,7 @@ from wsss.paths import UserError, atomic, note
 from wsss.registry import VOC_CLASSES
 from wsss.report import records
 
-MEMBERS = "results/VOC2012/Segmentation/comp6_test_cls"
+_MEMBERS = "results/VOC2012/Segmentation/comp6_test_cls"
 """Folder in the archive: competition 6, segmentation trained on other data than VOC's own."""
 
 
@@ -117,6 +117,6 @@ def pack(folder: Path, images: Split, output: Path) -> None:
     ):
         for name in sorted(images.ids):
             data = (folder / f"{name}.png").read_bytes()
-            member = tarfile.TarInfo(f"{MEMBERS}/{name}.png")
+            member = tarfile.TarInfo(f"{_MEMBERS}/{name}.png")
             member.size, member.mode = len(data), 0o644
             archive.addfile(member, io.BytesIO(data))

@@ -22,17 +22,17 @@ from wsss.paths import UserError
 
 # Bytes, from peaks of resident memory measured on drawn photographs and on VOC's (ViT-Ti and ViT-B, 3 and 21 classes,
 # 500 x 375 to 2000 x 1500 pixels); they are met within a third.
-TOKEN_FLOATS = 26
+_TOKEN_FLOATS = 26
 """Floats that a pass of the network holds at its peak, for each token of an image and each number in a token."""
-LOGIT_MAPS = 6
+_LOGIT_MAPS = 6
 """Maps of one image's logits, of the photograph's size, that are held at once while scales and mirrors are combined."""
-CRF_PIXEL, CRF_LOGIT = 200, 48
+_CRF_PIXEL, _CRF_LOGIT = 200, 48
 """Bytes that a CRF takes for each pixel, and for each pixel and class."""
-FEW = 8
+_FEW = 8
 """Classes of a CRF that merges the others, for its time; its memory is taken for that of all."""
-LIMITS = (4096, 3072, 2048, 1536, 1024, 768, 512)
+_LIMITS = (4096, 3072, 2048, 1536, 1024, 768, 512)
 """Longer sides to propose where a photograph is too large."""
-COMMON = 1024
+_COMMON = 1024
 """A longer side above this is larger than any photograph of VOC or COCO, which have at most 640 pixels."""
 
 
@@ -74,8 +74,8 @@ class Plan:
         scale, passes = max(self.asked.scales), self.batch * (2 if self.asked.flip else 1)
         tokens = max(self.tokens(size, scale) for size in self.seen())
         images = 4 * 3 * tokens * self.patch**2 * passes * 2
-        maps = LOGIT_MAPS + self.batch - 1
-        return 4 * TOKEN_FLOATS * tokens * self.width * passes + images + 4 * maps * self.classes * pixels
+        maps = _LOGIT_MAPS + self.batch - 1
+        return 4 * _TOKEN_FLOATS * tokens * self.width * passes + images + 4 * maps * self.classes * pixels
 
     def crf_bytes(self) -> int:
         """Peak of the CRF of one process with its workers: the largest photographs at once, the next ones waiting."""
@@ -84,7 +84,7 @@ class Plan:
         pixels = sorted(map(math.prod, self.seen()), reverse=True)
         waiting = pixels[: AHEAD * self.workers + 1] if self.workers else []
         working = sum(pixels[: max(1, self.workers)])
-        return working * (CRF_PIXEL + CRF_LOGIT * self.classes) + 4 * self.classes * sum(waiting)
+        return working * (_CRF_PIXEL + _CRF_LOGIT * self.classes) + 4 * self.classes * sum(waiting)
 
     def bytes(self) -> int:
         """Peak of all processes on this machine."""
@@ -147,7 +147,7 @@ def refuse(plan: Plan, free: int) -> None:
         return
     number = plan.largest()
     smaller = (
-        replace(plan, asked=replace(plan.asked, longest=limit)) for limit in LIMITS if limit < max(plan.sizes[number])
+        replace(plan, asked=replace(plan.asked, longest=limit)) for limit in _LIMITS if limit < max(plan.sizes[number])
     )
     fits = next((other for other in smaller if other.bytes() <= free), None)
     advice = f"--longest {fits.asked.longest} takes about {_bytes(fits.bytes())}" if fits else "free some memory"
@@ -163,7 +163,7 @@ def sentence(plan: Plan, expected: float, split: str) -> str:
     number, count = plan.largest(), len(plan.sizes)
     seen, scale = plan.seen()[number], max(plan.asked.scales)
     scaled = f", scaled down to {_pixels(seen[::-1])}" if seen[::-1] != plan.sizes[number] else ""
-    limit = "" if plan.asked.longest or max(plan.sizes[number]) <= COMMON else "; --longest N scales larger ones down"
+    limit = "" if plan.asked.longest or max(plan.sizes[number]) <= _COMMON else "; --longest N scales larger ones down"
     return (
         f"predict {split}: {count:,} photograph{'s' * (count > 1)}, the largest, {plan.names[number]}, has "
         f"{_pixels(plan.sizes[number])}{scaled} ({plan.tokens(seen, scale):,} tokens at scale {scale:g}); "
@@ -206,7 +206,7 @@ def _crf_seconds(plan: Plan, shard: Shard) -> float:
     photograph = pictures.read_image(shard.images.files[place])
     photograph = photograph.resize(protocols.limited(photograph.size, 192))
     pixels = np.asarray(photograph)
-    classes = min(plan.classes, FEW) if plan.asked.crf.merge else plan.classes
+    classes = min(plan.classes, _FEW) if plan.asked.crf.merge else plan.classes
     uniform = np.full((classes, *pixels.shape[:2]), 1 / classes, np.float32)
     started = time.perf_counter()
     dense_crf(pixels, uniform)

@@ -104,14 +104,14 @@ def _evaluate(
 ) -> tuple[float, float, Passes, int]:
     """Draw the photographs, evaluate one to warm up, then the others. Returns their seconds, the core seconds of the
     CRF, the passes of the encoder and the floating point operations, which are the first one's times their number;
-    `spent`: see `clocks`."""
+    `spent`: see `_clocks`."""
     size, classes = (asked.width, asked.height), DATASETS[asked.protocol].classes
-    images = Split(machine.draw(scratch / "set", asked.images + 1, size, classes), "val", True)
+    images = Split(machine.draw(scratch / "set", asked.images + 1, size, classes), "val", True, labels=False)
     work = Shard(net, images, range(1), own, scratch / "warm", device(), asked.dtype == "bfloat16", asked.batch)
     with machine.counted_flops() as counter:
         predict.finish(work, 0)
     work = replace(work, places=range(1, asked.images + 1), folder=scratch / "made")
-    with clocks(net, spent) as passes:
+    with _clocks(net, spent) as passes:
         started = time.perf_counter()
         done = predict.finish(work, asked.workers)
         seconds = time.perf_counter() - started
@@ -119,7 +119,7 @@ def _evaluate(
 
 
 @contextmanager
-def clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]:
+def _clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]:
     """Within it, seconds in the network, in `protocols.scores` and in all that makes jobs add up in `spent`, which gets
     the peak memory of the workers in 10^9 bytes, too, where /proc tells it. Yields the passes of the encoder: images,
     patch tokens, and whether a gradient is asked for."""
@@ -165,10 +165,10 @@ def clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]:
         hook.remove()
 
 
-COMPETING = 10
+_COMPETING = 10
 """Classes, background among them, whose probability passes 0.05 somewhere in a photograph: as `wsss bench merge` counts
 them over 81 classes."""
-OUTSIDE = 3
+_OUTSIDE = 3
 """Photographs at most whose time outside the network is taken."""
 
 
@@ -176,12 +176,12 @@ def outside(own: protocols.Protocol, asked: Infer) -> dict[str, float]:
     """CPU seconds of one core an image from the network's logits to PNG and counts: ours, and the base's way, which
     writes the combined logits to disk (.npy) and makes softmax, whole CRF, PNG and counts in a second pass.
 
-    `resizing` is part of both. The logits are drawn so that COMPETING classes matter: with the random weights of the
+    `resizing` is part of both. The logits are drawn so that _COMPETING classes matter: with the random weights of the
     bench's network all classes would be alike.
     """
-    random, count = np.random.default_rng(0), min(asked.images, OUTSIDE)
+    random, count = np.random.default_rng(0), min(asked.images, _OUTSIDE)
     size, classes = (asked.width, asked.height), DATASETS[asked.protocol].classes + 1  # with background
-    level = np.where(np.arange(classes) < COMPETING, 0.0, -9.0)[:, None, None]
+    level = np.where(np.arange(classes) < _COMPETING, 0.0, -9.0)[:, None, None]
     spent, clock = dict.fromkeys(("resizing", "ours", "base"), 0.0), [0.0]
 
     def lap(name: str) -> None:
@@ -199,7 +199,7 @@ def outside(own: protocols.Protocol, asked: Infer) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        images = Split(machine.draw(folder / "set", count, size, classes - 1), "val", True)
+        images = Split(machine.draw(folder / "set", count, size, classes - 1), "val", True, labels=False)
         for name, file, mask in zip(images.ids, images.files, images.masks, strict=True):
             picture = Image.open(file)
             image = protocols.pixels(picture, own)[None].float()

@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from wsss.config import IGNORE
+from wsss.data import voc
 from wsss.data.drawn.raster import between
 from wsss.data.drawn.render import Sprite, background, draw_object, expose, into, paste, ridge, water
 from wsss.data.drawn.shapes import BODIES, OTHER_BODIES, OTHER_PATTERNS, PATTERNS
@@ -211,16 +212,15 @@ def _write(root: Path, card: dict[str, Any], progress: bool) -> None:
     """Draw the set of a card below `root`."""
     for folder in _FOLDERS:
         (root / folder).mkdir(parents=True)
-    (root / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
-    for number, (split, count) in enumerate(card["splits"].items()):
-        names = [f"{split}_{i:05d}" for i in range(count)]
+    lists = {split: [f"{split}_{i:05d}" for i in range(count)] for split, count in card["splits"].items()}
+    voc.write_texts(root, {"classes.txt": CLASSES}, lists)
+    for number, (split, names) in enumerate(lists.items()):
         for i, name in enumerate(tqdm(names, f"draw {split}", unit="image", disable=not progress, leave=False)):
             drawing = draw(RandomState([card["seed"], number, i]), card["size"], first=1 + i % len(CLASSES))
             Image.fromarray(drawing.image).save(root / f"JPEGImages/{name}.jpg", quality=90)
             write_mask(root / f"SegmentationClass/{name}.png", drawing.mask)
             write_mask(root / f"SegmentationPart/{name}.png", drawing.part)
             (root / f"Annotations/{name}.xml").write_text(_annotation(name, drawing))
-        (root / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{name}\n" for name in names))
     (root / "mini.json").write_text(json.dumps(card, indent=1) + "\n")
 
 

@@ -10,7 +10,7 @@ from wsss.data.drawn.shapes import Body, Glyph
 
 PART_SCALE = 1.0
 """Size of the distinctive part; 1 is 20 to 28 % of an object that shows whole, 19 to 32 pixels across."""
-PAPER, INK = (0.50, 0.16), (0.95, 0.03)
+_PAPER, _INK = (0.50, 0.16), (0.95, 0.03)
 """Lightness and chroma (OKLCH) of the part's ground and of the pattern on it."""
 _TEXTURE = 0.07
 """Strength of the texture of bodies and backgrounds."""
@@ -51,8 +51,8 @@ def _palette(random: RandomState, part_hue: Number) -> dict[str, np.ndarray]:
         "second": oklch(between(random, 0.55, 0.85), between(random, 0.05, 0.12), other),
         "dark": oklch(0.32, 0.04, hue),
         "light": oklch(0.95, 0.02, 90),
-        "paper": oklch(*PAPER, part_hue),
-        "ink": oklch(*INK, part_hue),
+        "paper": oklch(*_PAPER, part_hue),
+        "ink": oklch(*_INK, part_hue),
     }
     return {role: np.concatenate([colour, np.ones(1, np.float32)]) for role, colour in colours.items()}
 
