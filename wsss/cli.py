@@ -191,7 +191,7 @@ class Evaluate:
         if self.protocol == "training":
             return _summary(runs.evaluate_run(run, self.weights, self.data_root, self.split))
         request = runs.Request(run, self.weights, self.data_root, self.split or "val", self.protocol, **final)
-        return runs.run(request).words()
+        return runs.run(request).sentence()
 
 
 @dataclass(frozen=True)

@@ -132,14 +132,14 @@ def _largest_cams(prediction: Prediction, size: tuple[int, int]) -> Largest:
 
     Classes without any response are left out: they are never above a threshold.
     """
-    found: Largest = {}
+    largest: Largest = {}
     for kind, maps in prediction.layers.items():
         present = maps[0].amax((1, 2)) > 0
         present[0] |= ~present.any()
         classes = present.nonzero()[:, 0]
         value, slot = _resized(maps[:, classes], size)[0].max(0)
-        found[kind] = value.cpu().numpy(), (classes[slot] + 1).byte().cpu().numpy()
-    return found
+        largest[kind] = value.cpu().numpy(), (classes[slot] + 1).byte().cpu().numpy()
+    return largest
 
 
 def to_labels(
@@ -311,8 +311,8 @@ def _protocol(config: Config, kit: Devkit) -> dict[str, Any]:
 
 def stamp() -> dict[str, Any]:
     """Commit, device, versions, date, and whether float32 was TF32; the device is the accelerator, if there is one."""
-    found = provenance.stamp() | {"tf32": torch.cuda.is_available() and torch.backends.cudnn.allow_tf32}
-    return found | {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else found
+    known = provenance.stamp() | {"tf32": torch.cuda.is_available() and torch.backends.cudnn.allow_tf32}
+    return known | {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else known
 
 
 def write_record(

@@ -72,11 +72,11 @@ def miou_intervals(
     chosen, present = np.array([not headline or name in headline for name in names]), _in_truth(counted.sum(0))
     if not present[1:].any():
         return {}
-    found = {"miou_interval": bootstrap_miou(counted)}
+    intervals = {"miou_interval": bootstrap_miou(counted)}
     if (chosen & present)[1:].any():
-        whole = found["miou_interval"]
-        found["miou_headline_interval"] = whole if chosen.all() else bootstrap_miou(counted[:, chosen])
-    return {name: [round(bound, 4) for bound in both] for name, both in found.items()}
+        whole = intervals["miou_interval"]
+        intervals["miou_headline_interval"] = whole if chosen.all() else bootstrap_miou(counted[:, chosen])
+    return {name: [round(bound, 4) for bound in both] for name, both in intervals.items()}
 
 
 def activation_errors(totals: Int[np.ndarray, "c 3"]) -> dict[str, float | None]:
@@ -94,11 +94,11 @@ def pseudo_label_scores(
 ) -> dict[str, float | None]:
     """Of labels with gaps, in percent: mean IoU over labelled pixels (classes present in their truth), coverage (the
     share of the `pixels` of known truth that are labelled) and precision (the share of those that are right)."""
-    found = segmentation_scores(totals, names, headline)
+    scores = segmentation_scores(totals, names, headline)
     labelled = int(totals[:, [0, 2]].sum())
     return {
-        "miou": found["miou"],
-        "miou_headline": found["miou_headline"],
+        "miou": scores["miou"],
+        "miou_headline": scores["miou_headline"],
         "coverage": _share(labelled, pixels),
         "precision": _share(int(totals[:, 0].sum()), labelled),
     }
@@ -195,8 +195,8 @@ def sweep_scores(
 ) -> dict[str, Any]:
     """The curve of the mean IoU in percent over the background thresholds, its best and where that lies; the best
     over the classes of `headline` too, at a threshold of its own; None where the mean IoU is."""
-    found = [segmentation_scores(totals, names, headline) for totals in sweep_totals(histogram)]
-    curves = {name: [one[name] for one in found] for name in ("miou", "miou_headline")}
+    reached = [segmentation_scores(totals, names, headline) for totals in sweep_totals(histogram)]
+    curves = {name: [scores[name] for scores in reached] for name in ("miou", "miou_headline")}
     best = {name: max((value for value in curve if value is not None), default=None) for name, curve in curves.items()}
     place = curves["miou"].index(best["miou"])
     return {
@@ -251,8 +251,8 @@ def classification_scores(
 
     present = label.any(0)
     precision = [average_precision_score(label[:, k], logits[:, k]) for k in np.flatnonzero(present)]
-    found, right = logits[:, present] > 0, label[:, present] > 0
-    f1 = 2 * (found & right).sum(0) / (found.sum(0) + right.sum(0))
+    predicted, right = logits[:, present] > 0, label[:, present] > 0
+    f1 = 2 * (predicted & right).sum(0) / (predicted.sum(0) + right.sum(0))
     by_class = dict(zip(np.array(names)[present].tolist(), (round(100 * float(p), 4) for p in precision), strict=True))
     return {
         "map": _mean(100 * np.array(precision)),
@@ -352,13 +352,13 @@ def coverage_counts(
 def coverage_scores(counted: Int[np.ndarray, "m 4"]) -> dict[str, Any]:
     """Share in percent of part pixels, and of object pixels beyond the part, that get their class; with 95 %
     bootstrap intervals over images; None without such pixels."""
-    found: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     for name, columns in (("part", (0, 1)), ("rest", (2, 3))):
         right, pixels = (counted[:, column] for column in columns)
-        found[name] = _share(int(right.sum()), int(pixels.sum()))
+        scores[name] = _share(int(right.sum()), int(pixels.sum()))
         if pixels.any():
-            found[f"{name}_interval"] = [round(100 * bound, 4) for bound in bootstrap(right, pixels)]
-    return found
+            scores[f"{name}_interval"] = [round(100 * bound, 4) for bound in bootstrap(right, pixels)]
+    return scores
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -148,11 +148,11 @@ def scores(counted: Counts, names: Sequence[str], headline: Sequence[str]) -> di
     """The `results` part of a record, as far as it was counted; `names` of the foreground classes."""
     full = ("background", *names)
     totals = {kind: np.sum(rows, 0) for kind, rows in counted.counts.items()}
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for kind in KINDS:
         if kind in totals:
             by_image = np.array(counted.counts[kind])
-            found[kind] = {
+            results[kind] = {
                 **metrics.segmentation_scores(totals[kind], full, headline),
                 **metrics.miou_intervals(by_image, full, headline),
                 **metrics.activation_errors(totals[kind]),
@@ -160,27 +160,27 @@ def scores(counted: Counts, names: Sequence[str], headline: Sequence[str]) -> di
             }
     if counted.sweep:
         levels = metrics.thresholds(counted.background)
-        found["sweep"] = {
+        results["sweep"] = {
             kind: metrics.sweep_scores(histogram, levels, full, headline) for kind, histogram in counted.sweep.items()
         }
     if PSEUDO in totals:
         pixels = int(totals["segmentation"][:, [0, 2]].sum())
-        found[PSEUDO] = metrics.pseudo_label_scores(totals[PSEUDO], pixels, full, headline)
+        results[PSEUDO] = metrics.pseudo_label_scores(totals[PSEUDO], pixels, full, headline)
     if counted.agreement:
-        found[_AGREEMENT] = metrics.agreement_scores(np.array(counted.agreement), totals[_AGREEMENT])
+        results[_AGREEMENT] = metrics.agreement_scores(np.array(counted.agreement), totals[_AGREEMENT])
     if counted.auc:
-        found["auc"] = metrics.auc_scores(np.concatenate(counted.auc), (*LAYERS, _PRIOR))
+        results["auc"] = metrics.auc_scores(np.concatenate(counted.auc), (*LAYERS, _PRIOR))
     if counted.labels:
         labels, logits = np.array(counted.labels), np.array(counted.logits)
-        found["classification"] = metrics.classification_scores(labels, logits, names, headline)
+        results["classification"] = metrics.classification_scores(labels, logits, names, headline)
     if guesses := {kind: guess_scores(totals[kind], full, headline) for kind in GUESSES if kind in totals}:
-        found["guesses"] = guesses
+        results["guesses"] = guesses
     if counted.coverage:
-        found["coverage"] = {kind: metrics.coverage_scores(np.array(rows)) for kind, rows in counted.coverage.items()}
+        results["coverage"] = {kind: metrics.coverage_scores(np.array(rows)) for kind, rows in counted.coverage.items()}
     if counted.codes:
         shared = metrics.redundancy(**counted.codes, subspaces=counted.subspaces)
-        found["subspaces"] = {"redundancy": shared, "floor": metrics.redundancy_floor(counted.codes["counts"])}
-    return found
+        results["subspaces"] = {"redundancy": shared, "floor": metrics.redundancy_floor(counted.codes["counts"])}
+    return results
 
 
 def guess_scores(

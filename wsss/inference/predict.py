@@ -33,7 +33,7 @@ class Shard:
     model: SegmentationModel
     images: Split
     places: Sequence[int]
-    asked: Protocol
+    protocol: Protocol
     folder: Path
     """Where the PNGs go."""
     device: torch.device
@@ -69,7 +69,11 @@ class Shard:
         paths, classes = [self._path(place, folder) for folder in self.folders], len(self.images.kit.classes) + 1
         if all(path.is_file() and not predictions.fault(path, photograph.size, classes) for path in paths):
             return None
-        return (self.asked.size, self.asked.size) if self.asked.size else limited(photograph.size, self.asked.longest)
+        return (
+            (self.protocol.size, self.protocol.size)
+            if self.protocol.size
+            else limited(photograph.size, self.protocol.longest)
+        )
 
     @property
     def folders(self) -> list[Path]:
@@ -87,13 +91,13 @@ class Shard:
                 raise Interrupted("stopped between two passes of the network")
             return self.network(image)
 
-        smaller = [protocols.limit(photograph, self.asked.longest) for _, photograph in waiting]
-        image = torch.stack([protocols.pixels(photograph, self.asked) for photograph in smaller]).to(self.device)
+        smaller = [protocols.limit(photograph, self.protocol.longest) for _, photograph in waiting]
+        image = torch.stack([protocols.pixels(photograph, self.protocol) for photograph in smaller]).to(self.device)
         sizes = [photograph.size[::-1] for photograph in smaller]
-        combined = protocols.scores(network, self.model.normalise(image), sizes, self.asked, self.model.patch)
+        combined = protocols.scores(network, self.model.normalise(image), sizes, self.protocol, self.model.patch)
         for (place, photograph), seen in zip(waiting, smaller, strict=True):
             logits = combined.pop(0)
-            if self.asked.crf:
+            if self.protocol.crf:
                 probability, pixels = logits.softmax(0).cpu().numpy(), np.asarray(seen)
                 yield self._job(place, photograph.size, probability, pixels)
             else:
@@ -107,7 +111,7 @@ class Shard:
     def _job(
         self, place: int, size: protocols.Size, scores: np.ndarray | None, pixels: np.ndarray | None = None
     ) -> Job:
-        crf = asdict(self.asked.crf) if pixels is not None and self.asked.crf else None
+        crf = asdict(self.protocol.crf) if pixels is not None and self.protocol.crf else None
         mask = self.images.masks[place] if self.images.masks else None
         classes, file = len(self.images.kit.classes) + 1, self.images.files[place]
         path, plain = (self._path(place, folder) if folder else None for folder in (self.folder, self.plain))
@@ -132,8 +136,8 @@ def finish(shard: Shard, workers: int) -> list[Finished]:
         return stopped
 
     done: list[Finished] = []
-    words = {"total": len(shard.places), "desc": f"predict {shard.images.name}", "unit": "image"}
-    bar = tqdm(**words, disable=distributed.rank() > 0)
+    options = {"total": len(shard.places), "desc": f"predict {shard.images.name}", "unit": "image"}
+    bar = tqdm(**options, disable=distributed.rank() > 0)
     with stop_signals() as stop, within_seconds(leave), bar:
         try:
             for image in stream(predictions.finish, shard.jobs(stop), workers):

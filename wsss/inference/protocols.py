@@ -105,8 +105,8 @@ def protocol(
     if kind not in PROTOCOLS:
         known = " and ".join(PROTOCOLS)
         raise UserError(f"there is no final protocol named {kind}{did_you_mean(kind, PROTOCOLS)}; there are {known}")
-    own = PROTOCOLS[kind]
-    chosen = tuple(float(scale) for scale in scales) or own.scales
+    usual = PROTOCOLS[kind]
+    chosen = tuple(float(scale) for scale in scales) or usual.scales
     wrong = [scale for scale in chosen if not (math.isfinite(scale) and 0 < scale <= LARGEST)]
     if wrong or len(set(chosen)) < len(chosen):
         fault = f"{wrong[0]:g} is none" if wrong else "one of them is there twice"
@@ -119,11 +119,11 @@ def protocol(
             f"--longest is {longest}; it is a number of pixels above 0, or None for the photographs' own size"
         )
     return dataclasses.replace(
-        own,
+        usual,
         longest=longest,
-        size=size if own.size else None,
+        size=size if usual.size else None,
         scales=chosen,
-        flip=own.flip if flip is None else flip,
+        flip=usual.flip if flip is None else flip,
         crf=None if crf is False else Crf(merge=merge),
     )
 
@@ -140,11 +140,11 @@ def limit(photograph: Image.Image, longest: int | None) -> Image.Image:
     return photograph if size == photograph.size else photograph.resize(size, Image.Resampling.BILINEAR)
 
 
-def pixels(photograph: Image.Image, asked: Protocol) -> UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"]:
+def pixels(photograph: Image.Image, protocol: Protocol) -> UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"]:
     """The photograph at scale 1, not normalised: its own size, or squashed."""
-    if not asked.size:
+    if not protocol.size:
         return pil_to_tensor(photograph)
-    return transforms.resize_square(photograph, asked.size, asked.plain_squash)
+    return transforms.resize_square(photograph, protocol.size, protocol.plain_squash)
 
 
 def scaled_size(size: Size, scale: float, patch: int) -> Size:
@@ -158,7 +158,7 @@ def scores(
     network: Callable[[Tensor], Tensor],
     image: Float[Tensor, "b 3 h w"],
     sizes: Sequence[Size],
-    asked: Protocol,
+    protocol: Protocol,
     patch: int,
 ) -> list[Float[Tensor, "c p q"]]:
     """Combined logits in float32 of images of one size, each at the size (p, q) of its own photograph.
@@ -170,15 +170,15 @@ def scores(
     the sum over scales. Source: the base's evaluation (page 'Evaluation').
     """
     combined: list[Tensor | None] = [None] * len(sizes)
-    over_flip, over_scales = _COMBINE[asked.over_flip], _COMBINE[asked.over_scales]
-    for scale in asked.scales:
+    over_flip, over_scales = _COMBINE[protocol.over_flip], _COMBINE[protocol.over_scales]
+    for scale in protocol.scales:
         scaled = resize(image, scaled_size(tuple(image.shape[2:]), scale, patch))
-        logits = network(torch.cat([scaled, scaled.flip(3)]) if asked.flip else scaled).float()
+        logits = network(torch.cat([scaled, scaled.flip(3)]) if protocol.flip else scaled).float()
         for row, size in enumerate(sizes):
-            own = resize(logits[row :: len(sizes)], size)
-            one = over_flip(own[0], own[1].flip(2)) if asked.flip else own[0]
+            maps = resize(logits[row :: len(sizes)], size)
+            single = over_flip(maps[0], maps[1].flip(2)) if protocol.flip else maps[0]
             before = combined[row]
-            combined[row] = one if before is None else over_scales(before, one)
+            combined[row] = single if before is None else over_scales(before, single)
     return combined
 
 

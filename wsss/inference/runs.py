@@ -144,15 +144,15 @@ class Outcome:
     other_data: str
     """What differs from the data of the run; empty where nothing is known to."""
 
-    def words(self) -> str:
+    def sentence(self) -> str:
         """What was measured, and where it lies."""
         split, where = self.images.name, f"predictions: {self.folder}"
         where += f"\nother data than the run's: {self.other_data} differ" if self.other_data else ""
         if self.record is None:
             return f"{len(self.images.ids)} images of {split}, which has no masks to compare with; {where}"
-        run, found = records.describe(self.record), self.record["results"]["segmentation"]
+        run, scores = records.describe(self.record), self.record["results"]["segmentation"]
         protocol = self.record["protocol"]
-        scored = f"undefined: no mask of {split} shows a class" if found["miou"] is None else f"{found['miou']:.1f}"
+        scored = f"undefined: no mask of {split} shows a class" if scores["miou"] is None else f"{scores['miou']:.1f}"
         return (
             f"{run}, {self.record['images']} images of {split} by the protocol {protocol['kind']} "
             f"({protocol['name']}):\nmIoU in percent: segmentation {scored}\nrecord: {self.record['path']}; {where}"
@@ -172,23 +172,23 @@ def run(request: Request, truth: bool = True, check: Callable[[Split], None] | N
     if request.batch < 1 or (request.workers or 0) < 0:
         raise UserError("--batch must be at least 1 and --workers at least 0")
     opened = open_run(request.run, request.weights, request.data_root)
-    own = evaluate.evaluation_size(opened.config)
+    size = evaluate.evaluation_size(opened.config)
     changes = {"flip": request.flip, "crf": request.crf, "merge": request.crf_merge, "longest": request.longest}
-    asked = protocols.protocol(request.protocol, own, request.scales, **changes)
-    squashes = asked.size is not None and opened.config.compat.plain_squash
-    asked = dataclasses.replace(asked, plain_squash=squashes)
+    protocol = protocols.protocol(request.protocol, size, request.scales, **changes)
+    squashes = protocol.size is not None and opened.config.compat.plain_squash
+    protocol = dataclasses.replace(protocol, plain_squash=squashes)
     with distributed.group() as device:
         root = distributed.main_first(lambda: sets.locate(opened.config.data))
         images = Split(root, request.split, None if truth else False, labels=False)
         if check:
             check(images)
-        path, digests = _record_path(request, opened, asked), distributed.from_main(images.digests)
+        path, digests = _record_path(request, opened, protocol), distributed.from_main(images.digests)
         opened = replace(
             opened, data=identity.evaluated(opened.folder, opened.config.data, (root, images.name), digests, path)
         )
-        path, shard = _record_path(request, opened, asked), _shard(request, opened, asked, images, device)
+        path, shard = _record_path(request, opened, protocol), _shard(request, opened, protocol, images, device)
         started = time.monotonic()
-        workers = workload.prepare(shard, crf_workers(request.workers, asked), fixed=request.workers is not None)
+        workers = workload.prepare(shard, crf_workers(request.workers, protocol), fixed=request.workers is not None)
         parts = distributed.all_gather(predict.finish(shard, workers))
         if not images.masks:
             return Outcome(shard.folder, images, None, opened.data.differ)
@@ -197,16 +197,16 @@ def run(request: Request, truth: bool = True, check: Callable[[Split], None] | N
             finished = [image for part in parts for image in part]
             _save(request, opened, shard, [image.counts for image in finished], seconds)
             if shard.plain:  # its time is that of the record with the CRF
-                without = replace(shard, asked=replace(asked, crf=None), folder=shard.plain)
+                without = replace(shard, protocol=replace(protocol, crf=None), folder=shard.plain)
                 _save(request, opened, without, [image.plain for image in finished], 0.0)
         distributed.barrier()
         return Outcome(shard.folder, images, records.load(path), opened.data.differ)
 
 
-def _record_path(request: Request, opened: Opened, asked: Protocol) -> Path:
+def _record_path(request: Request, opened: Opened, protocol: Protocol) -> Path:
     """OUTPUT/DATASET/VARIANT/SEED.PROTOCOL.json."""
     other = opened.data.of_record() if opened.data else []
-    return opened.folder.with_name(f"{opened.folder.name}.{'-'.join([_label(request, asked, val=''), *other])}.json")
+    return opened.folder.with_name(f"{opened.folder.name}.{'-'.join([_label(request, protocol, val=''), *other])}.json")
 
 
 def _save(request: Request, opened: Opened, shard: Shard, images: list[Counts], seconds: float) -> None:
@@ -219,14 +219,14 @@ def _save(request: Request, opened: Opened, shard: Shard, images: list[Counts], 
     for image in images:
         counted.merge(image)
     counted.sort()
-    own = DATASETS[config.data.name].protocol if config.data.name in DATASETS else "voc"
-    names = [shard.asked.kind] * (shard.asked.kind != own) + ["without-crf"] * (not shard.asked.crf)
-    names += _changes(request, shard.asked) + [listed.name] * (listed.name != "val")
+    usual = DATASETS[config.data.name].protocol if config.data.name in DATASETS else "voc"
+    names = [shard.protocol.kind] * (shard.protocol.kind != usual) + ["without-crf"] * (not shard.protocol.crf)
+    names += _changes(request, shard.protocol) + [listed.name] * (listed.name != "val")
     names += ["other-data"] * bool(opened.data.differ)
-    protocol = {"name": "-".join(["final", *names]), **shard.asked.numbers(), "bfloat16": shard.bfloat16}
+    described = {"name": "-".join(["final", *names]), **shard.protocol.numbers(), "bfloat16": shard.bfloat16}
     dataset, origin = sets.name_of(config.data, listed.kit.root, listed.name), opened.origin()
     record = {
-        **evaluate.record(counted, config, listed.kit, dataset, protocol),
+        **evaluate.record(counted, config, listed.kit, dataset, described),
         **shard.model.origin(),
         "split": listed.name,
         "batch": shard.batch,
@@ -237,46 +237,50 @@ def _save(request: Request, opened: Opened, shard: Shard, images: list[Counts], 
         "seconds": {**origin.get("seconds", {}), "evaluate": seconds},
         "processes": distributed.world_size(),
     }
-    path = _record_path(request, opened, shard.asked)
+    path = _record_path(request, opened, shard.protocol)
     records.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
     records.save(record, path)
 
 
-def _shard(request: Request, opened: Opened, asked: Protocol, images: Split, device: torch.device) -> Shard:
+def _shard(request: Request, opened: Opened, protocol: Protocol, images: Split, device: torch.device) -> Shard:
     """This process's part, its folders claimed for these weights and this protocol."""
     bfloat16 = request.bfloat16 and distributed.computes_bfloat16(device)
     model = opened.model(len(images.kit.classes), device)
     made_by = {"bfloat16": bfloat16, "weights": sha256(opened.file)}
     made_by |= {"images": opened.data.digests["ids"], "photographs": opened.data.digests["photographs"]}
 
-    def claimed(asked: Protocol) -> Path:
-        name = "-".join([_label(request, asked, val="val"), *opened.data.of_predictions()])
+    def claimed(protocol: Protocol) -> Path:
+        name = "-".join([_label(request, protocol, val="val"), *opened.data.of_predictions()])
         folder = request.save or opened.folder / "predictions" / name
-        distributed.main_first(lambda: predictions.claim(folder, asked.numbers() | made_by))
+        distributed.main_first(lambda: predictions.claim(folder, protocol.numbers() | made_by))
         return folder
 
     places: Sequence[int] = range(distributed.rank(), len(images.ids), distributed.world_size())
-    if request.batch > 1 and not asked.size:  # images of one size fill a batch
-        places = sorted(places, key=lambda place: protocols.limited(upright_size(images.files[place]), asked.longest))
-    both = asked.crf and images.masks and not request.save
-    plain = claimed(replace(asked, crf=None)) if both else None
-    return Shard(model, images, places, asked, claimed(asked), device, bfloat16, request.batch, plain)
+    if request.batch > 1 and not protocol.size:  # images of one size fill a batch
+        places = sorted(
+            places, key=lambda place: protocols.limited(upright_size(images.files[place]), protocol.longest)
+        )
+    both = protocol.crf and images.masks and not request.save
+    plain = claimed(replace(protocol, crf=None)) if both else None
+    return Shard(model, images, places, protocol, claimed(protocol), device, bfloat16, request.batch, plain)
 
 
-def crf_workers(wanted: int | None, asked: Protocol) -> int:
+def crf_workers(wanted: int | None, protocol: Protocol) -> int:
     """CRF processes beside this one: as many as wanted; None: one a core, shared by the processes on this machine, or
     none without CRF."""
-    if wanted is not None or not asked.crf:
+    if wanted is not None or not protocol.crf:
         return wanted or 0
     return max(1, interrupt.cores() // distributed.local_world_size())
 
 
-def _changes(request: Request, asked: Protocol) -> list[str]:
+def _changes(request: Request, protocol: Protocol) -> list[str]:
     """What keeps a record from passing for the final one: other weights, half precision, other scales or sizes."""
-    return [request.weights] * (request.weights != "last") + ["bfloat16"] * request.bfloat16 + asked.changes()
+    return [request.weights] * (request.weights != "last") + ["bfloat16"] * request.bfloat16 + protocol.changes()
 
 
-def _label(request: Request, asked: Protocol, val: str) -> str:
+def _label(request: Request, protocol: Protocol, val: str) -> str:
     """PROTOCOL[-crf][-what departs from it][-SPLIT], for files; `val` is what the split val is called there."""
     split = val if request.split == "val" else request.split
-    return "-".join([asked.kind, *["crf"] * bool(asked.crf), *_changes(request, asked), *[split] * bool(split)])
+    return "-".join(
+        [protocol.kind, *["crf"] * bool(protocol.crf), *_changes(request, protocol), *[split] * bool(split)]
+    )

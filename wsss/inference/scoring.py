@@ -41,8 +41,8 @@ def score(predictions: Path, truth: Path, classes: int, ids: Path | None = None)
         if ((prediction == IGNORE) & (mask != IGNORE)).any():
             raise UserError(f"{mine} holds {IGNORE}, which is no class; predict one of 0..{classes - 1} everywhere")
         total += metrics.confusion(mask, prediction, classes)
-    found = metrics.segmentation_scores(metrics.counts(total), [str(number) for number in range(classes)])
-    del found["miou_headline"]
-    if found["miou"] is None:
+    scores = metrics.segmentation_scores(metrics.counts(total), [str(number) for number in range(classes)])
+    del scores["miou_headline"]
+    if scores["miou"] is None:
         note(f"note: no mask of {truth} shows a class, so the mean IoU is undefined")
-    return {**found, "images": len(wanted)}
+    return {**scores, "images": len(wanted)}

@@ -43,7 +43,7 @@ class Plan:
     names: Sequence[str]
     sizes: Sequence[Size]
     """Width and height of each as it is stored, which may be lying on its side."""
-    asked: Protocol
+    protocol: Protocol
     classes: int
     """With background."""
     patch: int
@@ -57,7 +57,7 @@ class Plan:
 
     def seen(self) -> list[Size]:
         """Height and width of each photograph as the CRF sees it."""
-        return [protocols.limited(size, self.asked.longest)[::-1] for size in self.sizes]
+        return [protocols.limited(size, self.protocol.longest)[::-1] for size in self.sizes]
 
     def largest(self) -> int:
         """Number of the photograph with the most pixels."""
@@ -65,13 +65,13 @@ class Plan:
 
     def tokens(self, size: Size, scale: float) -> int:
         """Patch tokens of a photograph of (height, width), at a scale."""
-        size = (self.asked.size, self.asked.size) if self.asked.size else size
+        size = (self.protocol.size, self.protocol.size) if self.protocol.size else size
         return math.prod(side // self.patch for side in protocols.scaled_size(size, scale, self.patch))
 
     def network_bytes(self) -> int:
         """Peak of the largest batch in the network and of combining its logits, of one process."""
         pixels = max(map(math.prod, self.seen()))
-        scale, passes = max(self.asked.scales), self.batch * (2 if self.asked.flip else 1)
+        scale, passes = max(self.protocol.scales), self.batch * (2 if self.protocol.flip else 1)
         tokens = max(self.tokens(size, scale) for size in self.seen())
         images = 4 * 3 * tokens * self.patch**2 * passes * 2
         maps = _LOGIT_MAPS + self.batch - 1
@@ -79,7 +79,7 @@ class Plan:
 
     def crf_bytes(self) -> int:
         """Peak of the CRF of one process with its workers: the largest photographs at once, the next ones waiting."""
-        if not self.asked.crf:
+        if not self.protocol.crf:
             return 0
         pixels = sorted(map(math.prod, self.seen()), reverse=True)
         waiting = pixels[: AHEAD * self.workers + 1] if self.workers else []
@@ -121,7 +121,7 @@ def plan_of(shard: Shard, workers: int) -> Plan:
     return Plan(
         names=[images.ids[number] for number in left],
         sizes=[pictures.upright_size(images.files[number]) for number in left],
-        asked=shard.asked,
+        protocol=shard.protocol,
         classes=len(images.kit.classes) + 1,
         patch=shard.model.patch,
         width=shard.model.encoder.embed_dim,
@@ -147,10 +147,12 @@ def refuse(plan: Plan, free: int) -> None:
         return
     number = plan.largest()
     smaller = (
-        replace(plan, asked=replace(plan.asked, longest=limit)) for limit in _LIMITS if limit < max(plan.sizes[number])
+        replace(plan, protocol=replace(plan.protocol, longest=limit))
+        for limit in _LIMITS
+        if limit < max(plan.sizes[number])
     )
     fits = next((other for other in smaller if other.bytes() <= free), None)
-    advice = f"--longest {fits.asked.longest} takes about {_bytes(fits.bytes())}" if fits else "free some memory"
+    advice = f"--longest {fits.protocol.longest} takes about {_bytes(fits.bytes())}" if fits else "free some memory"
     others = ", or ask for fewer --workers" if plan.workers else ""
     raise UserError(
         f"photograph {plan.names[number]} has {_pixels(plan.sizes[number])}: predicting it takes about "
@@ -161,9 +163,11 @@ def refuse(plan: Plan, free: int) -> None:
 def sentence(plan: Plan, expected: float, split: str) -> str:
     """Size and tokens of the largest photograph, time and memory of the whole."""
     number, count = plan.largest(), len(plan.sizes)
-    seen, scale = plan.seen()[number], max(plan.asked.scales)
+    seen, scale = plan.seen()[number], max(plan.protocol.scales)
     scaled = f", scaled down to {_pixels(seen[::-1])}" if seen[::-1] != plan.sizes[number] else ""
-    limit = "" if plan.asked.longest or max(plan.sizes[number]) <= _COMMON else "; --longest N scales larger ones down"
+    limit = (
+        "" if plan.protocol.longest or max(plan.sizes[number]) <= _COMMON else "; --longest N scales larger ones down"
+    )
     return (
         f"predict {split}: {count:,} photograph{'s' * (count > 1)}, the largest, {plan.names[number]}, has "
         f"{_pixels(plan.sizes[number])}{scaled} ({plan.tokens(seen, scale):,} tokens at scale {scale:g}); "
@@ -175,9 +179,11 @@ def sentence(plan: Plan, expected: float, split: str) -> str:
 def seconds(plan: Plan, shard: Shard) -> float:
     """Expected seconds: small passes of the network and a small CRF are timed, and scaled by tokens and pixels."""
     token, pair = _pass_seconds(shard)
-    counts = [plan.tokens(size, scale) for size in plan.seen() for scale in plan.asked.scales]
-    network = sum(n * token + n * n * pair for n in counts) * (2 if plan.asked.flip else 1) / distributed.world_size()
-    if not plan.asked.crf:
+    counts = [plan.tokens(size, scale) for size in plan.seen() for scale in plan.protocol.scales]
+    network = (
+        sum(n * token + n * n * pair for n in counts) * (2 if plan.protocol.flip else 1) / distributed.world_size()
+    )
+    if not plan.protocol.crf:
         return network
     crf = (
         _crf_seconds(plan, shard) * sum(map(math.prod, plan.seen())) / (max(1, plan.workers) * distributed.world_size())
@@ -206,7 +212,7 @@ def _crf_seconds(plan: Plan, shard: Shard) -> float:
     photograph = pictures.read_image(shard.images.files[place])
     photograph = photograph.resize(protocols.limited(photograph.size, 192))
     pixels = np.asarray(photograph)
-    classes = min(plan.classes, _FEW) if plan.asked.crf.merge else plan.classes
+    classes = min(plan.classes, _FEW) if plan.protocol.crf.merge else plan.classes
     uniform = np.full((classes, *pixels.shape[:2]), 1 / classes, np.float32)
     started = time.perf_counter()
     dense_crf(pixels, uniform)

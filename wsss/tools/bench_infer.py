@@ -58,30 +58,32 @@ class Infer:
     stop only between two steps of a CRF."""
 
 
-def bench_infer(asked: Infer) -> dict[str, Any]:
+def bench_infer(settings: Infer) -> dict[str, Any]:
     """Images a second, seconds by phases, operations, memory, and the ratio to the best that could be had.
 
     `phases` add up to `seconds`; crf is what this process waits for CRF, PNGs and counts, most of which are made beside
     it, and `crf_seconds` is what the CRF takes of one core. `ratio`: seconds over (operations at the rate of the matrix
     product in the same type + CRF seconds / cores). `outside`: see there.
     """
-    own = protocols.protocol(asked.protocol, scales=asked.scales, flip=asked.flip, crf=asked.crf, merge=asked.crf_merge)
-    config = presets.get(
-        asked.protocol,
-        **{"model.backbone": asked.backbone, "model.pretrained": False, "model.checkpoint": ""},
+    protocol = protocols.protocol(
+        settings.protocol, scales=settings.scales, flip=settings.flip, crf=settings.crf, merge=settings.crf_merge
     )
-    net = model.build(config, DATASETS[asked.protocol].classes).to(device()).eval()
-    asked, spent = replace(asked, workers=runs.crf_workers(asked.workers, own)), {}
+    config = presets.get(
+        settings.protocol,
+        **{"model.backbone": settings.backbone, "model.pretrained": False, "model.checkpoint": ""},
+    )
+    net = model.build(config, DATASETS[settings.protocol].classes).to(device()).eval()
+    settings, spent = replace(settings, workers=runs.crf_workers(settings.workers, protocol)), {}
     with tempfile.TemporaryDirectory() as scratch:
-        seconds, crf, passes, operations = _evaluate(net, own, asked, Path(scratch), spent)
-    unit, rate = gemm_seconds(), 2 * machine.GEMM**3 / gemm_seconds(getattr(torch, asked.dtype))
+        seconds, crf, passes, operations = _evaluate(net, protocol, settings, Path(scratch), spent)
+    unit, rate = gemm_seconds(), 2 * machine.GEMM**3 / gemm_seconds(getattr(torch, settings.dtype))
     best = operations / rate + crf / interrupt.cores()
     return {
         "bench": "infer",
-        **vars(asked),
-        "scales": list(own.scales),
+        **vars(settings),
+        "scales": list(protocol.scales),
         "seconds": round(seconds, 3),
-        "images_a_second": round(asked.images / seconds, 4),
+        "images_a_second": round(settings.images / seconds, 4),
         "phases": {name: round(value, 3) for name, value in phases(seconds, spent).items()},
         "crf_seconds": round(crf, 3),
         "gemm_seconds": round(unit, 6),
@@ -90,7 +92,7 @@ def bench_infer(asked: Infer) -> dict[str, Any]:
         "tflop": round(operations / 1e12, 3),
         "best_seconds": round(best, 3),
         "ratio": round(seconds / best, 3),
-        "outside": outside(own, asked) if asked.crf else None,
+        "outside": outside(protocol, settings) if settings.crf else None,
         "peak_memory_gb": round(peak_memory_gb(), 2),
         "workers_memory_gb": round(spent["workers"], 2),
         "threads": torch.get_num_threads(),
@@ -100,22 +102,24 @@ def bench_infer(asked: Infer) -> dict[str, Any]:
 
 
 def _evaluate(
-    net: SegmentationModel, own: protocols.Protocol, asked: Infer, scratch: Path, spent: dict[str, float]
+    net: SegmentationModel, protocol: protocols.Protocol, settings: Infer, scratch: Path, spent: dict[str, float]
 ) -> tuple[float, float, Passes, int]:
     """Draw the photographs, evaluate one to warm up, then the others. Returns their seconds, the core seconds of the
     CRF, the passes of the encoder and the floating point operations, which are the first one's times their number;
     `spent`: see `_clocks`."""
-    size, classes = (asked.width, asked.height), DATASETS[asked.protocol].classes
-    images = Split(machine.draw(scratch / "set", asked.images + 1, size, classes), "val", True, labels=False)
-    work = Shard(net, images, range(1), own, scratch / "warm", device(), asked.dtype == "bfloat16", asked.batch)
+    size, classes = (settings.width, settings.height), DATASETS[settings.protocol].classes
+    images = Split(machine.draw(scratch / "set", settings.images + 1, size, classes), "val", True, labels=False)
+    work = Shard(
+        net, images, range(1), protocol, scratch / "warm", device(), settings.dtype == "bfloat16", settings.batch
+    )
     with machine.counted_flops() as counter:
         predict.finish(work, 0)
-    work = replace(work, places=range(1, asked.images + 1), folder=scratch / "made")
+    work = replace(work, places=range(1, settings.images + 1), folder=scratch / "made")
     with _clocks(net, spent) as passes:
         started = time.perf_counter()
-        done = predict.finish(work, asked.workers)
+        done = predict.finish(work, settings.workers)
         seconds = time.perf_counter() - started
-    return seconds, sum(one.crf_seconds for one in done), passes, asked.images * counter.get_total_flops()
+    return seconds, sum(image.crf_seconds for image in done), passes, settings.images * counter.get_total_flops()
 
 
 @contextmanager
@@ -134,11 +138,11 @@ def _clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]
         synchronise()
         spent[name] = spent.get(name, 0.0) + time.perf_counter() - since.pop()
 
-    def scores(*words: Any, work: Callable[..., Any] = protocols.scores) -> Any:
+    def scores(*arguments: Any, work: Callable[..., Any] = protocols.scores) -> Any:
         start()
-        found = work(*words)
+        result = work(*arguments)
         stop("scores")
-        return found
+        return result
 
     def jobs(shard: Shard, event: threading.Event, work: Callable[..., Iterator[Job]] = Shard.jobs) -> Iterator[Job]:
         source, job = work(shard, event), None
@@ -172,15 +176,15 @@ _OUTSIDE = 3
 """Photographs at most whose time outside the network is taken."""
 
 
-def outside(own: protocols.Protocol, asked: Infer) -> dict[str, float]:
+def outside(protocol: protocols.Protocol, settings: Infer) -> dict[str, float]:
     """CPU seconds of one core an image from the network's logits to PNG and counts: ours, and the base's way, which
     writes the combined logits to disk (.npy) and makes softmax, whole CRF, PNG and counts in a second pass.
 
     `resizing` is part of both. The logits are drawn so that _COMPETING classes matter: with the random weights of the
     bench's network all classes would be alike.
     """
-    random, count = np.random.default_rng(0), min(asked.images, _OUTSIDE)
-    size, classes = (asked.width, asked.height), DATASETS[asked.protocol].classes + 1  # with background
+    random, count = np.random.default_rng(0), min(settings.images, _OUTSIDE)
+    size, classes = (settings.width, settings.height), DATASETS[settings.protocol].classes + 1  # with background
     level = np.where(np.arange(classes) < _COMPETING, 0.0, -9.0)[:, None, None]
     spent, clock = dict.fromkeys(("resizing", "ours", "base"), 0.0), [0.0]
 
@@ -202,16 +206,16 @@ def outside(own: protocols.Protocol, asked: Infer) -> dict[str, float]:
         images = Split(machine.draw(folder / "set", count, size, classes - 1), "val", True, labels=False)
         for name, file, mask in zip(images.ids, images.files, images.masks, strict=True):
             picture = Image.open(file)
-            image = protocols.pixels(picture, own)[None].float()
+            image = protocols.pixels(picture, protocol)[None].float()
             job = Job(name, folder / f"{name}.png", classes, None, np.asarray(picture), mask=mask)
             clock[0] = time.process_time()
-            combined = protocols.scores(network, image, [picture.size[::-1]], own, PATCH)[0]
+            combined = protocols.scores(network, image, [picture.size[::-1]], protocol, PATCH)[0]
             lap("resizing")
-            finish(replace(job, scores=combined.softmax(0).numpy(), crf=asdict(own.crf)))
+            finish(replace(job, scores=combined.softmax(0).numpy(), crf=asdict(protocol.crf)))
             lap("ours")
             np.save(folder / "logits.npy", combined.numpy())
             probability = torch.from_numpy(np.load(folder / "logits.npy")).softmax(0).numpy()
-            finish(replace(job, scores=probability, crf=asdict(replace(own.crf, merge=None))))
+            finish(replace(job, scores=probability, crf=asdict(replace(protocol.crf, merge=None))))
             lap("base")
     resizing, ours, base = (round(seconds / count, 3) for seconds in spent.values())
     whole = {"ours": resizing + ours, "base": resizing + base}

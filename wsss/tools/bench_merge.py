@@ -45,14 +45,14 @@ class Merge:
     """Probabilities below which classes are merged."""
 
 
-def bench_merge(asked: Merge) -> dict[str, Any]:
+def bench_merge(settings: Merge) -> dict[str, Any]:
     """By number of classes and by `merge`: pixels whose label is that of the whole CRF, in percent, over all images and
     in the worst one; CPU seconds of one core an image, softmax and argmax included, of both."""
     memory.keep_freed()  # as the workers of an evaluation do
-    seer, _ = sources.of_run(asked.run) if asked.run else sources.shipped()
-    images = Split(asked.data_root, asked.split, labels=False)
-    protocol = protocols.protocol("voc", scales=asked.scales, flip=asked.flip)
-    places = np.unique(np.linspace(0, len(images.ids) - 1, min(asked.images, len(images.ids))).astype(int))
+    seer, _ = sources.of_run(settings.run) if settings.run else sources.shipped()
+    images = Split(settings.data_root, settings.split, labels=False)
+    protocol = protocols.protocol("voc", scales=settings.scales, flip=settings.flip)
+    places = np.unique(np.linspace(0, len(images.ids) - 1, min(settings.images, len(images.ids))).astype(int))
     photographs, logits = [], []
     for place in tqdm(places, desc="network", unit="image"):
         photograph = read_image(images.files[place])
@@ -61,22 +61,22 @@ def bench_merge(asked: Merge) -> dict[str, Any]:
         logits += protocols.scores(lambda x: seer.model(x).segmentation, image, size, protocol, seer.model.patch)
         photographs.append(np.asarray(photograph))
     known = len(logits[0])
-    if asked.classes < known or len(places) * (known - 1) < asked.classes - 1:
+    if settings.classes < known or len(places) * (known - 1) < settings.classes - 1:
         most = len(places) * (known - 1) + 1
-        raise UserError(f"--classes is {asked.classes}; {len(places)} photographs allow {known} to {most}")
-    rows: dict[int, list[dict[str, Any]]] = {known: [], asked.classes: []}
+        raise UserError(f"--classes is {settings.classes}; {len(places)} photographs allow {known} to {most}")
+    rows: dict[int, list[dict[str, Any]]] = {known: [], settings.classes: []}
     for number in tqdm(range(len(places)), desc="crf", unit="image"):
-        for classes, found in rows.items():
-            found.append(_compare(photographs[number], _widened(logits, number, classes), asked.merge))
+        for classes, compared in rows.items():
+            compared.append(_compare(photographs[number], _widened(logits, number, classes), settings.merge))
     return {
         "bench": "merge",
         "model": seer.name,
-        "data": asked.data_root.name,
-        "split": asked.split,
+        "data": settings.data_root.name,
+        "split": settings.split,
         "photographs": len(places),
         "scales": list(protocol.scales),
-        "flip": asked.flip,
-        "classes": {str(classes): _summary(found, asked.merge) for classes, found in rows.items()},
+        "flip": settings.flip,
+        "classes": {str(classes): _summary(compared, settings.merge) for classes, compared in rows.items()},
         "threads": torch.get_num_threads(),
         **evaluate.stamp(),
     }
@@ -107,17 +107,17 @@ def _compare(
     return {"pixels": labels[None].size, "different": different, "seconds": seconds, "kept": kept}
 
 
-def _summary(found: list[dict[str, Any]], merge: tuple[float, ...]) -> dict[str, Any]:
-    pixels = sum(row["pixels"] for row in found)
+def _summary(compared: list[dict[str, Any]], merge: tuple[float, ...]) -> dict[str, Any]:
+    pixels = sum(row["pixels"] for row in compared)
 
     def mean(name: str, least: float | None) -> float:
-        return round(float(np.mean([row[name][least] for row in found])), 4)
+        return round(float(np.mean([row[name][least] for row in compared])), 4)
 
     by_merge = {
         f"{least:g}": {
-            "equal": 100 * (1 - sum(row["different"][least] for row in found) / pixels),
-            "equal_in_worst": 100 * (1 - max(row["different"][least] / row["pixels"] for row in found)),
-            "different_pixels": sum(row["different"][least] for row in found),
+            "equal": 100 * (1 - sum(row["different"][least] for row in compared) / pixels),
+            "equal_in_worst": 100 * (1 - max(row["different"][least] / row["pixels"] for row in compared)),
+            "different_pixels": sum(row["different"][least] for row in compared),
             "core_seconds": mean("seconds", least),
             "classes_kept": mean("kept", least),
         }
