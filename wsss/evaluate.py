@@ -26,14 +26,10 @@ from wsss.paths import UserError, atomic
 from wsss.registry import title
 from wsss.report import records
 from wsss.tally import (
-    GUESSES,
     Counts,
     Predicted,
     count,
-    count_labels,
     counts_by_image,
-    guess_labels,
-    guess_scores,
     scores,
 )
 
@@ -212,19 +208,6 @@ def _predicted(
                 codes=None if single.codes is None else single.codes[0].float().cpu().numpy(),
                 grid=tuple(single.segmentation.shape[2:]),
             )
-
-
-def guesses_of(root: Path, split: str, headline: Sequence[str]) -> dict[str, Any]:
-    """What the guesses reach on a list, counted without a network: an entry of data/results/guesses.json."""
-    opened, counted = Split(root, split, masks=True), Counts()
-    full = ("background", *opened.kit.classes)
-    for place, name in enumerate(opened.ids):
-        _, mask = voc.read_pair(opened.kit, name)
-        guesses = guess_labels(opened.labels[place], mask.shape)
-        counted.merge(count_labels(name, mask, guesses, len(full)))
-    reached = {kind: guess_scores(np.sum(counted.counts[kind], 0), full, headline) for kind in GUESSES}
-    mark = records.fingerprint(counted.ids, counted.digests)
-    return {"split": split, "headline": list(headline), "fingerprint": mark, **reached}
 
 
 def evaluation_size(config: Config) -> int:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from wsss.config import IGNORE
 from wsss.data import archives, voc
 from wsss.data.names import read_lines
-from wsss.data.pictures import read_image, read_mask, write_mask
+from wsss.data.pictures import read_image, read_mask, size_fault, value_fault, write_mask
 from wsss.paths import UserError, atomic, project_root, read_json, write_json
 from wsss.registry import DATASETS, VOC_CLASSES
 
@@ -118,15 +118,13 @@ def prepare_animals(output: Path, root: Path, ids: Path | None = None) -> str:
     with atomic(output) as scratch:
         for name in ("JPEGImages", _AUG, voc.LISTS):
             (scratch / name).mkdir(parents=True)
-        labels = voc.read_labels(kit, names)
+        rows = _label_rows(kit, names)
         for name in tqdm(names, desc="read photographs and masks", unit="image", leave=False):
             image, mask = voc.read_pair(kit, name)
             size = reduced_size(image.size)
             image.resize(size, Image.Resampling.LANCZOS).save(scratch / f"JPEGImages/{name}.jpg", quality=_QUALITY)
             small = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
             write_mask(scratch / _AUG / f"{name}.png", np.asarray(small))
-        shown = [[kit.classes[k] for k in np.flatnonzero(row)] for row in labels]
-        rows = [" ".join([name, *classes]) for name, classes in zip(names, shown, strict=True)]
         _write_texts(scratch, "voc-animals", ids is not None, lists, rows)
     return _summary(output, "voc-animals", ids is not None, splits)
 
@@ -189,10 +187,11 @@ def _build(root: Path, folders: Mapping[str, Path], partial: bool) -> list[str]:
         check_lists(lists)
     for name in ("JPEGImages", "Annotations", "SegmentationClass", _AUG, voc.LISTS):
         (root / name).mkdir(parents=True)
-    listed, rows = {*train, *val}, []
-    for name in tqdm(sorted({*val, *lists["train_aug"]}), "read photographs and masks", unit="image", leave=False):
+    listed, names = {*train, *val}, sorted({*val, *lists["train_aug"]})
+    rows = _label_rows(voc.Devkit(folders["voc"], VOC_CLASSES, "SegmentationClass", "annotations"), names)
+    for name in tqdm(names, "read photographs and masks", unit="image", leave=False):
         size = _place_photograph(folders["voc"], name, root)
-        rows.append(_place_annotation(folders["voc"], name, root))
+        archives.place(folders["voc"] / f"Annotations/{name}.xml", root / f"Annotations/{name}.xml")
         path = folders["voc"] / "SegmentationClass" / f"{name}.png"
         if path.is_file():
             mask = read_mask(path, size, len(VOC_CLASSES))
@@ -222,14 +221,11 @@ def _place_photograph(folder: Path, name: str, root: Path) -> tuple[int, int]:
     return size
 
 
-def _place_annotation(folder: Path, name: str, root: Path) -> str:
-    """Take an annotation over; returns its line of image_labels.txt, classes in VOC's order."""
-    path = folder / "Annotations" / f"{name}.xml"
-    shown = {item.findtext("name", "").strip() for item in voc.read_xml(path).iter("object")}
-    if other := shown - set(VOC_CLASSES):
-        raise UserError(f"{path} names the class {min(other)!r}, which is no class of VOC; download it again")
-    archives.place(path, root / "Annotations" / path.name)
-    return " ".join([name, *(label for label in VOC_CLASSES if label in shown)])
+def _label_rows(kit: voc.Devkit, names: Sequence[str]) -> list[str]:
+    """Lines of image_labels.txt: each id with its classes in the order of the set."""
+    labels = voc.read_labels(kit, names)
+    shown = [[kit.classes[k] for k in np.flatnonzero(row)] for row in labels]
+    return [" ".join([name, *classes]) for name, classes in zip(names, shown, strict=True)]
 
 
 def _read_sbd(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
@@ -242,17 +238,12 @@ def _read_sbd(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     except Exception as error:  # whatever scipy's parser stumbles over in a broken file
         fault = f"holds no GTcls.Segmentation that can be read ({type(error).__name__}: {error})"
         raise UserError(f"{path} {fault}; download SBD again") from error
-    if mask.ndim != 2 or mask.dtype.kind not in "iu":
+    if mask.ndim != 2 or mask.dtype.kind not in "iu" or ((mask < 0) | (mask > IGNORE)).any():
         raise UserError(f"{path} holds {mask.dtype} of shape {mask.shape}, not a mask; download SBD again")
-    if mask.shape[::-1] != size:
-        raise UserError(
-            f"the mask {path} is {mask.shape[1]}x{mask.shape[0]}, but its image is {size[0]}x{size[1]}; download SBD "
-            "again"
-        )
-    wrong = mask[((mask < 0) | (mask > len(VOC_CLASSES))) & (mask != IGNORE)]
-    if wrong.size:
-        raise UserError(f"the mask {path} holds the value {wrong[0]}, which is no class of VOC; download SBD again")
-    return mask.astype(np.uint8)
+    mask = mask.astype(np.uint8)
+    if sentence := size_fault(path, mask, size, None) or value_fault(path, mask, len(VOC_CLASSES)):
+        raise UserError(sentence)
+    return mask
 
 
 def _write_texts(root: Path, name: str, partial: bool, lists: _Lists, labels: Sequence[str]) -> None:
