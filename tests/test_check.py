@@ -65,6 +65,7 @@ def test_processes_find_the_same(own, monkeypatch):
     monkeypatch.setattr(check, "_PAYS", 1)
     monkeypatch.setattr(pool, "_CHUNK", 2)
     monkeypatch.setattr(pool, "cores", lambda: 2)
+    monkeypatch.setattr(check, "stream", lambda *words, chunk: pool.stream(*words, chunk=2))
     assert check.check(own) == one and len(one[1]) == 2
 
 

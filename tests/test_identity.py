@@ -146,7 +146,7 @@ def test_a_record_names_its_data(own, tmp_path):
     assert data["val"]["masks"] == found["fingerprint"]["masks"] and data["val"]["ids"] == found["fingerprint"]["ids"]
     assert set(data["train"]) == {"ids", "classes", "labels", "photographs"}, "masks of train are not used"
     for split, masks in (("train", False), ("val", True)):
-        assert data[split] == voc.Split(own, split, masks).digests()
+        assert data[split] == identity.digests(voc.Split(own, split, masks))
     repaint(own, "train_0")
     words = tiny(own, tmp_path / "out", "--data.watch")
     assert run(*words, "train") == 1 and run(*words, "val") == 0, "a list that is not watched now does not matter"
@@ -230,7 +230,7 @@ def test_an_evaluation_of_other_data_stands_apart(own, tmp_path, capsys):
     assert [found["protocol"]["name"].startswith("final") for found in made] == [False, True]
     for found in made:
         assert found["other_data"] == "the photographs of val"
-        assert found["data"]["val"]["photographs"] == voc.Split(other, "val").digests()["photographs"]
+        assert found["data"]["val"]["photographs"] == identity.digests(voc.Split(other, "val"))["photographs"]
         assert found["data"]["train"] == record(tmp_path / "out")["data"]["train"]
     assert made[1]["protocol"]["name"].endswith("other-data")
     chosen = records.select(records.find(tmp_path / "out"), "own", "tiny")
@@ -323,7 +323,7 @@ def test_a_record_whose_masks_changed_while_it_was_measured_is_not_written(own, 
 
 
 def digests(root: Path) -> dict[str, str]:
-    return voc.Split(root, "val", masks=True).digests()
+    return identity.digests(voc.Split(root, "val", masks=True))
 
 
 def age(root: Path, seconds: float = 10) -> None:

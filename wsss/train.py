@@ -66,8 +66,8 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
 
 
 def _digests(train: datasets.Split, val: datasets.Split, watched: Sequence[datasets.Split]) -> records.Data:
-    digests = {"train": train.digests(), "val": val.digests()}
-    return digests | {identity.WATCHED + split.name: split.digests() for split in watched}
+    digests = {"train": identity.digests(train), "val": identity.digests(val)}
+    return digests | {identity.WATCHED + split.name: identity.digests(split) for split in watched}
 
 
 def run_folder(config: Config, root: Path) -> Path:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from tqdm import tqdm
 
 from wsss.config import Data as Settings
@@ -39,25 +38,20 @@ _MANY = 2000
 """Files from which on a progress bar is shown."""
 
 
-def digests(
-    classes: Sequence[str],
-    photographs: Mapping[str, Path],
-    labels: Float[np.ndarray, "n k"] | None = None,
-    masks: Sequence[Path] = (),
-) -> Digests:
-    """sha256 of a list's ids, class names, image labels, decoded masks and the bytes of its photographs.
+def digests(split: voc.Split) -> Digests:
+    """sha256 of a list's ids, class names and the bytes of its photographs, and of what else was opened: image labels,
+    decoded masks.
 
-    `photographs` by id; `labels` and `masks` in their order, or none where they are not used. No digest hangs on a path
-    or on the order of the list. Raises UserError for a file that cannot be decoded: a run that began on a damaged file
-    would, once that is mended, be one on other data.
+    No digest hangs on a path or on the order of the list. Raises UserError for a file that cannot be decoded: a run
+    that began on a damaged file would, once that is mended, be one on other data.
     """
-    ids = list(photographs)
+    ids, classes = split.ids, split.kit.classes
     made = {"ids": records.ids_digest(ids), "classes": records.lines_digest(classes)}
-    if labels is not None:
-        made["labels"] = _of_pairs(ids, (" ".join(map(str, np.flatnonzero(row) + 1)) for row in labels))
-    if masks:
-        made["masks"] = _of_pairs(ids, _of_files("mask", masks, partial(_mask, len(classes))))
-    made["photographs"] = _of_pairs(ids, _of_files("photograph", list(photographs.values()), _photograph))
+    if split.labels is not None:
+        made["labels"] = _of_pairs(ids, (" ".join(map(str, np.flatnonzero(row) + 1)) for row in split.labels))
+    if split.masks:
+        made["masks"] = _of_pairs(ids, _of_files("mask", split.masks, partial(_mask, len(classes))))
+    made["photographs"] = _of_pairs(ids, _of_files("photograph", split.files, _photograph))
     return made
 
 
@@ -126,8 +120,8 @@ class Evaluated:
         return {"data": {"train": self.train, "val": self.digests}, **other}
 
 
-def evaluated(folder: Path, config: Settings, listed: tuple[Path, str], digests: Digests, path: Path) -> Evaluated:
-    """Hold the digests of `listed`, a root and its list, against the data of the run at `folder`; of a list that the
+def evaluated(folder: Path, config: Settings, listed: tuple[Path, str], measured: Digests, path: Path) -> Evaluated:
+    """Hold `measured`, the digests of `listed`, a root and its list, against the data of the run at `folder`; of a list that the
     run did not use, against the record at `path` and, by the run's validation list, the root as a whole.
 
     Raises UserError where the classes are not those of the run.
@@ -137,18 +131,18 @@ def evaluated(folder: Path, config: Settings, listed: tuple[Path, str], digests:
     used = {name[len(WATCHED) :]: row for name, row in known.items() if name.startswith(WATCHED)}
     used |= {config.train_split: known.get("train", {}), config.val_split: known.get("val", {})}
     before = records.data_of(records.load(path))["val"] if path.is_file() else {}
-    kept, lists = {split: {**before, **used.get(split, {})}}, {split: digests}
+    kept, lists = {split: {**before, **used.get(split, {})}}, {split: measured}
     if split not in used:
         with suppress(UserError):  # a root of test images alone has no other list
-            lists[config.val_split] = voc.Split(root, config.val_split).digests()
+            lists[config.val_split] = digests(voc.Split(root, config.val_split))
             kept[config.val_split] = used[config.val_split]
     classes = {row["classes"] for row in known.values() if "classes" in row}
-    if classes - {digests["classes"]}:
+    if classes - {measured["classes"]}:
         raise UserError(
             f"{root} has other classes than {folder} was trained for, or has them in another order; choose a set whose "
             "classes.txt names the same"
         )
-    return Evaluated(digests, known.get("train", {}), records.differences(kept, lists))
+    return Evaluated(measured, known.get("train", {}), records.differences(kept, lists))
 
 
 def _of_pairs(ids: Sequence[str], values: Iterable[str]) -> str:

@@ -77,12 +77,6 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def digests(self) -> dict[str, str]:
-        """Of ids, classes and photographs, and of what else was opened: image labels, masks (`identity.digests`)."""
-        from wsss.data import identity  # which knows of records, too
-
-        return identity.digests(self.kit.classes, dict(zip(self.ids, self.files, strict=True)), self.labels, self.masks)
-
 
 def read_classes(root: Path) -> tuple[str, ...]:
     """The foreground classes: those of classes.txt, else VOC's. Raises UserError."""

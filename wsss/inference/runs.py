@@ -102,7 +102,7 @@ def evaluate_run(folder: Path, weights: str = "last", data_root: str = "", split
         root = distributed.main_first(lambda: sets.locate(config.data))
         opened = Split(root, config.data.val_split, masks=True)
         path = run.folder.with_name(".".join([run.folder.name, *other, "json"]))
-        digests = distributed.from_main(lambda: opened.digests())
+        digests = distributed.from_main(lambda: identity.digests(opened))
         data = identity.evaluated(run.folder, run.config.data, (root, opened.name), digests, path)
         model = run.model(len(opened.kit.classes), device)
         path = run.folder.with_name(".".join([run.folder.name, *other, *data.of_record(), "json"]))
@@ -182,7 +182,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Split], None] | N
         images = Split(root, request.split, None if truth else False, labels=False)
         if check:
             check(images)
-        path, digests = _record_path(request, opened, protocol), distributed.from_main(images.digests)
+        path, digests = _record_path(request, opened, protocol), distributed.from_main(lambda: identity.digests(images))
         opened = replace(
             opened, data=identity.evaluated(opened.folder, opened.config.data, (root, images.name), digests, path)
         )

@@ -58,7 +58,7 @@ def ship(asked: Ship) -> Path:
     root = sets.locate(opened.config.data)
     split = datasets.Split(root, opened.config.data.val_split, masks=True)
     path = opened.folder.with_name(f"{opened.folder.name}.json")
-    digests = split.digests()
+    digests = identity.digests(split)
     data = identity.evaluated(opened.folder, opened.config.data, (root, split.name), digests, path)
     if data.differ:
         raise UserError(f"{root} holds other data than those of {opened.folder}: {data.differ} differ; see --data-root")

@@ -170,7 +170,7 @@ def require_same_data(experiment: Experiment, asked: Sweep, jobs: Sequence[Job])
     if not begun or root is None:
         return
     lists = {row.variant: row.config.data for row in experiment.rows}
-    digests = cache(lambda split, masks: voc.Split(root, split, masks).digests())
+    digests = cache(lambda split, masks: identity.digests(voc.Split(root, split, masks)))
     faults = []
     for job, known in begun:
         data = lists[job.variant]
