@@ -121,8 +121,8 @@ class Evaluated:
 
 
 def evaluated(folder: Path, config: Settings, listed: tuple[Path, str], measured: Digests, path: Path) -> Evaluated:
-    """Hold `measured`, the digests of `listed`, a root and its list, against the data of the run at `folder`; of a list that the
-    run did not use, against the record at `path` and, by the run's validation list, the root as a whole.
+    """Hold the digests `measured` of `listed`, a root and its list, against the data of the run at `folder`; of a list
+    that the run did not use, against the record at `path` and, by the run's validation list, the root as a whole.
 
     Raises UserError where the classes are not those of the run.
     """
