@@ -350,7 +350,8 @@ FILES: dict[str, tuple[Callable[[], object], str]] = {
 }
 
 
-BOTH = [(case, packed) for case in FILES for packed in (False, True) if not (packed and case.endswith(" folder"))]
+PACKED = ("no mat", "cut photograph", "cut annotation", "list of paths", "two sets")
+BOTH = [*((case, False) for case in FILES), *((case, True) for case in PACKED)]
 
 
 @pytest.mark.parametrize(("case", "packed"), BOTH, ids=[f"{c}{', packed' * p}" for c, p in BOTH])

@@ -170,7 +170,7 @@ def write_texts(root: Path, texts: Mapping[str, Sequence[str]], lists: Mapping[s
         (root / name).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 
 
-def read_xml(path: Path) -> ElementTree.Element:
+def _read_xml(path: Path) -> ElementTree.Element:
     """The root of an annotation. Raises UserError, also for one with a DOCTYPE: VOC's have none, and the entities that
     it can declare let a file of a kilobyte fill the memory."""
     try:
@@ -190,7 +190,7 @@ def _refuse_doctype(name: str, *_: object) -> None:
 def _xml_labels(kit: Devkit, name: str) -> list[str]:
     """Classes of the objects in an image's annotation."""
     path = names.find(kit.root / "Annotations", name, ANNOTATIONS) or kit.root / "Annotations" / f"{name}.xml"
-    labels = [names.class_name(item.findtext("name", "")) for item in read_xml(path).iter("object")]
+    labels = [names.class_name(item.findtext("name", "")) for item in _read_xml(path).iter("object")]
     for label in labels:
         if label not in kit.classes:
             raise _wrong_label(kit, path, name, names.unknown_class(label, kit.classes))
