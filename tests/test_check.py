@@ -63,7 +63,6 @@ def test_processes_find_the_same(own, monkeypatch):
     mask(own, "val_1", lambda array: array + 1)
     one = check.check(own)
     monkeypatch.setattr(check, "_PAYS", 1)
-    monkeypatch.setattr(pool, "_CHUNK", 2)
     monkeypatch.setattr(pool, "cores", lambda: 2)
     monkeypatch.setattr(check, "stream", lambda *words, chunk: pool.stream(*words, chunk=2))
     assert check.check(own) == one and len(one[1]) == 2
