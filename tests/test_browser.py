@@ -144,6 +144,10 @@ def test_markup(book: Path, page: str) -> None:
     for kind, title in (("table", "caption"), ("figure", "figcaption")):
         bare = [one for one in tree.find_all(kind) if not one.find(title) or not one.find(title).get_text(strip=True)]
         found += [f"{kind} without {title}: {one.get_text(' ', strip=True)[:80]}" for one in bare]
+    left = [
+        text for text in tree.find_all(string=re.compile("```|:::")) if not text.find_parent(["pre", "code", "script"])
+    ]
+    found += [f"not read as a directive: {text.strip()[:80]}" for text in left]
     # The theme puts the title a second time outside the article, for print only.
     titles = [tree.find("title"), *tree.select("main h1" if page == "search.html" else "article h1")]
     assert not found, "\n".join(found)

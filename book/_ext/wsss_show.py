@@ -43,7 +43,7 @@ SMALLEST = 1.0
 """Smallest difference of interest, in points."""
 SHORT = 2
 """Differences that a heading names."""
-TAGS = re.compile(r"\((?:eqs?\. )?((?:[ABRE]?\d*[a-z]?|and|,| )+)\)")
+TAGS = re.compile(r"\((?:eqs?\. )?((?:[ABRE]\d*[a-z]?|\d+)(?:(?:, | and )(?:[ABRE]\d*[a-z]?|\d+))*)\)")
 """The equations that the first line of a docstring names."""
 
 
@@ -69,8 +69,8 @@ class Source(SphinxDirective):
             titles.append(f"{f'({tags}): ' if tags else ''}`{name.rpartition('.')[2]}`")
             files.append(f"`{file}`")
         title = self.options.get("title") or f"{', '.join(titles)} in {', '.join(dict.fromkeys(files))}"
-        lines = [f"````{{dropdown}} Source of {title}", ":class-container: wsss-source", "```{code-block} python"]
-        lines += [*"\n\n\n".join(blocks).splitlines(), "```", "````"]
+        lines = [f":::{{dropdown}} Source of {title}", ":class-container: wsss-source", "```{code-block} python"]
+        lines += [*"\n\n\n".join(blocks).splitlines(), "```", ":::"]
         folded = nodes.Element()
         self.state.nested_parse(StringList(lines, source=self.env.docname), self.content_offset, folded)
         return folded.children

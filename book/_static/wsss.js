@@ -16,9 +16,9 @@
 
 // On a phone a table of many columns becomes a list: one block a row, with the column's title beside each cell. The style
 // sheet does it; the titles come from here. Roles keep it a table for screen readers.
-(() => {
+document.addEventListener("DOMContentLoaded", () => {
   const roles = { thead: "rowgroup", tbody: "rowgroup", tr: "row", th: "columnheader", td: "cell" };
-  for (const table of document.querySelectorAll("article table, .cell_output table")) {
+  for (const table of document.querySelectorAll("article table")) {
     const titles = [...table.querySelectorAll("thead tr:first-child th")].map((cell) => cell.textContent.trim());
     if (titles.length < 4 || table.querySelector("[rowspan], [colspan]") || table.tHead.rows.length > 1) continue;
     table.classList.add("wsss-stack");
@@ -31,4 +31,19 @@
       if (row.cells[0]?.tagName === "TH") row.cells[0].setAttribute("role", "rowheader");
     }
   }
-})();
+});
+
+// Runs, commits and processors behind a table, a figure or a notebook: for those who ask.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const line of document.querySelectorAll("p.wsss-origin, p.wsss-stamp")) {
+    const texts = [...line.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim());
+    if (!texts.length) continue;
+    const folded = document.createElement("details");
+    folded.className = "wsss-origin";
+    folded.innerHTML = "<summary>Runs and machine</summary><p></p>";
+    folded.lastChild.textContent = texts.map((node) => node.textContent.trim()).join(" ");
+    texts.forEach((node) => node.remove());
+    line.after(folded);
+    if (!line.children.length) line.remove();
+  }
+});
