@@ -139,8 +139,8 @@ def _row(cells: Sequence[str]) -> nodes.row:
 
 
 def _cell(text: str) -> list[nodes.Node]:
-    """A command as code; else text that breaks between the parts that WHOLE finds, not within them."""
-    if text.startswith(("wsss ", "torchrun ")):
+    """A command or a setting as code; else text that breaks between the parts that WHOLE finds, not within them."""
+    if text.startswith(("wsss ", "torchrun ", "--")):
         return [nodes.literal(text, text)]
     parts = ["", text] if len(text) <= SHORT else WHOLE.split(text)
     whole = {"classes": ["wsss-whole"]}

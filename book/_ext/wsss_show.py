@@ -140,7 +140,7 @@ def described() -> dict[str, str]:
     for group, name in CHOSEN.items():
         for field, words in pairwise(classes[name]):
             if isinstance(field, ast.AnnAssign) and isinstance(words, ast.Expr):
-                found[f"{group}.{field.target.id}"] = " ".join(words.value.value.split())
+                found[f"{group}.{field.target.id}"] = " ".join(words.value.value.replace("`", "").split())
     return {path: words for path, words in found.items() if path not in NOT_OURS}
 
 
