@@ -86,7 +86,7 @@ def test_D8_every_pass_of_a_step_once():
 
 
 def test_D8_tokens_of_a_step_at_full_size():
-    """6,560 forward and 1,856 backward patch tokens an image and step, as the deviations page says."""
+    """6,560 forward and 1,856 backward patch tokens an image and step, as the page on speed says."""
     sizes = {"augment.crop": 448, "augment.local_size": 96, "augment.local_crops": 8}
     config = override(tiny(PRESETS["voc"]), {**sizes, "model.width": 4, "model.heads": 1})
     net, batch = model.build(config, 2), training_batch(config, 2, images=1)

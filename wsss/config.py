@@ -149,7 +149,7 @@ class ClassContrast:
 
 @dataclass(frozen=True)
 class Msc:
-    """Module A, multi-subspace token contrast: our reconstruction ('Reconstruction choices')."""
+    """Module A, multi-subspace token contrast: our reconstruction ('What we reconstructed')."""
 
     subspaces: Annotated[int, Bound(1, 1e4)] = 4
     """Number K of projection subspaces; the base has 1."""
@@ -191,7 +191,7 @@ class Msc:
 
 @dataclass(frozen=True)
 class Csa:
-    """Module B, cross-layer CAM structural alignment: our reconstruction ('Reconstruction choices')."""
+    """Module B, cross-layer CAM structural alignment: our reconstruction ('What we reconstructed')."""
 
     weight: NonNegative = 0.1
     """Weight in the objective; 0 leaves it out."""

@@ -256,7 +256,7 @@ class BenchTable(Captioned):
 
 
 class GpuTable(Captioned):
-    """{gpu-table}: a table of the page 'On a GPU', from published times, counted operations and benches."""
+    """{gpu-table}: a table of estimates, from published times, counted operations and benches."""
 
     def show(self, name: str) -> list[nodes.Node]:
         if name not in gpu.TABLES:

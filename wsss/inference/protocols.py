@@ -39,7 +39,7 @@ class Crf:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a photograph is scored (page 'Evaluation')."""
+    """How a photograph is scored (page 'Data and evaluation')."""
 
     kind: str
     """voc or coco."""
@@ -167,7 +167,7 @@ def scores(
     keep one patch at least), and the logits are stretched over the whole photograph. The logits of every pass are
     resized, bilinearly, *before* anything is combined, since the maximum of resized maps is not the resized maximum.
     voc: per scale logits + mirrored logits, then the maximum over scales; coco: the maximum over the mirror pair, then
-    the sum over scales. Source: the base's evaluation (page 'Evaluation').
+    the sum over scales. Source: the base's evaluation (page 'Data and evaluation').
     """
     combined: list[Tensor | None] = [None] * len(sizes)
     over_flip, over_scales = _COMBINE[protocol.over_flip], _COMBINE[protocol.over_scales]

@@ -1,4 +1,4 @@
-"""Tables of the page 'On a GPU': what the paper's runs take, each estimate with what it is made of. No torch."""
+"""Tables of the pages 'Run it' and 'What runs cost': what the paper's runs take, each estimate with what it is made of. No torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
