@@ -1,4 +1,4 @@
-"""Tables of the pages 'Run it' and 'What runs cost': what the paper's runs take, each estimate with what it is made of. No torch."""
+"""Tables of what the paper's runs take (pages 'Run it', 'What runs cost'), each estimate with its basis. No torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
