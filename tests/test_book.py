@@ -14,7 +14,7 @@ import pytest
 from test_records import notebook, put, record
 
 from wsss.config import Compat, Config
-from wsss.report import publish, records
+from wsss.report import publish, records, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
@@ -102,7 +102,15 @@ def test_a_table_shows_what_was_not_run(project):
 def test_a_figure_has_its_words(project):
     code, said, page = build(project, ".. results-figure:: published_curves")
     assert code == 0, said
-    assert 'alt="mIoU over steps in the published logs' in page
+    assert '<svg class="wsss-figure" role="img" aria-label="mIoU over steps in the published logs' in page
+
+
+def test_a_table_and_a_figure_offer_their_data(project):
+    code, said, page = build(project, ".. results-table:: voc\n\n.. results-figure:: published_curves")
+    assert code == 0, said
+    table, figure = ((project / "_html" / link).read_text() for link in re.findall(r'href="(_down[^"]+csv)"', page))
+    assert table == tables.build("voc", []).csv()
+    assert figure.startswith("panel,series,x,y\n") and 'vit-b, thousand steps",CAM,20,72.334' in figure
 
 
 INFER = {"bench": "infer", "images": 20, "width": 500, "height": 375, "protocol": "voc", "backbone": "deit", "units": 9}
@@ -121,7 +129,7 @@ def test_benches_are_shown_each_on_its_own(project):
     assert code == 0, said
     assert "20 of 500x375, voc, deit, float32 (an idle machine)" in page and ">1.50<" in page
     assert "Not measured yet: there is no record of wsss bench step." in text_of(page)
-    assert 'alt="Resident memory over 3 images' in page
+    assert 'aria-label="Resident memory over 3 images' in page
 
 
 @pytest.mark.parametrize("broken", [[], {}, {"bench": "infer"}])

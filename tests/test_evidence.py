@@ -24,10 +24,13 @@ def test_a_panel_holds_the_runs_that_have_the_cause():
     picture = evidence.causes(MINI, records)
     over, *_, redundancy = picture.axes
     less_seeds = [(-3.5, 2.5), (-3, 2), (3, -2), (3.5, -2.5)]  # means: 23 and 38 of seed 0, 21.5 and 39.5 of seed 1
-    assert sorted(map(tuple, over.collections[0].get_offsets().tolist())) == less_seeds
+    drawn = [point for line in over.get_lines() for point in line.get_xydata().tolist()]
+    assert sorted(map(tuple, drawn)) == less_seeds
     r = np.corrcoef(np.array(less_seeds).T)[0, 1]
     assert over.get_title() == f"correlation {r:+.2f}, 4 runs" and f"over-activation {r:+.2f}" in picture.alt
-    assert redundancy.get_title() == "" and not redundancy.collections, "one run of a seed has nothing beside it"
+    assert redundancy.get_title() == "" and not any(len(line.get_xdata()) for line in redundancy.get_lines()), (
+        "one run of a seed has nothing beside it"
+    )
     (legend,) = picture.legends
     assert [text.get_text() for text in legend.get_texts()] == ["no alignment", "base + both"]
     assert [text.get_text() for text in picture.axes[3].texts] == ["not measured"]
@@ -110,6 +113,17 @@ def test_differences_are_a_dot_a_seed_with_mean_and_interval():
     low, high = cam.get_xlim()
     assert low < interval.get_xdata()[0] and interval.get_xdata()[1] < high, "nothing is cut off"
     assert segmentation.get_lines()[1].get_xdata().tolist() == [-1.0] * 3
+
+
+def test_modules_of_several_experiments_share_a_forest_plot():
+    records = [
+        one(f"{name}{kind}", 0, cam, 20.0) | {"dataset": name}
+        for name in ("mini", "voc-animals")
+        for kind, cam in (("-base", 40.0), ("-toco", 1.0), ("-csa", 41.0))
+    ]
+    picture = evidence.build("modules", records)
+    assert picture.alt.count("base + CSA, CAM +1.0") == 2 and "as released" not in picture.alt
+    assert 'CAM mIoU, points above base","mini: base + CSA, seeds 0",1,' in picture.csv()
 
 
 def test_curves_over_thresholds_are_means_with_a_dot_at_the_fixed_one():

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+from xml.etree import ElementTree
 
 import numpy as np
 import PIL.Image
@@ -52,6 +54,16 @@ def test_a_picture_takes_the_form_that_suits_it_and_says_which():
         images = [PIL.Image.open(io.BytesIO(data)).convert("RGB") for data in (found, picture.png())]
         assert images[0].size == images[1].size == (220, 220)
         assert np.abs(np.subtract(*(np.asarray(image, float) for image in images))).mean() < 3
+
+
+def test_a_drawing_for_the_page_takes_its_colours_and_shares_no_id():
+    """Black ink is the page's own; the background is clear; ids are those of what the drawing itself refers to."""
+    drawing = figures.published_curves().svg()
+    tree = ElementTree.fromstring(drawing)
+    assert tree.get("role") == "img" and tree.get("aria-label").startswith("mIoU over steps")
+    assert "#000000" not in drawing and "#ffffff" not in drawing and drawing.count("currentColor") > 10
+    referred = re.findall(r'(?:href="|url\()#(\w+)', drawing)
+    assert {node.get("id") for node in tree.iter() if node.get("id")} == set(referred)
 
 
 def test_a_record_without_validations_is_a_point(run):

@@ -13,9 +13,10 @@
     ```{gpu-table} runs                                 a table of wsss.report.gpu: estimates for the benchmarks
     {printed}`words`                                    a link to the PDF of the book, where there is one
 
-A page that shows any of these is read again at every build (Sphinx's `note_reread`), so that it is never older than
-its records. A missing number is a warning, which the strict build turns into a failure. With WSSS_RUNS set to a folder
-of runs, the pages of runs show that folder's notebooks, and `{verdict}` its verdict.
+Below a table or figure of records the site offers its data as CSV. A page that shows any of these is read again at
+every build (Sphinx's `note_reread`), so that it is never older than its records. A missing number is a warning, which
+the strict build turns into a failure. With WSSS_RUNS set to a folder of runs, the pages of runs show that folder's
+notebooks, and `{verdict}` its verdict.
 """
 
 import base64
@@ -190,12 +191,26 @@ class Captioned(SphinxDirective):
     def table(self, table: Table) -> list[nodes.Node]:
         """A table, its note, and a line that says of which records it is made."""
         node, *note = table_node(table, self.caption(table.title))
-        return [self.named(node), *note, *origin_line(records.origin(table.records))]
+        name = "-".join([self.name.removesuffix("-table"), *self.arguments])
+        return [self.named(node), *note, *self.origin_line(records.origin(table.records), name, table.csv())]
 
+    def origin_line(self, text: str, name: str = "", data: str = "") -> list[nodes.Node]:
+        """The line below: where a table or figure comes from, and on the site its data as NAME.csv, where given."""
+        line = nodes.paragraph("", text, classes=["wsss-origin"])
+        if data and self.env.app.builder.name == "html":  # the PDF has no files beside it
+            link = nodes.inline("", "Data as CSV")
+            path = self.made(f"{name}.csv", data.encode())
+            line += [nodes.Text(" " * bool(text)), addnodes.download_reference("", "", link, reftarget=path)]
+            line[-1]["refdoc"] = self.env.docname
+        return [line] if line.children else []
 
-def origin_line(text: str) -> list[nodes.Node]:
-    """The line under a table or figure that says where it comes from; none where there is nothing to say."""
-    return [nodes.paragraph("", text, classes=["wsss-origin"])] if text else []
+    def made(self, name: str, content: bytes) -> str:
+        """Write what the page shows or offers to _build/figures; returns the file's path from the page."""
+        path = ROOT / "_build" / "figures" / re.sub(r"[^a-z0-9.]+", "-", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_bytes() != content:  # else other pages that show it would be read again
+            path.write_bytes(content)
+        return os.path.relpath(path, Path(self.env.doc2path(self.env.docname)).parent)
 
 
 class ResultsTable(Captioned):
@@ -291,8 +306,8 @@ IMAGE = r'<img class="wsss-figure" alt="([^"]*)" src="data:image/(?:png|jpeg);ba
 
 
 class ResultsFigure(Captioned):
-    """{results-figure}: a picture of records, or NOTEBOOK#2, the third one of an executed notebook, with its
-    alternative text."""
+    """{results-figure}: a picture of records, drawn in the page's own colours and fonts, or NOTEBOOK#2,
+    the third one of an executed notebook; with its alternative text."""
 
     def show(self, name: str) -> list[nodes.Node]:
         if "#" in name:
@@ -300,20 +315,19 @@ class ResultsFigure(Captioned):
             outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", []) if "data" in output]
             texts = ("".join(output["data"].get("text/html", "")) for output in outputs)
             pictures = [picture for text in texts for picture in re.findall(IMAGE, text)]
-            alt, data = pictures[int(name.partition("#")[2])]
-            alt, picture = html.unescape(alt), base64.b64decode(data)
+            alt, encoded = pictures[int(name.partition("#")[2])]
+            alt, picture, data = html.unescape(alt), base64.b64decode(encoded), ""
             origin = records.notebook_origin(notebook["metadata"].get("wsss", {}))
+            uri = self.made(f"{name}.{suffix(picture)}", picture)
+            alt = self.options.get("alt", alt)
+            image: nodes.Node = nodes.image(uri=uri, alt=alt, classes=["wsss-figure"])
         else:
             drawn = evidence.build(name, records.published())
-            alt, picture, origin = drawn.alt, drawn.encoded(), records.origin(drawn.records)
-        path = ROOT / "_build" / "figures" / f"{re.sub(r'[^a-z0-9]+', '-', name)}.{suffix(picture)}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.read_bytes() != picture:  # else other pages with this figure would be read again
-            path.write_bytes(picture)
-        uri = os.path.relpath(path, Path(self.env.doc2path(self.env.docname)).parent)
-        figure = nodes.figure("", nodes.image(uri=uri, alt=self.options.get("alt", alt), classes=["wsss-figure"]))
+            drawn.alt = alt = self.options.get("alt", drawn.alt)
+            image, data, origin = nodes.raw("", drawn.svg(), format="html"), drawn.csv(), records.origin(drawn.records)
+        figure = nodes.figure("", image)
         figure += nodes.caption("", "", *self.caption(alt))
-        return [self.named(figure), *origin_line(origin)]
+        return [self.named(figure), *self.origin_line(origin, name, data)]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
