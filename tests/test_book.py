@@ -184,7 +184,7 @@ def test_your_run_is_shown_in_your_book_only(project):
 
 def test_a_row_of_the_records_opens_its_file(project):
     code, said, page = build(project, ".. results-table:: records")
-    (link,) = re.findall(r'href="(_downloads/[^"]+)"', page)
+    (link,) = re.findall(r'href="(_downloads/[^"]+json)"', page)
     assert code == 0, said
     published = project / "data" / "results" / "mini" / "mini" / "0.json"
     assert (project / "_html" / link).read_bytes() == published.read_bytes()

@@ -1,5 +1,6 @@
 """Tables of an experiment: its rows by their numbers, and each against one of them on the same images. No torch."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from wsss.paths import UserError
 from wsss.report import records
-from wsss.report.experiments import Experiment, Row
+from wsss.report.experiments import Experiment
 from wsss.report.records import Record
 from wsss.report.statistics import (
     Pairs,
@@ -17,14 +18,13 @@ from wsss.report.statistics import (
     over_seeds,
     paired,
     paired_runs,
-    probability,
     signed,
     summarise,
 )
 from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table
 
-TRAINING = "training"
-QUANTITIES = (
+_TRAINING = "training"
+_QUANTITIES = (
     ("mAP", "classification.map_headline"),
     ("CAM", "cam.miou_headline"),
     ("CAM, best threshold", "sweep.cam.best_headline"),
@@ -33,15 +33,8 @@ QUANTITIES = (
     ("segmentation", "segmentation.miou_headline"),
 )
 """What a run's own record says, by the protocol of evaluation in training."""
-SEGMENTATION = "segmentation.miou_headline"
 UNLIKE = " No seed is common to all on one processor, so that each shows its own seeds: they are not to be compared."
 BRACKETS = "In brackets: 95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
-
-
-def columns(experiment: Experiment) -> tuple[tuple[str, str, str], ...]:
-    """Title, protocol and key of each quantity of the experiment."""
-    own = tuple((title, TRAINING, key) for title, key in QUANTITIES)
-    return own + tuple((final.label, final.name, SEGMENTATION) for final in experiment.finals)
 
 
 def numbers(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
@@ -49,33 +42,37 @@ def numbers(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
 
     Raises UserError if records of the experiment were not all measured on the same images.
     """
-    own = [r for r in runs if r["dataset"] == experiment.dataset]
-    _require_one_list(experiment, own)
-    groups = {protocol: groups_of(own, experiment, protocol) for _, protocol, _ in columns(experiment)}
+    columns = [(title, _TRAINING, key) for title, key in _QUANTITIES]
+    columns += [(final.label, final.name, "segmentation.miou_headline") for final in experiment.finals]
+    groups = {protocol: groups_of(runs, experiment, protocol) for _, protocol, _ in columns}
+    for protocol in groups:
+        chosen = [records.select(runs, experiment.dataset, row.variant, protocol) for row in experiment.rows]
+        if len({record["fingerprint"]["masks"] for record in sum(chosen, [])}) > 1:
+            raise UserError(f"the records of {experiment.title} are not all of the same images; evaluate them anew")
     rows: list[tuple[str, ...]] = []
-    left: list[str] = []
-    for number, row in enumerate(experiment.rows):
+    idle: list[str] = []
+    for place, row in enumerate(experiment.rows):
         cells = (
-            cell(groups[protocol][number], key) if row.segments or protocol == TRAINING else ABSENT
-            for _, protocol, key in columns(experiment)
+            cell(groups[protocol][place], key) if row.segments or protocol == _TRAINING else ABSENT
+            for _, protocol, key in columns
         )
         rows.append((row.label, *cells))
         if MISSING in rows[-1]:
             time = minutes(experiment, row.variant, runs)
-            left.append(f"{row.label} ({'not timed' if time is None else f'{time:.0f} minutes a seed'})")
+            idle.append(f"{row.label} ({'not timed' if time is None else f'{time:.0f} minutes a seed'})")
+    shown = sum(sum(groups.values(), []), [])
+    where = f": {records.processors(shown)}." if shown else "."
     note = (
         "mIoU, mAP and AUC in percent, mIoU and mAP of the headline classes; mean ± sample standard deviation over the "
+        f"seeds that all rows have on one processor{where}"
     )
-    note += "seeds that all rows have on one processor"
-    where = records.processors(record for by_row in groups.values() for group in by_row for record in group)
-    note += f": {where}." if where else "."
     note += "" if all(map(share_draws, groups.values())) else UNLIKE
     note += f" Best threshold: of the sweep on these masks. {BRACKETS}"
-    prior = [records.value(record, "auc.centre") for record in own if records.has(record, "auc.centre")]
-    note += f" Pixel AUC of a centre prior on these images: {prior[0]:.1f}." if prior else ""
-    note += f" Not run: {', '.join(left)}; to run them: `wsss sweep {name}`." if left else ""
-    heads, shown = ("", *(title for title, *_ in columns(experiment))), sum(sum(groups.values(), []), [])
-    return Table(_title(experiment, own), heads, tuple(rows), note, shown)
+    prior = [r for r in runs if r["dataset"] == experiment.dataset and records.has(r, "auc.centre")]
+    if prior:
+        note += f" Pixel AUC of a centre prior on these images: {records.value(prior[0], 'auc.centre'):.1f}."
+    note += f" Not run: {', '.join(idle)}; to run them: `wsss sweep {name}`." if idle else ""
+    return Table(_title(experiment, runs), ("", *(title for title, *_ in columns)), tuple(rows), note, shown)
 
 
 @dataclass(frozen=True)
@@ -102,75 +99,77 @@ def compared(experiment: Experiment, runs: Sequence[Record]) -> list[Difference]
 
     Raises UserError if records of a pair differ in images, masks or protocol.
     """
-    relevant = [r for r in runs if r["dataset"] == experiment.dataset]
     base = next(row for row in experiment.rows if row.label == experiment.against)
-    compared_rows = []
+    gains = []
     for row in experiment.rows:
-        endpoints = [("CAM", TRAINING, "cam")]
+        endpoints = [("CAM", _TRAINING, "cam")]
         if row.segments and base.segments:
-            endpoints.insert(0, ("segmentation", TRAINING, "segmentation"))
+            endpoints.insert(0, ("segmentation", _TRAINING, "segmentation"))
             endpoints += [(f"segmentation, {final.label}", final.name, "segmentation") for final in experiment.finals]
         for title, protocol, kind in endpoints if row is not base else ():
-            pairs = paired_runs(
-                _group(relevant, experiment, row, protocol), _group(relevant, experiment, base, protocol), kind
-            )
-            if pairs:
-                compared_rows.append(Difference(row.label, title, kind, pairs, protocol == TRAINING))
-    return compared_rows
+            sides = (records.select(runs, experiment.dataset, side.variant, protocol) for side in (row, base))
+            if pairs := paired_runs(*sides, kind):
+                gains.append(Difference(row.label, title, kind, pairs, protocol == _TRAINING))
+    return gains
 
 
 def differences(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
     """A line for each other row and endpoint: mean of the paired differences to the row `against`, its t interval over
     seeds and, of the primary endpoints, p over seeds after Holm's correction within the table.
 
-    Raises UserError if records of a pair differ in images, masks or protocol.
+    The note says where the seeds ran, and as a footnote the test over images with what it cannot tell. Raises UserError
+    if records of a pair differ in images, masks or protocol.
     """
     lines = compared(experiment, runs)
     tests = [over_seeds(line.points) for line in lines]
     primary = [place for place, line in enumerate(lines) if line.primary]
     p = dict(zip(primary, holm([tests[place].p for place in primary]), strict=True))
     rows = [
-        (line.row, line.endpoint, str(test.n), signed(test.mean), bounds(test), probability(p.get(place)))
+        (line.row, line.endpoint, str(test.n), signed(test.mean), bounds(test), _probability(p.get(place)))
         for place, (line, test) in enumerate(zip(lines, tests, strict=True))
     ]
-    run = {line.row for line in lines}
-    idle = [row.label for row in experiment.rows if row.label not in {*run, experiment.against}]
+    measured_rows = {line.row for line in lines} | {experiment.against}
+    idle = [row.label for row in experiment.rows if row.label not in measured_rows]
     rows += [(label, ABSENT, MISSING, ABSENT, ABSENT, ABSENT) for label in idle]
-    titles = (f"less {experiment.against}", "mIoU of", "seeds", "mean difference", "95 % interval", "p (Holm)")
-    relevant = [r for r in runs if r["dataset"] == experiment.dataset]
-    note = _note(lines) + (f" To run what is not: `wsss sweep {name}`." if idle else "")
     shown = [record for line in lines for pair in line.pairs for record in pair]
-    return Table(f"{_title(experiment, relevant)}, differences", titles, tuple(rows), note, shown)
-
-
-def _note(lines: Sequence[Difference]) -> str:
-    """What the columns are, where the seeds ran, and as a footnote the test over images with what it cannot tell."""
-    note = "Points of percent of headline mIoU, without CRF where the line does not say so. Mean of the differences "
-    note += (
+    note = (
+        "Points of percent of headline mIoU, without CRF where the line does not say so. Mean of the differences "
         "within pairs: one seed, one kind of processor, one number of threads. Interval: Student's t over seeds. p: "
+        "t test over seeds of segmentation and CAM, corrected by Holm for all tests of this table."
     )
-    note += "t test over seeds of segmentation and CAM, corrected by Holm for all tests of this table."
-    where = records.processors(record for line in lines for pair in line.pairs for record in pair)
-    note += f" Processors: {where}." * bool(where)
-    runs = [record for line in lines for pair in line.pairs for record in pair]
-    plain = {record["variant"] for record in runs if record["config"].get("compat", {}).get("plain_squash")}
+    note += f" Processors: {records.processors(shown)}." if shown else ""
+    plain = {record["variant"] for record in shown if record["config"].get("compat", {}).get("plain_squash")}
     note += f" Evaluated on photographs squashed without antialiasing (D18): {', '.join(sorted(plain))}." * bool(plain)
-    swapped = [
-        f"{line.row}, {line.endpoint} {probability(p)}" for line in lines if (p := _over_images(line)) is not None
-    ]
-    if swapped:
+    over_images = [(line, p) for line in lines if (p := _over_images(line)) is not None]
+    if over_images:
         note += " Footnote, p over images, the results of each swapped at random in all seeds at once: "
-        note += f"{'; '.join(swapped)}. It tells whether these very runs differ on images like these; of other seeds, "
+        note += "; ".join(f"{line.row}, {line.endpoint} {_probability(p)}" for line, p in over_images)
+        note += ". It tells whether these very runs differ on images like these; of other seeds, "
         note += "and so of the method, it tells nothing, and it is corrected for no number of tests."
-    return note
+    note += f" To run what is not: `wsss sweep {name}`." if idle else ""
+    titles = (f"less {experiment.against}", "mIoU of", "seeds", "mean difference", "95 % interval", "p (Holm)")
+    return Table(f"{_title(experiment, runs)}, differences", titles, tuple(rows), note, shown)
+
+
+def _probability(p: float | None) -> str:
+    return ABSENT if p is None or math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _title(experiment: Experiment, runs: Sequence[Record]) -> str:
+    variants = {row.variant for row in experiment.rows}
+    first = next((r for r in runs if r["dataset"] == experiment.dataset and r["variant"] in variants), None)
+    if not first:
+        return experiment.title
+    title = first.get("dataset_title", experiment.dataset)
+    return f"{experiment.title} ({title}, {first['images']:,} images of {first['split']})"
 
 
 def minutes(experiment: Experiment, variant: str, runs: Sequence[Record]) -> float | None:
     """Minutes of a run with its final evaluations: mean over records of the variant, else of the other rows."""
-    own = [r for r in runs if r["dataset"] == experiment.dataset]
     variants = {row.variant for row in experiment.rows}
-    chosen = [r for r in own if r["variant"] == variant] or [r for r in own if r["variant"] in variants]
-    trained = [sum(r["seconds"].values()) for r in chosen if r["protocol"]["name"] == TRAINING]
+    known = [r for r in runs if r["dataset"] == experiment.dataset and r["variant"] in {variant, *variants}]
+    chosen = [r for r in known if r["variant"] == variant] or known
+    trained = [sum(r["seconds"].values()) for r in chosen if r["protocol"]["name"] == _TRAINING]
     if not trained:
         return None
     seconds = sum(trained) / len(trained)
@@ -180,22 +179,11 @@ def minutes(experiment: Experiment, variant: str, runs: Sequence[Record]) -> flo
     return seconds / 60
 
 
-def _title(experiment: Experiment, own: Sequence[Record]) -> str:
-    variants = {row.variant for row in experiment.rows}
-    found = next((r for r in own if r["variant"] in variants), None)
-    if not found:
-        return experiment.title
-    title = found.get("dataset_title", experiment.dataset)
-    return f"{experiment.title} ({title}, {found['images']:,} images of {found['split']})"
-
-
-def _group(runs: Sequence[Record], experiment: Experiment, row: Row, protocol: str) -> list[Record]:
-    return records.select(runs, experiment.dataset, row.variant, protocol)
-
-
-def groups_of(runs: Sequence[Record], experiment: Experiment, protocol: str = TRAINING) -> list[list[Record]]:
+def groups_of(runs: Sequence[Record], experiment: Experiment, protocol: str = _TRAINING) -> list[list[Record]]:
     """For each row its records by `protocol`, of the seeds that all measured rows share."""
-    return records.comparable([_group(runs, experiment, row, protocol) for row in experiment.rows])
+    return records.comparable(
+        [records.select(runs, experiment.dataset, row.variant, protocol) for row in experiment.rows]
+    )
 
 
 def share_draws(groups: Iterable[Sequence[Record]]) -> bool:
@@ -203,19 +191,13 @@ def share_draws(groups: Iterable[Sequence[Record]]) -> bool:
     return len({frozenset(map(records.draw, group)) for group in groups if group}) < 2
 
 
-def _require_one_list(experiment: Experiment, own: Sequence[Record]) -> None:
-    for _, protocol, _ in columns(experiment):
-        found = [r for row in experiment.rows for r in _group(own, experiment, row, protocol)]
-        if len({r["fingerprint"]["masks"] for r in found}) > 1:
-            raise UserError(f"the records of {experiment.title} are not all of the same images; evaluate them anew")
-
-
 def cell(runs: Sequence[Record], key: str) -> str:
     """Mean and deviation over seeds of the result at `key`, with the widest bootstrap interval where there are any."""
     if not runs:
         return MISSING
-    if not all(_trained(record, key) for record in runs):
-        return ABSENT
+    decoders = (record["config"].get("segmentation", {}).get("weight", 1) for record in runs)
+    if key.startswith("segmentation.") and not all(decoders):
+        return ABSENT  # classification alone leaves the decoder as it starts
     if not all(records.has(record, key) for record in runs):
         return ABSENT if key.startswith("subspaces.") else NOT_MEASURED  # a run without Module A has no subspaces
     text = measured(summarise(runs, key))
@@ -223,12 +205,6 @@ def cell(runs: Sequence[Record], key: str) -> str:
         return text
     lows, highs = zip(*(records.value(record, f"{key}_interval") for record in runs), strict=True)
     return f"{text} [{min(lows):.1f}, {max(highs):.1f}]"
-
-
-def _trained(record: Record, key: str) -> bool:
-    """Whether the run trained what the number is of: classification alone leaves the decoder as it starts."""
-    weight = record["config"].get("segmentation", {}).get("weight", 1)
-    return bool(weight) or not key.startswith("segmentation.")
 
 
 def _over_images(line: Difference) -> float | None:

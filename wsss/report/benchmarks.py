@@ -8,7 +8,7 @@ from functools import partial
 from wsss.paths import UserError, project_root
 from wsss.report import records
 from wsss.report.records import Record, images
-from wsss.report.statistics import Pairs, bounds, measured, over_seeds, paired_runs, signed, summarise
+from wsss.report.statistics import bounds, measured, over_seeds, paired_runs, signed, summarise
 from wsss.report.table import ABSENT, MISSING, Table
 
 
@@ -101,7 +101,7 @@ def _training(dataset: str, split: str) -> tuple[Row, ...]:
     )
 
 
-VOC_TEST = replace(
+_TEST = replace(
     _final("voc")[0],
     label="segmentation, test",
     paper="segmentation/This paper/voc_test",
@@ -109,12 +109,12 @@ VOC_TEST = replace(
     split="voc-test",
     missing="needs the PASCAL VOC server",
 )
-VOC = (_final("voc")[0], VOC_TEST, *_final("voc")[1:], *_training("voc", "voc-val"))
+VOC = (_final("voc")[0], _TEST, *_final("voc")[1:], *_training("voc", "voc-val"))
 COCO = (*_final("coco"), *_training("coco", "coco-val-part"))
 ANIMALS = "VOC 2012 animals, 320 px, CLIP ViT-B/16"
-HEADLINE = (
+_HEADLINE = (
     (replace(VOC[0], label="PASCAL VOC 2012 val"), "voc-base"),
-    (replace(VOC_TEST, label="PASCAL VOC 2012 test"), "voc-base"),
+    (replace(VOC[1], label="PASCAL VOC 2012 test"), "voc-base"),
     (replace(COCO[0], label="MS COCO 2014 val"), "coco-base"),
     (Row(ANIMALS, "voc-animals", "voc-animals", "segmentation.miou_headline"), "voc-animals-base"),
     (Row("mini (drawn)", "mini", "mini", "segmentation.miou_headline"), "mini-base"),
@@ -123,46 +123,41 @@ HEADLINE = (
 
 
 def headline(runs: Sequence[Record]) -> Table:
-    """Tabulate paper | published base | base | base + both | difference | images | command, a line for each benchmark.
+    """Tabulate paper, published base, base, base + both and their difference, a line for each benchmark.
 
     Base and base + both are of the same seeds on one processor; without such pairs neither has a number.
     Raises UserError if a record of a row was not measured on that row's split.
     """
-    columns = ("segmentation mIoU in percent", "paper", "published base", "base", "base + both")
-    lines = [_against_base(row, base, runs) for row, base in HEADLINE]
+    rows: list[tuple[str, ...]] = []
+    shown: list[Record] = []
+    for row, base in _HEADLINE:
+        sides = [_records(replace(row, preset=preset), runs) for preset in (row.preset, base)]
+        pairs = paired_runs(*sides, row.key.partition(".")[0])
+        shown += [record for pair in pairs for record in pair]
+        command = row.missing or f"wsss train {base} --seed 0; {_command(row)}" + " of both" * (row.protocol == "final")
+        cells = ["run, not paired" if side else MISSING for side in reversed(sides)] + [ABSENT, ABSENT]
+        if pairs:
+            both, bases = records.comparable([list(side) for side in zip(*pairs, strict=True)])
+            test = over_seeds([records.value(first, row.key) - records.value(other, row.key) for first, other in pairs])
+            interval = f" [{bounds(test)}]" * (test.n > 1)
+            gain = f"{signed(test.mean)}{interval} ({test.n} pair{'s' * (test.n > 1)})"
+            cells = [*(measured(summarise(side, row.key)) for side in (bases, both)), gain, images(both[0])]
+        rows.append((row.label, *_printed(row), *cells, command))
+    columns = ("segmentation mIoU in percent", "paper", "published base", "base", "base + both", "difference", "images")
     note = "Base, base + both: mean ± sample standard deviation over the seeds that both have on one processor. "
     note += "Difference: mean over all pairs of one seed and processor, with the 95 % t interval over seeds. "
-    shown = [record for _, pairs in lines for pair in pairs for record in pair]
-    where = records.processors(shown)
-    note += f"Processors: {where}." if where else ""
-    more = ("difference", "images", "to run them")
-    return Table("Paper, base and measured", columns + more, tuple(line for line, _ in lines), note, shown)
-
-
-def _against_base(row: Row, base: str, runs: Sequence[Record]) -> tuple[tuple[str, ...], Pairs]:
-    """A line of the first table, and the pairs that it is made of."""
-    groups = [_records(replace(row, preset=preset), runs) for preset in (base, row.preset)]
-    pairs = paired_runs(groups[1], groups[0], row.key.partition(".")[0])
-    commands = row.missing or f"wsss train {base} --seed 0; {_command(row)}" + " of both" * (row.protocol == "final")
-    start = (row.label, *_printed(row))
-    if not pairs:
-        states = ("run, not paired" if group else MISSING for group in groups)
-        return (*start, *states, ABSENT, ABSENT, commands), ()
-    shown = records.comparable([list(side) for side in zip(*pairs, strict=True)])
-    cells = (measured(summarise(group, row.key)) for group in reversed(shown))
-    test = over_seeds([records.value(first, row.key) - records.value(second, row.key) for first, second in pairs])
-    seeds = f"({test.n} pair{'s' * (test.n > 1)})"
-    gain = f"{signed(test.mean)} [{bounds(test)}] {seeds}" if test.n > 1 else f"{signed(test.mean)} {seeds}"
-    return (*start, *cells, gain, images(pairs[0][0]), commands), pairs
+    note += f"Processors: {records.processors(shown)}." if shown else ""
+    return Table("Paper, base and measured", (*columns, "to run them"), tuple(rows), note, shown)
 
 
 def beside_published(title: str, rows: Sequence[Row], runs: Sequence[Record]) -> Table:
-    """Tabulate paper | published base | measured | images | difference | command, a line for each row.
+    """Tabulate paper, published base, what was measured and the difference, a line for each row.
 
     The difference is to the paper where it has a number, else to the base.
     Raises UserError if a record of a row was not measured on that row's split.
     """
-    lines, groups = [], [records.of_one_processor(_records(row, runs)) for row in rows]
+    groups = [records.of_one_processor(_records(row, runs)) for row in rows]
+    lines = []
     for row, group in zip(rows, groups, strict=True):
         printed, cells = _printed(row), (MISSING, ABSENT, ABSENT, row.missing or _command(row))
         if group:
@@ -178,7 +173,7 @@ def beside_published(title: str, rows: Sequence[Row], runs: Sequence[Record]) ->
 
 
 def _records(row: Row, runs: Sequence[Record]) -> list[Record]:
-    """The records that a line is made of; UserError for a record of another split than the line's."""
+    """Select what a line is made of. Raises UserError for a record of another split than the line's."""
     chosen = [] if row.missing else records.select(runs, row.dataset, row.preset, row.protocol)
     chosen = [record for record in chosen if records.has(record, row.key)]
     for record in chosen if row.split else ():
@@ -193,6 +188,5 @@ def _printed(row: Row) -> list[str]:
 
 
 def _command(row: Row) -> str:
-    """The command that makes a record of the line."""
     final = f", then wsss evaluate RUN --protocol {row.dataset}" if row.protocol == "final" else ""
     return f"wsss train {row.preset} --seed 0{final}"

@@ -184,11 +184,6 @@ def bounds(test: OverSeeds) -> str:
     return ABSENT if math.isnan(test.low) else f"{test.low:+.1f} to {test.high:+.1f}"
 
 
-def probability(p: float | None) -> str:
-    """A p as text; ABSENT where there is none."""
-    return ABSENT if p is None or math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 # Records of several seeds, and pairs of runs.
 
 Pairs = tuple[tuple[Record, Record], ...]

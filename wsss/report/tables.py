@@ -16,15 +16,15 @@ from wsss.report.statistics import bootstrap_miou, measured, summarise
 from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table
 from wsss.settings import flatten
 
-SCALES = tuple(name for name, known in DATASETS.items() if not known.smoke)
+_SCALES = tuple(name for name, known in DATASETS.items() if not known.smoke)
 
 
-def of_presets(runs: Iterable[Record]) -> Table:
+def _of_presets(runs: Iterable[Record]) -> Table:
     """Every setting that makes a run another one, by the presets of all scales; takes no records."""
-    flat = [flatten(PRESETS[name]) for name in SCALES]
+    flat = [flatten(PRESETS[name]) for name in _SCALES]
     paths = (path for path in flat[0] if path not in NOT_IN_VARIANT)
     rows = tuple((f"--{path}", *(_written(values[path]) for values in flat)) for path in paths)
-    return Table("Settings of the presets", ("setting", *SCALES), rows)
+    return Table("Settings of the presets", ("setting", *_SCALES), rows)
 
 
 def _written(value: object) -> str:
@@ -35,7 +35,7 @@ def _written(value: object) -> str:
 
 # Variants of our own beside each other.
 
-QUANTITIES = (
+_QUANTITIES = (
     ("classification mAP", "classification.map_headline"),
     ("classification mAP, all present classes", "classification.map"),
     ("segmentation mIoU", "segmentation.miou_headline"),
@@ -70,14 +70,14 @@ QUANTITIES = (
 )
 
 
-PRIMARY = {
+_PRIMARY = {
     *("segmentation.miou_headline", "cam.miou_headline", "sweep.cam.best_headline", "auc.cam", "auc.centre"),
     *("guesses.background.miou_headline", "guesses.centre.miou_headline"),
 }
 """Lines that every table has, measured or not."""
 
 
-def side_by_side(
+def _side_by_side(
     title: str, dataset: str, presets: Sequence[str], runs: Sequence[Record], yours: Sequence[Record] = ()
 ) -> Table:
     """Tabulate presets in columns, over the seeds that all have, and in lines each quantity that any of them has.
@@ -93,8 +93,8 @@ def side_by_side(
     left = [preset for preset in presets if marks and {r["fingerprint"]["masks"] for r in reader[preset]} - marks]
     reader = {preset: group for preset, group in reader.items() if group and preset not in left}
     shown = [*groups, *reader.values()]
-    lines = {key: (label, *(ablation.cell(group, key) for group in shown)) for label, key in QUANTITIES}
-    kept = [line for key, line in lines.items() if key in PRIMARY or set(line[1:]) - {ABSENT, MISSING, NOT_MEASURED}]
+    lines = {key: (label, *(ablation.cell(group, key) for group in shown)) for label, key in _QUANTITIES}
+    kept = [line for key, line in lines.items() if key in _PRIMARY or set(line[1:]) - {ABSENT, MISSING, NOT_MEASURED}]
     note = (
         "Percent, mIoU and mAP of the headline classes where the line does not say otherwise; mean ± sample standard "
         "deviation over the seeds that all columns have on one processor. Best threshold: of the sweep on these masks. "
@@ -113,7 +113,7 @@ def side_by_side(
 
 def of_run(record: Record) -> Table:
     """Tabulate one run's numbers; the note says what they were measured on, with what and by whom."""
-    present = [(label, key) for label, key in QUANTITIES if records.has(record, key)]
+    present = [(label, key) for label, key in _QUANTITIES if records.has(record, key)]
     rows = tuple((label, f"{records.value(record, key):.1f}", _bounds(record, key)) for label, key in present)
     title = f"{records.describe(record)}: {images(record)} images of {record.get('dataset_title', record['dataset'])}"
     columns = ("percent", "measured", "95 % interval over images")
@@ -145,17 +145,17 @@ def _bounds(record: Record, key: str) -> str:
     return f"{low:.1f} to {high:.1f}"
 
 
-NUMBERS = (("CAM", "cam.miou_headline"), ("segmentation", "segmentation.miou_headline"))
+_NUMBERS = (("CAM", "cam.miou_headline"), ("segmentation", "segmentation.miou_headline"))
 
 
 def listing(runs: Sequence[Record]) -> Table:
     """Tabulate every record: what was run and evaluated how, its main numbers, and where they come from."""
     rows = []
     for record in runs:
-        cells = (records.file_name(record), images(record), *_numbers(record, [key for _, key in NUMBERS]))
+        cells = (records.file_name(record), images(record), *_numbers(record, [key for _, key in _NUMBERS]))
         seconds = f"{sum(record['seconds'].values()):,.0f}"
         rows.append((*cells, seconds, record["commit"], record["date"], record["device"]))
-    columns = ("record", "images", *(title for title, _ in NUMBERS), "seconds", "commit", "date", "device")
+    columns = ("record", "images", *(title for title, _ in _NUMBERS), "seconds", "commit", "date", "device")
     note = (
         "mIoU in percent, headline classes. Seconds: training and evaluation. Each is a file data/results/RECORD.json, "
         "with protocol, configuration, versions and a fingerprint of the images. DATASET/PRESET/SEED was made by "
@@ -172,8 +172,8 @@ def _numbers(record: Record, keys: Sequence[str]) -> list[str]:
 
 # What was tried when the CPU presets were chosen; tries are never among the results.
 
-TRIED = ("classification.map", "cam.miou_headline", "aux_cam.miou_headline", "segmentation.miou_headline")
-ASIDE = (
+_TRIED = ("classification.map", "cam.miou_headline", "aux_cam.miou_headline", "segmentation.miou_headline")
+_ASIDE = (
     *NOT_IN_VARIANT,
     *("data.name", "data.val_split", "optim.steps", "model.checkpoint", "model.classifier_scale"),
 )
@@ -200,7 +200,7 @@ def of_tries(dataset: str, runs: Sequence[Record]) -> Table:
         )
         cells = (f"{record['variant']}/{record['seed']}", f"{record['images']} {record['split']}")
         steps, settings = f"{record['steps']:,}", f"{record['preset']}, {start}{changed}"
-        rows.append((*cells, steps, *_numbers(record, TRIED), settings))
+        rows.append((*cells, steps, *_numbers(record, _TRIED), settings))
     columns = ("try", "images", "steps", "mAP", "CAM", "aux CAM", "segm.")
     columns += ("preset, start, and settings other than the preset's",)
     note = "mIoU of the headline classes and mAP of all present ones, percent; one run each, named VARIANT/SEED. "
@@ -214,7 +214,7 @@ def changes(record: Record) -> dict[str, Any]:
     today, used = flatten(preset), flatten(stored.from_dict(record["config"]))
     # In a preset of plain classification these settings do nothing.
     idle = () if preset.needs else ("csa.", "msc.", "class_contrast.", "schedule.", "energy.")
-    named = {path: value for path, value in used.items() if path not in ASIDE and not path.startswith(idle)}
+    named = {path: value for path, value in used.items() if path not in _ASIDE and not path.startswith(idle)}
     return {path: value for path, value in named.items() if value != today[path]}
 
 
@@ -226,17 +226,17 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     "voc": partial(beside_published, "PASCAL VOC 2012", VOC),
     "coco": partial(beside_published, "MS COCO 2014", COCO),
     "voc-animals": partial(
-        side_by_side,
+        _side_by_side,
         ANIMALS,
         "voc-animals",
         ("voc-animals-plain", "voc-animals-base", "voc-animals"),
     ),
-    "mini": partial(side_by_side, "mini (drawn)", "mini", ("mini-plain", "mini-base", "mini")),
+    "mini": partial(_side_by_side, "mini (drawn)", "mini", ("mini-plain", "mini-base", "mini")),
     **{name: partial(ablation.numbers, name, experiment) for name, experiment in REPORTED.items()},
     **{f"{name}-differences": partial(ablation.differences, name, experiment) for name, experiment in REPORTED.items()},
     **{f"{dataset}-tries": partial(of_tries, dataset) for dataset in ("voc-animals", "mini")},
     "literature": literature,
-    "settings": of_presets,
+    "settings": _of_presets,
     "records": listing,
 }
 
@@ -248,7 +248,7 @@ def build(name: str, runs: Sequence[Record] | None = None, yours: Sequence[Recor
         hint = did_you_mean(name, TABLES) or f"; there are {', '.join(TABLES)}"
         raise UserError(f"there is no table named {name}{hint}")
     runs, make = records.published() if runs is None else runs, TABLES[name]
-    takes = isinstance(make, partial) and make.func is side_by_side
+    takes = isinstance(make, partial) and make.func is _side_by_side
     return make(runs, yours=yours) if takes else make(runs)
 
 
