@@ -41,7 +41,7 @@ smoke: $(VENV)/installed
 	done
 
 publish: $(VENV)/installed
-	$(BIN)/python -m wsss.report.publish
+	$(BIN)/wsss publish
 	$(BIN)/python -m wsss.tools.readme
 
 book: $(VENV)/installed

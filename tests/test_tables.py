@@ -213,7 +213,10 @@ def test_verdict_shows_a_paired_difference_that_does_not_count():
     shown = statistics.verdict_table(rows).rows[-1]
     assert shown[3:] == (f"{0.3 - half:+.1f} to {0.3 + half:+.1f}", "no, does not count")
     base, both = pair(0, 35.0, 36.0)
-    assert len(statistics.verdict(peers, [base, both | {"device": "another"}])[0]) == 2
+    data = [{"data": {"train": {"labels": labels}, "val": {}}} for labels in ("some", "others")]
+    for first, second in ((base, both | {"device": "another"}), (base | data[0], both | data[1])):
+        assert len(statistics.verdict(peers, [first, second])[0]) == 2, "no pair"
+    assert len(statistics.verdict(peers, [base, both | data[0]])[0]) == 3, "an older run does not tell its data"
 
 
 def test_verdict_leaves_smoke_tests_out():

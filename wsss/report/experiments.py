@@ -11,7 +11,7 @@ from wsss.paths import UserError, did_you_mean
 from wsss.settings import flatten
 
 SEEDS = (0, 1, 2)
-FIVE = (0, 1, 2, 3, 4)
+_FIVE = (0, 1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,22 @@ class Final:
 
     @property
     def label(self) -> str:
-        """In words."""
+        """Its column's title."""
         return f"final, {'with' if self.crf else 'no'} CRF"
 
     @property
     def name(self) -> str:
         """The protocol's name in its record."""
-        return "-".join(["final", *["without-crf"] * (not self.crf), *self._scaled])
+        return "final" + "-without-crf" * (not self.crf) + self._scaled
 
     @property
-    def _scaled(self) -> list[str]:
-        return ["s" + "+".join(f"{scale:g}" for scale in self.scales)] * bool(self.scales)
+    def _scaled(self) -> str:
+        return f"-s{'+'.join(f'{scale:g}' for scale in self.scales)}" if self.scales else ""
 
     @property
     def stem(self) -> str:
         """What stands between SEED and .json in the name of its record."""
-        return "-".join([self.protocol, *["crf"] * self.crf, *self._scaled])
+        return self.protocol + "-crf" * self.crf + self._scaled
 
 
 @dataclass(frozen=True)
@@ -98,163 +98,151 @@ FINALS: Mapping[str, tuple[Final, ...]] = {
     "coco": tuple(Final("coco", crf) for crf in (False, True)),
 }
 """Final evaluations of each scale, which goes by the name of its preset."""
-
-COMPONENTS = {
+_FULL = "base + both"
+_COMPONENTS = {
     "plain classification": "-plain",
     "base as released": "-toco",
     "base": "-base",
     "base + MSC": "-msc",
     "base + CSA": "-csa",
-    "base + both": "",
+    _FULL: "",
 }
-
-Ablation = Mapping[str, Mapping[str, Any]]
-FULL = "base + both"
+"""Row -> what its preset's name has after the scale."""
 
 
-def _subspaces(scale: str) -> Ablation:
-    """K subspaces of as many dimensions as the preset's have together; 1 has nothing to decouple."""
-    own = presets.PRESETS[scale].msc
-    whole = own.subspaces * own.dimension
-    return {f"K = {k}": {"msc.subspaces": k, "msc.dimension": whole // k} for k in (1, 2, 4, 8)}
+def _ablations(scale: str) -> dict[str, tuple[str, dict[str, dict[str, Any]]]]:
+    """Name -> title and rows of every ablation of the whole method: what a row is called -> what it changes."""
+    preset, values = presets.PRESETS[scale], flatten(presets.PRESETS[scale])
+    width = preset.msc.subspaces * preset.msc.dimension  # of all subspaces together; one has nothing to decouple
+    depth = preset.model.depth or 12  # None: the backbone's own, 12 in all such presets
+    layers = {"2 before the last": (2,), "3 and 1 before": (3, 1), "4 and 2 before": (4, 2)}
+    temperatures = {"temperature of patch tokens": "msc.patch_temperature"}
+    if "views" in preset.needs:
+        temperatures |= {"temperature of class tokens": "class_contrast.temperature"}
+    weights = {
+        "weight of alignment": "csa.weight",
+        "weight of patch tokens in subspaces": "msc.patch_weight",
+        "weight of orthogonality": "msc.orthogonality_weight",
+        "weight of decorrelation": "msc.decorrelation_weight",
+    }
+
+    def factors(settings: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """Half and twice the preset's value of each setting."""
+        pairs = ((label, path, factor) for label, path in settings.items() for factor in (0.5, 2))
+        return {f"{label} x {factor:g}": {path: factor * values[path]} for label, path, factor in pairs}
+
+    return {
+        "csa": (
+            "terms of the alignment",
+            {
+                "intensity alone": {"csa.structure": 0.0},
+                "structure alone": {"csa.intensity": 0.0},
+                "without the background channel": {"csa.background": False},
+                "without balance": {"csa.balance": False},
+            },
+        ),
+        "level": (
+            "tokens contrasted in the subspaces",
+            {
+                "class tokens": {**presets.WITHOUT_PATCH_TOKENS, "class_contrast.weight": 0.5},
+                "patch tokens": {"class_contrast.weight": 0.0},
+                "both": {"class_contrast.weight": 0.5},
+            },
+        ),
+        "subspaces": (
+            "number of subspaces",
+            {f"K = {k}": {"msc.subspaces": k, "msc.dimension": width // k} for k in (1, 2, 4, 8)},
+        ),
+        "decoupling": (
+            "decoupling of the subspaces",
+            {
+                "decoupling none": presets.UNDECOUPLED,
+                "decoupling orth": {"msc.decorrelation_weight": 0.0},
+                "decoupling dec": {"msc.orthogonality_weight": 0.0},
+                "decoupling both": {},
+            },
+        ),
+        "direction": (
+            "direction of the alignment",
+            {kind: {"csa.direction": kind} for kind in ("aux_to_last", "last_to_aux", "both", "scheduled")},
+        ),
+        "layers": (
+            "aligned layers",
+            {label: {"csa.layers": before} for label, before in layers.items() if max(before) < depth},
+        ),
+        "temperature": ("temperatures of contrast in subspaces", factors(temperatures)),
+        "weights": ("weights of the modules", factors(weights)),
+    }
 
 
-def _compat(scale: str) -> Ablation:
-    return {f"with {name}": {f"compat.{name}": True} for name in vars(presets.PRESETS[scale].compat)}
+def _titled(scale: str, title: str) -> str:
+    """A title with its scale. Numbers of photographs from CLIP's start say so wherever they stand."""
+    return f"{'CLIP ViT-B/16' if scale == 'voc-animals' else scale}: {title}"
 
 
-def _layers(scale: str) -> Ablation:
-    """Aligned layers, as blocks before the last: the aux layer, and two pairs where the ViT has as many blocks."""
-    depth = presets.PRESETS[scale].model.depth or 12  # None: the backbone's own, 12 in all such presets
-    every = {"2 before the last": (2,), "3 and 1 before": (3, 1), "4 and 2 before": (4, 2)}
-    return {label: {"csa.layers": layers} for label, layers in every.items() if max(layers) < depth}
-
-
-def _factors(scale: str, settings: Mapping[str, str]) -> Ablation:
-    """Half and twice the preset's value of each setting; `settings`: what it is called -> its path."""
-    own = flatten(presets.PRESETS[scale])
-    pairs = ((label, path, factor) for label, path in settings.items() for factor in (0.5, 2))
-    return {f"{label} x {factor:g}": {path: factor * own[path]} for label, path, factor in pairs}
-
-
-def _temperatures(scale: str) -> Ablation:
-    own = {"temperature of patch tokens": "msc.patch_temperature"}
-    if "views" in presets.PRESETS[scale].needs:
-        own |= {"temperature of class tokens": "class_contrast.temperature"}
-    return _factors(scale, own)
-
-
-WEIGHTS = {
-    "weight of alignment": "csa.weight",
-    "weight of patch tokens in subspaces": "msc.patch_weight",
-    "weight of orthogonality": "msc.orthogonality_weight",
-    "weight of decorrelation": "msc.decorrelation_weight",
-}
-LEVELS = {
-    "class tokens": {**presets.WITHOUT_PATCH_TOKENS, "class_contrast.weight": 0.5},
-    "patch tokens": {"class_contrast.weight": 0.0},
-    "both": {"class_contrast.weight": 0.5},
-}
-TERMS = {
-    "intensity alone": {"csa.structure": 0.0},
-    "structure alone": {"csa.intensity": 0.0},
-    "without the background channel": {"csa.background": False},
-    "without balance": {"csa.balance": False},
-}
-DECOUPLING = {
-    "decoupling none": presets.UNDECOUPLED,
-    "decoupling orth": {"msc.decorrelation_weight": 0.0},
-    "decoupling dec": {"msc.orthogonality_weight": 0.0},
-    "decoupling both": {},
-}
-DIRECTION = {kind: {"csa.direction": kind} for kind in ("aux_to_last", "last_to_aux", "both", "scheduled")}
-
-
-def _called(scale: str) -> str:
-    """A scale in titles. Numbers of photographs from CLIP's start say so wherever they stand."""
-    return "CLIP ViT-B/16" if scale == "voc-animals" else scale
+def _ablation(scale: str, title: str, rows: Mapping[str, Mapping[str, Any]], *more: Row) -> Experiment:
+    """Changes of the whole method, each against it."""
+    changed = tuple(Row(label, scale, changes) for label, changes in rows.items())
+    same = next((row for row in changed if row.variant == scale), None)
+    full = () if same else (Row(_FULL, scale),)
+    rows_of_all = (*more, *changed, *full)
+    return Experiment(_titled(scale, title), scale, rows_of_all, same.label if same else _FULL, FINALS[scale])
 
 
 def _components(scale: str) -> Experiment:
     dataset = presets.PRESETS[scale].data.name
-    rows = [Row(label, f"{scale}{suffix}") for label, suffix in COMPONENTS.items()]
+    rows = [Row(label, f"{scale}{suffix}") for label, suffix in _COMPONENTS.items()]
     if scale == "voc-animals":  # the rows that are compared have more seeds, and what the base is made of is not asked
         few = ("plain classification", "base as released")
-        rows = [row if row.label in few else replace(row, seeds=FIVE) for row in rows]
-        return Experiment(f"{_called(scale)}: components", dataset, tuple(rows), "base", FINALS[dataset])
-    for term in ("patch_contrast", "class_contrast"):
-        row = Row(f"{FULL}, without {term.replace('_', ' ')}", scale, {f"{term}.weight": 0.0})
-        rows += [row] * (row.variant != scale)  # a scale may be without it anyway
-    return Experiment(f"{_called(scale)}: components", dataset, tuple(rows), "base", FINALS[dataset])
+        rows = [row if row.label in few else replace(row, seeds=_FIVE) for row in rows]
+    else:
+        for term in ("patch_contrast", "class_contrast"):
+            row = Row(f"{_FULL}, without {term.replace('_', ' ')}", scale, {f"{term}.weight": 0.0})
+            rows += [row] * (row.variant != scale)  # a scale may be without it anyway
+    return Experiment(_titled(scale, "components"), dataset, tuple(rows), "base", FINALS[dataset])
 
 
 def _steps(scale: str) -> Experiment:
     """From the base to Module A, one change a line."""
-    own = presets.PRESETS[scale].msc
-    single = {"msc.subspaces": 1, "msc.dimension": own.subspaces * own.dimension}
+    msc = presets.PRESETS[scale].msc
+    single = {"msc.subspaces": 1, "msc.dimension": msc.subspaces * msc.dimension}
     level, decoupling = presets.WITHOUT_PATCH_TOKENS, presets.UNDECOUPLED
-    lines = (
-        ("one subspace, normalised", single | level | decoupling),
-        (f"{own.subspaces} subspaces", level | decoupling),
-        ("+ decoupling", level),
-        ("+ patch tokens", {}),
-    )
-    rows = tuple(Row(label, f"{scale}-msc", changes) for label, changes in lines)
-    return Experiment(
-        f"{_called(scale)}: Module A step by step", scale, (Row("base", f"{scale}-base"), *rows), "base", FINALS[scale]
-    )
-
-
-def _ablation(title: str, scale: str, rows: Ablation, *more: Row) -> Experiment:
-    """Changes of the whole method, each against it."""
-    own = tuple(Row(label, scale, changes) for label, changes in rows.items())
-    same = next((row for row in own if row.variant == scale), None)
-    full = () if same else (Row(FULL, scale),)
-    return Experiment(
-        f"{_called(scale)}: {title}", scale, (*more, *own, *full), same.label if same else FULL, FINALS[scale]
-    )
-
-
-def _shallow() -> Experiment:
-    """The photographs without the ViT's last block: where no layer lags behind the aux layer."""
-    labels = ("base", "base + MSC", "base + CSA", FULL)
-    rows = (Row(label, f"voc-animals{COMPONENTS[label]}", {"model.depth": 11}, FIVE) for label in labels)
-    return Experiment("CLIP ViT-B/16, 11 of 12 blocks: components", "voc-animals", tuple(rows), "base")
-
-
-def _choices() -> Experiment:
-    """Choices of the reconstruction on photographs, each against the whole method."""
-    rows = {f"direction {kind}": DIRECTION[kind] for kind in ("last_to_aux", "both", "scheduled")}
-    rows |= {f"{label} alone": LEVELS[label] for label in ("class tokens", "patch tokens")}
-    rows |= {"without decoupling": presets.UNDECOUPLED, "K = 1": _subspaces("voc-animals")["K = 1"]}
-    rows |= {f"modules from {start:g} on": {"schedule.modules_start": start} for start in (0.1, 0.5)}
-    return replace(_ablation("choices", "voc-animals", rows), finals=())
+    lines = {
+        "one subspace, normalised": single | level | decoupling,
+        f"{msc.subspaces} subspaces": level | decoupling,
+        "+ decoupling": level,
+        "+ patch tokens": {},
+    }
+    rows = (Row("base", f"{scale}-base"), *(Row(label, f"{scale}-msc", line) for label, line in lines.items()))
+    return Experiment(_titled(scale, "Module A step by step"), scale, rows, "base", FINALS[scale])
 
 
 def _all() -> Iterator[tuple[str, Experiment]]:
     for scale in FINALS:
-        without = Row("no alignment", f"{scale}-msc")
         yield f"{scale}-components", _components(scale)
         if "views" in presets.PRESETS[scale].needs:
             yield f"{scale}-steps", _steps(scale)
-        yield f"{scale}-csa", _ablation("terms of the alignment", scale, TERMS, without)
-        yield f"{scale}-level", _ablation("tokens contrasted in the subspaces", scale, LEVELS)
-        yield f"{scale}-subspaces", _ablation("number of subspaces", scale, _subspaces(scale))
-        yield f"{scale}-decoupling", _ablation("decoupling of the subspaces", scale, DECOUPLING)
-        yield f"{scale}-direction", _ablation("direction of the alignment", scale, DIRECTION)
-        yield f"{scale}-layers", _ablation("aligned layers", scale, _layers(scale))
-        yield f"{scale}-temperature", _ablation("temperatures of contrast in subspaces", scale, _temperatures(scale))
-        yield f"{scale}-weights", _ablation("weights of the modules", scale, _factors(scale, WEIGHTS))
-        faults = tuple(Row(label, f"{scale}-base", changes) for label, changes in _compat(scale).items())
-        rows = (Row("base", f"{scale}-base"), *faults)
-        yield (
-            f"{scale}-compat",
-            Experiment(f"{_called(scale)}: deviations, one by one", scale, rows, "base", FINALS[scale]),
-        )
+        for name, (title, changes) in _ablations(scale).items():
+            more = (Row("no alignment", f"{scale}-msc"),) if name == "csa" else ()
+            yield f"{scale}-{name}", _ablation(scale, title, changes, *more)
+        base, faults = f"{scale}-base", vars(presets.PRESETS[scale].compat)
+        rows = (Row("base", base), *(Row(f"with {name}", base, {f"compat.{name}": True}) for name in faults))
+        title = _titled(scale, "deviations, one by one")
+        yield f"{scale}-compat", Experiment(title, scale, rows, "base", FINALS[scale])
     for backbone in ("voc-deit", "coco-deit"):
         yield f"{backbone}-components", _components(backbone)
-    yield "voc-animals-11-blocks", _shallow()
-    yield "voc-animals-choices", _choices()
+    # The photographs without the ViT's last block, where no layer lags behind the aux layer.
+    labels = ("base", "base + MSC", "base + CSA", _FULL)
+    shallow = (Row(label, f"voc-animals{_COMPONENTS[label]}", {"model.depth": 11}, _FIVE) for label in labels)
+    title = "CLIP ViT-B/16, 11 of 12 blocks: components"
+    yield "voc-animals-11-blocks", Experiment(title, "voc-animals", tuple(shallow), "base")
+    # Choices of the reconstruction on photographs, each against the whole method.
+    changes = {name: rows for name, (_, rows) in _ablations("voc-animals").items()}
+    choices = {f"direction {kind}": changes["direction"][kind] for kind in ("last_to_aux", "both", "scheduled")}
+    choices |= {f"{label} alone": changes["level"][label] for label in ("class tokens", "patch tokens")}
+    choices |= {"without decoupling": presets.UNDECOUPLED, "K = 1": changes["subspaces"]["K = 1"]}
+    choices |= {f"modules from {start:g} on": {"schedule.modules_start": start} for start in (0.1, 0.5)}
+    yield "voc-animals-choices", replace(_ablation("voc-animals", "choices", choices), finals=())
 
 
 EXPERIMENTS: Mapping[str, Experiment] = dict(_all())

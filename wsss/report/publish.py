@@ -1,19 +1,16 @@
-"""Publishing: from runs/ to data/results and book/runs; whether an executed notebook is stale. No torch."""
+"""Publishing: from runs/ to data/results and book/runs. No torch."""
 
-import argparse
 import json
 import shutil
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from wsss import paths
 from wsss.paths import UserError
 from wsss.report import records
 
-DIRTY = "was run on a tree with uncommitted changes (commit, then run it again)"
+_DIRTY = "was run on a tree with uncommitted changes (commit, then run it again)"
 
 
 def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) -> list[Path]:
@@ -31,7 +28,7 @@ def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) ->
         if any(fnmatch(f"{record['dataset']}/{record['variant']}", pattern) for pattern in only or "*")
     ]
     notebooks = sorted((source / "notebooks").glob("*.ipynb"))
-    faults = [fault for record in chosen if (fault := _record_fault(record))]
+    faults = [f"{records.describe(record)} {_DIRTY}" for record in chosen if record["dirty"]]
     faults += _data_faults(chosen, records.find(target / "data" / "results"))
     faults += [fault for path in notebooks if (fault := _notebook_fault(path))]
     if faults or not (chosen or notebooks):
@@ -46,19 +43,13 @@ def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) ->
     return list(files.values())
 
 
-def _record_fault(record: records.Record) -> str:
-    if record["dirty"]:
-        return f"{records.describe(record)} {DIRTY}"
-    return ""
-
-
 def _data_faults(chosen: Sequence[records.Record], published: Sequence[records.Record]) -> list[str]:
     """A sentence for each chosen record on other data than another of the same set and lists, chosen or published: one
     table would show both. Records that say themselves that they are on other data than their runs are apart."""
-    replaced = {_name(record) for record in chosen}
+    replaced = set(map(records.file_name, chosen))
     firsts: dict[tuple[str, str, str], records.Record] = {}
     faults = []
-    for record in (*(r for r in published if _name(r) not in replaced), *chosen):
+    for record in (*(r for r in published if records.file_name(r) not in replaced), *chosen):
         if "data" not in record or "other_data" in record:
             continue
         lists = record["dataset"], record["config"].get("data", {}).get("train_split", ""), record["split"]
@@ -67,10 +58,6 @@ def _data_faults(chosen: Sequence[records.Record], published: Sequence[records.R
             pair = f"{records.describe(record)} is on other data than {records.describe(first)}"
             faults.append(f"{pair} ({differ} differ: publish runs on one set of data)")
     return faults
-
-
-def _name(record: records.Record) -> tuple[str, str, str]:
-    return record["dataset"], record["variant"], Path(record["path"]).name
 
 
 def _notebook_fault(path: Path) -> str:
@@ -82,38 +69,5 @@ def _notebook_fault(path: Path) -> str:
     if meta.get("papermill", {}).get("exception") or any(out["output_type"] == "error" for out in outputs):
         return f"{path.name} failed (mend it, then run it again)"
     if meta.get("wsss", {}).get("dirty"):
-        return f"{path.name} {DIRTY}"
+        return f"{path.name} {_DIRTY}"
     return ""
-
-
-def is_stale(executed: Path | str, source: Path | str) -> bool:
-    """Whether an executed notebook's cells no longer are those of its source."""
-    one, other = (json.loads(Path(path).read_text(encoding="utf-8")) for path in (executed, source))
-    return _cells(one) != _cells(other)
-
-
-def _cells(notebook: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Kind and text of each cell but papermill's injected parameters."""
-    return [
-        (cell["cell_type"], "".join(cell["source"]).strip())
-        for cell in notebook["cells"]
-        if "injected-parameters" not in cell["metadata"].get("tags", [])
-    ]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m wsss.report.publish [DATASET/VARIANT ...]`: publish from runs/. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="wsss.report.publish", description=publish.__doc__)
-    parser.add_argument("only", nargs="*", metavar="DATASET/VARIANT", help="patterns of what to publish; none: all")
-    root = paths.project_root()
-    try:
-        files = publish(root / "runs", root, parser.parse_args(argv).only)
-    except UserError as error:
-        print(f"wsss: error: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(str(file.relative_to(root)) for file in files))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

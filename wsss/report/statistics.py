@@ -4,7 +4,7 @@ First the arithmetic, then what it is applied to: records of one variant, pairs 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from wsss.report import records
 from wsss.report.records import Record
 from wsss.report.table import ABSENT, Table
 
-ROUNDING = 1e-9
+_ROUNDING = 1e-9
 """Differences below this come of floating point alone: records have four decimals."""
 
 
@@ -51,7 +51,7 @@ class OverSeeds(NamedTuple):
     """Number of seeds."""
 
 
-def summary(numbers: Sequence[float]) -> Summary:
+def _summary(numbers: Sequence[float]) -> Summary:
     """Mean and sample deviation of at least one number."""
     array = np.asarray(numbers, dtype=float)
     return Summary(array.mean().item(), array.std(ddof=1).item() if len(array) > 1 else math.nan, len(array))
@@ -62,7 +62,7 @@ def prediction_interval(numbers: Sequence[float], level: float = 0.95) -> tuple[
 
     For normal draws; at least two numbers.
     """
-    mean, sd, n = summary(numbers)
+    mean, sd, n = _summary(numbers)
     half = float(stdtrit(n - 1, (1 + level) / 2)) * sd * math.sqrt(1 + 1 / n)
     return mean - half, mean + half
 
@@ -74,12 +74,12 @@ def over_seeds(differences: Sequence[float]) -> OverSeeds:
     For normal differences. Of one seed neither interval nor p is defined, of equal differences no p but that of none;
     equal are those that lie within the rounding of what they are taken of.
     """
-    mean, sd, n = summary(differences)
+    mean, sd, n = _summary(differences)
     if n < 2:
         return OverSeeds(mean, math.nan, math.nan, math.nan, n)
     error = sd / math.sqrt(n)
-    if np.ptp(differences) < ROUNDING:
-        return OverSeeds(mean, mean, mean, 1.0 if abs(mean) < ROUNDING else math.nan, n)
+    if np.ptp(differences) < _ROUNDING:
+        return OverSeeds(mean, mean, mean, 1.0 if abs(mean) < _ROUNDING else math.nan, n)
     half = float(stdtrit(n - 1, 0.975)) * error
     return OverSeeds(mean, mean - half, mean + half, float(2 * stdtr(n - 1, -abs(mean) / error)), n)
 
@@ -197,19 +197,13 @@ def summarise(runs: Sequence[Record], key: str) -> Summary:
     """
     if not runs:
         raise UserError(f"there is no record to take {key} from; run the preset first")
-    for record in runs[1:]:
-        pair = f"{records.describe(record)} and {records.describe(runs[0])}"
-        for name in ("fingerprint", "protocol"):
-            if record[name] != runs[0][name]:
-                raise UserError(f"{pair} differ in {name}; do not average them")
-        if differ := records.differences(records.data_of(record), records.data_of(runs[0])):
-            raise UserError(f"{pair} differ in their data ({differ}); do not average them")
+    _require_alike(runs, "do not average them")
     where = records.describe(runs[0])
     if len({records.draw(record)[1:] for record in runs}) > 1:
         raise UserError(f"the seeds of {where} ran on several processors; take a mean over one of them")
     if len({record["seed"] for record in runs}) != len(runs):
         raise UserError(f"a seed occurs twice among the records of {where}; keep one of them")
-    return summary([records.value(record, key) for record in runs])
+    return _summary([records.value(record, key) for record in runs])
 
 
 def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) -> Pairs:
@@ -222,40 +216,36 @@ def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) ->
     draws = sorted(firsts.keys() & seconds.keys(), key=lambda draw: (draw[0], str(draw)))
     pairs = [(firsts[draw], seconds[draw]) for draw in draws]
     pairs = [pair for pair in pairs if all(records.has(record, f"{kind}.miou_headline") for record in pair)]
-    for record in (record for pair in pairs for record in pair):
-        named = f"{records.describe(record)} and {records.describe(pairs[0][0])}"
-        for name in ("fingerprint", "protocol"):
-            mine, theirs = ({**of[name], "plain_squash": False} for of in (record, pairs[0][0]))
-            if mine != theirs:
-                raise UserError(f"{named} differ in {name}; evaluate them anew")
-        if differ := records.differences(records.data_of(pairs[0][0]), records.data_of(record)):
-            raise UserError(f"{named} differ in their data ({differ}); train both on one set of data")
+    shown = [record | {"protocol": {**record["protocol"], "plain_squash": False}} for pair in pairs for record in pair]
+    _require_alike(shown, "train both on one set of data, and evaluate them alike")
     return tuple(pairs)
+
+
+def _require_alike(runs: Sequence[Record], advice: str) -> None:
+    """Raises UserError, with advice, if records differ in images, masks, protocol or what is known of their data."""
+    for record in runs[1:]:
+        pair = f"{records.describe(record)} and {records.describe(runs[0])}"
+        for name in ("fingerprint", "protocol"):
+            if record[name] != runs[0][name]:
+                raise UserError(f"{pair} differ in {name}; {advice}")
+        if differ := records.differences(records.data_of(record), records.data_of(runs[0])):
+            raise UserError(f"{pair} differ in their data ({differ}); {advice}")
 
 
 # The verdict: whether a reader's own runs agree with the published ones, and what that can tell.
 
-KEYS = (
+_KEYS = (
     ("segmentation mIoU", "segmentation.miou"),
     ("CAM mIoU", "cam.miou"),
     ("aux CAM mIoU", "aux_cam.miou"),
     ("classification mAP", "classification.map"),
 )
-SMOKE = ("smoke", "mini-coco")
+_SMOKE = ("smoke", "mini-coco")
 """Data sets of smoke tests: their runs show that a path works, and their numbers are no results."""
-
-NOTE = (
-    "Published: lowest and highest of the seeds. The interval holds one further seed with 95 %: mean ± t sd "
-    "sqrt(1 + 1/n) over the n published seeds (Student's t, n - 1 degrees of freedom). It is never narrower than the "
-    "95 % bootstrap interval over images of the first published seed, which is the interval where only one seed is "
-    "published; that one promises nothing about another seed or processor. Classification has no bootstrap. A "
-    "difference is that of two runs of one seed on one processor; it is shown and does not count for the verdict, "
-    "since few pairs, all of one processor, bound it."
-)
 
 
 def interval(peers: Sequence[tuple[Record, ...]], key: str) -> tuple[float, float] | None:
-    """Interval where one further run's result should fall, or a further pair's difference (see NOTE).
+    """Interval where one further run's result should fall, or a further pair's difference (see `verdict_table`).
 
     `peers` are published records, each in a tuple of its own, or pairs of them. None if a single one without counts is
     all there is.
@@ -283,26 +273,22 @@ def _number(runs: tuple[Record, ...], key: str) -> float:
 
 
 def verdict(published: Sequence[Record], yours: Sequence[Record]) -> tuple[list[dict[str, Any]], bool]:
-    """Judge the reader's runs: a row for each run and quantity of KEYS, then for each pair of a run and its base's.
+    """Judge the reader's runs: a row for each run and quantity, then for each pair of a run and its base's.
 
-    Also returns whether all that is judged agrees; False if nothing could be compared. Runs of smoke tests have no row.
+    A run is paired with that of PRESET-base of the same seed and processor, unless their data differ. Also returns
+    whether all that is judged agrees; False if nothing could be compared. Runs of smoke tests have no row.
     A row: what, published, yours, low, high, within (None: nothing published to compare with), counts (whether the
     verdict takes it), and in other_data what of the data is known to differ. A run on other images is never within.
     """
-    yours = [record for record in yours if record["dataset"] not in SMOKE]
-    judged = [((record,), label, key) for record in yours for label, key in KEYS]
-    judged += [(pair, label, key) for pair in own_pairs(yours) for label, key in KEYS[:2]]
+    yours = [record for record in yours if record["dataset"] not in _SMOKE]
+    known = {(record["variant"], records.draw(record)): record for record in yours}
+    pairs = [(record, known.get((f"{variant}-base", draw))) for (variant, draw), record in known.items()]
+    pairs = [(run, base) for run, base in pairs if base and not records.differences(*map(records.data_of, (run, base)))]
+    judged = [((record,), label, key) for record in yours for label, key in _KEYS]
+    judged += [(pair, label, key) for pair in pairs for label, key in _KEYS[:2]]
     rows = [_row(published, *line) for line in judged if all(records.has(record, line[2]) for record in line[0])]
     answers = [row["within"] for row in rows if row["counts"] and row["within"] is not None]
     return rows, bool(answers) and all(answers)
-
-
-def own_pairs(yours: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """Pair each run with that of its base, PRESET-base, of the same seed and processor, unless their data differ."""
-    known = {(record["variant"], records.draw(record)): record for record in yours}
-    pairs = [(record, known.get((f"{variant}-base", draw))) for (variant, draw), record in known.items()]
-    pairs = [(record, base) for record, base in pairs if base is not None]
-    return [pair for pair in pairs if not records.differences(*map(records.data_of, pair))]
 
 
 def _row(published: Sequence[Record], runs: tuple[Record, ...], label: str, key: str) -> dict[str, Any]:
@@ -321,7 +307,7 @@ def _row(published: Sequence[Record], runs: tuple[Record, ...], label: str, key:
         return row
     same = all(record[name] == peers[0][0][name] for record in runs for name in ("fingerprint", "protocol"))
     numbers = [_number(peer, key) for peer in peers]
-    ends = dict.fromkeys(map(_written(pair), (min(numbers), max(numbers))))
+    ends = dict.fromkeys((signed if pair else "{:.1f}".format)(end) for end in (min(numbers), max(numbers)))
     row["published"] = f"{' to '.join(ends)} ({len(numbers)} seed{'s' * (len(numbers) > 1)})"
     return row | {"low": limits[0], "high": limits[1], "within": bool(same and limits[0] <= row["yours"] <= limits[1])}
 
@@ -330,8 +316,8 @@ def reach(published: Sequence[Record], dataset: str, variant: str) -> str:
     """Say what the intervals of a variant can exclude: the other published variants of the data set that lie outside
     them on every seed, by one number at least; and whether the base does."""
     peers = [(record,) for record in records.select(published, dataset, variant)]
-    known_keys = [key for _, key in KEYS if peers and all(records.has(peer, key) for (peer,) in peers)]
-    intervals = {key: interval(peers, key) for key in known_keys}
+    keys = [key for _, key in _KEYS if peers and all(records.has(peer, key) for (peer,) in peers)]
+    intervals = {key: interval(peers, key) for key in keys}
     others = sorted({record["variant"] for record in published if record["dataset"] == dataset} - {variant})
     outside = []
     for other in others:
@@ -341,32 +327,33 @@ def reach(published: Sequence[Record], dataset: str, variant: str) -> str:
             if numbers and known and not any(known[0] <= number <= known[1] for number in numbers):
                 outside.append(other)
                 break
-    rest = len(others) - len(outside)
-    text = (
-        f"These intervals can exclude a broken run: one without its decoder or with a broken CAM. Of the {len(others)} "
-    )
-    text += f"other published variants of {dataset} they exclude {', '.join(outside) or 'none'}"
     base = f"{variant}-base"
-    text += f"; the other {rest}{f', {base} among them,' * (base in others and base not in outside)} could pass as well"
-    return f"{text}: they cannot tell the modules from the base."
+    among = f", {base} among them," * (base in others and base not in outside)
+    return (
+        f"These intervals can exclude a broken run: one without its decoder or with a broken CAM. Of the {len(others)} "
+        f"other published variants of {dataset} they exclude {', '.join(outside) or 'none'}; the other "
+        f"{len(others) - len(outside)}{among} could pass as well: they cannot tell the modules from the base."
+    )
 
 
 def verdict_table(rows: Sequence[dict[str, Any]]) -> Table:
     """*published | yours | interval | within the published interval?*"""
+    lines = []
+    for row in rows:
+        write = "{:.1f}".format if row["counts"] else signed
+        limits, answer = ABSENT, "nothing published to compare with"
+        if row["within"] is not None:
+            limits, answer = f"{write(row['low'])} to {write(row['high'])}", "yes" if row["within"] else "no"
+            answer += "" if row["counts"] else ", does not count"
+            answer += f" (other data: {row['other_data']} differ)" if row.get("other_data") else ""
+        lines.append((row["what"], row["published"], write(row["yours"]), limits, answer))
     columns = ("", "published", "yours", "interval", "within the published interval?")
-    return Table("Your run beside the published one", columns, tuple(map(_texts, rows)), NOTE)
-
-
-def _texts(row: dict[str, Any]) -> tuple[str, ...]:
-    write = _written(difference=not row["counts"])
-    start = (row["what"], row["published"], write(row["yours"]))
-    if row["within"] is None:
-        return (*start, ABSENT, "nothing published to compare with")
-    answer = ("yes" if row["within"] else "no") + ("" if row["counts"] else ", does not count")
-    answer += f" (other data: {row['other_data']} differ)" if row.get("other_data") else ""
-    return (*start, f"{write(row['low'])} to {write(row['high'])}", answer)
-
-
-def _written(difference: bool) -> Callable[[float], str]:
-    """How a number is written: a difference with its sign."""
-    return signed if difference else "{:.1f}".format
+    note = (
+        "Published: lowest and highest of the seeds. The interval holds one further seed with 95 %: mean ± t sd "
+        "sqrt(1 + 1/n) over the n published seeds (Student's t, n - 1 degrees of freedom). It is never narrower than "
+        "the 95 % bootstrap interval over images of the first published seed, which is the interval where only one "
+        "seed is published; that one promises nothing about another seed or processor. Classification has no "
+        "bootstrap. A difference is that of two runs of one seed on one processor; it is shown and does not count for "
+        "the verdict, since few pairs, all of one processor, bound it."
+    )
+    return Table("Your run beside the published one", columns, tuple(lines), note)
