@@ -54,6 +54,6 @@ def test_a_notebook_says_what_ran_where():
 
 def test_every_record_is_listed_with_its_protocol_in_its_name():
     final = path(FIRST | {"results": {"segmentation": {"miou_headline": 41.04}}}, "0.voc-crf")
-    rows = tables.listing([FIRST, final, OTHER]).rows
+    rows = tables.build("records", [FIRST, final, OTHER]).rows
     assert [row[0] for row in rows] == ["mini/mini/0", "mini/mini/0.voc-crf", "other/other/0"]
     assert rows[1][2:4] == ("–", "41.0") and rows[0][5] == FIRST["commit"]

@@ -16,15 +16,14 @@ from wsss.report.statistics import bootstrap_miou, measured, summarise
 from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table
 from wsss.settings import flatten
 
-_SCALES = tuple(name for name, known in DATASETS.items() if not known.smoke)
-
 
 def _of_presets(runs: Iterable[Record]) -> Table:
     """Every setting that makes a run another one, by the presets of all scales; takes no records."""
-    flat = [flatten(PRESETS[name]) for name in _SCALES]
+    scales = [name for name, known in DATASETS.items() if not known.smoke]
+    flat = [flatten(PRESETS[name]) for name in scales]
     paths = (path for path in flat[0] if path not in NOT_IN_VARIANT)
     rows = tuple((f"--{path}", *(_written(values[path]) for values in flat)) for path in paths)
-    return Table("Settings of the presets", ("setting", *_SCALES), rows)
+    return Table("Settings of the presets", ("setting", *scales), rows)
 
 
 def _written(value: object) -> str:
@@ -113,49 +112,36 @@ def _side_by_side(
 
 def of_run(record: Record) -> Table:
     """Tabulate one run's numbers; the note says what they were measured on, with what and by whom."""
-    present = [(label, key) for label, key in _QUANTITIES if records.has(record, key)]
-    rows = tuple((label, f"{records.value(record, key):.1f}", _bounds(record, key)) for label, key in present)
-    title = f"{records.describe(record)}: {images(record)} images of {record.get('dataset_title', record['dataset'])}"
-    columns = ("percent", "measured", "95 % interval over images")
-    return Table(title, columns, rows, _provenance(record), (record,))
-
-
-def _provenance(record: Record) -> str:
-    """One paragraph: protocol, steps, backbone, device, time, commit."""
-    used, seconds, versions = record["protocol"], record["seconds"], record["versions"]
-    changed = ", with uncommitted changes" if record["dirty"] else ""
-    return (
+    rows = []
+    for label, key in _QUANTITIES:
+        if not records.has(record, key):
+            continue
+        interval = records.value(record, f"{key}_interval") if records.has(record, f"{key}_interval") else None
+        kind, _, last = key.partition(".")
+        if interval is None and last == "miou" and kind in (counts := records.load_counts(record)):
+            interval = bootstrap_miou(counts[kind])
+        bounds = f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else ABSENT
+        rows.append((label, f"{records.value(record, key):.1f}", bounds))
+    used, changed = record["protocol"], ", with uncommitted changes" if record["dirty"] else ""
+    note = (
         f"Protocol {used.get('name')}: {'; '.join(f'{k} {v}' for k, v in used.items() if k != 'name')}. "
         f"{record['steps']} steps, backbone {record.get('backbone', 'see config')}, seed {record['seed']}; "
-        f"{', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())} on {record['device']}. "
-        f"{', '.join(f'{name} {version}' for name, version in versions.items())}; "
+        f"{', '.join(f'{name} {value:.0f} s' for name, value in record['seconds'].items())} on {record['device']}. "
+        f"{', '.join(f'{name} {version}' for name, version in record['versions'].items())}; "
         f"commit {record['commit']}{changed}, {record['date']}."
     )
+    title = f"{records.describe(record)}: {images(record)} images of {record.get('dataset_title', record['dataset'])}"
+    return Table(title, ("percent", "measured", "95 % interval over images"), tuple(rows), note, (record,))
 
 
-def _bounds(record: Record, key: str) -> str:
-    if records.has(record, f"{key}_interval"):
-        low, high = records.value(record, f"{key}_interval")
-    else:
-        kind, _, last = key.partition(".")
-        counts = records.load_counts(record).get(kind) if last == "miou" else None
-        if counts is None:
-            return ABSENT
-        low, high = bootstrap_miou(counts)
-    return f"{low:.1f} to {high:.1f}"
-
-
-_NUMBERS = (("CAM", "cam.miou_headline"), ("segmentation", "segmentation.miou_headline"))
-
-
-def listing(runs: Sequence[Record]) -> Table:
+def _listing(runs: Sequence[Record]) -> Table:
     """Tabulate every record: what was run and evaluated how, its main numbers, and where they come from."""
     rows = []
     for record in runs:
-        cells = (records.file_name(record), images(record), *_numbers(record, [key for _, key in _NUMBERS]))
+        cells = (records.file_name(record), images(record), *_numbers(record, _LISTED))
         seconds = f"{sum(record['seconds'].values()):,.0f}"
         rows.append((*cells, seconds, record["commit"], record["date"], record["device"]))
-    columns = ("record", "images", *(title for title, _ in _NUMBERS), "seconds", "commit", "date", "device")
+    columns = ("record", "images", "CAM", "segmentation", "seconds", "commit", "date", "device")
     note = (
         "mIoU in percent, headline classes. Seconds: training and evaluation. Each is a file data/results/RECORD.json, "
         "with protocol, configuration, versions and a fingerprint of the images. DATASET/PRESET/SEED was made by "
@@ -166,13 +152,14 @@ def listing(runs: Sequence[Record]) -> Table:
     return Table("Published records", columns, tuple(rows), note, runs)
 
 
+_LISTED = ("cam.miou_headline", "segmentation.miou_headline")
+_TRIED = ("classification.map", "cam.miou_headline", "aux_cam.miou_headline", "segmentation.miou_headline")
+
+
 def _numbers(record: Record, keys: Sequence[str]) -> list[str]:
     return [f"{records.value(record, key):.1f}" if records.has(record, key) else ABSENT for key in keys]
 
 
-# What was tried when the CPU presets were chosen; tries are never among the results.
-
-_TRIED = ("classification.map", "cam.miou_headline", "aux_cam.miou_headline", "segmentation.miou_headline")
 _ASIDE = (
     *NOT_IN_VARIANT,
     *("data.name", "data.val_split", "optim.steps", "model.checkpoint", "model.classifier_scale"),
@@ -180,42 +167,29 @@ _ASIDE = (
 """Settings that are not named among the changes: free ones, and those that have a column of their own."""
 
 
-def tries() -> list[Record]:
-    """The records of data/tries."""
-    return records.find(project_root() / "data" / "tries")
-
-
-def of_tries(dataset: str, runs: Sequence[Record]) -> Table:
-    """Tabulate the tries of a data set: steps, results, start, what differs from today's preset; takes no records."""
+def _of_tries(dataset: str, runs: Sequence[Record]) -> Table:
+    """Tabulate what was tried when the CPU presets were chosen: steps, results, start, what differs from today's
+    preset. The records of data/tries are never among the results; takes none."""
     rows = []
-    for record in sorted(tries(), key=lambda record: (record["date"], record["variant"], record["seed"])):
-        if record["dataset"] != dataset:
-            continue
-        model = record["config"]["model"]
-        start = model["checkpoint"].removeprefix("data/weights/").removesuffix(".safetensors")
-        start = start or (model["backbone"] if model["pretrained"] else "random weights")
-        changed = "".join(
-            f", {path} {' '.join(f'{x:g}' for x in value) if isinstance(value, tuple) else value}"
-            for path, value in changes(record).items()
-        )
+    tries = [record for record in records.find(project_root() / "data" / "tries") if record["dataset"] == dataset]
+    for record in sorted(tries, key=lambda record: (record["date"], record["variant"], record["seed"])):
+        preset, used = PRESETS[record["preset"]], flatten(stored.from_dict(record["config"]))
+        start = used["model.checkpoint"].removeprefix("data/weights/").removesuffix(".safetensors")
+        start = start or (used["model.backbone"] if used["model.pretrained"] else "random weights")
+        # In a preset of plain classification these settings do nothing.
+        idle = () if preset.needs else ("csa.", "msc.", "class_contrast.", "schedule.", "energy.")
+        today, changed = flatten(preset), ""
+        for path, value in used.items():
+            if value != today[path] and path not in _ASIDE and not path.startswith(idle):
+                changed += f", {path} {' '.join(f'{x:g}' for x in value) if isinstance(value, tuple) else value}"
         cells = (f"{record['variant']}/{record['seed']}", f"{record['images']} {record['split']}")
-        steps, settings = f"{record['steps']:,}", f"{record['preset']}, {start}{changed}"
-        rows.append((*cells, steps, *_numbers(record, _TRIED), settings))
+        settings = f"{record['preset']}, {start}{changed}"
+        rows.append((*cells, f"{record['steps']:,}", *_numbers(record, _TRIED), settings))
     columns = ("try", "images", "steps", "mAP", "CAM", "aux CAM", "segm.")
     columns += ("preset, start, and settings other than the preset's",)
     note = "mIoU of the headline classes and mAP of all present ones, percent; one run each, named VARIANT/SEED. "
     note += "Records: data/tries."
     return Table(f"{dataset}: what was tried", columns, tuple(rows), note)
-
-
-def changes(record: Record) -> dict[str, Any]:
-    """Settings of a record that its preset has otherwise today."""
-    preset = PRESETS[record["preset"]]
-    today, used = flatten(preset), flatten(stored.from_dict(record["config"]))
-    # In a preset of plain classification these settings do nothing.
-    idle = () if preset.needs else ("csa.", "msc.", "class_contrast.", "schedule.", "energy.")
-    named = {path: value for path, value in used.items() if path not in _ASIDE and not path.startswith(idle)}
-    return {path: value for path, value in named.items() if value != today[path]}
 
 
 REPORTED = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset != "smoke"}
@@ -234,10 +208,10 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     "mini": partial(_side_by_side, "mini (drawn)", "mini", ("mini-plain", "mini-base", "mini")),
     **{name: partial(ablation.numbers, name, experiment) for name, experiment in REPORTED.items()},
     **{f"{name}-differences": partial(ablation.differences, name, experiment) for name, experiment in REPORTED.items()},
-    **{f"{dataset}-tries": partial(of_tries, dataset) for dataset in ("voc-animals", "mini")},
+    **{f"{dataset}-tries": partial(_of_tries, dataset) for dataset in ("voc-animals", "mini")},
     "literature": literature,
     "settings": _of_presets,
-    "records": listing,
+    "records": _listing,
 }
 
 
@@ -280,6 +254,6 @@ def number(text: str) -> tuple[str, str]:
     if key in chosen[0]:
         return format(chosen[0][key], form), f"data/results: {records.describe(chosen[0])}"
     chosen = records.of_one_processor(chosen)
-    summary = summarise(chosen, key)
+    mean = summarise(chosen, key)
     where = f"{images(chosen[0])} images, {records.processors(chosen)}, commit {chosen[0]['commit']}"
-    return (format(summary.mean, form) if form else measured(summary)), where
+    return (format(mean.mean, form) if form else measured(mean)), where
