@@ -141,7 +141,7 @@ def require_split(record: Record, name: str) -> None:
 # Reading and writing.
 
 
-def validate(record: Any, where: str) -> None:
+def _validate(record: Any, where: str) -> None:
     """Raises UserError, naming `where`, if a field is missing or of another type."""
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise UserError(f"{where} is not a record of schema {SCHEMA}; write it anew with `wsss evaluate`")
@@ -160,29 +160,20 @@ def load(path: Path | str) -> Record:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"the record {path} cannot be read ({error}); evaluate the run again") from error
-    validate(record, str(path))
-    today = {"variant": stored.current_variant(record["variant"]), "results": _with_guesses(record)}
-    return record | today | {"path": str(path)}
-
-
-def _with_guesses(record: Record) -> dict[str, Any]:
-    """The results, the guesses in today's form: a number is the mean over all present classes, and over the headline
-    classes as well where no classes are named so; else the latter was not measured."""
+    _validate(record, str(path))
+    results = record["results"]
     whole = not record["config"].get("data", {}).get("headline")
-    guesses = {
-        kind: number
-        if isinstance(number, Mapping)
-        else {"miou": number, **({"miou_headline": number} if whole else {})}
-        for kind, number in record["results"].get("guesses", {}).items()
-    }
-    return record["results"] | ({"guesses": guesses} if guesses else {})
+    for kind, number in results.get("guesses", {}).items():
+        if not isinstance(number, Mapping):  # of an early record: the mean over all present classes
+            results["guesses"][kind] = {"miou": number} | ({"miou_headline": number} if whole else {})
+    return record | {"variant": stored.current_variant(record["variant"]), "path": str(path)}
 
 
 def save(record: Record, path: Path | str) -> None:
     """Write a record, whole or not at all; raises UserError before writing if it is not one, or if the masks that were
     measured are not those that its data name."""
     record = {key: value for key, value in record.items() if key != "path"}
-    validate(record, str(path))
+    _validate(record, str(path))
     masks = record["fingerprint"]["masks"]
     if data_of(record)["val"].get("masks", masks) != masks:
         raise UserError(f"masks of {record['split']} changed while {path} was measured; evaluate the run anew")
@@ -353,29 +344,26 @@ def one(records: Iterable[Record], variant: str, seed: int) -> Record:
 
 
 def origin(runs: Iterable[Record]) -> str:
-    """Records (each once), seeds, commits, time and devices in a sentence; empty for none."""
-    shown = sorted(
-        {r["path"]: r for r in runs}.values(), key=lambda r: (r["dataset"], r["variant"], r["seed"], _stem(r))
-    )
+    """Records (each once), variants, seeds, commits, time and devices in a sentence; empty for none."""
+    unique = {record["path"]: record for record in runs}.values()
+    shown = sorted(unique, key=lambda r: (r["dataset"], r["variant"], r["seed"], _stem(r)))
     if not shown:
         return ""
     trainings = {(r["dataset"], r["variant"], r["seed"]): r for r in shown}
     minutes = sum(record["seconds"].get("train", 0) for record in trainings.values()) / 60
-    parts = [
-        _listed("record", map(file_name, shown), few=0),
-        _listed("variant", [variant for _, variant, _ in trainings]),
-        _listed("seed", [str(seed) for seed in sorted(seed for *_, seed in trainings)], few=9),
-        _listed("commit", [record["commit"] for record in shown]),
-        f"{minutes:,.0f} minutes of training on {', '.join(dict.fromkeys(record['device'] for record in shown))}",
-    ]
-    return f"From {'; '.join(parts)}."
-
-
-def _listed(kind: str, names: Iterable[str], few: int = 3) -> str:
-    """ "commit a", "commits a, b", or from more than `few` on "5 commits"."""
-    known = list(dict.fromkeys(names))
-    plural = kind + "s" * (len(known) > 1)
-    return f"{plural} {', '.join(known)}" if len(known) <= few else f"{len(known)} {plural}"
+    named = {
+        "record": (map(file_name, shown), 0),
+        "variant": ((variant for _, variant, _ in trainings), 3),
+        "seed": (map(str, sorted(seed for *_, seed in trainings)), 9),
+        "commit": ((record["commit"] for record in shown), 3),
+    }
+    parts = []
+    for kind, (names, few) in named.items():  # "commit a", "commits a, b", or of more than a few "5 commits"
+        known = list(dict.fromkeys(names))
+        plural = kind + "s" * (len(known) > 1)
+        parts.append(f"{plural} {', '.join(known)}" if len(known) <= few else f"{len(known)} {plural}")
+    devices = ", ".join(dict.fromkeys(record["device"] for record in shown))
+    return f"From {'; '.join(parts)}; {minutes:,.0f} minutes of training on {devices}."
 
 
 def notebook_origin(stamp: Mapping[str, Any]) -> str:

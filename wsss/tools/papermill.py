@@ -23,15 +23,15 @@ from papermill.iorw import papermill_io
 from wsss import provenance
 from wsss.paths import project_root
 
-QUESTIONS = {"-h", "--help", "--help-notebook", "--version"}
-TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_QUESTIONS = {"-h", "--help", "--help-notebook", "--version"}
+_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def complete(arguments: Sequence[str]) -> list[str]:
     """papermill's arguments with output and engine, if the first notebook among them is one of this project."""
     paths = [argument for argument in arguments if argument.endswith(".ipynb") or argument == "-"]
     ours = bool(paths) and Path(paths[0]).is_file() and Path(paths[0]).resolve().is_relative_to(project_root())
-    if not ours or QUESTIONS & set(arguments):
+    if not ours or _QUESTIONS & set(arguments):
         return list(arguments)
     output = []
     if len(paths) == 1:
@@ -71,7 +71,7 @@ def settle(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]
             raise click.ClickException(f"this notebook has no parameter {name!r}; {hint}")
         kind = type(known[name])
         try:
-            if kind not in TYPES or isinstance(value, kind):
+            if kind not in _TYPES or isinstance(value, kind):
                 settled[name] = value
             elif kind is bool:
                 settled[name] = {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
@@ -80,7 +80,7 @@ def settle(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]
                 if kind is int and settled[name] != float(value):
                     raise ValueError
         except (KeyError, ValueError, TypeError) as error:
-            raise click.ClickException(f"parameter {name!r} takes {TYPES[kind]}, not {value!r}.") from error
+            raise click.ClickException(f"parameter {name!r} takes {_TYPES[kind]}, not {value!r}.") from error
     return settled
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from wsss.paths import UserError, atomic, project_root
 
 PDF = "_build/html/wsss.pdf"
-PAGE = "_build/pdf/_build/singlehtml/index.html"
+_PAGE = "_build/pdf/_build/singlehtml/index.html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-OPTIONS = (
+_OPTIONS = (
     *("--headless", "--disable-gpu", "--no-pdf-header-footer"),
     "--virtual-time-budget=600000",  # of the page's own time, in ms: printing waits for the equations, not the clock
     "--disable-pdf-tagging",  # tags are a third of the file; the pages of the site are the form for screen readers
@@ -24,10 +24,10 @@ OPTIONS = (
 
 def browser() -> str:
     """The first Chromium on the PATH. Raises UserError where there is none."""
-    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    if found is None:
+    program = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    if program is None:
         raise UserError(f"there is no Chromium on the PATH ({', '.join(BROWSERS)}); install one to print the book")
-    return found
+    return program
 
 
 def print_page(page: Path, target: Path, seconds: float = 3600.0) -> None:
@@ -36,23 +36,23 @@ def print_page(page: Path, target: Path, seconds: float = 3600.0) -> None:
         raise UserError(f"there is no page {page} to print; `make pdf` builds it")
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to run as root with it
     with tempfile.TemporaryDirectory() as profile, atomic(target) as temporary:
-        words = [*OPTIONS, *sandbox, f"--user-data-dir={profile}", f"--print-to-pdf={temporary.resolve()}"]
+        options = [*_OPTIONS, *sandbox, f"--user-data-dir={profile}", f"--print-to-pdf={temporary.resolve()}"]
         try:
             done = subprocess.run(
-                [browser(), *words, page.resolve().as_uri()], capture_output=True, text=True, timeout=seconds
+                [browser(), *options, page.resolve().as_uri()], capture_output=True, text=True, timeout=seconds
             )
         except subprocess.TimeoutExpired as error:
             raise UserError(f"printing {page} took more than {seconds:.0f} s and was stopped; try again") from error
         if done.returncode or not temporary.is_file() or not temporary.read_bytes().startswith(b"%PDF"):
-            said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise UserError(f"the browser printed no PDF of {page} ({said}); mend that, then run `make pdf` again")
+            reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise UserError(f"the browser printed no PDF of {page} ({reason}); mend that, then run `make pdf` again")
 
 
 def main() -> int:
     """Print the book's single page to the site. Returns the exit code."""
     root = project_root()
     try:
-        print_page(root / PAGE, root / PDF)
+        print_page(root / _PAGE, root / PDF)
     except UserError as error:
         print(f"wsss: error: {error}", file=sys.stderr)
         return 1

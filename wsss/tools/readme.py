@@ -5,16 +5,16 @@ import sys
 from wsss.paths import UserError, atomic, project_root
 from wsss.report import figures, records, tables
 
-START, END = "<!-- table headline: written by python -m wsss.tools.readme -->", "<!-- end of table -->"
+_START, _END = "<!-- table headline: written by python -m wsss.tools.readme -->", "<!-- end of table -->"
 
 
 def refreshed(text: str) -> str:
-    """text with the table between START and END made of the published records. Raises UserError without them."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
+    """text with the table between _START and _END made of the published records. Raises UserError without them."""
+    before, start, rest = text.partition(_START)
+    _, end, after = rest.partition(_END)
     if not start or not end:
-        raise UserError(f"README.md has no place for the table: a line {START} and a line {END}")
-    return f"{before}{START}\n\n{tables.build('headline').markdown()}\n{END}{after}"
+        raise UserError(f"README.md has no place for the table: a line {_START} and a line {_END}")
+    return f"{before}{_START}\n\n{tables.build('headline').markdown()}\n{_END}{after}"
 
 
 def main() -> int:

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -19,11 +18,11 @@ from wsss.paths import UserError, project_root, read_json, write_json
 from wsss.presets import PRESETS
 from wsss.report import records, statistics
 
-ENVIRONMENT = {"WSSS_RUNS": "runs", "TQDM_MININTERVAL": "15"}
+_ENVIRONMENT = {"WSSS_RUNS": "runs", "TQDM_MININTERVAL": "15"}
 """The book shows the reader's own runs; progress is a line now and then, since papermill passes on lines."""
-JUDGED = ("runs/mini/mini/0.json", "runs/mini/mini-base/0.json")
+_JUDGED = ("runs/mini/mini/0.json", "runs/mini/mini-base/0.json")
 """Records that are compared always. mini-coco's is a smoke test's: its numbers say nothing."""
-PACKAGE = "wsss/**/*.py"
+_PACKAGE = "wsss/**/*.py"
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Step:
             return
         print(f"[{self.name}] {' '.join((Path(self.command[0]).name, *self.command[1:]))}", flush=True)
         started = time.monotonic()
-        if subprocess.run(self.command, env=os.environ | ENVIRONMENT).returncode:
+        if subprocess.run(self.command, env=os.environ | _ENVIRONMENT).returncode:
             raise UserError(
                 f"{self.name} failed (see above); mend it, and `make reproduce` goes on from there; a run of an "
                 "earlier version that is in the way can be moved out of runs/"
@@ -69,7 +68,7 @@ def steps() -> list[Step]:
     def notebook(name: str, *reads: str) -> Step:
         source, output = f"notebooks/{name}.ipynb", f"runs/notebooks/{name}.ipynb"
         command = (sys.executable, "-m", "papermill", source, output, "--log-output", "--no-progress-bar")
-        return Step(name, command, output, (source, PACKAGE, *reads))
+        return Step(name, command, output, (source, _PACKAGE, *reads))
 
     photographs = [train("voc-animals"), train("voc-animals-base")]  # half an hour more
     root, folder = (os.environ.get(name, "") for name in ("WSSS_ANIMALS_ROOT", "WSSS_WEIGHTS"))
@@ -91,31 +90,22 @@ def steps() -> list[Step]:
 def judge(started: float) -> tuple[list[dict[str, Any]], bool]:
     """Compare the runs made here with the published ones: base + both and the base that the steps train, and of others,
     such as those of `wsss sweep`, whatever has a published variant. runs/verdict.json has the answer for the book."""
-    published, own = records.published(), [records.load(path) for path in JUDGED]
+    published, yours = records.published(), [records.load(path) for path in _JUDGED]
     known = {(record["dataset"], record["variant"]) for record in published}
     for dataset, variant in sorted(known):
-        found = records.select(records.find("runs"), dataset, variant)
-        own += [record for record in found if record["path"] not in JUDGED]
-    rows, passed = statistics.verdict(published, own)
+        others = records.select(records.find("runs"), dataset, variant)
+        yours += [record for record in others if record["path"] not in _JUDGED]
+    rows, passed = statistics.verdict(published, yours)
     answer = {"rows": rows, "passed": passed, "reach": statistics.reach(published, "mini", "mini")}
     path = Path("runs/verdict.json")
     before = read_json(path) if path.is_file() else {}
     if answer != {name: before.get(name) for name in answer}:  # else the book would be built anew for its date
         seconds = round(time.monotonic() - started, 1)
         write_json(path, answer | {"date": date.today().isoformat(), "seconds": seconds})
-    commits = sorted({record["commit"] for record in own})
+    commits = sorted({record["commit"] for record in yours})
     if len(commits) > 1:
         print(f"runs of commits {', '.join(commits)} are compared; a run that is moved away is trained by today's code")
     return rows, passed
-
-
-def _sentence(rows: Sequence[dict[str, Any]], passed: bool) -> str:
-    if passed:
-        return "every number that is judged lies within its published interval"
-    outside = [row["what"] for row in rows if row["counts"] and row["within"] is False]
-    if outside:
-        return f"outside the published interval: {', '.join(outside)}"
-    return "nothing is published to compare with"
 
 
 def main() -> int:
@@ -123,7 +113,7 @@ def main() -> int:
     started = time.monotonic()
     os.chdir(project_root())
     index = "_build/html/index.html"
-    pages = ("_config.yml", "book/**/*", PACKAGE, "data/**/*.json", "data/**/*.csv", "runs/notebooks/*.ipynb")
+    pages = ("_config.yml", "book/**/*", _PACKAGE, "data/**/*.json", "data/**/*.csv", "runs/notebooks/*.ipynb")
     builder = str(Path(sys.executable).with_name("jupyter-book"))
     try:
         Path("runs/notebooks").mkdir(parents=True, exist_ok=True)
@@ -140,7 +130,12 @@ def main() -> int:
     print(f"\n{statistics.verdict_table(rows).text()}")
     print(f"{statistics.reach(records.published(), 'mini', 'mini')} mini-coco is a smoke test: it came to its end.\n")
     print(f"your book: {Path(index).resolve().as_uri()}")
-    print(f"{(time.monotonic() - started) / 60:.1f} minutes; {_sentence(rows, passed)}")
+    outside = [row["what"] for row in rows if row["counts"] and row["within"] is False]
+    answer = (
+        f"outside the published interval: {', '.join(outside)}" if outside else "nothing is published to compare with"
+    )
+    answer = "every number that is judged lies within its published interval" if passed else answer
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes; {answer}")
     return 0 if passed else 1
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -19,13 +19,13 @@ from wsss.report import records
 
 LIMIT = 13_000_000
 """Bytes of a file that may be shipped."""
-NUMBERS = (
+_NUMBERS = (
     *("classification.map_headline", "cam.miou_headline", "aux_cam.miou_headline", "segmentation.miou_headline"),
     *("pseudo_label.miou_headline", "segmentation.miou"),
 )
 
 
-OUTLINED = ("cat", "cow", "dog", "horse", "sheep")
+_OUTLINED = ("cat", "cow", "dog", "horse", "sheep")
 """Of these classes (of all, where the set has none) the card tells in how many images the largest is outlined."""
 
 
@@ -43,21 +43,21 @@ class Ship:
     """Folder of the files; None: data/weights of the project."""
 
 
-def ship(asked: Ship) -> Path:
+def ship(options: Ship) -> Path:
     """Write the weights, evaluate what was written, then write the card; returns the weights' path.
 
     Raises UserError for a run without a record, one of an uncommitted tree, other data than the run's, and weights of
     more than 13 MB.
     """
-    opened = runs.open_run(asked.run, data_root=asked.data_root)
-    record = records.load(opened.folder.with_name(f"{opened.folder.name}.json"))
+    opened = runs.open_run(options.run, data_root=options.data_root)
+    path = opened.folder.with_name(f"{opened.folder.name}.json")
+    record = records.load(path)
     if record["dirty"]:
         raise UserError(
             f"{records.describe(record)} was made on a tree with uncommitted changes; commit and run it again"
         )
     root = sets.locate(opened.config.data)
     split = datasets.Split(root, opened.config.data.val_split, masks=True)
-    path = opened.folder.with_name(f"{opened.folder.name}.json")
     digests = identity.digests(split)
     data = identity.evaluated(opened.folder, opened.config.data, (root, split.name), digests, path)
     if data.differ:
@@ -66,36 +66,32 @@ def ship(asked: Ship) -> Path:
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     if size > LIMIT:
         raise UserError(f"the weights of {records.describe(record)} take {size / 1e6:.0f} MB; a file may have 13")
-    path = (asked.output or project_root() / "data" / "weights") / f"{asked.name}.safetensors"
+    path = (options.output or project_root() / "data" / "weights") / f"{options.name}.safetensors"
     digest = checkpoint.write_weights(model, path, model.metadata())
     checkpoint.fill(model.float(), checkpoint.read(path), str(path))
     model.adopt(checkpoint.metadata(path))
     counted = evaluate.tally(model, split, opened.config, torch.device("cpu"))
-    found = {"results": tally.scores(counted, split.kit.classes, opened.config.data.headline)}
-    objects = [place for place, name in enumerate(split.kit.classes, 1) if name in OUTLINED]
+    measured = record | {"results": tally.scores(counted, split.kit.classes, opened.config.data.headline)}
+    objects = [place for place, name in enumerate(split.kit.classes, 1) if name in _OUTLINED]
     objects = objects or list(range(1, len(split.kit.classes) + 1))
     seen = {
         "named": metrics.named_share(np.array(counted.labels), np.array(counted.logits)),
         "outlined": metrics.outlined_share(np.array(counted.counts["segmentation"]), objects),
     }
-    write_json(path.with_suffix(".json"), card(record, found, digest) | {"images_in_percent": seen})
-    return path
-
-
-def card(record: dict[str, Any], found: dict[str, Any], digest: str) -> dict[str, Any]:
-    """What the file is, how to make it again, and its numbers: of the run, and of the file itself."""
-    described, config = dict(record) | found, stored.from_dict(record["config"])
-    return {
+    card = {
         "sha256": digest,
         "record": f"data/results/{records.describe(record)}.json",
-        "made_by": " ".join(["wsss train", *presets.words(config), "--data.root ROOT"]),
+        "made_by": " ".join(["wsss train", *presets.words(stored.from_dict(record["config"])), "--data.root ROOT"]),
         **{name: record[name] for name in ("dataset", "variant", "seed", "steps", "backbone", "commit", "date")},
         "train_images": record["protocol"]["train_images"],
         "evaluated_on": f"{record['images']} images of {record['split']}",
         "protocol": record["protocol"],
-        "run": {key: records.value(record, key) for key in NUMBERS},
-        "this_file": {key: records.value(described, key) for key in NUMBERS},
+        "run": {key: records.value(record, key) for key in _NUMBERS},
+        "this_file": {key: records.value(measured, key) for key in _NUMBERS},
+        "images_in_percent": seen,
     }
+    write_json(path.with_suffix(".json"), card)
+    return path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
