@@ -25,18 +25,14 @@ IDS = [f"image_{n:02d}" for n in range(IMAGES)]
 BOTH = (IDS, list(IDS))
 
 
-def test_the_difference_is_that_of_the_means():
-    one, other = results_of(1), results_of(2, 0.6)
-    found = statistics.paired(one, other, BOTH)
-    assert found.difference == pytest.approx(statistics.miou(one) - statistics.miou(other))
-    assert found.low < found.difference < found.high
-
-
-def test_swapping_the_results_flips_the_sign_and_keeps_p():
+def test_the_difference_is_that_of_the_means_and_swapping_the_results_flips_its_sign():
     one, other = results_of(1), results_of(2, 0.68)
     found, turned = statistics.paired(one, other, BOTH), statistics.paired(other, one, BOTH)
-    assert 0.01 < found.p < 0.9
+    assert found.difference == pytest.approx(statistics.miou(one) - statistics.miou(other))
+    assert found.low < found.difference < found.high and 0.01 < found.p < 0.9
     assert turned == pytest.approx((-found.difference, -found.high, -found.low, found.p))
+    assert statistics.paired(one, one, BOTH) == (0.0, 0.0, 0.0, 1.0)
+    assert statistics.paired(one, other, BOTH) == found != statistics.paired(one, other, BOTH, seed=1)
 
 
 def test_p_equals_swapping_in_a_loop():
@@ -94,36 +90,16 @@ def test_several_runs_are_compared_by_their_mean():
     assert (found.low, found.high) == pytest.approx((low, high), abs=(high - low) / 5)
 
 
-def test_results_that_are_the_same_do_not_differ():
-    found = statistics.paired(results_of(1), results_of(1), BOTH)
-    assert found == (0.0, 0.0, 0.0, 1.0)
-
-
 def test_p_is_uniform_for_exchangeable_results_and_small_for_a_shift():
-    null = np.array(
-        [
-            statistics.paired(results_of(2 * s, truth_seed=s), results_of(2 * s + 1, truth_seed=s), BOTH, 199).p
-            for s in range(200)
-        ]
-    )
+    """The interval holds the true difference of none as often as it says."""
+    pairs = [(results_of(2 * s, truth_seed=s), results_of(2 * s + 1, truth_seed=s)) for s in range(200)]
+    null = [statistics.paired(*pair, BOTH, 199) for pair in pairs]
     for level in (0.1, 0.25, 0.5, 0.75):
-        assert abs((null <= level).mean() - level) < 4 * math.sqrt(level * (1 - level) / 200)
+        share = np.mean([test.p <= level for test in null])
+        assert abs(share - level) < 4 * math.sqrt(level * (1 - level) / 200)
+    assert 0.87 < np.mean([test.low <= 0 <= test.high for test in null]) < 0.99
     shifted = [statistics.paired(results_of(2 * s, 0.75), results_of(2 * s + 1, 0.65), BOTH, 199).p for s in range(20)]
     assert max(shifted) <= 0.01
-
-
-def test_the_interval_holds_a_true_difference_of_none_as_often_as_it_says():
-    found = [
-        statistics.paired(results_of(2 * s, truth_seed=s), results_of(2 * s + 1, truth_seed=s), BOTH, 199)
-        for s in range(200)
-    ]
-    assert 0.87 < np.mean([one.low <= 0 <= one.high for one in found]) < 0.99
-
-
-def test_the_same_seed_gives_the_same_numbers():
-    one, other = results_of(1), results_of(2)
-    assert statistics.paired(one, other, BOTH) == statistics.paired(one, other, BOTH)
-    assert statistics.paired(one, other, BOTH) != statistics.paired(one, other, BOTH, seed=1)
 
 
 # Over seeds.
@@ -209,3 +185,38 @@ def test_intervals_of_nothing_are_undefined_without_a_warning():
     some = np.zeros((4, 2, 3))
     some[0, 1] = (1, 0, 1)  # one image of four has truth: redraws without it count nothing
     assert statistics.bootstrap_miou(some) == (50.0, 50.0)
+
+
+# Intervals.
+
+
+def test_miou_counts_classes_present_in_the_truth():
+    counts = np.array([[[8, 2, 0], [0, 0, 2], [0, 5, 0]]])  # the last class is only predicted
+    assert statistics.miou(counts) == pytest.approx(100 * (0.8 + 0) / 2)
+
+
+def test_bootstrap_holds_the_ratio_and_narrows_with_images():
+    rng = np.random.default_rng(0)
+    widths = []
+    for images in (20, 2000):
+        below = rng.integers(1, 100, images)
+        above = below * rng.uniform(0.2, 0.6, images)
+        low, high = statistics.bootstrap(above, below)
+        assert low < above.sum() / below.sum() < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 5
+    assert statistics.bootstrap(np.ones(5), np.full(5, 2)) == (0.5, 0.5)
+
+
+def test_bootstrap_miou_holds_the_mean():
+    counts = np.random.default_rng(0).integers(0, 100, (50, 4, 3))
+    low, high = statistics.bootstrap_miou(counts)
+    assert low < statistics.miou(counts) < high
+    assert (low, high) == statistics.bootstrap_miou(counts)
+
+
+def test_prediction_interval_holds_a_further_seed_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=(2000, 4))
+    hits = [low <= last <= high for *first, last in draws for low, high in [statistics.prediction_interval(first)]]
+    assert 0.93 < np.mean(hits) < 0.97
