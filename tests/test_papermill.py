@@ -52,12 +52,17 @@ def printed(path: Path) -> str:
 # The plain line.
 
 
-def test_plain_line_off_a_terminal(project: Path) -> None:
+def test_plain_line_off_a_terminal_and_its_stamp(project: Path) -> None:
     done = run()
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "runs/notebooks/tiny.ipynb" in done.stderr
     assert printed(project / "runs/notebooks/tiny.ipynb") == f"{sys.prefix} mini 0 0.01\n"
+    executed = nbformat.read("runs/notebooks/tiny.ipynb", as_version=4)
+    stamp = executed.metadata.wsss
+    assert stamp.notebook == "notebooks/tiny.ipynb" and stamp.parameters == KNOWN
+    assert {"commit", "dirty", "device", "date"} <= set(stamp) and {"python", "numpy"} <= set(stamp.versions)
+    assert 0 < stamp.seconds < 120 and str(project) not in nbformat.writes(executed)
 
 
 def test_plain_line_with_piped_input(project: Path) -> None:
@@ -190,6 +195,7 @@ def test_failed_run_is_set_aside_and_the_good_one_stays_until_the_next(project: 
     assert "unlucky" in failed.read_text()
     assert run("-p", "seed", "5").returncode == 0
     assert printed(output).endswith("mini 5 0.01\n")
+    assert nbformat.read(output, as_version=4).metadata.wsss.parameters == KNOWN | {"seed": 5}
     assert [path.name for path in output.parent.iterdir()] == ["tiny.ipynb"]
 
 
@@ -197,15 +203,3 @@ def test_missing_output_folder_is_said_before_anything_runs(project: Path) -> No
     done = run("nowhere/out.ipynb")
     assert done.returncode == 1
     assert "nowhere does not exist" in done.stderr
-
-
-def test_stamp_says_where_the_result_comes_from(project: Path) -> None:
-    assert run("-p", "seed", "2").returncode == 0
-    executed = nbformat.read("runs/notebooks/tiny.ipynb", as_version=4)
-    stamp = executed.metadata.wsss
-    assert stamp.notebook == "notebooks/tiny.ipynb"
-    assert stamp.parameters == KNOWN | {"seed": 2}
-    assert {"commit", "dirty", "device", "date"} <= set(stamp)
-    assert {"python", "numpy"} <= set(stamp.versions)
-    assert 0 < stamp.seconds < 120
-    assert str(project) not in nbformat.writes(executed)

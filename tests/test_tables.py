@@ -2,17 +2,15 @@
 
 import csv
 import io
-import subprocess
-import sys
 
-import numpy as np
 import pytest
 from scipy import stats
 from test_records import record
 
 from wsss import cli, paths
 from wsss.paths import UserError
-from wsss.report import benchmarks, records, statistics, tables
+from wsss.report import benchmarks, records, tables
+from wsss.report.experiments import SEEDS
 
 
 def with_results(numbers, **fields):
@@ -181,96 +179,80 @@ def test_records_of_before_these_measures_still_tabulate():
         assert len(tables.of_run(one).rows) >= 4
 
 
-# The verdict.
+# Where what is shown comes from.
 
 
-def test_verdict_by_seeds():
-    peers = [with_results(seg(miou), seed=seed) for seed, miou in enumerate((40.0, 41.0, 42.0))]
-    half = 4.3027 * np.sqrt(4 / 3)
-    for yours, within in (
-        (41.0 + half - 0.01, True),
-        (41.0 + half + 0.01, False),
-        (41.0 - half - 0.01, False),
-    ):
-        rows, passed = statistics.verdict(peers, [with_results(seg(yours))])
-        assert passed is within is rows[0]["within"]
-        assert rows[0]["published"] == "40.0 to 42.0 (3 seeds)" and rows[0]["yours"] == yours
+def at(found, stem=None):
+    where = f"data/results/{found['dataset']}/{found['variant']}/{stem or found['seed']}.json"
+    return found | {"path": where}
 
 
-def test_verdict_shows_a_paired_difference_that_does_not_count():
-    """Gains of .5, .1 and .3: one further lies within .3 -+ 4.3 * .2 * sqrt(4 / 3). Another machine's is no pair."""
-    peers = [*pair(0, 34.0, 34.5), *pair(1, 36.0, 36.1), *pair(2, 35.0, 35.3)]
-    half = 4.3027 * 0.2 * np.sqrt(4 / 3)
-    for gain, within in ((0.3 + half - 0.01, True), (0.3 + half + 0.01, False)):
-        rows, passed = statistics.verdict(peers, pair(0, 35.0, 35.0 + gain, device="yours"))
-        *levels, difference = rows
-        assert [row["what"] for row in levels] == [
-            f"{name}, seed 0: segmentation mIoU" for name in ("mini-base", "mini")
-        ]
-        assert passed and difference["within"] is within and not difference["counts"]
-        assert difference["what"] == "mini less mini-base, seed 0: segmentation mIoU"
-        assert difference["published"] == "+0.1 to +0.5 (3 seeds)" and difference["yours"] == pytest.approx(gain)
-    shown = statistics.verdict_table(rows).rows[-1]
-    assert shown[3:] == (f"{0.3 - half:+.1f} to {0.3 + half:+.1f}", "no, does not count")
-    base, both = pair(0, 35.0, 36.0)
-    data = [{"data": {"train": {"labels": labels}, "val": {}}} for labels in ("some", "others")]
-    for first, second in ((base, both | {"device": "another"}), (base | data[0], both | data[1])):
-        assert len(statistics.verdict(peers, [first, second])[0]) == 2, "no pair"
-    assert len(statistics.verdict(peers, [base, both | data[0]])[0]) == 3, "an older run does not tell its data"
+FIRST, SECOND = at(record()), at(record(seed=1, commit="bbbbbbb", seconds={"train": 120.0, "evaluate": 1.0}))
+OTHER = at(record(dataset="other", variant="other"))
 
 
-def test_verdict_leaves_smoke_tests_out():
-    smoke = [with_results(seg(8.1), dataset="mini-coco", variant="mini-coco", seed=seed) for seed in (0, 1)]
-    assert statistics.verdict(smoke, smoke) == ([], False)
+BASE = at(record(variant="mini-base"))
 
 
-def test_the_verdict_says_what_it_can_exclude():
-    """The published base lies within and would pass, a run that finds nothing does not."""
-    peers = [*pair(0, 34.0, 34.5), *pair(1, 36.0, 36.1), *pair(2, 35.0, 35.3)]
-    peers += [with_results(seg(miou), variant="mini-plain", seed=seed) for seed, miou in ((0, 1.0), (1, 2.0))]
-    said = statistics.reach(peers, "mini", "mini")
-    assert "Of the 2 other published variants of mini they exclude mini-plain" in said
-    assert "the other 1, mini-base among them, could pass" in said and "cannot tell the modules from the base" in said
-    assert "they exclude none" in statistics.reach(peers[:6], "mini", "mini")
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("headline", [FIRST, BASE]), ("mini", [BASE, FIRST]), ("mini-csa", [FIRST, SECOND]), ("settings", [])],
+)
+def test_a_table_names_the_records_whose_numbers_it_shows(name, shown):
+    table = tables.build(name, [FIRST, SECOND, BASE, OTHER])
+    assert list(table.records) == shown
 
 
-def saved(tmp_path, seed, miou, counts):
-    path = tmp_path / "mini" / "mini" / f"{seed}.json"
-    records.save(with_results(seg(miou), seed=seed), path)
-    records.save_counts(path.with_suffix(".npz"), ["a", "b"], segmentation=counts)
-    return records.load(path)
+def test_the_line_names_few_things_and_counts_many():
+    trained = (FIRST["seconds"]["train"] + 120) / 60
+    assert records.origin([FIRST, SECOND]) == (
+        f"From 2 records; variant mini; seeds 0, 1; commits {FIRST['commit']}, bbbbbbb; {trained:,.0f} minutes of "
+        f"training on {FIRST['device']}."
+    )
+    many = [at(record(seed=n, commit=f"{n}" * 7)) for n in range(5)]
+    assert "From 5 records; variant mini; seeds 0, 1, 2, 3, 4; 5 commits;" in records.origin(many)
+    assert records.origin([]) == ""
 
 
-def test_verdict_is_never_narrower_than_the_bootstrap(tmp_path):
-    counts = np.random.default_rng(0).integers(0, 100, (30, 4, 3))
-    low, high = statistics.bootstrap_miou(counts)
-    one = [saved(tmp_path, 0, 40.0, counts)]
-    assert statistics.interval([(run,) for run in one], "segmentation.miou") == (low, high)
-    both = [*one, saved(tmp_path, 1, 40.0, counts)]  # no spread between the seeds
-    half = (high - low) / 2
-    assert statistics.interval([(run,) for run in both], "segmentation.miou") == pytest.approx((40 - half, 40 + half))
+def test_a_run_evaluated_twice_was_trained_once():
+    final = at(FIRST | {"protocol": {"name": "final"}}, "0.voc-crf")
+    trained = FIRST["seconds"]["train"] / 60
+    assert f"; {trained:,.0f} minutes" in records.origin([FIRST, final])
 
 
-def test_verdict_without_anything_to_compare_does_not_pass():
-    for peers in ([], [record()], [record(variant="mini-plain"), record(variant="mini-plain", seed=1)]):
-        rows, passed = statistics.verdict(peers, [record()])
-        assert not passed and rows[0]["within"] is None
-    assert "nothing published" in statistics.verdict_table(rows).text()
-    assert statistics.verdict([record()], []) == ([], False)
+def test_a_notebook_says_what_ran_where():
+    stamp = {"notebook": "notebooks/a.ipynb", "parameters": {"seed": 3}, "date": "2026-01-02", "commit": "abc"}
+    stamp |= {"seconds": 4.5, "device": "a processor"}
+    assert records.notebook_origin(stamp) == (
+        "From notebooks/a.ipynb, seed 3; run 2026-01-02 at commit abc in 4.5 s on a processor."
+    )
 
 
-def test_verdict_refuses_a_run_on_other_images():
-    rows, passed = statistics.verdict([record(), record(seed=1)], [record(ids=("a", "c"))])
-    assert not passed and rows[0]["within"] is False
+def test_every_record_is_listed_with_its_protocol_in_its_name():
+    final = at(FIRST | {"results": {"segmentation": {"miou_headline": 41.04}}}, "0.voc-crf")
+    rows = tables.build("records", [FIRST, final, OTHER]).rows
+    assert [row[0] for row in rows] == ["mini/mini/0", "mini/mini/0.voc-crf", "other/other/0"]
+    assert rows[1][2:4] == ("–", "41.0") and rows[0][5] == FIRST["commit"]
 
 
-def test_verdict_table_reads_as_the_readme_says():
-    rows, _ = statistics.verdict([record(), record(seed=1)], [record()])
-    table = statistics.verdict_table(rows)
-    assert table.columns[-1] == "within the published interval?" and table.rows[0][-1] == "yes"
+# The log of tries: none of a seed that is reported, nothing of the machine that made them.
+
+FOUND = records.find(paths.project_root() / "data" / "tries")
 
 
-def test_tables_need_no_torch():
-    modules = "wsss.report.tables, wsss.report.statistics, wsss.report.publish, wsss.report.figures"
-    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize("one", FOUND, ids=lambda one: f"{one['variant']}-{one['seed']}")
+def test_a_try_is_no_result(one):
+    """Its seed is reported nowhere, its tree was clean, and it names nothing of the machine."""
+    assert one["seed"] not in SEEDS and not one["dirty"]
+    own = one["config"]
+    assert not own["output"] and not own["data"]["root"] and not own["model"]["checkpoint"].startswith("/")
+
+
+def test_every_record_is_a_line_of_its_table():
+    lines = {name: tables.build(f"{name}-tries").rows for name in ("mini", "voc-animals")}
+    assert (
+        sum(map(len, lines.values())) == len(FOUND) == len(list((paths.project_root() / "data/tries").rglob("*.json")))
+    )
+    wide = next(row for row in lines["voc-animals"] if row[0] == "c1/100")
+    assert wide[1:3] == ("146 train146", "360") and wide[4] == "64.5"
+    assert wide[-1].startswith("voc-animals-base, vit_base_patch16_clip_quickgelu_224.openai, model.depth 11")

@@ -110,8 +110,46 @@ _COMPONENTS = {
 """Row -> what its preset's name has after the scale."""
 
 
-def _ablations(scale: str) -> dict[str, tuple[str, dict[str, dict[str, Any]]]]:
-    """Name -> title and rows of every ablation of the whole method: what a row is called -> what it changes."""
+_Rows = Mapping[str, Mapping[str, Any]]
+"""What a row is called -> what it changes in the preset."""
+_CHANGES: dict[str, tuple[str, _Rows]] = {
+    "csa": (
+        "terms of the alignment",
+        {
+            "intensity alone": {"csa.structure": 0.0},
+            "structure alone": {"csa.intensity": 0.0},
+            "without the background channel": {"csa.background": False},
+            "without balance": {"csa.balance": False},
+        },
+    ),
+    "level": (
+        "tokens contrasted in the subspaces",
+        {
+            "class tokens": {**presets.WITHOUT_PATCH_TOKENS, "class_contrast.weight": 0.5},
+            "patch tokens": {"class_contrast.weight": 0.0},
+            "both": {"class_contrast.weight": 0.5},
+        },
+    ),
+    "decoupling": (
+        "decoupling of the subspaces",
+        {
+            "decoupling none": presets.UNDECOUPLED,
+            "decoupling orth": {"msc.decorrelation_weight": 0.0},
+            "decoupling dec": {"msc.orthogonality_weight": 0.0},
+            "decoupling both": {},
+        },
+    ),
+    "direction": (
+        "direction of the alignment",
+        {kind: {"csa.direction": kind} for kind in ("aux_to_last", "last_to_aux", "both", "scheduled")},
+    ),
+}
+"""Ablations that are the same at every scale: name -> title and rows."""
+_ORDER = ("csa", "level", "subspaces", "decoupling", "direction", "layers", "temperature", "weights")
+
+
+def _ablations(scale: str) -> dict[str, tuple[str, _Rows]]:
+    """Name -> title and rows of every ablation of the whole method."""
     preset, values = presets.PRESETS[scale], flatten(presets.PRESETS[scale])
     width = preset.msc.subspaces * preset.msc.dimension  # of all subspaces together; one has nothing to decouple
     depth = preset.model.depth or 12  # None: the backbone's own, 12 in all such presets
@@ -126,53 +164,20 @@ def _ablations(scale: str) -> dict[str, tuple[str, dict[str, dict[str, Any]]]]:
         "weight of decorrelation": "msc.decorrelation_weight",
     }
 
-    def factors(settings: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    def factors(settings: Mapping[str, str]) -> _Rows:
         """Half and twice the preset's value of each setting."""
         pairs = ((label, path, factor) for label, path in settings.items() for factor in (0.5, 2))
         return {f"{label} x {factor:g}": {path: factor * values[path]} for label, path, factor in pairs}
 
-    return {
-        "csa": (
-            "terms of the alignment",
-            {
-                "intensity alone": {"csa.structure": 0.0},
-                "structure alone": {"csa.intensity": 0.0},
-                "without the background channel": {"csa.background": False},
-                "without balance": {"csa.balance": False},
-            },
-        ),
-        "level": (
-            "tokens contrasted in the subspaces",
-            {
-                "class tokens": {**presets.WITHOUT_PATCH_TOKENS, "class_contrast.weight": 0.5},
-                "patch tokens": {"class_contrast.weight": 0.0},
-                "both": {"class_contrast.weight": 0.5},
-            },
-        ),
-        "subspaces": (
-            "number of subspaces",
-            {f"K = {k}": {"msc.subspaces": k, "msc.dimension": width // k} for k in (1, 2, 4, 8)},
-        ),
-        "decoupling": (
-            "decoupling of the subspaces",
-            {
-                "decoupling none": presets.UNDECOUPLED,
-                "decoupling orth": {"msc.decorrelation_weight": 0.0},
-                "decoupling dec": {"msc.orthogonality_weight": 0.0},
-                "decoupling both": {},
-            },
-        ),
-        "direction": (
-            "direction of the alignment",
-            {kind: {"csa.direction": kind} for kind in ("aux_to_last", "last_to_aux", "both", "scheduled")},
-        ),
-        "layers": (
-            "aligned layers",
-            {label: {"csa.layers": before} for label, before in layers.items() if max(before) < depth},
-        ),
+    subspaces = {f"K = {k}": {"msc.subspaces": k, "msc.dimension": width // k} for k in (1, 2, 4, 8)}
+    aligned = {label: {"csa.layers": before} for label, before in layers.items() if max(before) < depth}
+    known = _CHANGES | {
+        "subspaces": ("number of subspaces", subspaces),
+        "layers": ("aligned layers", aligned),
         "temperature": ("temperatures of contrast in subspaces", factors(temperatures)),
         "weights": ("weights of the modules", factors(weights)),
     }
+    return {name: known[name] for name in _ORDER}
 
 
 def _titled(scale: str, title: str) -> str:
@@ -180,7 +185,7 @@ def _titled(scale: str, title: str) -> str:
     return f"{'CLIP ViT-B/16' if scale == 'voc-animals' else scale}: {title}"
 
 
-def _ablation(scale: str, title: str, rows: Mapping[str, Mapping[str, Any]], *more: Row) -> Experiment:
+def _ablation(scale: str, title: str, rows: _Rows, *more: Row) -> Experiment:
     """Changes of the whole method, each against it."""
     changed = tuple(Row(label, scale, changes) for label, changes in rows.items())
     same = next((row for row in changed if row.variant == scale), None)
