@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from running import folder, one_thread, own_set, record, run, tiny
 
-from wsss import cam, evaluate, metrics
+from wsss import evaluate, metrics
 from wsss.explore import payload as kept
 from wsss.explore import pictures, sources, widget
 from wsss.explore import scene as scenes
@@ -103,29 +103,27 @@ def test_a_view_holds_the_models_maps_codes_and_labels(made, looked):
         label = images[0].label[None]
         prediction = evaluate.predict(seer.model, pixels, label, config)
         output = seer.model(image)
-        raw = cam.class_scores(output.tokens, seer.model.classifier.weight.flatten(1), output.grid)[0]
     place = view.shown.index(found[0].present[0])
     assert view.shown[0] in found[0].present and sorted(view.shown) == [1, 2]
     assert view.grid == output.grid == (size // 8, size // 8)
-    raw = raw[view.shown[place] - 1]
-    one = raw.relu() - raw.relu().min()
-    assert np.allclose(view.layers[0].single[place], (one / (one.max() + 1e-5)).numpy(), atol=1e-6)
     both = [maps[:, [view.shown[place] - 1]] for maps in prediction.layers.values()]
     for layer, maps in zip(view.layers, both, strict=True):
         smaller = torch.nn.functional.interpolate(maps, (3 * size // 8, 3 * size // 8), mode="bilinear")
-        assert np.allclose(layer.multi[place], smaller[0, 0].numpy(), atol=1e-6)
+        assert np.allclose(layer.maps[place], smaller[0, 0].numpy(), atol=1e-6)
     labels = evaluate.to_labels(prediction, found[0].pixels.shape[:2], config)
     assert np.array_equal(view.segmentation, labels["segmentation"])
     assert np.array_equal(view.pseudo_label, labels["pseudo_label"])
     assert np.allclose(view.codes["tokens"], output.tokens[0].numpy())
     names = [f"subspace {k + 1}" for k in range(config.msc.subspaces)]
-    assert list(view.codes) == ["tokens", *names]
+    assert list(view.codes) == ["tokens", "tokens, aux layer", *names]
     assert np.allclose(view.codes["subspace 2"], prediction.codes[0].unflatten(1, (len(names), -1))[:, 1].numpy())
 
 
 def test_a_plain_model_has_neither_labels_of_a_decoder_nor_subspaces(looked):
     view = looked[3][0].views[1]
-    assert view.segmentation is None and view.pseudo_label is None and list(view.codes) == ["tokens"]
+    assert (
+        view.segmentation is None and view.pseudo_label is None and list(view.codes) == ["tokens", "tokens, aux layer"]
+    )
 
 
 def test_labels_that_are_not_known_are_predicted_by_the_last_model(looked):
@@ -159,13 +157,11 @@ def test_the_payload_is_plain_and_whole(looked):
     assert plain["classes"] == ["background", "cup", "jug"] and plain["start"]["threshold"] == 0.4
     image, scene = plain["images"][1], found[1]
     assert image["alt"] == f"{scene.name}, showing jug" and image["size"] == list(scene.pixels.shape[:2])
-    assert len(image["palette"]) == 4 and image["palette"][0] == [0, 0, 0]
-    assert image["palette"][2] == [0, 114, 178], "the class in the image has the first colour"
+    assert plain["palette"] == [[0, 0, 0], [0, 114, 178], [230, 159, 0], [217, 217, 217]], "a colour a class"
     layer, view = image["variants"][0]["layers"][1], scene.views[0]
-    assert decoded(layer["multi"]["data"]).reshape(2, *layer["multi"]["grid"]).tolist() == (
-        kept.quantised_maps(view.layers[1].multi).tolist()
-    )
-    codes = image["variants"][0]["codes"][1]
+    maps = kept.quantised_maps(view.layers[1].maps)
+    assert decoded(layer["data"]).reshape(2, *layer["grid"]).tolist() == maps.tolist()
+    codes = image["variants"][0]["codes"][2]
     assert decoded(codes["data"], np.int8).reshape(-1, codes["width"]).shape[0] == len(view.codes["subspace 1"])
 
 

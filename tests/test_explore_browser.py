@@ -1,25 +1,31 @@
 """The explorer in a real browser: over file:// and http, with changed pixels, and numbers as Python computes them."""
 
-import re
+import base64
+import json
 from contextlib import contextmanager
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
-from browser import axe, opened, served
+from browser import axe, missing, opened, served
+from PIL import Image
 from running import folder, one_thread, own_set, run, tiny
 from torch.nn import functional
 
+from wsss import evaluate, transforms
+from wsss.data.pictures import read_image
+from wsss.explore import engine, graph, sources
 from wsss.explore import payload as kept
 from wsss.explore import scene as scenes
-from wsss.explore import sources
 
 pytestmark = pytest.mark.slow
+IGNORE = 255
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """A page of three images and two models, and what it was made of."""
+def made(tmp_path_factory):
+    """Two models, a plain one last, and what they see in three images."""
     root, output = own_set(tmp_path_factory.mktemp("data") / "own"), tmp_path_factory.mktemp("runs")
     assert run(*tiny(root, output / "both")) == 0
     plain = [w for n in ("patch_contrast", "csa", "segmentation", "energy") for w in (f"--{n}.weight", "0")]
@@ -27,13 +33,20 @@ def site(tmp_path_factory):
     models = [sources.of_run(folder(output / name)) for name in ("both", "plain")]
     pictures = sources.of_set(root, "val", models[0][1], 3)
     with one_thread():
-        found = [scenes.scene(picture, [seer for seer, _ in models]) for picture in pictures]
+        return [seer for seer, _ in models], [
+            scenes.scene(picture, [seer for seer, _ in models]) for picture in pictures
+        ]
+
+
+@pytest.fixture(scope="module")
+def site(made, tmp_path_factory):
+    """A page of three images and two models, and what it was made of."""
     path = tmp_path_factory.mktemp("site") / "explore.html"
-    content = kept.payload(found, models[0][1], 0.3)
+    content = kept.payload(made[1], ("cup", "jug"), 0.3)
     assert content["start"]["variant"] == 1, "the last model is shown first"
     content["start"]["variant"] = 0
     path.write_text(kept.page(content, "Class activation maps", ["Words."]))
-    return path, found
+    return path, made[1]
 
 
 @pytest.fixture
@@ -44,33 +57,37 @@ def explorer(browser, site):
         assert not faults
 
 
-def change(page, key, value):
-    """Set a control as a person does, and wait until the page has been painted anew."""
-    control = page.locator(f"[data-key={key}]")
-    with painted(page, 0):
-        if control.evaluate("x => x.tagName") == "SELECT":
-            control.select_option(str(value))
-        else:
-            control.fill(str(value))
+@contextmanager
+def painted(page):
+    """Wait until what happens in the block has been drawn."""
+    count = "() => document.querySelector('.wsss-explorer').dataset.ready"
+    before = page.evaluate(count)
+    yield
+    page.wait_for_function(f"before => ({count})() !== before", arg=before)
 
 
-PIXELS = """caption => {
-  const figures = [...document.querySelectorAll(".wsss-explorer figure")];
-  const canvas = figures.find(x => x.lastChild.textContent.startsWith(caption)).querySelector("canvas");
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  return [canvas.height, canvas.width, [...data]];
-}"""
+def choose(page, **values):
+    with painted(page):
+        page.evaluate("values => document.querySelector('.wsss-explorer').explorer.choose(values)", values)
 
 
-def pixels(page, caption):
-    """Colours (h, w, 3) of the canvas with that caption."""
-    found = page.evaluate(PIXELS, caption)
-    return np.array(found[2], np.uint8).reshape(found[0], found[1], 4)[..., :3]
+def pixels(page):
+    """Colours (h, w, 3) of the picture as it is shown."""
+    text = page.evaluate("document.querySelector('.wsss-explorer canvas').toDataURL()").partition(",")[2]
+    with Image.open(BytesIO(base64.b64decode(text))) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def labels(page, key):
+    """Label map (h, w) that is drawn under a key."""
+    explorer = "document.querySelector('.wsss-explorer').explorer"
+    flat = page.evaluate(f"[...{explorer}.labelMap('{key}', {explorer}.at('variant'), {explorer}.at('layer'))]")
+    return np.array(flat, np.uint8).reshape(page.evaluate(f"{explorer}.scene.size"))
 
 
 def numbers(page):
     """The table of numbers: label map -> IoU, outside, missed, covers."""
-    rows = page.locator(".wx-numbers tbody tr")
+    rows = page.locator(".wsss-explorer tbody tr")
     cells = [rows.nth(i).locator("th, td").all_text_contents() for i in range(rows.count())]
     return {name: [None if x == "–" else float(x) for x in values] for name, *values in cells}
 
@@ -81,134 +98,152 @@ def enlarged(maps, size):
     return functional.interpolate(small, size, mode="bilinear", align_corners=False)[0].numpy()
 
 
-def expected(scene, view, layer, mode, label, threshold):
+def expected(scene, view, layer, label, threshold):
     """Label map of the CAM, and its numbers against the truth."""
     size = scene.pixels.shape[:2]
-    planes = enlarged(getattr(view.layers[layer], mode), size)
-    rivals = [place for place, one in enumerate(view.shown) if one in (*scene.present, label)]
+    planes = enlarged(view.layers[layer].maps, size)
+    rivals = [place for place, shown in enumerate(view.shown) if shown in (*scene.present, label)]
     best = planes[rivals].max(0)
     winner = np.array(view.shown)[rivals][planes[rivals].argmax(0)]
-    labels = np.where(best > threshold, winner, 0)
-    here, there, judged = labels == label, scene.truth == label, scene.truth != 255
+    cam = np.where(best > threshold, winner, 0)
+    here, there, judged = cam == label, scene.truth == label, scene.truth != IGNORE
     both, extra, missed = ((x & judged).sum() for x in (here & there, here & ~there, ~here & there))
-    share = lambda part, whole: 100 * part / whole if whole else None  # noqa: E731
-    found = [share(both, both + extra + missed), share(extra, both + extra), share(missed, both + missed)]
-    return labels, [*found, 100 * here.mean()]
-
-
-def same(one, other, tolerance=0.06):
-    assert len(one) == len(other)
-    for a, b in zip(one, other, strict=True):
-        assert (a is None) == (b is None) and (a is None or abs(a - b) <= tolerance), (one, other)
+    shares = [(both, both + extra + missed), (extra, both + extra), (missed, both + missed), (here.sum(), here.size)]
+    return cam, [100 * part / whole if whole else None for part, whole in shares]
 
 
 def test_numbers_and_labels_are_those_that_python_computes(explorer):
-    page, found = explorer
-    states = [(0, 0, 0, "multi", 0.3), (2, 0, 1, "single", 0.45), (2, 1, 1, "multi", 0.2), (1, 1, 0, "single", 0.05)]
-    for image, variant, layer, mode, threshold in states:
-        for key, value in (("image", image), ("variant", variant), ("layer", layer), ("scales", mode)):
-            if page.locator(f"[data-key={key}]").input_value() != str(value):
-                change(page, key, value)
-        if page.locator("[data-key=threshold]").input_value() != str(threshold):
-            change(page, "threshold", threshold)
-        label = int(page.locator("[data-key=label]").input_value())
-        scene, view = found[image], found[image].views[variant]
-        labels, wanted = expected(scene, view, layer, mode, label, threshold)
-        same(numbers(page)["CAM at the threshold"], wanted)
-        palette = np.array(kept._palette(scene, 3), np.uint8)
-        shown = pixels(page, "CAM at the threshold")
-        assert (shown == palette[labels]).all(2).mean() > 0.9, "all but the outline of the patch"
+    page, seen = explorer
+    for image, variant, layer, threshold in [(2, 0, 0, 0.3), (0, 0, 1, 0.45), (2, 1, 1, 0.2), (1, 1, 0, 0.05)]:
+        choose(page, image=image, variant=variant, layer=layer, threshold=threshold)
+        label = page.evaluate("document.querySelector('.wsss-explorer').explorer.at('label')")
+        scene, view = seen[image], seen[image].views[variant]
+        cam, wanted = expected(scene, view, layer, label, threshold)
+        assert (labels(page, "labels") == cam).mean() > 0.999
+        for value, other in zip(numbers(page)["CAM at the threshold"], wanted, strict=True):
+            assert (value is None) == (other is None) and (value is None or abs(value - other) <= 0.06)
+        assert ("Segmentation" in numbers(page)) == (view.segmentation is not None)
         if view.segmentation is not None:
-            assert (pixels(page, "segmentation") == palette[view.segmentation]).all(2).mean() > 0.9
-            here, there = view.segmentation == label, scene.truth == label
-            judged = scene.truth != 255
-            union = ((here | there) & judged).sum()
-            iou = 100 * (here & there & judged).sum() / union if union else None
-            same(numbers(page)["segmentation"][:1], [iou])
-        assert ("segmentation" in numbers(page)) == (view.segmentation is not None)
+            assert np.array_equal(labels(page, "segmentation"), view.segmentation)
+        assert np.array_equal(labels(page, "truth"), scene.truth)
 
 
-@pytest.mark.parametrize(
-    "key, value, panel",
-    [
-        ("threshold", 0.9, "CAM at the threshold"),
-        ("opacity", 0.1, "CAM over the image"),
-        ("colours", "gray", "CAM over the image"),
-        ("label", 2, "CAM over the image"),
-        ("layer", 1, "CAM over the image"),
-        ("scales", "single", "CAM over the image"),
-        ("variant", 1, "CAM over the image"),
-        ("image", 1, "image"),
-        ("image", 1, "truth"),
-        ("row", None, "tokens"),
-        ("column", None, "subspace 1"),
-        ("row", None, "CAM, aux layer"),
-    ],
-)
-def test_every_control_changes_the_pictures(explorer, key, value, panel):
-    page, found = explorer
-    if value is None:  # another patch than the one that is chosen
-        value = (int(page.locator(f"[data-key={key}]").input_value()) + 1) % found[0].views[0].grid[0]
-    before, said = pixels(page, panel), page.locator(".wx-status").text_content()
-    change(page, key, value)
-    after = pixels(page, panel)
-    assert before.shape != after.shape or (before != after).any()
-    if key not in ("opacity", "colours"):
-        assert page.locator(".wx-status").text_content() != said
+def test_the_class_of_another_picture_is_one_that_it_shows(explorer):
+    page, seen = explorer
+    for image in (1, 0, 2):
+        with painted(page):
+            page.locator(f"[data-image='{image}']").click()
+        checked = page.locator("[data-key=label]:checked").input_value()
+        assert int(checked) in seen[image].present
 
 
-def test_a_click_chooses_a_patch_and_shows_what_is_like_it(explorer):
-    page, found = explorer
-    view, canvas = found[0].views[0], page.locator(".wx-panels canvas").first
-    rows, columns = view.grid
-    box = canvas.bounding_box()
-    canvas.click(position={"x": box["width"] * (columns - 0.5) / columns, "y": box["height"] * 0.5 / rows})
-    page.wait_for_function("count => document.querySelector('[data-key=column]').value == count", arg=columns - 1)
-    page.wait_for_function("document.querySelector('.wx-status').textContent.includes('row 1, column')")
-    assert page.locator("[data-key=row]").input_value() == "0"
-    index = columns - 1
-    planes = enlarged(view.layers[0].multi, view.grid).reshape(len(view.shown), -1)
-    rivals = [place for place, one in enumerate(view.shown) if one in found[0].present]
-    vectors = np.concatenate([1 - planes[rivals].max(0, keepdims=True), planes[rivals]]).T
-    rows_of = {name: kept.quantised_codes(kept.compact(codes)).astype(float) for name, codes in view.codes.items()}
-    rows_of[f"CAM, {view.layers[0].name}"] = vectors
-    for name, vectors in rows_of.items():
-        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        caption = page.locator("figcaption", has_text=re.compile(f"^{re.escape(name)}: mean")).text_content()
-        assert abs(float(caption.rpartition(" ")[2]) - (unit @ unit[index]).mean()) < 0.006, caption
-
-
-def test_it_works_by_keyboard_alone(explorer):
+def test_every_control_changes_the_picture(explorer):
     page, _ = explorer
-    page.locator("[data-key=threshold]").focus()
-    before = float(page.locator("[data-key=threshold]").input_value())
-    page.keyboard.press("ArrowRight")
-    assert float(page.locator("[data-key=threshold]").input_value()) == pytest.approx(before + 0.01)
+    for view in ("labels", "pseudo_label", "segmentation", "truth", "alike", "photograph", "cam"):
+        before = pixels(page)
+        with painted(page):
+            page.locator(f".wx-chip:has([value={view}])").click()
+        assert (pixels(page) != before).any(), view
+    for key, value in {
+        "threshold": "0.9",
+        "opacity": "0.1",
+        "layer": "1",
+        "variant": "1",
+        "beside": "photograph",
+        "split": "0.2",
+    }.items():
+        before, control = pixels(page), page.locator(f"[data-key={key}]")
+        with painted(page):
+            control.select_option(value) if key in ("layer", "variant", "beside") else control.fill(value)
+        assert (pixels(page) != before).any(), key
+
+
+def test_a_click_and_arrow_keys_choose_a_patch_and_show_what_is_like_it(explorer):
+    page, seen = explorer
+    view, frame = seen[0].views[0], page.locator(".wx-frame")
+    rows, columns = view.grid
+    box = frame.bounding_box()
+    with painted(page):
+        frame.click(position={"x": box["width"] * (columns - 0.5) / columns, "y": box["height"] * 0.5 / rows})
+    state = "['row', 'column', 'view'].map(key => document.querySelector('.wsss-explorer').explorer.at(key))"
+    assert page.evaluate(state) == [0, columns - 1, "alike"]
+    frame.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate(state) == [0, columns - 2, "alike"]
+    vectors = [kept.quantised_codes(kept.compact(codes)).astype(float) for codes in view.codes.values()]
+    planes = enlarged(view.layers[0].maps, view.grid).reshape(len(view.shown), -1)
+    rivals = [place for place, shown in enumerate(view.shown) if shown in seen[0].present]
+    vectors.append(np.concatenate([1 - planes[rivals].max(0, keepdims=True), planes[rivals]]).T)
+    for number, each in enumerate(vectors):
+        unit = each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-12)
+        alike = page.evaluate(f"[...document.querySelector('.wsss-explorer').explorer.alike({number})]")
+        assert np.allclose(alike, unit @ unit[columns - 2], atol=1e-3), number
+
+
+def test_everything_works_by_keyboard(explorer):
+    page, _ = explorer
+    page.locator("[data-image='0']").focus()
     reached = set()
-    page.locator("[data-key=image]").focus()
-    for _ in range(12):
-        reached.add(page.evaluate("document.activeElement.dataset.key"))
+    for _ in range(30):
+        active = "(({dataset, className}) => dataset.key || dataset.do || className)(document.activeElement)"
+        reached.add(page.evaluate(active))
         page.keyboard.press("Tab")
     assert {
-        "image",
-        "variant",
         "label",
+        "view",
         "layer",
-        "scales",
-        "colours",
         "threshold",
         "opacity",
-        "row",
-        "column",
+        "beside",
+        "variant",
+        "tour",
+        "save",
+        "link",
+        "wx-frame",
     } <= reached
+    page.locator("[data-key=view]:checked").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("[data-key=view]:checked").input_value() == "labels"
+
+
+def test_the_tour_has_five_steps_and_gives_the_focus_back(explorer):
+    page, _ = explorer
+    page.locator("[data-do=tour]").click()
+    for number in range(1, 6):
+        assert page.locator(".wx-tour p").text_content().startswith(f"{number} of 5.")
+        page.keyboard.press("Enter")
+    assert not page.locator(".wx-tour").is_visible()
+    assert page.evaluate("document.activeElement.dataset.do") == "tour"
+
+
+def test_a_link_leads_to_the_same_view(browser, explorer, site):
+    page, seen = explorer
+    choose(page, image=2, view="alike", alike=2, row=1, column=3)
+    page.locator("[data-do=link]").click()
+    with opened(browser, page.url) as (other, faults):
+        other.wait_for_selector(".wsss-explorer[data-ready]")
+        assert np.array_equal(pixels(other), pixels(page)) and not faults
+    assert seen[2].name in page.url
+
+
+def test_the_picture_is_saved_with_words(explorer):
+    page, seen = explorer
+    with page.expect_download() as download:
+        page.locator("[data-do=save]").click()
+    height, width = seen[0].pixels.shape[:2]
+    with Image.open(download.value.path()) as saved:
+        assert saved.size == (width, height + 22)
 
 
 def test_what_is_seen_is_said(explorer):
-    page, found = explorer
-    words = page.locator(".wx-panels canvas").evaluate_all("all => all.map(x => x.getAttribute('aria-label'))")
-    assert len(words) == 6 and all(words)
-    assert found[0].name in words[0] and "largest value" in words[1] and re.search(r"cup \d+ %", words[2])
-    assert page.locator(".wx-status").get_attribute("role") == "status"
+    page, seen = explorer
+    choose(page, view="segmentation", beside="labels")
+    words = page.locator("canvas").get_attribute("aria-label")
+    assert seen[0].name in words and "Segmentation: " in words and "Right: CAM at the threshold" in words
+    page.wait_for_function("document.querySelector('.wx-status').textContent.includes('Segmentation')")
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -217,56 +252,116 @@ def test_nothing_stands_in_the_way_of_anyone(browser, site, width, theme):
     with opened(browser, site[0].as_uri(), width) as (page, faults):
         page.emulate_media(color_scheme=theme)
         page.wait_for_selector(".wsss-explorer[data-ready]")
+        page.locator("summary").click()
+        page.locator("[data-do=tour]").click()
         assert axe(page) == [] and not faults
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
-def test_it_works_over_http(browser, site):
-    with (
-        served(site[0].parent) as address,
-        opened(browser, f"{address}/explore.html") as (page, faults),
-    ):
+# A photograph of the reader's own.
+
+
+@pytest.fixture(scope="module")
+def taking(made, tmp_path_factory):
+    """The page with a model in it, the same with the model beside it, the model, and a photograph."""
+    if engine.runtime() is None:
+        missing("onnxruntime-web is not in the cache, and npm cannot fetch it")
+    seer, place = made[0][0], tmp_path_factory.mktemp("taking")
+    graph.write(seer, place / "model.onnx")
+    content = kept.payload(made[1], ("cup", "jug"), 0.3, model=scenes.described(seer))
+    described, parts = engine.pack(place / "model.onnx")
+    (place / "inline.html").write_text(kept.page(content | {"engine": described}, "Try it", [], parts))
+    (place / "beside.html").write_text(kept.page(content | {"engine": described | {"source": "parts/"}}, "Try it"))
+    engine.write(parts, place / "parts")
+    noise = np.random.default_rng(5).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((521, 347), Image.Resampling.BICUBIC).save(place / "mine.png")
+    return place, seer
+
+
+@pytest.mark.parametrize("way", ["file, inline", "file, beside", "http, beside"])
+def test_a_photograph_is_looked_at_in_the_page_as_by_python(browser, taking, way):
+    """The same top class, and the same labels of 99.9 % of the pixels; nothing is asked of another host."""
+    place, seer = taking
+    photograph = read_image(place / "mine.png")
+    with one_thread():
+        seer.model.half().float()  # as the page has it
+        scene = scenes.scene(scenes.Picture("mine", photograph), [seer])
+        prediction = evaluate.predict(
+            seer.model, scenes._pixels(photograph, seer), scenes.predicted_label(photograph, seer)[None], seer.config
+        )
+    wanted = evaluate.to_labels(prediction, scene.pixels.shape[:2], seer.config)
+    name = f"{way.rpartition(' ')[2]}.html"
+    with served(place) as server:
+        address = (place / name).as_uri() if way.startswith("file") else f"{server}/{name}"
+        with opened(browser, address) as (page, faults):
+            page.wait_for_selector(".wsss-explorer[data-ready]")
+            page.locator("input[type=file]").set_input_files(place / "mine.png")
+            page.wait_for_function("document.querySelector('.wx-engine').textContent.includes('not left')")
+            explorer = "document.querySelector('.wsss-explorer').explorer"
+            page.wait_for_function(f"{explorer}.scene.name === 'mine'")
+            assert page.evaluate(f"{explorer}.scene.present") == list(scene.present)
+            view, scores = scene.views[0], page.evaluate(f"{explorer}.seen.scores")
+            assert page.evaluate(f"{explorer}.seen.shown[0]") == view.shown[0]
+            assert np.allclose(scores, view.scores, atol=1e-3)
+            page.evaluate(f"{explorer}.choose({{threshold: {seer.config.cam.background}}})")
+            for key, kind in (("labels", "cam"), ("segmentation", "segmentation"), ("pseudo_label", "pseudo_label")):
+                assert (labels(page, key) == wanted[kind]).mean() >= 0.999, key
+            assert not faults
+
+
+def test_the_page_squashes_a_photograph_as_pillow_does(browser, taking):
+    place, _ = taking
+    with opened(browser, (place / "beside.html").as_uri()) as (page, _):
+        for size in ((521, 347), (20, 90), (32, 50), (90, 20), (480, 640)):
+            photograph = read_image(place / "mine.png").resize(size)
+            text = base64.b64encode(photograph.convert("RGBA").tobytes()).decode()
+            decoded = "Uint8Array.from(atob(text), letter => letter.charCodeAt(0))"
+            call = f"([text, width, height]) => [...WsssExplorer.squashed({{data: {decoded}, width, height}}, 32)]"
+            planes = np.array(page.evaluate(call, [text, *size])).reshape(3, 32, 32)
+            assert np.array_equal(planes, transforms.resize_square(photograph, 32).numpy()), size
+
+
+def test_what_is_no_picture_is_said(browser, taking, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"none")
+    with opened(browser, (taking[0] / "beside.html").as_uri()) as (page, _):
         page.wait_for_selector(".wsss-explorer[data-ready]")
-        change(page, "threshold", 0.77)
-        assert "above 0.77" in page.locator(".wx-status").text_content() and not faults
+        page.locator("input[type=file]").set_input_files(tmp_path / "broken.png")
+        page.wait_for_function(
+            "document.querySelector('.wx-engine').textContent.includes('no picture that this browser')"
+        )
 
 
+@pytest.mark.parametrize("name", ["explore.html", "runs/explore.html"])
 @pytest.mark.parametrize("way", ["file", "http"])
-@pytest.mark.parametrize("number", [0, 1])
-def test_those_in_the_built_book_answer(browser, book, way, number):
-    """Class, layer, threshold, image, a patch by its slider and by a click: pixels change, and nothing is asked of
-    another host."""
-    name = "runs/explore.html"
-    with (
-        served(book) as site,
-        opened(browser, (book / name).as_uri() if way == "file" else f"{site}/{name}") as opening,
-    ):
-        page, faults = opening
-        page.wait_for_function("document.querySelectorAll('.wsss-explorer[data-ready]').length === 2")
-        explorer = page.locator(".wsss-explorer").nth(number)
-        for key, panel in (("threshold", 2), ("layer", 1), ("label", 1), ("image", 0), ("row", 1)):
-            control, before = explorer.locator(f"[data-key={key}]"), drawn(explorer, panel)
-            with painted(page, number):
-                if key in ("threshold", "row"):
-                    control.fill("0.21" if key == "threshold" else str((int(control.input_value()) + 5) % 10))
-                else:
-                    control.select_option(index=1)
-            assert drawn(explorer, panel) != before, key
-        before = explorer.locator(".wx-status").text_content()
-        with painted(page, number):
-            explorer.locator(".wx-panels canvas").first.click(position={"x": 9, "y": 9})
-        assert explorer.locator(".wx-status").text_content() != before and not faults
+def test_those_in_the_built_book_answer(browser, book, way, name):
+    with served(book) as server:
+        address = (book / name).as_uri() if way == "file" else f"{server}/{name}"
+        with opened(browser, address) as (page, faults):
+            page.wait_for_selector(".wsss-explorer[data-ready]")
+            for values in (
+                {"view": "labels"},
+                {"image": 1},
+                {"view": "alike", "alike": 1},
+                {"threshold": 0.2, "view": "cam"},
+            ):
+                before = pixels(page)
+                choose(page, **values)
+                assert (pixels(page).shape != before.shape) or (pixels(page) != before).any(), values
+            assert not faults
 
 
-@contextmanager
-def painted(page, number):
-    """Wait until what happens in the block has been drawn."""
-    count = "number => document.querySelectorAll('.wsss-explorer')[number].dataset.ready"
-    before = page.evaluate(count, number)
-    yield
-    page.wait_for_function(f"([number, before]) => ({count})(number) !== before", arg=[number, before])
-
-
-def drawn(explorer, panel):
-    """A canvas as text."""
-    return explorer.locator(".wx-panels canvas").nth(panel).evaluate("canvas => canvas.toDataURL()")
+def test_the_book_takes_a_photograph(browser, book):
+    """The shipped model in the page names what it names in Python."""
+    photograph = kept.FOLDER.parents[1] / "data/photographs/cow.jpg"
+    content = json.loads((photograph.parent / "explorer.json").read_text())
+    with opened(browser, (book / "explore.html").as_uri()) as (page, faults):
+        page.wait_for_selector(".wsss-explorer[data-ready]")
+        if not page.evaluate("Boolean(document.querySelector('.wsss-explorer').explorer.data.engine)"):
+            missing("the book was built without onnxruntime-web")
+        page.locator("input[type=file]").set_input_files(photograph)
+        page.wait_for_function("document.querySelector('.wx-engine').textContent.includes('not left')")
+        seen = page.evaluate(
+            "(({shown, scores}) => [shown, scores])(document.querySelector('.wsss-explorer').explorer.seen)"
+        )
+    wanted = next(image for image in content["images"] if image["name"] == "cow")["variants"][-1]
+    assert not faults and seen[0] == wanted["shown"] and np.allclose(seen[1], wanted["scores"], atol=0.01)

@@ -78,17 +78,17 @@ def test_a_slider_is_read_by_the_kernel_and_the_kernel_answers(browser, tmp_path
     with lab(tmp_path) as address, opened(browser, f"{address}/lab/tree/live.ipynb") as (page, faults):
         execute(page, 0)
         page.wait_for_selector(".wsss-explorer[data-ready]")
-        page.locator(".wsss-explorer [data-key=image]").select_option("1")
+        page.locator(".wsss-explorer [data-image='1']").click()
         page.locator(".wsss-explorer [data-key=threshold]").fill("0.73")
-        page.locator(".wsss-explorer [data-key=label]").select_option("1")
+        page.locator(".wsss-explorer [data-key=label][value='1']").check()
         assert read(page) == "read 0.73 1 1 None"
         page.locator(".wsss-explorer [data-ask=refine]").click()
-        caption = "CAM, last layer (block 3), above 0.73, refined"
-        page.wait_for_function(
-            "words => [...document.querySelectorAll('.wsss-explorer figcaption')].some(x => x.textContent === words)",
-            arg=caption,
-        )
-        assert read(page) == f"read 0.73 1 1 {caption}"
+        title = "CAM, last layer (block 3), above 0.73, refined"
+        page.wait_for_selector(f".wsss-explorer [data-key=view][value='{title}']:checked", state="attached")
+        assert read(page) == f"read 0.73 1 1 {title}"
+        page.locator(".wsss-explorer input[type=file]").set_input_files(root / "JPEGImages/val_2.jpg")
+        page.wait_for_selector(".wsss-explorer [data-image='2'][aria-pressed=true]")
+        assert read(page).startswith("read 0.73 1 2") or read(page).startswith("read 0.73 2 2")
         assert not [fault for fault in faults if fault.startswith(("asks", "script"))]
 
 

@@ -26,6 +26,7 @@ usage: wsss COMMAND ...
   predict RUN PHOTOS       write segmentation, CAM and pseudo labels of photographs or of a list as index PNGs
   sweep TABLE              train and evaluate every run of an experiment that is not finished
   explore IMAGES           what a model sees in pictures, as one page to explore in a browser
+  export RUN               the network as an ONNX graph, for the explorer's page or any other program
   score PREDICTIONS TRUTH  compare two folders of index PNGs; prints one JSON line
   data WHAT                draw the mini set, prepare VOC or COCO, look through a data set: see wsss data --help
   pretrain ROOT            pretrain a small ViT on a folder of class folders, or on drawn images
@@ -281,6 +282,7 @@ COMMANDS: dict[str, command.Target] = {
     "predict": Predict,
     "sweep": "wsss.tools.sweep:run",
     "explore": "wsss.explore.command:Explore",
+    "export": "wsss.explore.command:Export",
     "score": Score,
     "data": "wsss.data.commands:run",
     "pretrain": "wsss.tools.pretrain:Pretrain",

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def set_address(app: Sphinx, config: Config) -> None:
 def choose_scripts(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Leave out sphinx-thebe, which loads a script from another host and fails without one, and the explorer where the
     page has none; MathJax once, not twice."""
-    unused = ("thebe",) if "data-wsss-explorer" in context.get("body", "") else ("thebe", *EXPLORER)
+    unused = ("thebe",) if "data-wsss-explorer" in context.get("body", "") else ("thebe", "explorer")
     for kind in ("css_files", "script_files"):
         wanted = [asset for asset in context[kind] if not any(name in _text(asset) for name in unused)]
         context[kind] = list({_text(asset): asset for asset in wanted}.values())
@@ -137,19 +136,6 @@ def plain_roles(app: Sphinx, pagename: str, template: str, context: dict[str, An
 LIST_OF_CITATIONS, PLAIN_LIST = '<div role="list" class="citation-list">', '<div class="citation-list">'
 
 
-# The explorer, which is a part of the package.
-
-EXPLORER = ("explorer.js", "explorer.css")
-
-
-def copy_explorer(app: Sphinx) -> None:
-    """Put the explorer's script and style among the site's files."""
-    folder = Path(app.outdir) / "_static"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in EXPLORER if app.builder.format == "html" else ():
-        shutil.copyfile(ROOT / "wsss" / "explore" / name, folder / name)
-
-
 def drop_source_maps(app: Sphinx, error: Exception | None) -> None:
     """Leave out the theme's source maps, megabytes that only its own developers need."""
     for path in (Path(app.outdir) / "_static").rglob("*.map"):
@@ -165,10 +151,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", mark_short)
     app.connect("html-page-context", choose_scripts, priority=900)
     app.connect("html-page-context", plain_roles)
-    app.connect("builder-inited", copy_explorer)
     app.connect("build-finished", drop_source_maps)
     app.add_css_file("wsss.css")
-    app.add_css_file("explorer.css")
-    app.add_js_file("explorer.js", loading_method="defer")
     app.add_js_file("wsss.js", loading_method="defer")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,10 +1,12 @@
-"""`wsss explore`: what a model sees in your pictures, as one HTML file."""
+"""`wsss explore`: what a model sees in your pictures, as one HTML file; `wsss export`: the model as a graph."""
 
+import json
 import sys
+import tempfile
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tqdm import tqdm
@@ -12,8 +14,8 @@ from tqdm import tqdm
 from wsss.paths import UserError, atomic
 
 _INTRODUCTION = (
-    "What a network that was trained by image labels alone sees in a picture: choose a class, a layer and a threshold; "
-    "click on a picture, or move the two sliders at the end, to choose a patch and see which others are like it."
+    "What a network that was trained on the names of what photographs show, and on nothing else, sees in yours. Choose "
+    "what to draw over the picture; point at a patch to see which others are like it."
 )
 
 
@@ -27,11 +29,13 @@ class Explore:
     run: tuple[Path, ...] = ()
     """Folders of finished runs, OUTPUT/DATASET/VARIANT/SEED, that know the same classes; empty: the shipped model."""
     output: Path = Path("explore.html")
-    """The page."""
+    """The page; with a name that ends in .json, what it shows alone."""
     limit: int = 8
     """Pictures at most."""
     split: str = "val"
     """List of a data set."""
+    drop: bool = False
+    """Put the last model into the page, so that it takes further photographs by itself: about 20 MB more."""
     open: bool = True
     """Open the page in the browser."""
 
@@ -42,7 +46,7 @@ class Explore:
             raise UserError(f"{self.images} does not exist; name a picture, a folder of pictures or a data set")
         if self.output.is_dir():
             raise UserError(f"--output {self.output} is a folder; name a file for the page")
-        from wsss.explore import payload, scene, sources
+        from wsss.explore import engine, graph, payload, scene, sources
 
         seers, classes = sources.of_runs(self.run)
         if (self.images / "JPEGImages").is_dir():
@@ -52,9 +56,44 @@ class Explore:
         if shrunk := scene.shrunk(pictures, seers):
             print(shrunk, file=sys.stderr)
         scenes = [scene.scene(picture, seers) for picture in tqdm(pictures, desc="explore", unit="image")]
-        data = payload.payload(scenes, classes, seers[-1].config.cam.background)
+        model = scene.described(seers[-1])
+        content, parts = payload.payload(scenes, classes, seers[-1].config.cam.background, model=model), []
+        if self.drop:
+            with tempfile.TemporaryDirectory() as folder:
+                graph.write(seers[-1], Path(folder) / "model.onnx")
+                packed = engine.pack(Path(folder) / "model.onnx")
+            if packed is None:
+                raise UserError("the page cannot hold a model without its runtime; install npm, or leave --drop out")
+            content["engine"], parts = packed
+        alone = self.output.suffix == ".json"
+        text = json.dumps(content, separators=(",", ":"), allow_nan=False)
         with atomic(self.output) as temporary:
-            temporary.write_text(payload.page(data, "Class activation maps", [_INTRODUCTION]), encoding="utf-8")
+            page = text if alone else payload.page(content, "Class activation maps", [_INTRODUCTION], parts)
+            temporary.write_text(page, encoding="utf-8")
         print(f"{self.output}: {len(scenes)} pictures, {self.output.stat().st_size / 1e6:.1f} MB")
-        if self.open:
+        if self.open and not alone:
             webbrowser.open(self.output.resolve().as_uri())
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a finished run's network as an ONNX graph, NAME.onnx, with its weights in half precision beside it,
+    NAME.safetensors. Inputs: pixels of the squashed photograph, and the image label; of zeros, the classes that the
+    network predicts take its place. Outputs: what the explorer shows."""
+
+    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
+    """The run's folder, OUTPUT/DATASET/VARIANT/SEED; none: the shipped model."""
+    output: Path = Path("model.onnx")
+    """The graph."""
+    weights: Literal["last", "best"] = "last"
+    """Which of the run's weights."""
+
+    def __call__(self) -> str:
+        if self.output.suffix != ".onnx":
+            raise UserError(f"--output is {self.output}; the graph's name ends in .onnx")
+        from wsss.explore import graph, sources
+
+        seer, _ = sources.of_run(self.run, self.weights) if self.run else sources.shipped()
+        weights = graph.write(seer, self.output)
+        sizes = [f"{path}: {path.stat().st_size / 1e6:.1f} MB" for path in (self.output, weights)]
+        return "; ".join(sizes)

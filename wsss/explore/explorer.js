@@ -1,43 +1,56 @@
-// The CAM explorer: one component, two hosts. A page without a kernel mounts it on the JSON that lies in it; a notebook
-// mounts it as an anywidget, whose Python side reads the same values. A classic script, so that it works over file://.
+// The explorer: one component, three hosts. A page of the book and the page of `wsss explore` mount it on the JSON that
+// lies in them; a notebook mounts it as an anywidget, whose kernel reads the same values. A photograph of the reader's
+// own is looked at by the network in the page (explorer_engine.js), or in a notebook by the kernel. A classic script, so
+// that it works over file://.
 (() => {
 "use strict";
 
-const SCALE = 8; // pixels of an affinity picture per token
 const IGNORE = 255;
-const START = { image: 0, variant: 0, label: 0, layer: 0, scales: "multi", threshold: 0.5, opacity: 0.6, colours: "cividis", row: -1, column: -1 };
+const START = { image: 0, variant: 0, label: 0, layer: 0, view: "cam", beside: "", alike: 0, threshold: 0.5, opacity: 0.6, split: 0.5, row: -1, column: -1 };
+const NUMBERS = ["image", "variant", "label", "layer", "alike", "threshold", "opacity", "split", "row", "column"];
 
 const SHELL = `
-  <div class="wx-controls">
-    <label>Image <select data-key="image"></select></label>
-    <label>Model <select data-key="variant"></select></label>
-    <label>Class <select data-key="label"></select></label>
-    <label>Layer <select data-key="layer"></select></label>
-    <label>Scales <select data-key="scales"><option value="multi">several, with mirror images</option><option value="single">one</option></select></label>
-    <label>Colours <select data-key="colours"></select></label>
-    <label>Threshold <output data-of="threshold"></output><input data-key="threshold" type="range" min="0" max="1" step="0.01"></label>
-    <label>Opacity <output data-of="opacity"></output><input data-key="opacity" type="range" min="0" max="1" step="0.05"></label>
+  <div class="wx-pictures" role="group" aria-label="Photographs"></div>
+  <p class="wx-engine" role="status"></p>
+  <section class="wx-tour" aria-label="Guided tour" hidden>
+    <p></p><div><button type="button" data-do="back">Back</button><button type="button" data-do="next">Next</button><button type="button" data-do="end">End the tour</button></div>
+  </section>
+  <div class="wx-body">
+    <div class="wx-stage">
+      <div class="wx-frame" tabindex="0" role="application">
+        <canvas role="img"></canvas><span class="wx-tag"></span><span class="wx-tag wx-right"></span>
+      </div>
+      <label class="wx-range" data-of="split">Move the line<input data-key="split" type="range" min="0" max="1" step="0.01"></label>
+      <label class="wx-range">Opacity<input data-key="opacity" type="range" min="0" max="1" step="0.05"></label>
+      <p class="wx-legend"></p>
+    </div>
+    <div class="wx-panel">
+      <fieldset data-of="label"><legend>What the model names</legend><div class="wx-classes"></div></fieldset>
+      <fieldset><legend>Show</legend><div class="wx-chips" data-of="view"></div></fieldset>
+      <fieldset data-of="alike"><legend>Alike by</legend><div class="wx-chips"></div><p>Point at a patch, or use the arrow keys on the picture.</p></fieldset>
+      <label data-of="layer">Layer<select data-key="layer"></select></label>
+      <label class="wx-range" data-of="threshold">Threshold <output></output><input data-key="threshold" type="range" min="0" max="1" step="0.01"></label>
+      <label>Compare with<select data-key="beside"></select></label>
+      <label data-of="variant">Model<select data-key="variant"></select></label>
+      <p class="wx-buttons"><button type="button" data-do="tour">Guided tour</button><button type="button" data-do="save">Save the picture</button><button type="button" data-do="link">Link to this view</button></p>
+      <p class="wx-buttons" data-of="live"><button type="button" data-ask="refine">Refine the CAM at this threshold (PAR)</button><button type="button" data-ask="crf">Dense CRF on the segmentation</button><span></span></p>
+      <details><summary>Numbers and source</summary><p class="wx-about"></p><table><caption></caption><thead></thead><tbody></tbody></table></details>
+    </div>
   </div>
-  <div class="wx-panels"></div>
-  <p class="wx-legend"></p>
-  <p class="wx-about"></p>
-  <div class="wx-live" hidden>
-    <button type="button" data-ask="refine">Refine the CAM at this threshold (PAR)</button>
-    <button type="button" data-ask="crf">Dense CRF on the segmentation</button>
-    <span data-key="waiting"></span>
-  </div>
-  <table class="wx-numbers"><caption></caption><thead><tr><th scope="col">label map</th><th scope="col">IoU, %</th>
-    <th scope="col">outside the object, % of the map</th><th scope="col">missed, % of the object</th><th scope="col">covers, % of the image</th></tr></thead><tbody></tbody></table>
-  <p class="wx-status" role="status"></p>
-  <div class="wx-controls">
-    <label>Patch, row <output data-of="row"></output><input data-key="row" type="range" min="0" step="1"></label>
-    <label>Patch, column <output data-of="column"></output><input data-key="column" type="range" min="0" step="1"></label>
-  </div>
-  <div class="wx-affinities"></div>`;
+  <p class="wx-status" role="status"></p>`;
+
+/** Steps of the tour: what is set, and what is told of it. */
+const TOUR = [
+  [{ view: "photograph", beside: "" }, (x) => `1 of 5. The model was trained on photographs and the names of what they show; nobody outlined anything. Of this one it says ${x.name(x.at("label"))}, with probability ${x.score.toFixed(2)}.`],
+  [{ view: "cam", beside: "", layer: 0 }, (x) => `2 of 5. Which patches speak for ${x.name(x.at("label"))}? Its class activation map answers: bright means yes. The map often finds a part, such as a head, and misses the rest.`],
+  [{ view: "pseudo_label", beside: "" }, () => "3 of 5. Thresholds turn the map into labels of pixels, and the colours of the photograph sharpen them. Grey pixels stay undecided. From this pseudo label the decoder learns."],
+  [{ view: "cam", beside: "segmentation", split: 0.5 }, () => "4 of 5. Left of the line you see the map, right of it what the decoder makes of the photograph. Move the line."],
+  [{ view: "alike", beside: "" }, () => "5 of 5. Inside the network every patch is a vector. Bright patches have a vector much like that of the outlined patch. Point at another one, or press the arrow keys on the picture; then choose a subspace."],
+];
 
 // ---- numbers
 
-const bytes = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
 /** The labels of a mask that is kept as runs: label, count, label, count, ... */
 function unpack(runs, length) {
@@ -46,9 +59,9 @@ function unpack(runs, length) {
   return mask;
 }
 
-/** Plane number `plane` of 8-bit maps (h, w) as values 0..1 at (height, width): bilinear, pixel centres aligned. */
-function resized(maps, plane, [h, w], [height, width]) {
-  const found = new Float32Array(height * width), start = plane * h * w;
+/** Plane number `plane` of maps (h, w), times `scale`, at (height, width): bilinear, pixel centres aligned. */
+function resized(maps, plane, [h, w], [height, width], scale = 1) {
+  const large = new Float32Array(height * width), start = plane * h * w;
   const places = (n, of) => Array.from({ length: of }, (_, i) => Math.min(n - 1, Math.max(0, ((i + 0.5) * n) / of - 0.5)));
   const rows = places(h, height), columns = places(w, width);
   for (let y = 0, at = 0; y < height; y++) {
@@ -58,17 +71,17 @@ function resized(maps, plane, [h, w], [height, width]) {
       const left = Math.floor(columns[x]), right = Math.min(w - 1, left + 1), across = columns[x] - left;
       const above = maps[upper + left] * (1 - across) + maps[upper + right] * across;
       const below = maps[lower + left] * (1 - across) + maps[lower + right] * across;
-      found[at] = (above * (1 - down) + below * down) / 255;
+      large[at] = (above * (1 - down) + below * down) * scale;
     }
   }
-  return found;
+  return large;
 }
 
 /** Cosine of row `index` of an (n, d) array with every row. */
 function cosines(rows, d, index) {
-  const n = rows.length / d, dot = (i, j) => { let sum = 0; for (let k = 0; k < d; k++) sum += rows[i * d + k] * rows[j * d + k]; return sum; };
-  const own = Math.sqrt(dot(index, index)) || 1;
-  return Float32Array.from({ length: n }, (_, j) => dot(index, j) / (own * (Math.sqrt(dot(j, j)) || 1)));
+  const dot = (i, j) => { let sum = 0; for (let k = 0; k < d; k++) sum += rows[i * d + k] * rows[j * d + k]; return sum; };
+  const norm = Math.sqrt(dot(index, index)) || 1;
+  return Float32Array.from({ length: rows.length / d }, (_, j) => dot(index, j) / (norm * (Math.sqrt(dot(j, j)) || 1)));
 }
 
 /** Counts of one class in a label map; against the truth where it is known, its ignored pixels left out. */
@@ -82,100 +95,280 @@ function compare(map, truth, label) {
     both += here && there; extra += here && !there; missed += !here && there;
   }
   const share = (part, whole) => (truth && whole ? (100 * part) / whole : null);
-  return { iou: share(both, both + extra + missed), over: share(extra, both + extra), under: share(missed, both + missed), covers: (100 * covered) / map.length };
+  return [share(both, both + extra + missed), share(extra, both + extra), share(missed, both + missed), (100 * covered) / map.length];
 }
 
-const shown = (value) => (value === null ? "–" : value.toFixed(1));
+// ---- elements
+
+const make = (tag, values = {}, ...children) => { const element = Object.assign(document.createElement(tag), values); element.append(...children); return element; };
+let mounted = 0;
 
 // ---- the component
 
 class Explorer {
   constructor(model, el) {
-    this.model = model; this.el = el; this.data = model.get("payload"); this.cache = new Map(); this.answers = new Map();
+    this.model = model; this.el = el; this.data = model.get("payload"); this.cache = new Map(); this.answers = new Map(); this.number = mounted++;
     el.classList.add("wsss-explorer");
-    el.setAttribute("role", "group");
-    el.setAttribute("aria-label", "Explorer of class activation maps");
     el.innerHTML = SHELL;
-    this.ramps = Object.fromEntries(Object.entries(this.data.ramps).map(([name, text]) => [name, bytes(text)]));
-    this.fill("image", this.data.images.map((one, i) => [i, one.name]));
-    this.fill("colours", Object.keys(this.ramps).map((name) => [name, name]));
+    this.ramp = bytes(this.data.ramp);
+    this.canvas = this.find("canvas"); this.frame = this.find(".wx-frame");
+    this.listen();
+    this.thumbnails();
     this.settle();
-    for (const one of el.querySelectorAll("[data-key]")) {
-      if (one.matches("select, input")) one.addEventListener("input", () => this.choose(one.dataset.key, one.type === "range" || one.dataset.key.match(/image|variant|label|layer/) ? Number(one.value) : one.value));
-    }
-    for (const button of el.querySelectorAll("[data-ask]")) button.addEventListener("click", () => this.ask(button.dataset.ask));
-    el.querySelector(".wx-live").hidden = !this.data.live;
     for (const key of Object.keys(START)) model.on(`change:${key}`, () => { if (!this.settling) { this.settle(); this.draw(); } });
     model.on("change:answer", () => this.answered());
+    model.on("change:payload", () => { this.data = model.get("payload"); this.thumbnails(); this.start(); });
+    el.explorer = this;
   }
 
   at(key) { const value = this.model.get(key); return value === undefined || value === null ? START[key] : value; }
   put(key, value) { if (this.at(key) !== value) this.model.set(key, value); }
   find(selector) { return this.el.querySelector(selector); }
+  all(selector) { return [...this.el.querySelectorAll(selector)]; }
   get scene() { return this.data.images[this.at("image")]; }
-  get view() { return this.scene.variants[this.at("variant")]; }
-  get layer() { return this.view.layers[this.at("layer")]; }
-  get maps() { return this.layer[this.at("scales")]; }
-  name(label) { return this.data.classes[label]; }
+  get seen() { return this.scene.variants[this.at("variant")]; }
+  get score() { return this.seen.scores[this.seen.shown.indexOf(this.at("label"))]; }
+  name(label) { return label === IGNORE ? "undecided" : this.data.classes[label]; }
+  kept(key, compute) { if (!this.cache.has(key)) this.cache.set(key, compute()); return this.cache.get(key); }
 
-  fill(key, options) {
-    const select = this.find(`select[data-key=${key}]`);
-    select.replaceChildren(...options.map(([value, text]) => Object.assign(document.createElement("option"), { value, textContent: text })));
+  // ---- what the reader does
+
+  listen() {
+    this.el.addEventListener("input", ({ target }) => {
+      const { key } = target.dataset;
+      if (key) this.choose({ [key]: NUMBERS.includes(key) ? Number(target.value) : target.value });
+    });
+    const deeds = { tour: () => this.step(0), next: () => this.step(this.tour + 1), back: () => this.step(this.tour - 1), end: () => this.step(-1), save: () => this.save(), link: () => this.link() };
+    this.el.addEventListener("click", ({ target }) => {
+      const button = target.closest("button");
+      if (!button) return;
+      if (button.dataset.do) deeds[button.dataset.do]();
+      else if (button.dataset.ask) this.ask({ what: button.dataset.ask });
+      else if (button.dataset.image) this.choose({ image: Number(button.dataset.image) });
+    });
+    this.frame.addEventListener("keydown", (event) => {
+      const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      this.choose({ view: "alike", beside: "", row: Math.max(0, this.at("row") + step[0]), column: Math.max(0, this.at("column") + step[1]) });
+    });
+    this.frame.addEventListener("pointermove", (event) => {
+      if (this.at("beside")) { if (event.buttons) this.choose({ split: this.place(event)[0] }); }
+      else if (this.at("view") === "alike" && event.pointerType === "mouse") this.point(event);
+    });
+    this.frame.addEventListener("click", (event) => { if (this.at("beside")) this.choose({ split: this.place(event)[0] }); else this.point(event); });
+    const files = (list) => { const file = [...list].find(({ type }) => type.startsWith("image/")); if (file) this.take(file); return Boolean(file); };
+    this.el.addEventListener("dragover", (event) => { event.preventDefault(); this.el.classList.add("wx-over"); });
+    this.el.addEventListener("dragleave", () => this.el.classList.remove("wx-over"));
+    this.el.addEventListener("drop", (event) => { event.preventDefault(); this.el.classList.remove("wx-over"); files(event.dataTransfer.files); });
+    this.el.addEventListener("change", ({ target }) => { if (target.type === "file") { files(target.files); target.value = ""; } });
+    if (this.number === 0) document.addEventListener("paste", (event) => { if (files(event.clipboardData.files)) event.preventDefault(); });
   }
 
-  choose(key, value) { this.put(key, value); this.settle(key); this.model.save_changes(); this.draw(); }
+  /** Place of a pointer in the picture, 0..1 across and down. */
+  place(event) {
+    const box = this.canvas.getBoundingClientRect();
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((x) => Math.min(1, Math.max(0, x)));
+  }
 
-  /** Make the values fit one another after `key` has changed, and show them in the controls. */
-  settle(key = "") {
+  point(event) {
+    const [across, down] = this.place(event), [rows, columns] = this.seen.grid;
+    this.choose({ view: "alike", row: Math.floor(down * rows), column: Math.floor(across * columns) });
+  }
+
+  choose(values) {
+    const image = this.at("image");
+    for (const [key, value] of Object.entries(values)) this.put(key, value);
+    if (this.at("image") !== image && !("label" in values)) { this.put("label", -1); this.put("row", values.row ?? -1); }
+    this.settle();
+    if (this.at("image") !== image) this.find("[aria-pressed=true]").scrollIntoView({ block: "nearest", inline: "nearest" });
+    this.model.save_changes();
+    this.draw();
+  }
+
+  /** Make the values fit one another, and show them in the controls. */
+  settle() {
     this.settling = true;
     const inside = (name, count) => this.put(name, Math.min(Math.max(0, this.at(name)), count - 1));
     inside("image", this.data.images.length);
     inside("variant", this.scene.variants.length);
-    inside("layer", this.view.layers.length);
-    if (!this.view.shown.includes(this.at("label"))) this.put("label", this.view.shown[0]);
-    const [rows, columns] = this.view.grid;
-    if (this.at("row") < 0 || this.at("column") < 0 || key === "image") this.peak();
-    inside("row", rows); inside("column", columns);
-    this.fill("variant", this.scene.variants.map((one, i) => [i, one.name]));
-    this.fill("label", this.view.shown.map((label, i) => [label, `${this.name(label)} (${this.view.scores[i].toFixed(2)}${this.scene.present.includes(label) ? this.scene.known ? ", in the image" : ", predicted" : ""})`]));
-    this.fill("layer", this.view.layers.map((one, i) => [i, one.name]));
-    this.find("input[data-key=row]").max = rows - 1;
-    this.find("input[data-key=column]").max = columns - 1;
-    for (const one of this.el.querySelectorAll("select[data-key], input[data-key]")) one.value = this.at(one.dataset.key);
-    for (const one of this.el.querySelectorAll("output[data-of]")) one.value = one.dataset.of.match(/row|column/) ? this.at(one.dataset.of) + 1 : this.at(one.dataset.of).toFixed(2);
+    const { seen } = this;
+    inside("layer", seen.layers.length);
+    if (!seen.shown.includes(this.at("label"))) this.put("label", seen.shown[0]);
+    if (this.at("row") < 0) this.peak();
+    inside("row", seen.grid[0]); inside("column", seen.grid[1]); inside("alike", this.likenesses().length);
+    const views = this.views();
+    if (!views.some(([key]) => key === this.at("view"))) this.put("view", "cam");
+    const besides = this.besides();
+    if (!besides.some(([key]) => key === this.at("beside"))) this.put("beside", "");
+    this.select("variant", this.scene.variants.map((variant, i) => [i, variant.name]));
+    this.select("layer", seen.layers.map((layer, i) => [i, layer.name]));
+    this.select("beside", besides);
+    this.radios(".wx-chips[data-of=view]", "view", views);
+    this.radios("[data-of=alike] .wx-chips", "alike", this.likenesses().map((name, i) => [i, name]));
+    this.radios(".wx-classes", "label", seen.shown.map((label, i) => [label, this.name(label), seen.scores[i]]));
+    for (const input of this.all("select[data-key], input[type=range]")) input.value = this.at(input.dataset.key);
+    for (const input of this.all("input[type=radio]")) input.checked = input.value === String(this.at(input.dataset.key));
+    for (const button of this.all("[data-image]")) button.setAttribute("aria-pressed", String(Number(button.dataset.image) === this.at("image")));
+    const used = [this.at("view"), this.at("beside")], maps = used.some((key) => ["cam", "labels", "layer", "model"].includes(key));
+    const shown = { split: used[1] !== "", alike: used[0] === "alike", layer: maps, threshold: maps, variant: this.scene.variants.length > 1, live: this.data.live };
+    for (const [key, visible] of Object.entries(shown)) for (const part of this.all(`[data-of=${key}]`)) part.hidden = !visible;
+    this.find("[data-of=threshold] output").value = this.at("threshold").toFixed(2);
     this.settling = false;
+  }
+
+  select(key, options) { this.find(`select[data-key=${key}]`).replaceChildren(...options.map(([value, text]) => make("option", { value, textContent: text }))); }
+
+  /** Radio buttons; kept where they are the same, since a rebuilt one loses the focus. */
+  radios(selector, key, options) {
+    const box = this.find(selector), mark = JSON.stringify(options);
+    if (box.dataset.options === mark) return;
+    box.dataset.options = mark;
+    box.replaceChildren(...options.map(([value, text, score]) => {
+      const input = make("input", { type: "radio", name: `wx-${this.number}-${key}`, value }), words = make("span", {}, text);
+      input.dataset.key = key;
+      if (score === undefined) return make("label", { className: "wx-chip" }, input, words);
+      const bar = make("i"), square = make("b");
+      bar.style.width = `${Math.max(1, 100 * score)}%`; square.style.background = bar.style.background = this.css(value);
+      return make("label", { className: "wx-class" }, input, square, words, make("em", {}, bar), make("output", { value: score.toFixed(2) }));
+    }));
   }
 
   /** Choose the patch where the CAM of the class is largest. */
   peak() {
-    const values = this.tokens(this.view.shown.indexOf(this.at("label")), this.layer), best = values.indexOf(Math.max(...values));
-    this.put("row", Math.floor(best / this.view.grid[1])); this.put("column", best % this.view.grid[1]);
+    const maps = this.seen.layers[0], values = this.levels(maps, this.seen.shown.indexOf(this.at("label")), this.seen.grid), best = values.indexOf(Math.max(...values));
+    this.put("row", Math.floor(best / this.seen.grid[1])); this.put("column", best % this.seen.grid[1]);
   }
 
-  kept(key, make) { if (!this.cache.has(key)) this.cache.set(key, make()); return this.cache.get(key); }
-  stack(maps) { return this.kept(maps, () => bytes(maps.data)); }
-  /** The CAM of a class at image size; `place` is its place in `shown`. */
-  plane(place) { const maps = this.maps; return this.kept(`${this.key()} ${this.at("layer")} ${this.at("scales")} ${place}`, () => resized(this.stack(maps), place, maps.grid, this.scene.size)); }
-  /** The same on the token grid, of any layer. */
-  tokens(place, layer) { const maps = layer[this.at("scales")]; return resized(this.stack(maps), place, maps.grid, this.view.grid); }
-  key() { return `${this.at("image")} ${this.at("variant")}`; }
-  mask(runs) { return this.kept(runs, () => unpack(runs, this.scene.size[0] * this.scene.size[1])); }
+  // ---- photographs
+
+  thumbnails() {
+    const buttons = this.data.images.map(({ name, picture }, i) => {
+      const button = make("button", { type: "button", title: name }, make("img", { src: picture, alt: name }));
+      button.dataset.image = i;
+      return button;
+    });
+    const input = make("input", { type: "file", accept: "image/*" });
+    const own = make("label", { className: "wx-own" }, input, make("span", {}, "Your photograph", make("small", {}, "choose, drop or paste")));
+    own.hidden = !this.data.engine && !this.data.live;
+    this.find(".wx-pictures").replaceChildren(own, ...buttons);
+    const size = this.data.engine ? `${(this.data.engine.bytes / 1e6).toFixed(0)} MB are loaded once, when you give one; ` : "";
+    const words = this.data.engine ? `Try a photograph of your own: ${size}it stays on your machine.` : this.data.without || "";
+    this.find(".wx-engine").textContent = this.data.live ? "" : words;
+  }
+
+  /** Look at a photograph of the reader's own: in the page, or by the kernel. */
+  async take(file) {
+    const name = file.name?.replace(/\.[^.]*$/, "") || "pasted", say = (words, share) => this.say(words, share);
+    if (this.data.live) {
+      const data = await new Promise((done) => { const reader = new FileReader(); reader.onload = () => done(reader.result.split(",")[1]); reader.readAsDataURL(file); });
+      return this.ask({ what: "photograph", name, data });
+    }
+    if (!this.data.engine) return say(this.data.without || "This page holds no model.");
+    try {
+      const scene = await globalThis.WsssExplorer.look(this.data, file, name, resized, say);
+      this.data.images.push(scene);
+      await this.decode(scene, this.data.images.length - 1);
+      this.thumbnails();
+      say(`${name}: ${scene.seconds.toFixed(1)} s. It has not left your machine.`);
+      this.choose({ image: this.data.images.length - 1 });
+    } catch (error) {
+      console.warn(error);
+      say(`This photograph could not be looked at: ${error.message}`);
+    }
+  }
+
+  say(words, share) {
+    const line = this.find(".wx-engine");
+    line.replaceChildren(words, ...(share === undefined ? [] : [make("progress", { max: 1, value: share, ariaLabel: "Loading" })]));
+  }
+
+  async decode(scene, number) {
+    const picture = new Image();
+    picture.src = scene.picture;
+    await picture.decode();
+    const [height, width] = scene.size, canvas = make("canvas", { width, height }), context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(picture, 0, 0, width, height);
+    this.cache.set(`picture ${number}`, context.getImageData(0, 0, width, height));
+  }
+
+  /** Decode all pictures, then paint. */
+  async start() {
+    await Promise.all(this.data.images.map((scene, i) => this.cache.has(`picture ${i}`) || this.decode(scene, i)));
+    if (this.number === 0) { this.follow(); addEventListener("hashchange", () => this.follow()); }
+    this.settle();
+    this.paint();
+  }
+
+  // ---- maps and masks
+
+  /** Plane `place` of a layer's maps at a size. */
+  levels(maps, place, size) {
+    const values = maps.values || this.kept(maps, () => bytes(maps.data));
+    return resized(values, place, maps.grid, size, maps.values ? 1 : 1 / 255);
+  }
+  plane(variant, layer, place) { return this.kept(`${this.at("image")} ${variant} ${layer} ${place}`, () => this.levels(this.scene.variants[variant].layers[layer], place, this.scene.size)); }
+  mask(kept) { return kept instanceof Uint8Array ? kept : this.kept(kept, () => unpack(kept, this.scene.size[0] * this.scene.size[1])); }
 
   /** Places of the classes that compete for a pixel: those in the image and the chosen one. */
-  rivals() {
+  rivals(variant) {
     const wanted = [...this.scene.present, this.at("label")];
-    return this.view.shown.map((label, place) => ({ label, place })).filter(({ label }) => wanted.includes(label));
+    return this.scene.variants[variant].shown.map((label, place) => [label, place]).filter(([label]) => wanted.includes(label));
   }
 
   /** The largest CAM's class where it is above the threshold, else background. */
-  labels() {
-    const rivals = this.rivals().map(({ label, place }) => [label, this.plane(place)]), threshold = this.at("threshold");
+  labels(variant, layer) {
+    const rivals = this.rivals(variant).map(([label, place]) => [label, this.plane(variant, layer, place)]), threshold = this.at("threshold");
     return Uint8Array.from({ length: this.scene.size[0] * this.scene.size[1] }, (_, i) => {
-      let best = threshold, found = 0;
-      for (const [label, plane] of rivals) if (plane[i] > best) { best = plane[i]; found = label; }
-      return found;
+      let best = threshold, winner = 0;
+      for (const [label, plane] of rivals) if (plane[i] > best) { best = plane[i]; winner = label; }
+      return winner;
     });
   }
+
+  answersHere() { return this.answers.get(`${this.at("image")} ${this.at("variant")}`) || []; }
+
+  /** What can be drawn over the picture: [key, title]. */
+  views() {
+    const views = [["photograph", "Photograph"], ["cam", "CAM"], ["labels", "CAM at the threshold"]];
+    if (this.seen.pseudo_label) views.push(["pseudo_label", "Pseudo label"]);
+    if (this.seen.segmentation) views.push(["segmentation", "Segmentation"]);
+    views.push(["alike", "Patches alike"]);
+    if (this.scene.truth) views.push(["truth", "Truth"]);
+    return [...views, ...this.answersHere().map(([what]) => [what, what])];
+  }
+
+  besides() {
+    const others = this.views().filter(([key]) => key !== this.at("view") && key !== "alike").map(([key, title]) => [key, title.replace("CAM", "the CAM").replace(/^[PST]/, (letter) => `the ${letter.toLowerCase()}`)]);
+    const layer = this.seen.layers.length > 1 ? [["layer", "the other layer"]] : [], model = this.scene.variants.length > 1 ? [["model", "the other model"]] : [];
+    return [["", "nothing"], ...layer, ...model, ...others];
+  }
+
+  /** A label map by its key, of a model and layer; null for what is none. */
+  labelMap(key, variant, layer) {
+    const seen = this.scene.variants[variant];
+    if (key === "labels") return this.labels(variant, layer);
+    const kept = { pseudo_label: seen.pseudo_label, segmentation: seen.segmentation, truth: this.scene.truth }[key] || this.answersHere().find(([what]) => what === key)?.[1];
+    return kept ? this.mask(kept) : null;
+  }
+
+  // ---- affinity of a patch to all others: by tokens, subspaces, and the CAM of each layer as Module B takes it
+
+  likenesses() { return [...this.seen.codes.map(({ name }) => name), ...this.seen.layers.map(({ name }) => `CAM, ${name}`)]; }
+
+  alike(number) {
+    const { seen } = this, index = this.at("row") * seen.grid[1] + this.at("column"), code = seen.codes[number];
+    if (code) return cosines(code.values || new Int8Array(this.kept(code, () => bytes(code.data)).buffer), code.width, index);
+    const layer = seen.layers[number - seen.codes.length], planes = this.rivals(this.at("variant")).map(([, place]) => this.levels(layer, place, seen.grid));
+    const width = planes.length + 1, rows = new Float32Array(seen.grid[0] * seen.grid[1] * width);
+    for (let i = 0; i < rows.length / width; i++) {
+      rows[i * width] = 1 - Math.max(...planes.map((plane) => plane[i]));
+      planes.forEach((plane, k) => { rows[i * width + k + 1] = plane[i]; });
+    }
+    return cosines(rows, width, index);
+  }
+
+  // ---- the picture
 
   draw() {
     if (this.waiting) return;
@@ -183,174 +376,168 @@ class Explorer {
     requestAnimationFrame(() => { this.waiting = false; this.paint(); });
   }
 
+  /** The two sides of the line: [key, model, layer, title]. */
+  sides() {
+    const [view, beside, variant, layer] = ["view", "beside", "variant", "layer"].map((key) => this.at(key));
+    const title = (key, model, which) => {
+      const words = this.views().find(([other]) => other === key)[1];
+      if (key === "alike") return this.likenesses()[this.at("alike")];
+      const part = ["cam", "labels"].includes(key) ? `${key === "cam" ? `${this.name(this.at("label"))}, ` : ""}${this.seen.layers[which].name}` : "";
+      return `${words}${part && `: ${part}`}${beside === "model" ? ` (${this.scene.variants[model].name})` : ""}`;
+    };
+    const side = (key, model, which) => [key, model, which, title(key, model, which)];
+    const sides = [side(view, variant, layer)];
+    if (beside === "layer") sides.push(side(["cam", "labels"].includes(view) ? view : "cam", variant, layer ? 0 : 1));
+    else if (beside === "model") sides.push(side(view, variant ? 0 : 1, layer));
+    else if (beside) sides.push(side(beside, variant, layer));
+    return sides;
+  }
+
   paint() {
-    const { scene, view } = this, label = this.at("label"), truth = scene.truth && this.mask(scene.truth), cam = this.labels();
-    const maps = [["CAM at the threshold", cam], ["pseudo label, refined", view.pseudo_label && this.mask(view.pseudo_label)], ["segmentation", view.segmentation && this.mask(view.segmentation)]];
-    for (const [what, runs] of this.answers.get(this.key()) || []) maps.push([what, this.mask(runs)]);
-    const panels = [this.panel("image", (canvas) => this.plain(canvas)), this.panel("CAM over the image", (canvas) => this.heat(canvas)), ...maps.filter(([, mask]) => mask).map(([what, mask]) => this.panel(what, (canvas) => this.areas(canvas, mask)))];
-    if (truth) panels.push(this.panel("truth", (canvas) => this.areas(canvas, truth)));
-    this.find(".wx-panels").replaceChildren(...panels.map(({ figure }) => figure));
-    const there = [...new Set(maps.flatMap(([, mask]) => (mask ? [...new Set(mask)] : [])).concat(truth ? [...new Set(truth)] : []))].sort((a, b) => a - b);
-    this.legend(there);
-    this.find(".wx-about").textContent = view.about;
-    const rows = maps.filter(([, mask]) => mask).map(([what, mask]) => [what, compare(mask, truth, label)]);
-    this.find(".wx-numbers caption").textContent = `${this.name(label)}, by class number pixel by pixel${truth ? "" : "; the truth is not known, so nothing is compared"}`;
-    this.find(".wx-numbers tbody").innerHTML = rows.map(([what, x]) => `<tr><th scope="row">${what}</th><td>${shown(x.iou)}</td><td>${shown(x.over)}</td><td>${shown(x.under)}</td><td>${shown(x.covers)}</td></tr>`).join("");
-    const [, own] = rows[0], alike = this.affinities();
-    const words = [`${this.name(label)}, ${this.layer.name}: the CAM covers ${own.covers.toFixed(1)} % of the image above ${this.at("threshold").toFixed(2)}`];
-    if (own.iou !== null) words.push(`IoU ${own.iou.toFixed(1)} %`);
-    this.find(".wx-status").textContent = `${words.join(", ")}. Patch in row ${this.at("row") + 1}, column ${this.at("column") + 1}: ${alike.join("; ")}.`;
+    const photo = this.cache.get(`picture ${this.at("image")}`);
+    if (!photo) return;
+    const [height, width] = this.scene.size, context = this.canvas.getContext("2d"), sides = this.sides(), line = Math.round(this.at("split") * width);
+    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
+    const pixels = new ImageData(new Uint8ClampedArray(photo.data), width, height), legend = new Set(), words = [];
+    sides.forEach(([key, variant, layer, title], i) => {
+      const columns = sides.length === 1 ? [0, width] : i ? [line, width] : [0, line];
+      words.push(`${title}${this.overlay(pixels, key, variant, layer, columns, legend)}`);
+    });
+    context.putImageData(pixels, 0, 0);
+    if (this.at("view") === "alike") this.outline(context);
+    if (sides.length > 1) { context.fillStyle = "#fff"; context.fillRect(line - 1, 0, 3, height); context.fillStyle = "#000"; context.fillRect(line, 0, 1, height); }
+    this.tell(sides, words, legend);
     this.el.dataset.ready = String(Number(this.el.dataset.ready || 0) + 1);
   }
 
-  // ---- pictures
-
-  panel(what, paint) {
-    const figure = document.createElement("figure"), canvas = document.createElement("canvas"), caption = document.createElement("figcaption");
-    [canvas.height, canvas.width] = this.scene.size;
-    canvas.setAttribute("role", "img");
-    caption.textContent = what;
-    figure.append(canvas, caption);
-    canvas.setAttribute("aria-label", `${what}: ${paint(canvas)}`);
-    this.mark(canvas, this.scene.size);
-    canvas.addEventListener("click", (event) => this.pick(event, canvas));
-    return { figure };
+  /** Blend what `key` names over columns of the pixels; returns its words, and adds to the legend. */
+  overlay(pixels, key, variant, layer, [first, stop], legend) {
+    const { width, height, data } = pixels, opacity = this.at("opacity");
+    const blend = (i, red, green, blue, share) => { data[4 * i] += (red - data[4 * i]) * share; data[4 * i + 1] += (green - data[4 * i + 1]) * share; data[4 * i + 2] += (blue - data[4 * i + 2]) * share; };
+    const heat = (i, value) => { const at = 3 * Math.round(255 * Math.min(1, Math.max(0, value))); blend(i, this.ramp[at], this.ramp[at + 1], this.ramp[at + 2], opacity); };
+    const each = (paint) => { for (let y = 0, i = 0; y < height; y++) for (let x = 0; x < width; x++, i++) if (x >= first && x < stop) paint(i, x, y); };
+    const borders = (differ) => each((i, x, y) => { if ((x < width - 1 && differ(i, i + 1)) || (y < height - 1 && differ(i, i + width))) blend(i, 255, 255, 255, 1); });
+    if (key === "cam") {
+      const plane = this.plane(variant, layer, this.scene.variants[variant].shown.indexOf(this.at("label"))), threshold = this.at("threshold");
+      each((i) => heat(i, plane[i]));
+      borders((i, j) => plane[i] > threshold !== plane[j] > threshold);
+      legend.add("ramp");
+      return `, white line at ${threshold.toFixed(2)}`;
+    }
+    if (key === "alike") {
+      const { grid } = this.seen, values = this.alike(this.at("alike"));
+      each((i, x, y) => heat(i, values[Math.floor((y * grid[0]) / height) * grid[1] + Math.floor((x * grid[1]) / width)]));
+      legend.add("ramp");
+      return `: mean ${(values.reduce((a, b) => a + b, 0) / values.length).toFixed(2)}`;
+    }
+    const labels = this.labelMap(key, variant, layer), counts = new Map();
+    if (!labels) return "";
+    each((i) => { if (labels[i]) blend(i, ...this.colour(labels[i]), opacity); });
+    borders((i, j) => labels[i] !== labels[j]);
+    for (const label of labels) counts.set(label, (counts.get(label) || 0) + 1);
+    for (const label of counts.keys()) if (label) legend.add(label);
+    return `: ${[...counts].map(([label, count]) => `${this.name(label)} ${((100 * count) / labels.length).toFixed(0)} %`).join(", ")}`;
   }
 
-  pick(event, canvas) {
-    const box = canvas.getBoundingClientRect(), [rows, columns] = this.view.grid;
-    const place = (at, length, count) => Math.min(count - 1, Math.max(0, Math.floor((at / length) * count)));
-    this.put("row", place(event.clientY - box.top, box.height, rows));
-    this.choose("column", place(event.clientX - box.left, box.width, columns));
-  }
+  colour(label) { const { palette } = this.data; return palette[label === IGNORE ? palette.length - 1 : label]; }
+  css(label) { return `rgb(${this.colour(label).join(",")})`; }
 
   /** Outline the chosen patch, dark on light. */
-  mark(canvas, [height, width]) {
-    const [rows, columns] = this.view.grid, context = canvas.getContext("2d"), line = Math.max(1, Math.round(width / 160));
+  outline(context) {
+    const [rows, columns] = this.seen.grid, { width, height } = this.canvas;
     const box = [(this.at("column") * width) / columns, (this.at("row") * height) / rows, width / columns, height / rows];
-    context.lineWidth = 2 * line; context.strokeStyle = "#fff"; context.strokeRect(...box);
-    context.lineWidth = line; context.strokeStyle = "#000"; context.strokeRect(...box);
+    for (const [line, colour] of [[4, "#fff"], [2, "#000"]]) { context.lineWidth = line; context.strokeStyle = colour; context.strokeRect(...box); }
   }
 
-  plain(canvas) {
-    canvas.getContext("2d").drawImage(this.picture(), 0, 0, canvas.width, canvas.height);
-    return this.scene.alt;
-  }
+  // ---- words
 
-  /** The CAM of the class over the photograph, with a line where it crosses the threshold. */
-  heat(canvas) {
-    const [height, width] = this.scene.size, context = canvas.getContext("2d"), threshold = this.at("threshold"), opacity = this.at("opacity");
-    context.drawImage(this.picture(), 0, 0, width, height);
-    const pixels = context.getImageData(0, 0, width, height), plane = this.plane(this.view.shown.indexOf(this.at("label"))), ramp = this.ramps[this.at("colours")];
-    let largest = 0;
-    for (let i = 0; i < plane.length; i++) {
-      const value = plane[i], colour = 3 * Math.round(255 * Math.min(1, value)), above = value > threshold;
-      const edge = (i % width < width - 1 && plane[i + 1] > threshold !== above) || (i + width < plane.length && plane[i + width] > threshold !== above);
-      for (let k = 0; k < 3; k++) pixels.data[4 * i + k] = edge ? 255 : pixels.data[4 * i + k] * (1 - opacity) + ramp[colour + k] * opacity;
-      largest = Math.max(largest, value);
-    }
-    context.putImageData(pixels, 0, 0);
-    return `${this.name(this.at("label"))} over ${this.scene.alt}, largest value ${largest.toFixed(2)}, a white line at ${threshold.toFixed(2)}`;
-  }
-
-  areas(canvas, mask) {
-    const context = canvas.getContext("2d"), pixels = context.createImageData(canvas.width, canvas.height), counts = new Map();
-    mask.forEach((label, i) => {
-      pixels.data.set(this.colour(label), 4 * i);
-      pixels.data[4 * i + 3] = 255;
-      counts.set(label, (counts.get(label) || 0) + 1);
+  tell(sides, words, legend) {
+    const tags = this.all(".wx-tag");
+    tags.forEach((tag, i) => { tag.textContent = sides[i]?.[3] || ""; tag.hidden = !sides[i] || sides[i][0] === "photograph"; });
+    const alt = `${this.scene.alt}. ${words.join("; left of the line. Right: ")}`;
+    this.canvas.setAttribute("aria-label", alt);
+    this.frame.setAttribute("aria-label", "The picture. Arrow keys choose a patch and show which others are like it.");
+    const chips = [...legend].map((entry) => {
+      const square = make("i", entry === "ramp" ? { className: "wx-ramp" } : {});
+      if (entry === "ramp") square.style.background = `linear-gradient(90deg, ${[0, 64, 128, 192, 255].map((at) => `rgb(${[...this.ramp.slice(3 * at, 3 * at + 3)].join(",")})`).join(",")})`;
+      else square.style.background = this.css(entry);
+      return entry === "ramp" ? make("span", {}, "0", square, "1") : make("span", {}, square, this.name(entry));
     });
-    context.putImageData(pixels, 0, 0);
-    canvas.classList.add("wx-flat");
-    return [...counts].map(([label, count]) => `${this.title(label)} ${((100 * count) / mask.length).toFixed(0)} %`).join(", ");
+    this.find(".wx-legend").replaceChildren(...chips);
+    const patch = this.at("view") === "alike" ? ` Patch in row ${this.at("row") + 1}, column ${this.at("column") + 1}.` : "";
+    clearTimeout(this.soon);
+    this.soon = setTimeout(() => { this.find(".wx-status").textContent = `${words.join("; beside it ")}.${patch}`; }, 250);
+    this.find(".wx-about").textContent = this.seen.about;
+    const truth = this.scene.truth && this.mask(this.scene.truth), label = this.at("label"), variant = this.at("variant");
+    const titles = truth ? ["IoU, %", "outside the object, % of the map", "missed, % of the object", "covers, % of the image"] : ["covers, % of the image"];
+    const rows = this.views().map(([key, title]) => [key, title, key === "truth" ? null : this.labelMap(key, variant, this.at("layer"))]).filter(([, , map]) => map);
+    this.find("caption").textContent = `Pixels labelled ${this.name(label)}${truth ? "" : "; nobody has outlined them, so nothing is compared"}`;
+    const cell = (text) => make("th", { scope: "col", textContent: text });
+    this.find("thead").replaceChildren(make("tr", {}, cell("label map"), ...titles.map(cell)));
+    this.find("tbody").replaceChildren(...rows.map(([, title, map]) => make("tr", {}, make("th", { scope: "row", textContent: title }), ...compare(map, truth, label).slice(truth ? 0 : 3).map((value) => make("td", { textContent: value === null ? "–" : value.toFixed(1) })))));
   }
 
-  colour(label) { const { palette } = this.scene; return palette[label === IGNORE ? palette.length - 1 : label]; }
-  title(label) { return label === IGNORE ? "ignored" : this.name(label); }
-
-  legend(labels) {
-    const chip = (label) => {
-      const span = document.createElement("span"), square = document.createElement("i");
-      square.style.background = `rgb(${this.colour(label).join(",")})`;
-      span.append(square, this.title(label));
-      return span;
-    };
-    this.find(".wx-legend").replaceChildren(...labels.map(chip));
+  /** Go to a step of the tour; none beyond its ends. */
+  step(number) {
+    const panel = this.find(".wx-tour"), step = TOUR[number];
+    panel.hidden = !step;
+    this.tour = number;
+    if (!step) return this.find("[data-do=tour]").focus();
+    const views = this.views().map(([key]) => key), values = { ...step[0], label: this.seen.shown[0] };
+    if (!views.includes(values.view)) values.view = "labels";
+    if (values.view === "alike") this.put("row", -1);
+    this.choose(values);
+    panel.querySelector("p").textContent = step[1](this);
+    panel.querySelector("[data-do=back]").disabled = number === 0;
+    panel.querySelector("[data-do=next]").hidden = number === TOUR.length - 1;
+    panel.querySelector(number === TOUR.length - 1 ? "[data-do=end]" : "[data-do=next]").focus();
   }
 
-  picture() { return this.kept(`picture ${this.at("image")}`, () => { throw new Error("the picture is not decoded yet"); }); }
-
-  /** Decode all pictures; resolves when the first one can be drawn. */
-  async start() {
-    await Promise.all(this.data.images.map(async (one, i) => {
-      const picture = new Image();
-      picture.src = one.picture;
-      await picture.decode();
-      this.cache.set(`picture ${i}`, picture);
-    }));
-    this.paint();
+  /** Download what is shown, with a line of words below it. */
+  save() {
+    const { width, height } = this.canvas, copy = make("canvas", { width, height: height + 22 }), context = copy.getContext("2d");
+    context.fillStyle = "#fff"; context.fillRect(0, 0, width, height + 22);
+    context.drawImage(this.canvas, 0, 0);
+    context.fillStyle = "#000"; context.font = "12px sans-serif";
+    context.fillText(`${this.scene.name} · ${this.sides().map(([, , , title]) => title).join(" | ")}`, 4, height + 15, width - 8);
+    make("a", { href: copy.toDataURL("image/png"), download: `${this.scene.name}-${this.at("view")}.png` }).click();
   }
 
-  // ---- affinity of a patch to all others
+  // ---- deep links: the values after #explorer?, the photograph by its name
 
-  affinities() {
-    const index = this.at("row") * this.view.grid[1] + this.at("column"), said = [], figures = [];
-    for (const one of this.alike(index)) {
-      const figure = document.createElement("figure"), canvas = document.createElement("canvas"), caption = document.createElement("figcaption");
-      [canvas.height, canvas.width] = this.view.grid.map((side) => SCALE * side);
-      canvas.setAttribute("role", "img");
-      const mean = one.values.reduce((a, b) => a + b, 0) / one.values.length;
-      canvas.setAttribute("aria-label", `Likeness of the chosen patch to all others, ${one.name}: mean ${mean.toFixed(2)}, dark 0 or less, bright 1`);
-      caption.textContent = `${one.name}: mean ${mean.toFixed(2)}`;
-      this.grid(canvas, one.values);
-      this.mark(canvas, [canvas.height, canvas.width]);
-      canvas.addEventListener("click", (event) => this.pick(event, canvas));
-      figure.append(canvas, caption);
-      figures.push(figure);
-      said.push(`${one.name} ${mean.toFixed(2)}`);
-    }
-    this.find(".wx-affinities").replaceChildren(...figures);
-    return [`mean likeness to all patches by ${said.join(", ")}`];
+  link() {
+    const words = new URLSearchParams({ image: this.scene.name });
+    for (const key of Object.keys(START)) if (key !== "image" && this.at(key) !== START[key]) words.set(key, typeof this.at(key) === "number" ? Number(this.at(key).toFixed(3)) : this.at(key));
+    this.linked = `#explorer?${words}`;
+    location.hash = this.linked;
+    navigator.clipboard?.writeText(location.href).catch(() => {});
+    this.say(this.scene.own ? "The address holds this view, but not your photograph, which stays with you." : "The address of the page is a link to this view now.");
   }
 
-  /** By tokens, by each subspace, by the CAM of each layer (its affinity in Module B). */
-  alike(index) {
-    const codes = this.view.codes.map((one) => ({ name: one.name, values: cosines(new Int8Array(this.kept(one, () => bytes(one.data)).buffer), one.width, index) }));
-    const rivals = this.rivals(), count = this.view.grid[0] * this.view.grid[1];
-    const cams = this.view.layers.map((layer) => {
-      const planes = rivals.map(({ place }) => this.tokens(place, layer)), width = planes.length + 1, rows = new Float32Array(count * width);
-      for (let i = 0; i < count; i++) {
-        rows[i * width] = 1 - Math.max(...planes.map((plane) => plane[i]));
-        planes.forEach((plane, k) => { rows[i * width + k + 1] = plane[i]; });
-      }
-      return { name: `CAM, ${layer.name}`, values: cosines(rows, width, index) };
-    });
-    return [...codes, ...cams];
-  }
-
-  grid(canvas, values) {
-    const context = canvas.getContext("2d"), ramp = this.ramps[this.at("colours")], columns = this.view.grid[1];
-    values.forEach((value, i) => {
-      const at = 3 * Math.round(255 * Math.min(1, Math.max(0, value)));
-      context.fillStyle = `rgb(${ramp[at]},${ramp[at + 1]},${ramp[at + 2]})`;
-      context.fillRect(SCALE * (i % columns), SCALE * Math.floor(i / columns), SCALE, SCALE);
-    });
-    canvas.classList.add("wx-flat");
+  follow() {
+    const [mark, text] = location.hash.split("?");
+    if (mark !== "#explorer" || !text || location.hash === this.linked) return;
+    const words = Object.fromEntries(new URLSearchParams(text)), values = {};
+    for (const key of Object.keys(START)) if (key in words && key !== "image" && (!NUMBERS.includes(key) || Number.isFinite(Number(words[key])))) values[key] = NUMBERS.includes(key) ? Number(words[key]) : words[key];
+    const image = this.data.images.findIndex(({ name }) => name === words.image);
+    this.choose(image < 0 ? values : { image, ...values });
+    this.el.scrollIntoView();
   }
 
   // ---- what only a kernel can compute
 
-  ask(what) {
-    this.find("[data-key=waiting]").textContent = "computing …";
-    this.model.set("request", { what, number: (this.model.get("request") || { number: 0 }).number + 1 });
+  ask(request) {
+    this.find("[data-of=live] span").textContent = "computing …";
+    this.model.set("request", { ...request, number: (this.model.get("request")?.number || 0) + 1 });
     this.model.save_changes();
   }
 
   answered() {
-    const found = this.model.get("answer"), key = `${found.image} ${found.variant}`;
-    this.find("[data-key=waiting]").textContent = found.words || "";
-    if (found.mask) this.answers.set(key, [...(this.answers.get(key) || []).filter(([what]) => what !== found.name), [found.name, found.mask]]);
-    this.draw();
+    const answer = this.model.get("answer"), key = `${answer.image} ${answer.variant}`;
+    this.find("[data-of=live] span").textContent = answer.words || "";
+    if (!answer.mask) return;
+    this.answers.set(key, [...(this.answers.get(key) || []).filter(([what]) => what !== answer.name), [answer.name, answer.mask]]);
+    this.choose({ view: answer.name, beside: "" });
   }
 }
 
@@ -383,7 +570,7 @@ async function hydrate(root = document) {
   }
 }
 
-globalThis.WsssExplorer = { render, hydrate };
+globalThis.WsssExplorer = { ...globalThis.WsssExplorer, render, hydrate };
 if (typeof document !== "undefined") {
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", () => hydrate());
   else hydrate();

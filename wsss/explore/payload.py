@@ -19,12 +19,18 @@ from jaxtyping import Float, Int8, UInt8
 from PIL import Image
 
 from wsss.paths import UserError
-from wsss.report.figures import class_colours
+from wsss.report.figures import GREY, colour
 
 FOLDER = Path(__file__).parent
-RAMPS = ("cividis", "viridis", "gray")
-"""Colour maps to choose from, told apart by lightness alone."""
-IGNORE = 255
+SCRIPTS = ("explorer.js", "explorer_engine.js")
+LARGEST = 400
+"""Longer side of a picture in the explorer, in pixels; larger photographs are shown smaller."""
+MOST = 4
+"""Classes that can be chosen in an image, at most, unless more are present."""
+WITHOUT = (
+    "This copy of the page holds no model, so it shows these photographs only. For photographs of your own: "
+    "wsss explore FOLDER."
+)
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,8 @@ class LayerCam:
     """Normalised CAMs of one layer, 0..1, of the k classes that are shown."""
 
     name: str
-    single: Float[np.ndarray, "k i j"]
-    """Of one scale, on the token grid."""
-    multi: Float[np.ndarray, "k p q"]
-    """Of several scales and mirror images."""
+    maps: Float[np.ndarray, "k p q"]
+    """Of several scales and mirror images, finer than the token grid."""
 
 
 @dataclass(frozen=True)
@@ -73,46 +77,49 @@ class Scene:
     views: tuple[View, ...]
 
 
-def payload(scenes: Sequence[Scene], classes: Sequence[str], threshold: float = 0.5, live: bool = False) -> dict:
-    """The JSON that the component is mounted on; `classes` are the foreground's names. Raises UserError if empty."""
+def payload(
+    scenes: Sequence[Scene],
+    classes: Sequence[str],
+    threshold: float = 0.5,
+    live: bool = False,
+    model: Mapping[str, Any] | None = None,
+) -> dict:
+    """The JSON that the component is mounted on; `classes` are the foreground's names, `model` what a page needs to
+    know of a network that it runs by itself. Raises UserError if empty."""
     if not scenes or not all(scene.views for scene in scenes):
         raise UserError("there is nothing to explore: give at least one image and one model")
     names = ["background", *classes]
+    colours = [np.zeros(3), *map(colour, range(1, len(names))), np.full(3, GREY)]
+    ramp = (matplotlib.colormaps["cividis"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
     return {
         "classes": names,
-        "ramps": {name: _text(_ramp(name)) for name in RAMPS},
-        "images": [_scene(scene, names) for scene in scenes],
+        "palette": (np.stack(colours) * 255).round().astype(int).tolist(),
+        "ramp": _text(ramp),
+        "images": [described(scene, names) for scene in scenes],
         "start": {
             "variant": len(scenes[0].views) - 1,
             "label": scenes[0].views[-1].shown[0],
             "threshold": threshold,
         },
         "live": live,
+        "model": model,
+        "without": WITHOUT,
     }
 
 
-def _scene(scene: Scene, names: Sequence[str]) -> dict[str, Any]:
+def described(scene: Scene, names: Sequence[str]) -> dict[str, Any]:
+    """One image of the payload; `names` are those of all classes, background first."""
     seen = ", ".join(names[label] for label in scene.present) or "nothing that the model knows"
     return {
         "name": scene.name,
         "alt": f"{scene.name}, {'showing' if scene.known else 'predicted to show'} {seen}",
         "picture": _picture(scene.pixels),
         "size": list(scene.pixels.shape[:2]),
-        "palette": _palette(scene, len(names)),
         "present": list(scene.present),
         "known": scene.known,
         "truth": runs(scene.truth),
         "variants": [_view(view) for view in scene.views],
     }
-
-
-def _palette(scene: Scene, count: int) -> list[list[int]]:
-    """Colours of the labels 0 .. count - 1 and of what is ignored: the first of the palette go to the classes in the
-    image, then to those that can be chosen."""
-    first = [*scene.present, *(label for view in scene.views for label in view.shown), *range(1, count)]
-    ranks = {label: rank for rank, label in enumerate(dict.fromkeys(first), 1)}
-    labels = np.array([[0, *(ranks[label] for label in range(1, count)), IGNORE]])
-    return (class_colours(labels)[0] * 255).round().astype(int).tolist()
 
 
 def _view(view: View) -> dict[str, Any]:
@@ -123,7 +130,8 @@ def _view(view: View) -> dict[str, Any]:
         "scores": [round(float(score), 4) for score in view.scores],
         "grid": list(view.grid),
         "layers": [
-            {"name": layer.name, "single": _maps(layer.single), "multi": _maps(layer.multi)} for layer in view.layers
+            {"name": layer.name, "grid": list(layer.maps.shape[1:]), "data": _text(quantised_maps(layer.maps))}
+            for layer in view.layers
         ],
         "codes": [
             {"name": name, "width": rows.shape[1], "data": _text(quantised_codes(rows))}
@@ -132,10 +140,6 @@ def _view(view: View) -> dict[str, Any]:
         "segmentation": runs(view.segmentation),
         "pseudo_label": runs(view.pseudo_label),
     }
-
-
-def _maps(maps: Float[np.ndarray, "k i j"]) -> dict[str, Any]:
-    return {"grid": list(maps.shape[1:]), "data": _text(quantised_maps(maps))}
 
 
 def quantised_maps(maps: Float[np.ndarray, "*k i j"]) -> UInt8[np.ndarray, "*k i j"]:
@@ -176,10 +180,6 @@ def runs(mask: UInt8[np.ndarray, "h w"] | None) -> list[int] | None:
     return np.stack([flat[starts], counts], 1).ravel().tolist()
 
 
-def _ramp(name: str) -> UInt8[np.ndarray, "256 3"]:
-    return (matplotlib.colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-
-
 def _text(array: np.ndarray) -> str:
     return base64.b64encode(array.tobytes()).decode()
 
@@ -193,28 +193,29 @@ def _picture(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
 # Pages.
 
 
-def element(found: Mapping[str, Any]) -> str:
+def element(content: Mapping[str, Any]) -> str:
     """The HTML element that explorer.js mounts on; without the script it shows the first image and says so."""
-    text = json.dumps(found, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    first = found["images"][0]
+    count = len(content["images"])
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    first = content["images"][0]
     return (
-        f"<div data-wsss-explorer><p>Explorer of class activation maps of {len(found['images'])} images. It needs the "
-        f"script that comes with this book.</p>"
+        f"<div data-wsss-explorer><p>Here {count} photographs can be explored, by the script beside the page.</p>"
         f'<img class="wsss-figure" alt="{html.escape(first["alt"])}" src="{first["picture"]}">'
         f'<script type="application/json">{text}</script></div>'
     )
 
 
-def page(found: Mapping[str, Any], title: str, words: Iterable[str] = ()) -> str:
-    """A whole page in one file, which needs neither a network nor a server; `words` are paragraphs above."""
-    style, script = ((FOLDER / f"explorer.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    paragraphs = "".join(f"<p>{html.escape(one)}</p>" for one in words)
+def page(content: Mapping[str, Any], title: str, paragraphs: Iterable[str] = (), parts: Iterable[str] = ()) -> str:
+    """A whole page in one file, which needs neither a network nor a server; `parts` are those of `engine.pack`."""
+    style, *scripts = ((FOLDER / name).read_text(encoding="utf-8") for name in ("explorer.css", *SCRIPTS[::-1]))
+    above = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
+    packed = "".join(f'<script type="text/plain" data-wsss-part="{i}">{part}</script>' for i, part in enumerate(parts))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{PAGE_STYLE}{style}</style></head>"
-        f"<body><main><h1>{html.escape(title)}</h1>{paragraphs}{element(found)}</main>"
-        f"<script>{script}</script></body></html>"
+        f"<body><main><h1>{html.escape(title)}</h1>{above}{element(content)}</main>{packed}"
+        f"{''.join(f'<script>{script}</script>' for script in scripts)}</body></html>"
     )
 
 

@@ -44,7 +44,7 @@ def _cells(scene: Scene, with_truth: bool) -> list[Cell]:
     size = scene.pixels.shape[:2]
     for view in scene.views:
         for layer in reversed(view.layers[:2]):
-            maps = [layer.multi[view.shown.index(label)] for label in scene.present]
+            maps = [layer.maps[view.shown.index(label)] for label in scene.present]
             small = Image.fromarray(np.max(maps, 0).astype(np.float32))
             large = np.asarray(small.resize(size[::-1], Image.Resampling.BILINEAR))
             cells.append((f"{view.name}: CAM, {layer.name.split()[0]}", large, False))
@@ -83,11 +83,11 @@ def like_a_patch(scene: Scene, place: tuple[int, int] | None = None) -> Picture:
 
 
 def peak(scene: Scene) -> tuple[int, int]:
-    """The patch of the first class of the image where the last model's CAM (one scale) is largest inside the object."""
+    """The patch of the first class of the image where the last model's CAM is largest inside the object."""
     view, label = scene.views[-1], scene.present[0]
     if scene.truth is None or label not in view.shown:
         raise UserError(f"the truth of {scene.name} is not known; name the patch")
-    values = view.layers[0].single[view.shown.index(label)].ravel()
+    values = _on_grid(view.layers[0], view, label).ravel()
     inside = metrics.token_labels(scene.truth, view.grid) == label
     best = int(np.where(inside, values, -1.0).argmax())
     return best // view.grid[1], best % view.grid[1]
@@ -109,14 +109,15 @@ def _inside(scene: Scene, view: View, values: Float[np.ndarray, " n"]) -> str:
 def gram(scenes: Sequence[Scene]) -> Picture:
     """How far the dimensions of the subspaces' codes go together, over the patches of all scenes: a panel a model that
     has subspaces, the first of it the same network before training if the scenes have one."""
-    views = [view for view in scenes[0].views if len(view.codes) > 2]
+    views = [view for view in scenes[0].views if _subspaces(view)]
     if not views or any(scene.truth is None for scene in scenes):
         raise UserError("there is no model with subspaces among these, or an image without truth")
     picture, said = Picture(figsize=(4.2 * len(views), 4.1), layout="constrained"), []
     for axis, view in zip(picture.subplots(1, len(views), squeeze=False)[0], views, strict=True):
         values, redundancy = _correlation(scenes, view.name)
         shown = axis.imshow(np.abs(values), cmap="cividis", vmin=0, vmax=1)
-        subspaces, width = len(view.codes) - 1, len(values) // (len(view.codes) - 1)
+        subspaces = len(_subspaces(view))
+        width = len(values) // subspaces
         for edge in range(1, subspaces):
             axis.axhline(edge * width - 0.5, color="white", linewidth=1)
             axis.axvline(edge * width - 0.5, color="white", linewidth=1)
@@ -133,15 +134,20 @@ def gram(scenes: Sequence[Scene]) -> Picture:
     return picture
 
 
+def _subspaces(view: View) -> list[Float[np.ndarray, "n d"]]:
+    """Codes in each subspace; none of a model that trains one or none."""
+    return [rows for name, rows in view.codes.items() if name.startswith("subspace")]
+
+
 def _correlation(scenes: Sequence[Scene], name: str) -> tuple[Float[np.ndarray, "q q"], float]:
     sums: dict[str, np.ndarray] = {}
     for scene in scenes:
         view = next(view for view in scene.views if view.name == name)
-        codes = np.concatenate([rows for kind, rows in view.codes.items() if kind != "tokens"], 1)
+        codes = np.concatenate(_subspaces(view), 1)
         labels = metrics.token_labels(scene.truth, view.grid)
         for kind, value in metrics.code_sums(codes, labels, 255).items():
             sums[kind] = sums.get(kind, 0) + value
-    return metrics.correlation(**sums), metrics.redundancy(**sums, subspaces=len(view.codes) - 1)
+    return metrics.correlation(**sums), metrics.redundancy(**sums, subspaces=len(_subspaces(view)))
 
 
 def layers(scene: Scene) -> Picture:
@@ -178,7 +184,7 @@ def affinity(maps: Float[np.ndarray, "k i j"]) -> Float[np.ndarray, "n n"]:
 
 def _on_grid(layer: LayerCam, view: View, label: int) -> Float[np.ndarray, "i j"]:
     """The CAM of several scales in the middle of every patch."""
-    maps = layer.multi[view.shown.index(label)]
+    maps = layer.maps[view.shown.index(label)]
     finer = maps.shape[0] // view.grid[0]
     return maps[finer // 2 :: finer, finer // 2 :: finer]
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +15,10 @@ from torch import Tensor
 from wsss import cam, evaluate, method, refine, transforms
 from wsss.batch import Output, present_classes
 from wsss.config import AUX, Config
-from wsss.explore.payload import LayerCam, Scene, View
+from wsss.explore.payload import LARGEST, MOST, LayerCam, Scene, View
 from wsss.inference import crf
 from wsss.model import SegmentationModel
 
-LARGEST = 400
-"""Longer side of a picture in the explorer, in pixels; larger photographs are shown smaller."""
-MOST = 4
-"""Classes that can be chosen in an image, at most, unless more are present."""
 FINER = 3
 """The maps of several scales are kept at this many values per patch and side; odd, so that one lies in its middle."""
 
@@ -34,6 +31,8 @@ class Seer:
     about: str
     model: SegmentationModel
     config: Config
+    digest: str = ""
+    """sha256 of the file of its weights."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,9 @@ def scene(picture: Picture, seers: Sequence[Seer]) -> Scene:
     take their place for all of them.
     """
     small = picture.photograph.convert("RGB")
-    small.thumbnail((LARGEST, LARGEST), Image.Resampling.BICUBIC)
+    scale = min(1, LARGEST / max(small.size))
+    width, height = (max(1, int(side * scale + 0.5)) for side in small.size)
+    small = small.resize((width, height), Image.Resampling.BICUBIC)
     truth = picture.truth
     if truth is not None and truth.shape != small.size[::-1]:
         truth = np.asarray(Image.fromarray(truth).resize(small.size, Image.Resampling.NEAREST))
@@ -96,15 +97,10 @@ def view(photograph: Image.Image, size: tuple[int, int], label: Float[Tensor, " 
     shown = order[: max(MOST, int(label.sum()))]
     wanted = torch.zeros_like(label).index_fill(0, shown, 1.0)[None]
     several = method.multi_scale_cam(model, image, output, config, present_classes(wanted))
-    one = method.layer_scores(model, output, shown)
-    blocks = len(model.encoder.blocks)
-    numbers = (blocks, blocks - AUX, *model.extra_blocks)
     finer = tuple(FINER * side for side in output.grid)
     layers = tuple(
-        LayerCam(
-            _layer_name(place, number), _numpy(cam.normalise(single)[0]), _numpy(_small(multi[:, shown], finer)[0])
-        )
-        for place, (number, single, multi) in enumerate(zip(numbers, one, several, strict=True))
+        LayerCam(name, _numpy(_small(raw[:, shown], finer)[0]))
+        for name, raw in zip(_layer_names(model), several, strict=True)
     )
     segments = bool(config.segmentation.weight)
     return View(
@@ -120,8 +116,27 @@ def view(photograph: Image.Image, size: tuple[int, int], label: Float[Tensor, " 
     )
 
 
-def _layer_name(place: int, number: int) -> str:
-    return {0: "last layer", 1: "aux layer"}.get(place, "further layer") + f" (block {number})"
+def _layer_names(model: SegmentationModel) -> list[str]:
+    blocks = len(model.encoder.blocks)
+    numbers = {"last layer": blocks, "aux layer": blocks - AUX}
+    further = [f"further layer (block {number})" for number in model.extra_blocks]
+    return [*(f"{name} (block {number})" for name, number in numbers.items()), *further]
+
+
+def described(seer: Seer) -> dict[str, Any]:
+    """What a page needs to know of a network that it runs by itself, beside the graph."""
+    size = evaluate.evaluation_size(seer.config)
+    return {
+        "name": seer.name,
+        "about": seer.about,
+        "weights": seer.digest,
+        "size": size,
+        "plain": seer.config.compat.plain_squash,
+        "grid": [size // seer.model.patch] * 2,
+        "layers": _layer_names(seer.model)[:2],
+        "largest": LARGEST,
+        "most": MOST,
+    }
 
 
 def _small(raw: Float[Tensor, "b k h w"], grid: tuple[int, int]) -> Float[Tensor, "b k i j"]:
@@ -129,11 +144,11 @@ def _small(raw: Float[Tensor, "b k h w"], grid: tuple[int, int]) -> Float[Tensor
 
 
 def _codes(model: SegmentationModel, output: Output, config: Config) -> dict[str, Float[np.ndarray, "n d"]]:
-    found = {"tokens": _numpy(output.tokens[0])}
+    codes = {"tokens": _numpy(output.tokens[0]), "tokens, aux layer": _numpy(output.layers[1][0])}
     if config.trains_subspaces:
-        codes = model.proj_head(output.tokens)[0]
-        found |= {f"subspace {k + 1}": _numpy(codes[:, k]) for k in range(codes.shape[1])}
-    return found
+        embeddings = model.proj_head(output.tokens)[0]
+        codes |= {f"subspace {k + 1}": _numpy(embeddings[:, k]) for k in range(embeddings.shape[1])}
+    return codes
 
 
 def _labels(logits: Float[Tensor, "1 c i j"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:

@@ -14,7 +14,7 @@ from wsss.data.pictures import read_image
 from wsss.explore.scene import Picture, Seer
 from wsss.inference import runs
 from wsss.model import build
-from wsss.paths import UserError, note, project_root, read_json
+from wsss.paths import UserError, note, project_root, read_json, sha256
 from wsss.report import experiments, records
 from wsss.report.records import Record
 
@@ -37,7 +37,7 @@ def of_run(folder: Path, weights: str = "last") -> tuple[Seer, tuple[str, ...]]:
     record = records.load(path)
     classes = classes_of(record)
     model = opened.model(len(classes), torch.device("cpu"))
-    return Seer(_name(opened.config), _about(record), model, opened.config), classes
+    return Seer(_name(opened.config), _about(record), model, opened.config, sha256(opened.file)), classes
 
 
 def of_runs(folders: Sequence[Path]) -> tuple[list[Seer], tuple[str, ...]]:
@@ -70,7 +70,7 @@ def shipped() -> tuple[Seer, tuple[str, ...]]:
     config, classes = stored.from_dict(record["config"]), classes_of(record)
     opened = runs.Opened(path.parent, config, path.with_suffix(".safetensors"), record["steps"])
     model = opened.model(len(classes), torch.device("cpu"))
-    return Seer(_name(config), _about(record), model, config), classes
+    return Seer(_name(config), _about(record), model, config, sha256(opened.file)), classes
 
 
 def _name(config: Config) -> str:

@@ -1,13 +1,17 @@
 """The explorer in a notebook: live with a kernel, and in the published book the same without one."""
 
+import base64
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import anywidget
 import numpy as np
 import traitlets
 
-from wsss.explore.payload import FOLDER, element, payload, runs
+from wsss.data.pictures import read_image
+from wsss.explore.payload import FOLDER, described, element, payload, runs
 from wsss.explore.scene import Picture, Seer, refined, scene, with_crf
 from wsss.paths import UserError
 
@@ -24,8 +28,10 @@ class Explorer(anywidget.AnyWidget):
     variant = traitlets.Int(0, help="Which model.").tag(sync=True)
     label = traitlets.Int(0, help="Class by number, background being 0.").tag(sync=True)
     layer = traitlets.Int(0, help="0 the last layer, 1 the aux layer.").tag(sync=True)
-    scales = traitlets.Enum(("multi", "single"), "multi").tag(sync=True)
-    colours = traitlets.Unicode("cividis").tag(sync=True)
+    view = traitlets.Unicode("cam", help="What is drawn over the picture.").tag(sync=True)
+    beside = traitlets.Unicode("", help="What is drawn right of the line; empty: there is none.").tag(sync=True)
+    split = traitlets.Float(0.5, help="Place of the line, 0..1.").tag(sync=True)
+    alike = traitlets.Int(0, help="Codes by which patches are compared.").tag(sync=True)
     threshold = traitlets.Float(0.5).tag(sync=True)
     opacity = traitlets.Float(0.6).tag(sync=True)
     row = traitlets.Int(-1, help="Of the chosen patch.").tag(sync=True)
@@ -37,8 +43,8 @@ class Explorer(anywidget.AnyWidget):
         self.pictures, self.seers = list(pictures), list(seers)
         self.scenes = [scene(picture, self.seers) for picture in self.pictures]
         threshold = self.seers[-1].config.cam.background if self.seers else 0.5
-        found = payload(self.scenes, classes, threshold, live=True)
-        super().__init__(payload=found, **found["start"])
+        content = payload(self.scenes, classes, threshold, live=True)
+        super().__init__(payload=content, **content["start"])
         self.observe(self._answer, "request")
 
     def labels(self) -> np.ndarray:
@@ -49,10 +55,14 @@ class Explorer(anywidget.AnyWidget):
         return np.repeat(values, counts).astype(np.uint8).reshape(self.payload["images"][self.answer["image"]]["size"])
 
     def _answer(self, change: Any) -> None:
+        request = change["new"]
         picture, seer, where = self.pictures[self.image], self.seers[self.variant], self.scenes[self.image]
         size, answer = where.pixels.shape[:2], {"image": self.image, "variant": self.variant}
         try:
-            if change["new"]["what"] == "crf":
+            if request["what"] == "photograph":
+                self._add(request["name"], base64.b64decode(request["data"]))
+                return
+            if request["what"] == "crf":
                 mask, name = with_crf(picture, seer, size), "segmentation with CRF"
             else:
                 present = sorted({*where.present, self.label})
@@ -61,13 +71,25 @@ class Explorer(anywidget.AnyWidget):
                 name = f"CAM, {layer}, above {self.threshold:.2f}, refined"
             self.answer = answer | {"name": name, "mask": runs(mask), "words": ""}
         except UserError as error:
-            self.answer = answer | {"words": str(error), "number": change["new"]["number"]}
+            self.answer = answer | {"words": str(error), "number": request["number"]}
+
+    def _add(self, name: str, file: bytes) -> None:
+        """Look at a photograph that was dropped on the explorer."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "photograph"
+            path.write_bytes(file)
+            picture = Picture(name, read_image(path))
+        self.pictures.append(picture)
+        self.scenes.append(scene(picture, self.seers))
+        image = described(self.scenes[-1], self.payload["classes"])
+        self.payload = self.payload | {"images": [*self.payload["images"], image]}
+        self.label, self.row, self.image = -1, -1, len(self.scenes) - 1
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """The widget, and for pages without a kernel the element that explorer.js mounts on."""
-        found = super()._repr_mimebundle_(**options)
-        data, *more = found if isinstance(found, tuple) else (found,)
+        bundle = super()._repr_mimebundle_(**options)
+        data, *more = bundle if isinstance(bundle, tuple) else (bundle,)
         if data is None:
-            return found
-        still = element(self.payload | {"live": False})
+            return bundle
+        still = element(self.payload | {"live": False, "without": ""})
         return ({**data, "text/html": still}, *more) if more else {**data, "text/html": still}
