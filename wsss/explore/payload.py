@@ -19,9 +19,10 @@ from jaxtyping import Float, Int8, UInt8
 from PIL import Image
 
 from wsss.paths import UserError
-from wsss.report.figures import GREY, colour
+from wsss.report.figures import class_colours
 
 FOLDER = Path(__file__).parent
+IGNORE = 255
 SCRIPTS = ("explorer.js", "explorer_engine.js")
 LARGEST = 400
 """Longer side of a picture in the explorer, in pixels; larger photographs are shown smaller."""
@@ -89,11 +90,11 @@ def payload(
     if not scenes or not all(scene.views for scene in scenes):
         raise UserError("there is nothing to explore: give at least one image and one model")
     names = ["background", *classes]
-    colours = [np.zeros(3), *map(colour, range(1, len(names))), np.full(3, GREY)]
+    colours = class_colours(np.array([*range(len(names)), IGNORE]))
     ramp = (matplotlib.colormaps["cividis"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
     return {
         "classes": names,
-        "palette": (np.stack(colours) * 255).round().astype(int).tolist(),
+        "palette": (colours * 255).round().astype(int).tolist(),
         "ramp": _text(ramp),
         "images": [described(scene, names) for scene in scenes],
         "start": {
