@@ -18,7 +18,7 @@ from wsss import command, presets
 from wsss.config import Config
 from wsss.paths import UserError, project_root
 
-USAGE = """\
+_USAGE = """\
 usage: wsss COMMAND ...
 
   train PRESET             train and evaluate one run; the same words again resume it
@@ -38,7 +38,7 @@ usage: wsss COMMAND ...
 
 `wsss COMMAND --help` explains each; the book explains the method."""
 
-TRAIN_USAGE = """\
+_TRAIN_USAGE = """\
 usage: wsss train PRESET [--seed N] [--output DIR] [--data.root ROOT] [--no-resume] [--gate] [--SETTING VALUE ...]
 
 Train and evaluate one run. It goes to OUTPUT/DATASET/VARIANT/SEED, its record to the same path with .json. The same
@@ -52,12 +52,12 @@ presets: """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    return command.main("wsss", command.Group(USAGE, COMMANDS), argv)
+    """Run one command and return the exit code."""
+    return command.main("wsss", command.Group(_USAGE, COMMANDS), argv)
 
 
 @dataclass(frozen=True)
-class Train(Config):
+class _Train(Config):
     """One run."""
 
     no_resume: bool = False
@@ -67,7 +67,7 @@ class Train(Config):
 
     @property
     def config(self) -> Config:
-        """The run's configuration, with its variant. Raises UserError."""
+        """Return the run's configuration with its variant. Raises UserError."""
         return presets.named(Config(**{row.name: getattr(self, row.name) for row in dataclasses.fields(Config)}))
 
     def __call__(self) -> int | str:
@@ -89,10 +89,10 @@ class Train(Config):
         return int(not record["passed"])
 
 
-def train_request(name: str, words: Sequence[str]) -> Train:
-    """The preset `name` with what the words after `wsss train NAME` change. Raises UserError."""
+def train_request(name: str, words: Sequence[str]) -> _Train:
+    """Fill the preset `name` with what the words after `wsss train NAME` change. Raises UserError."""
     presets.get(name)  # says which presets there are
-    request = command.parse(Train, words, f"wsss train {name}", Train(**vars(presets.PRESETS[name])))
+    request = command.parse(_Train, words, f"wsss train {name}", _Train(**vars(presets.PRESETS[name])))
     if request.name != name:
         raise UserError("--name is the preset's; give --variant a name of your own for the run")
     return request
@@ -101,12 +101,12 @@ def train_request(name: str, words: Sequence[str]) -> Train:
 def _train(words: Sequence[str]) -> int | str:
     if words and words[0] not in ("-h", "--help"):
         return train_request(words[0], words[1:])()
-    print(TRAIN_USAGE + ", ".join(presets.PRESETS))
+    print(_TRAIN_USAGE + ", ".join(presets.PRESETS))
     return 0 if words else 2
 
 
 def _summary(record: Mapping[str, Any]) -> str:
-    """What a run's record says first, and where the rest lies."""
+    """Say the main numbers of a run's record and where the rest lies."""
     results, path = record["results"], Path(record["path"])
 
     def number(value: float | None) -> str:
@@ -128,7 +128,7 @@ def _summary(record: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class _Evaluate:
     """Evaluate a run's weights and write a record. `training` is the protocol of validation in training; `voc` (native
     size) and `coco` (squashed) are the final ones, with CRF; they write index PNGs, and the same words go on with
     those of an interrupted evaluation."""
@@ -179,7 +179,7 @@ class Evaluate:
             raise UserError("wsss evaluate takes a RUN, or --checkpoint FILE with --preset and --output; see --help")
         of_final = ("scales", "flip", "crf", "crf_merge", "bfloat16", "longest", "save", "batch", "workers")
         final = {name: getattr(self, name) for name in of_final}
-        given = [name for name, value in final.items() if value != getattr(Evaluate, name)]
+        given = [name for name, value in final.items() if value != getattr(_Evaluate, name)]
         if self.protocol == "training" and given:
             raise UserError(f"--{given[0]} is of the protocols voc and coco; add --protocol voc or --protocol coco")
         from wsss.inference import runs
@@ -196,7 +196,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Predict:
+class _Predict:
     """Write what a run's model sees in photographs. DIR/segmentation, DIR/cam and DIR/pseudo_label get index PNGs with
     VOC's palette, of each photograph's size, 255 where the pseudo label is unsure; DIR/scores.csv the probability of
     every class. CAM and pseudo label need the classes of an image: those of the list, or, of other photographs, those
@@ -220,7 +220,7 @@ class Predict:
 
 
 @dataclass(frozen=True)
-class Score:
+class _Score:
     """Compare index PNGs with the truth; prints miou (percent), iou by class, accuracies and the image count."""
 
     predictions: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PREDICTIONS")]
@@ -239,7 +239,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Tables:
+class _Tables:
     """Print the tables from records: paper, published base, measured, or the command that is still to be run."""
 
     names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TABLE")] = ()
@@ -264,7 +264,7 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class Publish:
+class _Publish:
     """Copy finished records of runs/ to data/results and executed notebooks to book/runs; a dirty tree is refused."""
 
     only: tuple[str, ...] = ()
@@ -278,17 +278,17 @@ class Publish:
 
 COMMANDS: dict[str, command.Target] = {
     "train": _train,
-    "evaluate": Evaluate,
-    "predict": Predict,
+    "evaluate": _Evaluate,
+    "predict": _Predict,
     "sweep": "wsss.tools.sweep:run",
     "explore": "wsss.explore.command:Explore",
     "export": "wsss.explore.command:Export",
-    "score": Score,
+    "score": _Score,
     "data": "wsss.data.commands:run",
     "pretrain": "wsss.tools.pretrain:Pretrain",
     "submit": "wsss.inference.submit:Submit",
-    "tables": Tables,
+    "tables": _Tables,
     "verify": "wsss.tools.verify:run",
     "bench": "wsss.tools.bench:run",
-    "publish": Publish,
+    "publish": _Publish,
 }

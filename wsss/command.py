@@ -38,7 +38,7 @@ called; a function of the words; a group of commands; or one of them as MODULE:N
 
 
 def main(command: str, target: Target, words: Sequence[str] | None = None) -> int:
-    """Do what the words after `command` say (None: those of the command line); returns the exit code.
+    """Do what the words after `command` say (None: those of the command line) and return the exit code.
 
     Each error that a user can act on is one sentence on stderr.
     """
@@ -119,8 +119,8 @@ def parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T
 
 
 def _spelled(words: Sequence[str], kinds: Mapping[str, Any], bare: bool) -> list[str]:
-    """The words as tyro takes them: True after a switch that stands alone, numbers and words apart that commas join,
-    None for what once stood for automatic.
+    """Spell the words as tyro takes them: True after a switch that stands alone, numbers that commas join apart, None
+    for what once stood for automatic.
 
     `bare`: the command has no words but settings, so that a word after a switch is its value, and words may be joined
     by commas as numbers are.
@@ -153,8 +153,11 @@ _SWITCH = ("True", "False", "None")
 
 
 def _sentence(printed: str) -> str:
-    """What tyro says in a box of lines or of blanks: what stands between its title, perhaps ruled off, and its next
-    rule, without the explanations of options, which stand far in."""
+    """Take the sentence out of tyro's box, which is drawn in lines or in blanks.
+
+    It stands between the title, which may be ruled off, and the next rule. Explanations of options are indented far
+    and left out.
+    """
     lines = [line.rstrip(" │").lstrip("│") for line in re.sub(r"\x1b\[[0-9;]*m", "", printed).splitlines()[1:]]
     rules = [number for number, line in enumerate(lines) if line.strip() and set(line.strip()) <= set("─-╰╯")]
     body = lines[1 : rules[1]] if rules[:1] == [0] and rules[1:] else lines[: rules[0] if rules else None]

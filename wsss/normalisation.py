@@ -10,15 +10,15 @@ import timm
 from wsss.config import Model
 from wsss.paths import UserError
 
-Triple = tuple[float, float, float]
+_Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Normalisation:
     """Mean and deviation of red, green and blue in 0..1, with their source."""
 
-    mean: Triple
-    deviation: Triple
+    mean: _Triple
+    deviation: _Triple
     source: str = ""
 
     def text(self) -> str:

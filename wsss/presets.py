@@ -326,14 +326,14 @@ def named(config: Config) -> Config:
 
 
 def changes(config: Config) -> dict[str, Any]:
-    """Settings in which `config` differs from its preset, those of NOT_IN_VARIANT aside."""
+    """List the settings in which `config` differs from its preset, those of NOT_IN_VARIANT aside."""
     preset = flatten(PRESETS[config.name])
     values = flatten(config).items()
     return {path: value for path, value in values if value != preset[path] and path not in NOT_IN_VARIANT}
 
 
 def words(config: Config) -> list[str]:
-    """The words after `wsss train` that make the run of `config`."""
+    """Spell the words after `wsss train` that make the run of `config`."""
     typed = [config.name, "--seed", str(config.seed)]
     for path, value in changes(config).items():
         typed += [f"--{path}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]

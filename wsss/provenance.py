@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 
 def stamp() -> dict[str, Any]:
     """Collect the commit (and whether files differ from it), device, versions and date."""
-    commit, dirty = git_state()
+    commit, dirty = _git_state()
     versions = {"python": platform.python_version(), "wsss": wsss.__version__}
     for name in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -24,13 +24,13 @@ def stamp() -> dict[str, Any]:
     return {
         "commit": commit,
         "dirty": dirty,
-        "device": device(),
+        "device": _device(),
         "versions": versions,
         "date": datetime.date.today().isoformat(),
     }
 
 
-def git_state() -> tuple[str, bool]:
+def _git_state() -> tuple[str, bool]:
     """Ask git for the short commit of the package and whether its files were changed; ("none", True) outside git."""
     source = Path(wsss.__file__).parent
 
@@ -44,7 +44,7 @@ def git_state() -> tuple[str, bool]:
         return "none", True
 
 
-def device() -> str:
+def _device() -> str:
     """Name the processor and count its cores. Callers add accelerators."""
     try:
         rows = Path("/proc/cpuinfo").read_text().splitlines()

@@ -32,18 +32,18 @@ class Fraction(Bound):
 
 
 def get(config: Any, path: str) -> Any:
-    """Value at a dotted path."""
+    """Read the value at a dotted path."""
     return functools.reduce(getattr, path.split("."), config)
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Dotted path -> value of every leaf."""
+    """Map the dotted path of every leaf to its value."""
     return {path: get(config, path) for path in kinds(type(config))}
 
 
 @functools.cache
 def kinds(kind: Any) -> dict[str, Any]:
-    """Dotted path -> annotated type of every leaf, in the order of the fields."""
+    """Map the dotted path of every leaf to its annotated type, in the order of the fields."""
     flat: dict[str, Any] = {}
     hints = get_type_hints(kind, include_extras=True)
     for name in (field.name for field in dataclasses.fields(kind)):
@@ -54,7 +54,7 @@ def kinds(kind: Any) -> dict[str, Any]:
 
 
 def types(kind: Any) -> frozenset[type]:
-    """The plain types that a leaf's type is made of: tuple, float and NoneType of `tuple[float, ...] | None`."""
+    """Split a leaf's type into plain ones: tuple, float and NoneType for `tuple[float, ...] | None`."""
     if get_origin(kind) is Annotated:
         return types(get_args(kind)[0])
     if get_origin(kind) in (None, Literal):
@@ -63,13 +63,15 @@ def types(kind: Any) -> frozenset[type]:
 
 
 def bound_of(kind: Any) -> Bound | None:
-    """The bound that a field is annotated with."""
+    """Find the bound that a field is annotated with."""
     return next((extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Bound)), None)
 
 
 def check(config: Any, steps: int = 0) -> None:
-    """UserError for the first setting that is no choice or outside its bound, NaN included; `steps` of the run explain
-    a fraction."""
+    """Raise UserError for the first setting that is no choice or outside its bound, as NaN always is.
+
+    With the `steps` of the run, the sentence about a fraction says which fraction a number of steps is.
+    """
     for path, kind in kinds(type(config)).items():
         value, bound = get(config, path), bound_of(kind)
         if get_origin(kind) is Literal:
@@ -91,10 +93,10 @@ def check(config: Any, steps: int = 0) -> None:
 
 
 def override(config: T, changes: Mapping[str, Any]) -> T:
-    """`config` with dotted paths replaced, e.g. {"patch_contrast.weight": 0}.
+    """Replace settings of `config` by dotted path, e.g. {"patch_contrast.weight": 0}.
 
-    Raises UserError for an unknown path (with the nearest one, or with what an old one is called today) or a value of
-    the wrong kind.
+    Raises UserError for a value of the wrong kind, and for an unknown path; it suggests the nearest one, or today's
+    name of an old one.
     """
     known = kinds(type(config))
     for path, value in changes.items():
@@ -113,13 +115,15 @@ def _replace(config: T, changes: Mapping[str, Any]) -> T:
 
 @functools.cache
 def _spec(kind: Any) -> Any:
-    """How tyro reads a value of this type from words."""
+    """Look up how tyro reads a value of this type from words."""
     return ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, set()))
 
 
 def texts(value: Any, kind: Any) -> list[str]:
-    """The words from which tyro reads a value of this type: those of a list, or of a text with commas as records and
-    the names of variants have it; a switch may be 1 or true, and None none."""
+    """Spell a value as the words from which tyro reads this type.
+
+    The value may be a list, or a text with commas as in names of variants; a switch may be 1 or true, None may be none.
+    """
     made_of, parts = types(kind), [value]
     if isinstance(value, list | tuple):
         parts = value
@@ -135,7 +139,7 @@ def texts(value: Any, kind: Any) -> list[str]:
 
 
 def convert(value: Any, kind: Any, path: str) -> Any:
-    """`value` as the type of the setting `path`, read as on the command line. Raises UserError."""
+    """Convert `value` to the type of the setting `path`, as on the command line. Raises UserError."""
     spec, spelled, made_of = _spec(kind), texts(value, kind), types(kind)
     typed = value if isinstance(value, list | tuple) else [value]
     try:
@@ -154,7 +158,7 @@ def convert(value: Any, kind: Any, path: str) -> Any:
 
 
 def paths(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested plain values as dotted path -> value."""
+    """Flatten nested plain values to dotted path -> value."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= paths(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
@@ -186,7 +190,7 @@ AUTOMATIC: Mapping[str, tuple[float, ...]] = {
 
 
 def replacement(path: str, value: Any) -> Mapping[str, Any] | None:
-    """Today's settings for an old setting and its value, however that is written; None if they are not old."""
+    """Translate an old setting, or an old value of a setting, to today's settings; None if it is not old."""
     if path in RENAMED:
         return RENAMED[path].get(str(value))
     try:
@@ -197,14 +201,14 @@ def replacement(path: str, value: Any) -> Mapping[str, Any] | None:
 
 
 def current(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted path in today's words; those that have not changed as they are."""
+    """Translate the old ones among settings by dotted path to today's; the others stay."""
     new = {path: replacement(path, value) for path, value in changes.items()}
     kept = {path: changes[path] for path, ways in new.items() if ways is None}
     return kept | {path: value for ways in new.values() for path, value in (ways or {}).items()}
 
 
 def unknown(path: str, value: Any, known: Iterable[str]) -> str:
-    """Sentence about a setting that does not exist: what to type in its place today, or the nearest name."""
+    """Say of a setting that does not exist what to type today, or which name is nearest."""
     ways = {
         key: "type " + " ".join(f"--{name} {x:g}" for name, x in changes.items()) if changes else "leave it out"
         for key, changes in RENAMED.get(path, {}).items()
