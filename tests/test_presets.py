@@ -10,7 +10,7 @@ from builders import forward, tiny, training_batch
 
 from wsss import method, model, optim, presets, schedule
 from wsss.config import TOCO, Compat
-from wsss.paths import UserError
+from wsss.paths import UserError, project_root
 from wsss.presets import PRESETS
 from wsss.report import records
 from wsss.settings import flatten
@@ -117,3 +117,16 @@ def test_a_variant_is_named_by_what_differs():
     assert changed.variant == "mini+patch_contrast.weight=0.0+optim.steps=7"
     assert presets.get("mini", variant="own", optim__steps=7).variant == "own"
     assert "/" not in presets.get("mini", model__checkpoint="a/b").variant
+
+
+def test_the_book_names_every_setting_in_which_the_photographs_differ_from_voc():
+    page = (project_root() / "book" / "experiments.md").read_text()
+    table = page.partition("(photographs-preset)=")[2].partition("\n:::\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| `")]
+    told = {name.strip("`"): value for name, _, value, reason in rows if reason}
+    voc, ours = (flatten(presets.get(name)) for name in ("voc", "voc-animals"))
+    differ = {path: value for path, value in ours.items() if value != voc[path] and path not in ("name", "variant")}
+    written = {
+        path: ", ".join(map(str, value)) if isinstance(value, tuple) else str(value) for path, value in differ.items()
+    }
+    assert told == written

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import seaborn
 from jaxtyping import Float, UInt8
 from matplotlib import patches
 from matplotlib.axes import Axes
@@ -115,18 +116,19 @@ def gram(scenes: Sequence[Scene]) -> Picture:
     picture, said = Picture(figsize=(4.2 * len(views), 4.1), layout="constrained"), []
     for axis, view in zip(picture.subplots(1, len(views), squeeze=False)[0], views, strict=True):
         values, redundancy = _correlation(scenes, view.name)
-        shown = axis.imshow(np.abs(values), cmap="cividis", vmin=0, vmax=1)
+        scale = {"cmap": "cividis", "vmin": 0, "vmax": 1, "square": True, "rasterized": True}
+        bar = {"cbar": view is views[-1], "cbar_kws": {"shrink": 0.8, "label": "|correlation|"}}
+        seaborn.heatmap(np.abs(values), ax=axis, **scale, **bar)
         subspaces = len(_subspaces(view))
         width = len(values) // subspaces
         for edge in range(1, subspaces):
-            axis.axhline(edge * width - 0.5, color="white", linewidth=1)
-            axis.axvline(edge * width - 0.5, color="white", linewidth=1)
+            axis.axhline(edge * width, color="white", linewidth=1)
+            axis.axvline(edge * width, color="white", linewidth=1)
         middles, numbers = [(k + 0.5) * width for k in range(subspaces)], range(1, subspaces + 1)
         axis.set_xticks(middles, numbers), axis.set_yticks(middles, numbers)
         axis.set_title(f"{view.name}: redundancy {redundancy:.1f} %", fontsize=9)
         axis.set(xlabel="subspace", ylabel="subspace")
         said.append(f"{view.name} {redundancy:.1f} %")
-    picture.colorbar(shown, ax=axis, shrink=0.8, label="|correlation|")
     picture.alt = (
         f"Absolute correlation of every dimension of the codes with every other over the patches of {len(scenes)} "
         f"images, centred by label, blocks of subspaces divided by lines. Redundancy: {'; '.join(said)}."

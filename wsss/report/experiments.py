@@ -246,7 +246,7 @@ def _all() -> Iterator[tuple[str, Experiment]]:
     choices = {f"direction {kind}": changes["direction"][kind] for kind in ("last_to_aux", "both", "scheduled")}
     choices |= {f"{label} alone": changes["level"][label] for label in ("class tokens", "patch tokens")}
     choices |= {"without decoupling": presets.UNDECOUPLED, "K = 1": changes["subspaces"]["K = 1"]}
-    choices |= {f"modules from {start:g} on": {"schedule.modules_start": start} for start in (0.1, 0.5)}
+    choices |= {f"modules from {start:g} on": {"schedule.modules_start": start} for start in (0.1, 0.75)}
     yield "voc-animals-choices", replace(_ablation("voc-animals", "choices", choices), finals=())
 
 
