@@ -307,7 +307,7 @@ LONGEST = 160
 
 
 def get(name: str, /, **changes: Any) -> Config:
-    """Return the preset `name` with settings replaced, e.g. get("mini", optim__steps=8) or **{"optim.steps": 8}.
+    """Return the preset `name` with settings replaced, e.g. ``get("mini", optim__steps=8)``.
 
     Raises UserError for an unknown preset or setting, with the nearest name.
     """
