@@ -102,7 +102,11 @@ def source(tmp_path: Path) -> Path:
 def prepare(source: Path, output: Path, *more: str) -> int:
     """The command's words on the tiny set, in this process unless told otherwise."""
     words = [str(output), "--annotations", str(source / "annotations"), "--images", str(source), "--partial"]
-    return commands.run(["prepare", "coco", *words, *({} if "--workers" in more else ("--workers", "0")), *more])
+    words += [*({} if "--workers" in more else ("--workers", "0")), *more]
+    result = commands.run(["prepare", "coco", *words])
+    if isinstance(result, str):  # what the command prints
+        print(result)
+    return result if isinstance(result, int) else 0
 
 
 def mask_of(root: Path, number: int) -> np.ndarray:

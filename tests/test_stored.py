@@ -73,7 +73,7 @@ OLD = {
     "mini+msc.decoupling=dec": "mini+msc.orthogonality_weight=0.0",
     "mini-base+msc.level=both": "mini-base",
     "mini+model.width=0": "mini+model.width=None",
-    "voc-animals+segmentation.levels=(0.0,0.0)": "voc-animals",
+    "voc+segmentation.levels=(0.0,0.0)": "voc",
     "mini+schedule.modules_start=-1.0": "mini",
     "mini": "mini",
     "mini+csa.layers=(3,1)": "mini+csa.layers=(3,1)",

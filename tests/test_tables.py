@@ -112,7 +112,7 @@ def test_the_first_table_holds_base_and_modules_on_the_same_seeds_and_never_one_
 def test_settings_of_presets_are_those_that_make_another_run():
     table = tables.build("settings", [])
     rows = {row[0]: row[1:] for row in table.rows}
-    assert rows["--optim.steps"] == ("20000", "80000", "600", "1600") and "--seed" not in rows
+    assert rows["--optim.steps"] == ("20000", "80000", "480", "1600") and "--seed" not in rows
     assert rows["--csa.direction"] == ("scheduled", "scheduled", "aux_to_last", "aux_to_last")
     assert rows["--cam.scales"][0] == "1, 0.5, 1.5" and rows["--optim.lr"][0] == "6e-05"
 
