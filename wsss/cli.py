@@ -276,7 +276,7 @@ class _Publish:
         return "\n".join(map(str, publish.publish(project_root() / "runs", project_root(), self.only)))
 
 
-COMMANDS: dict[str, command.Target] = {
+COMMANDS: dict[str, Any] = {
     "train": _train,
     "evaluate": _Evaluate,
     "predict": _Predict,

@@ -31,6 +31,7 @@ from wsss import config as configuration
 from wsss.batch import Batch
 from wsss.config import Config
 from wsss.data import identity, sets
+from wsss.data.voc import Split
 from wsss.interrupt import Interrupted, stop_signals
 from wsss.log import Log
 from wsss.model import SegmentationModel, build
@@ -47,10 +48,8 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
     with distributed.group() as device:
         root = distributed.main_first(lambda: sets.root_of(config.data))
         supervised = config.data.supervision == "masks"
-        train_split = datasets.Split(root, config.data.train_split, masks=supervised)
-        val_split, *watched = (
-            datasets.Split(root, name, masks=True) for name in (config.data.val_split, *config.data.watch)
-        )
+        train_split = Split(root, config.data.train_split, masks=supervised)
+        val_split, *watched = (Split(root, name, masks=True) for name in (config.data.val_split, *config.data.watch))
         evaluate.require_headline(config.data, train_split.kit.classes)
         data = distributed.from_main(lambda: _digests(train_split, val_split, watched))
         folder = run_folder(config, root)
@@ -65,7 +64,7 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
         return made.finish(data)
 
 
-def _digests(train: datasets.Split, val: datasets.Split, watched: Sequence[datasets.Split]) -> records.Data:
+def _digests(train: Split, val: Split, watched: Sequence[Split]) -> records.Data:
     digests = {"train": identity.digests(train), "val": identity.digests(val)}
     return digests | {identity.WATCHED + split.name: identity.digests(split) for split in watched}
 
@@ -82,11 +81,11 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        train: datasets.Split,
-        val: datasets.Split,
+        train: Split,
+        val: Split,
         folder: Path,
         device: torch.device,
-        watched: Sequence[datasets.Split] = (),
+        watched: Sequence[Split] = (),
     ):
         self.config, self.train_split, self.val_split, self.watched = config, train, val, watched
         self.folder, self.device, self.step, self.best, self.seconds = folder, device, 0, -1.0, 0.0
@@ -242,7 +241,7 @@ class Trainer:
             self._keep_best(row["validation"]["segmentation"])
             self.log.write(row)
 
-    def _measure(self, split: datasets.Split) -> dict[str, Any]:
+    def _measure(self, split: Split) -> dict[str, Any]:
         """What the log says of a list: mean IoU by kind, of CAMs also at their best threshold, mAP, agreement of the
         layers and pixel AUC of their CAMs, redundancy of the subspaces."""
         counted = evaluate.tally(self.model, split, self.config, self.device)

@@ -26,7 +26,10 @@ from wsss.report import records
 from wsss.report.benchmarks import published_rows
 from wsss.report.records import Record
 
-BLUE, ORANGE, VERMILION, BLACK = "#0072B2", "#E69F00", "#D55E00", "#000000"
+BLUE = "#0072B2"
+ORANGE = "#E69F00"
+VERMILION = "#D55E00"
+BLACK = "#000000"
 _GREEN = "#009E73"
 PALETTE = (BLUE, ORANGE, _GREEN, "#CC79A7", "#56B4E9", VERMILION, "#F0E442")
 IGNORE = 255
