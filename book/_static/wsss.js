@@ -47,3 +47,11 @@ document.addEventListener("DOMContentLoaded", () => {
     if (!line.children.length) line.remove();
   }
 });
+
+// The arrows that unfold the contents have no words; a screen reader needs some.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const arrow of document.querySelectorAll(".has-children > details > summary")) {
+    const page = arrow.closest(".has-children").querySelector("a")?.textContent.trim();
+    arrow.setAttribute("aria-label", `Pages below ${page}`);
+  }
+});
