@@ -22,7 +22,8 @@ document.addEventListener("DOMContentLoaded", () => {
     const titles = [...table.querySelectorAll("thead tr:first-child th")].map((cell) => cell.textContent.trim());
     if (titles.length < 4 || table.querySelector("[rowspan], [colspan]") || table.tHead.rows.length > 1) continue;
     table.classList.add("wsss-stack");
-    table.setAttribute("role", "table");
+    // A link in the caption would be a child that the role forbids; such a table keeps the one of its tag.
+    if (!table.caption?.querySelector("a.reference")) table.setAttribute("role", "table");
     for (const [tag, role] of Object.entries(roles)) {
       for (const part of table.querySelectorAll(tag)) part.setAttribute("role", role);
     }
