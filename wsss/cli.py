@@ -6,7 +6,6 @@ torch is loaded before that, so that help is there at once.
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import tyro
 
 from wsss import command, presets
 from wsss.config import Config
-from wsss.paths import UserError, project_root
+from wsss.paths import UserError, is_first, project_root
 
 _USAGE = """\
 usage: wsss COMMAND ...
@@ -84,7 +83,7 @@ class _Train(Config):
             return _summary(record)
         if "gate" not in record:
             raise UserError(f"{record['path']} is the record of the whole run, before which a gate comes; see its log")
-        if os.environ.get("RANK", "0") == "0":
+        if is_first():
             print(record["gate"])
         return int(not record["passed"])
 

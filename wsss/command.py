@@ -16,7 +16,7 @@ import tyro
 
 from wsss import settings
 from wsss.interrupt import Interrupted
-from wsss.paths import Echo, UserError, did_you_mean, note
+from wsss.paths import Echo, UserError, did_you_mean, is_first, note
 
 T = TypeVar("T")
 Outcome = int | str | None
@@ -44,7 +44,7 @@ def main(command: str, target: Target, words: Sequence[str] | None = None) -> in
     """
     try:
         outcome = run(command, target, list(sys.argv[1:] if words is None else words))
-        if isinstance(outcome, str) and os.environ.get("RANK", "0") == "0":  # torchrun starts a process for each rank
+        if isinstance(outcome, str) and is_first():
             print(outcome)
         return outcome if isinstance(outcome, int) else 0
     except Echo:

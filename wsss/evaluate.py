@@ -90,14 +90,18 @@ def pseudo_label(
     maps: Float[Tensor, "b k h w"], image: Pixels, label: Float[Tensor, "b k"], config: Config
 ) -> Int[Tensor, "b h w"]:
     """Labels that segmentation would learn from a normalised CAM of a whole image, masked by `label`."""
-    box = torch.tensor([0, image.shape[2], 0, image.shape[3]], device=image.device).expand(len(image), 4)
+    box = cam.whole_box(len(image), (image.shape[2], image.shape[3]), image.device)
     return method.pseudo_label(image, maps, label, box, config)
 
 
 @torch.inference_mode()
 def predicted_label(model: SegmentationModel, image: Pixels) -> Float[Tensor, "b k"]:
     """The classes that the classifier gives more than one half, or the most probable one."""
-    probability = model(model.normalise(image), segment=False).logits.sigmoid()
+    return probable_label(model(model.normalise(image), segment=False).logits.sigmoid())
+
+
+def probable_label(probability: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+    """The classes of more than one half, or the most probable one."""
     return ((probability > 0.5) | (probability == probability.amax(1, keepdim=True))).float()
 
 

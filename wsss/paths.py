@@ -21,9 +21,14 @@ class Echo(UserError):
     """Failure of another process, which reports it itself."""
 
 
+def is_first() -> bool:
+    """Whether this is the first of torchrun's processes, or the only one: the one that prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def note(sentence: str) -> None:
     """Print a sentence on stderr; of torchrun's processes only the first one does."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         print(f"wsss: {sentence}", file=sys.stderr)
 
 

@@ -97,8 +97,8 @@ def source_of(name: str) -> tuple[str, str, str]:
     first = min([node.lineno, *(mark.lineno for mark in getattr(node, "decorator_list", []))])
     kept = [lines[number - 1] for number in range(first, node.end_lineno + 1) if number not in hidden]
     indent = len(kept[0]) - len(kept[0].lstrip())
-    words = ast.get_docstring(node) if isinstance(node, ast.FunctionDef | ast.ClassDef) else ""
-    tags = TAGS.search((words or "").partition("\n\n")[0])
+    docstring = ast.get_docstring(node) if isinstance(node, ast.FunctionDef | ast.ClassDef) else ""
+    tags = TAGS.search((docstring or "").partition("\n\n")[0])
     return str(file), "\n".join(line[indent:] for line in kept), tags[1].strip() if tags else ""
 
 
@@ -122,11 +122,10 @@ class PaperTable(Captioned):
 
     def show(self, name: str) -> list[nodes.Node]:
         values, lines = flatten(PRESETS["voc"]), []
-        self.env.note_dependency(str(ROOT / "wsss" / "config.py"))
-        for path, words in described().items():
+        for path, text in described().items():
             value = values[path]
             shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            lines.append((f"--{path}", words, shown, ""))
+            lines.append((f"--{path}", text, shown, ""))
         return self.table(
             Table("Choices of the reconstruction", ("setting", "what it is", "ours", "the paper"), tuple(lines))
         )
@@ -136,12 +135,12 @@ def described() -> dict[str, str]:
     """Path of each setting of CHOSEN -> the first sentence of its documentation."""
     tree = ast.parse((ROOT / "wsss" / "config.py").read_text(encoding="utf-8"))
     classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
-    found = {}
+    texts = {}
     for group, name in CHOSEN.items():
-        for field, words in pairwise(classes[name]):
-            if isinstance(field, ast.AnnAssign) and isinstance(words, ast.Expr):
-                found[f"{group}.{field.target.id}"] = " ".join(words.value.value.replace("`", "").split())
-    return {path: words for path, words in found.items() if path not in NOT_OURS}
+        for field, text in pairwise(classes[name]):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                texts[f"{group}.{field.target.id}"] = " ".join(text.value.value.replace("`", "").split())
+    return {path: text for path, text in texts.items() if path not in NOT_OURS}
 
 
 # Drawings.
@@ -156,8 +155,6 @@ class Drawing(Captioned):
         shown = [inlined(file, name + file.stem.removeprefix(name)) for file in files if file.is_file()]
         if not shown:
             raise UserError(f"there is no drawing {name}.svg")
-        for file in folder.iterdir():
-            self.env.note_dependency(str(file))
         kinds = ("wide", "phone") if len(shown) > 1 else ("both",)
         body = "".join(f'<div class="wsss-drawing-{kind}">{svg}</div>' for kind, svg in zip(kinds, shown, strict=True))
         alt = re.search(r"<desc[^>]*>(.*?)</desc>", shown[0], re.DOTALL)
@@ -187,9 +184,9 @@ def inlined(file: Path, name: str) -> str:
 @cache
 def compared(name: str) -> list[tuple[ablation.Difference, OverSeeds, float]]:
     """The primary differences of an experiment, each with its test over seeds and its p after Holm's correction."""
-    found = [line for line in ablation.compared(experiments.get(name), records.published()) if line.primary]
-    tests = [over_seeds(line.points) for line in found]
-    return list(zip(found, tests, holm([test.p for test in tests]), strict=True))
+    lines = [line for line in ablation.compared(experiments.get(name), records.published()) if line.primary]
+    tests = [over_seeds(line.points) for line in lines]
+    return list(zip(lines, tests, holm([test.p for test in tests]), strict=True))
 
 
 def judged(test: OverSeeds, p: float) -> str:
@@ -227,12 +224,12 @@ def answer(text: str) -> str:
     lines = compared(text)
     if not lines:
         return "not run yet"
-    words = {kind: [] for kind in ("shown", "shown, but small", "no effect", "open")}
+    verdicts = {kind: [] for kind in ("shown", "shown, but small", "no effect", "open")}
     for line, test, p in lines:
-        words[judged(test, p)].append(f"{line.row} {signed(test.mean)} in {line.endpoint}")
-    if shown := words["shown"] + words["shown, but small"]:
+        verdicts[judged(test, p)].append(f"{line.row} {signed(test.mean)} in {line.endpoint}")
+    if shown := verdicts["shown"] + verdicts["shown, but small"]:
         return "; ".join(shown[:SHORT]) + f"; {len(shown) - SHORT} more" * (len(shown) > SHORT)
-    return "no difference is shown" if words["open"] else "no effect"
+    return "no difference is shown" if verdicts["open"] else "no effect"
 
 
 class Found(SphinxRole):

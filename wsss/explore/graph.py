@@ -67,8 +67,7 @@ class _Seen(nn.Module):
         image = model.normalise(pixels)
         output = model(image)
         probability = output.logits.sigmoid()
-        predicted = ((probability > 0.5) | (probability == probability.amax(1, keepdim=True))).float()
-        label = torch.where(label.amax(1, keepdim=True) > 0, label, predicted)
+        label = torch.where(label.amax(1, keepdim=True) > 0, label, evaluate.probable_label(probability))
         every = torch.arange(label.shape[1])
         main, aux, *_ = method.multi_scale_cam(model, image, output, config, every)
         seen = {"probability": probability, "cam": cam.normalise(main), "aux_cam": cam.normalise(aux)}

@@ -81,9 +81,7 @@ def shrunk(pictures: Sequence[Picture], seers: Sequence[Seer]) -> str:
 
 def predicted_label(photograph: Image.Image, seer: Seer) -> Float[Tensor, " k"]:
     """The classes that the model gives more than one half, or the most probable one."""
-    with torch.inference_mode():
-        found = seer.model(seer.model.normalise(_pixels(photograph, seer)), segment=False).logits[0].sigmoid()
-    return ((found > 0.5) | (found == found.max())).float()
+    return evaluate.predicted_label(seer.model, _pixels(photograph, seer))[0]
 
 
 @torch.inference_mode()
@@ -194,7 +192,7 @@ def refined(
     label[0, [number - 1 for number in present]] = 1.0
     raw = method.multi_scale_cam(seer.model, image, seer.model(image), seer.config, present_classes(label))[layer]
     maps = cam.masked(cam.normalise(raw), label)
-    box = torch.tensor([[0, pixels.shape[2], 0, pixels.shape[3]]])
+    box = cam.whole_box(1, (pixels.shape[2], pixels.shape[3]), pixels.device)
     return _nearest(refine.segmentation_labels(pixels, maps, label, box, threshold, threshold), size)
 
 

@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from wsss.data import names
 from wsss.data.pictures import read_image
 from wsss.data.voc import Split
 from wsss.inference import predictions
-from wsss.paths import UserError, atomic, note
+from wsss.paths import UserError, atomic, is_first, note
 from wsss.registry import VOC_CLASSES
 from wsss.report import records
 
@@ -67,7 +66,7 @@ class Submit:
         request = runs.Request(self.run, batch=self.batch, workers=self.workers, **shared)
         check = None if self.partial else require_voc_test
         done = runs.run(request, truth=False, check=check)
-        if os.environ.get("RANK", "0") == "0":
+        if is_first():
             output = self.output or self.run / "comp6_test_cls.tar.gz"
             pack(done.folder, done.images, output)
             print(f"{len(done.images.ids)} predictions, all checked: {output}")

@@ -18,6 +18,7 @@ from torch.utils import flop_counter
 from torch.utils.hooks import RemovableHandle
 
 from wsss.batch import Batch
+from wsss.cam import whole_box
 from wsss.config import Config
 from wsss.data.pictures import write_mask
 from wsss.model import SegmentationModel
@@ -135,7 +136,7 @@ def random_batch(config: Config, classes: int, images: int) -> Batch:
     label = torch.zeros(images, classes)
     for row in range(images):
         label[row, [row % classes, (row + 1) % classes]] = 1
-    box = torch.tensor([[0, side, 0, side]]).expand(images, 4)
+    box = whole_box(images, (side, side), label.device)
     return Batch([str(n) for n in range(images)], views[0], label, box, views[1], views[2]).to(device())
 
 
