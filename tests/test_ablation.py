@@ -157,13 +157,6 @@ def test_pairs_of_all_processors_have_a_mean_difference_and_a_mean_is_of_one():
     assert "seed 0 on Xeon; seeds 3, 4 on EPYC" in where
 
 
-@pytest.mark.parametrize("rows", [MINI.rows, MINI.rows[:-1]])
-def test_a_note_of_differences_says_what_to_run_as_long_as_something_is_left(tmp_path, rows):
-    chosen = [put(tmp_path, row.variant, 0, 0.7)[0] for row in rows]
-    left = len(rows) < len(MINI.rows)
-    assert (f"`wsss sweep {NAME}`" in ablation.differences(NAME, MINI, chosen).note) == left
-
-
 def test_a_headline_is_its_classes_alone(tmp_path):
     config = {"config": {"data": {"headline": ["cup"]}}}
     (one, first), (other, second) = (
@@ -171,14 +164,6 @@ def test_a_headline_is_its_classes_alone(tmp_path):
     )
     test = statistics.paired(first[None, :, 1:], second[None, :, 1:], (IDS, IDS))
     assert f"no alignment, CAM {test.p:.3f}" in ablation.differences(NAME, MINI, [one, other]).note
-
-
-def test_without_counts_there_is_no_test_over_images():
-    numbers = {"cam": {"miou_headline": 40.0}}
-    chosen = [record(variant=name, results=numbers) for name in ("mini", "mini-msc")]
-    table = ablation.differences(NAME, MINI, chosen)
-    assert line(table, "no alignment", "CAM") == ("1", "+0.0", ABSENT, ABSENT) and "Footnote" not in table.note
-    assert [row[1] for row in table.rows if row[0] == "no alignment"] == ["CAM"]
 
 
 @pytest.mark.parametrize("change", [{"protocol": {"name": "training", "size": 96}}, {"ids": ("a", "c")}])

@@ -87,13 +87,6 @@ def test_what_is_missing_is_named(official, tmp_path, missing):
         prepare.prepare_animals(tmp_path / "animals", official, tmp_path / "ids")
 
 
-def test_a_broken_mask_leaves_nothing(official, tmp_path):
-    (official / f"SegmentationClassAug/{LAST}.png").write_bytes(b"")
-    with pytest.raises(UserError, match=f"{LAST}.png cannot be decoded"):
-        prepare.prepare_animals(tmp_path / "out/animals", official, tmp_path / "ids")
-    assert not list((tmp_path / "out").iterdir())
-
-
 def test_thin_photographs_keep_a_pixel():
     assert prepare.reduced_size((1000, 1)) == (320, 1) and prepare.reduced_size((1, 7)) == (46, 320)
 

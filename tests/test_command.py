@@ -10,10 +10,9 @@ import pytest
 from wsss import presets
 from wsss.cli import main, train_request
 from wsss.command import parse
-from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.report import records
-from wsss.settings import flatten, get, override
+from wsss.settings import flatten, get
 from wsss.stored import from_dict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,19 +135,6 @@ def test_what_cannot_be_is_one_sentence(line, capsys):
     said = capsys.readouterr().err
     assert said.startswith("wsss: error: ") and REFUSED[line] in said
     assert said.count("\n") == 1 and not set("╭│╰─") & set(said), said
-
-
-def test_python_and_json_name_settings_as_the_command_line_does():
-    assert (
-        presets.get("mini", model__width=None, augment__scale=[0.7, 1.3])
-        == train_request("mini", ["--model.width", "None", "--augment.scale", "0.7,1.3"]).config
-    )
-    for path, value in (("msc.level", "class"), ("optim.step", 1)):
-        with pytest.raises(UserError) as typed:
-            train_request("mini", [f"--{path}", str(value)])
-        with pytest.raises(UserError) as given:
-            override(PRESETS["mini"], {path: value})
-        assert str(typed.value) == str(given.value)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,6 @@ import re
 from typing import Literal, get_origin
 
 import pytest
-from builders import QUICK
-from hypothesis import given
-from hypothesis import strategies as st
 
 from wsss.config import TOCO, Compat, Config, to_dict
 from wsss.paths import UserError
@@ -150,19 +147,6 @@ def test_every_preset_survives_json(name):
     config = PRESETS[name]
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
     assert override(Config(), flatten(config)) == config
-
-
-@QUICK
-@given(st.floats(0, 1), st.integers(1, 10**6), st.lists(st.floats(0.1, 2), min_size=1, max_size=4), st.booleans())
-def test_any_configuration_survives_json(momentum, steps, scales, flag):
-    changes = {
-        "class_contrast.momentum": momentum,
-        "optim.steps": steps,
-        "cam.scales": scales,
-        "compat.local_flip": flag,
-    }
-    config = override(Config(), changes)
-    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
 def test_every_field_says_what_it_is():

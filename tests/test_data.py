@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from running import PHOTOS, Photo, folder, log, own_set, record, run, tiny, write_mask
+from running import Photo, log, own_set, record, run, tiny, write_mask
 
-from wsss import datasets, presets
+from wsss import datasets
 from wsss.data import voc
 from wsss.paths import UserError
 
@@ -165,15 +164,6 @@ def test_a_sample_is_what_lies_on_disk(own):
     assert sample.label.tolist() == [0, 1]
 
 
-def test_a_view_depends_on_its_seed_alone(own):
-    views = datasets.TrainingViews(datasets.Split(own, "train"), presets.get("smoke"))
-    one = views[(1, 5)]
-    torch.manual_seed(1234)
-    again, other = views[(1, 5)], views[(1, 6)]
-    assert one[0] == "train_1" and torch.equal(one[1], again[1]) and not torch.equal(one[1], other[1])
-    assert float(torch.rand(())) == pytest.approx(0.029015, abs=1e-4), "the global generator is left alone"
-
-
 # wsss data.
 
 
@@ -186,42 +176,3 @@ def test_mini_is_drawn_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
         assert run("data", "mini", "--root", tmp_path / "mini") == 0
     assert capsys.readouterr().out == f"{tmp_path / 'mini'}\n" * 2
     assert json.loads((tmp_path / "mini/mini.json").read_text())["splits"] == {"train": 1, "val": 1}
-
-
-# Real photographs.
-
-
-@pytest.fixture
-def animals(shared: Path) -> Path:
-    return shared / "data/voc12_animals/VOC2012"
-
-
-def handful(animals: Path, root: Path) -> Path:
-    """Twelve training images from all over their list, which show what the first four of validation do, copied."""
-    for name in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClassAug"):
-        (root / name).mkdir(parents=True)
-    shutil.copy(animals / voc.LABEL_FILE, root)
-    for split, count in (("train_aug", 12), ("val", 4)):
-        ids = voc.read_ids(animals, split)
-        ids = ids[:: len(ids) // count if split == "train_aug" else 1][:count]
-        (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(ids))
-        for name in ids:
-            shutil.copy(animals / f"JPEGImages/{name}.jpg", root / "JPEGImages")
-            if (animals / f"SegmentationClassAug/{name}.png").is_file():
-                shutil.copy(animals / f"SegmentationClassAug/{name}.png", root / "SegmentationClassAug")
-    return root
-
-
-def test_photographs_are_checked_and_trained_on(animals, tmp_path, capsys):
-    root = handful(animals, tmp_path / "voc")
-    assert run("data", "check", root) == 0, capsys.readouterr().err
-    small = ["--model.pretrained", "False", "--model.width", "48", "--model.depth", "3", "--model.heads", "3"]
-    small += ["--model.image_size", "64", "--optim.steps", "2", "--optim.batch", "2", "--augment.crop", "64"]
-    small += ["--augment.evaluation_size", "64", "--augment.local_size", "16", "--variant", "tiny"]
-    assert run("train", "voc-animals", "--data.root", root, "--output", tmp_path / "out", *small) == 0
-    found = record(tmp_path / "out")
-    assert (found["dataset"], found["images"]) == ("voc-animals", 4)
-    assert found["protocol"]["label_source"] == "text"
-    assert found["results"]["segmentation"]["miou_headline"] is not None
-    assert len(found["results"]["segmentation"]["iou"]) == 21
-    assert folder(tmp_path / "out").parent.name == "tiny" and len(PHOTOS) == 4

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from running import Photo, folder, own_set, process, record, run, tiny
 from safetensors.torch import load_file
 
-from wsss import checkpoint, datasets, distributed, presets, train
+from wsss import checkpoint, datasets, distributed, train
 from wsss.paths import UserError
 from wsss.report import records
 
@@ -118,26 +118,6 @@ def test_an_error_in_one_process_ends_all(tmp_path):
     assert done.returncode != 0
     assert done.stderr.count("wsss: error:") == 1 and f"{broken} cannot be decoded" in done.stderr
     assert not (tmp_path / "out/own/tiny/0.json").exists()
-
-
-def test_micro_batches_of_all_processes_make_the_batch(monkeypatch):
-    """Whoever computes them, the images and seeds of a step are the same."""
-    config = presets.get("smoke", **{"optim.steps": 3, "optim.batch": 4})
-
-    def order(rank: int, world: int, accumulate: int) -> list:
-        monkeypatch.setattr(distributed, "rank", lambda: rank)
-        monkeypatch.setattr(distributed, "world_size", lambda: world)
-        shared = presets.override(config, {"optim.accumulate": accumulate})
-        return list(datasets.TrainSampler(7, shared, 0))
-
-    whole = [item for batch in order(0, 1, 1) for item in batch]
-    halves = order(0, 1, 2)
-    assert [item for batch in halves for item in batch] == whole
-    first, second = order(0, 2, 1), order(1, 2, 1)
-    assert [batch for pair in zip(first, second, strict=True) for batch in pair] == halves
-    quarters = [order(rank, 2, 2) for rank in (0, 1)]
-    turns = [quarters[rank][2 * step + part] for step in range(3) for part in (0, 1) for rank in (0, 1)]
-    assert [item for batch in turns for item in batch] == whole
 
 
 @pytest.fixture

@@ -75,11 +75,6 @@ def test_half_probability_is_the_bilinear_half(size):
     torch.testing.assert_close(half_probability(log_probability(logits, size)), half, rtol=0, atol=1e-12)
 
 
-def test_half_probability_is_differentiable():
-    logits = tensor(noise(0, 1, 3, 2, 2)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: half_probability(log_probability(x, (5, 4))), logits)
-
-
 # The filter.
 
 
@@ -109,16 +104,6 @@ def test_filter_is_linear_nonnegative_and_nearly_symmetric(seed, a, b):
     inside = torch.zeros(10, 13)
     inside[1:, :11] = 1
     assert (inside * one * k_two).sum().item() == pytest.approx((inside * k_one * two).sum().item(), rel=0.01)
-
-
-def test_filter_does_not_mix_classes():
-    image, values = mixed(12, 14), probability(0, 1, 5, 6, 7)
-    other = values.clone()
-    other[:, [0, 2, 3, 4]] = 0
-    kept = filtered(image, values, whole(1, 12, 14))[:, 1]
-    lone = filtered(image, other, whole(1, 12, 14))
-    assert torch.equal(lone[:, 1], kept)
-    assert not lone[:, [0, 2, 3, 4]].any()
 
 
 def test_filter_sees_no_probability_outside_the_box():
@@ -263,44 +248,6 @@ def test_gate_is_open_where_ignored_shut_where_sure_and_outside_the_box():
     values[:] = 0.5
     loss = energy_loss(values, torch.ones_like(values), labels, valid, 1.0)
     assert loss == -(2 * 1 + 4 * 0.5)
-
-
-def test_nothing_outside_the_box_matters_to_the_loss():
-    valid, inside = box_mask(torch.tensor([[2, 10, 4, 12]]), (12, 14)), torch.zeros(6, 7, dtype=torch.bool)
-    inside[1:5, 2:6] = True
-    values, k = probability(0, 1, 3, 6, 7), tensor(np.abs(noise(1, 1, 3, 6, 7)))
-    labels = torch.randint(0, 3, (1, 12, 14), generator=torch.manual_seed(0))
-    outside = F.interpolate((~inside)[None, None].float(), (12, 14))[0].bool()
-    expected = energy_loss(values, k, labels, valid)
-    changed = energy_loss(
-        torch.where(inside, values, 0.1),
-        torch.where(inside, k, 1e9),
-        torch.where(outside, IGNORE, labels),
-        valid,
-    )
-    assert torch.equal(changed, expected) and expected < 0
-
-
-def test_weight_and_batch_scale_the_loss():
-    values, k = probability(0, 1, 3, 4, 4), probability(1, 1, 3, 4, 4)
-    labels, valid = torch.zeros(1, 8, 8, dtype=torch.long), whole(1, 8, 8)
-    one = energy_loss(values, k, labels, valid, 1.0)
-    torch.testing.assert_close(energy_loss(values, k, labels, valid), 1e-7 * one)
-    twice = [torch.cat([x, x]) for x in (values, k, labels, valid)]
-    torch.testing.assert_close(energy_loss(*twice, 1.0), one)
-
-
-def test_a_shared_colour_pulls_an_undecided_pixel_to_its_neighbours_label():
-    """One undecided pixel in a region sure of class 1: the gradient of descent raises class 1 there."""
-    logits = torch.zeros(1, 2, 8, 16)
-    logits[:, 1, :, 8:], logits[:, 0, :, :8] = 6, 6
-    logits[:, :, 2:4, 12:14] = 0
-    logits.requires_grad_()
-    halved = half_probability(log_probability(logits, (8, 16)))
-    valid, labels = whole(1, 8, 16), torch.zeros(1, 8, 16, dtype=torch.long)
-    energy_loss(halved, filtered(smooth(8, 16), halved, valid), labels, valid).backward()
-    pull = logits.grad[0, :, 2, 12]
-    assert pull[1] < 0 < pull[0]
 
 
 def test_finite_and_float32_under_autocast():

@@ -70,22 +70,6 @@ def test_best_weights_have_a_record_of_their_own(done):
     assert best["images"] == 3 and iou[1] > 0 and not iou[0] and not iou[2]
 
 
-def test_a_data_set_that_has_moved(done, own, tmp_path):
-    before = record(done)
-    moved = shutil.copytree(own, tmp_path / "elsewhere" / "own")
-    assert run("evaluate", folder(done), "--data-root", moved) == 0
-    assert record(done)["results"] == before["results"]
-    assert record(done)["fingerprint"] == before["fingerprint"]
-
-
-def test_start_weights_may_be_gone(own, done, tmp_path):
-    """A run's own weights are all that evaluation reads."""
-    start = Path(shutil.copy(folder(done) / "best.safetensors", tmp_path / "start.safetensors"))
-    assert run(*tiny(own, tmp_path / "out", "--model.checkpoint", str(start), "--optim.steps", "1")) == 0
-    start.unlink()
-    assert run("evaluate", folder(tmp_path / "out")) == 0
-
-
 # Numbers.
 
 

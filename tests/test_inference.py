@@ -63,21 +63,6 @@ def test_equals_the_slow_restatement(model, kind, scales, flip):
         np.testing.assert_allclose(got.numpy(), expected, atol=2e-5 * np.abs(expected).max())
 
 
-def test_voc_sums_over_the_mirror_pair_and_takes_the_largest_scale():
-    """Logits that tell which pass they are of: 1, 2, 3 by scale on the left half, ten times that on the right."""
-    size = (32, 32)
-    left = torch.ones(1, 3, *size)
-    left[..., 16:] = 10
-    found = {}
-    for kind in ("voc", "coco"):
-        factor = iter((1.0, 3.0, 2.0))
-        asked = protocols.protocol(kind, 32)
-        (found[kind],) = protocols.scores(lambda x, f=factor: x[:, :2] * next(f), left, [size], asked, 1)
-    # an input that is mirrored and mirrored back is the same: sum of the pair is twice, the maximum once
-    assert found["voc"][0, 0, 0] == 2 * 3 and found["voc"][0, 0, -1] == 20 * 3
-    assert found["coco"][0, 0, 0] == 1 + 3 + 2 and found["coco"][0, 0, -1] == 10 * (1 + 3 + 2)
-
-
 @pytest.mark.parametrize("kind", ["voc", "coco"])
 def test_a_batch_equals_its_images(model, kind):
     """Squashed photographs go in one batch whatever their own sizes are."""
@@ -98,12 +83,6 @@ def test_scores_stay_float32_under_bfloat16(model):
     assert got.dtype == torch.float32
     (exact,) = protocols.scores(network(model), image((40, 48)), [(40, 48)], protocols.protocol("voc"), PATCH)
     assert 0 < (got - exact).abs().max() < 0.05 * exact.abs().max()
-
-
-def test_sizes_are_rounded_down_but_keep_a_patch():
-    assert protocols.scaled_size((375, 500), 1.25, 16) == (468, 625)
-    assert protocols.scaled_size((375, 500), 1.0, 16) == (375, 500)
-    assert protocols.scaled_size((9, 500), 1.5, 16) == (16, 750)
 
 
 @pytest.mark.parametrize(("kind", "size"), [("voc", (3, 31, 57)), ("coco", (3, 32, 32))])

@@ -10,7 +10,6 @@ from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss import alignment, contrast, subspace
 from wsss.cam import upcast
 from wsss.method import classification_loss, log_probability, segmentation_loss
 
@@ -52,24 +51,6 @@ def test_segmentation_closed_form_2x2():
     assert loss.item() == pytest.approx(0.5 * (math.log(2) + math.log(4 / 3)))
 
 
-def test_segmentation_weighs_the_groups_alike_however_large_they_are():
-    logits = tensor(noise(0, 1, 2, 4, 4))
-    labels = torch.zeros(1, 4, 4, dtype=torch.long)
-    labels[:, 0, 0] = 1
-    entropy = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    expected = 0.5 * (entropy[labels == 1].mean() + entropy[labels == 0].mean())
-    torch.testing.assert_close(segmentation(logits, labels), expected)
-
-
-@QUICK
-@given(label_maps(classes=2), seeds())
-def test_segmentation_ignores_what_is_ignored(labels, seed):
-    logits = tensor(noise(seed, len(labels), 3, *labels.shape[1:])).requires_grad_()
-    segmentation(logits, tensor(labels)).backward()
-    assert logits.grad.isfinite().all()
-    assert not logits.grad.movedim(1, 3)[tensor(labels) == IGNORE].any()
-
-
 def test_D5_a_group_without_a_pixel():
     logits = tensor(noise(0, 1, 3, 2, 2)).requires_grad_()
     for labels, empty in (([[0, 0], [0, IGNORE]], "foreground"), ([[1, 2], [1, IGNORE]], "background")):
@@ -83,11 +64,6 @@ def test_D5_a_group_without_a_pixel():
     nothing = segmentation(logits, torch.full((1, 2, 2), IGNORE))
     nothing.backward()
     assert nothing == 0 and not logits.grad.any()
-
-
-def test_D5_changes_nothing_where_both_groups_have_pixels():
-    logits, labels = tensor(noise(0, 1, 3, 2, 2)), torch.tensor([[[0, 1], [2, IGNORE]]])
-    assert segmentation(logits, labels, undefined=True) == segmentation(logits, labels)
 
 
 def test_gradients():
@@ -122,20 +98,3 @@ def test_slow_bilinear_is_the_packages():
     for size in ((6, 10), (7, 4), (1, 1)):
         fast = torch.nn.functional.interpolate(tensor(plane)[None, None], size, mode="bilinear", align_corners=False)
         np.testing.assert_allclose(reference.bilinear(plane, size), fast[0, 0], atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [
-        segmentation_loss,
-        contrast.patch_contrast_loss,
-        subspace.patch_subspace_loss,
-        subspace.decorrelation_loss,
-        alignment.intensity_loss,
-        alignment.structure_loss,
-    ],
-    ids=lambda loss: loss.__name__,
-)
-def test_where_a_count_is_local_the_docstring_says_so(loss):
-    """On several devices each divides by what its own batch holds, and gradients are averaged."""
-    assert "local" in loss.__doc__

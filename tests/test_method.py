@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from wsss import alignment, cam, contrast, energy, method, model, optim, refine, schedule, subspace
 from wsss.batch import Targets
 from wsss.config import TERMS
-from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.settings import override
 
@@ -93,15 +92,6 @@ def test_D8_tokens_of_a_step_at_full_size():
     seen = [(shape[0] * (shape[2] // 16) * (shape[3] // 16), grad) for shape, grad in passes(net, config, batch)]
     assert sum(tokens for tokens, _ in seen) == 6560
     assert sum(tokens for tokens, grad in seen if grad) == 1856
-
-
-def test_without_class_contrast_its_passes_are_left_out():
-    config = tiny(class_contrast__weight=0)
-    net, batch = model.build(config, 4), training_batch(config)
-    assert len(passes(net, config, batch)) == 4
-    output, targets, terms = step(config, batch)
-    assert output.student is None and targets.teacher is None and targets.flags is None
-    assert "class_contrast" not in terms
 
 
 def test_plain_classification_takes_the_main_pass_alone():
@@ -340,20 +330,6 @@ def test_D15_cam_of_a_step_sees_the_photograph_only():
             np.testing.assert_allclose(mine, wanted, atol=1e-4)
 
 
-def test_switches_reach_the_losses():
-    """D4, D5, D6 and D7 by way of the configuration: each changes its own term of the same output."""
-    batch = training_batch(tiny(), images=3)
-    base = tiny(cam__low=0.69)
-    output, targets, plain = step(base, batch)
-    for name in ("extra_contrast_term", "raw_exponentials"):
-        changed = method.losses(output, targets, override(base, {f"compat.{name}": True}))
-        assert {key for key in plain if plain[key] != changed[key]} == {"class_contrast"}
-    nothing = dataclasses.replace(targets, pseudo_label=torch.zeros_like(targets.pseudo_label))
-    fixed = method.losses(output, nothing, base)
-    predecessor = method.losses(output, nothing, override(base, {"compat.undefined_segmentation": True}))
-    assert fixed["segmentation"].isfinite() and predecessor["segmentation"].isnan()
-
-
 def test_gradients_of_a_step_reach_every_learning_parameter():
     config = tiny(cam__low=0.69)
     net, output, targets = forward(config, training_batch(config))
@@ -420,17 +396,6 @@ def test_weights_are_the_published_schedule(name, step, on, aux_labels):
     assert json.dumps(table) and schedule.uses_aux_labels(step, config) == aux_labels
 
 
-def test_fractions_of_a_run_scale_with_it():
-    config = override(PRESETS["coco"], {"optim.steps": 800})
-    for step in (80, 81, 120, 121):
-        full = schedule.term_weights({81: 8001, 121: 12_001}.get(step, step * 100), PRESETS["coco"])
-        aligning = {name for name in full if name.startswith(("intensity", "structure"))}
-        own = schedule.term_weights(step, config)
-        assert {name: own[name] for name in full.keys() - aligning} == {
-            name: full[name] for name in full.keys() - aligning
-        }
-
-
 def test_objective_is_the_weighted_sum_and_keeps_terms_of_weight_zero():
     one, two = torch.tensor(2.0, requires_grad=True), torch.tensor(3.0, requires_grad=True)
     total = method.objective({"a": one, "b": two}, {"a": 0.5, "b": 0.0})
@@ -440,16 +405,6 @@ def test_objective_is_the_weighted_sum_and_keeps_terms_of_weight_zero():
         with pytest.raises(ValueError, match="b is a term without a weight, or a weight without a term"):
             method.objective(terms, table)
     assert method.objective({"a": one}, {"a": 1.0, "b": 0.0}) == 2.0, "a term that is off need not be there"
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_weight_of_a_preset_has_its_term(name):
-    """At the last step, where all have joined; with one subspace nothing is decoupled."""
-    own = {} if PRESETS[name].msc.subspaces > 1 else {"msc__dimension": 12}
-    config = tiny(PRESETS[name], **own)
-    table = schedule.term_weights(config.optim.steps - 1, config)
-    terms = step(config, training_batch(config))[2]
-    assert {term for term, weight in table.items() if weight} <= set(terms) <= set(table)
 
 
 def test_a_step_that_needs_no_cam_yet_takes_the_main_pass_and_moves_the_same():
@@ -480,17 +435,3 @@ def test_step_is_forward():
     net, batch = model.build(config, 4), training_batch(config)
     wrapped, _ = method.Forward(net, config)(batch, 3, generator(2))
     assert torch.equal(wrapped.student, method.forward(net, batch, config, 3, generator(2))[0].student)
-
-
-def test_labels_of_segmentation_may_have_levels_of_their_own():
-    """Those of the tokens stay; None is the base: one pair for both."""
-    config = tiny(cam__low=0.6, segmentation__refinements=0)
-    batch = training_batch(config)
-    _, before, terms = step(config, batch)
-    _, targets, changed = step(override(config, {"segmentation.levels": (0.1, 0.3)}), batch)
-    labels = cam.training_labels(targets.cams[0], batch.label, targets.valid, 0.1, 0.3)
-    assert torch.equal(targets.pseudo_label, labels) and torch.equal(targets.token_labels, before.token_labels)
-    assert {name for name in terms if terms[name] != changed[name]} == {"segmentation", "energy"}
-    for levels in ((0.3, 0.1), (0.1, 1.5), (0.2, 0.2)):
-        with pytest.raises(UserError, match="segmentation.levels"):
-            override(config, {"segmentation.levels": levels})

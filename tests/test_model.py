@@ -74,14 +74,6 @@ def test_aux_tokens_are_those_before_the_last_two_blocks_without_norm():
     assert net.aux_block == 3
 
 
-def test_width_depth_and_heads_follow_the_configuration():
-    net = network(model__width=36, model__depth=4, model__heads=6)
-    assert net.encoder.embed_dim == 36 and len(net.encoder.blocks) == 4
-    assert net.encoder.blocks[0].attn.num_heads == 6
-    assert net.decoder.conv6.weight.shape == (36, 36, 3, 3)
-    assert network(model__decoder_width=20).decoder.conv7.weight.shape == (20, 20, 3, 3)
-
-
 def test_patches_as_a_linear_layer_are_the_convolution():
     embed, x = network().encoder.patch_embed, image(16, 24)
     width, _, rows, columns = embed.proj.weight.shape
@@ -238,13 +230,6 @@ def test_D13_positions_resampled_with_antialiasing(size):
     assert difference > 1e-2 if min(size) < 32 else difference < 0.1
 
 
-def test_positions_are_frozen():
-    net = network()
-    assert not net.encoder.pos_embed.requires_grad
-    learning = {id(p) for p in [*net.trunk_parameters(), *net.head_parameters()]}
-    assert id(net.encoder.pos_embed) not in learning
-
-
 # Heads.
 
 
@@ -356,14 +341,6 @@ def test_teacher_receives_no_gradient():
     assert not learning & {id(p) for p in net.proj_head_t.parameters()}
 
 
-def test_every_learning_parameter_is_in_one_group():
-    net = network()
-    groups = (net.trunk_parameters(), net.head_parameters(), net.decoder.parameters())
-    assert sorted(id(p) for group in groups for p in group) == sorted(
-        id(p) for p in net.parameters() if p.requires_grad
-    )
-
-
 # Names and checkpoints.
 
 NAMES = {
@@ -395,13 +372,6 @@ def test_tensor_names_are_the_predecessors():
     assert encoder == {"cls_token", "pos_embed", "patch_embed", "blocks", "norm"}
 
 
-def test_encoder_names_are_timms(shared):
-    with np.load(shared / "reference" / "toco.npz") as arrays:
-        theirs = {name.removeprefix("encoder/weight/") for name in arrays.files if "encoder/weight" in name}
-    own = {name.removeprefix("encoder.") for name in network(model__depth=12).state_dict() if name[:8] == "encoder."}
-    assert own == theirs
-
-
 def test_a_checkpoint_fills_backbone_or_whole_model(tmp_path):
     start, path = network(seed=1), tmp_path / "weights.safetensors"
     checkpoint.write_weights(start, path)
@@ -413,50 +383,6 @@ def test_a_checkpoint_fills_backbone_or_whole_model(tmp_path):
     for name, x in backbone.encoder.state_dict().items():
         assert x.dtype == torch.float32 and torch.equal(x, half[name].float())
     assert torch.equal(backbone.decoder.conv6.weight, network(seed=2).decoder.conv6.weight)
-
-
-def _without(tensors):
-    del tensors["norm.weight"], tensors["norm.bias"]
-
-
-def _with(tensors):
-    tensors["blocks.0.ls1.gamma"] = torch.zeros(24)
-
-
-def _reshaped(tensors):
-    tensors["pos_embed"] = torch.zeros(1, 5, 24)
-
-
-def _broken(tensors):
-    tensors["norm.bias"][3] = torch.nan
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (_without, r"does not fit the model: 2 missing \(norm.bias, norm.weight\)"),
-        (_with, r"1 unexpected \(blocks.0.ls1.gamma\)"),
-        (_reshaped, r"1 of another shape \(pos_embed \(1, 5, 24\) for \(1, 17, 24\)\)"),
-        (_broken, "not finite, first in norm.bias"),
-    ],
-)
-def test_a_checkpoint_that_does_not_fit_says_which_keys(tmp_path, change, words):
-    tensors, path = network().encoder.state_dict(), tmp_path / "weights.safetensors"
-    tensors = {name: x.clone() for name, x in tensors.items()}
-    change(tensors)
-    save_file(tensors, path)
-    with pytest.raises(UserError, match=words):
-        network(model__checkpoint=str(path))
-
-
-def test_a_checkpoint_that_is_none(tmp_path):
-    with pytest.raises(UserError, match="does not exist; check --model.checkpoint"):
-        network(model__checkpoint=str(tmp_path / "none.safetensors"))
-    cut = tmp_path / "cut.safetensors"
-    checkpoint.write_weights(network(), cut)
-    cut.write_bytes(cut.read_bytes()[:-100])
-    with pytest.raises(UserError, match="cannot be read as safetensors"):
-        network(model__checkpoint=str(cut))
 
 
 def test_the_last_two_files_of_a_run_are_a_pair(tmp_path):
@@ -473,10 +399,3 @@ def test_the_last_two_files_of_a_run_are_a_pair(tmp_path):
     with pytest.raises(UserError, match="cut off"):
         checkpoint.load(tmp_path, 4, net)
     assert checkpoint.latest(tmp_path / "nowhere") is None
-
-
-def test_describe_and_count():
-    text = model.describe(tiny(model__patch_size=16).model)
-    assert "patch_size 16" in text and "width 24" in text and "random start" in text
-    net = network()
-    assert model.parameter_count(net) == sum(p.numel() for p in net.parameters())

@@ -183,16 +183,6 @@ def test_the_crf_refines_probabilities_of_the_whole_photograph(done, own, monkey
         np.testing.assert_array_equal(np.array(picture), probability[::-1].argmax(0))
 
 
-def test_batches_give_the_same_but_for_rounding(done):
-    words = ("evaluate", done, "--protocol", "coco", "--bfloat16", "False", "--crf", "False")
-    assert run(*words) == 0
-    assert run(*words, "--batch", "3", "--save", done / "three") == 0
-    for number in range(5):
-        one, three = (np.array(Image.open(p / f"val_{number}.png")) for p in (done / "predictions/coco-val",
-                                                                              done / "three"))  # fmt: skip
-        assert (one != three).sum() <= 1
-
-
 def test_images_of_one_size_share_a_batch_wherever_they_stand_in_the_list(done, own, monkeypatch):
     """Sizes in turns, one photograph of 48 x 40 after every other one: three of them go through the network at once."""
     seen, scores = [], protocols.scores
@@ -308,14 +298,6 @@ def test_pictures_by_other_settings_are_refused(done, capsys):
     assert "holds PNGs, but no protocol.json" in error(capsys, *words)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"digest": 3}'])
-def test_a_spoilt_protocol_file_is_a_sentence(done, capsys, text):
-    (done / "mine").mkdir()
-    (done / "mine/protocol.json").write_text(text)
-    said = error(capsys, "evaluate", done, "--protocol", "voc", "--save", done / "mine", *HERE)
-    assert "mine" in said
-
-
 # Memory: how many images are under way.
 
 
@@ -374,12 +356,6 @@ def test_weights_that_are_missing_or_broken_are_one_sentence(done, capsys):
     next(done.glob("step-*.safetensors")).unlink()
     assert "has no last weights" in error(capsys, "evaluate", done, "--protocol", "voc")
     assert "cannot read" in error(capsys, "evaluate", done / "nothing", "--protocol", "coco")
-
-
-def test_a_place_that_cannot_be_written_is_one_sentence(done, capsys):
-    (done / "file").write_text("x")
-    said = error(capsys, "evaluate", done, "--protocol", "voc", "--save", done / "file" / "below", *HERE)
-    assert "cannot write" in said
 
 
 def test_training_s_protocol_on_another_split(done):

@@ -157,16 +157,6 @@ def test_the_reader_finds_photographs_and_reads_grey_as_rgb(source, tmp_path):
     assert os.path.samefile(original, split.files[2]), "linked"
 
 
-def test_photographs_are_copied_where_links_are_not_allowed(source, tmp_path, monkeypatch):
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-    monkeypatch.setattr(os, "link", refuse)
-    prepare(source, tmp_path / "out")
-    copy, original = tmp_path / "out/JPEGImages/000000000001.jpg", source / "train2014/COCO_train2014_000000000001.jpg"
-    assert copy.read_bytes() == original.read_bytes() and not os.path.samefile(copy, original)
-
-
 def test_one_and_two_processes_write_the_same(source, tmp_path):
     path = source / "annotations/instances_train2014.json"
     many = json.loads(path.read_text())
@@ -181,16 +171,6 @@ def test_one_and_two_processes_write_the_same(source, tmp_path):
         prepare(source, tmp_path / f"out{workers}", "--workers", workers)
     assert hashes(tmp_path / "out1") == hashes(tmp_path / "out2")
     assert len(hashes(tmp_path / "out1")) == 2 * 25 + 7
-
-
-def test_run_lengths_as_a_string_are_read_as_pycocotools_reads_them():
-    random = np.random.default_rng(1)
-    for _ in range(50):
-        mask = random.random((23, 31)) < random.random()
-        encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-        found = instances._runs({"counts": encoded["counts"].decode(), "size": [23, 31]}, (23, 31))
-        assert found.tolist() == runs(mask)
-        assert np.array_equal(instances.object_mask(found, (23, 31)), mask)
 
 
 # Interruptions.

@@ -226,17 +226,6 @@ def test_counts_lie_beside_the_record(tmp_path):
             records.load_counts(records.load(path))
 
 
-def test_counts_of_voc_val_fit_in_half_a_megabyte(tmp_path):
-    """One to three classes an image, as in VOC; three kinds of counts."""
-    rng = np.random.default_rng(0)
-    counts = np.zeros((1449, 21, 3), np.int32)
-    for image in counts:
-        image[rng.choice(21, 3, replace=False)] = rng.integers(0, 200_000, (3, 3))
-    ids = records.split_ids("voc-val")
-    records.save_counts(tmp_path / "0.npz", ids, segmentation=counts, cam=counts, aux_cam=counts)
-    assert (tmp_path / "0.npz").stat().st_size <= 500_000
-
-
 # Publishing.
 
 
@@ -283,16 +272,6 @@ def test_publish_takes_what_is_asked_for(run):
 def test_nothing_to_publish_is_said(tmp_path):
     with pytest.raises(UserError, match="no finished run"):
         publish.publish(tmp_path, tmp_path)
-
-
-def test_a_changed_source_makes_an_executed_notebook_stale(tmp_path):
-    source = put(tmp_path / "source.ipynb", notebook("x = 1"))
-    ran = notebook("x = 1\n", outputs=[{"output_type": "stream"}])
-    ran["cells"] += notebook("x = 2", tags=["injected-parameters"])["cells"]
-    executed = put(tmp_path / "executed.ipynb", ran)
-    assert not is_stale(executed, source)
-    put(source, notebook("x = 3"))
-    assert is_stale(executed, source)
 
 
 def test_records_of_other_protocols_and_weights_stand_beside_the_runs_own(tmp_path):

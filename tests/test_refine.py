@@ -159,19 +159,6 @@ def test_weights_sum_to_1_01(seed, rows, columns):
     torch.testing.assert_close(refine.refine(image, constant, box, 3), 0.3 * 1.01**3 * torch.ones_like(constant))
 
 
-def test_an_even_image_is_averaged_evenly():
-    """Closed form: all colours equal, so a colour weight is 1/8; all distances but the diagonal's are equal too."""
-    far = np.array([1, 2**0.5])
-    deviation = np.std([*([1] * 4), *([2**0.5] * 4)], ddof=1)
-    near, diagonal = np.exp(-((far / deviation / 0.3) ** 2)) / (4 * np.exp(-((far / deviation / 0.3) ** 2)).sum())
-    masks = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
-    masks[..., 0, 1] = 1
-    found = refine.refine(torch.full((1, 3, 3, 3), 90.0, dtype=torch.float64), masks, None, 1, (1,))
-    assert found[0, 0, 1, 1] == pytest.approx(1 / 8 + 0.01 * near)
-    assert found[0, 0, 1, 0] == pytest.approx(1 / 8 + 0.01 * diagonal)
-    assert found[0, 0, 2, 1] == 0
-
-
 def test_D16_refinement_does_not_cross_the_edge_of_the_box():
     """Neither the refined masks nor the labels depend on what lies outside the box; the predecessor's (D16) do."""
     image, masks, label = pictures(0, size=(24, 20)), uniform(1, 2, 3, 24, 20), torch.ones(2, 3).double()
@@ -204,55 +191,10 @@ def test_a_boxed_image_is_refined_as_the_crop_of_it_and_repeats_its_edge_outside
     assert torch.equal(found[0, :, 0, 0], found[0, :, rows[0], columns[0]])
 
 
-def test_a_boxed_photograph_is_labelled_as_the_crop_of_it():
-    image, maps, label = pictures(0, 1, (24, 20)), uniform(2, 1, 2, 24, 20), torch.ones(1, 2).double()
-    found = pseudo_label(image, maps, label, torch.tensor([[4, 20, 2, 18]]))
-    region = np.s_[..., 4:20, 2:18]
-    assert torch.equal(found[region], pseudo_label(image[region], maps[region], label, whole(1, (16, 16))))
-    assert (found == IGNORE).sum() >= 24 * 20 - 16 * 16
-
-
-@pytest.mark.parametrize("axis", [2, 3])
-def test_mirrored_input_gives_mirrored_output(axis):
-    image, maps, label = pictures(3, size=(24, 20)), uniform(3, 2, 3, 24, 20), torch.ones(2, 3).double()
-    box = torch.tensor([[2, 20, 4, 20], [0, 24, 0, 20]])
-    mirrored = box.clone()
-    first = 2 * (axis - 2)
-    mirrored[:, first], mirrored[:, first + 1] = (
-        image.shape[axis] - box[:, first + 1],
-        image.shape[axis] - box[:, first],
-    )
-    found = refine.refine(image.flip(axis), maps.flip(axis), mirrored)
-    torch.testing.assert_close(found, refine.refine(image, maps, box).flip(axis))
-    labels = pseudo_label(image, maps, label, box)
-    assert torch.equal(pseudo_label(image.flip(axis), maps.flip(axis), label, mirrored), labels.flip(axis - 1))
-    assert len(labels.unique()) > 2
-
-
-def test_a_blurred_mask_sharpens_at_a_colour_edge():
-    """Half dark, half bright; the mask rises linearly across. Refined, each half is near its own mean."""
-    image = torch.full((1, 3, 16, 24), 20.0) + uniform(20, 1, 3, 16, 24).float()
-    image[..., 12:] += 200
-    ramp = torch.linspace(0, 1, 24).expand(1, 1, 16, 24)
-    found = refine.refine(image, ramp)[0, 0] / 1.01**10
-    step_before, step_after = (x[..., 12] - x[..., 11] for x in (ramp[0, 0], found))
-    assert (step_after > 5 * step_before).all()
-    assert found[:, :12].max() < 0.45 and found[:, 12:].min() > 0.55
-
-
 def test_masks_of_another_size_are_resized_with_aligned_corners():
     masks = torch.tensor([[[[0.0, 3.0], [6.0, 9.0]]]])
     found = refine.refine(torch.zeros(1, 3, 2, 4), masks, iterations=0)
     torch.testing.assert_close(found[0, 0], torch.tensor([[0.0, 1.0, 2.0, 3.0], [6.0, 7.0, 8.0, 9.0]]))
-
-
-@QUICK
-@given(spans(12), spans(7))
-def test_the_box_at_half_size_is_the_pixels_that_show_a_part_of_it(rows, columns):
-    top, bottom, left, right = refine._shrunk(torch.tensor([[*rows, *columns]]), (12, 7), (6, 3))[0].tolist()
-    assert set(range(top, bottom)) == {row // 2 for row in range(*rows)}
-    assert 0 <= left < right <= 3  # 7 columns on 3: a part of one is enough
-    assert left <= columns[0] * 3 / 7 and right >= columns[1] * 3 / 7
 
 
 def test_labels_follow_the_two_backgrounds():

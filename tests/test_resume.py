@@ -240,12 +240,6 @@ def stopped(root: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder(output)
 
 
-def test_other_settings_in_the_same_folder_are_refused(own, tmp_path, monkeypatch, capsys):
-    stopped(own, tmp_path, monkeypatch)
-    assert run(*tiny(own, tmp_path, "--optim.lr", "0.5")) == 1
-    assert "other settings (optim.lr)" in capsys.readouterr().err
-
-
 def test_no_resume_refuses_to_touch_what_is_there(own, tmp_path, monkeypatch, capsys):
     stopped(own, tmp_path, monkeypatch)
     assert run(*tiny(own, tmp_path, "--no-resume")) == 1

@@ -153,14 +153,6 @@ def test_a_fault_is_named_and_nothing_is_packed(fault, place, images, tmp_path):
     assert output.read_bytes() == before, "the archive before is untouched"
 
 
-def test_three_faults_are_named_and_the_others_counted(images, tmp_path):
-    (tmp_path / "x").mkdir()
-    for number in range(2):
-        rewrite(tmp_path / f"x/{number}.png", np.zeros((2, 2)))
-    with pytest.raises(UserError, match="does not exist; .*does not exist; .*does not exist; and 2 more"):
-        submit.pack(tmp_path / "x", images, tmp_path / "out.tar.gz")
-
-
 def test_photographs_and_lists_that_are_missing_are_one_sentence(done, devkit, tmp_path, capsys):
     root = shutil.copytree(devkit, tmp_path / "moved")
     (root / f"JPEGImages/{IDS[1]}.jpg").unlink()

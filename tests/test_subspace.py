@@ -218,14 +218,6 @@ def test_anchors_default_limits_on_a_large_batch():
     assert torch.bincount(few[:, 0] * 3 + labels[few[:, 0], few[:, 1]]).tolist() == [64] * 6
 
 
-def test_anchors_depend_on_the_generator_alone_and_cover_every_token():
-    labels = torch.zeros(1, 12, dtype=torch.long)
-    draws = [subspace.choose_anchors(labels, torch.Generator().manual_seed(n), 4) for n in (1, 1, *range(2, 60))]
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
-    counts = torch.bincount(torch.cat(draws[1:])[:, 1], minlength=12)
-    assert counts.min() > 5, "each token is drawn in a third of 59 draws"
-
-
 def test_anchors_take_the_same_random_numbers_whatever_the_labels():
     """What is drawn after them does not depend on the model."""
     states = []
@@ -292,17 +284,6 @@ def test_patch_term_gradient():
     assert torch.autograd.gradcheck(lambda x: subspace.patch_subspace_loss(x, LABELS, IMAGES, 0.5), z)
 
 
-def test_patch_term_draws_a_class_together_and_others_apart():
-    """Two anchors of class 1 a right angle apart, each a right angle away from the only one of class 2."""
-    labels, images = torch.tensor([1, 1, 2]), torch.tensor([0, 1, 0])
-    losses = []
-    for step in ([0.0, 0.2, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.2]):
-        z = torch.eye(3, dtype=torch.float64)
-        z[0] = torch.nn.functional.normalize(z[0] + torch.tensor(step), dim=0)
-        losses.append(subspace.patch_subspace_loss(z[:, None], labels, images, 0.1))
-    assert losses[0] < losses[1] < losses[2]
-
-
 # Decoupling.
 
 
@@ -357,15 +338,6 @@ def test_decorrelation_does_not_mind_class_codes():
     assert blind.item() == pytest.approx(raw), "the labels are what makes the difference"
 
 
-@pytest.mark.parametrize("scale", [0.5, 20.0])
-def test_decorrelation_sees_correlations_only(scale):
-    """Shifts of a label and scales of a dimension do not matter."""
-    z, shift = tensor(noise(0, 6, 2, 3)), tensor(noise(1, 3, 2, 3))
-    moved = z * torch.tensor([1.0, scale, 2.0]) + shift[LABELS]
-    one, two = subspace.decorrelation_loss(z, LABELS), subspace.decorrelation_loss(moved, LABELS)
-    torch.testing.assert_close(one, two, rtol=1e-3, atol=0)
-
-
 def test_decoupling_of_one_subspace_or_of_no_anchors_is_zero_with_a_zero_gradient():
     projection = tensor(unit(noise(0, 1, 3, 4))).requires_grad_()
     single, none = tensor(noise(0, 6, 1, 3)).requires_grad_(), torch.zeros(0, 2, 3).requires_grad_()
@@ -392,20 +364,6 @@ def test_decoupling_gradients():
 
 
 # All terms.
-
-
-@QUICK
-@given(seeds())
-def test_terms_do_not_depend_on_the_order_of_anchors_subspaces_images_or_classes(seed):
-    rng = np.random.RandomState(seed)
-    z, order = tensor(unit(noise(seed, 6, 3, 4))), torch.from_numpy(rng.permutation(6))
-    one = [subspace.patch_subspace_loss(z, LABELS, IMAGES, 0.1), subspace.decorrelation_loss(z, LABELS)]
-    z, renamed = z[:, rng.permutation(3)], torch.tensor([0, 7, 3])[LABELS]
-    two = [
-        subspace.patch_subspace_loss(z[order], renamed[order], 5 - IMAGES[order], 0.1),
-        subspace.decorrelation_loss(z[order], renamed[order]),
-    ]
-    torch.testing.assert_close(one, two)
 
 
 def test_terms_keep_float32_under_autocast():

@@ -77,7 +77,7 @@ def test_tables_see_the_record(drawn):
     assert tables.build("headline", found).rows
 
 
-def test_what_a_run_leaves_behind(drawn):
+def test_D11_a_run_leaves_weights_state_log_and_examples_and_no_logits(drawn):
     names = {path.name for path in folder(drawn).iterdir()}
     assert names == {
         *("config.json", "data.json", "log.jsonl", "cams.npz", "best.safetensors"),
@@ -175,17 +175,6 @@ def test_another_seed_other_bits(done, own, tmp_path):
     assert run(*tiny(own, tmp_path, "--seed", "1")) == 0
     one, other = (load_file(folder(x) / "step-00000004.safetensors") for x in (done, tmp_path))
     assert not torch.equal(one["encoder.blocks.0.attn.qkv.weight"], other["encoder.blocks.0.attn.qkv.weight"])
-
-
-def test_more_loader_order_is_a_permutation_a_pass(own):
-    from wsss import datasets
-
-    config = presets.get("smoke", **{"optim.steps": 6, "optim.batch": 2})
-    items = [item for batch in datasets.TrainSampler(4, config, 0) for item in batch]
-    for start in (0, 4, 8):
-        assert sorted(index for index, _ in items[start : start + 4]) == [0, 1, 2, 3]
-    assert len({seed for _, seed in items}) == 12
-    assert [item for batch in datasets.TrainSampler(4, config, 3) for item in batch] == items[6:]
 
 
 # Losses and weights that are no numbers.

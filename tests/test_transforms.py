@@ -148,12 +148,6 @@ def test_blur_radius_and_probability():
     assert 0.2 < share < 0.4
 
 
-def test_squash_takes_the_whole_photograph():
-    pixels = transforms.resize_square(photograph(), 24)
-    assert pixels.shape == (3, 24, 24)
-    assert pixels[0, 0, 0] < 50 and pixels[0, 0, -1] > 240
-
-
 def test_items_are_the_same_for_the_same_index_and_seed(mini_root):
     """Whatever was drawn before, and without a trace in the global generator."""
     config = get("mini", class_contrast__weight=0.5)
