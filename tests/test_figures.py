@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from matplotlib.colors import to_rgb
+from skimage.color import rgb2lab
 from test_records import record
 
 from wsss.paths import UserError
@@ -110,3 +111,26 @@ def test_classes_background_and_what_is_ignored_have_colours_of_their_own():
     apart = np.linalg.norm(table[:, None] - table, axis=2) + 9 * np.eye(len(table))
     assert apart.min() > 0.1 and apart[:22, :22].min() > 0.25 and apart[0].min() > 0.4
     assert to_rgb(figures.PALETTE[0]) == tuple(table[2])
+
+
+SIGHT = {
+    "all colours": np.eye(3),
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+"""What an eye makes of linear red, green and blue: Machado, Oliveira and Fernandes (2009), table 1, severity 1."""
+ANIMALS = (8, 10, 12, 13, 15, 17)
+"""VOC's cat, cow, dog, horse, person, sheep."""
+
+
+@pytest.mark.parametrize("eye", SIGHT)
+def test_animals_and_drawn_objects_are_told_apart_by_every_eye(eye):
+    """Distances in CIELAB, where 2 is just noticed; background and ignored pixels included."""
+    for classes, least in ((ANIMALS, 30), (range(1, 10), 16)):
+        rgb = figures.class_colours(np.array([0, 255, *classes]))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        seen = (linear @ np.transpose(SIGHT[eye])).clip(0, 1)
+        lab = rgb2lab(np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055))
+        apart = np.linalg.norm(lab[:, None] - lab, axis=2) + 99 * np.eye(len(lab))
+        assert apart.min() > least

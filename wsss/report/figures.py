@@ -1,7 +1,7 @@
 """Figures from records, logs and published numbers. No torch.
 
 Each function returns a `Picture`: a matplotlib Figure that carries the words for those who cannot see it, and
-shows itself in a notebook with them. Colours are Okabe and Ito's (classes, lines) and cividis (values).
+shows itself in a notebook with them. Colours are Okabe and Ito's (lines, the first classes) and cividis (values).
 """
 
 import base64
@@ -32,6 +32,12 @@ VERMILION = "#D55E00"
 BLACK = "#000000"
 _GREEN = "#009E73"
 PALETTE = (BLUE, ORANGE, _GREEN, "#CC79A7", "#56B4E9", VERMILION, "#F0E442")
+_CLASSES = (
+    *PALETTE, "#2000DF", "#60FF80", "#DF0080", "#60BF20", "#DF20DF", "#FFBF80", "#804060", "#408020", "#FF6080",
+    "#80FF20", "#806000", "#BF4040", "#BFFF80",
+)  # fmt: skip
+"""Of the first twenty classes. Those of the drawn set, and VOC's cat, cow, dog, horse, person and sheep, are also told
+apart by those who do not see red, green or blue."""
 IGNORE = 255
 _GREY = 0.85
 """What is ignored."""
@@ -118,11 +124,11 @@ def class_colours(mask: np.ndarray) -> np.ndarray:
 
 @cache
 def _colours(count: int = 90) -> np.ndarray:
-    """Black, PALETTE and, up to `count` colours after black, each time that one which is furthest from all before it
+    """Black, _CLASSES and, up to `count` colours after black, each time that one which is furthest from all before it
     and from the grey of what is ignored: (count + 1, 3)."""
     axes = np.meshgrid(np.arange(0, 1, 1 / 36), (0.35, 0.65, 1.0), (0.45, 0.7, 1.0), indexing="ij")
     candidates = colors.hsv_to_rgb(np.stack(axes, -1).reshape(-1, 3))
-    taken = [np.zeros(3), *map(np.array, map(colors.to_rgb, PALETTE))]
+    taken = [np.zeros(3), *map(np.array, map(colors.to_rgb, _CLASSES))]
     nearest = np.min([np.linalg.norm(candidates - colour, axis=1) for colour in (*taken, np.full(3, _GREY))], 0)
     while len(taken) <= count:
         taken.append(candidates[nearest.argmax()])
