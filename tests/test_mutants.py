@@ -2,11 +2,13 @@
 
 import ast
 import csv
+import json
 import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,25 +16,43 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 with open(ROOT / "tests" / "mutants.tsv", newline="") as file:
     MUTANTS = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+GROUPS = 5
+"""Parts of the list, so that several workers share it."""
+
+SERVER = """
+import json, os, sys
+import hypothesis, pytest, scipy.ndimage, sklearn.metrics, timm, torch, torchvision
+
+for line in sys.stdin:
+    package, log, words = json.loads(line)
+    if not (child := os.fork()):
+        os.chdir(package)
+        sys.path.insert(0, package)
+        for number in (1, 2):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *words]))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""pytest in a fork for each package, since the imports of torch take longer than a test."""
 
 
-def run_tests(package: Path, tests: list[str]) -> tuple[int, str]:
-    """Exit code and output of pytest with the `wsss` of another folder."""
+@contextmanager
+def server() -> Iterator[subprocess.Popen]:
+    """A process that runs tests with the `wsss` of another folder."""
     quiet = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "WSSS_SHARED"))}
-    quiet |= {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
-    words = [
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-n",
-        "0",
-        "-p",
-        "no:cacheprovider",
-        *(f"{ROOT}/tests/{test}" for test in tests),
-    ]
-    done = subprocess.run([sys.executable, *words], env=quiet, cwd=package, capture_output=True, text=True)
-    return done.returncode, done.stdout
+    quiet |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", SERVER], env=quiet, **pipes) as process:
+        yield process
+        process.stdin.close()
+
+
+def run_tests(process: subprocess.Popen, package: Path, tests: list[str]) -> tuple[int, str]:
+    """Exit code and output of pytest."""
+    log = package / "log.txt"
+    process.stdin.write(json.dumps([str(package), str(log), [f"{ROOT}/tests/{test}" for test in tests]]) + "\n")
+    process.stdin.flush()
+    return int(process.stdout.readline()), log.read_text()
 
 
 def copy_package(folder: Path) -> Path:
@@ -41,39 +61,31 @@ def copy_package(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant["name"])
-def test_a_mutant_changes_the_code_at_one_place_and_names_a_test(mutant):
+def test_a_mutant_changes_the_code_at_one_place_and_names_a_test():
     """A change of a comment or of spaces would be none."""
-    before = (ROOT / "wsss" / f"{mutant['module']}.py").read_text()
-    assert before.count(mutant["old"]) == 1, f"in {mutant['module']}: {mutant['old']!r}"
-    changed = before.replace(mutant["old"], mutant["new"])
-    assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(before))
-    file, name = mutant["test"].split("::")
-    assert f"def {name}(" in (ROOT / "tests" / file).read_text()
-
-
-def test_the_copied_package_is_the_one_that_is_tested(tmp_path):
-    package = copy_package(tmp_path)
-    (package / "wsss" / "metrics.py").write_text("raise RuntimeError('the copy is loaded')\n")
-    code, output = run_tests(package, ["test_metrics.py"])
-    assert code and "the copy is loaded" in output
+    for mutant in MUTANTS:
+        before = (ROOT / "wsss" / f"{mutant['module']}.py").read_text()
+        assert before.count(mutant["old"]) == 1, f"in {mutant['module']}: {mutant['old']!r}"
+        changed = before.replace(mutant["old"], mutant["new"])
+        assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(before)), mutant["name"]
+        file, name = mutant["test"].split("::")
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), mutant["test"]
 
 
 @pytest.mark.slow
-def test_every_mutant_is_killed_by_its_test(tmp_path):
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_every_mutant_is_killed_by_its_test(group, tmp_path):
     """The same tests pass on a copy of the package with nothing changed."""
-    tests = sorted({mutant["test"] for mutant in MUTANTS})
-    code, output = run_tests(copy_package(tmp_path / "original"), tests)
-    assert code == 0, output
-
-    def outcome(number: int) -> tuple[str, int, str]:
-        mutant, package = MUTANTS[number], copy_package(tmp_path / str(number))
-        module = package / "wsss" / f"{mutant['module']}.py"
-        module.write_text(module.read_text().replace(mutant["old"], mutant["new"]))
-        return mutant["name"], *run_tests(package, [mutant["test"]])
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        outcomes = list(threads.map(outcome, range(len(MUTANTS))))
-    # Exit code 1: a test failed. An error of collection, or no test at all, has another code and is no kill.
-    alive = [f"{name} lives:\n{output}" for name, code, output in outcomes if code != 1]
+    mutants = MUTANTS[group::GROUPS]
+    alive = []
+    with server() as process:
+        code, output = run_tests(process, copy_package(tmp_path / "original"), [mutant["test"] for mutant in mutants])
+        assert code == 0, output
+        for number, mutant in enumerate(mutants):
+            package = copy_package(tmp_path / str(number))
+            module = package / "wsss" / f"{mutant['module']}.py"
+            module.write_text(module.read_text().replace(mutant["old"], mutant["new"]))
+            code, output = run_tests(process, package, [mutant["test"]])
+            # Exit code 1: a test failed. An error of collection, or no test at all, has another code and is no kill.
+            alive += [] if code == 1 else [f"{mutant['name']} lives:\n{output}"]
     assert not alive, "\n\n".join(alive)
