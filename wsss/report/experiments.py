@@ -236,11 +236,14 @@ def _all() -> Iterator[tuple[str, Experiment]]:
         yield f"{scale}-compat", Experiment(title, scale, rows, "base", FINALS[scale])
     for backbone in ("voc-deit", "coco-deit"):
         yield f"{backbone}-components", _components(backbone)
-    # The photographs without the ViT's last block, where no layer lags behind the aux layer.
+    # The photographs without the ViT's last block, where the last layer leads from the start and therefore teaches.
     labels = ("base", "base + MSC", "base + CSA", _FULL)
-    shallow = (Row(label, f"voc-animals{_COMPONENTS[label]}", {"model.depth": 11}, _FIVE) for label in labels)
+    shallow = {"model.depth": 11}
+    leading = shallow | {"csa.direction": "last_to_aux"}
+    changes = {label: leading if label in ("base + CSA", _FULL) else shallow for label in labels}
+    rows = (Row(label, f"voc-animals{_COMPONENTS[label]}", changes[label], _FIVE) for label in labels)
     title = "CLIP ViT-B/16, 11 of 12 blocks: components"
-    yield "voc-animals-11-blocks", Experiment(title, "voc-animals", tuple(shallow), "base")
+    yield "voc-animals-11-blocks", Experiment(title, "voc-animals", tuple(rows), "base")
     # Choices of the reconstruction on photographs, each against the whole method.
     changes = {name: rows for name, (_, rows) in _ablations("voc-animals").items()}
     choices = {f"direction {kind}": changes["direction"][kind] for kind in ("last_to_aux", "both", "scheduled")}
