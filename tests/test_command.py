@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wsss import presets
-from wsss.cli import main, train_request
+from wsss.cli import COMMANDS, main
 from wsss.command import parse
 from wsss.presets import PRESETS
 from wsss.report import records
@@ -32,10 +32,15 @@ def written() -> list[str]:
     return sorted(line for line in found if line.split()[0] in PRESETS and PROMISED not in line and "{" not in line)
 
 
+def request(name: str, words: list[str]):
+    """What `wsss train NAME WORDS` is filled with."""
+    return parse(COMMANDS["train"].commands[name], words, f"wsss train {name}")
+
+
 @pytest.mark.parametrize("line", written())
 def test_every_line_that_is_written_parses(line):
     name, *words = shlex.split(line)
-    assert train_request(name, [word for word in words if word != "--help"]).name == name
+    assert request(name, [word for word in words if word != "--help"]).name == name
 
 
 def test_the_lines_are_found_in_each_kind_of_place():
@@ -59,7 +64,7 @@ VARIANTS = {record["variant"]: record["config"] for record in records.published(
 def test_words_of_every_published_variant_make_its_configuration(variant):
     config = from_dict(VARIANTS[variant])
     name, *words = presets.words(config)
-    made = flatten(train_request(name, words).config)
+    made = flatten(request(name, words).config)
     assert {path: made[path] for path in made if path not in presets.NOT_IN_VARIANT} == {
         path: value for path, value in flatten(config).items() if path not in presets.NOT_IN_VARIANT
     }
@@ -98,7 +103,7 @@ SPELLINGS = {
 @pytest.mark.parametrize("line", SPELLINGS)
 def test_spellings(line):
     path, value = SPELLINGS[line]
-    found = get(train_request("mini", shlex.split(line)).config, path)
+    found = get(request("mini", shlex.split(line)).config, path)
     assert found == value and type(found) is type(value)
 
 
@@ -107,7 +112,7 @@ def test_spellings(line):
 )
 def test_what_stood_for_automatic_is_none_and_said(line, capsys):
     path = re.split("[ =]", line)[0][2:].replace("-", "_")
-    config = train_request("mini", [*line.split(), "--seed", "3"]).config
+    config = request("mini", [*line.split(), "--seed", "3"]).config
     assert get(config, path) is None and config.seed == 3
     assert f"--{path}" in (said := capsys.readouterr().err) and "which is None today" in said
 

@@ -469,5 +469,5 @@ def test_weights_are_not_shipped_with_numbers_on_other_data(own, tmp_path):
     write_json(path, read_json(path) | {"dirty": False})
     repaint(own, "val_0")
     with pytest.raises(UserError, match="holds other data than those of .*: the masks of val differ"):
-        ship.ship(ship.Ship(place, "x", output=tmp_path))
+        ship.Ship(place, "x", output=tmp_path)()
     assert not (tmp_path / "x.safetensors").exists()

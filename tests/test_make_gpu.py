@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from wsss import command
 from wsss.tools import gpu, machine
 
 
@@ -12,7 +13,7 @@ from wsss.tools import gpu, machine
 def test_every_part_runs_at_toy_size_and_says_its_numbers(monkeypatch, capsys):
     """On a CPU the device is the reference itself: float32 is equal, bfloat16 near."""
     monkeypatch.setattr(machine, "GEMM", 512)
-    code = gpu.run(["--toy", "True", "--steps", "40", "--repeats", "2", "--images", "4"])
+    code = command.main("gpu", gpu.Check, ["--toy", "True", "--steps", "40", "--repeats", "2", "--images", "4"])
     *lines, title, _, _, _, _, _, _, _, _ = capsys.readouterr().out.rstrip().splitlines()
     parts = {line["part"]: line for line in map(json.loads, lines)}
     assert list(parts) == [part.__name__ for part in gpu.PARTS] and title == "What a GPU must show"
@@ -29,10 +30,13 @@ def test_a_part_that_fails_is_said_and_the_others_run(monkeypatch, capsys):
         return {"images": check.images, "ok": True}
 
     monkeypatch.setattr(gpu, "PARTS", (broken, whole))
-    assert gpu.run(["--toy", "True", "--images", "7"]) == 1
+    assert command.main("gpu", gpu.Check, ["--toy", "True", "--images", "7"]) == 1
     output = capsys.readouterr().out
     assert '"error": "ValueError: no"' in output and '"images": 7' in output and "NO" in output
 
 
 def test_without_a_gpu_it_says_so(capsys):
-    assert gpu.run([]) == 0 and "PyTorch sees no GPU here, so nothing was checked" in capsys.readouterr().out
+    assert (
+        command.main("gpu", gpu.Check, []) == 0
+        and "PyTorch sees no GPU here, so nothing was checked" in capsys.readouterr().out
+    )

@@ -14,6 +14,7 @@ from packaging.specifiers import SpecifierSet
 from test_records import record
 
 import wsss
+from wsss import command
 from wsss.report import records
 from wsss.tools import readme
 
@@ -90,5 +91,5 @@ def test_readme_takes_no_picture_of_a_run_of_an_uncommitted_tree(tmp_path, monke
     records.save(record(dirty=True), tmp_path / "runs" / "mini" / "mini" / "0.json")
     (tmp_path / "runs" / "mini" / "mini" / "0").mkdir()
     (tmp_path / "runs" / "mini" / "mini" / "0" / "cams.npz").touch()
-    assert readme.main() == 1 and "uncommitted changes" in capsys.readouterr().err
+    assert command.main("readme", readme.Readme, []) == 1 and "uncommitted changes" in capsys.readouterr().err
     assert not (tmp_path / "book").exists()

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from wsss import paths
+from wsss import command, paths
 from wsss.paths import UserError
 from wsss.tools import pdf
 
@@ -38,7 +38,7 @@ def test_without_a_page_it_says_what_builds_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "_config.yml").touch()
     (tmp_path / "wsss").mkdir()
-    assert pdf.main() == 1
+    assert command.main("pdf", pdf.Pdf, []) == 1
     assert "`make pdf` builds it" in capsys.readouterr().err
 
 

@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from running import command, environment, hashes
 
 from wsss import datasets
+from wsss.command import run as run_command
 from wsss.data import check, coco, commands, instances, voc
 from wsss.data.names import read_lines
 from wsss.paths import UserError
@@ -103,7 +104,7 @@ def prepare(source: Path, output: Path, *more: str) -> int:
     """The command's words on the tiny set, in this process unless told otherwise."""
     words = [str(output), "--annotations", str(source / "annotations"), "--images", str(source), "--partial"]
     words += [*({} if "--workers" in more else ("--workers", "0")), *more]
-    result = commands.run(["prepare", "coco", *words])
+    result = run_command("wsss data", commands.DATA, ["prepare", "coco", *words])
     if isinstance(result, str):  # what the command prints
         print(result)
     return result if isinstance(result, int) else 0

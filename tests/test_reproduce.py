@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from test_records import record
 
+from wsss import command
 from wsss.paths import UserError, read_json
 from wsss.tools import reproduce
 from wsss.tools.reproduce import Step
@@ -65,7 +66,7 @@ def test_stopped_it_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Step, "run", stop)
-    assert reproduce.main() == 130
+    assert command.main("reproduce", reproduce.Reproduce, []) == 130
     assert "`make reproduce` goes on" in capsys.readouterr().err
 
 
@@ -106,7 +107,7 @@ def test_the_verdict_is_the_exit_code(
     put(folder, "mini-base", 0)
     monkeypatch.setattr(Step, "run", lambda step: None)
     monkeypatch.setattr(reproduce.records, "published", lambda: published("mini"))
-    assert reproduce.main() == code
+    assert command.main("reproduce", reproduce.Reproduce, []) == code
     (row, *_) = read_json(folder / "runs/verdict.json")["rows"]
     assert row["what"] == "mini, seed 0: segmentation mIoU" and row["within"] is (code == 0)
     said = capsys.readouterr().out

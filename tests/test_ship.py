@@ -8,6 +8,7 @@ import torch
 from running import Photo, folder, own_set, record, run, tiny
 from safetensors.torch import load_file
 
+from wsss import command
 from wsss.tools import ship
 
 
@@ -27,7 +28,7 @@ def clean(output: Path, dirty: bool = False) -> Path:
 
 def test_the_file_is_the_runs_last_weights_in_half_precision(made, tmp_path):
     source = clean(made)
-    assert ship.main([str(source), "few", "--output", str(tmp_path)]) == 0
+    assert command.main("ship", ship.Ship, [str(source), "few", "--output", str(tmp_path)]) == 0
     full, half = load_file(source / "step-00000004.safetensors"), load_file(tmp_path / "few.safetensors")
     assert full.keys() == half.keys()
     assert all(torch.equal(half[name], value.half()) for name, value in full.items())
@@ -41,15 +42,15 @@ def test_the_file_is_the_runs_last_weights_in_half_precision(made, tmp_path):
 
 
 def test_a_shipped_file_starts_a_run(made, tmp_path):
-    assert ship.main([str(clean(made)), "few", "--output", str(tmp_path)]) == 0
+    assert command.main("ship", ship.Ship, [str(clean(made)), "few", "--output", str(tmp_path)]) == 0
     data = json.loads((folder(made) / "config.json").read_text())["data"]["root"]
     again = ("--variant", "again", "--model.checkpoint", str(tmp_path / "few.safetensors"))
     assert run(*tiny(Path(data), tmp_path / "runs", *again)) == 0
 
 
 def test_a_run_of_an_uncommitted_tree_and_a_large_one_are_refused(made, tmp_path, monkeypatch, capsys):
-    assert ship.main([str(clean(made, dirty=True)), "few", "--output", str(tmp_path)]) == 1
-    monkeypatch.setattr(ship, "LIMIT", 1000)
-    assert ship.main([str(clean(made)), "few", "--output", str(tmp_path)]) == 1
+    assert command.main("ship", ship.Ship, [str(clean(made, dirty=True)), "few", "--output", str(tmp_path)]) == 1
+    monkeypatch.setattr(ship, "_LIMIT", 1000)
+    assert command.main("ship", ship.Ship, [str(clean(made)), "few", "--output", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert "uncommitted changes" in said and "a file may have 13" in said and not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ from running import command, environment, process, run
 from test_records import record
 
 from wsss import cli, presets
+from wsss.command import parse
 from wsss.inference import runs
 from wsss.paths import UserError
 from wsss.report import ablation, experiments, records
@@ -27,7 +28,8 @@ def test_rows_differ_and_their_words_make_them(name):
     assert experiment.against in {row.label for row in experiment.rows}
     for row in experiment.rows:
         preset, *settings = row.words(2)
-        assert cli.train_request(preset, settings).config == presets.get(row.preset, seed=2, **row.changes)
+        training = parse(cli.COMMANDS["train"].commands[preset], settings, "wsss train")
+        assert training.config == presets.get(row.preset, seed=2, **row.changes)
         assert row.config.data.name == experiment.dataset
 
 
@@ -73,7 +75,7 @@ def test_a_final_evaluation_is_called_as_its_record(final):
 
 
 def asked(tmp_path, *words):
-    return sweep.parse(sweep.Sweep, ["smoke-level", "--output", str(tmp_path), *words], "sweep")
+    return parse(sweep.Sweep, ["smoke-level", "--output", str(tmp_path), *words], "sweep")
 
 
 def test_the_list_is_what_is_left_in_the_order_of_seeds(tmp_path, capsys):
@@ -95,13 +97,13 @@ def test_the_list_is_what_is_left_in_the_order_of_seeds(tmp_path, capsys):
 def test_rows_and_final_evaluations_have_seeds_of_their_own(tmp_path):
     """Five of what is compared on photographs, three of the rest and of the final evaluations, or those named."""
     experiment, words = experiments.get("voc-animals-components"), ["voc-animals-components", "--output", str(tmp_path)]
-    jobs = sweep.plan(experiment, sweep.parse(sweep.Sweep, words, "sweep"))
+    jobs = sweep.plan(experiment, parse(sweep.Sweep, words, "sweep"))
     few = ("plain classification", "base as released")
     wanted = [(seed, row.label) for seed in range(5) for row in experiment.rows if seed < 3 or row.label not in few]
     assert [(job.seed, job.label) for job in jobs] == wanted
     assert {len(job.commands) for job in jobs if job.label == "base" and job.seed < 3} == {3}
     assert {len(job.commands) for job in jobs if job.label == "base" and job.seed > 2} == {1}
-    named = sweep.plan(experiment, sweep.parse(sweep.Sweep, [*words, "--seeds", "4"], "sweep"))
+    named = sweep.plan(experiment, parse(sweep.Sweep, [*words, "--seeds", "4"], "sweep"))
     assert [job.label for job in named] == [row.label for row in experiment.rows]
 
 
@@ -150,7 +152,7 @@ def test_bad_numbers_are_one_sentence(words, tmp_path, capsys):
 
 
 def test_a_run_that_fails_does_not_hold_up_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "PAUSE", 0.01)
+    monkeypatch.setattr(sweep, "_PAUSE", 0.01)
     good = sweep.Job("good", "g", 0, tmp_path / "g" / "0", {tmp_path / "g.json": ("--help",)})
     bad = sweep.Job(
         "bad", "b", 0, tmp_path / "b" / "0", {tmp_path / "b.json": ("nonsense",), tmp_path / "c": ("tables",)}

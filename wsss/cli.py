@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Train(Config):
     """One run."""
 
+    preset: Annotated[str, tyro.conf.Suppress] = ""
+    """The preset whose values are the defaults."""
     no_resume: bool = False
     """Refuse to touch a run that is there already."""
     gate: bool = False
@@ -67,6 +69,8 @@ class _Train(Config):
     @property
     def config(self) -> Config:
         """Return the run's configuration with its variant. Raises UserError."""
+        if self.name != self.preset:
+            raise UserError("--name is the preset's; give --variant a name of your own for the run")
         return presets.named(Config(**{row.name: getattr(self, row.name) for row in dataclasses.fields(Config)}))
 
     def __call__(self) -> int | str:
@@ -88,20 +92,11 @@ class _Train(Config):
         return int(not record["passed"])
 
 
-def train_request(name: str, words: Sequence[str]) -> _Train:
-    """Fill the preset `name` with what the words after `wsss train NAME` change. Raises UserError."""
-    presets.get(name)  # says which presets there are
-    request = command.parse(_Train, words, f"wsss train {name}", _Train(**vars(presets.PRESETS[name])))
-    if request.name != name:
-        raise UserError("--name is the preset's; give --variant a name of your own for the run")
-    return request
-
-
-def _train(words: Sequence[str]) -> int | str:
-    if words and words[0] not in ("-h", "--help"):
-        return train_request(words[0], words[1:])()
-    print(_TRAIN_USAGE + ", ".join(presets.PRESETS))
-    return 0 if words else 2
+_TRAIN = command.Group(
+    _TRAIN_USAGE + ", ".join(presets.PRESETS),
+    {name: _Train(**vars(config), preset=name) for name, config in presets.PRESETS.items()},
+    "preset",
+)
 
 
 def _summary(record: Mapping[str, Any]) -> str:
@@ -276,18 +271,18 @@ class _Publish:
 
 
 COMMANDS: dict[str, Any] = {
-    "train": _train,
+    "train": _TRAIN,
     "evaluate": _Evaluate,
     "predict": _Predict,
-    "sweep": "wsss.tools.sweep:run",
+    "sweep": "wsss.tools.sweep:Sweep",
     "explore": "wsss.explore.command:Explore",
     "export": "wsss.explore.command:Export",
     "score": _Score,
-    "data": "wsss.data.commands:run",
+    "data": "wsss.data.commands:DATA",
     "pretrain": "wsss.tools.pretrain:Pretrain",
     "submit": "wsss.inference.submit:Submit",
     "tables": _Tables,
-    "verify": "wsss.tools.verify:run",
-    "bench": "wsss.tools.bench:run",
+    "verify": "wsss.tools.verify:Verify",
+    "bench": "wsss.tools.bench:BENCHES",
     "publish": _Publish,
 }

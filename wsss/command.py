@@ -7,20 +7,16 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any
 
 import tyro
 
 from wsss import settings
-from wsss.interrupt import Interrupted
+from wsss.interrupt import Interrupted, clean_exit
 from wsss.paths import Echo, UserError, did_you_mean, is_first, note
-
-T = TypeVar("T")
-Outcome = int | str | None
-"""An exit code, or what is to be printed."""
 
 
 @dataclass(frozen=True)
@@ -29,21 +25,19 @@ class Group:
 
     usage: str
     commands: Mapping[str, Any]
-    """Of each a Target."""
+    """Targets of `run`."""
+    kind: str = "command"
+    """What the names stand for, as an error calls it."""
 
 
-Target = Group | type | Callable[[Sequence[str]], Outcome] | str
-"""What does the work: a frozen dataclass, whose fields are the flags, whose docstrings are their help, and which is
-called; a function of the words; a group of commands; or one of them as MODULE:NAME, which is imported when needed."""
+def main(command: str, target: Any, arguments: Sequence[str] | None = None) -> int:
+    """Run `target` with the arguments after `command` (None: those of the command line) and return the exit code.
 
-
-def main(command: str, target: Target, words: Sequence[str] | None = None) -> int:
-    """Do what the words after `command` say (None: those of the command line) and return the exit code.
-
-    Each error that a user can act on is one sentence on stderr.
+    The target's answer is an exit code or a text to print. Each error that a user can act on is one sentence on stderr.
     """
     try:
-        outcome = run(command, target, list(sys.argv[1:] if words is None else words))
+        with clean_exit():
+            outcome = run(command, target, list(sys.argv[1:] if arguments is None else arguments))
         if isinstance(outcome, str) and is_first():
             print(outcome)
         return outcome if isinstance(outcome, int) else 0
@@ -59,8 +53,8 @@ def main(command: str, target: Target, words: Sequence[str] | None = None) -> in
     except Interrupted as stopped:
         print(f"wsss: {stopped}", file=sys.stderr)
         return 143
-    except KeyboardInterrupt:
-        print("wsss: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"wsss: {stopped or 'stopped'}", file=sys.stderr)
         return 130
 
 
@@ -69,33 +63,37 @@ def _fail(sentence: str) -> int:
     return 1
 
 
-def run(command: str, target: Target, words: Sequence[str]) -> Outcome:
-    """Do what the words after `command` say. Raises UserError."""
+def run(command: str, target: Any, arguments: Sequence[str]) -> int | str | None:
+    """Find the command that the arguments name, fill it and call it. Raises UserError.
+
+    A target is a frozen dataclass, whose fields are the flags, whose docstrings are their help, and which is called; an
+    instance of one, whose values are the defaults; a Group; or one of these as MODULE:NAME, imported when needed.
+    """
     if isinstance(target, str):
         module, _, name = target.partition(":")
         target = getattr(importlib.import_module(module), name)
-    if isinstance(target, type):
-        return parse(target, words, command)()
     if not isinstance(target, Group):
-        return target(words)
-    if not words or words[0] in ("-h", "--help"):
+        return parse(target, arguments, command)()
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(target.usage)
-        return 0 if words else 2
-    if words[0] not in target.commands:
-        nearest = did_you_mean(words[0], target.commands)
-        raise UserError(f"there is no command named {words[0]}{nearest}; see {command} --help")
-    return run(f"{command} {words[0]}", target.commands[words[0]], words[1:])
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in target.commands:
+        nearest = did_you_mean(name, target.commands)
+        raise UserError(f"there is no {target.kind} named {name}{nearest}; see {command} --help")
+    return run(f"{command} {name}", target.commands[name], rest)
 
 
-def parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T | None = None) -> T:
-    """Fill `kind`, a dataclass whose docstrings are the help, from the words after `command`.
+def parse(target: Any, arguments: Sequence[str], command: str) -> Any:
+    """Fill a dataclass whose docstrings are the help, or an instance of one, from the arguments after `command`.
 
-    A switch may stand alone for True; numbers of a tuple, and with a `default` its words, may be joined by commas. What
+    A switch may stand alone for True; numbers of a tuple, and texts of an instance's, may be joined by commas. What
     once stood for automatic (`--model.depth 0`) is None, and a line on stderr says so. Raises UserError.
     """
-    options: dict[str, Any] = {} if default is None else {"default": default}
+    kind = target if isinstance(target, type) else type(target)
+    options: dict[str, Any] = {} if kind is target else {"default": target}
     kinds, printed = settings.kinds(kind), io.StringIO()
-    spelled = _spelled(words, kinds, bare=default is not None)  # before stderr is tyro's alone, since it may print
+    spelled = _spelled(arguments, kinds, only_flags=kind is not target)  # before stderr is tyro's, since it may print
     try:
         with contextlib.redirect_stderr(printed):
             value, rest = tyro.cli(
@@ -113,43 +111,43 @@ def parse(kind: Callable[..., T], words: Sequence[str], command: str, default: T
     if rest and not rest[0].startswith("-"):
         raise UserError(f"{rest[0]} is no setting; settings are written --NAME VALUE")
     if rest:
-        name, _, value = rest[0].lstrip("-").partition("=")
-        raise UserError(settings.unknown(name.replace("-", "_"), value or ",".join(rest[1:2]), kinds))
+        name, _, text = rest[0].lstrip("-").partition("=")
+        raise UserError(settings.unknown(name.replace("-", "_"), text or ",".join(rest[1:2]), kinds))
     return value
 
 
-def _spelled(words: Sequence[str], kinds: Mapping[str, Any], bare: bool) -> list[str]:
-    """Spell the words as tyro takes them: True after a switch that stands alone, numbers that commas join apart, None
-    for what once stood for automatic.
+_SWITCH = ("True", "False", "None")
 
-    `bare`: the command has no words but settings, so that a word after a switch is its value, and words may be joined
-    by commas as numbers are.
+
+def _spelled(arguments: Sequence[str], kinds: Mapping[str, Any], only_flags: bool) -> list[str]:
+    """Spell the arguments as tyro takes them: True after a switch that stands alone, numbers that commas join apart,
+    None for what once stood for automatic.
+
+    With `only_flags` the command has no positional arguments, so that what follows a switch is its value, and texts may
+    be joined by commas as numbers are.
     """
     spelled: list[str] = []
     path, kind = "", None
-    for word, after in itertools.pairwise([*words, ""]):
-        name, equals, value = word.partition("=")
-        values = [word]
-        if word.startswith("--"):
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        name, equals, value = argument.partition("=")
+        values = [argument]
+        if argument.startswith("--"):
             path = name[2:].replace("-", "_")
-            made_of = settings.types(kinds.get(path))
-            kind = kinds[path] if made_of & {tuple, bool, NoneType} else None
-            spelled.append(name if kind else word)
+            types = settings.types(kinds.get(path))
+            kind = kinds[path] if types & {tuple, bool, NoneType} else None
+            spelled.append(name if kind else argument)
             values = [value] if kind and equals else []
-            alone = not bare or not after or after.startswith("--")
-            if bool in made_of and not equals and alone and settings.texts(after, kind)[0] not in _SWITCH:
+            alone = not only_flags or not following or following.startswith("--")
+            if bool in types and not equals and alone and settings.texts(following, kind)[0] not in _SWITCH:
                 values = ["True"]
         for text in values:
             if kind and settings.replacement(path, text) == {path: None}:
                 note(f"note: --{path} {text} is automatic, which is None today")
                 text = "None"
-            whole = kind is None or (str in made_of and not bare)
+            whole = kind is None or (str in types and not only_flags)
             spelled += [text] if whole else settings.texts(text, kind)
-            kind = kind if kind and tuple in made_of else None  # all others have one value
+            kind = kind if kind and tuple in types else None  # all others have one value
     return spelled
-
-
-_SWITCH = ("True", "False", "None")
 
 
 def _sentence(printed: str) -> str:

@@ -1,17 +1,13 @@
 """`wsss data WHAT`: draw, prepare and look through data sets."""
 
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from wsss import command
+from wsss.command import Group
 from wsss.paths import project_root
 
 _USAGE = """\
@@ -70,23 +66,7 @@ _PREPARE = {
     "animals": "wsss.data.prepare:PrepareAnimals",
     "coco": "wsss.data.coco:PrepareCoco",
 }
-_COMMANDS = {"mini": _DrawMini, "check": _CheckData, "prepare": command.Group(_PREPARE_USAGE, _PREPARE)}
+_COMMANDS = {"mini": _DrawMini, "check": _CheckData, "prepare": Group(_PREPARE_USAGE, _PREPARE)}
 
-
-def run(words: Sequence[str]) -> command.Outcome:
-    """`wsss data WHAT ...`. Raises UserError."""
-    with _stoppable():
-        return command.run("wsss data", command.Group(_USAGE, _COMMANDS), words)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Within it SIGTERM, too, removes what is half-written before the process ends."""
-    if threading.current_thread() is not threading.main_thread():  # only there can a signal be handled
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+DATA = Group(_USAGE, _COMMANDS)
+"""The command `wsss data`."""

@@ -5,10 +5,9 @@ that machines can be compared. Run it on an idle machine.
 """
 
 import itertools
-import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +20,16 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from wsss import cam, datasets, distributed, energy, evaluate, memory, method, presets, refine, train
 from wsss.batch import Batch
-from wsss.command import parse
+from wsss.command import Group
 from wsss.config import Config
 from wsss.inference import crf
 from wsss.model import SegmentationModel
-from wsss.paths import UserError, did_you_mean
+from wsss.paths import UserError
 from wsss.registry import DATASETS
 from wsss.tools import machine
-from wsss.tools.bench_infer import Infer, bench_infer
-from wsss.tools.bench_memory import Memory, bench_memory
-from wsss.tools.bench_merge import Merge, bench_merge
-from wsss.tools.machine import Passes, device, gemm_seconds, peak_memory_gb, synchronise, timed
+from wsss.tools.machine import Bench, Passes, device, gemm_seconds, peak_memory_gb, synchronise, timed
 
-USAGE = """\
+_USAGE = """\
 usage: wsss bench WHAT ...
 
   step     one training step of a preset, by phases
@@ -46,28 +42,16 @@ usage: wsss bench WHAT ...
 
 Prints one JSON line. `wsss bench WHAT --help` explains each."""
 
-WARM_UP = 3
+_WARM_UP = 3
 """Steps before the clock starts: until the third, a step still gets memory from the system page by page, which none of
 the thousands that follow in a training does."""
-
-
-def run(words: Sequence[str]) -> int:
-    """`wsss bench WHAT ...`; returns the exit code. Raises UserError."""
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if words else 2
-    if words[0] not in KINDS:
-        raise UserError(f"wsss bench knows no {words[0]}{did_you_mean(words[0], KINDS)}; see wsss bench --help")
-    kind, work = KINDS[words[0]]
-    print(json.dumps(work(parse(kind, words[1:], f"wsss bench {words[0]}"))))
-    return 0
 
 
 # A training step.
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Bench):
     """One training step on random images, all terms on: forward, losses, backward, optimizer."""
 
     preset: str = "voc"
@@ -92,7 +76,7 @@ class Step:
     """Steps that are timed, after three to warm up."""
 
     def config(self) -> Config:
-        """The preset with what is asked for. Raises UserError."""
+        """Return the preset with these sizes. Raises UserError."""
         changes: dict[str, Any] = {
             "model.backbone": self.backbone,
             "model.pretrained": False,
@@ -109,8 +93,55 @@ class Step:
             changes["model.fused_from"] = self.fused_from
         return presets.get(self.preset, **changes)
 
+    def measure(self) -> dict[str, Any]:
+        """Return seconds, units, tokens, operations, utilisation and memory of the trainer's own step.
 
-PHASES = {
+        `phases` are those of one more step, under PyTorch's profiler, which waits for the device after each; `busy` is
+        the share of such a step in which a GPU works, `host` the operations that take the host longest. `tflop` is
+        counted by PyTorch. `recompiled`: graphs that torch.compile made after the warm-up. Raises UserError.
+        """
+        if self.dtype == "bfloat16" and not distributed.computes_bfloat16(device()):
+            raise UserError("this machine does not compute in bfloat16, nor would training; leave --dtype out")
+        memory.keep_freed()
+        passes: Passes = []
+        with tempfile.TemporaryDirectory() as scratch:
+            update, net = _trainer(self.config(), Path(scratch))
+            for _ in range(_WARM_UP):
+                update()
+            graphs = _graphs()
+            seconds = timed(update, self.repeats)
+            recompiled = _graphs() - graphs
+            peak = peak_memory_gb()
+            phases, busy, host = _profiled(update)
+            hook = machine.record_passes(net, passes)
+            with torch.compiler.set_stance("force_eager"), machine.counted_flops() as counter:
+                update()
+            hook.remove()
+        flops, unit = counter.get_total_flops(), gemm_seconds()
+        rate = 2 * machine.GEMM**3 / gemm_seconds(getattr(torch, self.dtype))
+        return {
+            "bench": "step",
+            **vars(self),
+            "seconds": round(seconds, 4),
+            "phases": {name: round(value, 4) for name, value in phases.items()},
+            "busy": busy,
+            "host": host,
+            "gemm_seconds": round(unit, 6),
+            "units": round(seconds / unit, 2),
+            "peak_memory_gb": round(peak, 2),
+            "tokens": {
+                "forward": sum(images * n for images, n, _ in passes),
+                "backward": sum(images * n for images, n, gradient in passes if gradient),
+            },
+            "tflop": round(flops / 1e12, 3),
+            "utilisation": round(flops / seconds / rate, 3),
+            "recompiled": recompiled,
+            "threads": torch.get_num_threads(),
+            **evaluate.stamp(),
+        }
+
+
+_PHASES = {
     "main pass": (method, "forward"),
     "cam passes": (method, "multi_scale_cam"),
     "local crops": (method, "embed_views"),
@@ -121,56 +152,7 @@ PHASES = {
     "optimizer": (torch.optim.AdamW, "step"),
 }
 """Functions of a step that the profiler marks; the four below `forward` lie within it and are taken off its time."""
-INNER = ("cam passes", "local crops", "patch codes", "refinement")
-
-
-def bench_step(asked: Step) -> dict[str, Any]:
-    """Seconds, units, tokens, operations, utilisation and memory of the trainer's own step.
-
-    `phases` are those of one more step, under PyTorch's profiler, which waits for the device after each; `busy` is the
-    share of such a step in which a GPU works, `host` the operations that take the host longest. `tflop` is counted by
-    PyTorch. `recompiled`: graphs that torch.compile made after the warm-up. Raises UserError.
-    """
-    if asked.dtype == "bfloat16" and not distributed.computes_bfloat16(device()):
-        raise UserError("this machine does not compute in bfloat16, nor would training; leave --dtype out")
-    memory.keep_freed()
-    config = asked.config()
-    passes: Passes = []
-    with tempfile.TemporaryDirectory() as scratch:
-        update, net = _trainer(config, Path(scratch))
-        for _ in range(WARM_UP):
-            update()
-        graphs = _graphs()
-        seconds = timed(update, asked.repeats)
-        recompiled = _graphs() - graphs
-        peak = peak_memory_gb()
-        phases, busy, host = _profiled(update)
-        hook = machine.record_passes(net, passes)
-        with torch.compiler.set_stance("force_eager"), machine.counted_flops() as counter:
-            update()
-        hook.remove()
-    flops, unit = counter.get_total_flops(), gemm_seconds()
-    rate = 2 * machine.GEMM**3 / gemm_seconds(getattr(torch, asked.dtype))
-    return {
-        "bench": "step",
-        **vars(asked),
-        "seconds": round(seconds, 4),
-        "phases": {name: round(value, 4) for name, value in phases.items()},
-        "busy": busy,
-        "host": host,
-        "gemm_seconds": round(unit, 6),
-        "units": round(seconds / unit, 2),
-        "peak_memory_gb": round(peak, 2),
-        "tokens": {
-            "forward": sum(images * n for images, n, _ in passes),
-            "backward": sum(images * n for images, n, gradient in passes if gradient),
-        },
-        "tflop": round(flops / 1e12, 3),
-        "utilisation": round(flops / seconds / rate, 3),
-        "recompiled": recompiled,
-        "threads": torch.get_num_threads(),
-        **evaluate.stamp(),
-    }
+_INNER = ("cam passes", "local crops", "patch codes", "refinement")
 
 
 def _trainer(config: Config, scratch: Path) -> tuple[Callable[[], Any], SegmentationModel]:
@@ -206,13 +188,13 @@ def _profiled(update: Callable[[], Any]) -> tuple[dict[str, float], float | None
     with profile(activities=kinds) as plain:  # without marks, which wait for the device
         seconds = timed(update, 1)
     with ExitStack() as stack:
-        for name, (owner, function) in PHASES.items():
+        for name, (owner, function) in _PHASES.items():
             stack.enter_context(patch.object(owner, function, marked(getattr(owner, function), name)))
         with profile(activities=[ProfilerActivity.CPU]) as seen:
             update()
     spent = {event.key: event.cpu_time_total / 1e6 for event in seen.key_averages()}
-    phases = {name: spent[f"phase {name}"] for name in PHASES if f"phase {name}" in spent}
-    phases["main pass"] -= sum(phases.get(name, 0.0) for name in INNER)
+    phases = {name: spent[f"phase {name}"] for name in _PHASES if f"phase {name}" in spent}
+    phases["main pass"] -= sum(phases.get(name, 0.0) for name in _INNER)
     events = plain.key_averages()
     longest = sorted(events, key=lambda event: -event.self_cpu_time_total)[:5]
     working = sum(event.self_device_time_total for event in events) / 1e6
@@ -224,8 +206,8 @@ def _profiled(update: Callable[[], Any]) -> tuple[dict[str, float], float | None
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a step at the paper's size, on smooth random images."""
+class Refine(Bench):
+    """Pseudo labels of a batch of smooth random images with both background levels."""
 
     images: int = 2
     """Images of the batch."""
@@ -236,67 +218,72 @@ class Part:
     repeats: int = 5
     """Calls that are timed, after one to warm up."""
 
+    def measure(self) -> dict[str, Any]:
+        """Return the seconds of a call, which has no part in making its input."""
+        batch = self._batch()
+        label, maps = torch.ones_like(batch.label), torch.rand(self.images, self.classes, self.size, self.size)
+        maps = maps.to(device())
+        return self._timed(lambda: refine.segmentation_labels(batch.image, maps, label, batch.box, 0.25, 0.7))
+
+    def _batch(self) -> Batch:
+        config = presets.get("voc", augment__crop=self.size, augment__local_size=min(96, self.size))
+        return machine.random_batch(config, self.classes, self.images)
+
+    def _timed(self, work: Callable[[], Any]) -> dict[str, Any]:
+        timed(work, 1)
+        seconds, unit = timed(work, self.repeats), gemm_seconds()
+        return {
+            "bench": type(self).__name__.lower(),
+            **vars(self),
+            "seconds": round(seconds, 4),
+            "images_a_second": round(self.images / seconds, 2),
+            "gemm_seconds": round(unit, 6),
+            "units": round(seconds / unit, 3),
+            "peak_memory_gb": round(peak_memory_gb(), 2),
+            "threads": torch.get_num_threads(),
+            **evaluate.stamp(),
+        }
+
 
 @dataclass(frozen=True)
-class Scored(Part):
-    """A part that works on the scores of all classes."""
+class Energy(Refine):
+    """The bilateral filter of a batch's probabilities."""
 
     classes: int = 21
     """Classes with background."""
 
-
-def bench_refine(asked: Part) -> dict[str, Any]:
-    """Pseudo labels of a batch with both background levels."""
-    batch = _batch(asked)
-    label, maps = torch.ones_like(batch.label), torch.rand(asked.images, asked.classes, asked.size, asked.size)
-    maps = maps.to(device())
-    return _part(asked, "refine", lambda: refine.segmentation_labels(batch.image, maps, label, batch.box, 0.25, 0.7))
-
-
-def bench_energy(asked: Scored) -> dict[str, Any]:
-    """The bilateral filter of a batch's probabilities."""
-    batch = _batch(asked)
-    valid = cam.box_mask(batch.box, (asked.size, asked.size))
-    half = torch.randn(asked.images, asked.classes, asked.size // 2, asked.size // 2, device=device()).softmax(1)
-    return _part(asked, "energy", lambda: energy.filtered(batch.image, half, valid))
+    def measure(self) -> dict[str, Any]:
+        """Return the seconds of a call, which has no part in making its input."""
+        batch = self._batch()
+        valid = cam.box_mask(batch.box, (self.size, self.size))
+        half = torch.randn(self.images, self.classes, self.size // 2, self.size // 2, device=device()).softmax(1)
+        return self._timed(lambda: energy.filtered(batch.image, half, valid))
 
 
-def bench_crf(asked: Scored) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Crf(Energy):
     """Dense CRF, ten iterations, of `images` drawn photographs one after the other."""
-    random = np.random.default_rng(0)
-    image = machine.photograph(random, (asked.size, asked.size))
-    probability = random.dirichlet(np.ones(asked.classes), (asked.size, asked.size)).transpose(2, 0, 1)
-    probability = np.ascontiguousarray(probability, np.float32)
-    return _part(asked, "crf", lambda: [crf.dense_crf(image, probability) for _ in range(asked.images)])
+
+    def measure(self) -> dict[str, Any]:
+        """Return the seconds of a call, which has no part in making its input."""
+        random = np.random.default_rng(0)
+        image = machine.photograph(random, (self.size, self.size))
+        probability = random.dirichlet(np.ones(self.classes), (self.size, self.size)).transpose(2, 0, 1)
+        probability = np.ascontiguousarray(probability, np.float32)
+        return self._timed(lambda: [crf.dense_crf(image, probability) for _ in range(self.images)])
 
 
-def _batch(asked: Part) -> Batch:
-    config = presets.get("voc", augment__crop=asked.size, augment__local_size=min(96, asked.size))
-    return machine.random_batch(config, asked.classes, asked.images)
-
-
-def _part(asked: Part, name: str, work: Callable[[], Any]) -> dict[str, Any]:
-    timed(work, 1)
-    seconds, unit = timed(work, asked.repeats), gemm_seconds()
-    return {
-        "bench": name,
-        **vars(asked),
-        "seconds": round(seconds, 4),
-        "images_a_second": round(asked.images / seconds, 2),
-        "gemm_seconds": round(unit, 6),
-        "units": round(seconds / unit, 3),
-        "peak_memory_gb": round(peak_memory_gb(), 2),
-        "threads": torch.get_num_threads(),
-        **evaluate.stamp(),
-    }
-
-
-KINDS: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
-    "step": (Step, bench_step),
-    "infer": (Infer, bench_infer),
-    "refine": (Part, bench_refine),
-    "energy": (Scored, bench_energy),
-    "crf": (Scored, bench_crf),
-    "merge": (Merge, bench_merge),
-    "memory": (Memory, bench_memory),
-}
+BENCHES = Group(
+    _USAGE,
+    {
+        "step": Step,
+        "infer": "wsss.tools.bench_infer:Infer",
+        "refine": Refine,
+        "energy": Energy,
+        "crf": Crf,
+        "merge": "wsss.tools.bench_merge:Merge",
+        "memory": "wsss.tools.bench_memory:Memory",
+    },
+    "bench",
+)
+"""The command `wsss bench`."""

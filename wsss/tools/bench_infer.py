@@ -24,11 +24,11 @@ from wsss.inference.predictions import Job, finish
 from wsss.model import SegmentationModel
 from wsss.registry import DATASETS
 from wsss.tools import machine
-from wsss.tools.machine import Passes, device, gemm_seconds, peak_memory_gb, synchronise
+from wsss.tools.machine import Bench, Passes, device, gemm_seconds, peak_memory_gb, synchronise
 
 
 @dataclass(frozen=True)
-class Infer:
+class Infer(Bench):
     """A final evaluation of drawn photographs: reading, network at all scales, CRF, PNGs, counts."""
 
     images: int = 20
@@ -57,48 +57,48 @@ class Infer:
     """Processes for the CRF; None: one a core, or fewer where memory is small; 0: none beside this one, which hears a
     stop only between two steps of a CRF."""
 
+    def measure(self) -> dict[str, Any]:
+        """Return images a second, seconds by phases, operations, memory, and the ratio to the best possible time.
 
-def bench_infer(settings: Infer) -> dict[str, Any]:
-    """Images a second, seconds by phases, operations, memory, and the ratio to the best that could be had.
-
-    `phases` add up to `seconds`; crf is what this process waits for CRF, PNGs and counts, most of which are made beside
-    it, and `crf_seconds` is what the CRF takes of one core. `ratio`: seconds over (operations at the rate of the matrix
-    product in the same type + CRF seconds / cores). `outside`: see there.
-    """
-    protocol = protocols.protocol(
-        settings.protocol, scales=settings.scales, flip=settings.flip, crf=settings.crf, merge=settings.crf_merge
-    )
-    config = presets.get(
-        settings.protocol,
-        **{"model.backbone": settings.backbone, "model.pretrained": False, "model.checkpoint": ""},
-    )
-    net = model.build(config, DATASETS[settings.protocol].classes).to(device()).eval()
-    settings, spent = replace(settings, workers=runs.crf_workers(settings.workers, protocol)), {}
-    with tempfile.TemporaryDirectory() as scratch:
-        seconds, crf, passes, operations = _evaluate(net, protocol, settings, Path(scratch), spent)
-    unit, rate = gemm_seconds(), 2 * machine.GEMM**3 / gemm_seconds(getattr(torch, settings.dtype))
-    best = operations / rate + crf / interrupt.cores()
-    return {
-        "bench": "infer",
-        **vars(settings),
-        "scales": list(protocol.scales),
-        "seconds": round(seconds, 3),
-        "images_a_second": round(settings.images / seconds, 4),
-        "phases": {name: round(value, 3) for name, value in phases(seconds, spent).items()},
-        "crf_seconds": round(crf, 3),
-        "gemm_seconds": round(unit, 6),
-        "units": round(seconds / unit, 2),
-        "tokens": sum(n * count for n, count, _ in passes),
-        "tflop": round(operations / 1e12, 3),
-        "best_seconds": round(best, 3),
-        "ratio": round(seconds / best, 3),
-        "outside": outside(protocol, settings) if settings.crf else None,
-        "peak_memory_gb": round(peak_memory_gb(), 2),
-        "workers_memory_gb": round(spent["workers"], 2),
-        "threads": torch.get_num_threads(),
-        "cores": interrupt.cores(),
-        **evaluate.stamp(),
-    }
+        `phases` add up to `seconds`; crf is the time that this process waits for CRF, PNGs and counts, most of which
+        are made beside it, and `crf_seconds` the time that the CRF takes of one core. `ratio`: seconds over (operations
+        at the rate of the matrix product in the same type + CRF seconds / cores). `outside`: see `_outside`.
+        """
+        protocol = protocols.protocol(
+            self.protocol, scales=self.scales, flip=self.flip, crf=self.crf, merge=self.crf_merge
+        )
+        config = presets.get(
+            self.protocol,
+            **{"model.backbone": self.backbone, "model.pretrained": False, "model.checkpoint": ""},
+        )
+        net = model.build(config, DATASETS[self.protocol].classes).to(device()).eval()
+        workers, spent = runs.crf_workers(self.workers, protocol), {}
+        settings = replace(self, workers=workers)
+        with tempfile.TemporaryDirectory() as scratch:
+            seconds, crf, passes, operations = _evaluate(net, protocol, settings, Path(scratch), spent)
+        unit, rate = gemm_seconds(), 2 * machine.GEMM**3 / gemm_seconds(getattr(torch, self.dtype))
+        best = operations / rate + crf / interrupt.cores()
+        return {
+            "bench": "infer",
+            **vars(settings),
+            "scales": list(protocol.scales),
+            "seconds": round(seconds, 3),
+            "images_a_second": round(self.images / seconds, 4),
+            "phases": {name: round(value, 3) for name, value in _phases(seconds, spent).items()},
+            "crf_seconds": round(crf, 3),
+            "gemm_seconds": round(unit, 6),
+            "units": round(seconds / unit, 2),
+            "tokens": sum(n * count for n, count, _ in passes),
+            "tflop": round(operations / 1e12, 3),
+            "best_seconds": round(best, 3),
+            "ratio": round(seconds / best, 3),
+            "outside": _outside(protocol, self) if self.crf else None,
+            "peak_memory_gb": round(peak_memory_gb(), 2),
+            "workers_memory_gb": round(spent["workers"], 2),
+            "threads": torch.get_num_threads(),
+            "cores": interrupt.cores(),
+            **evaluate.stamp(),
+        }
 
 
 def _evaluate(
@@ -176,7 +176,7 @@ _OUTSIDE = 3
 """Photographs at most whose time outside the network is taken."""
 
 
-def outside(protocol: protocols.Protocol, settings: Infer) -> dict[str, float]:
+def _outside(protocol: protocols.Protocol, settings: Infer) -> dict[str, float]:
     """CPU seconds of one core an image from the network's logits to PNG and counts: ours, and the base's way, which
     writes the combined logits to disk (.npy) and makes softmax, whole CRF, PNG and counts in a second pass.
 
@@ -226,7 +226,7 @@ PATCH = 16
 """Side of a patch in pixels."""
 
 
-def phases(seconds: float, spent: dict[str, float]) -> dict[str, float]:
+def _phases(seconds: float, spent: dict[str, float]) -> dict[str, float]:
     """The parts of `seconds`; in `spent` network lies within scores, and scores within jobs."""
     return {
         "network": spent["network"],

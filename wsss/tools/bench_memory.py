@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +18,11 @@ from wsss.inference import protocols, runs
 from wsss.model import describe
 from wsss.paths import UserError
 from wsss.tools import machine
+from wsss.tools.machine import Bench
 
 
 @dataclass(frozen=True)
-class Memory:
+class Memory(Bench):
     """Evaluate a run by a final protocol in a process of its own, and look at its memory from time to time."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -36,43 +38,43 @@ class Memory:
     every: float = 5.0
     """Seconds between two looks."""
 
-
-def bench_memory(asked: Memory) -> dict[str, Any]:
-    """Resident memory in 10^6 bytes of the evaluation's process and of all that it started, and the images done."""
-    opened = runs.open_run(asked.run, data_root=asked.data_root)
-    images = Split(sets.locate(opened.config.data), asked.split, None, labels=False)
-    protocol, samples = protocols.protocol(asked.protocol), []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, started = Path(scratch) / "predictions", time.monotonic()
-        words = ["--protocol", asked.protocol, "--split", asked.split, "--workers", str(asked.workers)]
-        words += ["--data-root", asked.data_root] if asked.data_root else []
-        command = [sys.executable, "-m", "wsss", "evaluate", str(asked.run.resolve()), *words, "--save", str(folder)]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as evaluation:
-            process = psutil.Process(evaluation.pid)
-            while evaluation.poll() is None:
-                others = sum(machine.resident_mb(child) for child in machine.children(process))
-                samples.append(
-                    (len(list(folder.glob("*.png"))), round(machine.resident_mb(process), 1), round(others, 1))
-                )
+    def measure(self) -> dict[str, Any]:
+        """Return the resident memory in 10^6 bytes of the evaluation's process and of all that it started, and the
+        number of images done, at each look."""
+        opened = runs.open_run(self.run, data_root=self.data_root)
+        images = Split(sets.locate(opened.config.data), self.split, None, labels=False)
+        protocol, samples = protocols.protocol(self.protocol), []
+        with tempfile.TemporaryDirectory() as scratch:
+            folder, started = Path(scratch) / "predictions", time.monotonic()
+            flags = ["--protocol", self.protocol, "--split", self.split, "--workers", str(self.workers)]
+            flags += ["--data-root", self.data_root] if self.data_root else []
+            command = [sys.executable, "-m", "wsss", "evaluate", str(self.run.resolve()), *flags, "--save", str(folder)]
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL) as evaluation:
+                process = psutil.Process(evaluation.pid)
                 try:
-                    evaluation.wait(asked.every)
-                except subprocess.TimeoutExpired:
-                    continue
-        seconds = time.monotonic() - started
-    if evaluation.returncode:
-        raise UserError("the evaluation failed, see above")
-    done, own, others = (list(column) for column in zip(*(samples[:-1] or samples), strict=True))
-    return {
-        "bench": "memory",
-        "protocol": protocol.kind,
-        "scales": list(protocol.scales),
-        "workers": runs.crf_workers(asked.workers, protocol),
-        "every": asked.every,
-        "images": len(images.ids),
-        "classes": len(images.kit.classes) + 1,
-        "backbone": describe(opened.config.model),
-        "seconds": round(seconds, 1),
-        "done": done,
-        "process_mb": own,
-        "workers_mb": others,
-    }
+                    while evaluation.poll() is None:
+                        others = sum(machine.resident_mb(child) for child in machine.children(process))
+                        images_done = len(list(folder.glob("*.png")))
+                        samples.append((images_done, round(machine.resident_mb(process), 1), round(others, 1)))
+                        with suppress(subprocess.TimeoutExpired):
+                            evaluation.wait(self.every)
+                finally:
+                    evaluation.terminate()  # does nothing after its end
+            seconds = time.monotonic() - started
+        if evaluation.returncode:
+            raise UserError("the evaluation failed, see above")
+        done, evaluator, others = (list(column) for column in zip(*(samples[:-1] or samples), strict=True))
+        return {
+            "bench": "memory",
+            "protocol": protocol.kind,
+            "scales": list(protocol.scales),
+            "workers": runs.crf_workers(self.workers, protocol),
+            "every": self.every,
+            "images": len(images.ids),
+            "classes": len(images.kit.classes) + 1,
+            "backbone": describe(opened.config.model),
+            "seconds": round(seconds, 1),
+            "done": done,
+            "process_mb": evaluator,
+            "workers_mb": others,
+        }

@@ -18,10 +18,11 @@ from wsss.explore import sources
 from wsss.inference import protocols
 from wsss.inference.crf import dense_crf
 from wsss.paths import UserError
+from wsss.tools.machine import Bench
 
 
 @dataclass(frozen=True)
-class Merge:
+class Merge(Bench):
     """Photographs of a list, evenly spaced, through a trained network by the protocol voc; then the whole CRF and the
     merged one, over the network's classes and over more."""
 
@@ -44,42 +45,42 @@ class Merge:
     merge: tuple[float, ...] = (0.01, 0.05, 0.2)
     """Probabilities below which classes are merged."""
 
-
-def bench_merge(settings: Merge) -> dict[str, Any]:
-    """By number of classes and by `merge`: pixels whose label is that of the whole CRF, in percent, over all images and
-    in the worst one; CPU seconds of one core an image, softmax and argmax included, of both."""
-    memory.keep_freed()  # as the workers of an evaluation do
-    seer, _ = sources.of_run(settings.run) if settings.run else sources.shipped()
-    images = Split(settings.data_root, settings.split, labels=False)
-    protocol = protocols.protocol("voc", scales=settings.scales, flip=settings.flip)
-    places = np.unique(np.linspace(0, len(images.ids) - 1, min(settings.images, len(images.ids))).astype(int))
-    photographs, logits = [], []
-    for place in tqdm(places, desc="network", unit="image"):
-        photograph = read_image(images.files[place])
-        image = seer.model.normalise(protocols.pixels(photograph, protocol)[None])
-        size = [photograph.size[::-1]]
-        logits += protocols.scores(lambda x: seer.model(x).segmentation, image, size, protocol, seer.model.patch)
-        photographs.append(np.asarray(photograph))
-    known = len(logits[0])
-    if settings.classes < known or len(places) * (known - 1) < settings.classes - 1:
-        most = len(places) * (known - 1) + 1
-        raise UserError(f"--classes is {settings.classes}; {len(places)} photographs allow {known} to {most}")
-    rows: dict[int, list[dict[str, Any]]] = {known: [], settings.classes: []}
-    for number in tqdm(range(len(places)), desc="crf", unit="image"):
-        for classes, compared in rows.items():
-            compared.append(_compare(photographs[number], _widened(logits, number, classes), settings.merge))
-    return {
-        "bench": "merge",
-        "model": seer.name,
-        "data": settings.data_root.name,
-        "split": settings.split,
-        "photographs": len(places),
-        "scales": list(protocol.scales),
-        "flip": settings.flip,
-        "classes": {str(classes): _summary(compared, settings.merge) for classes, compared in rows.items()},
-        "threads": torch.get_num_threads(),
-        **evaluate.stamp(),
-    }
+    def measure(self) -> dict[str, Any]:
+        """Return, by number of classes and by `merge`, the percentage of pixels whose label is that of the whole CRF,
+        over all images and in the worst one, and CPU seconds of one core an image, softmax and argmax included, of
+        both."""
+        memory.keep_freed()  # as the workers of an evaluation do
+        seer, _ = sources.of_run(self.run) if self.run else sources.shipped()
+        images = Split(self.data_root, self.split, labels=False)
+        protocol = protocols.protocol("voc", scales=self.scales, flip=self.flip)
+        places = np.unique(np.linspace(0, len(images.ids) - 1, min(self.images, len(images.ids))).astype(int))
+        photographs, logits = [], []
+        for place in tqdm(places, desc="network", unit="image"):
+            photograph = read_image(images.files[place])
+            image = seer.model.normalise(protocols.pixels(photograph, protocol)[None])
+            size = [photograph.size[::-1]]
+            logits += protocols.scores(lambda x: seer.model(x).segmentation, image, size, protocol, seer.model.patch)
+            photographs.append(np.asarray(photograph))
+        known = len(logits[0])
+        if self.classes < known or len(places) * (known - 1) < self.classes - 1:
+            most = len(places) * (known - 1) + 1
+            raise UserError(f"--classes is {self.classes}; {len(places)} photographs allow {known} to {most}")
+        rows: dict[int, list[dict[str, Any]]] = {known: [], self.classes: []}
+        for number in tqdm(range(len(places)), desc="crf", unit="image"):
+            for classes, compared in rows.items():
+                compared.append(_compare(photographs[number], _widened(logits, number, classes), self.merge))
+        return {
+            "bench": "merge",
+            "model": seer.name,
+            "data": self.data_root.name,
+            "split": self.split,
+            "photographs": len(places),
+            "scales": list(protocol.scales),
+            "flip": self.flip,
+            "classes": {str(classes): _summary(compared, self.merge) for classes, compared in rows.items()},
+            "threads": torch.get_num_threads(),
+            **evaluate.stamp(),
+        }
 
 
 def _widened(logits: list[Float[torch.Tensor, "c p q"]], number: int, classes: int) -> Float[np.ndarray, "k p q"]:

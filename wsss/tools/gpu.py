@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import load_file
 
-from wsss import contrast, distributed, evaluate, method, model, presets, schedule, subspace
+from wsss import command, contrast, distributed, evaluate, method, model, presets, schedule, subspace
 from wsss.batch import Batch
-from wsss.command import parse
 from wsss.config import Config
 from wsss.interrupt import cores
 from wsss.report.table import Table
-from wsss.tools.bench import Step, bench_step
-from wsss.tools.bench_infer import Infer, bench_infer
+from wsss.tools.bench import Step
+from wsss.tools.bench_infer import Infer
 from wsss.tools.machine import device, draw, random_batch
 
 TOY = {
@@ -48,7 +47,7 @@ compared with thresholds, where one token more moves a term by far more than rou
 
 @dataclass(frozen=True)
 class Check:
-    """Sizes of all parts."""
+    """Run every part in turn. Exit code 1 if one misses its bound or fails; its line holds the error then."""
 
     toy: bool = False
     """Toy size, on any device."""
@@ -62,6 +61,23 @@ class Check:
     def config(self, **changes: Any) -> Config:
         """The paper's preset with random weights."""
         return presets.get("voc", **{"model.pretrained": False, **(TOY if self.toy else {}), **changes})
+
+    def __call__(self) -> int:
+        if not (self.toy or torch.cuda.is_available()):
+            print("make gpu: PyTorch sees no GPU here, so nothing was checked; --toy True runs all parts at toy size")
+            return 0
+        rows, stamp = [], {**evaluate.stamp(), "cores": cores(), "toy": self.toy}
+        for part in PARTS:
+            started = time.perf_counter()
+            try:
+                numbers = part(self)
+            except Exception as error:  # the parts after it are still worth their minutes
+                numbers = {"error": f"{type(error).__name__}: {error}", "ok": False}
+            line = {"part": part.__name__, **numbers, "took": round(time.perf_counter() - started, 1), **stamp}
+            print(json.dumps(line), flush=True)
+            rows.append((part.__name__, "yes" if numbers.pop("ok") else "NO", str(line["took"]), json.dumps(numbers)))
+        print(Table("What a GPU must show", ("part", "as it must be", "s", "numbers"), tuple(rows), "").text())
+        return int(any(row[1] == "NO" for row in rows))
 
 
 def parity(check: Check) -> dict[str, Any]:
@@ -109,7 +125,7 @@ def steps(check: Check) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     kinds = (("voc", "bfloat16"), ("voc", "float32"), ("voc-toco", "bfloat16"))
     for preset, dtype in kinds if distributed.computes_bfloat16(device()) else kinds[1:2]:
-        bench = bench_step(Step(preset, batch=2, dtype=dtype, repeats=check.repeats, **size))
+        bench = Step(preset, batch=2, dtype=dtype, repeats=check.repeats, **size).measure()
         rows[f"{preset} {dtype}"] = {name: bench[name] for name in NUMBERS}
     return {**rows, "ok": True}
 
@@ -117,19 +133,19 @@ def steps(check: Check) -> dict[str, Any]:
 def compiled(check: Check) -> dict[str, Any]:
     """Seconds of a step whose blocks torch.compile has made, and how many graphs it made after the warm-up."""
     size = {"backbone": TOY["model.backbone"], "crop": 64} if check.toy else {}
-    bench = bench_step(Step("voc", batch=2, repeats=check.repeats, compile=True, **size))
+    bench = Step("voc", batch=2, repeats=check.repeats, compile=True, **size).measure()
     return {"seconds": bench["seconds"], "recompiled": bench["recompiled"], "ok": bench["recompiled"] == 0}
 
 
 def resumed(check: Check) -> dict[str, Any]:
     """A run on drawn photographs that is asked to stop after its first checkpoint, and goes on to its end."""
     with tempfile.TemporaryDirectory() as scratch:
-        command = _train(check, Path(scratch), "--optim.steps", str(check.steps))
-        first = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        arguments = _train(check, Path(scratch), "--optim.steps", str(check.steps))
+        first = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while first.poll() is None and not list(Path(scratch).glob("runs/*/*/0/step-*.pt")):
             time.sleep(0.05)
         first.send_signal(signal.SIGTERM)
-        codes = [first.wait(), subprocess.run(command, capture_output=True).returncode]
+        codes = [first.wait(), subprocess.run(arguments, capture_output=True).returncode]
         rows = [json.loads(line) for line in next(Path(scratch).glob("runs/*/*/0/log.jsonl")).read_text().splitlines()]
     last = [row for row in rows if "seconds" in row][-1]
     return {"codes": codes, "seconds a step": last["seconds"] / last["step"], "ok": codes == [143, 0]}
@@ -143,8 +159,8 @@ def ranks(check: Check) -> dict[str, Any]:
     weights, codes = [], []
     for more, start in (((), launcher), (("--optim.accumulate", "2"), ())):
         with tempfile.TemporaryDirectory() as scratch:
-            command = _train(check, Path(scratch), *same, *more)
-            codes.append(subprocess.run([command[0], *start, *command[1:]], capture_output=True).returncode)
+            arguments = _train(check, Path(scratch), *same, *more)
+            codes.append(subprocess.run([arguments[0], *start, *arguments[1:]], capture_output=True).returncode)
             weights += [load_file(file) for file in Path(scratch).glob("runs/*/*/0/step-*.safetensors")]
     if any(codes):
         return {"codes": codes, "ok": False}
@@ -170,32 +186,12 @@ def _train(check: Check, scratch: Path, *more: str) -> list[str]:
 def crf(check: Check) -> dict[str, Any]:
     """A final evaluation beside its CRF workers, as `wsss bench infer` has it."""
     size = {"backbone": TOY["model.backbone"], "width": 64, "height": 48} if check.toy else {}
-    bench = bench_infer(Infer(images=check.images, **size))
+    bench = Infer(images=check.images, **size).measure()
     return {name: bench[name] for name in ("images_a_second", "phases", "crf_seconds", "ratio")} | {"ok": True}
 
 
 PARTS: tuple[Callable[[Check], dict[str, Any]], ...] = (parity, steps, compiled, resumed, ranks, crf)
 
 
-def run(words: Sequence[str]) -> int:
-    """Every part in turn; 1 where one keeps not to its bound or breaks off, whose error stands in its line then."""
-    check = parse(Check, words, "python -m wsss.tools.gpu")
-    if not (check.toy or torch.cuda.is_available()):
-        print("make gpu: PyTorch sees no GPU here, so nothing was checked; --toy True runs all parts at toy size")
-        return 0
-    rows, stamp = [], {**evaluate.stamp(), "cores": cores(), "toy": check.toy}
-    for part in PARTS:
-        started = time.perf_counter()
-        try:
-            numbers = part(check)
-        except Exception as error:  # the parts after it are still worth their minutes
-            numbers = {"error": f"{type(error).__name__}: {error}", "ok": False}
-        line = {"part": part.__name__, **numbers, "took": round(time.perf_counter() - started, 1), **stamp}
-        print(json.dumps(line), flush=True)
-        rows.append((part.__name__, "yes" if numbers.pop("ok") else "NO", str(line["took"]), json.dumps(numbers)))
-    print(Table("What a GPU must show", ("part", "as it must be", "s", "numbers"), tuple(rows), "").text())
-    return int(any(row[1] == "NO" for row in rows))
-
-
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(command.main("python -m wsss.tools.gpu", Check))

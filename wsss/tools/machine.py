@@ -1,5 +1,6 @@
 """What benches have in common: time, its unit, memory, operations, random photographs. Run them on an idle machine."""
 
+import json
 import resource
 import sys
 import time
@@ -30,6 +31,17 @@ GRAIN = 6.0
 
 Passes = list[tuple[int, int, bool]]
 """Of each pass of the encoder: images, patch tokens of one, whether a gradient is asked for."""
+
+
+class Bench:
+    """A command that prints what it measures as one JSON line."""
+
+    def measure(self) -> dict[str, Any]:
+        """Return the numbers, what was measured, and where. Raises UserError."""
+        raise NotImplementedError
+
+    def __call__(self) -> str:
+        return json.dumps(self.measure())
 
 
 def device() -> torch.device:

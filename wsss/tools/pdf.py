@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
+from wsss import command
 from wsss.paths import UserError, atomic, project_root
 
 PDF = "_build/html/wsss.pdf"
@@ -48,17 +50,15 @@ def print_page(page: Path, target: Path, seconds: float = 3600.0) -> None:
             raise UserError(f"the browser printed no PDF of {page} ({reason}); mend that, then run `make pdf` again")
 
 
-def main() -> int:
-    """Print the book's single page to the site. Returns the exit code."""
-    root = project_root()
-    try:
+@dataclass(frozen=True)
+class Pdf:
+    """Print the book's single page, which `make pdf` builds, to the site."""
+
+    def __call__(self) -> str:
+        root = project_root()
         print_page(root / _PAGE, root / PDF)
-    except UserError as error:
-        print(f"wsss: error: {error}", file=sys.stderr)
-        return 1
-    print(f"{PDF}: {(root / PDF).stat().st_size / 1e6:.1f} MB")
-    return 0
+        return f"{PDF}: {(root / PDF).stat().st_size / 1e6:.1f} MB"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main("python -m wsss.tools.pdf", Pdf))

@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from wsss import command
 from wsss.paths import UserError, project_root, read_json, write_json
 from wsss.presets import PRESETS
 from wsss.report import records, statistics
@@ -62,13 +63,13 @@ def steps() -> list[Step]:
 
     def train(preset: str) -> Step:
         dataset = PRESETS[preset].data.name
-        command = (sys.executable, "-m", "wsss", "train", preset, "--seed", "0")
-        return Step(preset, command, f"runs/{dataset}/{preset}/0.json")
+        training = (sys.executable, "-m", "wsss", "train", preset, "--seed", "0")
+        return Step(preset, training, f"runs/{dataset}/{preset}/0.json")
 
     def notebook(name: str, *reads: str) -> Step:
         source, output = f"notebooks/{name}.ipynb", f"runs/notebooks/{name}.ipynb"
-        command = (sys.executable, "-m", "papermill", source, output, "--log-output", "--no-progress-bar")
-        return Step(name, command, output, (source, _PACKAGE, *reads))
+        execution = (sys.executable, "-m", "papermill", source, output, "--log-output", "--no-progress-bar")
+        return Step(name, execution, output, (source, _PACKAGE, *reads))
 
     photographs = [train("voc-animals"), train("voc-animals-base")]  # half an hour more
     root, folder = (os.environ.get(name, "") for name in ("WSSS_ANIMALS_ROOT", "WSSS_WEIGHTS"))
@@ -108,36 +109,39 @@ def judge(started: float) -> tuple[list[dict[str, Any]], bool]:
     return rows, passed
 
 
-def main() -> int:
-    """Run what is not done, compare, build the book; 1 if a number is outside the published interval."""
-    started = time.monotonic()
-    os.chdir(project_root())
-    index = "_build/html/index.html"
-    pages = ("_config.yml", "book/**/*", _PACKAGE, "data/**/*.json", "data/**/*.csv", "runs/notebooks/*.ipynb")
-    builder = str(Path(sys.executable).with_name("jupyter-book"))
-    try:
-        Path("runs/notebooks").mkdir(parents=True, exist_ok=True)
-        for step in steps():
-            step.run()
-        rows, passed = judge(started)
-        Step("book", (builder, "build", "book"), index, (*pages, "runs/verdict.json")).run()
-    except (UserError, OSError) as error:
-        print(f"wsss: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("wsss: stopped; `make reproduce` goes on from there", file=sys.stderr)
-        return 130
-    print(f"\n{statistics.verdict_table(rows).text()}")
-    print(f"{statistics.reach(records.published(), 'mini', 'mini')} mini-coco is a smoke test: it came to its end.\n")
-    print(f"your book: {Path(index).resolve().as_uri()}")
-    outside = [row["what"] for row in rows if row["counts"] and row["within"] is False]
-    answer = (
-        f"outside the published interval: {', '.join(outside)}" if outside else "nothing is published to compare with"
-    )
-    answer = "every number that is judged lies within its published interval" if passed else answer
-    print(f"{(time.monotonic() - started) / 60:.1f} minutes; {answer}")
-    return 0 if passed else 1
+@dataclass(frozen=True)
+class Reproduce:
+    """Run what is not done, compare, build the book. Exit code 1 if a number is outside the published interval."""
+
+    def __call__(self) -> int:
+        started = time.monotonic()
+        os.chdir(project_root())
+        index = "_build/html/index.html"
+        pages = ("_config.yml", "book/**/*", _PACKAGE, "data/**/*.json", "data/**/*.csv", "runs/notebooks/*.ipynb")
+        builder = str(Path(sys.executable).with_name("jupyter-book"))
+        try:
+            Path("runs/notebooks").mkdir(parents=True, exist_ok=True)
+            for step in steps():
+                step.run()
+            rows, passed = judge(started)
+            Step("book", (builder, "build", "book"), index, (*pages, "runs/verdict.json")).run()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; `make reproduce` goes on from there") from None
+        print(f"\n{statistics.verdict_table(rows).text()}")
+        print(
+            f"{statistics.reach(records.published(), 'mini', 'mini')} mini-coco is a smoke test: it came to its end.\n"
+        )
+        print(f"your book: {Path(index).resolve().as_uri()}")
+        outside = [row["what"] for row in rows if row["counts"] and row["within"] is False]
+        if passed:
+            answer = "every number that is judged lies within its published interval"
+        elif outside:
+            answer = f"outside the published interval: {', '.join(outside)}"
+        else:
+            answer = "nothing is published to compare with"
+        print(f"{(time.monotonic() - started) / 60:.1f} minutes; {answer}")
+        return 0 if passed else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main("python -m wsss.tools.reproduce", Reproduce))

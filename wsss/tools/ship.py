@@ -1,7 +1,6 @@
 """`python -m wsss.tools.ship RUN NAME`: a finished run's weights in half precision, with a card, to data/weights."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,28 +9,28 @@ import numpy as np
 import torch
 import tyro
 
-from wsss import checkpoint, datasets, evaluate, metrics, presets, stored, tally
-from wsss.command import parse
+from wsss import checkpoint, command, datasets, evaluate, metrics, presets, stored, tally
 from wsss.data import identity, sets
 from wsss.inference import runs
 from wsss.paths import UserError, project_root, write_json
 from wsss.report import records
+from wsss.report.records import Record
 
-LIMIT = 13_000_000
+_LIMIT = 13_000_000
 """Bytes of a file that may be shipped."""
 _NUMBERS = (
     *("classification.map_headline", "cam.miou_headline", "aux_cam.miou_headline", "segmentation.miou_headline"),
     *("pseudo_label.miou_headline", "segmentation.miou"),
 )
-
-
 _OUTLINED = ("cat", "cow", "dog", "horse", "sheep")
 """Of these classes (of all, where the set has none) the card tells in how many images the largest is outlined."""
 
 
 @dataclass(frozen=True)
 class Ship:
-    """Write a finished run's last weights in half precision, and a card that says where they come from."""
+    """Write a finished run's last weights in half precision, evaluate them, and write a card that says where they come
+    from. A run without a record or of an uncommitted tree, other data than the run's, and weights of more than 13 MB
+    are refused."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
@@ -42,14 +41,42 @@ class Ship:
     output: Path | None = None
     """Folder of the files; None: data/weights of the project."""
 
+    def __call__(self) -> str:
+        opened = runs.open_run(self.run, data_root=self.data_root)
+        record, split = _checked(opened)
+        model = opened.model(len(split.kit.classes), torch.device("cpu")).half()
+        size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+        if size > _LIMIT:
+            raise UserError(f"the weights of {records.describe(record)} take {size / 1e6:.0f} MB; a file may have 13")
+        path = (self.output or project_root() / "data" / "weights") / f"{self.name}.safetensors"
+        digest = checkpoint.write_weights(model, path, model.metadata())
+        checkpoint.fill(model.float(), checkpoint.read(path), str(path))
+        model.adopt(checkpoint.metadata(path))
+        counted = evaluate.tally(model, split, opened.config, torch.device("cpu"))
+        measured = record | {"results": tally.scores(counted, split.kit.classes, opened.config.data.headline)}
+        objects = [place for place, name in enumerate(split.kit.classes, 1) if name in _OUTLINED]
+        objects = objects or list(range(1, len(split.kit.classes) + 1))
+        card = {
+            "sha256": digest,
+            "record": f"data/results/{records.describe(record)}.json",
+            "made_by": " ".join(["wsss train", *presets.words(stored.from_dict(record["config"])), "--data.root ROOT"]),
+            **{name: record[name] for name in ("dataset", "variant", "seed", "steps", "backbone", "commit", "date")},
+            "train_images": record["protocol"]["train_images"],
+            "evaluated_on": f"{record['images']} images of {record['split']}",
+            "protocol": record["protocol"],
+            "run": {key: records.value(record, key) for key in _NUMBERS},
+            "this_file": {key: records.value(measured, key) for key in _NUMBERS},
+            "images_in_percent": {
+                "named": metrics.named_share(np.array(counted.labels), np.array(counted.logits)),
+                "outlined": metrics.outlined_share(np.array(counted.counts["segmentation"]), objects),
+            },
+        }
+        write_json(path.with_suffix(".json"), card)
+        return str(path)
 
-def ship(options: Ship) -> Path:
-    """Write the weights, evaluate what was written, then write the card; returns the weights' path.
 
-    Raises UserError for a run without a record, one of an uncommitted tree, other data than the run's, and weights of
-    more than 13 MB.
-    """
-    opened = runs.open_run(options.run, data_root=options.data_root)
+def _checked(opened: runs.Opened) -> tuple[Record, datasets.Split]:
+    """Return the run's record and its validation images. Raises UserError where they are not what may be shipped."""
     path = opened.folder.with_name(f"{opened.folder.name}.json")
     record = records.load(path)
     if record["dirty"]:
@@ -58,51 +85,11 @@ def ship(options: Ship) -> Path:
         )
     root = sets.locate(opened.config.data)
     split = datasets.Split(root, opened.config.data.val_split, masks=True)
-    digests = identity.digests(split)
-    data = identity.evaluated(opened.folder, opened.config.data, (root, split.name), digests, path)
+    data = identity.evaluated(opened.folder, opened.config.data, (root, split.name), identity.digests(split), path)
     if data.differ:
         raise UserError(f"{root} holds other data than those of {opened.folder}: {data.differ} differ; see --data-root")
-    model = opened.model(len(split.kit.classes), torch.device("cpu")).half()
-    size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    if size > LIMIT:
-        raise UserError(f"the weights of {records.describe(record)} take {size / 1e6:.0f} MB; a file may have 13")
-    path = (options.output or project_root() / "data" / "weights") / f"{options.name}.safetensors"
-    digest = checkpoint.write_weights(model, path, model.metadata())
-    checkpoint.fill(model.float(), checkpoint.read(path), str(path))
-    model.adopt(checkpoint.metadata(path))
-    counted = evaluate.tally(model, split, opened.config, torch.device("cpu"))
-    measured = record | {"results": tally.scores(counted, split.kit.classes, opened.config.data.headline)}
-    objects = [place for place, name in enumerate(split.kit.classes, 1) if name in _OUTLINED]
-    objects = objects or list(range(1, len(split.kit.classes) + 1))
-    seen = {
-        "named": metrics.named_share(np.array(counted.labels), np.array(counted.logits)),
-        "outlined": metrics.outlined_share(np.array(counted.counts["segmentation"]), objects),
-    }
-    card = {
-        "sha256": digest,
-        "record": f"data/results/{records.describe(record)}.json",
-        "made_by": " ".join(["wsss train", *presets.words(stored.from_dict(record["config"])), "--data.root ROOT"]),
-        **{name: record[name] for name in ("dataset", "variant", "seed", "steps", "backbone", "commit", "date")},
-        "train_images": record["protocol"]["train_images"],
-        "evaluated_on": f"{record['images']} images of {record['split']}",
-        "protocol": record["protocol"],
-        "run": {key: records.value(record, key) for key in _NUMBERS},
-        "this_file": {key: records.value(measured, key) for key in _NUMBERS},
-        "images_in_percent": seen,
-    }
-    write_json(path.with_suffix(".json"), card)
-    return path
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
-    try:
-        print(ship(parse(Ship, sys.argv[1:] if argv is None else argv, "python -m wsss.tools.ship")))
-    except UserError as error:
-        print(f"wsss: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return record, split
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main("python -m wsss.tools.ship", Ship))

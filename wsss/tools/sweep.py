@@ -17,7 +17,6 @@ import tyro
 from tqdm import tqdm
 
 from wsss import stored
-from wsss.command import parse
 from wsss.data import identity, sets, voc
 from wsss.interrupt import Interrupted, cores, stop_signals
 from wsss.paths import UserError, atomic, note, project_root
@@ -27,7 +26,7 @@ from wsss.report.experiments import Experiment
 from wsss.report.records import Record
 from wsss.report.table import ABSENT, Table
 
-PAUSE = 0.2
+_PAUSE = 0.2
 """Seconds between looks at what runs."""
 
 
@@ -53,6 +52,27 @@ class Sweep:
     """Count runs as finished whose records are in data/results."""
     only_list: bool = False
     """Print and write what is left, and run nothing."""
+
+    def __call__(self) -> None:
+        if self.jobs < 1 or self.seeds == ():
+            raise UserError("--jobs must be at least 1, and --seeds name at least one seed")
+        experiment = experiments.get(self.table)
+        jobs = plan(experiment, self)
+        _require_same_data(experiment, self, jobs)
+        known = records.find(project_root() / "data" / "results", self.folder)
+        print(overview(experiment, jobs, known, self.jobs).text())
+        left = [job for job in jobs if job.left()]
+        listed = _write_list(left, self)
+        print(f"{len(jobs) - len(left)} of {len(jobs)} runs are finished; commands of the others: {listed}")
+        if left and not self.only_list:
+            threads, why = threads_for(self.jobs, jobs, cores(), os.getloadavg()[0])
+            note(f"{threads} thread{'s' * (threads > 1)} for each run: {why}")
+            work(left, self.jobs, threads)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the runs."""
+        return self.output or project_root() / "runs"
 
 
 @dataclass(frozen=True)
@@ -81,26 +101,6 @@ class Job:
         return self.folder.with_suffix(".log")
 
 
-def run(words: Sequence[str]) -> int:
-    """The command `wsss sweep`."""
-    asked = parse(Sweep, words, "wsss sweep")
-    if asked.jobs < 1 or asked.seeds == ():
-        raise UserError("--jobs must be at least 1, and --seeds name at least one seed")
-    experiment = experiments.get(asked.table)
-    jobs = plan(experiment, asked)
-    require_same_data(experiment, asked, jobs)
-    known = records.find(project_root() / "data" / "results", asked.output or project_root() / "runs")
-    print(overview(experiment, jobs, known, asked.jobs).text())
-    left = [job for job in jobs if job.left()]
-    listed = write_list(left, asked)
-    print(f"{len(jobs) - len(left)} of {len(jobs)} runs are finished; commands of the others: {listed}")
-    if left and not asked.only_list:
-        threads, why = threads_for(asked.jobs, jobs, cores(), os.getloadavg()[0])
-        note(f"{threads} thread{'s' * (threads > 1)} for each run: {why}")
-        work(left, asked.jobs, threads)
-    return 0
-
-
 def threads_for(side_by_side: int, jobs: Sequence[Job], available: int, load: float) -> tuple[int, str]:
     """Choose the threads of each run, and say why: OMP_NUM_THREADS; as many as most finished runs of the sweep had,
     since sums in another order come out otherwise and such runs are not compared; or a share of the cores that `load`,
@@ -119,16 +119,16 @@ def threads_for(side_by_side: int, jobs: Sequence[Job], available: int, load: fl
     return max(1, (available - busy) // side_by_side), why + "; they will wait for one another" * crowded
 
 
-def plan(experiment: Experiment, asked: Sweep) -> list[Job]:
+def plan(experiment: Experiment, sweep: Sweep) -> list[Job]:
     """The runs, all rows of the first seed first. With `published`, without those whose records are in data/results."""
-    known = {(r["dataset"], r["variant"], Path(r["path"]).name) for r in records.published()} if asked.published else ()
-    output, root = asked.output or project_root() / "runs", ["--data.root", asked.data_root] * bool(asked.data_root)
-    dataset, _ = place(experiment, asked)
-    moved = ["--output", str(asked.output)] * (asked.output is not None)
+    known = {(r["dataset"], r["variant"], Path(r["path"]).name) for r in records.published()} if sweep.published else ()
+    output, root = sweep.folder, ["--data.root", sweep.data_root] * bool(sweep.data_root)
+    dataset, _ = _place(experiment, sweep)
+    moved = ["--output", str(sweep.output)] * (sweep.output is not None)
     jobs: list[Job] = []
-    for seed in asked.seeds or sorted({seed for row in experiment.rows for seed in row.seeds}):
+    for seed in sweep.seeds or sorted({seed for row in experiment.rows for seed in row.seeds}):
         for row in experiment.rows:
-            if asked.seeds is None and seed not in row.seeds:
+            if sweep.seeds is None and seed not in row.seeds:
                 continue
             folder = stored.run_folder(output / dataset, row.variant, seed)
             commands = {folder.with_name(f"{seed}.json"): ("train", *row.words(seed), *root, *moved)}
@@ -146,26 +146,26 @@ def plan(experiment: Experiment, asked: Sweep) -> list[Job]:
     return jobs
 
 
-def place(experiment: Experiment, asked: Sweep) -> tuple[str, Path | None]:
+def _place(experiment: Experiment, sweep: Sweep) -> tuple[str, Path | None]:
     """The data set's name in the paths of its runs, and its root if that is there: nothing is drawn. Raises UserError
-    where `asked.data_root` is no root of a data set."""
-    data = replace(experiment.rows[0].config.data, root=asked.data_root)
-    if DATASETS[data.name].drawn and not asked.data_root:
+    where `sweep.data_root` is no root of a data set."""
+    data = replace(experiment.rows[0].config.data, root=sweep.data_root)
+    if DATASETS[data.name].drawn and not sweep.data_root:
         root = project_root() / "data" / data.name
         return data.name, root if root.is_dir() else None
     try:
         root = sets.locate(data)
     except UserError:
-        if asked.data_root:
+        if sweep.data_root:
             raise
         return data.name, None
     return sets.name_of(data, root), root
 
 
-def require_same_data(experiment: Experiment, asked: Sweep, jobs: Sequence[Job]) -> None:
+def _require_same_data(experiment: Experiment, sweep: Sweep, jobs: Sequence[Job]) -> None:
     """UserError where runs, finished or begun, belong to other data than those that the sweep would use; where either
     are not there or an older run does not tell, nothing is held against one another."""
-    _, root = place(experiment, asked)
+    _, root = _place(experiment, sweep)
     begun = [(job, known) for job in jobs if (known := identity.of_run(job.folder)).get("train")]
     if not begun or root is None:
         return
@@ -200,18 +200,18 @@ def overview(experiment: Experiment, jobs: Sequence[Job], known: Sequence[Record
     return Table(experiment.title, ("run", "seed", "state", "minutes"), tuple(rows), f"{note}. Minutes: from records.")
 
 
-def write_list(jobs: Sequence[Job], asked: Sweep) -> Path:
+def _write_list(jobs: Sequence[Job], sweep: Sweep) -> Path:
     """What is left as OUTPUT/sweeps/TABLE.txt, a run a line; returns the path."""
-    path = (asked.output or project_root() / "runs") / "sweeps" / f"{asked.table}.txt"
+    path = sweep.folder / "sweeps" / f"{sweep.table}.txt"
     with atomic(path) as temporary:
-        temporary.write_text("".join(f"{job.line(asked.launcher)}\n" for job in jobs), encoding="utf-8")
+        temporary.write_text("".join(f"{job.line(sweep.launcher)}\n" for job in jobs), encoding="utf-8")
     return path
 
 
 # Running.
 
 
-class Worker:
+class _Worker:
     """A job's processes, one after the other, their output in its log."""
 
     def __init__(self, job: Job, threads: int):
@@ -252,10 +252,10 @@ def work(jobs: Sequence[Job], side_by_side: int, threads: int) -> None:
     """Run the jobs; one that fails does not hold up the others. Raises UserError at the end if any failed, and
     Interrupted, once all have saved, when asked to stop."""
     waiting, failed = list(jobs), []
-    with stop_signals() as stop, tqdm(total=len(jobs), desc="sweep", unit="run") as bar, stopping() as running:
+    with stop_signals() as stop, tqdm(total=len(jobs), desc="sweep", unit="run") as bar, _stopping() as running:
         while waiting or running:
             while waiting and len(running) < side_by_side:
-                running.append(Worker(waiting.pop(0), threads))
+                running.append(_Worker(waiting.pop(0), threads))
                 tqdm.write(
                     f"{running[-1].job.label}, seed {running[-1].job.seed}: {running[-1].job.log}", file=sys.stderr
                 )
@@ -265,16 +265,16 @@ def work(jobs: Sequence[Job], side_by_side: int, threads: int) -> None:
                 bar.update()
             if stop.is_set():
                 raise Interrupted(f"stopped; {bar.n} of {len(jobs)} runs came to their end, the same words go on")
-            time.sleep(PAUSE)
+            time.sleep(_PAUSE)
     if failed:
         named = "; ".join(f"{job.label}, seed {job.seed} (see {job.log})" for job in failed)
         raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {named}; mend it, and the same words go on")
 
 
 @contextmanager
-def stopping() -> Iterator[list[Worker]]:
+def _stopping() -> Iterator[list[_Worker]]:
     """A list of workers, of which none outlives the block."""
-    running: list[Worker] = []
+    running: list[_Worker] = []
     try:
         yield running
     finally:

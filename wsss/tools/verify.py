@@ -6,7 +6,7 @@ A file holds arrays named `case/in/...`, `case/out/...`, `case/grad/...` and, fo
 
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,6 @@ import tyro
 from torch import Tensor
 
 from wsss import cam, checkpoint, contrast, energy, method, metrics, model, optim, refine, subspace
-from wsss.command import parse
 from wsss.config import IGNORE, TOCO, Config
 from wsss.inference import crf
 from wsss.normalisation import IMAGENET
@@ -308,14 +307,11 @@ class Verify:
     reference: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="REFERENCE.npz")]
     """Arrays case/in/..., case/out/..., case/grad/..., encoder/weight/...; see tests/golden/README.md."""
 
-
-def run(words: Sequence[str]) -> int:
-    """`wsss verify`: print the table; 0 if every row is ok."""
-    asked = parse(Verify, words, "wsss verify")
-    rows = [row for case in read(asked.reference) for row in compare(case)]
-    failed = [row.name for row in rows if not row.ok]
-    note = f"{len(failed)} of {len(rows)} differ: {', '.join(failed)}" if failed else f"all {len(rows)} agree"
-    columns = ("case", "largest error", "tolerance", "ok")
-    table = Table(f"{asked.reference.name} under compat = TOCO", columns, tuple(row.cells() for row in rows), note)
-    print(table.text(), end="")
-    return 1 if failed else 0
+    def __call__(self) -> int:
+        rows = [row for case in read(self.reference) for row in compare(case)]
+        failed = [row.name for row in rows if not row.ok]
+        note = f"{len(failed)} of {len(rows)} differ: {', '.join(failed)}" if failed else f"all {len(rows)} agree"
+        columns = ("case", "largest error", "tolerance", "ok")
+        table = Table(f"{self.reference.name} under compat = TOCO", columns, tuple(row.cells() for row in rows), note)
+        print(table.text(), end="")
+        return 1 if failed else 0
