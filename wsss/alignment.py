@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wsss.cam import class_scores, upcast
 
-EPSILON = 1e-6
+_EPSILON = 1e-6
 
 
 def student_cam(
@@ -105,6 +105,6 @@ def cam_affinity(
     if background:
         vectors = torch.cat([1 - vectors.amax(1, keepdim=True), vectors], 1)
     norm = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    unit = torch.where(norm > EPSILON, vectors / norm.clamp(min=EPSILON), 0.0)
+    unit = torch.where(norm > _EPSILON, vectors / norm.clamp(min=_EPSILON), 0.0)
     with torch.autocast(cam.device.type, enabled=False):
         return unit.mT @ unit

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wsss.config import IGNORE
 
-EPSILON = 1e-5
+_EPSILON = 1e-5
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -62,13 +62,13 @@ def normalise(raw: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b h w"] | None
     if valid is None:
         low = raw.amin((2, 3), keepdim=True)
         high = raw.amax((2, 3), keepdim=True)
-        return (raw - low) / (high - low + EPSILON)
+        return (raw - low) / (high - low + _EPSILON)
     outside = ~valid[:, None]
     low = raw.masked_fill(outside, torch.inf).amin((2, 3), keepdim=True)
     high = raw.masked_fill(outside, -torch.inf).amax((2, 3), keepdim=True)
     empty = ~valid.any(2).any(1)[:, None, None, None]
     low, high = low.masked_fill(empty, 0.0), high.masked_fill(empty, 0.0)
-    return ((raw - low) / (high - low + EPSILON)).clamp(0, 1)
+    return ((raw - low) / (high - low + _EPSILON)).clamp(0, 1)
 
 
 def masked(cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"]) -> Float[Tensor, "b k h w"]:

@@ -12,7 +12,7 @@ from wsss.paths import UserError
 from wsss.weights import start_file
 
 
-class Patches(PatchEmbed):
+class _Patches(PatchEmbed):
     """timm's patch embedding, computed as a linear layer on patches, which do not overlap.
 
     The result is that of timm's convolution. On a CPU the gradient takes a quarter of the time.
@@ -45,7 +45,7 @@ def build_encoder(config: Model) -> nn.Module:
             pretrained=fetched,
             num_classes=0,
             dynamic_img_size=True,
-            embed_layer=Patches,
+            embed_layer=_Patches,
             **{name: value for name, value in shape.items() if value},
         )
     except Exception as error:

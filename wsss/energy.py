@@ -27,7 +27,7 @@ from wsss.paths import UserError
 _THREAD = ThreadPoolExecutor(1, "energy")
 
 
-Copies = Callable[[], tuple[Tensor, ...]]
+_Copies = Callable[[], tuple[Tensor, ...]]
 """Waits for pixels, values and lattice of a batch to be on the host."""
 
 
@@ -104,11 +104,11 @@ def _half(plane: Tensor) -> Tensor:
     return plane[..., :height:2, :width:2]
 
 
-def _filter_batch(copies: Copies, sigma_xy: float, sigma_rgb: float) -> Float32[Tensor, "b c p q"]:
+def _filter_batch(copies: _Copies, sigma_xy: float, sigma_rgb: float) -> Float32[Tensor, "b c p q"]:
     return _filter_tensors(*copies(), sigma_xy, sigma_rgb)
 
 
-def _filter_apart(copies: Copies, sigma_xy: float, sigma_rgb: float) -> Float32[Tensor, "b c p q"]:
+def _filter_apart(copies: _Copies, sigma_xy: float, sigma_rgb: float) -> Float32[Tensor, "b c p q"]:
     """The same by another process. Tensors cross by PyTorch's shared memory, arrays would be pickled through a pipe."""
     tensors = copies()
     try:

@@ -123,16 +123,16 @@ def agreement(prediction: Prediction, label: Float[Tensor, "b k"]) -> Float[Tens
     return 100 * torch.stack([difference, apart.to(difference.dtype)], 1)
 
 
-Largest = dict[str, tuple[Float[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]]
+_Largest = dict[str, tuple[Float[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]]
 """Layer -> the largest CAM at each pixel, and the class that it is of."""
 
 
-def _largest_cams(prediction: Prediction, size: tuple[int, int]) -> Largest:
+def _largest_cams(prediction: Prediction, size: tuple[int, int]) -> _Largest:
     """The largest CAM at each pixel of `size` and its class, of one image's prediction, by layer.
 
     Classes without any response are left out: they are never above a threshold.
     """
-    largest: Largest = {}
+    largest: _Largest = {}
     for kind, maps in prediction.layers.items():
         present = maps[0].amax((1, 2)) > 0
         present[0] |= ~present.any()
@@ -143,7 +143,7 @@ def _largest_cams(prediction: Prediction, size: tuple[int, int]) -> Largest:
 
 
 def to_labels(
-    prediction: Prediction, size: tuple[int, int], config: Config, largest: Largest | None = None
+    prediction: Prediction, size: tuple[int, int], config: Config, largest: _Largest | None = None
 ) -> dict[str, UInt8[np.ndarray, "h w"]]:
     """Kind -> labels at `size` of one image's prediction: argmax of logits, CAM against background, the pseudo label
     with 255 where it is unsure. `largest`: `_largest_cams` at that size, where it is known already."""
@@ -219,7 +219,7 @@ def evaluation_size(config: Config) -> int:
     return config.augment.evaluation_size or config.augment.crop
 
 
-def examples(
+def _examples(
     model: SegmentationModel, split: Split, config: Config, device: torch.device, count: int = 8
 ) -> dict[str, np.ndarray]:
     """Arrays for figures: evenly spaced images with CAMs (0..255, of present classes), labels, prediction, truth."""
@@ -314,7 +314,7 @@ def write_record(
     if distributed.rank() == 0:
         seconds = {**origin.get("seconds", {}), "evaluate": round(time.monotonic() - started, 1)}
         with atomic(path.with_suffix("") / "cams.npz") as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **examples(model, split, config, device))
+            np.savez_compressed(file, **_examples(model, split, config, device))
         dataset = sets.name_of(config.data, split.kit.root)
         records.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
         made = record(counted, config, split.kit, dataset, _protocol(config, split.kit))

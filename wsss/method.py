@@ -95,18 +95,18 @@ def multi_scale_cam(
     for scale in config.cam.scales:
         if scale == 1:
             mirrored = model(image.flip(-1), segment=False)
-            pairs = zip(layer_scores(model, output, present), layer_scores(model, mirrored, present), strict=True)
+            pairs = zip(_layer_scores(model, output, present), _layer_scores(model, mirrored, present), strict=True)
         else:
             scaled = F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
             both = model(torch.cat([scaled, scaled.flip(-1)]), segment=False)
-            pairs = (maps.chunk(2) for maps in layer_scores(model, both, present))
+            pairs = (maps.chunk(2) for maps in _layer_scores(model, both, present))
         for total, (plain, flipped) in zip(sums, pairs, strict=True):
             total += cam.mirrored_scores(plain, flipped, size)
     zeros = image.new_zeros(*output.logits.shape, *size)
     return tuple(zeros.index_copy(1, present, total) for total in sums)
 
 
-def layer_scores(
+def _layer_scores(
     model: SegmentationModel, output: Output, classes: Int[Tensor, " p"]
 ) -> list[Float[Tensor, "b p i j"]]:
     """Raw CAM of every layer on the token grid, for the given classes."""

@@ -22,8 +22,8 @@ from wsss.normalisation import IMAGENET, Normalisation, parse, start_normalisati
 from wsss.paths import UserError, sha256
 from wsss.weights import backbone_tensors, fetched_file, fill, is_int8, is_whole, metadata, read, start_file
 
-OLDER = "ImageNet's, for the file of the weights names none"
-UNKNOWN = '{"sha256": null, "source": "unknown"}'
+_OLDER = "ImageNet's, for the file of the weights names none"
+_UNKNOWN = '{"sha256": null, "source": "unknown"}'
 
 
 class Decoder(nn.Module):
@@ -40,7 +40,7 @@ class Decoder(nn.Module):
         return self.conv8(self.conv7(self.conv6(features).relu()).relu())
 
 
-class UnitNormLinear(nn.Module):
+class _UnitNormLinear(nn.Module):
     """A linear layer without bias whose rows have norm g = 1, kept fixed; tensor names are the base's."""
 
     def __init__(self, width: int, outputs: int, orthogonal: bool):
@@ -76,7 +76,7 @@ class ContrastHead(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self.subspaces, self.normalise = msc.subspaces, msc.normalise
-        self.last_layer = UnitNormLinear(
+        self.last_layer = _UnitNormLinear(
             bottleneck, msc.subspaces * msc.dimension, msc.normalise and msc.orthogonal_start
         )
 
@@ -99,7 +99,7 @@ class SegmentationModel(nn.Module):
         self.fused_from, self.recompute = config.model.fused_from, config.model.activation_checkpointing
         width, blocks = self.encoder.embed_dim, len(self.encoder.blocks)
         self.patch = self.encoder.patch_embed.patch_size[0]
-        self.aux_block, self.extra_blocks = blocks - AUX, aligned_blocks(config, blocks)
+        self.aux_block, self.extra_blocks = blocks - AUX, _aligned_blocks(config, blocks)
         self.classifier = nn.Conv2d(width, classes, 1, bias=False)
         self.aux_classifier = nn.Conv2d(width, classes, 1, bias=False)
         self.decoder = Decoder(width, config.model.decoder_width or min(512, width), classes + 1)
@@ -130,9 +130,9 @@ class SegmentationModel(nn.Module):
         """Take normalisation and start weights from the metadata of a file; without one, as in older files, ImageNet's.
         Raises UserError."""
         named = "normalisation" in metadata
-        source = metadata.get("normalised", "the file of the weights") if named else OLDER
+        source = metadata.get("normalised", "the file of the weights") if named else _OLDER
         self.set_normalisation(parse(metadata.get("normalisation", "imagenet"), source))
-        self.start = json.loads(metadata.get("start", UNKNOWN))
+        self.start = json.loads(metadata.get("start", _UNKNOWN))
 
     def origin(self) -> dict[str, Any]:
         """Normalisation and start weights for a record."""
@@ -250,7 +250,7 @@ class SegmentationModel(nn.Module):
         return (p for head in heads for p in head.parameters() if p.requires_grad)
 
 
-def aligned_blocks(config: Config, blocks: int) -> tuple[int, ...]:
+def _aligned_blocks(config: Config, blocks: int) -> tuple[int, ...]:
     """Numbers of the further aligned blocks, counted from 1, beside the last and the aux block.
 
     Raises UserError for a layer before the first block.

@@ -23,7 +23,7 @@ class Normalisation:
 
     def text(self) -> str:
         """Write it as `parse` reads it: a name, or six numbers."""
-        names = [name for name, known in NAMED.items() if (known.mean, known.deviation) == (self.mean, self.deviation)]
+        names = [name for name, known in _NAMED.items() if (known.mean, known.deviation) == (self.mean, self.deviation)]
         return names[0] if names else "; ".join(" ".join(map(str, x)) for x in (self.mean, self.deviation))
 
     def record(self) -> dict[str, Any]:
@@ -31,12 +31,12 @@ class Normalisation:
         return {"mean": list(self.mean), "deviation": list(self.deviation), "source": self.source}
 
 
-NAMED: Mapping[str, Normalisation] = {
+_NAMED: Mapping[str, Normalisation] = {
     "imagenet": Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "ImageNet's"),
     "clip": Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "half": Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
-IMAGENET = NAMED["imagenet"]
+IMAGENET = _NAMED["imagenet"]
 
 
 def parse(text: str, source: str) -> Normalisation:
@@ -44,7 +44,7 @@ def parse(text: str, source: str) -> Normalisation:
 
     Raises UserError, which names the source; also for numbers of pixels in 0..255.
     """
-    known = NAMED.get(text.strip().lower())
+    known = _NAMED.get(text.strip().lower())
     if known:
         return Normalisation(known.mean, known.deviation, source)
     try:
@@ -53,7 +53,7 @@ def parse(text: str, source: str) -> Normalisation:
         numbers = []
     if len(numbers) != 6 or not all(0 <= number <= 1 for number in numbers) or min(numbers[3:]) == 0:
         raise UserError(
-            f"{source} gives the normalisation {text[:60]!r}; it must be {', '.join(NAMED)} or six numbers, three of "
+            f"{source} gives the normalisation {text[:60]!r}; it must be {', '.join(_NAMED)} or six numbers, three of "
             "the mean and three of the deviation of pixels in 0..1, the latter above 0"
         )
     return Normalisation(tuple(numbers[:3]), tuple(numbers[3:]), source)

@@ -6,7 +6,7 @@ import torch
 
 from wsss.config import Optim
 
-START = 1e-6
+_START = 1e-6
 
 
 def rate_factor(step: int, config: Optim) -> float:
@@ -23,7 +23,7 @@ def rate_factor(step: int, config: Optim) -> float:
         step, steps, scale = step - start, steps - start, config.restart_factor
     warmup = round(config.warmup * steps)
     if step < warmup:
-        return scale * (1 - (1 - step / warmup) * (1 - START))
+        return scale * (1 - (1 - step / warmup) * (1 - _START))
     return scale * (1 - step / steps) ** config.power
 
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from wsss.cam import box_mask, upcast, whole_box
 from wsss.config import IGNORE
 
-DILATIONS = (1, 2, 4, 8, 12, 24)
-WIDTH = 0.3
+_DILATIONS = (1, 2, 4, 8, 12, 24)
+_WIDTH = 0.3
 """Width of the colour and of the distance kernel, in deviations over the neighbours."""
-DISTANCE_WEIGHT = 0.01
-EPSILON = 1e-8
+_DISTANCE_WEIGHT = 0.01
+_EPSILON = 1e-8
 
 
-def offsets(dilations: tuple[int, ...]) -> list[tuple[int, int]]:
+def _offsets(dilations: tuple[int, ...]) -> list[tuple[int, int]]:
     """Rows down and columns right of the neighbours: the eight around a pixel, at each dilation."""
     ring = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
     return [(d * down, d * right) for d in dilations for down, right in ring]
@@ -26,10 +26,10 @@ def offsets(dilations: tuple[int, ...]) -> list[tuple[int, int]]:
 
 @cache  # copied to a device once, since each copy of a list is waited for
 def _around(dilations: tuple[int, ...], device: torch.device) -> Int[Tensor, "n 2"]:
-    return torch.tensor(offsets(dilations), device=device)
+    return torch.tensor(_offsets(dilations), device=device)
 
 
-def clamped(
+def _clamped(
     box: Int[Tensor, "b 4"], size: tuple[int, int], margin: int = 0
 ) -> tuple[Int[Tensor, "b i"], Int[Tensor, "b j"]]:
     """For the rows -margin ... h + margin - 1, and the columns alike, the nearest one inside the box. A box without a
@@ -44,13 +44,13 @@ def clamped(
 
 def repeat_edge(x: Float[Tensor, "b c h w"], box: Int[Tensor, "b 4"], margin: int = 0) -> Float[Tensor, "b c i j"]:
     """`x` with everything outside the box replaced by the nearest value inside it, enlarged by `margin` each side."""
-    rows, columns = clamped(box, (x.shape[2], x.shape[3]), margin)
+    rows, columns = _clamped(box, (x.shape[2], x.shape[3]), margin)
     each = zip(x, rows, columns, strict=True)
     return torch.stack([image.index_select(1, row).index_select(2, column) for image, row, column in each])
 
 
 def neighbour_weights(
-    image: Float[Tensor, "b 3 h w"], box: Int[Tensor, "b 4"], dilations: tuple[int, ...] = DILATIONS
+    image: Float[Tensor, "b 3 h w"], box: Int[Tensor, "b 4"], dilations: tuple[int, ...] = _DILATIONS
 ) -> Float[Tensor, "b h w n"]:
     """Weights of the n = 8 x dilations neighbours of a pixel (R1, R2); they sum to 1.01.
 
@@ -58,7 +58,7 @@ def neighbour_weights(
     deviation of the neighbours' values; plus 0.01 x softmax of -(distance / sd / 0.3)^2. Neighbours beyond the box
     are the nearest pixels inside it.
     """
-    around, (height, width) = offsets(dilations), image.shape[2:]
+    around, (height, width) = _offsets(dilations), image.shape[2:]
     margin = max(dilations)
     padded = repeat_edge(image, box, margin)
 
@@ -70,21 +70,21 @@ def neighbour_weights(
     # Two passes: a sum of squares would lose the deviation of a nearly even neighbourhood to rounding.
     mean = sum(views) / len(views)
     deviation = (sum((view - mean).square_() for view in views) / (len(views) - 1)).sqrt()
-    scale = 1 / ((deviation + EPSILON) * WIDTH)
+    scale = 1 / ((deviation + _EPSILON) * _WIDTH)
     centre = shifted(0, 0)
     colour = torch.stack([((view - centre) * scale).square_().mean(1).neg_() for view in views], 1).softmax(1)
     distance = _around(dilations, image.device).to(image.dtype).norm(dim=1)
-    nearness = torch.softmax(-(distance / distance.std() / WIDTH).square(), 0)
+    nearness = torch.softmax(-(distance / distance.std() / _WIDTH).square(), 0)
     # Plane by plane until here, which is faster; the look-ups want the weights of a pixel side by side.
-    return colour.add_(nearness[:, None, None], alpha=DISTANCE_WEIGHT).movedim(1, 3).contiguous()
+    return colour.add_(nearness[:, None, None], alpha=_DISTANCE_WEIGHT).movedim(1, 3).contiguous()
 
 
 def neighbours(
-    box: Int[Tensor, "b 4"], size: tuple[int, int], dilations: tuple[int, ...] = DILATIONS
+    box: Int[Tensor, "b 4"], size: tuple[int, int], dilations: tuple[int, ...] = _DILATIONS
 ) -> Int[Tensor, "m n"]:
     """For every pixel of the batch, row by row and image by image, the numbers of its n neighbours in that order."""
     margin = max(dilations)
-    rows, columns = (x.int() for x in clamped(box, size, margin))
+    rows, columns = (x.int() for x in _clamped(box, size, margin))
     around = _around(dilations, box.device) + margin
     down = rows[:, torch.arange(size[0], device=box.device)[:, None] + around[:, 0]]
     right = columns[:, torch.arange(size[1], device=box.device)[:, None] + around[:, 1]]
@@ -98,7 +98,7 @@ def refine(
     masks: Float[Tensor, "b c i j"],
     box: Int[Tensor, "b 4"] | None = None,
     iterations: int = 10,
-    dilations: tuple[int, ...] = DILATIONS,
+    dilations: tuple[int, ...] = _DILATIONS,
 ) -> Float[Tensor, "b c h w"]:
     """Pixel-adaptive refinement (R3): `iterations` times, every mask becomes the weighted sum of its neighbours.
 

@@ -75,7 +75,7 @@ def check(config: Any, steps: int = 0) -> None:
     for path, kind in kinds(type(config)).items():
         value, bound = get(config, path), bound_of(kind)
         if get_origin(kind) is Literal:
-            convert(value, kind, path)
+            _convert(value, kind, path)
         if bound is None or value is None:
             continue
         numbers = value if isinstance(value, tuple) else (value,)
@@ -102,7 +102,7 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
     for path, value in changes.items():
         if path not in known:
             raise UserError(unknown(path, value, known))
-    return _replace(config, {path: convert(value, known[path], path) for path, value in changes.items()})
+    return _replace(config, {path: _convert(value, known[path], path) for path, value in changes.items()})
 
 
 def _replace(config: T, changes: Mapping[str, Any]) -> T:
@@ -138,7 +138,7 @@ def texts(value: Any, kind: Any) -> list[str]:
     return [known.get(str(part).lower(), str(part)) for part in parts]
 
 
-def convert(value: Any, kind: Any, path: str) -> Any:
+def _convert(value: Any, kind: Any, path: str) -> Any:
     """Convert `value` to the type of the setting `path`, as on the command line. Raises UserError."""
     spec, spelled, made_of = _spec(kind), texts(value, kind), types(kind)
     typed = value if isinstance(value, list | tuple) else [value]

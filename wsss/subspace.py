@@ -13,7 +13,7 @@ from wsss.cam import upcast
 from wsss.config import IGNORE
 from wsss.contrast import class_contrast_loss
 
-EPSILON = 1e-5
+_EPSILON = 1e-5
 
 
 def project(
@@ -151,7 +151,7 @@ def decorrelation_loss(
         centred = (embeddings - same @ embeddings / same.sum(1, keepdim=True)) * used[:, None]
         count = used.sum().clamp(min=1).double()
         # The norm, unlike a square root, has a zero gradient where a dimension does not vary.
-        scaled = centred / (torch.linalg.vector_norm(centred, dim=0) / count.sqrt() + EPSILON)
+        scaled = centred / (torch.linalg.vector_norm(centred, dim=0) / count.sqrt() + _EPSILON)
         return _mean_between(scaled.mT @ scaled / count, z.shape[1]) / z.shape[2] ** 2
 
 

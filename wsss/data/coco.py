@@ -32,7 +32,7 @@ _CARD = "coco.json"
 _DRAFTS = ".drafts"
 """Folder of a growing set: files that are being written."""
 _FILE = re.compile(r"instances_(train|val)(2014|2017)\.json")
-Ids = dict[str, list[str]]
+_Ids = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class PrepareCoco:
         folders = {split: self.images / f"{split}{year}" for split in annotations}
         images = {split: folder if folder.is_dir() else self.images for split, folder in folders.items()}
 
-        def lists(ids: Ids) -> Ids:
+        def lists(ids: _Ids) -> _Ids:
             if year == 2014 and not self.partial:
                 require_whole(ids)
             return ids | {"val_part": ids["val"][: COUNTS["val_part"]]} if "val" in ids else ids
@@ -105,7 +105,7 @@ def annotation_files(paths: Sequence[Path], year: int | None, partial: bool) -> 
     return chosen, dict(sorted(by_split.items()))
 
 
-def require_whole(ids: Ids) -> None:
+def require_whole(ids: _Ids) -> None:
     """Raises UserError unless train and val of 2014 have the published counts and, where the project has their list,
     its ids."""
     for split in ("train", "val"):
@@ -128,7 +128,7 @@ def prepare(
     images: Mapping[str, Path],
     root: Path,
     workers: int | None = 0,
-    lists: Callable[[Ids], Ids] = dict,
+    lists: Callable[[_Ids], _Ids] = dict,
 ) -> Path:
     """A VOC-format set at `root` from instances_*.json and image folders, both by split; returns `root`.
 

@@ -24,7 +24,7 @@ from wsss.paths import UserError, atomic, note, read_json, sha256, write_json
 from wsss.report import records
 from wsss.report.records import Data
 
-Digests = dict[str, str]
+_Digests = dict[str, str]
 """Of one list, by what they are of: see `records.DATA`."""
 _FILE = "data.json"
 """In a run's folder: the data that it was started on, as in its record."""
@@ -38,7 +38,7 @@ _MANY = 2000
 """Files from which on a progress bar is shown."""
 
 
-def digests(split: voc.Split) -> Digests:
+def digests(split: voc.Split) -> _Digests:
     """sha256 of a list's ids, class names and the bytes of its photographs, and of what else was opened: image labels,
     decoded masks.
 
@@ -96,7 +96,7 @@ def claim(folder: Path, data: Data, begun: bool) -> Data:
 class Evaluated:
     """The data of an evaluation, beside those that its run was started on."""
 
-    digests: Digests
+    digests: _Digests
     """Of the evaluated list."""
     train: Mapping[str, str]
     """Of the list that the run was trained on; empty where they are unknown."""
@@ -120,7 +120,7 @@ class Evaluated:
         return {"data": {"train": self.train, "val": self.digests}, **other}
 
 
-def evaluated(folder: Path, config: Settings, listed: tuple[Path, str], measured: Digests, path: Path) -> Evaluated:
+def evaluated(folder: Path, config: Settings, listed: tuple[Path, str], measured: _Digests, path: Path) -> Evaluated:
     """Hold the digests `measured` of `listed`, a root and its list, against the data of the run at `folder`; of a list
     that the run did not use, against the record at `path` and, by the run's validation list, the root as a whole.
 

@@ -26,7 +26,7 @@ _Outline = list[np.ndarray] | np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class _Thing:
     """An annotated object, or a crowd of them."""
 
     number: int
@@ -45,7 +45,7 @@ class Photo:
     file: str
     size: tuple[int, int]
     """Height and width."""
-    things: list[Thing] = field(default_factory=list)
+    things: list[_Thing] = field(default_factory=list)
 
     def numbers(self, crowd: bool = False) -> set[int]:
         """Classes of its objects, or of its crowds."""
@@ -120,7 +120,7 @@ def _photo(row: dict[str, Any]) -> tuple[int, Photo]:
     return row["id"], Photo(number_of(stem), file, size)
 
 
-def _thing(row: dict[str, Any], numbers: dict[int, int], photos: dict[int, Photo]) -> tuple[int, Thing]:
+def _thing(row: dict[str, Any], numbers: dict[int, int], photos: dict[int, Photo]) -> tuple[int, _Thing]:
     key, category, shape = row["image_id"], row["category_id"], row["segmentation"]
     if key not in photos:
         raise ValueError(f"image {key} is not listed")
@@ -132,7 +132,7 @@ def _thing(row: dict[str, Any], numbers: dict[int, int], photos: dict[int, Photo
     if not isinstance(shape, list | dict):
         raise ValueError("its segmentation is neither polygons nor run lengths")
     outline = _polygons(shape, photos[key].size) if isinstance(shape, list) else _runs(shape, photos[key].size)
-    return key, Thing(numbers[category], area, bool(row.get("iscrowd", 0)), outline)
+    return key, _Thing(numbers[category], area, bool(row.get("iscrowd", 0)), outline)
 
 
 def _polygons(rows: Sequence[Any], size: tuple[int, int]) -> list[np.ndarray]:
@@ -192,7 +192,7 @@ def object_mask(outline: _Outline, size: tuple[int, int]) -> Bool[np.ndarray, "h
         return rle.decode(encoded).astype(bool)
 
 
-def rasterise(things: Sequence[Thing], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+def rasterise(things: Sequence[_Thing], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     """Class numbers of an image: crowds first, under every object; then larger objects (`area`) before smaller ones."""
     mask = np.zeros(size, np.uint8)
     for thing in sorted(things, key=lambda thing: (not thing.crowd, -thing.area)):

@@ -6,7 +6,7 @@ from pydensecrf import densecrf
 
 from wsss.paths import UserError
 
-CLIP = 1e-5
+_CLIP = 1e-5
 
 
 def dense_crf(
@@ -35,7 +35,7 @@ def dense_crf(
         raise ValueError(f"dense CRF: sigmas must be positive, not {gaussian[0]} and {bilateral[:2]}")
     rare = probability.max((1, 2)) < (-np.inf if merge is None else merge)
     if rare.sum() > 1:
-        shares = np.clip(probability[rare], CLIP, 1.0)
+        shares = np.clip(probability[rare], _CLIP, 1.0)
         joined = shares.sum(0)
         q = dense_crf(image, np.concatenate([probability[~rare], joined[None]]), iterations, gaussian, bilateral)
         whole = np.empty(probability.shape, np.float32)
@@ -43,7 +43,7 @@ def dense_crf(
         return whole
     classes, height, width = probability.shape
     field = densecrf.DenseCRF2D(width, height, classes)
-    energy = -np.log(np.clip(probability, CLIP, 1.0)).astype(np.float32)
+    energy = -np.log(np.clip(probability, _CLIP, 1.0)).astype(np.float32)
     field.setUnaryEnergy(np.ascontiguousarray(energy.reshape(classes, -1)))
     kind = {"kernel": densecrf.KernelType.DIAG_KERNEL, "normalization": densecrf.NormalizationType.NORMALIZE_SYMMETRIC}
     field.addPairwiseGaussian(gaussian[0], gaussian[1], **kind)

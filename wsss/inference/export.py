@@ -19,17 +19,17 @@ from wsss.interrupt import Interrupted, stop_signals
 from wsss.model import SegmentationModel
 from wsss.paths import UserError, atomic, sha256
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-SCORES = "scores.csv"
-LARGEST = 2048
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_SCORES = "scores.csv"
+_LARGEST = 2048
 """Labels of photographs with a longer side above this are made at this size, and enlarged: the network sees them
 smaller still, and the logits of 81 classes at 12 megapixels would take 4 GB."""
-EVERY = 32
+_EVERY = 32
 """Batches after which the scores are written."""
 
 
 @dataclass(frozen=True)
-class Photograph:
+class _Photograph:
     """A photograph to predict."""
 
     name: str
@@ -55,7 +55,7 @@ def run(folder: Path, photos: str, save: Path, weights: str = "last", data_root:
         if distributed.world_size() > 1:
             raise UserError("wsss predict works in one process; start it without torchrun")
         predictions.claim(save, made_by)
-        rows = _read_scores(save / SCORES, classes)
+        rows = _read_scores(save / _SCORES, classes)
         todo = [photo for photo in photographs if not _is_done(photo, save, kinds, rows.get(photo.name), classes)]
         model = opened.model(len(classes), device)
         with tqdm(total=len(photographs), initial=len(photographs) - len(todo), desc="predict", unit="image") as bar:
@@ -68,36 +68,36 @@ def run(folder: Path, photos: str, save: Path, weights: str = "last", data_root:
                             pictures.write_mask(scratch, maps[kind])
                     rows[photo.name] = row
                     bar.update()
-                if start // evaluate.BATCH % EVERY == 0:
-                    _write_scores(save / SCORES, rows)
-        _write_scores(save / SCORES, rows)
+                if start // evaluate.BATCH % _EVERY == 0:
+                    _write_scores(save / _SCORES, rows)
+        _write_scores(save / _SCORES, rows)
     if stop.is_set():
         raise Interrupted(f"stopped; what is in {save} is whole, and the same words go on from there")
     source = f"the image labels of the list {photos}" if listed else "the classes that the model predicts"
     return (
-        f"{len(photographs)} photographs: {', '.join(kinds)} and {SCORES} in {save}\n"
+        f"{len(photographs)} photographs: {', '.join(kinds)} and {_SCORES} in {save}\n"
         f"classes of CAMs and pseudo labels: {source}"
     )
 
 
-def _photographs(photos: str, save: Path, config: Config, classes: tuple[str, ...]) -> list[Photograph]:
+def _photographs(photos: str, save: Path, config: Config, classes: tuple[str, ...]) -> list[_Photograph]:
     """What `photos` names. Raises UserError."""
     given = Path(photos)
     if given.is_file():
-        return [Photograph(given.stem, given, None)]
+        return [_Photograph(given.stem, given, None)]
     if given.is_dir():
         if save.resolve().is_relative_to(given.resolve()):
             raise UserError(f"--save {save} lies in the folder of photographs; choose another")
         files: dict[str, Path] = {}
         for path in sorted(file.relative_to(given) for file in given.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and (given / path).is_file() and not names.hidden(path):
+            if path.suffix.lower() in _SUFFIXES and (given / path).is_file() and not names.hidden(path):
                 name = path.with_suffix("").as_posix()
                 if name in files:
                     raise UserError(f"{given / path} and {files[name]} would both give {name}.png; rename one of them")
                 files[name] = given / path
         if not files:
-            raise UserError(f"{given} holds no photograph ({', '.join(SUFFIXES)}); name a folder that does")
-        return [Photograph(name, file, None) for name, file in files.items()]
+            raise UserError(f"{given} holds no photograph ({', '.join(_SUFFIXES)}); name a folder that does")
+        return [_Photograph(name, file, None) for name, file in files.items()]
     root = sets.locate(config.data)
     if not (root / f"ImageSets/Segmentation/{photos}.txt").is_file():
         raise UserError(f"{photos} is neither a file or folder nor a list of {root}; check its name")
@@ -105,13 +105,13 @@ def _photographs(photos: str, save: Path, config: Config, classes: tuple[str, ..
     if split.kit.classes != classes:
         raise UserError(f"{root} has other classes than the run was trained for; check its classes.txt")
     return [
-        Photograph(name, file, label) for name, file, label in zip(split.ids, split.files, split.labels, strict=True)
+        _Photograph(name, file, label) for name, file, label in zip(split.ids, split.files, split.labels, strict=True)
     ]
 
 
 def _predict(
-    model: SegmentationModel, batch: Sequence[Photograph], config: Config, classes: tuple[str, ...]
-) -> Iterator[tuple[Photograph, dict[str, np.ndarray], dict[str, str]]]:
+    model: SegmentationModel, batch: Sequence[_Photograph], config: Config, classes: tuple[str, ...]
+) -> Iterator[tuple[_Photograph, dict[str, np.ndarray], dict[str, str]]]:
     """Yield each photograph with its labels by kind and its row of scores."""
     size, device = evaluate.evaluation_size(config), next(model.parameters()).device
     read = [pictures.read_image(photo.file) for photo in batch]
@@ -123,7 +123,7 @@ def _predict(
         label = torch.from_numpy(np.stack([photo.label for photo in batch])).to(device)
     prediction = evaluate.predict(model, image, label, config)
     for number, (photo, photograph) in enumerate(zip(batch, read, strict=True)):
-        small = protocols.limited(photograph.size, LARGEST)
+        small = protocols.limited(photograph.size, _LARGEST)
         maps = evaluate.to_labels(prediction.of(number), small[::-1], config)
         if small != photograph.size:
             nearest = Image.Resampling.NEAREST
@@ -139,7 +139,7 @@ def _predict(
 
 
 def _is_done(
-    photo: Photograph, folder: Path, kinds: Sequence[str], row: Mapping[str, str] | None, classes: tuple[str, ...]
+    photo: _Photograph, folder: Path, kinds: Sequence[str], row: Mapping[str, str] | None, classes: tuple[str, ...]
 ) -> bool:
     """Whether all PNGs of a photograph are whole and its row of scores is of the same file."""
     if row is None or row["photograph"] != sha256(photo.file):

@@ -20,7 +20,7 @@ from wsss.inference.crf import dense_crf
 from wsss.paths import UserError, atomic, read_json, write_json
 from wsss.tally import Counts, count_labels
 
-PROTOCOL = "protocol.json"
+_PROTOCOL = "protocol.json"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
 
     PNGs that are there stay, where protocol.json says that they were made by the same settings. Raises UserError else.
     """
-    plain, known = json.loads(json.dumps(settings)), folder / PROTOCOL
+    plain, known = json.loads(json.dumps(settings)), folder / _PROTOCOL
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     if known.is_file():
         before = read_json(known)
@@ -124,12 +124,12 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
             either = [name for name in {**plain, **old} if name != "digest"]
             changed = ", ".join(name for name in either if old.get(name) != plain.get(name)) or "digest"
             raise UserError(
-                f"{folder} holds predictions made otherwise ({PROTOCOL} differs in {changed}); delete that folder or "
+                f"{folder} holds predictions made otherwise ({_PROTOCOL} differs in {changed}); delete that folder or "
                 "choose another by --save"
             )
     elif names.files(folder, names.MASKS):
         raise UserError(
-            f"{folder} holds PNGs, but no {PROTOCOL} that says by what they were made; choose another by --save"
+            f"{folder} holds PNGs, but no {_PROTOCOL} that says by what they were made; choose another by --save"
         )
     else:
         write_json(known, {"digest": digest, **plain})

@@ -18,7 +18,7 @@ from wsss.paths import UserError, did_you_mean
 
 _COMBINE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "max": torch.maximum}
 SCALES = (1.0, 1.25, 1.5)
-LARGEST = 8.0
+_LARGEST = 8.0
 """The largest scale that is taken for one that was meant."""
 
 Size = tuple[int, int]
@@ -107,10 +107,10 @@ def protocol(
         raise UserError(f"there is no final protocol named {kind}{did_you_mean(kind, PROTOCOLS)}; there are {known}")
     usual = PROTOCOLS[kind]
     chosen = tuple(float(scale) for scale in scales) or usual.scales
-    wrong = [scale for scale in chosen if not (math.isfinite(scale) and 0 < scale <= LARGEST)]
+    wrong = [scale for scale in chosen if not (math.isfinite(scale) and 0 < scale <= _LARGEST)]
     if wrong or len(set(chosen)) < len(chosen):
         fault = f"{wrong[0]:g} is none" if wrong else "one of them is there twice"
-        raise UserError(f"--scales must be different numbers above 0, up to {LARGEST:g}; {fault}")
+        raise UserError(f"--scales must be different numbers above 0, up to {_LARGEST:g}; {fault}")
     if merge is not None and (crf is False or not 0 < merge < 1):
         fault = "--crf is False" if crf is False else f"--crf-merge is {merge:g}"
         raise UserError(f"--crf-merge is a probability between 0 and 1 for the CRF, but {fault}; leave it out")

@@ -88,7 +88,7 @@ def require_voc_test(images: Split) -> None:
         raise UserError(f"{images.kit.root} has other classes than VOC; the server knows VOC's alone")
 
 
-def validate(folder: Path, images: Split) -> None:
+def _validate(folder: Path, images: Split) -> None:
     """UserError, naming up to three faults, unless `folder` holds just one right PNG for each image: of its size, with
     VOC's palette, its values classes."""
     classes, faults = len(images.kit.classes) + 1, []
@@ -107,7 +107,7 @@ def pack(folder: Path, images: Split, output: Path) -> None:
 
     The same PNGs give the same bytes: members in the order of their names, without times and owners. Raises UserError.
     """
-    validate(folder, images)
+    _validate(folder, images)
     with (
         atomic(output) as scratch,
         open(scratch, "wb") as raw,

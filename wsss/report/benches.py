@@ -10,10 +10,10 @@ from wsss.report import figures
 from wsss.report.figures import Picture
 from wsss.report.table import ABSENT, Table
 
-Bench = dict[str, Any]
+_Bench = dict[str, Any]
 
 
-def read(folder: Path, kind: str = "step") -> list[Bench]:
+def read(folder: Path, kind: str = "step") -> list[_Bench]:
     """What was measured by `wsss bench KIND`, in the order of the files' names. Raises UserError for a file that is no
     line of any bench, and for one of this kind that is not whole."""
     benches = []
@@ -30,16 +30,16 @@ def read(folder: Path, kind: str = "step") -> list[Bench]:
     return benches
 
 
-def name(bench: Bench) -> str:
+def _name(bench: _Bench) -> str:
     """What was measured, in a few words: preset, backbone, crop, batch, type and options that are on."""
     parts = [bench["preset"], bench["backbone"], f"crop {bench['crop']}", f"batch {bench['batch']}"]
     parts += [f"in {bench['accumulate']} parts"] * (bench.get("accumulate", 1) > 1)
-    parts += [bench["dtype"], *(option.replace("_", " ") for option in OPTIONS if bench.get(option))]
+    parts += [bench["dtype"], *(option.replace("_", " ") for option in _OPTIONS if bench.get(option))]
     return ", ".join(parts) + (f" ({bench['note']})" if bench.get("note") else "")
 
 
-OPTIONS = ("activation_checkpointing", "compile")
-MEASURES = {
+_OPTIONS = ("activation_checkpointing", "compile")
+_MEASURES = {
     "s": lambda bench: f"{bench['seconds']:.2f}",
     "units": lambda bench: f"{bench['units']:.1f}",
     "GB": lambda bench: f"{bench['peak_memory_gb']:.1f}",
@@ -53,31 +53,31 @@ MEASURES = {
 }
 
 
-def product_rate(bench: Bench) -> float:
+def product_rate(bench: _Bench) -> float:
     """TFLOP/s of the matrix product in the step's own type, which the utilisation is over."""
     return bench["tflop"] / bench["seconds"] / bench["utilisation"]
 
 
-def steps_table(benches: Sequence[Bench]) -> Table:
+def _steps_table(benches: Sequence[_Bench]) -> Table:
     """A row a step."""
-    rows = tuple((name(bench), *(show(bench) for show in MEASURES.values())) for bench in benches)
+    rows = tuple((_name(bench), *(show(bench) for show in _MEASURES.values())) for bench in benches)
     note = "product: matrices of 4,096 in the step's own type, in the same process; the unit is its time in float32."
-    return Table("Training steps, measured", ("step", *MEASURES), rows, note)
+    return Table("Training steps, measured", ("step", *_MEASURES), rows, note)
 
 
-def phases_table(benches: Sequence[Bench]) -> Table:
+def _phases_table(benches: Sequence[_Bench]) -> Table:
     """A row a step, a column a phase, in units; phases in the order in which a step comes to them."""
     phases = tuple(dict.fromkeys(phase for bench in benches for phase in bench["phases"]))
-    rows = tuple((name(bench), *(_units(bench, phase) for phase in phases)) for bench in benches)
+    rows = tuple((_name(bench), *(_units(bench, phase) for phase in phases)) for bench in benches)
     note = "A wait for the energy's filter counts for the main pass, in newer rows for the other losses."
     return Table("The same steps by phases, in units", ("step", *phases), rows, note)
 
 
-def _units(bench: Bench, phase: str) -> str:
+def _units(bench: _Bench, phase: str) -> str:
     return f"{bench['phases'][phase] / bench['gemm_seconds']:.2f}" if phase in bench["phases"] else ABSENT
 
 
-INFER = {
+_INFER = {
     "images a second": lambda bench: f"{bench['images_a_second']:.3f}",
     "s": lambda bench: f"{bench['seconds']:.1f}",
     "network, s": lambda bench: f"{bench['phases']['network']:.1f}",
@@ -92,22 +92,22 @@ INFER = {
 }
 
 
-def infer_table(benches: Sequence[Bench]) -> Table:
+def _infer_table(benches: Sequence[_Bench]) -> Table:
     """A row an evaluation."""
 
-    def label(bench: Bench) -> str:
+    def label(bench: _Bench) -> str:
         size, note = f"{bench['width']}x{bench['height']}", f" ({bench['note']})" if bench.get("note") else ""
         return f"{bench['images']} of {size}, {bench['protocol']}, {bench['backbone']}, {bench['dtype']}{note}"
 
-    rows = tuple((label(bench), *(show(bench) for show in INFER.values())) for bench in benches)
-    return Table("Evaluations, measured", ("photographs", *INFER), rows)
+    rows = tuple((label(bench), *(show(bench) for show in _INFER.values())) for bench in benches)
+    return Table("Evaluations, measured", ("photographs", *_INFER), rows)
 
 
-TABLES = {"step": (steps_table, phases_table), "infer": (infer_table,)}
+TABLES = {"step": (_steps_table, _phases_table), "infer": (_infer_table,)}
 """Of each bench; the caption is the first one's."""
 
 
-WATERFALL = (
+_WATERFALL = (
     ("the base's step, float32", "base-float32"),
     ("each pass of the encoder once; refinement by look-ups", "voc-toco-float32-pooled-crops"),
     ("crops by running sums; unfused attention for few tokens", "voc-toco-float32-unfused"),
@@ -123,11 +123,11 @@ WATERFALL = (
 def waterfall(folder: Path) -> Picture:
     """Units of a step of the base, of ours after each group of changes, and of its operations alone; a bar without a
     record says so."""
-    files = {name: folder / f"{name}.json" for _, name in WATERFALL}
+    files = {name: folder / f"{name}.json" for _, name in _WATERFALL}
     known = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
     picture, told, before = Picture(figsize=(9, 4.2), layout="constrained"), [], None
     axis = picture.subplots()
-    for row, (label, name) in enumerate(WATERFALL):
+    for row, (label, name) in enumerate(_WATERFALL):
         if name not in known:
             axis.text(1, row, "not measured", va="center", style="italic", color="0.35")
             told.append(f"{label}: not measured")
@@ -139,11 +139,11 @@ def waterfall(folder: Path) -> Picture:
         axis.text(max(units, before or 0) + 1, row, f"{units:.1f}", va="center")
         told.append(f"{label}: {units:.1f}")
         before = units
-    last = known[WATERFALL[-2][1]]
+    last = known[_WATERFALL[-2][1]]
     floor = last["tflop"] / product_rate(last) / last["gemm_seconds"]
     axis.axvline(floor, color=figures.BLACK, linestyle="--", linewidth=1)
-    axis.set_yticks(range(len(WATERFALL)), [label for label, _ in WATERFALL])
-    axis.set(xlabel="units: products of two 4,096 x 4,096 matrices in float32", ylim=(len(WATERFALL) - 0.5, -0.5))
+    axis.set_yticks(range(len(_WATERFALL)), [label for label, _ in _WATERFALL])
+    axis.set(xlabel="units: products of two 4,096 x 4,096 matrices in float32", ylim=(len(_WATERFALL) - 0.5, -0.5))
     axis.margins(x=0.1)
     picture.alt = (
         f"Units of a training step, bar by bar: {'; '.join(told)}. The operations alone, in bfloat16: {floor:.1f}."

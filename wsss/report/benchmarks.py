@@ -54,7 +54,7 @@ def literature(runs: Sequence[Record]) -> Table:
 
 
 @dataclass(frozen=True)
-class Row:
+class _Row:
     """One line that sets a measured number beside published ones; `paper` and `base` are paths of such numbers."""
 
     label: str
@@ -71,9 +71,9 @@ class Row:
     """Why it cannot be measured here; empty: it can, by a command."""
 
 
-def _final(dataset: str) -> tuple[Row, ...]:
+def _final(dataset: str) -> tuple[_Row, ...]:
     """A benchmark's lines by the final protocol. The paper does not name its ViT; DeiT-B is the base's."""
-    row = partial(Row, dataset=dataset, key="segmentation.miou", split=f"{dataset}-val", protocol="final")
+    row = partial(_Row, dataset=dataset, key="segmentation.miou", split=f"{dataset}-val", protocol="final")
     paper, base, deit = (f"segmentation/{name}/{dataset}_val" for name in ("This paper", "ToCo (21k)", "ToCo"))
     return (
         row("segmentation, val", preset=dataset, paper=paper, base=base),
@@ -83,11 +83,11 @@ def _final(dataset: str) -> tuple[Row, ...]:
     )
 
 
-def _training(dataset: str, split: str) -> tuple[Row, ...]:
+def _training(dataset: str, split: str) -> tuple[_Row, ...]:
     """A benchmark's lines by the protocol of evaluation in training, beside the base's published log."""
     kinds = (("segmentation", "segmentation"), ("CAM", "cam"), ("aux CAM", "aux_cam"))
     return tuple(
-        Row(
+        _Row(
             f"{name}, {split.removeprefix(dataset + '-')}, in training{suffix}",
             dataset,
             preset,
@@ -116,8 +116,8 @@ _HEADLINE = (
     (replace(VOC[0], label="PASCAL VOC 2012 val"), "voc-base"),
     (replace(VOC[1], label="PASCAL VOC 2012 test"), "voc-base"),
     (replace(COCO[0], label="MS COCO 2014 val"), "coco-base"),
-    (Row(ANIMALS, "voc-animals", "voc-animals", "segmentation.miou_headline"), "voc-animals-base"),
-    (Row("mini (drawn)", "mini", "mini", "segmentation.miou_headline"), "mini-base"),
+    (_Row(ANIMALS, "voc-animals", "voc-animals", "segmentation.miou_headline"), "voc-animals-base"),
+    (_Row("mini (drawn)", "mini", "mini", "segmentation.miou_headline"), "mini-base"),
 )
 """Lines of the first table, each with the preset of the base that it is held against."""
 
@@ -150,7 +150,7 @@ def headline(runs: Sequence[Record]) -> Table:
     return Table("Paper, base and measured", (*columns, "to run them"), tuple(rows), note, shown)
 
 
-def beside_published(title: str, rows: Sequence[Row], runs: Sequence[Record]) -> Table:
+def beside_published(title: str, rows: Sequence[_Row], runs: Sequence[Record]) -> Table:
     """Tabulate paper, published base, what was measured and the difference, a line for each row.
 
     The difference is to the paper where it has a number, else to the base.
@@ -172,7 +172,7 @@ def beside_published(title: str, rows: Sequence[Row], runs: Sequence[Record]) ->
     return Table(title, columns, tuple(lines), note, sum(groups, []))
 
 
-def _records(row: Row, runs: Sequence[Record]) -> list[Record]:
+def _records(row: _Row, runs: Sequence[Record]) -> list[Record]:
     """Select what a line is made of. Raises UserError for a record of another split than the line's."""
     chosen = [] if row.missing else records.select(runs, row.dataset, row.preset, row.protocol)
     chosen = [record for record in chosen if records.has(record, row.key)]
@@ -181,12 +181,12 @@ def _records(row: Row, runs: Sequence[Record]) -> list[Record]:
     return chosen
 
 
-def _printed(row: Row) -> list[str]:
+def _printed(row: _Row) -> list[str]:
     """The numbers of paper and base as their authors print them."""
     printed = [published_number(path) if path else "" for path in (row.paper, row.base)]
     return [f"{float(number):.1f}" if number else ABSENT for number in printed]
 
 
-def _command(row: Row) -> str:
+def _command(row: _Row) -> str:
     final = f", then wsss evaluate RUN --protocol {row.dataset}" if row.protocol == "final" else ""
     return f"wsss train {row.preset} --seed 0{final}"

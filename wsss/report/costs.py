@@ -11,7 +11,7 @@ from wsss.report.experiments import SEEDS, Experiment, Row
 from wsss.schedule import classification_steps
 from wsss.settings import override
 
-PREFIX = 1
+_PREFIX = 1
 """Class token."""
 
 
@@ -86,15 +86,15 @@ def tflop(parts: Sequence[Pass], vit: Vit, classes: int) -> float:
     total = 0.0
     for item in parts:
         patches = item.tokens(vit.patch)
-        tokens = patches + PREFIX
+        tokens = patches + _PREFIX
         encoder = vit.depth * (24 * tokens * vit.width**2 + 4 * tokens**2 * vit.width)
         embedding = 6 * patches * vit.patch**2 * vit.width
-        decoder = 2 * patches * decoder_size(vit, classes) * item.decoder
+        decoder = 2 * patches * _decoder_size(vit, classes) * item.decoder
         total += item.images * ((3 if item.gradient else 1) * (encoder + decoder) + (1 + item.gradient) * embedding)
     return total / 1e12
 
 
-def decoder_size(vit: Vit, classes: int, width: int | None = None) -> int:
+def _decoder_size(vit: Vit, classes: int, width: int | None = None) -> int:
     """Parameters of the decoder."""
     hidden = width or min(512, vit.width)
     return 9 * vit.width * hidden + 9 * hidden**2 + hidden * (classes + 1)
@@ -133,10 +133,10 @@ def parameters(config: Config, vit: Vit, classes: int) -> tuple[int, int]:
     """Parameters of the whole model, and those that are trained."""
     d, h, m = vit.width, config.class_contrast.hidden, config.class_contrast.bottleneck
     blocks = vit.depth * (12 * d**2 + 13 * d)
-    positions = (vit.grid**2 + PREFIX) * d
-    trunk = 3 * vit.patch**2 * d + d + PREFIX * d + blocks + 2 * d
+    positions = (vit.grid**2 + _PREFIX) * d
+    trunk = 3 * vit.patch**2 * d + d + _PREFIX * d + blocks + 2 * d
     extra = sum(layer != AUX for layer in config.csa.layers) if config.csa.weight else 0
-    heads = (2 + extra) * classes * d + decoder_size(vit, classes, config.model.decoder_width)
+    heads = (2 + extra) * classes * d + _decoder_size(vit, classes, config.model.decoder_width)
     rows = config.msc.subspaces * config.msc.dimension
     contrast = d * h + h + h**2 + h + h * m + m + rows * m
     frozen = positions + rows + contrast + rows  # positions, the rows' norms, and the teacher head with its own

@@ -10,7 +10,7 @@ from wsss.report.table import ABSENT, Table
 
 LOGS = {"voc-toco": ("voc", "vit-b"), "voc-deit-toco": ("voc", "deit-b")}
 """Preset -> data set and backbone of its log in data/published/toco_logs.csv."""
-EVALUATIONS = 2
+_EVALUATIONS = 2
 """The gate ends with the second evaluation of the log: steps 2,000 and 4,000 of 20,000."""
 KINDS = ("cam", "aux_cam", "segmentation")
 SLACK = 5.0
@@ -22,13 +22,13 @@ seeds differ more: on our drawn set, with a tenth of the images, by 1 to 4.5 poi
 deviation over three seeds). If it is 1 point at VOC's size, 5 points are 3.5 standard deviations of the difference of
 two runs. Where the log itself still climbs, a run that is 500 steps ahead or behind is no fault either: what the log
 gains in so many steps is added. Faults that cost less pass; they take whole runs and several seeds to be seen."""
-AHEAD = 500
+_AHEAD = 500
 IRRELEVANT = {
     *("optim.accumulate", "optim.bfloat16", "model.compile", "model.activation_checkpointing", "model.fused_from"),
     "model.checkpoint",
 }
 """Settings that a judged gate may change: how a step is computed, and where the same start weights lie."""
-COLUMNS = ("step of 20,000", "mIoU of", "base's log", "bounds", "this run", "verdict")
+_COLUMNS = ("step of 20,000", "mIoU of", "base's log", "bounds", "this run", "verdict")
 CAUSES = {
     "low: cam aux_cam": "both CAMs are low: start weights, normalisation of images, image labels or learning rate; "
     "segmentation learns from them and says nothing beside",
@@ -75,10 +75,10 @@ def rows(preset: str) -> tuple[list[Row], int]:
     means = {int(r["step"]): r for r in log if r["class"] == "mIoU"}
     constant = 100 / (len({r["class"] for r in log}) - 1)  # no single class everywhere reaches more
     steps, made = sorted(means), []
-    for step, after in zip(steps[:EVALUATIONS], steps[1:], strict=False):
+    for step, after in zip(steps[:_EVALUATIONS], steps[1:], strict=False):
         for kind in KINDS:
             value, later = float(means[step][kind]), float(means[after][kind])
-            slack = SLACK + abs(later - value) * AHEAD / (after - step)
+            slack = SLACK + abs(later - value) * _AHEAD / (after - step)
             bounds = (0.0, constant) if value < constant else (value - slack, value + slack)
             made.append(Row(step, kind, value, *bounds))
     return made, steps[-1]
@@ -105,13 +105,13 @@ def verdict(judged: list[Row]) -> tuple[bool, list[str]]:
 def bounds_table(preset: str = "voc-toco") -> Table:
     """*step | mIoU of | base's log | bounds*, nothing measured."""
     cells = tuple(row.cells()[:4] for row in rows(preset)[0])
-    note = f"Bounds: {SLACK:.0f} points to either side of the log, and what the log gains there in {AHEAD} steps. A "
+    note = f"Bounds: {SLACK:.0f} points to either side of the log, and what the log gains there in {_AHEAD} steps. A "
     note += "decoder that has not learnt yet must lie below 100 / 21, which one class everywhere can reach."
-    return Table(f"The gate of {preset}", COLUMNS[:4], cells, note)
+    return Table(f"The gate of {preset}", _COLUMNS[:4], cells, note)
 
 
 def verdict_table(judged: list[Row], passed: bool | None, causes: list[str], path: Path) -> Table:
     """The numbers beside the log's, the verdict and where the record lies."""
     cells = tuple(row.cells() if passed is not None else (*row.cells()[:5], ABSENT) for row in judged)
     title = {None: "Gate: not judged", True: "Gate: passed", False: "Gate: FAILED"}[passed]
-    return Table(title, COLUMNS, cells, "\n".join([*causes, f"record: {path}"]))
+    return Table(title, _COLUMNS, cells, "\n".join([*causes, f"record: {path}"]))

@@ -10,23 +10,23 @@ from wsss.report import costs, gate, records
 from wsss.report.experiments import EXPERIMENTS, SEEDS, Experiment
 from wsss.report.table import ABSENT, Table
 
-Bench = Mapping[str, Any]
+_Bench = Mapping[str, Any]
 """A line that `wsss bench` printed, with the name of its file."""
-KINDS = ("", "-msc", "-csa", "-base", "-toco", "-plain", "-deit", "-deit-base", "-deit-toco")
+_KINDS = ("", "-msc", "-csa", "-base", "-toco", "-plain", "-deit", "-deit-base", "-deit-toco")
 """What follows the data set in the names of presets."""
 UNKNOWN = "not known"
 
 
-def launcher(dataset: str) -> str:
+def _launcher(dataset: str) -> str:
     """What starts as many processes as the base had GPUs."""
     return f"torchrun --nproc_per_node {costs.base_time(dataset).gpus} -m wsss"
 
 
-def base_table(benches: Sequence[Bench]) -> Table:
+def _base_table(benches: Sequence[_Bench]) -> Table:
     """What the base's authors state, and what follows from it, line by line; takes no benches."""
     columns = [_base_column(dataset) for dataset in BENCHMARKS]
     names = columns[0].keys()
-    rows = tuple((name, *(column[name] for column in columns), DERIVED[name]) for name in names)
+    rows = tuple((name, *(column[name] for column in columns), _DERIVED[name]) for name in names)
     titles = ("ToCo's run", *(dataset.upper() for dataset in BENCHMARKS), "where from")
     note = "Seconds and rate are quotients: loading of data, refinement, energy and validations lie within the time."
     return Table("The base's runs, and what follows from the time that its authors state", titles, rows, note)
@@ -46,10 +46,10 @@ def _base_column(dataset: str) -> dict[str, str]:
         f"{stated.gpu_seconds / images:.2f}",
         f"{costs.rate(config):.1f}",
     )
-    return dict(zip(DERIVED, cells, strict=True))
+    return dict(zip(_DERIVED, cells, strict=True))
 
 
-DERIVED = {
+_DERIVED = {
     "GPUs": "stated: data/published/training_time.csv",
     "time": "stated: the same file",
     "GPU hours": "GPUs x time",
@@ -63,10 +63,10 @@ DERIVED = {
 """Lines of the table of the base, and where each comes from."""
 
 
-def runs_table(benches: Sequence[Bench]) -> Table:
+def runs_table(benches: Sequence[_Bench]) -> Table:
     """A line for presets of the benchmarks that take the same; takes no benches."""
     groups: dict[tuple[str, ...], list[str]] = {}
-    for name in (f"{dataset}{kind}" for dataset in BENCHMARKS for kind in KINDS):
+    for name in (f"{dataset}{kind}" for dataset in BENCHMARKS for kind in _KINDS):
         config = PRESETS[name]
         stated = costs.base_time(config.data.name)
         low, high = costs.hours(config)
@@ -84,7 +84,7 @@ def runs_table(benches: Sequence[Bench]) -> Table:
     columns += ("hours, estimate", "GPU hours")
     gpus = ", ".join(f"{t.gpus} {t.gpu} for {d.upper()}" for d in BENCHMARKS for t in [costs.base_time(d)])
     same = "; ".join(f"{names[0]}: {', '.join(names[1:])}" for names in groups.values() if names[1:])
-    commands = (f"{name.upper()} by `{launcher(name)} train PRESET --seed 0`" for name in BENCHMARKS)
+    commands = (f"{name.upper()} by `{_launcher(name)} train PRESET --seed 0`" for name in BENCHMARKS)
     note = f"{', '.join(commands)}. The same holds beside {same}. "
     note += (
         f"An estimate for the base's GPUs ({gpus}), measured by nobody: from the base's stated hours x the share of "
@@ -97,7 +97,7 @@ def runs_table(benches: Sequence[Bench]) -> Table:
     return Table("Runs of the benchmarks, estimated", columns, rows, note)
 
 
-def ablations_table(benches: Sequence[Bench]) -> Table:
+def ablations_table(benches: Sequence[_Bench]) -> Table:
     """A line an experiment of the benchmarks, and their sum with every run once; takes no benches."""
     rows = []
     for dataset in BENCHMARKS:
@@ -116,7 +116,7 @@ def ablations_table(benches: Sequence[Bench]) -> Table:
 
 
 def _experiment_line(name: str, experiment: Experiment) -> tuple[str, ...]:
-    command = f'wsss sweep {name} --only-list True --launcher "{launcher(experiment.dataset)}"'
+    command = f'wsss sweep {name} --only-list True --launcher "{_launcher(experiment.dataset)}"'
     hours = costs.sweep_hours(experiment.rows)
     return (experiment.title, command, *_counted(len(experiment.rows)), *_sums(experiment.dataset, hours))
 
@@ -130,7 +130,7 @@ def _sums(dataset: str, hours: tuple[float, float]) -> tuple[str, str]:
     return f"{low:,.0f} to {high:,.0f}", f"{gpus * low:,.0f} to {gpus * high:,.0f}"
 
 
-def evaluation_table(benches: Sequence[Bench]) -> Table:
+def evaluation_table(benches: Sequence[_Bench]) -> Table:
     """A line an evaluation: counted operations, and the CRF as an `infer` record measured it."""
     measured = next((bench for bench in benches if bench["bench"] == "infer" and bench["crf"]), None)
     rows = []
@@ -169,14 +169,14 @@ def _evaluation(config: Config, images: int, passes: Sequence[costs.Pass]) -> tu
     return f"{images:,}", f"{tflop:.2f}", f"{images * tflop / 1e3:,.1f}", f"{minutes:,.0f}"
 
 
-def _crf(measured: Bench | None, dataset: str, images: int) -> tuple[str, str]:
+def _crf(measured: _Bench | None, dataset: str, images: int) -> tuple[str, str]:
     if measured is None or measured["protocol"] != dataset:
         return UNKNOWN, UNKNOWN
     seconds = measured["crf_seconds"] / measured["images"]
     return f"{seconds:.1f}", f"{images * seconds / 3600:.1f}"
 
 
-def memory_table(benches: Sequence[Bench]) -> Table:
+def _memory_table(benches: Sequence[_Bench]) -> Table:
     """A line a measured training step: its peak memory, and what of it is kept from step to step."""
     rows = []
     for bench in benches:
@@ -194,11 +194,11 @@ def memory_table(benches: Sequence[Bench]) -> Table:
     return Table("Memory of a process in training", columns, tuple(rows), note)
 
 
-def _peak(bench: Bench) -> str:
+def _peak(bench: _Bench) -> str:
     return f"{bench['peak_memory_gb']:.1f}"
 
 
-def disk_table(benches: Sequence[Bench]) -> Table:
+def _disk_table(benches: Sequence[_Bench]) -> Table:
     """A line a data set: what a run's folder holds; takes no benches."""
     rows = []
     for dataset in BENCHMARKS:
@@ -213,12 +213,12 @@ def disk_table(benches: Sequence[Bench]) -> Table:
     return Table("Disk space of a run, by arithmetic", columns, tuple(rows), note)
 
 
-TABLES: dict[str, Callable[[Sequence[Bench]], Table]] = {
+TABLES: dict[str, Callable[[Sequence[_Bench]], Table]] = {
     "gate": lambda benches: gate.bounds_table(),
-    "base": base_table,
+    "base": _base_table,
     "runs": runs_table,
     "ablations": ablations_table,
     "evaluation": evaluation_table,
-    "memory": memory_table,
-    "disk": disk_table,
+    "memory": _memory_table,
+    "disk": _disk_table,
 }

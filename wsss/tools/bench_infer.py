@@ -195,7 +195,7 @@ def _outside(protocol: protocols.Protocol, settings: Infer) -> dict[str, float]:
     def network(image: torch.Tensor) -> torch.Tensor:
         """Smooth objects on the token grid; the time is not counted."""
         lap("resizing")
-        rows, columns = image.shape[2] // PATCH, image.shape[3] // PATCH
+        rows, columns = image.shape[2] // _PATCH, image.shape[3] // _PATCH
         coarse = torch.from_numpy(random.normal(0, 4, (len(image), classes, 4, 5)) + level).float()
         logits = protocols.resize(coarse, (rows, columns)) + torch.randn(rows, columns)
         clock[0] = time.process_time()
@@ -209,7 +209,7 @@ def _outside(protocol: protocols.Protocol, settings: Infer) -> dict[str, float]:
             image = protocols.pixels(picture, protocol)[None].float()
             job = Job(name, folder / f"{name}.png", classes, None, np.asarray(picture), mask=mask)
             clock[0] = time.process_time()
-            combined = protocols.scores(network, image, [picture.size[::-1]], protocol, PATCH)[0]
+            combined = protocols.scores(network, image, [picture.size[::-1]], protocol, _PATCH)[0]
             lap("resizing")
             finish(replace(job, scores=combined.softmax(0).numpy(), crf=asdict(protocol.crf)))
             lap("ours")
@@ -222,7 +222,7 @@ def _outside(protocol: protocols.Protocol, settings: Infer) -> dict[str, float]:
     return {**whole, "resizing": resizing, "ratio": round(whole["base"] / whole["ours"], 2)}
 
 
-PATCH = 16
+_PATCH = 16
 """Side of a patch in pixels."""
 
 

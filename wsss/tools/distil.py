@@ -33,10 +33,10 @@ from wsss.model import SegmentationModel
 from wsss.paths import UserError, atomic, read_json, sha256, write_json
 
 STUDENT = "voc-animals-student"
-TEACHER = "teacher.json"
+_TEACHER = "teacher.json"
 WEIGHTS = {"classification": 1.0, "cam": 1.0, "aux_cam": 1.0, "segmentation": 1.0, "codes": 0.5}
 """Weights of the terms."""
-MAPS = ("cam", "aux_cam", "segmentation", "codes")
+_MAPS = ("cam", "aux_cam", "segmentation", "codes")
 """Maps (channels, i, j) on the teacher's token grid; codes are the embeddings in the subspaces, side by side."""
 
 
@@ -67,7 +67,7 @@ class Distil:
         return f"{record['path']}: segmentation {record['results']['segmentation']['miou_headline']:.1f}"
 
 
-class Views(datasets.TrainingViews):
+class _Views(datasets.TrainingViews):
     """Training views, and the pixel of the photograph that each token shows."""
 
     def __init__(self, split: datasets.Split, config: Config, patch: int):
@@ -85,7 +85,7 @@ class Views(datasets.TrainingViews):
 
 
 @dataclass
-class Lesson(Batch):
+class _Lesson(Batch):
     """A batch, and the teacher's values at the places that its tokens show."""
 
     shown: Bool[Tensor, "b i j"] | None = None
@@ -109,14 +109,14 @@ def sampled(
 
 
 @torch.inference_mode()
-def teacher_maps(teacher: SegmentationModel, photograph: Tensor, label: Tensor) -> dict[str, Float[Tensor, "d p q"]]:
+def _teacher_maps(teacher: SegmentationModel, photograph: Tensor, label: Tensor) -> dict[str, Float[Tensor, "d p q"]]:
     """Compute the teacher's maps of a photograph (3, h, w), the mean over it and its mirror image.
 
     Probabilities of the decoder are kept for the background and the classes of the image label alone.
     """
     image = teacher.normalise(photograph)
     output = teacher(torch.stack([image, image.flip(2)]))
-    maps = dict(zip(MAPS, token_maps(teacher, output), strict=True))
+    maps = dict(zip(_MAPS, _token_maps(teacher, output), strict=True))
     maps["segmentation"] = maps["segmentation"].softmax(1)
     taught = {name: (value[0] + value[1].flip(2)) / 2 for name, value in maps.items()}
     allowed = torch.cat([torch.ones(1), label])[:, None, None]
@@ -124,7 +124,7 @@ def teacher_maps(teacher: SegmentationModel, photograph: Tensor, label: Tensor) 
     return taught
 
 
-def token_maps(model: SegmentationModel, output: Output) -> tuple[Float[Tensor, "b d i j"], ...]:
+def _token_maps(model: SegmentationModel, output: Output) -> tuple[Float[Tensor, "b d i j"], ...]:
     """Compute MAPS: class scores of the tokens of the last and the aux layer, decoder logits, codes."""
     pairs = zip(output.layers[:2], model.class_weights()[:2], strict=True)
     scores = [F.linear(tokens, weight).mT.unflatten(2, output.grid) for tokens, weight in pairs]
@@ -132,7 +132,7 @@ def token_maps(model: SegmentationModel, output: Output) -> tuple[Float[Tensor, 
     return (*scores, output.segmentation, codes)
 
 
-def losses(model: SegmentationModel, lesson: Lesson) -> dict[str, Float[Tensor, ""]]:
+def _losses(model: SegmentationModel, lesson: _Lesson) -> dict[str, Float[Tensor, ""]]:
     """Compute the student's losses, each a mean over the tokens that show the photograph.
 
     classification: both heads by the image label. cam, aux_cam: squared error of the class scores, divided by the
@@ -140,7 +140,7 @@ def losses(model: SegmentationModel, lesson: Lesson) -> dict[str, Float[Tensor, 
     the subspaces.
     """
     output = model(model.normalise(lesson.image))
-    maps = {name: upcast(value) for name, value in zip(MAPS, token_maps(model, output), strict=True)}
+    maps = {name: upcast(value) for name, value in zip(_MAPS, _token_maps(model, output), strict=True)}
     shown, device = lesson.shown, lesson.image.device
     taught = {name: value.to(device).movedim(1, -1)[shown] for name, value in lesson.taught.items()}
     learnt = {name: value.movedim(1, -1)[shown] for name, value in maps.items()}
@@ -176,49 +176,49 @@ class Student(train.Trainer):
     def _store_maps(self) -> None:
         """Store the teacher's maps of every training photograph that has none yet."""
         known = self.known
-        if not (self.kept / TEACHER).is_file():
-            write_json(self.kept / TEACHER, known)
-        if read_json(self.kept / TEACHER) != known:
+        if not (self.kept / _TEACHER).is_file():
+            write_json(self.kept / _TEACHER, known)
+        if read_json(self.kept / _TEACHER) != known:
             raise UserError(f"{self.kept} holds the maps of another teacher; choose another --output, or delete it")
         split, teacher = self.train_split, self.teacher.to(self.device)
         for place, name in enumerate(tqdm(split.ids, "teacher", unit="image")):
             if not self._file(name).is_file():
                 pixels = torch.from_numpy(np.array(pictures.read_image(split.files[place]))).permute(2, 0, 1)
                 label = torch.from_numpy(split.labels[place])
-                taught = teacher_maps(teacher, pixels.to(self.device), label.to(self.device))
+                taught = _teacher_maps(teacher, pixels.to(self.device), label.to(self.device))
                 with atomic(self._file(name)) as scratch, open(scratch, "wb") as file:
                     np.savez(file, **{kind: value.half().cpu().numpy() for kind, value in taught.items()})
 
     def _file(self, name: str) -> Path:
         return self.kept / f"{name}.npz"
 
-    def batches(self) -> Iterator[Lesson]:
+    def batches(self) -> Iterator[_Lesson]:
         """Yield training views with the teacher's values, without end."""
         order = datasets.TrainSampler(len(self.train_split), self.config, self.step)
-        views = Views(self.train_split, self.config, self.model.patch)
+        views = _Views(self.train_split, self.config, self.model.patch)
         yield from DataLoader(views, batch_sampler=order, collate_fn=self._lesson)
 
-    def _lesson(self, items: list[tuple]) -> Lesson:
+    def _lesson(self, items: list[tuple]) -> _Lesson:
         batch = datasets.collate([item[:-2] for item in items])
-        taught: dict[str, list[Tensor]] = {kind: [] for kind in MAPS}
+        taught: dict[str, list[Tensor]] = {kind: [] for kind in _MAPS}
         for *_, source, size in items:
             name = batch.ids[len(taught["cam"])]
             with np.load(self._file(name)) as file:
-                for kind in MAPS:
+                for kind in _MAPS:
                     taught[kind].append(sampled(torch.from_numpy(file[kind]).float(), source, size, self.teacher.patch))
         shown = torch.stack([source >= 0 for *_, source, _ in items])
-        return Lesson(**vars(batch), shown=shown, taught={kind: torch.stack(rows) for kind, rows in taught.items()})
+        return _Lesson(**vars(batch), shown=shown, taught={kind: torch.stack(rows) for kind, rows in taught.items()})
 
     def weights(self, step: int) -> dict[str, float]:
         """Return the weights of the terms, the same at every step."""
         return WEIGHTS
 
-    def _update(self, wrapped: nn.Module, batches: Iterator[Lesson]) -> dict[str, float | None]:
+    def _update(self, wrapped: nn.Module, batches: Iterator[_Lesson]) -> dict[str, float | None]:
         self.model.train()
         self.optimizer.zero_grad()
         lesson = next(batches).to(self.device)
         with self._autocast():
-            terms = losses(self.model, lesson)
+            terms = _losses(self.model, lesson)
             loss = method.objective(terms, WEIGHTS)
         values = [(lesson.ids, finite.values(terms))]
         loss.backward()

@@ -27,7 +27,7 @@ from wsss.tools.bench import Step
 from wsss.tools.bench_infer import Infer
 from wsss.tools.machine import device, draw, random_batch
 
-TOY = {
+_TOY = {
     "model.backbone": "vit_tiny_patch16_224",
     "model.width": 48,
     "model.depth": 4,
@@ -39,8 +39,8 @@ TOY = {
     "class_contrast.bottleneck": 16,
     "msc.dimension": 4,
 }
-NUMBERS = ("seconds", "peak_memory_gb", "utilisation", "busy", "host")
-TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+_NUMBERS = ("seconds", "peak_memory_gb", "utilisation", "busy", "host")
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """Of a term and of the gradient's norm, relative to the CPU in float32: rounding adds up over 12 blocks and the CAM is
 compared with thresholds, where one token more moves a term by far more than rounding does."""
 
@@ -60,27 +60,27 @@ class Check:
 
     def config(self, **changes: Any) -> Config:
         """The paper's preset with random weights."""
-        return presets.get("voc", **{"model.pretrained": False, **(TOY if self.toy else {}), **changes})
+        return presets.get("voc", **{"model.pretrained": False, **(_TOY if self.toy else {}), **changes})
 
     def __call__(self) -> int:
         if not (self.toy or torch.cuda.is_available()):
             print("make gpu: PyTorch sees no GPU here, so nothing was checked; --toy True runs all parts at toy size")
             return 0
         rows, stamp = [], {**evaluate.stamp(), "cores": cores(), "toy": self.toy}
-        for part in PARTS:
+        for name, part in PARTS.items():
             started = time.perf_counter()
             try:
                 numbers = part(self)
             except Exception as error:  # the parts after it are still worth their minutes
                 numbers = {"error": f"{type(error).__name__}: {error}", "ok": False}
-            line = {"part": part.__name__, **numbers, "took": round(time.perf_counter() - started, 1), **stamp}
+            line = {"part": name, **numbers, "took": round(time.perf_counter() - started, 1), **stamp}
             print(json.dumps(line), flush=True)
-            rows.append((part.__name__, "yes" if numbers.pop("ok") else "NO", str(line["took"]), json.dumps(numbers)))
+            rows.append((name, "yes" if numbers.pop("ok") else "NO", str(line["took"]), json.dumps(numbers)))
         print(Table("What a GPU must show", ("part", "as it must be", "s", "numbers"), tuple(rows), "").text())
         return int(any(row[1] == "NO" for row in rows))
 
 
-def parity(check: Check) -> dict[str, Any]:
+def _parity(check: Check) -> dict[str, Any]:
     """Largest relative difference of a term and of the gradient's norm between the device and the CPU, with the CPU's
     crops and anchors on both."""
     config, drawn = check.config(**{"csa.direction": "both"}), {}
@@ -88,9 +88,9 @@ def parity(check: Check) -> dict[str, Any]:
     crops, anchors = (_kept(drawn, work) for work in (contrast.choose_crops, subspace.choose_anchors))
     with patch.object(contrast, "choose_crops", crops), patch.object(subspace, "choose_anchors", anchors):
         reference = _step(config, batch.to(torch.device("cpu")), "float32")
-        rows = {name: _step(config, batch, name) for name in TOLERANCE}
+        rows = {name: _step(config, batch, name) for name in _TOLERANCE}
     worst = {name: max(abs(row[term] / reference[term] - 1) for term in reference) for name, row in rows.items()}
-    return {**worst, "ok": all(worst[name] <= TOLERANCE[name] for name in worst)}
+    return {**worst, "ok": all(worst[name] <= _TOLERANCE[name] for name in worst)}
 
 
 def _kept(drawn: dict[Any, Any], work: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,26 +118,26 @@ def _step(config: Config, batch: Batch, dtype: str) -> dict[str, float]:
     return {name: value.item() for name, value in terms.items()} | {"gradient": torch.stack(norms).norm().item()}
 
 
-def steps(check: Check) -> dict[str, Any]:
+def _steps(check: Check) -> dict[str, Any]:
     """Seconds of a step, peak memory, use of the machine, the share of the time in which the GPU works and what takes
     the host longest, by preset and type, as `wsss bench step` has them."""
-    size = {"backbone": TOY["model.backbone"], "crop": 64} if check.toy else {}
+    size = {"backbone": _TOY["model.backbone"], "crop": 64} if check.toy else {}
     rows: dict[str, Any] = {}
     kinds = (("voc", "bfloat16"), ("voc", "float32"), ("voc-toco", "bfloat16"))
     for preset, dtype in kinds if distributed.computes_bfloat16(device()) else kinds[1:2]:
         bench = Step(preset, batch=2, dtype=dtype, repeats=check.repeats, **size).measure()
-        rows[f"{preset} {dtype}"] = {name: bench[name] for name in NUMBERS}
+        rows[f"{preset} {dtype}"] = {name: bench[name] for name in _NUMBERS}
     return {**rows, "ok": True}
 
 
-def compiled(check: Check) -> dict[str, Any]:
+def _compiled(check: Check) -> dict[str, Any]:
     """Seconds of a step whose blocks torch.compile has made, and how many graphs it made after the warm-up."""
-    size = {"backbone": TOY["model.backbone"], "crop": 64} if check.toy else {}
+    size = {"backbone": _TOY["model.backbone"], "crop": 64} if check.toy else {}
     bench = Step("voc", batch=2, repeats=check.repeats, compile=True, **size).measure()
     return {"seconds": bench["seconds"], "recompiled": bench["recompiled"], "ok": bench["recompiled"] == 0}
 
 
-def resumed(check: Check) -> dict[str, Any]:
+def _resumed(check: Check) -> dict[str, Any]:
     """A run on drawn photographs that is asked to stop after its first checkpoint, and goes on to its end."""
     with tempfile.TemporaryDirectory() as scratch:
         arguments = _train(check, Path(scratch), "--optim.steps", str(check.steps))
@@ -151,7 +151,7 @@ def resumed(check: Check) -> dict[str, Any]:
     return {"codes": codes, "seconds a step": last["seconds"] / last["step"], "ok": codes == [143, 0]}
 
 
-def ranks(check: Check) -> dict[str, Any]:
+def _ranks(check: Check) -> dict[str, Any]:
     """Two processes that share the device by gloo, against one that accumulates: how far the weights of the two are
     apart after four steps, as a share of how far they have moved."""
     same = ("--optim.steps", "4", "--optim.bfloat16", "False", "--optim.warmup", "0")
@@ -177,20 +177,27 @@ def _train(check: Check, scratch: Path, *more: str) -> list[str]:
     root = scratch / "set"
     if not root.exists():
         draw(root, check.images)
-    toy = [word for name, value in TOY.items() for word in (f"--{name}", str(value))] if check.toy else []
+    toy = [word for name, value in _TOY.items() for word in (f"--{name}", str(value))] if check.toy else []
     split = ["--data.train_split", "val", "--data.val_split", "val", "--save_every", "0.1", "--validate_every", "1"]
     place = ["--data.root", str(root), "--output", str(scratch / "runs"), "--variant", "gpu"]
     return [sys.executable, "-m", "wsss", "train", "voc", "--model.pretrained", "False", *toy, *split, *place, *more]
 
 
-def crf(check: Check) -> dict[str, Any]:
+def _crf(check: Check) -> dict[str, Any]:
     """A final evaluation beside its CRF workers, as `wsss bench infer` has it."""
-    size = {"backbone": TOY["model.backbone"], "width": 64, "height": 48} if check.toy else {}
+    size = {"backbone": _TOY["model.backbone"], "width": 64, "height": 48} if check.toy else {}
     bench = Infer(images=check.images, **size).measure()
     return {name: bench[name] for name in ("images_a_second", "phases", "crf_seconds", "ratio")} | {"ok": True}
 
 
-PARTS: tuple[Callable[[Check], dict[str, Any]], ...] = (parity, steps, compiled, resumed, ranks, crf)
+PARTS: dict[str, Callable[[Check], dict[str, Any]]] = {
+    "parity": _parity,
+    "steps": _steps,
+    "compiled": _compiled,
+    "resumed": _resumed,
+    "ranks": _ranks,
+    "crf": _crf,
+}
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from wsss.model import SegmentationModel
 
 GEMM = 4096
 """Side of the matrices whose product is the unit of time."""
-GRAIN = 6.0
+_GRAIN = 6.0
 """Deviation of the grain in grey levels: with it the CRF takes the time that it takes for photographs."""
 
 Passes = list[tuple[int, int, bool]]
@@ -155,7 +155,7 @@ def random_batch(config: Config, classes: int, images: int) -> Batch:
 def photograph(random: np.random.Generator, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """A random image of (width, height) pixels, smooth with some grain."""
     coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
-    pixels = np.asarray(coarse) + random.normal(0, GRAIN, (*size[::-1], 3))
+    pixels = np.asarray(coarse) + random.normal(0, _GRAIN, (*size[::-1], 3))
     return pixels.clip(0, 255).astype(np.uint8)
 
 

@@ -24,7 +24,7 @@ _OPTIONS = (
 )
 
 
-def browser() -> str:
+def _browser() -> str:
     """The first Chromium on the PATH. Raises UserError where there is none."""
     program = next((path for path in map(shutil.which, BROWSERS) if path), None)
     if program is None:
@@ -41,7 +41,7 @@ def print_page(page: Path, target: Path, seconds: float = 3600.0) -> None:
         options = [*_OPTIONS, *sandbox, f"--user-data-dir={profile}", f"--print-to-pdf={temporary.resolve()}"]
         try:
             done = subprocess.run(
-                [browser(), *options, page.resolve().as_uri()], capture_output=True, text=True, timeout=seconds
+                [_browser(), *options, page.resolve().as_uri()], capture_output=True, text=True, timeout=seconds
             )
         except subprocess.TimeoutExpired as error:
             raise UserError(f"printing {page} took more than {seconds:.0f} s and was stopped; try again") from error

@@ -33,8 +33,8 @@ from wsss.normalisation import IMAGENET
 from wsss.paths import UserError, atomic, write_json
 from wsss.settings import Bound, check
 
-DRAWN = "drawn"
-SMALL_VIT = Model(
+_DRAWN = "drawn"
+_SMALL_VIT = Model(
     backbone="vit_tiny_patch16_224",
     patch_size=8,
     image_size=64,
@@ -76,18 +76,18 @@ class Pretrain:
     """Fraction of the run with linear warm-up; cosine decay after it."""
     seed: Annotated[int, Bound(0, 2**31 - 1)] = 0
     """The one source of randomness."""
-    model: Model = field(default_factory=lambda: SMALL_VIT)
+    model: Model = field(default_factory=lambda: _SMALL_VIT)
     """The architecture."""
 
     def __post_init__(self) -> None:
         check(self)
 
     def __call__(self) -> str:
-        record = pretrain(self)
+        record = _pretrain(self)
         return f"{json.dumps(record['held_out'])} -> {self.output}"
 
 
-class Pretrainer(nn.Module):
+class _Pretrainer(nn.Module):
     """A ViT with two linear heads: on the class token, and on the maximum over the patch tokens as in the method.
 
     A mean over the tokens, which wants the class in every token, learns far more slowly (card of the weights).
@@ -109,23 +109,23 @@ class Pretrainer(nn.Module):
         return self.class_head(tokens[:, 0]), self.patch_head(tokens[:, self.encoder.num_prefix_tokens :].amax(1))
 
 
-def pretrain(config: Pretrain) -> dict[str, Any]:
+def _pretrain(config: Pretrain) -> dict[str, Any]:
     """Pretrain, write the weights and their record; returns the record. Raises UserError."""
     try:  # rather now than after the training
         config.output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {config.output}: {error.strerror}; choose another --output") from error
-    images, labels, classes = drawn(config) if config.root == DRAWN else folders(Path(config.root), config.size)
+    images, labels, classes = drawn(config) if config.root == _DRAWN else folders(Path(config.root), config.size)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive_seed(config.seed, 0)))
     held = max(1, int(config.held_out * len(images)))
     test, train = order[:held], order[held:]
     torch.manual_seed(config.seed)
-    model = Pretrainer(config, len(classes)).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = _Pretrainer(config, len(classes)).to("cuda" if torch.cuda.is_available() else "cpu")
     started, processor, stamp = time.monotonic(), time.process_time(), provenance.stamp()
     log = list(_fit(model, images[train], labels[train], config))
-    accuracy = evaluate(model, images[test], labels[test])
+    accuracy = _evaluate(model, images[test], labels[test])
     record = {
-        "data": f"{len(train)} drawn images of other classes" if config.root == DRAWN else f"{len(train)} photographs",
+        "data": f"{len(train)} drawn images of other classes" if config.root == _DRAWN else f"{len(train)} photographs",
         "classes": classes,
         "held_out": {"images": held, **accuracy},
         "backbone": describe(config.model),
@@ -151,7 +151,7 @@ def pretrain(config: Pretrain) -> dict[str, Any]:
     return record
 
 
-def _fit(model: Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) -> Iterator[dict[str, float]]:
+def _fit(model: _Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) -> Iterator[dict[str, float]]:
     """Train for the given time; yield step, loss and rate of every 20th step and of the last."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     device = model.class_head.weight.device
@@ -168,7 +168,7 @@ def _fit(model: Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) ->
                 group["lr"] = config.lr * max(factor, 1e-4)
             model.encoder.patch_drop.prob = config.drop if done < config.drop_until else 0.0
             chosen = torch.randint(len(images), (config.batch,))
-            inputs = prepare(augment(images[chosen]))
+            inputs = _prepare(augment(images[chosen]))
             inputs = (inputs * torch.empty(config.batch, 1, 1, 1).uniform_(0.7, 1.3)).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 logits = model(inputs)
@@ -188,18 +188,18 @@ def _fit(model: Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) ->
 
 
 @torch.no_grad()
-def evaluate(model: Pretrainer, images: UInt8[Tensor, "n 3 h w"], labels: Int[Tensor, " n"]) -> dict[str, float]:
+def _evaluate(model: _Pretrainer, images: UInt8[Tensor, "n 3 h w"], labels: Int[Tensor, " n"]) -> dict[str, float]:
     """Measure the top-1 accuracy of both heads in percent."""
     model.eval()
     right = np.zeros(2)
     for start in range(0, len(images), 256):
-        heads = model(prepare(images[start : start + 256]).to(model.class_head.weight.device))
+        heads = model(_prepare(images[start : start + 256]).to(model.class_head.weight.device))
         right += [float((head.argmax(1).cpu() == labels[start : start + 256]).sum()) for head in heads]
     share = (100 * right / len(images)).round(2).tolist()
     return {"top1_class_token": share[0], "top1_max_patch_token": share[1]}
 
 
-def prepare(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+def _prepare(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """Normalise pixels by ImageNet's mean and deviation."""
     mean, deviation = (torch.tensor(x)[:, None, None] for x in (IMAGENET.mean, IMAGENET.deviation))
     return (images.float() / 255 - mean) / deviation
@@ -230,7 +230,7 @@ def folders(root: Path, size: int) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor
     ]
     if len(classes) < 2 or len(files) < 2:
         raise UserError(
-            f"{root} is no folder of at least two class folders with photographs; give such a folder or '{DRAWN}'"
+            f"{root} is no folder of at least two class folders with photographs; give such a folder or '{_DRAWN}'"
         )
     images = np.empty((len(files), size, size, 3), np.uint8)
     for row, (file, _) in enumerate(tqdm(files, desc="read", unit="image")):

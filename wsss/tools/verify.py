@@ -25,21 +25,21 @@ from wsss.presets import BASE, RELEASED
 from wsss.report.table import ABSENT, Table
 from wsss.settings import override
 
-TOLERANCE = 1e-5
-TOLERANCES = {"energy": 1e-3}
+_TOLERANCE = 1e-5
+_TOLERANCES = {"energy": 1e-3}
 """max|a - b| / max|b|; the lattice of the energy sums in float32."""
-LABELS = ("evaluation_label", "training_label", "roi", "affinity", "label")
+_LABELS = ("evaluation_label", "training_label", "roi", "affinity", "label")
 LABEL_TOLERANCE = 1e-3
 """Of label maps: share of places that differ."""
-ROUNDING = 5e-7
+_ROUNDING = 5e-7
 """The package's scores are rounded to four decimals of a percent; a small one may differ by that much."""
 LOW, HIGH, BACKGROUND = 0.25, 0.7, 0.5
-IMPLIED = {"ptc_all_ignored": {"out/affinity": IGNORE, "grad/tokens": 0}}
+_IMPLIED = {"ptc_all_ignored": {"out/affinity": IGNORE, "grad/tokens": 0}}
 """What a case says without storing it."""
 
 
 @dataclass(frozen=True)
-class Case:
+class _Case:
     """The arrays of one case, by their name behind it: in/cam, out/label, grad/tokens, weight/cls_token."""
 
     name: str
@@ -67,10 +67,10 @@ class Case:
         return {name.partition("/")[2]: torch.from_numpy(self.array(name).astype(np.float32)) for name in names}
 
 
-Found = dict[str, Any]
+_Found = dict[str, Any]
 
 
-def _labels(case: Case) -> Found:
+def _labels(case: _Case) -> _Found:
     maps, label = case.real("cam"), case.real("image_label")
     valid = cam.box_mask(case.whole("box"), (maps.shape[2], maps.shape[3]))
     return {
@@ -81,17 +81,17 @@ def _labels(case: Case) -> Found:
     }
 
 
-def _normalise(case: Case) -> Found:
+def _normalise(case: _Case) -> _Found:
     return {"out/cam": cam.normalise(case.real("raw"))}
 
 
-def _patch_contrast(case: Case) -> Found:
+def _patch_contrast(case: _Case) -> _Found:
     tokens, affinity = case.real("tokens").requires_grad_(), contrast.affinity_labels(case.whole("label"))
     loss = contrast.patch_contrast_loss(tokens.flatten(2).mT, affinity)
     return {"out/affinity": affinity, **_with_gradient(loss, tokens, "tokens")}
 
 
-def _class_contrast(case: Case) -> Found:
+def _class_contrast(case: _Case) -> _Found:
     """Rows are view-major, so the number of views is that of rows over images; the temperature is in the name."""
     student, flags = case.real("student").requires_grad_(), case.whole("flags")
     views = [x.unflatten(0, (-1, len(flags)))[:, :, None] for x in (student, case.real("teacher"))]
@@ -101,17 +101,17 @@ def _class_contrast(case: Case) -> Found:
     return _with_gradient(loss, student, "student")
 
 
-def _par(case: Case) -> Found:
+def _par(case: _Case) -> _Found:
     return {"out/refined": refine.refine(case.real("image"), case.real("masks"))}
 
 
-def _refine(case: Case) -> Found:
+def _refine(case: _Case) -> _Found:
     image = case.real("image")
     maps, label, box = case.real("valid_cam"), case.real("image_label"), case.whole("box")
     return {"out/label": refine.segmentation_labels(image, maps, label, box, LOW, HIGH, TOCO.refine_across_box)}
 
 
-def _segmentation(case: Case) -> Found:
+def _segmentation(case: _Case) -> _Found:
     logits = case.real("logits").requires_grad_()
     labels = case.whole("label")
     sure = method.log_probability(logits, labels.shape[1:])
@@ -119,7 +119,7 @@ def _segmentation(case: Case) -> Found:
     return _with_gradient(loss, logits, "logits")
 
 
-def _energy(case: Case) -> Found:
+def _energy(case: _Case) -> _Found:
     mean, deviation = (torch.tensor(x)[:, None, None] for x in (IMAGENET.mean, IMAGENET.deviation))
     image = ((case.real("image_normalised") * deviation + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     logits = case.real("logits").requires_grad_()
@@ -129,13 +129,13 @@ def _energy(case: Case) -> Found:
     return _with_gradient(energy.energy_loss(probability, filtered, case.whole("label"), valid), logits, "logits")
 
 
-def _schedule(case: Case) -> Found:
+def _schedule(case: _Case) -> _Found:
     config = Config().optim
     optimizer = optim.build([torch.nn.Parameter(torch.zeros(1))], [], [], config)
     return {"out/lr": np.array([optim.set_rate(optimizer, step, config) for step in case.whole("step").tolist()])}
 
 
-def _metrics(case: Case) -> Found:
+def _metrics(case: _Case) -> _Found:
     classes = len(case.array("out/iou"))
     truth, prediction = (case.array(f"in/{name}").astype(np.uint8) for name in ("truth", "prediction"))
     totals = metrics.counts(metrics.confusion(truth.reshape(1, -1), prediction.reshape(1, -1), classes))
@@ -144,12 +144,12 @@ def _metrics(case: Case) -> Found:
     return {"out/iou": metrics.iou(totals) / 100, **means}
 
 
-def _crf(case: Case) -> Found:
+def _crf(case: _Case) -> _Found:
     image, probability = case.array("in/image").astype(np.uint8), case.array("in/probability").astype(np.float32)
     return {"out/q": crf.dense_crf(image, probability)}
 
 
-def _encoder(case: Case) -> Found:
+def _encoder(case: _Case) -> _Found:
     """Depth, width, patch and size follow from the weights. The number of heads does not: it is the layout's 3 or,
     where that fails, the one with the fewest outputs that differ; a wrong one never agrees by chance."""
     images, weights, tried = case.part("in"), case.part("weight"), []
@@ -164,7 +164,7 @@ def _encoder(case: Case) -> Found:
     return min(tried, key=lambda pair: pair[0])[1]
 
 
-def _shape(case: Case) -> dict[str, int]:
+def _shape(case: _Case) -> dict[str, int]:
     """Settings of the ViT that the weights are of."""
     patch = case.array("weight/patch_embed.proj.weight").shape[2]
     return {
@@ -175,11 +175,11 @@ def _shape(case: Case) -> dict[str, int]:
     }
 
 
-def _tokens(weights: Mapping[str, Tensor], images: Mapping[str, Tensor], shape: Mapping[str, int]) -> Found:
+def _tokens(weights: Mapping[str, Tensor], images: Mapping[str, Tensor], shape: Mapping[str, int]) -> _Found:
     """Tokens of a ViT with these weights, under the names of the outputs."""
     network = model.build(override(Config(), {**BASE, **RELEASED, **shape, "class_contrast.hidden": 1}), 1).eval()
     checkpoint.fill(network.encoder, weights, "encoder/weight")
-    outputs: Found = {}
+    outputs: _Found = {}
     for name, image in images.items():
         with torch.no_grad():
             encoded = network.encode(image)
@@ -187,11 +187,11 @@ def _tokens(weights: Mapping[str, Tensor], images: Mapping[str, Tensor], shape: 
     return outputs
 
 
-def _with_gradient(loss: Tensor, leaf: Tensor, name: str) -> Found:
+def _with_gradient(loss: Tensor, leaf: Tensor, name: str) -> _Found:
     return {"out/loss": loss.detach(), f"grad/{name}": torch.autograd.grad(loss, leaf)[0]}
 
 
-CASES: dict[str, Callable[[Case], Found]] = {
+_CASES: dict[str, Callable[[_Case], _Found]] = {
     "labels": _labels,
     "normalise": _normalise,
     "ptc": _patch_contrast,
@@ -230,7 +230,7 @@ class Row:
         return self.name, f"{self.error:.1e}", f"{self.tolerance:.0e}", "yes" if self.ok else "NO"
 
 
-def read(path: Path) -> list[Case]:
+def _read(path: Path) -> list[_Case]:
     """The cases of a file, in its order. Raises UserError where it is missing, no npz, cut off or holds pickles."""
     if not path.is_file():
         raise UserError(f"there is no file {path}; give the .npz file of reference numbers")
@@ -248,7 +248,7 @@ def read(path: Path) -> list[Case]:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it again") from error
     if not cases:
         raise UserError(f"{path} holds no case")
-    return [Case(name, arrays) for name, arrays in cases.items()]
+    return [_Case(name, arrays) for name, arrays in cases.items()]
 
 
 def error(mine: Any, theirs: np.ndarray, labels: bool = False) -> float:
@@ -266,13 +266,13 @@ def error(mine: Any, theirs: np.ndarray, labels: bool = False) -> float:
     return float(np.abs(mine - theirs).max() / (np.abs(theirs).max() or 1.0))
 
 
-def compare(case: Case) -> list[Row]:
+def _compare(case: _Case) -> list[Row]:
     """A row for every output and gradient of one case."""
     kind = re.sub(r"^ctc_T\d+(\.\d+)?$", "ctc_T<number>", case.name)
-    if kind not in CASES:
-        return [Row(case.name, words=f"unknown case{did_you_mean(case.name, CASES)}")]
+    if kind not in _CASES:
+        return [Row(case.name, words=f"unknown case{did_you_mean(case.name, _CASES)}")]
     try:
-        outputs = CASES[kind](case)
+        outputs = _CASES[kind](case)
     except Exception as fault:  # whatever arrays that do not fit one another lead to: the other cases still count
         return [Row(case.name, words=_words(fault))]
     unknown = [name for name in case.arrays if name not in outputs and not name.startswith(("in/", "weight/"))]
@@ -280,15 +280,15 @@ def compare(case: Case) -> list[Row]:
     return rows + [Row(f"{case.name}/{name}", words="unknown output") for name in unknown]
 
 
-def _row(case: Case, name: str, mine: Any) -> Row:
-    full, implied = f"{case.name}/{name}", IMPLIED.get(case.name, {})
-    labels, tolerance = name.partition("/")[2] in LABELS, TOLERANCES.get(case.name, TOLERANCE)
+def _row(case: _Case, name: str, mine: Any) -> Row:
+    full, implied = f"{case.name}/{name}", _IMPLIED.get(case.name, {})
+    labels, tolerance = name.partition("/")[2] in _LABELS, _TOLERANCES.get(case.name, _TOLERANCE)
     try:
         theirs = case.array(name) if name in case.arrays or name not in implied else np.full(mine.shape, implied[name])
         if full == "metrics/out/iou":  # a class that is neither in truth nor prediction has none in either
             mine, theirs = (np.where(np.isnan(mine) & np.isnan(theirs), 0, x) for x in (mine, theirs))
         elif case.name == "metrics":
-            tolerance = max(tolerance, ROUNDING / float(np.abs(theirs).max() or 1.0))
+            tolerance = max(tolerance, _ROUNDING / float(np.abs(theirs).max() or 1.0))
         return Row(full, error(mine, theirs, labels), LABEL_TOLERANCE if labels else tolerance)
     except Exception as fault:
         return Row(full, words=_words(fault))
@@ -308,7 +308,7 @@ class Verify:
     """Arrays case/in/..., case/out/..., case/grad/..., encoder/weight/...; see tests/golden/README.md."""
 
     def __call__(self) -> int:
-        rows = [row for case in read(self.reference) for row in compare(case)]
+        rows = [row for case in _read(self.reference) for row in _compare(case)]
         failed = [row.name for row in rows if not row.ok]
         note = f"{len(failed)} of {len(rows)} differ: {', '.join(failed)}" if failed else f"all {len(rows)} agree"
         columns = ("case", "largest error", "tolerance", "ok")

@@ -30,15 +30,15 @@ from wsss.registry import DATASETS
 
 VERSION = 2
 """Of the generator: changes whenever one byte of its labels or masks does."""
-LENGTH = (54, 84)
+_LENGTH = (54, 84)
 """Length of an object, in pixels of a 128 pixel image."""
-CROWD = 6
+_CROWD = 6
 """How many pixels shorter the longest object is for each object more in the image."""
-HUE_JITTER = 25
+_HUE_JITTER = 25
 """Degrees either side of a class's hue on its part."""
-OBJECTS = (0.5, 0.32, 0.18)
+_OBJECTS = (0.5, 0.32, 0.18)
 """Probability of one, two, three objects."""
-CONTEXT = (0.9, 0.05)
+_CONTEXT = (0.9, 0.05)
 """Probability of a context: with the class it belongs to, with any other."""
 VISIBLE, PART_VISIBLE, PART_SHARE = 0.5, 0.6, 1 / 3
 """An object shows at least this share of itself and of its part; the part is at most this share of what shows."""
@@ -76,16 +76,16 @@ class Drawing:
 
 def draw(random: RandomState, size: int = 128, first: int | None = None) -> Drawing:
     """Draw one image with one to three objects; `first` (1..9) fixes the class of the one at the back."""
-    count = 1 + int(np.searchsorted(np.cumsum(OBJECTS)[:-1], random.random_sample(), side="right"))
+    count = 1 + int(np.searchsorted(np.cumsum(_OBJECTS)[:-1], random.random_sample(), side="right"))
     classes = [int(c) for c in random.randint(1, len(CLASSES) + 1, count)]
     classes[0] = first or classes[0]
     sprites = []
     for index in classes:
         name = CLASSES[index - 1]
         pattern, body = name.split("-")
-        length = between(random, LENGTH[0], LENGTH[1] - CROWD * (count - 1)) * size / 128
+        length = between(random, _LENGTH[0], _LENGTH[1] - _CROWD * (count - 1)) * size / 128
         degrees = random.randint(-_TURNS[body], _TURNS[body] + 1)
-        hue = _HUES[name] + between(random, -HUE_JITTER, HUE_JITTER)
+        hue = _HUES[name] + between(random, -_HUE_JITTER, _HUE_JITTER)
         sprites.append(draw_object(random, BODIES[body], PATTERNS[pattern], hue, length, degrees))
     corners, shown = _arrange(random, sprites, size)
     placed = list(zip(classes, sprites, corners, strict=False))
@@ -94,7 +94,7 @@ def draw(random: RandomState, size: int = 128, first: int | None = None) -> Draw
     extents = {index: (top, len(sprite.part)) for index, sprite, (_, top) in placed}
     for name, paint, share in _CONTEXTS:  # behind the objects
         index = CLASSES.index(name) + 1
-        if random.random_sample() < CONTEXT[0 if index in extents else 1]:
+        if random.random_sample() < _CONTEXT[0 if index in extents else 1]:
             top, height = extents.get(index, (between(random, 0.1, 0.4) * size, 0.5 * size))
             paint(random, image, top + height * (share + between(random, -0.08, 0.08)))
     edge = contour(shown)

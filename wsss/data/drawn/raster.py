@@ -28,7 +28,7 @@ def between(random: RandomState, low: Number, high: Number) -> float:
 
 
 @lru_cache(None)
-def turn(degrees: int) -> tuple[float, float]:
+def _turn(degrees: int) -> tuple[float, float]:
     """Cosine and sine of whole degrees, rounded to six digits: the last bits of libm differ between platforms."""
     angle = math.radians(degrees)
     return round(math.cos(angle), 6), round(math.sin(angle), 6)
@@ -36,7 +36,7 @@ def turn(degrees: int) -> tuple[float, float]:
 
 @lru_cache(None)
 def _circle(corners: int) -> Polygon:
-    return np.array([turn(round(360 * i / corners)) for i in range(corners)])
+    return np.array([_turn(round(360 * i / corners)) for i in range(corners)])
 
 
 def ellipse(x: Number, y: Number, rx: Number, ry: Number | None = None, corners: int = 24) -> Polygon:
@@ -77,7 +77,7 @@ class Pose:
     flip: bool = False
 
     def __call__(self, points: Polygon) -> Polygon:
-        c, s = turn(self.degrees % 360)
+        c, s = _turn(self.degrees % 360)
         px, py = points[:, 0] * (-self.scale if self.flip else self.scale), points[:, 1] * self.scale
         return np.array([px * c - py * s + self.x, px * s + py * c + self.y]).T
 
@@ -139,7 +139,7 @@ def disc(x: Number, y: Number, radius: Number, height: int, width: int) -> np.nd
 
 def bands(height: int, width: int, degrees: int, gap: Number, share: Number) -> np.ndarray:
     """Coverage, (height, width) float32, of parallel bands: one every `gap` pixels, `share` of it wide."""
-    c, s = turn(degrees % 360)
+    c, s = _turn(degrees % 360)
     across = (np.arange(width) * c + (np.arange(height) * s)[:, None]) / gap
     off = np.abs(across - np.floor(across) - 0.5) * 2
     return np.minimum(np.maximum((share - off) * (gap / 2) + 0.5, 0), 1).astype(np.float32)

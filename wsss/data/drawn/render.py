@@ -8,7 +8,7 @@ from numpy.random import RandomState
 from wsss.data.drawn.raster import Number, Polygon, Pose, bands, between, blur, disc, ellipse, fill, noise, oklch, ramp
 from wsss.data.drawn.shapes import Body, Glyph
 
-PART_SCALE = 1.0
+_PART_SCALE = 1.0
 """Size of the distinctive part; 1 is 20 to 28 % of an object that shows whole, 19 to 32 pixels across."""
 _PAPER, _INK = (0.50, 0.16), (0.95, 0.03)
 """Lightness and chroma (OKLCH) of the part's ground and of the pattern on it."""
@@ -74,7 +74,7 @@ def draw_object(random: RandomState, body: Body, glyph: Glyph, hue: Number, leng
     texture = _texture(random, height, width, length)
     for role, polygons in layers:
         paint(fill(polygons, height, width, pose), palette[role] * texture)
-    (x, y), radius = pose(np.array([[x, y]]))[0], radius * length * PART_SCALE
+    (x, y), radius = pose(np.array([[x, y]]))[0], radius * length * _PART_SCALE
     badge = disc(x, y, radius, height, width)
     paint(badge, palette["dark"])
     inside = disc(x, y, radius * 0.91, height, width)

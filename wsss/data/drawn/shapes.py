@@ -14,14 +14,14 @@ from numpy.random import RandomState
 
 from wsss.data.drawn.raster import Number, Polygon, Pose, between, ellipse, line, rectangle, smooth
 
-Layer = tuple[str, list[Polygon]]
+_Layer = tuple[str, list[Polygon]]
 """Role: main, shade (main, darker), tint (main, lighter), second (the other body colour), dark, light."""
-Parts = tuple[list[Layer], tuple[Number, Number, Number]]
+_Parts = tuple[list[_Layer], tuple[Number, Number, Number]]
 """Layers from back to front; x, y and radius of the distinctive part."""
-Body = Callable[[RandomState], Parts]
+Body = Callable[[RandomState], _Parts]
 
 
-def _fish(random: RandomState) -> Parts:
+def _fish(random: RandomState) -> _Parts:
     h = between(random, 0.27, 0.33)
     tail = between(random, 0.21, 0.29)
     fin = between(random, 0.11, 0.18)
@@ -43,7 +43,7 @@ def _fish(random: RandomState) -> Parts:
     return layers, (0.01, -0.02 * h, 0.19)
 
 
-def _balloon(random: RandomState) -> Parts:
+def _balloon(random: RandomState) -> _Parts:
     w = between(random, 0.37, 0.42)
     neck = between(random, 0.20, 0.26)
     envelope = smooth([(0, -0.53), (-0.72 * w, -0.50), (-1.1 * w, -0.28), (-0.98 * w, -0.02), (-0.09, neck),
@@ -63,7 +63,7 @@ def _balloon(random: RandomState) -> Parts:
     return layers, (0.0, -0.19, 0.18)
 
 
-def _boat(random: RandomState) -> Parts:
+def _boat(random: RandomState) -> _Parts:
     lean = between(random, -0.04, 0.04)
     bow = between(random, 0.42, 0.48)
     hull = smooth([(-bow, 0.25), (-0.1, 0.27), (0.46, 0.23), (0.34, 0.46), (-0.30, 0.47)], 1)
@@ -112,7 +112,7 @@ BODIES: dict[str, Body] = {"fish": _fish, "balloon": _balloon, "boat": _boat}
 # Pretraining.
 
 
-def _car(random: RandomState) -> Parts:
+def _car(random: RandomState) -> _Parts:
     roof = between(random, -0.30, -0.22)
     shell = smooth([(-0.5, 0.2), (-0.5, -0.02), (-0.3, -0.06), (-0.2, roof), (0.22, roof), (0.34, -0.06), (0.5, 0.0),
                     (0.5, 0.2)], 1)
@@ -123,7 +123,7 @@ def _car(random: RandomState) -> Parts:
     return layers, (0.0, 0.02, 0.17)
 
 
-def _house(random: RandomState) -> Parts:
+def _house(random: RandomState) -> _Parts:
     eaves = between(random, -0.18, -0.08)
     layers = [("shade", [rectangle(0.14, -0.45, 0.24, -0.15)]), ("main", [rectangle(-0.34, eaves, 0.34, 0.48)]),
               ("second", [np.array([(-0.46, eaves), (0, -0.5), (0.46, eaves)])]),
@@ -131,7 +131,7 @@ def _house(random: RandomState) -> Parts:
     return layers, (0.12, 0.13, 0.18)
 
 
-def _rocket(random: RandomState) -> Parts:
+def _rocket(random: RandomState) -> _Parts:
     w = between(random, 0.2, 0.24)
     hull = smooth([(0, -0.54), (-w, -0.2), (-w, 0.25), (-0.12, 0.38), (0.12, 0.38), (w, 0.25), (w, -0.2)], 2)
     fins = [np.array([(s * w * 0.8, 0.05), (s * 0.38, 0.34), (s * 0.36, 0.46), (s * 0.1, 0.34)]) for s in (-1, 1)]
@@ -139,14 +139,14 @@ def _rocket(random: RandomState) -> Parts:
     return [("light", [flame]), ("second", fins), ("main", [hull])], (0, -0.03, 0.17)
 
 
-def _mushroom(random: RandomState) -> Parts:
+def _mushroom(random: RandomState) -> _Parts:
     w = between(random, 0.42, 0.5)
     stem = smooth([(-0.13, 0), (0.13, 0), (0.18, 0.5), (-0.18, 0.5)], 1)
     cap = smooth([(-w, 0.08), (-0.9 * w, -0.34), (-0.2, -0.52), (0.2, -0.52), (0.9 * w, -0.34), (w, 0.08)], 2)
     return [("second", [stem]), ("main", [cap])], (0, -0.2, 0.18)
 
 
-def _butterfly(random: RandomState) -> Parts:
+def _butterfly(random: RandomState) -> _Parts:
     reach = between(random, 0.44, 0.52)
     upper = [smooth([(0, 0), (s * 0.15, -0.36), (s * reach, -0.42), (s * 0.48, -0.04), (s * 0.1, 0.1)], 2)
              for s in (-1, 1)]
@@ -155,21 +155,21 @@ def _butterfly(random: RandomState) -> Parts:
     return [("dark", feelers), ("second", lower), ("main", upper)], (0, 0.0, 0.18)
 
 
-def _tree(random: RandomState) -> Parts:
+def _tree(random: RandomState) -> _Parts:
     spread = between(random, 0.26, 0.32)
     crown = [ellipse(-0.2, -0.08, spread * 0.8), ellipse(0.2, -0.08, spread * 0.8), ellipse(0, -0.22, spread)]
     trunk = smooth([(-0.07, 0.1), (0.07, 0.1), (0.12, 0.5), (-0.12, 0.5)], 1)
     return [("second", [trunk]), ("main", crown)], (0, -0.14, 0.18)
 
 
-def _cup(random: RandomState) -> Parts:
+def _cup(random: RandomState) -> _Parts:
     foot = between(random, 0.2, 0.28)
     bowl = smooth([(-0.38, -0.34), (0.3, -0.34), (foot, 0.4), (-foot - 0.08, 0.4)], 1)
     handle = [line(0.22, -0.2, 0.46, -0.16, 0.07), line(0.45, -0.19, 0.43, 0.12, 0.07), line(0.46, 0.1, 0.2, 0.2, 0.07)]
     return [("second", handle), ("main", [bowl]), ("dark", [ellipse(-0.04, -0.28, 0.28, 0.05)])], (-0.04, 0.06, 0.18)
 
 
-def _umbrella(random: RandomState) -> Parts:
+def _umbrella(random: RandomState) -> _Parts:
     rise = between(random, 0.44, 0.52)
     shade = np.array([(-0.5, 0.08), (-0.42, -0.2), (-0.22, -rise + 0.06), (0, -rise), (0.22, -rise + 0.06),
                       (0.42, -0.2), (0.5, 0.08), (0.33, 0.02), (0.17, 0.09), (0, 0.03), (-0.17, 0.09), (-0.33, 0.02)])
