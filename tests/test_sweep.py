@@ -27,7 +27,7 @@ def test_rows_differ_and_their_words_make_them(name):
     assert len({row.variant for row in experiment.rows}) == len({row.label for row in experiment.rows})
     assert experiment.against in {row.label for row in experiment.rows}
     for row in experiment.rows:
-        preset, *settings = row.words(2)
+        preset, *settings = row.arguments(2)
         training = parse(cli.COMMANDS["train"].commands[preset], settings, "wsss train")
         assert training.config == presets.get(row.preset, seed=2, **row.changes)
         assert row.config.data.name == experiment.dataset
@@ -35,7 +35,7 @@ def test_rows_differ_and_their_words_make_them(name):
 
 def test_a_change_that_the_preset_has_is_the_preset():
     rows = {row.label: row for row in experiments.get("mini-subspaces").rows}
-    assert rows["K = 4"].variant == "mini" and rows["K = 4"].words(0) == ["mini", "--seed", "0"]
+    assert rows["K = 4"].variant == "mini" and rows["K = 4"].arguments(0) == ["mini", "--seed", "0"]
     assert rows["K = 8"].variant == "mini+msc.subspaces=8+msc.dimension=8"
     assert "mini-steps" not in EXPERIMENTS, "mini contrasts no class tokens"
 

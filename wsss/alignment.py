@@ -13,6 +13,7 @@ from torch import Tensor
 from wsss.cam import class_scores, upcast
 
 _EPSILON = 1e-6
+"""Norm up to which a token's CAM vector has no direction (B4)."""
 
 
 def student_cam(
@@ -29,12 +30,13 @@ def student_cam(
     detached, or the loss could be met by scaling. `floor` keeps a flat CAM's gradient bounded. Minimum and maximum are
     taken over `valid` tokens (None: all); the others are clipped to [0, 1].
     """
+    # By moving the classifier the loss could be met without a change of the tokens.
     held = weight if through_classifier else weight.detach()
     raw = class_scores(upcast(tokens), upcast(held), grid).relu()
     outside = torch.zeros_like(raw, dtype=torch.bool) if valid is None else ~valid[:, None]
-    seen = raw.detach()
+    seen = raw.detach()  # nor may the loss be met by scaling a CAM through its extremes
     high = seen.masked_fill(outside, 0.0).amax((2, 3), keepdim=True)
-    low = seen.masked_fill(outside, torch.inf).amin((2, 3), keepdim=True).minimum(high)
+    low = seen.masked_fill(outside, torch.inf).amin((2, 3), keepdim=True).minimum(high)  # 0 without a valid token
     cam = (raw - low) / (high - low).clamp(min=floor)
     return torch.where(outside, cam.clamp(0, 1), cam)  # clamp has no gradient at 0 and at 1, where valid tokens lie
 
@@ -44,6 +46,7 @@ def teacher_cam(
 ) -> Float[Tensor, "b k i j"]:
     """Teacher CAM T (B2): the normalised multi-scale CAM, detached, bilinear (no antialiasing) to the token grid as
     the labels of tokens are. `sampling` "area" averages over each token instead, which flattens the peaks."""
+    # torch refuses align_corners for area.
     corners = False if sampling == "bilinear" else None
     return F.interpolate(upcast(cam.detach()), grid, mode=sampling, align_corners=corners)
 
@@ -84,7 +87,7 @@ def structure_loss(
         target = cam_affinity(teacher, label, background)
         tokens = valid.flatten(1) & (label > 0).any(1, keepdim=True)
         pairs = tokens[:, :, None] & tokens[:, None, :]
-        pairs.diagonal(dim1=1, dim2=2).fill_(False)
+        pairs.diagonal(dim1=1, dim2=2).fill_(False)  # a token has affinity 1 to itself in both CAMs
         groups = [pairs & (target >= similar), pairs & (target < similar)] if balance else [pairs]
     error = (cam_affinity(student, label, background) - target).square()
     means = [(error * group).sum() / group.sum().clamp(min=1) for group in groups]
@@ -105,6 +108,7 @@ def cam_affinity(
     if background:
         vectors = torch.cat([1 - vectors.amax(1, keepdim=True), vectors], 1)
     norm = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    # The clamp stands inside: where() alone would pass the NaN gradient of 0 / 0 on.
     unit = torch.where(norm > _EPSILON, vectors / norm.clamp(min=_EPSILON), 0.0)
     with torch.autocast(cam.device.type, enabled=False):
         return unit.mT @ unit

@@ -1,4 +1,4 @@
-"""What flows through a step: a batch of views goes in, the network gives an `Output`, the CAMs become `Targets`."""
+"""The data of a step: `Batch` (training views), `Output` (of the network), `Targets` (CAMs and labels)."""
 
 import copy
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor
 
 def present_classes(label: Float[Tensor, "b k"]) -> Int[Tensor, " p"]:
     """Numbers of the classes that any image has, ascending; the first class where no image has one."""
-    present = label.any(0)
+    present = label.any(0)  # CAMs of the others are zero, and never computed
     present[0] |= not present.any()
     return present.nonzero()[:, 0]
 
@@ -38,7 +38,7 @@ class Batch:
 
     @cached_property
     def present(self) -> Int[Tensor, " p"]:
-        """See `present_classes`."""
+        """Classes of the batch, see `present_classes`."""
         return present_classes(self.label)
 
     @cached_property
@@ -57,7 +57,7 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         # `present` and `most` are computed here, on the host: on a GPU they would have to be waited for.
         known = {**vars(self), "present": self.present, "most": self.most}
-        other = copy.copy(self)
+        other = copy.copy(self)  # its cached properties live in __dict__ beside the fields
         vars(other).update({name: change(x) if isinstance(x, Tensor) else x for name, x in known.items()})
         return other
 
@@ -85,7 +85,7 @@ class Encoded:
 
 @dataclass
 class Output(Encoded):
-    """What the network gives, with gradient. The model makes the fields down to `segmentation`; `method.forward` adds
+    """Outputs of the network, with gradient. The model makes the fields down to `segmentation`; `method.forward` adds
     the others where a term needs them. Layers come in the order last, aux, extra.
     """
 
@@ -115,8 +115,7 @@ class Output(Encoded):
 
 @dataclass
 class Targets:
-    """What the output is compared with, without gradient. All but `label` is None or empty in a step of classification
-    alone."""
+    """Targets of the losses, without gradient. All but `label` is None or empty in a step of classification alone."""
 
     label: Float[Tensor, "b k"]
     """Image-level labels."""

@@ -8,15 +8,16 @@ from torch import Tensor
 from wsss.config import IGNORE
 
 _EPSILON = 1e-5
+"""Added to a CAM's range before the division (eq. 3): a flat CAM becomes 0."""
 
 
 def upcast(x: Tensor) -> Tensor:
-    """`x` in float32 where it is of a half type; float64 stays, so that gradients can be checked in it."""
+    """Return `x` in float32 where it is of a half type; float64 stays, so that gradients can be checked in it."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def box_mask(box: Int[Tensor, "b 4"], size: tuple[int, int]) -> Bool[Tensor, "b h w"]:
-    """True inside the box (top, bottom, left, right; half open)."""
+    """Mask of the pixels inside a box (top, bottom, left, right; half open)."""
     rows = torch.arange(size[0], device=box.device)[None, :, None]
     columns = torch.arange(size[1], device=box.device)[None, None, :]
     top, bottom, left, right = (side[:, None, None] for side in box.unbind(1))
@@ -31,6 +32,7 @@ def whole_box(batch: int, size: tuple[int, int], device: torch.device) -> Int[Te
 def token_mask(box: Int[Tensor, "b 4"], patch: int, grid: tuple[int, int]) -> Bool[Tensor, "b i j"]:
     """V: tokens whose patch of `patch` pixels lies wholly inside the photograph (`box` in pixels)."""
     top, bottom, left, right = box.unbind(1)
+    # The start is rounded up and the stop down, so a patch that shows any padding is out.
     inside = [(top + patch - 1) // patch, bottom // patch, (left + patch - 1) // patch, right // patch]
     return box_mask(torch.stack(inside, 1), grid)
 
@@ -38,8 +40,8 @@ def token_mask(box: Int[Tensor, "b 4"], patch: int, grid: tuple[int, int]) -> Bo
 def class_scores(
     tokens: Float[Tensor, "b n d"], weight: Float[Tensor, "k d"], grid: tuple[int, int]
 ) -> Float[Tensor, "b k i j"]:
-    """Raw CAM W F (eq. 2): the classifier, which has no bias, at every token. Outside autocast: labels compare it with
-    thresholds, for which bfloat16 is too coarse."""
+    """Raw CAM W F (eq. 2): the classifier, which has no bias, at every token."""
+    # Labels compare these values with thresholds, for which bfloat16 is too coarse.
     with torch.autocast(tokens.device.type, enabled=False):
         return torch.einsum("bnd,kd->bkn", tokens, weight).unflatten(2, grid)
 
@@ -49,7 +51,7 @@ def mirrored_scores(
 ) -> Float[Tensor, "b k h w"]:
     """ReLU of the larger of a pass and its mirror image's (given as seen, still mirrored), bilinear to `size`."""
     resized = [F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (plain, mirrored.flip(-1))]
-    return torch.maximum(*resized).relu()
+    return torch.maximum(*resized).relu()  # the same as the larger of both after ReLU
 
 
 def normalise(raw: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b h w"] | None = None) -> Float[Tensor, "b k h w"]:
@@ -64,8 +66,10 @@ def normalise(raw: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b h w"] | None
         high = raw.amax((2, 3), keepdim=True)
         return (raw - low) / (high - low + _EPSILON)
     outside = ~valid[:, None]
+    # Padding becomes inf where the minimum is sought and -inf where the maximum is.
     low = raw.masked_fill(outside, torch.inf).amin((2, 3), keepdim=True)
     high = raw.masked_fill(outside, -torch.inf).amax((2, 3), keepdim=True)
+    # Without a valid pixel both are infinite, and their difference is not a number.
     empty = ~valid.any(2).any(1)[:, None, None, None]
     low, high = low.masked_fill(empty, 0.0), high.masked_fill(empty, 0.0)
     return ((raw - low) / (high - low + _EPSILON)).clamp(0, 1)
@@ -85,7 +89,7 @@ def training_labels(
 ) -> Int[Tensor, "b h w"]:
     """Labels for training (eq. 4): class + 1 where its CAM is > `high`, 0 where <= `low`, IGNORE between and where
     not `valid`."""
-    value, index = masked(cam, label).max(1)
+    value, index = masked(cam, label).max(1)  # absent classes are 0, which is never above a threshold
     labels = torch.where(value <= low, 0, torch.where(value <= high, IGNORE, index + 1))
     return torch.where(valid, labels, IGNORE)
 
@@ -103,4 +107,5 @@ def foreground_certainty(
 ) -> Int[Tensor, "b h w"]:
     """How surely a pixel is foreground: 0 where the CAM is <= `low`, 2 where it is >= `high`, else 1."""
     value = masked(cam, label).amax(1)
+    # >= and not > as in eq. 4: so it is in the base, too.
     return (value > low).long() + (value >= high).long()

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from wsss import stored
 from wsss.config import Config
 from wsss.paths import UserError, atomic, read_json, sha256
-from wsss.weights import fill, metadata, read, start_file
+from wsss.weights import fill, header, metadata, read, start_file
 
 
 def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> str:
-    """All tensors of `module` to a safetensors file, atomically, with `metadata`; returns its sha256."""
+    """Write all tensors of `module` to a safetensors file, atomically, with `metadata`; returns its sha256."""
     # By way of bytes: the library's own writer has other errors for a full disk, and hides the file from other users.
     data = _sorted({key: value.contiguous() for key, value in module.state_dict().items()}, metadata or {})
     with atomic(path) as temporary:
@@ -28,14 +28,14 @@ def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | N
 
 
 def _sorted(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file whose metadata are sorted: the library's order changes from process to process, and the same
-    weights are to be the same bytes."""
+    """Make a safetensors file whose metadata are sorted."""
+    # The library's order changes from process to process, and the same weights are to be the same bytes.
     data = to_bytes(dict(tensors), dict(metadata) or None)
     if not metadata:
         return data
-    stop = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:stop]) | {"__metadata__": dict(sorted(metadata.items()))}
-    text = json.dumps(header, separators=(",", ":")).encode()
+    entries, stop = header(io.BytesIO(data))
+    entries["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data[stop:]
 
@@ -53,7 +53,7 @@ def save(run: Path, step: int, module: nn.Module, state: Mapping[str, Any]) -> N
 
 
 def latest(run: Path) -> int | None:
-    """The last step whose weights and state are both there."""
+    """Find the last step whose weights and state are both there."""
     steps = {kind: {_step(file) for file in run.glob(f"step-*{kind}")} for kind in (".safetensors", ".pt")}
     return max(steps[".safetensors"] & steps[".pt"], default=None)
 
@@ -64,8 +64,8 @@ def _step(file: Path) -> int:
 
 
 def load(run: Path, step: int, module: nn.Module) -> dict[str, Any]:
-    """Weights of `step` into `module`; returns the state. UserError where a file is cut off, holds more than tensors
-    and plain values, which is never run, or where the two files were not saved together."""
+    """Fill `module` with the weights of `step` and return the state. Raises UserError where a file is cut off or holds
+    more than tensors and plain values, and where the two files were not saved together."""
     weights, path = weights_file(run, step), run / f"step-{step:08d}.pt"
     fill(module, read(weights), str(weights))
     module.adopt(metadata(weights))
@@ -97,7 +97,7 @@ def require_same_start(run: Path, config: Config, record: Mapping[str, Any] | No
 
 
 def configuration(run: Path) -> Config:
-    """What `run` was started with. Raises UserError."""
+    """Read the configuration that `run` was started with. Raises UserError."""
     path = run / "config.json"
     tree = read_json(path)
     try:
@@ -107,5 +107,5 @@ def configuration(run: Path) -> Config:
 
 
 def weights_file(run: Path, step: int) -> Path:
-    """Where `save` keeps the weights of `step`."""
+    """Path at which `save` keeps the weights of `step`."""
     return run / f"step-{step:08d}.safetensors"

@@ -15,6 +15,7 @@ def affinity_labels(labels: Int[Tensor, "b i j"]) -> Int[Tensor, "b n n"]:
     flat = labels.flatten(1)
     pairs = (flat[:, :, None] == flat[:, None, :]).long()
     ignored = flat == IGNORE
+    # A token is no pair with itself: its cosine is 1 whatever it learns.
     itself = torch.eye(flat.shape[1], dtype=torch.bool, device=flat.device)
     return pairs.masked_fill(ignored[:, :, None] | ignored[:, None, :] | itself, IGNORE)
 
@@ -23,12 +24,12 @@ def patch_contrast_loss(tokens: Float[Tensor, "b n d"], affinity: Int[Tensor, "b
     """Patch token contrast L_ptc (eq. 7): 0.5 (1 - sum_pos c / (n_pos + 1)) + 0.5 sum_neg c / (n_neg + 1).
 
     c = |cos(F_i, F_j)|. The counts are those of the local batch; all pairs ignored gives 0.5 and a zero gradient.
-    Outside autocast, which would round the cosines to bfloat16.
     """
     unit = F.normalize(upcast(tokens), dim=2)
-    with torch.autocast(tokens.device.type, enabled=False):
-        cosine = (unit @ unit.mT).abs()
+    with torch.autocast(tokens.device.type, enabled=False):  # it would round the cosines to bfloat16
+        cosine = (unit @ unit.mT).abs()  # tokens of opposite directions count as alike, as in the base
     positive, negative = affinity == 1, affinity == 0
+    # + 1, the base's, keeps a batch without such pairs from dividing by 0; it also shrinks small groups a little.
     same = (cosine * positive).sum() / (positive.sum() + 1)
     different = (cosine * negative).sum() / (negative.sum() + 1)
     return 0.5 * (1 - same) + 0.5 * different
@@ -48,7 +49,6 @@ def class_contrast_loss(
     1 / (2 (|P| + eps)) sum over teacher views and positives of -log(e_j / (e_j + N + eps)), e = exp(q.s / T),
     N the sum of e over negatives; mean over images. eps is 1e-4 with `raw_exponentials` (Deviations D7), else 0;
     `extra_term` adds -log(1 / (1 + N + eps)) for each image and teacher view (D6). An image always has positives.
-    Outside autocast.
     """
     with torch.autocast(student.device.type, enabled=False):
         similarity = torch.einsum("tbp,vbp->tbv", upcast(teacher.detach()), upcast(student)) / temperature
@@ -60,6 +60,7 @@ def class_contrast_loss(
         terms = -(exponential / (exponential + negatives + epsilon)).log()
         extra = (1 + negatives + epsilon).log()
     else:
+        # In logarithms: -log(e / (e + N)) = softplus(log N - log e), which neither overflows nor needs an epsilon.
         negatives = similarity.masked_fill(positive, -torch.inf).logsumexp(2, keepdim=True)
         terms = F.softplus(negatives - similarity)
         extra = F.softplus(negatives)
@@ -87,11 +88,12 @@ def choose_crops(
     """
     height, width = (side - size + 1 for side in certainty.shape[1:])
     half = size // 2
+    # All maps below are indexed by a crop's top left corner; its centre lies half a crop further.
     uncertain = certainty[:, half : half + height, half : half + width] <= 1
     counted = torch.ones_like(valid) if padding_in_crops else valid
     pixels = window_sums(counted.long(), size)
     mean = window_sums(certainty * counted, size) / pixels.clamp(min=1)
-    usable = 2 * pixels >= size**2
+    usable = 2 * pixels >= size**2  # at least half of the crop shows the photograph
     fullest = pixels == pixels.amax((1, 2), keepdim=True)
     choices = zip(uncertain & usable, usable, fullest, strict=True)
     picks = torch.stack([_draw(places, count, generator) for places in choices])
@@ -100,18 +102,17 @@ def choose_crops(
 
 
 def window_sums(values: Int[Tensor, "b h w"], size: int) -> Int[Tensor, "b i j"]:
-    """Sums over every window of `size` pixels a side, by differences of running sums: pooling would add up each window
-    anew, 9,216 pixels at the paper's size."""
+    """Sums over every window of `size` pixels a side."""
+    # Differences of running sums: pooling would add up each window anew, 9,216 pixels at the paper's size.
     sums = F.pad(values.cumsum(1).cumsum(2), (1, 0, 1, 0))
     strips = sums[:, size:] - sums[:, :-size]
     return strips[:, :, size:] - strips[:, :, :-size]
 
 
 def _draw(choices: tuple[Bool[Tensor, "h w"], ...], count: int, generator: Generator) -> Int[Tensor, " m"]:
-    """`count` different places of the first choice that has as many; else of the last one, with replacement.
+    """Draw `count` different places of the first choice that has as many; else from the last one, with replacement.
 
-    Different places are drawn as `torch.multinomial` does it, but without its questions to the device. For places drawn
-    again a device that may not be asked lets the few that there are take turns.
+    A device that must not be waited for lets the places take turns where there are fewer than `count`.
     """
     *others, places = (choice.flatten() for choice in choices)
     for choice in reversed(others):
@@ -119,6 +120,8 @@ def _draw(choices: tuple[Bool[Tensor, "h w"], ...], count: int, generator: Gener
     weights, number = places.float(), places.sum()
     if host.may_ask(places) and number < count:
         return torch.multinomial(weights, count, True, generator=generator)
+    # The largest of weight / Exp(1) is a draw by weight, and the next ones are draws without replacement. This is how
+    # torch.multinomial does it, which first waits for the device to check its weights.
     order = (weights / torch.empty_like(weights).exponential_(generator=generator)).topk(count).indices
     return order[torch.arange(count, device=order.device) % number]
 
@@ -128,4 +131,5 @@ def cut(image: UInt8[Tensor, "b 3 h w"], corners: Int[Tensor, "b m 2"], size: in
     side = torch.arange(size, device=image.device)
     top, left = corners.transpose(0, 1)[..., None, None, None].unbind(2)  # m b 1 1 1
     images, colours = (torch.arange(count, device=image.device) for count in image.shape[:2])
+    # One look-up: the indices broadcast to (m, b, 3, q, q).
     return image[images[:, None, None, None], colours[:, None, None], top + side[:, None], left + side]

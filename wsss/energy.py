@@ -25,8 +25,6 @@ from wsss.interrupt import obey_parent
 from wsss.paths import UserError
 
 _THREAD = ThreadPoolExecutor(1, "energy")
-
-
 _Copies = Callable[[], tuple[Tensor, ...]]
 """Waits for pixels, values and lattice of a batch to be on the host."""
 
@@ -58,6 +56,7 @@ def start(
     inside = probability.detach().float() * half_valid[:, None]
     lattice = torch.ones_like(half_valid) if across_box else half_valid
     work = _filter_batch if host.may_ask(inside) else _filter_apart
+    # The reach in pixels halves with the image; that in colours does not.
     future = _THREAD.submit(work, host.fetch(pixels, inside, lattice), sigmas[0] / 2, sigmas[1])
     return lambda: future.result().to(inside.device, non_blocking=True)
 
@@ -92,9 +91,11 @@ def energy_loss(
     The gate is max(0, 1 - max_k S_k), and 1 where the label is IGNORE; it is 0 outside the photograph.
     Gate and K S' are held in the gradient, which is -2 weight / B * gate * K S': S enters twice, K taken as symmetric.
     """
+    # The base's gate: sure pixels are left alone, unlabelled ones always count.
     doubt = (1 - probability.detach().amax(1)).clamp(min=0)
     gate = torch.where(_half(labels) == IGNORE, 1.0, doubt) * _half(valid)
     total = (gate[:, None] * filtered.detach() * upcast(probability)).sum()
+    # Its value is `total` and its gradient twice that of `total`, since S enters on both sides of K.
     return -weight / len(labels) * (2 * total - total.detach())
 
 

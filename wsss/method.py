@@ -13,7 +13,7 @@ from wsss.model import SegmentationModel
 
 
 class Forward(nn.Module):
-    """`forward` with a model and a configuration: what DistributedDataParallel wraps, teacher head included."""
+    """`forward` as a module of a model and a configuration, for DistributedDataParallel to wrap."""
 
     def __init__(self, model: SegmentationModel, config: Config):
         super().__init__()
@@ -35,6 +35,7 @@ def forward(
     needs = frozenset() if schedule.classification_only(step, config) else config.needs
     image = model.normalise(batch.image)
     view = model.normalise(batch.view) if "views" in needs else None
+    # The main pass, with gradient: tokens, logits and the decoder. View 2 adds its class token alone.
     output = model(image, segment="cam" in needs, view=view)
     if not needs:
         return output, Targets(batch.label)
@@ -53,6 +54,7 @@ def forward(
         # A thread filters beside everything that follows; `losses` waits for it last.
         targets.filtered = energy.start(batch.image, output.probability, valid, sigmas, compat.energy_across_box)
 
+    # CAMs of the very weights that learn from them in this step, without gradient.
     raw = multi_scale_cam(model, image, output, config, batch.present)
     targets.cams = tuple(cam.normalise(maps, None if compat.padding_in_cam else valid) for maps in raw)
     targets.token_labels = token_labels(targets, grid, config)
@@ -69,7 +71,7 @@ def forward(
     if "anchors" in needs:
         targets.anchors, output.anchor_embeddings = embed_anchors(model, output, targets, config, generator)
 
-    if batch.mask is not None:
+    if batch.mask is not None:  # full supervision: the ceiling, no result of this task
         targets.pseudo_label = batch.mask.long()
     else:
         source = targets.cams[1 if schedule.uses_aux_labels(step, config) else 0]
@@ -93,7 +95,7 @@ def multi_scale_cam(
     size = (image.shape[2], image.shape[3])
     sums = [image.new_zeros(len(image), len(present), *size) for _ in model.classifiers()]
     for scale in config.cam.scales:
-        if scale == 1:
+        if scale == 1:  # the plain image has been seen: it is the main pass
             mirrored = model(image.flip(-1), segment=False)
             pairs = zip(_layer_scores(model, output, present), _layer_scores(model, mirrored, present), strict=True)
         else:
@@ -101,6 +103,7 @@ def multi_scale_cam(
             both = model(torch.cat([scaled, scaled.flip(-1)]), segment=False)
             pairs = (maps.chunk(2) for maps in _layer_scores(model, both, present))
         for total, (plain, flipped) in zip(sums, pairs, strict=True):
+            # The layers share every pass; only their classifiers differ.
             total += cam.mirrored_scores(plain, flipped, size)
     zeros = image.new_zeros(*output.logits.shape, *size)
     return tuple(zeros.index_copy(1, present, total) for total in sums)
@@ -110,12 +113,14 @@ def _layer_scores(
     model: SegmentationModel, output: Output, classes: Int[Tensor, " p"]
 ) -> list[Float[Tensor, "b p i j"]]:
     """Raw CAM of every layer on the token grid, for the given classes."""
+    # The rows are taken before the product: of 20 classes a batch has two or three.
     pairs = zip(output.layers, model.class_weights(), strict=True)
     return [cam.class_scores(tokens, weight[classes], output.grid) for tokens, weight in pairs]
 
 
 def token_labels(targets: Targets, grid: tuple[int, int], config: Config) -> Int[Tensor, "b i j"]:
     """Labels of tokens: the aux CAM, bilinear to the token grid, thresholded; IGNORE outside the photograph."""
+    # The aux CAM and not the last one: the tokens of the last layer, which these labels teach, become too alike.
     small = F.interpolate(targets.cams[1], grid, mode="bilinear", align_corners=False)
     return cam.training_labels(small, targets.label, targets.token_valid, config.cam.low, config.cam.high)
 
@@ -128,6 +133,7 @@ def local_crops(
     certainty = cam.foreground_certainty(targets.cams[1], batch.label, config.cam.low, config.cam.high)
     padded = config.compat.padding_in_crops
     corners, flags = contrast.choose_crops(certainty, targets.valid, size, count, generator, padded)
+    # Views 1 and 2 show most of the photograph, so they count as foreground without a look.
     both_global_views = torch.ones_like(flags[:, :1]).expand(-1, 2)
     return contrast.cut(batch.local, corners, size), torch.cat([both_global_views, flags], 1)
 
@@ -135,11 +141,10 @@ def local_crops(
 def embed_views(
     model: SegmentationModel, output: Output, crops: UInt8[Tensor, "m b 3 q q"]
 ) -> tuple[Float[Tensor, "v b s e"], Float[Tensor, "2 b s e"]]:
-    """Embeddings of class tokens: the student's of both global views and the crops, the teacher's of the global views.
-
-    The teacher shares the encoder; only its head is a moving average.
-    """
-    local = model.class_token(model.normalise(crops.flatten(0, 1))).unflatten(0, (len(crops), -1))
+    """Embed class tokens: by the student head those of both global views and the crops, by the teacher head those of
+    the global views."""
+    # The encoder is shared; the teacher differs by its head, a moving average of the student's.
+    local = model.encode(model.normalise(crops.flatten(0, 1))).class_token.unflatten(0, (len(crops), -1))
     views = torch.cat([output.class_token[None], output.view_token[None], local])
     with torch.no_grad():
         teacher = model.proj_head_t(views[:2])
@@ -149,10 +154,11 @@ def embed_views(
 def embed_anchors(
     model: SegmentationModel, output: Output, targets: Targets, config: Config, generator: Generator
 ) -> tuple[Int[Tensor, "a 3"], Float[Tensor, "a s e"]]:
-    """Draw anchors among the labelled tokens and embed them in the subspaces; the head sees only the anchors."""
+    """Draw anchors among the labelled tokens and embed them in the subspaces."""
     labels, msc = targets.token_labels.flatten(1), config.msc
     anchors = subspace.choose_anchors(labels, generator, msc.anchors_per_class, msc.anchors)
     images, tokens, _ = anchors.unbind(1)
+    # The head sees the anchors alone, a part of the tokens.
     return anchors, model.proj_head(output.tokens[images, tokens])
 
 
@@ -197,7 +203,7 @@ def losses(output: Output, targets: Targets, config: Config) -> dict[str, Float[
     if output.extra_logits:
         extra = [classification_loss(logits, targets.label) for logits in output.extra_logits]
         terms["extra_classification"] = torch.stack(extra).sum()
-    if not targets.cams:
+    if not targets.cams:  # a step of classification alone
         return terms
     affinity = contrast.affinity_labels(targets.token_labels)
     terms["patch_contrast"] = contrast.patch_contrast_loss(output.tokens, affinity)
@@ -295,6 +301,7 @@ def segmentation_loss(
     A group without a pixel in the local batch counts 0. With `undefined` the loss is then not a number, as in the base
     (Deviations D5), but its gradient is 0: only this term leaves the batch out, and the weights stay finite.
     """
+    # Halves of equal weight, or the background, most of every photograph, would decide alone.
     entropy = F.nll_loss(log_probability, labels, ignore_index=IGNORE, reduction="none")
     background = labels == 0
     foreground = (labels != 0) & (labels != IGNORE)
@@ -302,6 +309,7 @@ def segmentation_loss(
     sums = torch.stack([(entropy * background).sum(), (entropy * foreground).sum()])
     means = sums / counts.clamp(min=1)
     loss = 0.5 * (means[0] + means[1])
+    # where() picks a constant, so the gradient is 0 and not NaN.
     return torch.where((counts == 0).any(), torch.nan, loss) if undefined else loss
 
 
@@ -322,6 +330,7 @@ def complete_gradients(model: SegmentationModel, config: Config) -> None:
     A step of classification alone leaves most heads without a gradient. AdamW's counters have to run there too: a
     decoder that joins late takes larger first steps, since its bias correction is already spent.
     """
+    # Without any other term than classification the heads never learn, and need no counters.
     for parameter in model.parameters() if config.needs else ():
         if parameter.requires_grad and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -41,10 +41,11 @@ class Decoder(nn.Module):
 
 
 class _UnitNormLinear(nn.Module):
-    """A linear layer without bias whose rows have norm g = 1, kept fixed; tensor names are the base's."""
+    """A linear layer without bias whose rows have norm 1."""
 
     def __init__(self, width: int, outputs: int, orthogonal: bool):
         super().__init__()
+        # The base's layer is weight-normalised with g fixed at 1; its tensors keep their names, so its files load.
         self.weight_g = nn.Parameter(torch.ones(outputs, 1), requires_grad=False)
         self.weight_v = nn.Parameter(nn.Linear(width, outputs, bias=False).weight.detach())
         if orthogonal:
@@ -72,7 +73,7 @@ class ContrastHead(nn.Module):
             nn.GELU(),
             nn.Linear(hidden, bottleneck),
         )
-        for layer in self.mlp[::2]:
+        for layer in self.mlp[::2]:  # the linear ones
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self.subspaces, self.normalise = msc.subspaces, msc.normalise
@@ -104,6 +105,7 @@ class SegmentationModel(nn.Module):
         self.aux_classifier = nn.Conv2d(width, classes, 1, bias=False)
         self.decoder = Decoder(width, config.model.decoder_width or min(512, width), classes + 1)
         self.proj_head = ContrastHead(width, config.class_contrast, config.msc)
+        # The teacher starts equal to the student and then follows it (`update_teacher`).
         self.proj_head_t = copy.deepcopy(self.proj_head).requires_grad_(False)
         self.extra_classifiers = nn.ModuleList(nn.Conv2d(width, classes, 1, bias=False) for _ in self.extra_blocks)
         with torch.no_grad():
@@ -151,7 +153,7 @@ class SegmentationModel(nn.Module):
         checkpointing block by block.
         """
         count, images = len(image), image if view is None else torch.cat([image, view])
-        (rows, columns), vit, kept = self.grid(images), self.encoder, {}
+        (rows, columns), vit, kept = self.grid(images), self.encoder, {}  # kept: block -> its patch tokens
         wanted = (self.aux_block, *self.extra_blocks)
         x = vit.patch_embed(images[:, :, : rows * self.patch, : columns * self.patch])
         x = vit.norm_pre(self._with_positions(x.reshape(len(x), rows, columns, -1)))
@@ -159,14 +161,10 @@ class SegmentationModel(nn.Module):
             x = self._run(block, x)
             if number in wanted:
                 kept[number] = x[:count, vit.num_prefix_tokens :]
-        x = vit.norm(x)
+        x = vit.norm(x)  # the tokens of the blocks before the last stay without it, as in the base
         aux, *extra = (kept[number] for number in wanted)
         tokens, view_token = x[:count, vit.num_prefix_tokens :], None if view is None else x[count:, 0]
         return Encoded(tokens, aux, tuple(extra), x[:count, 0], view_token)
-
-    def class_token(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """The class token of one pass of the encoder."""
-        return self.encode(image).class_token
 
     def _run(self, block: nn.Module, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b m d"]:
         """Run a block with the kind of attention that is faster for this number of tokens."""
@@ -224,6 +222,7 @@ class SegmentationModel(nn.Module):
         """Run the network once. `segment=False` leaves the decoder out; `view`: see `encode`."""
         encoded, grid = self.encode(image, view), self.grid(image)
         pairs = zip(encoded.layers, self.class_weights(), strict=True)
+        # The maximum over tokens comes before the classifier: each channel may take it at another token.
         logits = [F.linear(tokens.amax(1), weight) for tokens, weight in pairs]
         return Output(
             **vars(encoded),
@@ -236,7 +235,7 @@ class SegmentationModel(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Move the teacher head to momentum * teacher + (1 - momentum) * student, once a step before the forward."""
+        """Move the teacher head to momentum * teacher + (1 - momentum) * student."""
         for slow, fast in zip(self.proj_head_t.parameters(), self.proj_head.parameters(), strict=True):
             slow.lerp_(fast, 1 - momentum)
 
@@ -263,12 +262,12 @@ def _aligned_blocks(config: Config, blocks: int) -> tuple[int, ...]:
 
 
 def build(config: Config, classes: int) -> SegmentationModel:
-    """Build the model of a configuration with its start weights, initialised from the seed.
+    """Build the model of a configuration with its start weights; all others are drawn from its seed.
 
     `model.checkpoint` holds either a backbone (timm's names) or a whole model, the base's too; it must fit exactly, but
     for what `weights.backbone_tensors` leaves out. Raises UserError.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(config.seed)
         model = SegmentationModel(config, classes)
     if config.model.checkpoint or config.model.pretrained:

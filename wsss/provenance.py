@@ -34,8 +34,8 @@ def _git_state() -> tuple[str, bool]:
     """Ask git for the short commit of the package and whether its files were changed; ("none", True) outside git."""
     source = Path(wsss.__file__).parent
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(source), *words], capture_output=True, text=True, check=True)
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(source), *arguments], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:

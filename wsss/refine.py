@@ -12,14 +12,17 @@ from wsss.cam import box_mask, upcast, whole_box
 from wsss.config import IGNORE
 
 _DILATIONS = (1, 2, 4, 8, 12, 24)
+"""Distances in pixels of the rings of eight neighbours."""
 _WIDTH = 0.3
 """Width of the colour and of the distance kernel, in deviations over the neighbours."""
 _DISTANCE_WEIGHT = 0.01
+"""Weight of the distance kernel beside the colour kernel's 1."""
 _EPSILON = 1e-8
+"""Added to a deviation before the division (R1)."""
 
 
 def _offsets(dilations: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Rows down and columns right of the neighbours: the eight around a pixel, at each dilation."""
+    """List the neighbours, eight at each dilation, as rows down and columns right."""
     ring = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
     return [(d * down, d * right) for d in dilations for down, right in ring]
 
@@ -32,18 +35,18 @@ def _around(dilations: tuple[int, ...], device: torch.device) -> Int[Tensor, "n 
 def _clamped(
     box: Int[Tensor, "b 4"], size: tuple[int, int], margin: int = 0
 ) -> tuple[Int[Tensor, "b i"], Int[Tensor, "b j"]]:
-    """For the rows -margin ... h + margin - 1, and the columns alike, the nearest one inside the box. A box without a
-    pixel counts as its top left corner."""
+    """Map the rows -margin ... h + margin - 1, and the columns alike, to the nearest one inside the box."""
     sides = []
     for length, start, stop in zip(size, (box[:, 0], box[:, 2]), (box[:, 1], box[:, 3]), strict=True):
         places = torch.arange(-margin, length + margin, device=box.device)
         inside = torch.minimum(places[None], stop[:, None] - 1)
+        # The start wins over the stop: a box without a pixel counts as its top left corner.
         sides.append(torch.maximum(inside, start[:, None]).clamp(0, length - 1))
     return sides[0], sides[1]
 
 
 def repeat_edge(x: Float[Tensor, "b c h w"], box: Int[Tensor, "b 4"], margin: int = 0) -> Float[Tensor, "b c i j"]:
-    """`x` with everything outside the box replaced by the nearest value inside it, enlarged by `margin` each side."""
+    """Replace everything outside the box by the nearest value inside it, and enlarge by `margin` on each side."""
     rows, columns = _clamped(box, (x.shape[2], x.shape[3]), margin)
     each = zip(x, rows, columns, strict=True)
     return torch.stack([image.index_select(1, row).index_select(2, column) for image, row, column in each])
@@ -82,7 +85,7 @@ def neighbour_weights(
 def neighbours(
     box: Int[Tensor, "b 4"], size: tuple[int, int], dilations: tuple[int, ...] = _DILATIONS
 ) -> Int[Tensor, "m n"]:
-    """For every pixel of the batch, row by row and image by image, the numbers of its n neighbours in that order."""
+    """Number the n neighbours of every pixel of the batch, where pixels count row by row and image by image."""
     margin = max(dilations)
     rows, columns = (x.int() for x in _clamped(box, size, margin))
     around = _around(dilations, box.device) + margin
@@ -112,7 +115,7 @@ def refine(
     with torch.autocast(image.device.type, enabled=False):
         image = upcast(image)
         masks = masks.to(image.dtype)
-        masks = F.interpolate(masks, size, mode="bilinear", align_corners=True)
+        masks = F.interpolate(masks, size, mode="bilinear", align_corners=True)  # aligned here alone, as in the base
         edges = whole_box(batch, size, image.device) if box is None else box
         if iterations > 0:
             # Weighted look-ups of whole pixels: nothing of the size of 48 masks is ever made.
@@ -155,12 +158,13 @@ def segmentation_labels(
         if not across_box:
             planes, pixels = repeat_edge(planes, box), repeat_edge(pixels, box)
         planes, pixels = (F.interpolate(x, half, mode="bilinear", align_corners=False) for x in (planes, pixels))
-        # -inf gives a slot without a class no mass, and refinement leaves it none.
+        # An image with fewer classes than another has empty slots: -inf gives them no mass.
         planes = planes.masked_fill((classes == 0)[:, :, None, None], -torch.inf)
         levels = [F.pad(planes, (0, 0, 0, 0, 1, 0), value=level).softmax(1) for level in (high, low)]
         smaller = None if across_box else _shrunk(box, (height, width), half)
         refined = refine(pixels, torch.cat(levels, 1), smaller, iterations)
         refined = F.interpolate(refined.contiguous(), (height, width), mode="bilinear", align_corners=False)
+    # `strict` had the high background to beat, so it is surely foreground where it wins.
     (strict, slot), (loose, _) = (x[:, 1:].max(1) for x in refined.chunk(2, 1))
     strict_background, loose_background = (x[:, 0] for x in refined.chunk(2, 1))
     winner = classes.gather(1, slot.flatten(1)).view_as(slot)
@@ -172,7 +176,8 @@ def segmentation_labels(
 def _present_planes(
     cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"], most: int | None
 ) -> tuple[Float[Tensor, "b s h w"], Int[Tensor, "b s"]]:
-    """The CAMs of each image's own classes and their numbers + 1, in order; 0 where an image has fewer than another."""
+    """CAMs of the classes that each image has and their numbers + 1; 0 where an image has fewer than another."""
+    # Sorting by presence, stable, brings the present classes to the front in their order.
     present, classes = (label > 0).sort(dim=1, descending=True, stable=True)
     slots = max(1, int(present.sum(1).max()) if most is None else most)
     present, classes = present[:, :slots], classes[:, :slots]
@@ -184,5 +189,6 @@ def _shrunk(box: Int[Tensor, "b 4"], size: tuple[int, int], half: tuple[int, int
     """The box at half the size: every pixel there that shows a part of it."""
     top, bottom, left, right = box.unbind(1)
     starts = [x * small // large for x, small, large in zip((top, left), half, size, strict=True)]
+    # -(-a // b) rounds up.
     stops = [-(-x * small // large) for x, small, large in zip((bottom, right), half, size, strict=True)]
     return torch.stack([starts[0], stops[0], starts[1], stops[1]], 1)

@@ -11,6 +11,7 @@ def direction_weights(progress: float, direction: str, crossing: float, ramp: fl
     `crossing`, where the last layer's CAM overtakes the aux layer's. `crossing` 0 means that the last layer's CAM leads
     from the start: (0, 1) throughout. The three other directions are constant.
     """
+    # Weight of the direction in which the aux layer learns.
     constant = {"aux_to_last": 0.0, "last_to_aux": 1.0, "both": 0.5}
     if direction in constant:
         later = constant[direction]
@@ -44,6 +45,7 @@ def classification_steps(config: Config) -> int:
     starts = [term.start_of(config) for term in TERMS.values() if term.needs and term.weight(config)]
     if not starts:
         return config.optim.steps
+    # A term joins at the first step n > start * steps, or at once where its start is 0.
     return int(min(starts) * config.optim.steps) + 1 if min(starts) else 0
 
 

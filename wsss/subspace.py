@@ -14,6 +14,7 @@ from wsss.config import IGNORE
 from wsss.contrast import class_contrast_loss
 
 _EPSILON = 1e-5
+"""Added to a deviation before the division (A3b)."""
 
 
 def project(
@@ -24,6 +25,7 @@ def project(
     `bottleneck` g is the trunk's output of norm 1, `projection` has unit rows. It is a layer, so it runs in autocast's
     type as the base's last layer does (s = 1 without `normalise` is that layer, bit by bit); norms are in float32.
     """
+    # One product for all subspaces: their rows lie one below the other.
     z = F.linear(bottleneck, projection.flatten(0, 1)).unflatten(-1, projection.shape[:2])
     return F.normalize(upcast(z), dim=-1) if normalise else z
 
@@ -41,6 +43,7 @@ def subspace_contrast_loss(
     Subspaces are folded into images, whose mean is the mean over both; s = 1 is L_ctc. The teacher gets no gradient;
     the last two arguments are those of `class_contrast_loss` (Deviations D6, D7).
     """
+    # In the order of flatten(1, 2): all subspaces of the first image, then those of the next.
     folded = flags.repeat_interleave(student.shape[2], 0)
     return class_contrast_loss(
         student.flatten(1, 2), teacher.flatten(1, 2), folded, temperature, raw_exponentials, extra_term
@@ -62,9 +65,10 @@ def choose_anchors(
     flat, width = labels.flatten(), labels.shape[1]
     shuffle = torch.randperm(len(flat), generator=generator, device=flat.device)
     image = torch.arange(len(flat), device=flat.device) // width
+    # The round in which a token is drawn: how many of its group (image and label) come before it after the shuffle.
     turn = _occurrence((image * (IGNORE + 1) + flat)[shuffle])
     turn = turn.masked_fill((flat[shuffle] == IGNORE) | (turn >= per_class), len(flat))  # after all others
-    in_rounds = turn.argsort(stable=True)[:total]
+    in_rounds = turn.argsort(stable=True)[:total]  # stable: within a round in the order of the shuffle
     chosen, order = shuffle[in_rounds].sort()
     drawn = (turn[in_rounds] < len(flat))[order]
     anchors = torch.stack([chosen // width, chosen % width, flat[chosen].where(drawn, IGNORE)], 1)
@@ -74,6 +78,7 @@ def choose_anchors(
 def _occurrence(groups: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """How many earlier entries have the same number: 5 5 3 5 -> 0 1 0 2."""
     ordered, order = groups.sort(stable=True)
+    # Place in the sorted list minus the place where its group begins, carried along by the running maximum.
     place = torch.arange(len(order), device=order.device)
     first = place.masked_fill(ordered == ordered.roll(1), 0).cummax(0).values
     return torch.empty_like(order).scatter(0, order, place - first)
@@ -146,10 +151,10 @@ def decorrelation_loss(
     with torch.autocast(z.device.type, enabled=False):
         embeddings = upcast(z).flatten(1)
         used = labels != IGNORE
-        groups = labels if by_label else labels * ~used
+        groups = labels if by_label else labels * ~used  # else all used anchors get label 0 and form one group
         same = (groups[:, None] == groups).to(embeddings.dtype)
         centred = (embeddings - same @ embeddings / same.sum(1, keepdim=True)) * used[:, None]
-        count = used.sum().clamp(min=1).double()
+        count = used.sum().clamp(min=1).double()  # a scalar tensor divides as a Python number does, without a wait
         # The norm, unlike a square root, has a zero gradient where a dimension does not vary.
         scaled = centred / (torch.linalg.vector_norm(centred, dim=0) / count.sqrt() + _EPSILON)
         return _mean_between(scaled.mT @ scaled / count, z.shape[1]) / z.shape[2] ** 2

@@ -46,7 +46,7 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
     `resume=False` starts again and refuses to overwrite what is there. Raises UserError.
     """
     with distributed.group() as device:
-        root = distributed.main_first(lambda: sets.root_of(config.data))
+        root = distributed.main_first(lambda: sets.root_of(config.data))  # one process draws a set, the others wait
         supervised = config.data.supervision == "masks"
         train_split = Split(root, config.data.train_split, masks=supervised)
         val_split, *watched = (Split(root, name, masks=True) for name in (config.data.val_split, *config.data.watch))
@@ -54,7 +54,7 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
         data = distributed.from_main(lambda: _digests(train_split, val_split, watched))
         folder = run_folder(config, root)
         done = begun.finished(folder, config, resume, root, data)
-        distributed.barrier()
+        distributed.barrier()  # a finished run is found by all processes or by none
         if done:
             return done
         datasets.require_labels(train_split, val_split)
@@ -107,7 +107,7 @@ class Trainer:
         distributed.barrier()
 
     def build(self, classes: int) -> SegmentationModel:
-        """The network before its first step."""
+        """Build the network before its first step."""
         return build(self.config, classes)
 
     def fit(self) -> None:
@@ -130,7 +130,7 @@ class Trainer:
                 self.step += 1
                 self.seconds += time.monotonic() - started
                 self._log(terms, bar)
-                (stopping,) = distributed.all_reduce_sum(stop.is_set())
+                (stopping,) = distributed.all_reduce_sum(stop.is_set())  # a signal may reach one process alone
                 if stopping or self.step % save_every == 0 or self.step == total:
                     self._save()  # before the validation, whose failure then costs no step
                 if not stopping or self.step == total:
@@ -141,9 +141,9 @@ class Trainer:
                     )
 
     def _shared(self, step: nn.Module) -> DistributedDataParallel:
-        """`step`, its gradients averaged over the processes. Steps of classification alone leave parameters unused,
-        which DDP then has to look for. No `static_graph`: DDP does not see into an `Output`, and would leave the first
-        step's gradients to each process."""
+        """Wrap `step` so that its gradients are averaged over the processes."""
+        # Steps of classification alone leave parameters unused, which DDP then has to look for. No static_graph: DDP
+        # does not see into an `Output`, and would leave the first step's gradients to each process.
         return DistributedDataParallel(
             step,
             device_ids=[self.device] if self.device.type == "cuda" else None,
@@ -152,11 +152,11 @@ class Trainer:
         )
 
     def batches(self) -> Iterator[Batch]:
-        """This process's micro-batches from the present step on."""
+        """Yield this process's micro-batches from the present step on."""
         return datasets.training_batches(self.train_split, self.config, self.step)
 
     def weights(self, step: int) -> dict[str, float]:
-        """Of every term at a step."""
+        """Weigh every term at a step."""
         return schedule.term_weights(step, self.config)
 
     def _update(self, wrapped: nn.Module, batches: Iterator[Batch]) -> dict[str, float | None]:
@@ -164,14 +164,16 @@ class Trainer:
         defined."""
         config, told = self.config, []
         self.model.train()
-        self.model.update_teacher(config.class_contrast.momentum)
+        self.model.update_teacher(config.class_contrast.momentum)  # before the forward pass, as in the base
         self.optimizer.zero_grad()
         table = self.weights(self.step)
         for part in range(config.optim.accumulate):
             batch = next(batches).to(self.device)
             place = part * distributed.world_size() + distributed.rank()
+            # By seed, step and place: two processes draw what one that accumulates twice draws.
             generator = torch.Generator(self.device).manual_seed(datasets.derive_seed(config.seed, 3, self.step, place))
             last = part == config.optim.accumulate - 1
+            # Gradients are averaged over the processes once, with the last micro-batch.
             with nullcontext() if last or distributed.world_size() == 1 else wrapped.no_sync():
                 with self._autocast():
                     output, targets = wrapped(batch, self.step, generator)

@@ -4,12 +4,14 @@ The first bytes tell the kind. No code that a file holds is ever run.
 """
 
 import argparse
+import json
 import math
 import os
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import timm
 import torch
@@ -75,6 +77,12 @@ def metadata(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError):
         return {}
+
+
+def header(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """Read the entries of a safetensors file by name, and where its data begin."""
+    length = int.from_bytes(file.read(8), "little")
+    return json.loads(file.read(length)), 8 + length
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -176,13 +176,15 @@ def unknown_class(name: str, classes: Collection[str]) -> str:
     return f"the class {name!r}, which is not among the classes{did_you_mean(name, classes) or '; correct it'}"
 
 
-def check_classes(classes: Sequence[str], where: str, what: str) -> tuple[str, ...]:
-    """`classes` themselves; UserError unless they are 1 to 254 names that differ, without background. `what` of `where`
-    is to be taken out."""
+def check_classes(classes: Sequence[str], where: str, entry: str) -> tuple[str, ...]:
+    """Return `classes`. UserError unless they are 1 to 254 names that differ, without background.
+
+    `where` is the file that names them, `entry` how its author takes one out.
+    """
     background = next(filter(_is_background, classes), "")
     if background:
         raise UserError(
-            f"{where} names {background!r}, which is no class; take {what} out, since the values 0 (background) and "
+            f"{where} names {background!r}, which is no class; take {entry} out, since the values 0 (background) and "
             f"{IGNORE} (ignored) need no names, and see that the class of the value 1 comes first"
         )
     plain = {_plain(name): name for name in classes}

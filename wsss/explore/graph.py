@@ -1,8 +1,6 @@
 """`wsss export RUN`: a run's network as an ONNX graph, from pixels to all that the explorer shows."""
 
 import copy
-import json
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from wsss.config import Config
 from wsss.explore.scene import Seer
 from wsss.model import SegmentationModel
 from wsss.paths import UserError, atomic
+from wsss.weights import header
 
 LIMIT = 64_000_000
 """Bytes of weights that a page may be asked to hold."""
@@ -145,7 +144,8 @@ def _refer(graph: Any, weights: Path) -> Any:
     """The graph with its weights in a safetensors file beside it: tensors of that file by place, all others of more
     than a thousand numbers in half precision. What is in half precision is cast to float32 where it is used."""
     kinds = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
-    kept, start = _header(weights)
+    with open(weights, "rb") as file:
+        kept, start = header(file)
     casts = []
     for tensor in graph.graph.initializer:
         entry = kept.get(tensor.name.removeprefix("model."))
@@ -166,10 +166,3 @@ def _refer(graph: Any, weights: Path) -> Any:
     graph.graph.ClearField("node")
     graph.graph.node.extend(nodes)
     return graph
-
-
-def _header(path: Path) -> tuple[Mapping[str, Any], int]:
-    """Entries of a safetensors file by name, and where its data begin."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return json.loads(file.read(length)), 8 + length

@@ -38,8 +38,8 @@ class Row:
         """Whether its decoder learns; a final evaluation of one that does not says nothing."""
         return self.config.segmentation.weight > 0
 
-    def words(self, seed: int) -> list[str]:
-        """What follows `wsss train`."""
+    def arguments(self, seed: int) -> list[str]:
+        """Spell the arguments of `wsss train`."""
         return presets.words(presets.get(self.preset, seed=seed, **self.changes))
 
 
@@ -53,8 +53,8 @@ class Final:
     seeds: tuple[int, ...] = ()
     """Seeds of the runs that are evaluated so; empty: all."""
 
-    def words(self) -> list[str]:
-        """What follows `wsss evaluate RUN`."""
+    def arguments(self) -> list[str]:
+        """Spell the arguments of `wsss evaluate RUN`."""
         scales = ["--scales", *(f"{scale:g}" for scale in self.scales)] if self.scales else []
         return ["--protocol", self.protocol, *scales, "--crf", str(self.crf)]
 

@@ -52,8 +52,8 @@ _QUANTITIES = (
     ("pseudo label coverage", "pseudo_label.coverage"),
     ("pseudo label precision", "pseudo_label.precision"),
     *(
-        (f"{name} {what}", f"{kind}.{key}")
-        for what, key in (("over-activation", "over_activation"), ("under-activation", "under_activation"))
+        (f"{name} {error}", f"{kind}.{key}")
+        for error, key in (("over-activation", "over_activation"), ("under-activation", "under_activation"))
         for name, kind in (("CAM", "cam"), ("aux CAM", "aux_cam"), ("segmentation", "segmentation"))
     ),
     ("CAM boundary IoU", "cam.boundary_iou"),

@@ -85,19 +85,19 @@ class Job:
     folder: Path
     """OUTPUT/DATASET/VARIANT/SEED."""
     commands: Mapping[Path, tuple[str, ...]]
-    """Record -> the words after `wsss` that make it, in order."""
+    """Record -> the arguments of `wsss` that make it, in order."""
 
     def left(self) -> list[tuple[str, ...]]:
-        """The commands whose records are not there."""
-        return [words for record, words in self.commands.items() if not record.is_file()]
+        """List the commands whose records are not there."""
+        return [arguments for record, arguments in self.commands.items() if not record.is_file()]
 
     def line(self, launcher: str) -> str:
-        """The commands that are left, as one line for a shell."""
-        return " && ".join(f"{launcher} {shlex.join(words)}" for words in self.left())
+        """Write the commands that are left as one line for a shell."""
+        return " && ".join(f"{launcher} {shlex.join(arguments)}" for arguments in self.left())
 
     @property
     def log(self) -> Path:
-        """Where the processes' output goes."""
+        """File of the processes' output."""
         return self.folder.with_suffix(".log")
 
 
@@ -131,15 +131,15 @@ def plan(experiment: Experiment, sweep: Sweep) -> list[Job]:
             if sweep.seeds is None and seed not in row.seeds:
                 continue
             folder = stored.run_folder(output / dataset, row.variant, seed)
-            commands = {folder.with_name(f"{seed}.json"): ("train", *row.words(seed), *root, *moved)}
+            commands = {folder.with_name(f"{seed}.json"): ("train", *row.arguments(seed), *root, *moved)}
             finals = sorted(experiment.finals, key=lambda final: not final.crf)  # with CRF, that without comes along
             for final in finals if row.segments else ():
                 if final.seeds and seed not in final.seeds:
                     continue
-                commands[folder.with_name(f"{seed}.{final.stem}.json")] = ("evaluate", str(folder), *final.words())
+                commands[folder.with_name(f"{seed}.{final.stem}.json")] = ("evaluate", str(folder), *final.arguments())
             wanted = {
-                record: tuple(words)
-                for record, words in commands.items()
+                record: tuple(arguments)
+                for record, arguments in commands.items()
                 if (dataset, row.variant, record.name) not in known
             }
             jobs.append(Job(row.label, row.variant, seed, folder, wanted))
@@ -222,14 +222,14 @@ class _Worker:
 
     def advance(self) -> bool:
         """Start the next command; False if there is none."""
-        words = next((words for record, words in self.commands if not record.is_file()), None)
-        if words is None:
+        arguments = next((arguments for record, arguments in self.commands if not record.is_file()), None)
+        if arguments is None:
             return False
         self.job.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.job.log, "ab") as log:
             # A session of its own: Ctrl-C reaches it once, through `stop`.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "wsss", *words],
+                [sys.executable, "-m", "wsss", *arguments],
                 env=self.environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -211,22 +211,22 @@ _CASES: dict[str, Callable[[_Case], _Found]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One output or gradient against the file's, or a case in words that tell why there is no number."""
+    """One output or gradient against the file's, or a sentence why there is no number."""
 
     name: str
     error: float = np.nan
     tolerance: float = np.nan
-    words: str = ""
+    fault: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether the error is within the tolerance; not a number is not."""
-        return not self.words and self.error <= self.tolerance
+        return not self.fault and self.error <= self.tolerance
 
     def cells(self) -> tuple[str, ...]:
         """The row as text."""
-        if self.words:
-            return self.name, ABSENT, ABSENT, self.words
+        if self.fault:
+            return self.name, ABSENT, ABSENT, self.fault
         return self.name, f"{self.error:.1e}", f"{self.tolerance:.0e}", "yes" if self.ok else "NO"
 
 
@@ -270,14 +270,14 @@ def _compare(case: _Case) -> list[Row]:
     """A row for every output and gradient of one case."""
     kind = re.sub(r"^ctc_T\d+(\.\d+)?$", "ctc_T<number>", case.name)
     if kind not in _CASES:
-        return [Row(case.name, words=f"unknown case{did_you_mean(case.name, _CASES)}")]
+        return [Row(case.name, fault=f"unknown case{did_you_mean(case.name, _CASES)}")]
     try:
         outputs = _CASES[kind](case)
-    except Exception as fault:  # whatever arrays that do not fit one another lead to: the other cases still count
-        return [Row(case.name, words=_words(fault))]
+    except Exception as error:  # whatever arrays that do not fit one another lead to: the other cases still count
+        return [Row(case.name, fault=_sentence(error))]
     unknown = [name for name in case.arrays if name not in outputs and not name.startswith(("in/", "weight/"))]
     rows = [_row(case, name, value) for name, value in outputs.items()]
-    return rows + [Row(f"{case.name}/{name}", words="unknown output") for name in unknown]
+    return rows + [Row(f"{case.name}/{name}", fault="unknown output") for name in unknown]
 
 
 def _row(case: _Case, name: str, mine: Any) -> Row:
@@ -291,12 +291,12 @@ def _row(case: _Case, name: str, mine: Any) -> Row:
             tolerance = max(tolerance, _ROUNDING / float(np.abs(theirs).max() or 1.0))
         return Row(full, error(mine, theirs, labels), LABEL_TOLERANCE if labels else tolerance)
     except Exception as fault:
-        return Row(full, words=_words(fault))
+        return Row(full, fault=_sentence(fault))
 
 
-def _words(fault: Exception) -> str:
-    kind = "" if isinstance(fault, UserError) else f"cannot be computed: {type(fault).__name__}: "
-    return kind + " ".join(str(fault).split())[:160]
+def _sentence(error: Exception) -> str:
+    kind = "" if isinstance(error, UserError) else f"cannot be computed: {type(error).__name__}: "
+    return kind + " ".join(str(error).split())[:160]
 
 
 @dataclass(frozen=True)
