@@ -1,4 +1,4 @@
-"""What the folder of a run holds already: nothing, a run that goes on, or a finished one."""
+"""State of a run's folder: empty, interrupted, or finished."""
 
 from pathlib import Path
 from typing import Any

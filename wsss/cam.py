@@ -105,7 +105,7 @@ def evaluation_labels(
 def foreground_certainty(
     cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"], low: float, high: float
 ) -> Int[Tensor, "b h w"]:
-    """How surely a pixel is foreground: 0 where the CAM is <= `low`, 2 where it is >= `high`, else 1."""
+    """Certainty that a pixel is foreground: 0 where the CAM is <= `low`, 2 where it is >= `high`, else 1."""
     value = masked(cam, label).amax(1)
     # >= and not > as in eq. 4: so it is in the base, too.
     return (value > low).long() + (value >= high).long()

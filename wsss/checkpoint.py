@@ -85,7 +85,8 @@ def load(run: Path, step: int, module: nn.Module) -> dict[str, Any]:
 
 
 def require_same_start(run: Path, config: Config, record: Mapping[str, Any] | None) -> None:
-    """UserError where `run`, begun or finished, started from other weights than the file of that name holds today."""
+    """Raise UserError where `run`, begun or finished, started from other weights than the file of that name holds
+    today."""
     step, path = latest(run), start_file(config.model)
     kept = metadata(weights_file(run, step)) if step is not None else {}
     known = ((record or {}).get("weights") or json.loads(kept.get("start", "{}"))).get("sha256")

@@ -1,4 +1,4 @@
-"""What all commands share: tyro turns words into a typed dataclass; every fault is one sentence and an exit code."""
+"""Run commands: tyro fills a typed dataclass from the command line; every fault is one sentence and an exit code."""
 
 import contextlib
 import importlib

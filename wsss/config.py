@@ -25,7 +25,7 @@ Automatic = Annotated[int | None, Bound(1, 1e5)]
 
 @dataclass(frozen=True)
 class Data:
-    """Where the images, labels and masks come from (VOC2012 devkit layout)."""
+    """Images, labels and masks (VOC2012 devkit layout)."""
 
     name: str = "mini"
     """Name of the data set in records. A root that holds another set than the preset's is named after its folder."""
@@ -37,10 +37,10 @@ class Data:
     val_split: str = "val"
     """Name of the list in ImageSets to evaluate on."""
     watch: tuple[str, ...] = ()
-    """Further lists, with masks, that every validation measures for the log, and the end of the run too."""
+    """Further lists, with masks, that every validation and the end of the run measure for the log."""
     supervision: Literal["labels", "masks"] = "labels"
-    """What a run learns from: image labels, or beside them the true masks of its training list, in the place of those
-    made of the CAM. The latter is a ceiling and no result of this task: its records bear another data set's name."""
+    """labels: a run learns from image labels alone. masks: the true masks of its training list take the place of the
+    pseudo labels. This is a ceiling and no result of this task: its records bear another data set's name."""
     headline: tuple[str, ...] = ()
     """Classes of the headline mean IoU; empty: all classes present in the truth."""
     workers: Annotated[int | None, Bound(0, 1024)] = None
@@ -98,7 +98,7 @@ class Augment:
     colour: Annotated[float, Bound(0, 2.5)] = 1.0
     """Factor on the strength of the colour jitter and on the chance of grey."""
     hue: Annotated[float, Bound(0, 0.5)] = 0.1
-    """Largest turn of the hue in that jitter, as a fraction of the colour circle; 0.5 is any hue."""
+    """Largest change of the hue in that jitter, as a fraction of the colour circle; 0.5 is any hue."""
     blur: Annotated[tuple[float, float], Bound(0, 1000, rising=True)] = (0.1, 2.0)
     """Range of the Gaussian blur radius in pixels."""
     view_scale: Annotated[tuple[float, float], Bound(0, 1, rising=True)] = (0.4, 1.0)
@@ -136,7 +136,7 @@ class ClassContrast:
     """Class token contrast between views and local crops, with a teacher head: L_ctc of the base, A1 in subspaces."""
 
     weight: NonNegative = 0.5
-    """Weight in the objective; 0 leaves out its encoder passes as well."""
+    """Weight in the objective; 0 saves its encoder passes as well."""
     temperature: Positive = 0.125
     """Temperature of normalised projections (base: 0.5 on outputs of norm about 2)."""
     momentum: Share = 0.9
@@ -152,7 +152,7 @@ class Msc:
     """Module A, multi-subspace token contrast: our reconstruction ('What we reconstructed')."""
 
     subspaces: Annotated[int, Bound(1, 1e4)] = 4
-    """Number K of projection subspaces; the base has 1."""
+    """Number K of subspaces; the base has 1."""
     dimension: Count = 64
     """Width d of each subspace (base: 1024)."""
     normalise: bool = True
@@ -168,15 +168,15 @@ class Msc:
     anchors: Count = 512
     """Most anchors of a micro-batch on a device."""
     across_images: bool = True
-    """Anchors of one class in different images attract each other in A2; else they are neither near nor far."""
+    """Anchors of one class in different images attract each other in A2; else such a pair is left out."""
     across_backgrounds: bool = False
-    """So do background anchors of different images."""
+    """Background anchors of different images attract each other in A2, too; else they are neither near nor far."""
     orthogonality_weight: NonNegative = 0.05
     """Weight of L_orth, which keeps the rows of the subspaces apart (A3)."""
     decorrelation_weight: NonNegative = 0.05
     """Weight of L_dec, which keeps the embeddings in the subspaces apart (A3)."""
     centring: Literal["label", "all"] = "label"
-    """What embeddings are centred by in L_dec: the mean of their label or of all anchors."""
+    """Mean that is subtracted from embeddings in L_dec: that of their label or that of all anchors."""
 
     @property
     def orthogonality(self) -> float:
@@ -202,8 +202,8 @@ class Csa:
     layers: Annotated[tuple[int, ...], Bound(1, 1000)] = (2,)
     """Aligned layers, as blocks before the last; 2 is the aux layer (10 of 12). Others get a classifier each."""
     direction: Literal["aux_to_last", "last_to_aux", "both", "scheduled"] = "scheduled"
-    """Who learns: aux_to_last (the last layer), last_to_aux (the earlier one), both, or scheduled (first the one, then
-    the other)."""
+    """Layer that learns: aux_to_last (the last one), last_to_aux (the earlier one), both, or scheduled (first the last
+    one, then the earlier one)."""
     crossing: OfRun = 0.3
     """Fraction of the run where the last layer's CAM overtakes the aux CAM; `scheduled` changes direction there."""
     ramp: OfRun = 0.1
@@ -213,11 +213,11 @@ class Csa:
     floor: Annotated[float, Bound(1e-12, 1)] = 1e-3
     """Least range that a student CAM is normalised by."""
     through_classifier: bool = False
-    """Let the gradient of a student CAM into its classifier, too."""
+    """Let the gradient of a student CAM flow into its classifier, too."""
     sampling: Literal["bilinear", "area"] = "bilinear"
-    """How a teacher CAM comes to the token grid: bilinear, or area (the mean over a token)."""
+    """Resampling of a teacher CAM to the token grid: bilinear, or area (the mean over a token)."""
     background: bool = True
-    """Lead the vectors of the structure term by a background channel."""
+    """Begin the vectors of the structure term with a background channel."""
     balance: bool = True
     """Weigh similar and dissimilar pairs of the structure term equally."""
     similar: Share = 0.5
@@ -252,7 +252,7 @@ class Energy:
     """Dense energy of the prediction (L_reg): neighbours of like colour should get like labels."""
 
     weight: NonNegative = 0.05
-    """Weight in the objective; 0 leaves out the filter as well."""
+    """Weight in the objective; 0 saves the filter as well."""
     scale: NonNegative = 1e-7
     """Factor inside the term, the base's."""
     sigma_xy: Annotated[float, Bound(1e-3, 1e6)] = 100.0
@@ -268,7 +268,7 @@ class Schedule:
     contrast_start: OfRun = 0.0
     """Patch and class token contrast join here (base: VOC 0, COCO 0.1 + 0.05)."""
     modules_start: Annotated[float | None, Fraction()] = None
-    """What the modules add (A2, A3, alignment) joins here; None: where contrast does."""
+    """A2, A3 and alignment join here; None: with contrast."""
     segmentation_start: OfRun = 0.1
     """The segmentation loss joins here."""
     final_cam_start: OfRun = 0.0
@@ -293,9 +293,9 @@ class Optim:
     lr: Annotated[float, Bound(0, 10)] = 6e-5
     """Learning rate of the backbone."""
     head_factor: NonNegative = 10.0
-    """Heads learn this much faster than the backbone."""
+    """Learning rate of the heads, as a multiple of the backbone's."""
     decoder_factor: NonNegative = 10.0
-    """The decoder learns this much faster; the base has one factor for both."""
+    """Learning rate of the decoder, as a multiple of the backbone's; the base has one factor for both."""
     weight_decay: Annotated[float, Bound(0, 1000)] = 0.01
     """Decoupled weight decay on everything with a gradient."""
     warmup: OfRun = 0.075
@@ -312,7 +312,8 @@ class Optim:
 
 @dataclass(frozen=True)
 class Compat:
-    """Where the predecessor and a correct implementation differ: True behaves as the predecessor (Deviations)."""
+    """Differences between the predecessor and a correct implementation: True behaves as the predecessor
+    (Deviations)."""
 
     box_in_pixels: bool = False
     """D1: the pixel box is applied to the token grid."""
@@ -353,7 +354,7 @@ class Config:
     variant: str = ""
     """Name of the run in records; empty: the preset's name and what was overridden."""
     seed: Annotated[int, Bound(0, 2**31 - 1)] = 0
-    """The one source of randomness."""
+    """Seed of all randomness."""
     output: str = ""
     """Folder for runs; the run goes to OUTPUT/DATASET/VARIANT/SEED. Empty: runs/ of the project."""
     log_every: Annotated[int, Bound(1, 1e9)] = 10
@@ -378,7 +379,7 @@ class Config:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What a step computes beside its main pass, over all terms that ever have a weight; see `Term.needs`."""
+        """Collect what the terms with a weight need beside the main pass; see `Term.needs`."""
         return frozenset(need for term in TERMS.values() if term.weight(self) for need in term.needs)
 
     @property
@@ -392,7 +393,7 @@ class Config:
 
 
 def _check_sizes(config: Config) -> None:
-    """UserError where settings do not fit one another."""
+    """Raise UserError where settings do not fit one another."""
     cam, msc, augment, width = config.cam, config.msc, config.augment, config.class_contrast.bottleneck
     if not cam.scales:
         raise UserError("cam.scales is empty, but the CAM needs at least one scale; change --cam.scales")

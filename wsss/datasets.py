@@ -20,7 +20,7 @@ from wsss.paths import UserError, note
 
 
 def root_of(config: Data) -> Path:
-    """The folder of the data set, as `data.sets.root_of`: a drawn set is drawn where it is not there yet."""
+    """Find the folder of the data set as `data.sets.root_of` does; a drawn set is drawn where it is missing."""
     from wsss.data import sets  # a step needs neither the known sets nor what draws them
 
     return sets.root_of(config)
@@ -55,7 +55,7 @@ def sample(split: Split, index: int, size: int, plain: bool = False) -> Sample:
 
 
 def require_labels(train: Split, val: Split) -> None:
-    """UserError where no training image has a label; a line on stderr for classes of `val` that none has."""
+    """Raise UserError where no training image has a label; a line on stderr for classes of `val` that none has."""
     root, learnt = train.kit.root, train.labels.any(0)
     if not learnt.any():
         raise UserError(
@@ -91,7 +91,7 @@ class TrainingViews(Dataset):
 
 
 def collate(items: list[tuple]) -> Batch:
-    """Items of `TrainingViews` as a batch."""
+    """Join items of `TrainingViews` to a batch."""
     ids, *columns = zip(*items, strict=True)
     return Batch(list(ids), *(None if column[0] is None else torch.stack(column) for column in columns))
 
@@ -132,7 +132,7 @@ class TrainSampler:
 
 
 def derive_seed(*numbers: int) -> int:
-    """A seed from several numbers, far apart for near ones."""
+    """Derive a seed from several numbers; near numbers give seeds far apart."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -144,7 +144,7 @@ def num_workers(wanted: int | None) -> int:
 
 
 def training_batches(split: Split, config: Config, first_step: int) -> Iterator[Batch]:
-    """The micro-batches of this process, in order, from `first_step` on. Raises UserError."""
+    """Yield the micro-batches of this process, in order, from `first_step` on. Raises UserError."""
     sampler = TrainSampler(len(split), config, first_step)
     loader = DataLoader(
         TrainingViews(split, config),

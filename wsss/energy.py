@@ -110,7 +110,8 @@ def _filter_batch(copies: _Copies, sigma_xy: float, sigma_rgb: float) -> Float32
 
 
 def _filter_apart(copies: _Copies, sigma_xy: float, sigma_rgb: float) -> Float32[Tensor, "b c p q"]:
-    """The same by another process. Tensors cross by PyTorch's shared memory, arrays would be pickled through a pipe."""
+    """Filter a batch in another process."""
+    # Tensors cross by PyTorch's shared memory; arrays would be pickled through a pipe.
     tensors = copies()
     try:
         result = _process().submit(_filter_tensors, *tensors, sigma_xy, sigma_rgb).result()

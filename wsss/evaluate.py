@@ -40,7 +40,7 @@ Pixels = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
 
 
 def require_headline(config: Data, classes: tuple[str, ...]) -> None:
-    """UserError where the classes of the headline are not all among those of the set."""
+    """Raise UserError where the classes of the headline are not all among those of the set."""
     wrong = next((name for name in config.headline if name not in ("background", *classes)), None)
     if wrong is not None:
         raise UserError(f"data.headline names {names.unknown_class(wrong, classes)}; --data.headline '' means all")
@@ -48,7 +48,7 @@ def require_headline(config: Data, classes: tuple[str, ...]) -> None:
 
 @dataclass
 class Prediction:
-    """What a model makes of a batch of squashed images."""
+    """Outputs of a model for a batch of squashed images."""
 
     cam: Float[Tensor, "b k h w"]
     """Normalised multi-scale CAM of the last layer, masked by the image labels."""
@@ -59,12 +59,12 @@ class Prediction:
     logits: Float[Tensor, "b k"]
     """Of the classifier."""
     pseudo_label: Int[Tensor, "b h w"]
-    """What segmentation would learn from the last CAM, refined, with gaps of 255."""
+    """Refined pseudo label of the last CAM, 255 where it is unsure."""
     codes: Float[Tensor, "b n q"] | None = None
-    """The tokens' codes in all subspaces side by side; None where no subspaces are trained."""
+    """Embeddings of the tokens in all subspaces side by side; None where no subspaces are trained."""
 
     def of(self, row: int) -> "Prediction":
-        """That of one image, as a batch of one."""
+        """Take out one image, as a batch of one."""
         rows = {name: value if value is None else value[row : row + 1] for name, value in vars(self).items()}
         return Prediction(**rows)
 
@@ -96,12 +96,12 @@ def pseudo_label(
 
 @torch.inference_mode()
 def predicted_label(model: SegmentationModel, image: Pixels) -> Float[Tensor, "b k"]:
-    """The classes that the classifier gives more than one half, or the most probable one."""
+    """Predict the image label: the classes of a probability above one half, or the most probable one."""
     return probable_label(model(model.normalise(image), segment=False).logits.sigmoid())
 
 
 def probable_label(probability: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
-    """The classes of more than one half, or the most probable one."""
+    """Choose the classes of a probability above one half, or the most probable one."""
     return ((probability > 0.5) | (probability == probability.amax(1, keepdim=True))).float()
 
 
@@ -222,7 +222,8 @@ def evaluation_size(config: Config) -> int:
 def _examples(
     model: SegmentationModel, split: Split, config: Config, device: torch.device, count: int = 8
 ) -> dict[str, np.ndarray]:
-    """Arrays for figures: evenly spaced images with CAMs (0..255, of present classes), labels, prediction, truth."""
+    """Collect arrays for figures: evenly spaced images with CAMs (0..255, of present classes), labels, prediction,
+    truth."""
     size = evaluation_size(config)
     rows: list[dict[str, np.ndarray]] = []
     model.eval()
@@ -259,7 +260,7 @@ def _squashed(pixels: np.ndarray, size: int, nearest: bool) -> np.ndarray:
 
 
 def record(counted: Counts, config: Config, kit: Devkit, dataset: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a record that every protocol has: numbers, configuration and where they come from."""
+    """Make the part of a record that every protocol has: numbers, configuration and provenance."""
     return {
         "schema": records.SCHEMA,
         "dataset": dataset,
@@ -280,7 +281,7 @@ def record(counted: Counts, config: Config, kit: Devkit, dataset: str, protocol:
 
 
 def _protocol(config: Config, kit: Devkit) -> dict[str, Any]:
-    """That of training's evaluation, for records."""
+    """Protocol of training's evaluation, for records."""
     return {
         "name": "training",
         "size": evaluation_size(config),
@@ -297,7 +298,7 @@ def _protocol(config: Config, kit: Devkit) -> dict[str, Any]:
 
 
 def stamp() -> dict[str, Any]:
-    """Commit, device, versions, date, and whether float32 was TF32; the device is the accelerator, if there is one."""
+    """Collect commit, device (the accelerator, if there is one), versions, date, and whether float32 was TF32."""
     known = provenance.stamp() | {"tf32": torch.cuda.is_available() and torch.backends.cudnn.allow_tf32}
     return known | {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else known
 

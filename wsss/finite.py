@@ -1,5 +1,5 @@
-"""What must be finite: the terms of a step, copied beside the backward pass and checked before the optimizer, and the
-weights that are kept."""
+"""Check that losses and weights are finite. Terms are copied to the host beside the backward pass and checked before
+the optimizer sees a gradient."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +46,7 @@ def means(told: Sequence[Told], undefined: bool, step: int, folder: Path) -> tup
 
 
 def require_weights(model: nn.Module, step: int, folder: Path) -> None:
-    """UserError where the last update broke the weights, before they take the place of good ones."""
+    """Raise UserError where the last update broke the weights, before they take the place of good ones."""
     broken = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
     if broken:
         raise UserError(

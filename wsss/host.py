@@ -1,4 +1,4 @@
-"""What the host may ask of a device in a step, and copies that it need not wait for."""
+"""Copies from device to host that a step need not wait for."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def may_ask(tensor: Tensor) -> bool:
-    """Whether a value of the tensor can be asked for at no cost, as on a CPU. An accelerator would first work through
-    all that it was given, and then wait for the host."""
+    """Whether the tensor's values can be read at once, as on a CPU."""
+    # An accelerator would first work through all that it was given, and then wait for the host.
     return tensor.device.type == "cpu"
 
 

@@ -1,4 +1,4 @@
-"""This process: its cores; SIGTERM and Ctrl-C let what is under way come to its end, or not for long."""
+"""Cores of this process, and its signals: SIGTERM and Ctrl-C let work come to its end, or not for long."""
 
 import multiprocessing
 import os
@@ -43,7 +43,7 @@ def stop_signals() -> Iterator[threading.Event]:
 
 @contextmanager
 def clean_exit() -> Iterator[None]:
-    """Within it SIGTERM unwinds the stack, so that what is half-written is removed; exit code 143."""
+    """Make SIGTERM unwind the stack, so that what is half-written is removed; exit code 143."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -55,7 +55,7 @@ def clean_exit() -> Iterator[None]:
 
 
 def obey_parent() -> None:
-    """For a process that does another's work: leave Ctrl-C to the parent, and end when it does, however it ends."""
+    """Set up a worker process: leave Ctrl-C to the parent, and end when the parent does, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent:
@@ -64,7 +64,7 @@ def obey_parent() -> None:
 
 @contextmanager
 def within_seconds(leave: Callable[[], str]) -> Iterator[None]:
-    """Within it and `stop_signals`, a process that does not stop in GRACE seconds is ended: exit code 143.
+    """End a process that does not stop GRACE seconds after a signal of `stop_signals`: exit code 143.
 
     Python hears a signal between two operations, and one attention over a large photograph takes many minutes. So
     the C library writes each signal to a socket, and a thread that waits there calls `leave`, which removes what is

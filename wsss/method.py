@@ -20,7 +20,7 @@ class Forward(nn.Module):
         self.model, self.config = model, config
 
     def forward(self, batch: Batch, step: int, generator: Generator) -> tuple[Output, Targets]:
-        """See `method.forward`."""
+        """Call `method.forward` with this model and configuration."""
         return forward(self.model, batch, self.config, step, generator)
 
 

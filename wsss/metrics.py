@@ -92,7 +92,7 @@ def activation_errors(totals: Int[np.ndarray, "c 3"]) -> dict[str, float | None]
 def pseudo_label_scores(
     totals: Int[np.ndarray, "c 3"], pixels: int, names: Sequence[str], headline: Sequence[str] = ()
 ) -> dict[str, float | None]:
-    """Of labels with gaps, in percent: mean IoU over labelled pixels (classes present in their truth), coverage (the
+    """Score labels with gaps, in percent: mean IoU over labelled pixels (classes present in their truth), coverage (the
     share of the `pixels` of known truth that are labelled) and precision (the share of those that are right)."""
     scores = segmentation_scores(totals, names, headline)
     labelled = int(totals[:, [0, 2]].sum())
@@ -105,7 +105,7 @@ def pseudo_label_scores(
 
 
 def agreement_scores(pairs: Float[np.ndarray, "m 2"], totals: Int[np.ndarray, "c 3"]) -> dict[str, float | None]:
-    """How alike two layers' CAMs are, in percent: difference of the maps and of their affinities (`pairs`, mean over
+    """Agreement of two layers' CAMs, in percent: difference of the maps and of their affinities (`pairs`, mean over
     images; not a number for an image without a class), IoU of their labels (`totals`), mean over classes of either;
     None where both are background alone."""
     known = pairs[np.isfinite(pairs).all(1)]
@@ -306,9 +306,9 @@ def redundancy(
 
 
 def redundancy_floor(counts: Float[np.ndarray, " c"]) -> float | None:
-    """What `redundancy` is where the codes of the subspaces are independent, in percent, as expected: the mean squared
-    correlation of two variables over n tokens that are independent of one another is 1 / (n - c), where c labels have a
-    mean of their own. Tokens of one photograph are alike, so that the true floor is somewhat higher. None below."""
+    """Expected `redundancy` of independent codes, in percent: the mean squared correlation of two variables over n
+    tokens that are independent of one another is 1 / (n - c), where c labels have a mean of their own. Tokens of one
+    photograph are alike, so that the true floor is somewhat higher. None below."""
     free = counts.sum() - np.count_nonzero(counts)
     return round(100 / float(free), 4) if free > 0 else None
 

@@ -1,4 +1,4 @@
-"""Where files go, how they are written, and the error a user can act on."""
+"""Write files atomically, find the project, and the error that a user can act on."""
 
 import difflib
 import hashlib

@@ -73,6 +73,6 @@ SUPERVISED = "-fully-supervised"
 
 
 def title(name: str) -> str:
-    """What the data set is called in tables; a set of the user's own goes by its name."""
+    """Title of a data set in tables; a set of the user's own goes by its name."""
     known = name.removesuffix(SUPERVISED)
     return (DATASETS[known].title if known in DATASETS else known) + ", fully supervised" * (known != name)

@@ -76,7 +76,7 @@ def choose_anchors(
 
 
 def _occurrence(groups: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """How many earlier entries have the same number: 5 5 3 5 -> 0 1 0 2."""
+    """Count the earlier entries with the same number: 5 5 3 5 -> 0 1 0 2."""
     ordered, order = groups.sort(stable=True)
     # Place in the sorted list minus the place where its group begins, carried along by the running maximum.
     place = torch.arange(len(order), device=order.device)

@@ -1,5 +1,5 @@
-"""Counts of an evaluation, image by image: the way from predictions to a record's numbers. Numpy alone, so that the
-worker processes that count start fast."""
+"""Counts of an evaluation, image by image, and the numbers of a record made of them. Numpy alone, so that the worker
+processes that count start fast."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -186,12 +186,12 @@ def scores(counted: Counts, names: Sequence[str], headline: Sequence[str]) -> di
 def guess_scores(
     totals: Int[np.ndarray, "c 3"], names: Sequence[str], headline: Sequence[str]
 ) -> dict[str, float | None]:
-    """What a guess reaches over the same classes as the results beside it."""
+    """Score a guess over the same classes as the results beside it."""
     reached = metrics.segmentation_scores(totals, names, headline)
     return {name: reached[name] for name in ("miou", "miou_headline")}
 
 
 def counts_by_image(counted: Counts) -> dict[str, np.ndarray]:
-    """What goes beside a record: per image TP/FP/FN by class of every kind, and its coverage counts."""
+    """Collect the arrays that lie beside a record: per image TP/FP/FN by class of every kind, and coverage counts."""
     counts = {kind: np.array(counted.counts[kind]) for kind in (*KINDS, PSEUDO) if kind in counted.counts}
     return counts | {f"{kind}_coverage": np.array(rows) for kind, rows in counted.coverage.items()}

@@ -191,7 +191,7 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _checked(self, told: Sequence[finite.Told]) -> dict[str, float | None]:
-        """See `finite.means`; counts the steps without a segmentation loss."""
+        """Average the terms by `finite.means`, and count the steps without a segmentation loss."""
         undefined = self.config.compat.undefined_segmentation
         means, without = finite.means(told, undefined, self.step, self.folder)
         self.undefined += without
@@ -206,8 +206,7 @@ class Trainer:
             self.log.write(row | self._left_out())
 
     def _start_log(self) -> None:
-        """The log from its first row on, which says where labels and weights come from; what a killed run was writing
-        is cleared away."""
+        """Begin the log with a row on the sources of labels and weights; remove what a killed run was writing."""
         kit = self.train_split.kit
         for scratch in self.folder.glob(".*.*"):
             shutil.rmtree(scratch, ignore_errors=True)
@@ -216,11 +215,12 @@ class Trainer:
         self.log.begin({"data": {**sources, **splits}, "start": self.model.origin()}, self.step)
 
     def _left_out(self) -> dict[str, int]:
-        """With compat D5, how many steps so far left the segmentation loss out for a batch where it is undefined."""
+        """With compat D5, the number of steps so far whose segmentation loss was undefined."""
         return {"undefined_segmentation": self.undefined} if self.config.compat.undefined_segmentation else {}
 
     def is_due(self) -> bool:
-        """Whether there is a validation after this step; after the last one the record is it, without watched lists."""
+        """Whether a validation follows this step. After the last step, without watched lists, the record takes its
+        place."""
         total, every = self.config.optim.steps, max(1, round(self.config.validate_every * self.config.optim.steps))
         return self.step > 0 and self.step % every == 0 and (self.step < total or bool(self.watched))
 
@@ -244,7 +244,7 @@ class Trainer:
             self.log.write(row)
 
     def _measure(self, split: Split) -> dict[str, Any]:
-        """What the log says of a list: mean IoU by kind, of CAMs also at their best threshold, mAP, agreement of the
+        """Measure a list for the log: mean IoU by kind, of CAMs also at their best threshold, mAP, agreement of the
         layers and pixel AUC of their CAMs, redundancy of the subspaces."""
         counted = evaluate.tally(self.model, split, self.config, self.device)
         results = tally.scores(counted, split.kit.classes, self.config.data.headline)

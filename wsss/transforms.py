@@ -56,7 +56,7 @@ def mask_view(mask: UInt8[np.ndarray, "h w"], augment: Augment, compat: Compat) 
 
 
 def sources(size: tuple[int, int], augment: Augment, compat: Compat) -> Int[Tensor, "q q"]:
-    """For every pixel of view 1 the pixel of a photograph of `size` (height, width) that it shows, counted row by row;
+    """Number, for every pixel of view 1, the pixel of a photograph of `size` (height, width) that it shows, row by row;
     -1 in the padding. Called with the generator as `views` found it, it draws the same."""
     height, width = size
     pixels = Image.fromarray(np.arange(height * width, dtype=np.int32).reshape(height, width))

@@ -188,7 +188,7 @@ def _reason(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a download is called, how it is known, and which of its files are wanted."""
+    """A download: its name, its digest or size, and the files of it that are wanted."""
 
     title: str
     marker: str

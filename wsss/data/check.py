@@ -208,7 +208,7 @@ def _both(images: Sequence[_Image], trained: Collection[str], evaluated: dict[st
 
 
 def _degenerate(kit: voc.Devkit, train: Sequence[_Image], val: Sequence[_Image]) -> list[str]:
-    """What makes the set as a whole one that nothing can be learnt from, or measured on."""
+    """List the faults of the set as a whole: nothing can be learnt from it, or measured on it."""
     labels, measured = ({label for image in part for label in image.labels or ()} for part in (train, val))
     measured |= {kit.classes[k - 1] for image in val for k in image.pixels or () if 0 < k <= len(kit.classes)}
 
@@ -246,7 +246,8 @@ def _histogram(kit: voc.Devkit, images: Sequence[_Image]) -> list[str]:
 
 
 def _notes(kit: voc.Devkit, images: Sequence[_Image], everything: bool) -> list[str]:
-    """What is odd, but no fault, with counts; files that no list names only where all lists were looked through."""
+    """List what is odd, but no fault, with counts; files that no list names only where all lists were looked
+    through."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for image in images:
         for kind in image.notes:

@@ -106,7 +106,7 @@ def annotation_files(paths: Sequence[Path], year: int | None, partial: bool) -> 
 
 
 def require_whole(ids: _Ids) -> None:
-    """Raises UserError unless train and val of 2014 have the published counts and, where the project has their list,
+    """Raise UserError unless train and val of 2014 have the published counts and, where the project has their list,
     its ids."""
     for split in ("train", "val"):
         if len(ids[split]) != COUNTS[split]:
@@ -196,7 +196,7 @@ def _read(annotations: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str, l
 
 
 def _require_photographs(folder: Path, photos: Sequence[Photo]) -> None:
-    """UserError unless every photograph is a file of the folder."""
+    """Raise UserError unless every photograph is a file of the folder."""
     try:
         there = {names.composed(entry.name) for entry in os.scandir(folder)}
     except OSError as error:

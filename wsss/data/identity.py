@@ -56,7 +56,7 @@ def digests(split: voc.Split) -> _Digests:
 
 
 def of_run(folder: Path) -> Data:
-    """What is known of the data that the run at `folder` was started on; empty where nothing is. Raises UserError."""
+    """Read the digests of the data that the run at `folder` was started on; empty if unknown. Raises UserError."""
     path = folder / _FILE
     if path.is_file():
         data = read_json(path)
@@ -67,8 +67,8 @@ def of_run(folder: Path) -> Data:
 
 
 def require_same(folder: Path, data: Data, root: Path) -> None:
-    """UserError where the run at `folder`, begun or finished, belongs to other data than `data`, those of `root`; a
-    note on stderr where an older run does not tell."""
+    """Raise UserError where the run at `folder`, begun or finished, belongs to other data than `data`, those of `root`;
+    a note on stderr where an older run does not tell."""
     path = folder.with_name(f"{folder.name}.json")
     record = records.data_of(records.load(path)) if path.is_file() else {}
     known = of_run(folder)
@@ -104,18 +104,18 @@ class Evaluated:
     """What differs from the run's own data; empty where nothing is known to."""
 
     def of_record(self) -> list[str]:
-        """What tells the record from that of the run's own data, for its name."""
+        """Suffix of the record's name; empty for the data of the run."""
         return [self._mark("ids", "labels", "masks", "photographs")] if self.differ else []
 
     def of_predictions(self) -> list[str]:
-        """What tells the predictions from those of the run's own photographs, for the name of their folder."""
+        """Suffix of the folder of predictions; empty for the photographs of the run."""
         return [self._mark("ids", "photographs")] * any(x in self.differ for x in ("photographs", "listed images"))
 
     def _mark(self, *kinds: str) -> str:
         return f"other-data-{records.lines_digest(self.digests.get(kind, '') for kind in kinds)[:8]}"
 
     def fields(self) -> dict[str, Any]:
-        """For the record."""
+        """Fields of the record."""
         other = {"other_data": self.differ} if self.differ else {}
         return {"data": {"train": self.train, "val": self.digests}, **other}
 
@@ -146,7 +146,7 @@ def evaluated(folder: Path, config: Settings, listed: tuple[Path, str], measured
 
 
 def _of_pairs(ids: Sequence[str], values: Iterable[str]) -> str:
-    """As the masks of `records.fingerprint`."""
+    """Digest of ids and values in pairs, as for the masks of `records.fingerprint`."""
     return records.lines_digest(f"{name} {value}" for name, value in sorted(zip(ids, values, strict=True)))
 
 

@@ -43,7 +43,7 @@ _VOC_INDEX = {tuple(VOC_PALETTE[3 * index : 3 * index + 3]): index for index in 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Pillow's warnings (of broken EXIF). Threads share the filters of warnings, so whoever reads pictures in
+    """Silence Pillow's warnings (of broken EXIF). Threads share the filters of warnings, so whoever reads pictures in
     several holds this around all of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -74,7 +74,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def open_photograph(path: Path) -> tuple[Image.Image, bool]:
-    """As `read_image`, and whether it has more than 8 bits a channel, without the line on stderr."""
+    """Read a photograph as `read_image` does, without a note, and tell whether it has more than 8 bits a channel."""
     try:
         with opened(path) as image:
             deep = ";16" in image.mode + _stored_as(image)

@@ -1,4 +1,4 @@
-"""Where the known data sets lie, and which of them a folder holds. No torch."""
+"""Find the known data sets, and tell which of them a folder holds. No torch."""
 
 import os
 from functools import cache

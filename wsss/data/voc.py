@@ -147,7 +147,7 @@ def read_labels(kit: Devkit, ids: Sequence[str]) -> np.ndarray:
 
 
 def text_labels(kit: Devkit, file: str = LABEL_FILE) -> tuple[dict[str, str], str]:
-    """As `names.label_lines`, of a text file of the set. Raises UserError."""
+    """Read a text file of the set as `names.label_lines` does. Raises UserError."""
     return names.label_lines(kit.root / file, names.files(kit.root / "JPEGImages", names.PHOTOGRAPHS))
 
 

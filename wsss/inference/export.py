@@ -81,7 +81,7 @@ def run(folder: Path, photos: str, save: Path, weights: str = "last", data_root:
 
 
 def _photographs(photos: str, save: Path, config: Config, classes: tuple[str, ...]) -> list[_Photograph]:
-    """What `photos` names. Raises UserError."""
+    """List the photographs that `photos` names. Raises UserError."""
     given = Path(photos)
     if given.is_file():
         return [_Photograph(given.stem, given, None)]

@@ -44,7 +44,7 @@ class Shard:
     """Where PNGs without the CRF go, beside those with it."""
 
     def jobs(self, stop: threading.Event) -> Iterator[Job]:
-        """What is left to do for each image, in order: all of it, or only the counting. Made when it is asked for."""
+        """Yield the work that is left for each image, in order: all of it, or only the counting."""
         for shape, group in groupby(self._photographs(stop), key=lambda item: self._group(*item)):
             waiting: list[tuple[int, Image.Image]] = []
             for place, photograph in group:
@@ -77,7 +77,7 @@ class Shard:
 
     @property
     def folders(self) -> list[Path]:
-        """Where PNGs go."""
+        """Folders of the PNGs."""
         return [folder for folder in (self.folder, self.plain) if folder]
 
     def _path(self, place: int, folder: Path) -> Path:

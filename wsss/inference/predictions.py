@@ -92,7 +92,7 @@ def _label(job: Job) -> tuple[np.ndarray, float]:
 
 
 def fault(path: Path, size: tuple[int, int], classes: int, gaps: bool = False) -> str:
-    """What is wrong with a PNG of predictions, in words; empty where nothing is.
+    """Describe what is wrong with a PNG of predictions; empty if nothing is.
 
     It must be an index image with VOC's palette, of the photograph's `size` (width, height), its values classes, or
     IGNORE where `gaps` are allowed.

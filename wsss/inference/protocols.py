@@ -39,7 +39,7 @@ class Crf:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a photograph is scored (page 'Data and evaluation')."""
+    """Protocol of a final evaluation (page 'Data and evaluation')."""
 
     kind: str
     """voc or coco."""
@@ -58,7 +58,7 @@ class Protocol:
     """Squash without antialiasing, as the run's compat says (Deviations D18)."""
 
     def changes(self) -> list[str]:
-        """What departs from the protocol, the CRF's absence aside, short enough for a file's name; empty: nothing."""
+        """Name what departs from the protocol, the CRF's absence aside, in a part of a file's name; empty: nothing."""
         merge = self.crf.merge if self.crf else None
         names = {
             f"merge{merge}": merge is not None,

@@ -114,7 +114,7 @@ def evaluate_run(folder: Path, weights: str = "last", data_root: str = "", split
 
 @dataclass(frozen=True)
 class Request:
-    """What to predict, how, and where to; empty values stand for what the protocol or the run says."""
+    """Settings of a final evaluation; empty values stand for the protocol's or the run's."""
 
     run: Path
     weights: str = "last"
@@ -134,7 +134,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `run` made."""
+    """Result of `run`."""
 
     folder: Path
     """Of the PNGs."""
@@ -145,7 +145,7 @@ class Outcome:
     """What differs from the data of the run; empty where nothing is known to."""
 
     def sentence(self) -> str:
-        """What was measured, and where it lies."""
+        """Say what was measured, and where it lies."""
         split, where = self.images.name, f"predictions: {self.folder}"
         where += f"\nother data than the run's: {self.other_data} differ" if self.other_data else ""
         if self.record is None:
@@ -274,7 +274,7 @@ def crf_workers(wanted: int | None, protocol: Protocol) -> int:
 
 
 def _changes(request: Request, protocol: Protocol) -> list[str]:
-    """What keeps a record from passing for the final one: other weights, half precision, other scales or sizes."""
+    """Name what distinguishes a record from the final one: other weights, half precision, other scales or sizes."""
     return [request.weights] * (request.weights != "last") + ["bfloat16"] * request.bfloat16 + protocol.changes()
 
 

@@ -75,7 +75,7 @@ class Submit:
 
 
 def require_voc_test(images: Split) -> None:
-    """UserError unless these are VOC's test images and classes."""
+    """Raise UserError unless these are VOC's test images and classes."""
     known = records.split_ids("voc-test")
     others = sorted(set(known) ^ set(images.ids))
     if others:
@@ -89,8 +89,8 @@ def require_voc_test(images: Split) -> None:
 
 
 def _validate(folder: Path, images: Split) -> None:
-    """UserError, naming up to three faults, unless `folder` holds just one right PNG for each image: of its size, with
-    VOC's palette, its values classes."""
+    """Raise UserError, naming up to three faults, unless `folder` holds just one right PNG for each image: of its size,
+    with VOC's palette, its values classes."""
     classes, faults = len(images.kit.classes) + 1, []
     for name, file in zip(images.ids, tqdm(images.files, desc="check", unit="image", leave=False), strict=True):
         faults.append(predictions.fault(folder / f"{name}.png", read_image(file).size, classes))

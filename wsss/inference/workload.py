@@ -1,4 +1,4 @@
-"""What a final evaluation takes of this machine, said before it begins: sizes, tokens, time and memory."""
+"""Estimate what a final evaluation takes, before it begins: sizes, tokens, time and memory."""
 
 import math
 import sys
@@ -115,7 +115,7 @@ def _prepare(shard: Shard, workers: int, fixed: bool) -> int:
 
 
 def plan_of(shard: Shard, workers: int) -> Plan:
-    """What is left to do of all processes' shards; of the photographs only the headers are read. Raises UserError."""
+    """Plan the work that is left of all processes' shards; only headers of photographs are read. Raises UserError."""
     images, processes = shard.images, distributed.local_world_size()
     left = [number for number, name in enumerate(images.ids) if not (shard.folder / f"{name}.png").is_file()]
     return Plan(
@@ -142,7 +142,7 @@ def available() -> int:
 
 
 def refuse(plan: Plan, free: int) -> None:
-    """UserError, with a limit that would fit, if the plan takes more than `free` bytes."""
+    """Raise UserError, with a limit that would fit, if the plan takes more than `free` bytes."""
     if plan.bytes() <= free:
         return
     number = plan.largest()

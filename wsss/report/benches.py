@@ -14,7 +14,7 @@ _Bench = dict[str, Any]
 
 
 def read(folder: Path, kind: str = "step") -> list[_Bench]:
-    """What was measured by `wsss bench KIND`, in the order of the files' names. Raises UserError for a file that is no
+    """Read the lines of `wsss bench KIND`, in the order of the files' names. Raises UserError for a file that is no
     line of any bench, and for one of this kind that is not whole."""
     benches = []
     for path in sorted(folder.glob("*.json")):
@@ -31,7 +31,7 @@ def read(folder: Path, kind: str = "step") -> list[_Bench]:
 
 
 def _name(bench: _Bench) -> str:
-    """What was measured, in a few words: preset, backbone, crop, batch, type and options that are on."""
+    """Name what was measured: preset, backbone, crop, batch, type and options that are on."""
     parts = [bench["preset"], bench["backbone"], f"crop {bench['crop']}", f"batch {bench['batch']}"]
     parts += [f"in {bench['accumulate']} parts"] * (bench.get("accumulate", 1) > 1)
     parts += [bench["dtype"], *(option.replace("_", " ") for option in _OPTIONS if bench.get(option))]

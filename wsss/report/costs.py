@@ -1,4 +1,4 @@
-"""What a run takes, by arithmetic: encoder passes, floating point operations, tensors kept. No torch."""
+"""Costs of a run by arithmetic: encoder passes, floating point operations, tensors kept. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,7 +101,7 @@ def _decoder_size(vit: Vit, classes: int, width: int | None = None) -> int:
 
 
 def step_tflop(config: Config, repeated: bool = False) -> float:
-    """Of a step with all its images, every term on."""
+    """Operations (10^12) of a step with all its images, every term on."""
     return config.optim.batch * tflop(passes(config, repeated), vit_of(config), DATASETS[config.data.name].classes)
 
 
@@ -168,12 +168,12 @@ class Published:
 
     @property
     def gpu_seconds(self) -> float:
-        """Of all GPUs together."""
+        """Seconds of all GPUs together."""
         return 3600 * self.gpus * self.hours
 
 
 def base_time(dataset: str) -> Published:
-    """From data/published; UserError where nothing is stated."""
+    """Look up the base's training time in data/published. Raises UserError."""
     for row in published_rows("training_time"):
         if (row["method"], row["dataset"]) == ("ToCo", dataset):
             return Published(int(row["gpus"]), row["gpu"], int(row["hours"]) + int(row["minutes"]) / 60)
@@ -181,7 +181,7 @@ def base_time(dataset: str) -> Published:
 
 
 def base_pflop(config: Config) -> float:
-    """Of the base's run on the benchmark of `config`: all its terms, equal passes computed anew."""
+    """Operations (10^15) of the base's run on the benchmark of `config`: all its terms, equal passes computed anew."""
     same = {"class_contrast.weight": 0.5, "patch_contrast.weight": 0.2}
     return run_pflop(override(config, same), repeated=True)
 
@@ -198,11 +198,11 @@ def hours(config: Config) -> tuple[float, float]:
 
 
 def sweep_hours(rows: Sequence[Row]) -> tuple[float, float]:
-    """Both bounds for every row and seed, one after the other."""
+    """Sum both bounds over every row and seed."""
     bounds = [hours(row.config) for row in rows]
     return len(SEEDS) * sum(low for low, _ in bounds), len(SEEDS) * sum(high for _, high in bounds)
 
 
 def different(experiments: Sequence[Experiment]) -> list[Row]:
-    """The rows of several experiments, each variant once."""
+    """Join the rows of several experiments, each variant once."""
     return list({row.variant: row for experiment in experiments for row in experiment.rows}.values())

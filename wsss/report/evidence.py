@@ -107,7 +107,7 @@ def causes(experiment: Experiment, runs: Sequence[Record]) -> Picture:
 
 
 def _less_seed_means(runs: Sequence[Record], key: str) -> np.ndarray:
-    """Of each run the result at `key` less its mean over those of the runs that share seed and device."""
+    """Subtract from each run's result at `key` the mean over the runs of the same seed and device."""
     values: dict[tuple[int, str], list[float]] = defaultdict(list)
     for run in runs:
         values[records.draw(run)].append(records.value(run, key))
@@ -188,7 +188,7 @@ def extent(experiment: Experiment, runs: Sequence[Record]) -> Picture:
 
 
 def _measured(experiment: Experiment, runs: Sequence[Record], key: str) -> dict[str, list[Record]]:
-    """Of each row that has any: runs with the result at `key`, of the seeds that all rows have; else NotMeasured."""
+    """Map each row to its runs with a result at `key`, of the seeds that all rows have. Raises NotMeasured."""
     pairs = zip(experiment.rows, ablation.groups_of(runs, experiment), strict=True)
     groups = {row.label: [record for record in group if records.has(record, key)] for row, group in pairs}
     if not any(groups.values()):

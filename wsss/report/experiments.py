@@ -74,7 +74,7 @@ class Final:
 
     @property
     def stem(self) -> str:
-        """What stands between SEED and .json in the name of its record."""
+        """Part of its record's name between SEED and .json."""
         return self.protocol + "-crf" * self.crf + self._scaled
 
 
@@ -208,7 +208,7 @@ def _components(scale: str) -> Experiment:
 
 
 def _steps(scale: str) -> Experiment:
-    """From the base to Module A, one change a line."""
+    """Rows from the base to Module A, one change each."""
     msc = presets.PRESETS[scale].msc
     single = {"msc.subspaces": 1, "msc.dimension": msc.subspaces * msc.dimension}
     level, decoupling = presets.WITHOUT_PATCH_TOKENS, presets.UNDECOUPLED

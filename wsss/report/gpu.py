@@ -1,4 +1,5 @@
-"""Tables of what the paper's runs take (pages 'Run it', 'What runs cost'), each estimate with its basis. No torch."""
+"""Tables of the costs of the paper's runs (pages 'Run it', 'What runs cost'), each estimate with its basis. No
+torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,12 +19,12 @@ UNKNOWN = "not known"
 
 
 def _launcher(dataset: str) -> str:
-    """What starts as many processes as the base had GPUs."""
+    """Command that starts as many processes as the base had GPUs."""
     return f"torchrun --nproc_per_node {costs.base_time(dataset).gpus} -m wsss"
 
 
 def _base_table(benches: Sequence[_Bench]) -> Table:
-    """What the base's authors state, and what follows from it, line by line; takes no benches."""
+    """Table of what the base's authors state, and what follows from it; takes no benches."""
     columns = [_base_column(dataset) for dataset in BENCHMARKS]
     names = columns[0].keys()
     rows = tuple((name, *(column[name] for column in columns), _DERIVED[name]) for name in names)

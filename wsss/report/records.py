@@ -93,7 +93,7 @@ def data_of(record: Record) -> Data:
 
 
 def check_data(data: Any, where: str) -> None:
-    """Raises UserError, naming `where`, if `data` are no digests by list."""
+    """Raise UserError, naming `where`, if `data` are no digests by list."""
     whole = isinstance(data, Mapping) and {"train", "val"} <= data.keys()
     if not whole or not all(isinstance(of_list, Mapping) for of_list in data.values()):
         raise UserError(f"{where} holds no digests of train and val; move it away to go on without them")
@@ -127,7 +127,7 @@ def split_ids(name: str) -> list[str]:
 
 
 def require_split(record: Record, name: str) -> None:
-    """Raises UserError unless the record was measured on exactly the images of the known split `name`.
+    """Raise UserError unless the record was measured on exactly the images of the known split `name`.
 
     The masks of VOC and COCO are not part of this project, so their digest cannot be checked here.
     """
@@ -142,7 +142,7 @@ def require_split(record: Record, name: str) -> None:
 
 
 def _validate(record: Any, where: str) -> None:
-    """Raises UserError, naming `where`, if a field is missing or of another type."""
+    """Raise UserError, naming `where`, if a field is missing or of another type."""
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise UserError(f"{where} is not a record of schema {SCHEMA}; write it anew with `wsss evaluate`")
     for name, kind in FIELDS.items():

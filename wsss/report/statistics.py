@@ -28,7 +28,7 @@ class Summary(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """How far one mean IoU lies above another on the same images, in points of percent; nothing of other seeds."""
+    """Difference of two mean IoUs on the same images, in points of percent; it says nothing about other seeds."""
 
     difference: float
     low: float
@@ -222,7 +222,7 @@ def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) ->
 
 
 def _require_alike(runs: Sequence[Record], advice: str) -> None:
-    """Raises UserError, with advice, if records differ in images, masks, protocol or what is known of their data."""
+    """Raise UserError, with advice, if records differ in images, masks, protocol or what is known of their data."""
     for record in runs[1:]:
         pair = f"{records.describe(record)} and {records.describe(runs[0])}"
         for name in ("fingerprint", "protocol"):

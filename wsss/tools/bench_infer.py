@@ -124,9 +124,9 @@ def _evaluate(
 
 @contextmanager
 def _clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]:
-    """Within it, seconds in the network, in `protocols.scores` and in all that makes jobs add up in `spent`, which gets
-    the peak memory of the workers in 10^9 bytes, too, where /proc tells it. Yields the passes of the encoder: images,
-    patch tokens, and whether a gradient is asked for."""
+    """Add up seconds in the network, in `protocols.scores` and in all that makes jobs in `spent`, which gets the peak
+    memory of the workers in 10^9 bytes, too, where /proc tells it. Yields the passes of the encoder: images, patch
+    tokens, and whether a gradient is asked for."""
     passes: Passes = []
     since: list[float] = []
 

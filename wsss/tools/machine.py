@@ -1,4 +1,4 @@
-"""What benches have in common: time, its unit, memory, operations, random photographs. Run them on an idle machine."""
+"""Tools of all benches: time, its unit, memory, operations, random photographs. Run them on an idle machine."""
 
 import json
 import resource
@@ -123,7 +123,7 @@ def counted_flops() -> Iterator[flop_counter.FlopCounterMode]:
 
 
 class _Whole(nullcontext):
-    """In the place of PyTorch's tracker of modules: all is counted for the whole."""
+    """Stand-in for PyTorch's tracker of modules: all is counted for the whole."""
 
     parents = frozenset({"Global"})
 

@@ -163,8 +163,8 @@ def _place(experiment: Experiment, sweep: Sweep) -> tuple[str, Path | None]:
 
 
 def _require_same_data(experiment: Experiment, sweep: Sweep, jobs: Sequence[Job]) -> None:
-    """UserError where runs, finished or begun, belong to other data than those that the sweep would use; where either
-    are not there or an older run does not tell, nothing is held against one another."""
+    """Raise UserError where runs, finished or begun, belong to other data than those that the sweep would use; where
+    either are not there or an older run does not tell, nothing is held against one another."""
     _, root = _place(experiment, sweep)
     begun = [(job, known) for job in jobs if (known := identity.of_run(job.folder)).get("train")]
     if not begun or root is None:
@@ -201,7 +201,7 @@ def overview(experiment: Experiment, jobs: Sequence[Job], known: Sequence[Record
 
 
 def _write_list(jobs: Sequence[Job], sweep: Sweep) -> Path:
-    """What is left as OUTPUT/sweeps/TABLE.txt, a run a line; returns the path."""
+    """Write what is left to OUTPUT/sweeps/TABLE.txt, a run a line; returns the path."""
     path = sweep.folder / "sweeps" / f"{sweep.table}.txt"
     with atomic(path) as temporary:
         temporary.write_text("".join(f"{job.line(sweep.launcher)}\n" for job in jobs), encoding="utf-8")

@@ -151,7 +151,7 @@ def _on_image(window: np.ndarray, corner: tuple[int, int], size: int) -> np.ndar
 
 
 def contour(shown: np.ndarray) -> np.ndarray:
-    """Where an integer map changes between neighbours (left, right, above, below): one pixel on either side. Bool."""
+    """Mask of the pixels with another value than a neighbour (left, right, above or below)."""
     edge = np.zeros(shown.shape, bool)
     across, down = shown[:, 1:] != shown[:, :-1], shown[1:] != shown[:-1]
     edge[:, 1:] |= across

@@ -84,7 +84,7 @@ class Pose:
 
 @lru_cache(1024)
 def _corners(lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For the corners of polygons in a row: the next corner of each, the polygons' starts, the polygon of each."""
+    """Index the corners of polygons in a row: the next corner of each, the polygons' starts, the polygon of each."""
     starts = np.cumsum((0, *lengths))
     following = np.arange(starts[-1]) + 1
     following[starts[1:] - 1] = starts[:-1]

@@ -1,4 +1,4 @@
-"""From shapes to pictures: objects with texture and light, backgrounds, shadows."""
+"""Render shapes as pictures: objects with texture and light, backgrounds, shadows."""
 
 from dataclasses import dataclass, replace
 
@@ -35,7 +35,7 @@ class Sprite:
 
     @property
     def mask(self) -> np.ndarray:
-        """Where the object is at least half opaque (h, w)."""
+        """Mask of the pixels where the object is at least half opaque (h, w)."""
         return self.alpha >= np.float32(0.5)
 
 

@@ -1,4 +1,4 @@
-"""What is drawn: bodies made of several shapes, and the patterns that tell classes with one body apart. Those of the
+"""Shapes to draw: bodies made of several shapes, and the patterns that tell classes with one body apart. Those of the
 pretraining images come last; none of them is in the mini set.
 
 A body is a function of a random state that returns its layers from back to front, in units of its length around
