@@ -9,8 +9,8 @@ import pytest
 from running import command, environment, folder, own_set, record, run, tiny
 
 from wsss import cli, config, presets, settings, stored, train
-from wsss.interrupt import Interrupted
 from wsss.paths import Echo, UserError
+from wsss.process import Interrupted
 
 
 def test_usage_lists_commands_and_presets(capsys):

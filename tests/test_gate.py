@@ -9,8 +9,8 @@ from running import assert_same_run, folder, log, own_set, run
 from test_resume import ask_to_stop
 
 from wsss import checkpoint
-from wsss import gate as gated
 from wsss.report import gate, records
+from wsss.tools import gate as gated
 
 
 def words(root, output, *more: str) -> list[str]:

@@ -21,13 +21,12 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # A module imports only what stands before it, in an earlier row or its own; modules of a sub-package may import one
 # another.
 ROWS = (
-    "wsss batch host paths distributed interrupt memory log provenance registry "
-    "settings command config schedule presets stored",
+    "wsss batch host paths distributed process provenance registry settings command config schedule presets stored",
     "report",
     "metrics normalisation optim transforms weights cam alignment contrast energy refine subspace checkpoint",
     "data encoder model datasets",
     "method",
-    "tally evaluate sizes finite begun train gate",
+    "tally evaluate guards train",
     "inference explore tools",
     "cli __main__",
 )
@@ -37,7 +36,7 @@ NO_TORCH = [
     "wsss.report.gate",
     *("wsss.report.figures", "wsss.tools.reproduce", "wsss.explore.payload", "wsss.explore.command"),
 ]
-CLOSURE = 2660
+CLOSURE = 2630
 """Lines of code of all modules that `import wsss.method, wsss.datasets` loads: a ceiling that only sinks. The aim is
 2,000."""
 MANY_ARGUMENTS = """

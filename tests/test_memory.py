@@ -8,10 +8,10 @@ import pytest
 
 FAULTS = """
 import resource, sys
-from wsss import memory
+from wsss import process
 
 if sys.argv[1] == "kept":
-    memory.keep_freed()
+    process.keep_freed()
 before = 0
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

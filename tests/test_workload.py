@@ -22,7 +22,7 @@ from wsss.data import pictures, voc
 from wsss.data.pictures import read_mask
 from wsss.inference import predict, protocols, runs, workload
 from wsss.inference.workload import Plan
-from wsss.interrupt import GRACE
+from wsss.process import GRACE
 from wsss.report import records
 
 SIZE = (300, 200)
@@ -116,13 +116,13 @@ def test_expected_seconds_are_those_of_a_network_that_takes_known_ones(made, tmp
 
 PEAK = """
 import sys, numpy as np, torch
-from wsss import memory, model, presets
+from wsss import model, presets, process
 from wsss.inference import protocols
 from wsss.inference.crf import dense_crf
 import psutil
 from wsss.tools.machine import photograph, resident_mb
 torch.set_num_threads(1)
-memory.keep_freed()
+process.keep_freed()
 peak = lambda: int(1e6 * resident_mb(psutil.Process(), peak=True))
 config = presets.get("voc", **{"model.backbone": "vit_tiny_patch16_224", "model.pretrained": False, "model.depth": 3})
 net, asked = model.build(config, 20).eval(), protocols.protocol("voc")
@@ -292,7 +292,7 @@ def test_a_second_interrupt_ends_at_once_with_another_code():
     """The main thread is in C code for minutes, as in a large product of matrices."""
     code = (
         "import hashlib\n"
-        "from wsss.interrupt import stop_signals, within_seconds\n"
+        "from wsss.process import stop_signals, within_seconds\n"
         "with stop_signals(), within_seconds(lambda: 'tidied up'):\n"
         "    print('ready', flush=True)\n"
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"

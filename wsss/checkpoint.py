@@ -1,10 +1,12 @@
-"""A run's weights (safetensors) and training state (weights-only pickle) on disk: written atomically, read safely."""
+"""Files of a run: weights (safetensors), training state (weights-only pickle) and log; written atomically, read
+safely."""
 
 import hashlib
 import io
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,33 @@ def configuration(run: Path) -> Config:
 def weights_file(run: Path, step: int) -> Path:
     """Path at which `save` keeps the weights of `step`."""
     return run / f"step-{step:08d}.safetensors"
+
+
+@dataclass(frozen=True)
+class Log:
+    """The file log.jsonl of a run."""
+
+    path: Path
+
+    def lines(self, last: int) -> list[str]:
+        """The whole lines of the steps from 1 to `last`. Raises UserError."""
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            return [line for line in lines if line.endswith("\n") and 0 < json.loads(line)["step"] <= last]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{self.path} is no log of training ({error}); move it away to go on without it") from error
+
+    def validations(self, last: int) -> list[dict[str, Any]]:
+        """The validations up to step `last`. Raises UserError."""
+        return [row for row in map(json.loads, self.lines(last)) if "validation" in row]
+
+    def begin(self, first: dict[str, Any], last: int) -> None:
+        """Keep what is whole of the steps up to `last`, after a first row of step 0."""
+        lines = self.lines(last) if self.path.exists() else []
+        with atomic(self.path) as temporary:
+            temporary.write_text("".join([json.dumps({"step": 0, **first}) + "\n", *lines]), encoding="utf-8")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add a row."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")

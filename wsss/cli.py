@@ -79,8 +79,8 @@ class _Train(Config):
             from wsss.report import gate
 
             gate.rows(config.name)  # says which presets have a gate
-        from wsss import gate as gates
         from wsss import train
+        from wsss.tools import gate as gates
 
         record = train.run(config, not self.no_resume, gates.Gate if self.gate else None)
         if not self.gate:

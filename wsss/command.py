@@ -15,8 +15,8 @@ from typing import Any
 import tyro
 
 from wsss import settings
-from wsss.interrupt import Interrupted, clean_exit
 from wsss.paths import Echo, UserError, did_you_mean, is_first, note
+from wsss.process import Interrupted, clean_exit
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from wsss.config import Config, Data
 from wsss.data import voc
 from wsss.data.pictures import read_image, read_mask
 from wsss.data.voc import Split
-from wsss.interrupt import cores
 from wsss.paths import UserError, note
+from wsss.process import cores
 
 
 def root_of(config: Data) -> Path:

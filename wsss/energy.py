@@ -21,8 +21,8 @@ from torch import Tensor
 from wsss import host
 from wsss.cam import upcast
 from wsss.config import IGNORE
-from wsss.interrupt import obey_parent
 from wsss.paths import UserError
+from wsss.process import obey_parent
 
 _THREAD = ThreadPoolExecutor(1, "energy")
 _Copies = Callable[[], tuple[Tensor, ...]]

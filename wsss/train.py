@@ -13,17 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from wsss import (
-    begun,
     checkpoint,
     datasets,
     distributed,
     evaluate,
-    finite,
-    memory,
+    guards,
     method,
     optim,
+    process,
     schedule,
-    sizes,
     stored,
     tally,
 )
@@ -32,10 +30,9 @@ from wsss.batch import Batch
 from wsss.config import Config
 from wsss.data import identity, sets
 from wsss.data.voc import Split
-from wsss.interrupt import Interrupted, stop_signals
-from wsss.log import Log
 from wsss.model import SegmentationModel, build
 from wsss.paths import UserError, project_root, write_json
+from wsss.process import Interrupted, stop_signals
 from wsss.report import records
 
 
@@ -53,7 +50,7 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
         evaluate.require_headline(config.data, train_split.kit.classes)
         data = distributed.from_main(lambda: _digests(train_split, val_split, watched))
         folder = run_folder(config, root)
-        done = begun.finished(folder, config, resume, root, data)
+        done = guards.finished(folder, config, resume, root, data)
         distributed.barrier()  # a finished run is found by all processes or by none
         if done:
             return done
@@ -91,13 +88,13 @@ class Trainer:
         self.folder, self.device, self.step, self.best, self.seconds = folder, device, 0, -1.0, 0.0
         self.last = config.optim.steps
         """Step after which `fit` ends; the schedule's length where nothing stops it before."""
-        self.undefined, self.log = 0, Log(folder / "log.jsonl")
+        self.undefined, self.log = 0, checkpoint.Log(folder / "log.jsonl")
         self.origin: dict[str, Any] = {}  # further fields of the record
         self.model = self.build(len(train.kit.classes)).to(device)
         parts = (self.model.trunk_parameters(), self.model.head_parameters(), self.model.decoder.parameters())
         self.optimizer = optim.build(*parts, config.optim)
         self.main, self.stamp = distributed.rank() == 0, evaluate.stamp()
-        sizes.check(config, self.model.patch)
+        guards.require_sizes(config, self.model.patch)
         step = checkpoint.latest(folder)
         if step is not None:
             self._restore(step)
@@ -114,7 +111,7 @@ class Trainer:
         """Train to the last step; SIGTERM and Ctrl-C save and raise Interrupted. Raises UserError at a loss that is
         not finite, before the optimizer sees its gradient."""
         config, total = self.config.optim, self.last
-        memory.keep_freed()
+        process.keep_freed()
         wrapped = method.Forward(self.model, self.config)
         if distributed.world_size() > 1:
             wrapped = self._shared(wrapped)
@@ -179,7 +176,7 @@ class Trainer:
                     output, targets = wrapped(batch, self.step, generator)
                     terms = method.losses(output, targets, config)
                     loss = method.objective(terms, table) / config.optim.accumulate
-                told.append((batch.ids, finite.values(terms)))
+                told.append((batch.ids, guards.values(terms)))
                 loss.backward()  # out of autocast, in the types that the forward pass had
         means = self._checked(told)
         method.complete_gradients(self.model, config)
@@ -190,10 +187,10 @@ class Trainer:
         enabled = self.config.optim.bfloat16 and distributed.computes_bfloat16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def _checked(self, told: Sequence[finite.Told]) -> dict[str, float | None]:
-        """Average the terms by `finite.means`, and count the steps without a segmentation loss."""
+    def _checked(self, told: Sequence[guards.Told]) -> dict[str, float | None]:
+        """Average the terms by `guards.means`, and count the steps without a segmentation loss."""
         undefined = self.config.compat.undefined_segmentation
-        means, without = finite.means(told, undefined, self.step, self.folder)
+        means, without = guards.means(told, undefined, self.step, self.folder)
         self.undefined += without
         return means
 
@@ -235,7 +232,7 @@ class Trainer:
             self._validate()
 
     def _validate(self) -> None:
-        finite.require_weights(self.model, self.step, self.folder)
+        guards.require_weights(self.model, self.step, self.folder)
         row = {"step": self.step, "validation": self._measure(self.val_split)}
         if self.watched:
             row["watched"] = {split.name: self._measure(split) for split in self.watched}
@@ -259,7 +256,7 @@ class Trainer:
             checkpoint.write_weights(self.model, self.folder / "best.safetensors", self.model.metadata())
 
     def _save(self) -> None:
-        finite.require_weights(self.model, self.step, self.folder)
+        guards.require_weights(self.model, self.step, self.folder)
         if self.main:
             state = {"optimizer": self.optimizer.state_dict(), "best": self.best, "seconds": self.seconds}
             state |= {"undefined": self.undefined, "images": records.ids_digest(self.train_split.ids)}

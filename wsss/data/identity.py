@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from wsss.config import Data as Settings
 from wsss.data import pictures, voc
-from wsss.interrupt import cores
 from wsss.paths import UserError, atomic, note, read_json, sha256, write_json
+from wsss.process import cores
 from wsss.report import records
 from wsss.report.records import Data
 

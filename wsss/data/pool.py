@@ -13,9 +13,9 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any
 
-from wsss import memory
-from wsss.interrupt import cores, obey_parent
+from wsss import process
 from wsss.paths import UserError
+from wsss.process import cores, obey_parent
 
 AHEAD = 2
 """Chunks a worker that wait for it: what bounds the memory."""
@@ -58,5 +58,5 @@ def _each(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
 def _start() -> None:
     """Set up a worker: ignore Ctrl-C, remove what is half-written on SIGTERM, end with the parent."""
     obey_parent()
-    memory.keep_freed()  # otherwise a fifth of the CRF's time goes into page faults
+    process.keep_freed()  # otherwise a fifth of the CRF's time goes into page faults
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

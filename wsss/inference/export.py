@@ -15,9 +15,9 @@ from wsss.config import Config
 from wsss.data import names, pictures, sets
 from wsss.datasets import Split
 from wsss.inference import predictions, protocols, runs
-from wsss.interrupt import Interrupted, stop_signals
 from wsss.model import SegmentationModel
 from wsss.paths import UserError, atomic, sha256
+from wsss.process import Interrupted, stop_signals
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SCORES = "scores.csv"

@@ -14,16 +14,16 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from wsss import distributed, memory
+from wsss import distributed, process
 from wsss.data.pictures import read_image
 from wsss.data.pool import stream
 from wsss.data.voc import Split
 from wsss.inference import predictions, protocols
 from wsss.inference.predictions import Finished, Job
 from wsss.inference.protocols import Protocol, limited
-from wsss.interrupt import Interrupted, stop_signals, within_seconds
 from wsss.model import SegmentationModel
 from wsss.paths import UserError
+from wsss.process import Interrupted, stop_signals, within_seconds
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,9 @@ def finish(shard: Shard, workers: int) -> list[Finished]:
     """Predict and count the images of a shard by `workers` processes beside this one (0: by this one).
 
     Ctrl-C and SIGTERM let what is under way come to its end, then raise Interrupted; what is not at its end within
-    `interrupt.GRACE` seconds, one large photograph say, is given up. On disk are whole PNGs only.
+    `process.GRACE` seconds, one large photograph say, is given up. On disk are whole PNGs only.
     """
-    memory.keep_freed()
+    process.keep_freed()
     stopped = f"stopped; the PNGs in {shard.folder} are whole, and the same words go on from there"
 
     def leave() -> str:

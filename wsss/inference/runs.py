@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from wsss import checkpoint, distributed, evaluate, interrupt, settings
+from wsss import checkpoint, distributed, evaluate, process, settings
 from wsss.config import Config
 from wsss.data import identity, sets
 from wsss.data.identity import Evaluated
@@ -270,7 +270,7 @@ def crf_workers(wanted: int | None, protocol: Protocol) -> int:
     none without CRF."""
     if wanted is not None or not protocol.crf:
         return wanted or 0
-    return max(1, interrupt.cores() // distributed.local_world_size())
+    return max(1, process.cores() // distributed.local_world_size())
 
 
 def _changes(request: Request, protocol: Protocol) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from wsss import cam, datasets, distributed, energy, evaluate, memory, method, presets, refine, train
+from wsss import cam, datasets, distributed, energy, evaluate, method, presets, process, refine, train
 from wsss.batch import Batch
 from wsss.command import Group
 from wsss.config import Config
@@ -102,7 +102,7 @@ class Step(Bench):
         """
         if self.dtype == "bfloat16" and not distributed.computes_bfloat16(device()):
             raise UserError("this machine does not compute in bfloat16, nor would training; leave --dtype out")
-        memory.keep_freed()
+        process.keep_freed()
         passes: Passes = []
         with tempfile.TemporaryDirectory() as scratch:
             update, net = _trainer(self.config(), Path(scratch))

@@ -16,7 +16,7 @@ import psutil
 import torch
 from PIL import Image
 
-from wsss import evaluate, interrupt, model, presets
+from wsss import evaluate, model, presets, process
 from wsss.data.voc import Split
 from wsss.inference import predict, protocols, runs
 from wsss.inference.predict import Shard
@@ -77,7 +77,7 @@ class Infer(Bench):
         with tempfile.TemporaryDirectory() as scratch:
             seconds, crf, passes, operations = _evaluate(net, protocol, settings, Path(scratch), spent)
         unit, rate = gemm_seconds(), 2 * machine.GEMM**3 / gemm_seconds(getattr(torch, self.dtype))
-        best = operations / rate + crf / interrupt.cores()
+        best = operations / rate + crf / process.cores()
         return {
             "bench": "infer",
             **vars(settings),
@@ -96,7 +96,7 @@ class Infer(Bench):
             "peak_memory_gb": round(peak_memory_gb(), 2),
             "workers_memory_gb": round(spent["workers"], 2),
             "threads": torch.get_num_threads(),
-            "cores": interrupt.cores(),
+            "cores": process.cores(),
             **evaluate.stamp(),
         }
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
-from wsss import evaluate, memory
+from wsss import evaluate, process
 from wsss.data.pictures import read_image
 from wsss.data.voc import Split
 from wsss.explore import sources
@@ -49,7 +49,7 @@ class Merge(Bench):
         """Return, by number of classes and by `merge`, the percentage of pixels whose label is that of the whole CRF,
         over all images and in the worst one, and CPU seconds of one core an image, softmax and argmax included, of
         both."""
-        memory.keep_freed()  # as the workers of an evaluation do
+        process.keep_freed()  # as the workers of an evaluation do
         seer, _ = sources.of_run(self.run) if self.run else sources.shipped()
         images = Split(self.data_root, self.split, labels=False)
         protocol = protocols.protocol("voc", scales=self.scales, flip=self.flip)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from wsss import command, contrast, distributed, evaluate, method, model, presets, schedule, subspace
 from wsss.batch import Batch
 from wsss.config import Config
-from wsss.interrupt import cores
+from wsss.process import cores
 from wsss.report.table import Table
 from wsss.tools.bench import Step
 from wsss.tools.bench_infer import Infer

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from wsss import distributed, memory, provenance
+from wsss import distributed, process, provenance
 from wsss.config import Model
 from wsss.data import names
 from wsss.data.drawn import generate
@@ -156,7 +156,7 @@ def _fit(model: _Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) -
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     device = model.class_head.weight.device
     bfloat16 = distributed.computes_bfloat16(device)
-    memory.keep_freed()
+    process.keep_freed()
     augment = v2.Compose([v2.RandomResizedCrop(config.size, (0.5, 1.0), antialias=True), v2.RandomHorizontalFlip()])
     started, step, done = time.monotonic(), 0, 0.0
     model.train()

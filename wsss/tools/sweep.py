@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from wsss import stored
 from wsss.data import identity, sets, voc
-from wsss.interrupt import Interrupted, cores, stop_signals
 from wsss.paths import UserError, atomic, note, project_root
+from wsss.process import Interrupted, cores, stop_signals
 from wsss.registry import DATASETS
 from wsss.report import ablation, experiments, records
 from wsss.report.experiments import Experiment
