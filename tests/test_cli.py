@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -76,10 +77,12 @@ FULL = "wsss: error: runs/x: No space left on device; what was there is untouche
     ],
 )
 def test_a_fault_is_one_sentence_and_an_exit_code(fault, code, sentence, monkeypatch, capsys):
-    def stop(words):
-        raise fault
+    @dataclass(frozen=True)
+    class Stop:
+        def __call__(self) -> None:
+            raise fault
 
-    monkeypatch.setitem(cli.COMMANDS, "tables", stop)
+    monkeypatch.setitem(cli.COMMANDS, "tables", Stop)
     assert run("tables") == code
     assert capsys.readouterr().err == (f"{sentence}\n" if sentence else "")
 

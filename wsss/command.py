@@ -54,7 +54,7 @@ def main(command: str, target: Any, arguments: Sequence[str] | None = None) -> i
         print(f"wsss: {stopped}", file=sys.stderr)
         return 143
     except KeyboardInterrupt as stopped:
-        print(f"wsss: {stopped or 'stopped'}", file=sys.stderr)
+        print(f"wsss: {str(stopped) or 'stopped'}", file=sys.stderr)
         return 130
 
 
