@@ -130,7 +130,7 @@ class _Evaluate:
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
     """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
     checkpoint: Path | None = None
-    """In the place of RUN: a file of weights that were trained elsewhere, such as the base's released .pth. It becomes
+    """Instead of RUN: a file of weights that were trained elsewhere, such as the base's released .pth. It becomes
     the run OUTPUT/DATASET/PRESET-foreign-DIGEST/0, whose records say that the weights are foreign."""
     preset: str = ""
     """With --checkpoint: the preset whose network and way of evaluation fit, such as voc-toco."""
@@ -141,7 +141,7 @@ class _Evaluate:
     weights: str = "last"
     """last or best; records of the best say so in their names (SEED.best.json)."""
     data_root: str = ""
-    """Where the data set lies now, if it has moved; or another one with the same classes, whose record stands apart."""
+    """Folder of the data set, if it has moved; or of another one with the same classes, whose record stands apart."""
     split: str = ""
     """List to evaluate on; empty: the run's own for training, val for voc and coco."""
     scales: tuple[float, ...] = ()
@@ -205,7 +205,7 @@ class _Predict:
     weights: str = "last"
     """last or best."""
     data_root: str = ""
-    """Where the data set lies now, if it has moved."""
+    """Folder of the data set, if it has moved."""
 
     def __call__(self) -> str:
         from wsss.inference import export

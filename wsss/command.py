@@ -27,7 +27,7 @@ class Group:
     commands: Mapping[str, Any]
     """Targets of `run`."""
     kind: str = "command"
-    """What the names stand for, as an error calls it."""
+    """Word for the names in an error."""
 
 
 def main(command: str, target: Any, arguments: Sequence[str] | None = None) -> int:

@@ -428,7 +428,7 @@ class Term:
     start: str = ""
     """Field of `Schedule`: the fraction of the run at which it joins. Empty: from the first step on."""
     needs: tuple[str, ...] = ()
-    """What a step computes for it: cam (CAMs of all layers, their labels and the decoder; every other need includes
+    """Parts of a step that it needs: cam (CAMs of all layers, their labels and the decoder; every other need includes
     it), views (class tokens of view 2 and the local crops), anchors (embeddings of labelled tokens), projection (the
     subspaces' matrix), students (CAMs with gradient), filter (the dense kernel). Classification needs nothing."""
     learner: str = ""

@@ -57,7 +57,7 @@ class Prediction:
     segmentation: Float[Tensor, "b c i j"]
     """Logits on the token grid, background first."""
     logits: Float[Tensor, "b k"]
-    """Of the classifier."""
+    """Logits of the classifier."""
     pseudo_label: Int[Tensor, "b h w"]
     """Refined pseudo label of the last CAM, 255 where it is unsure."""
     codes: Float[Tensor, "b n q"] | None = None

@@ -69,7 +69,7 @@ DATASETS: Mapping[str, DataSet] = {
 }
 BENCHMARKS = tuple(name for name, known in DATASETS.items() if known.benchmark)
 SUPERVISED = "-fully-supervised"
-"""Behind the name of a data set in records of runs that learn from its masks: no table of this task asks for it."""
+"""Suffix of a data set's name in records of runs that learn from its masks: no table of this task asks for it."""
 
 
 def title(name: str) -> str:

@@ -31,7 +31,7 @@ class Counts:
 
     ids: list[str] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
-    """Of the truth: see `records.mask_digest`."""
+    """Digests of the truth: see `records.mask_digest`."""
     counts: dict[str, list[np.ndarray]] = field(default_factory=dict)
     """Kind -> per image (c, 3): true positives, false positives, false negatives."""
     boundary: dict[str, list[np.ndarray]] = field(default_factory=dict)

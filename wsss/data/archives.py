@@ -27,7 +27,7 @@ _LARGEST = 16 << 20
 """Bytes; no photograph, mask or annotation of VOC or SBD comes near."""
 _DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, OverflowError, struct.error)
 _BROKEN = (OSError, http.client.HTTPException, EOFError)
-"""What a connection that fails raises; URLError and TimeoutError are OSErrors."""
+"""Errors of a connection that fails; URLError and TimeoutError are OSErrors."""
 
 
 @dataclass(frozen=True)

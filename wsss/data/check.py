@@ -17,7 +17,7 @@ from wsss.data.pool import stream
 from wsss.paths import UserError
 
 _MOST = 100
-"""How many faults are named; the rest are counted."""
+"""Faults that are named; the rest are counted."""
 _PAYS = 1000
 """From so many images on, several processes are worth their start."""
 _PALETTE = bytes(pictures.VOC_PALETTE)
@@ -38,9 +38,9 @@ class _Image:
     """Unless only lists of test images name it."""
     labels: set[str] | None = None
     pixels: dict[int, int] | None = None
-    """How many pixels have a value, of the values in the mask; None without a mask that can be read."""
+    """Value of the mask -> number of its pixels; None without a mask that can be read."""
     digest: str = ""
-    """Of the photograph's pixels."""
+    """sha256 of the photograph's pixels."""
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Kinds of what is odd, but no fault."""

@@ -50,7 +50,7 @@ class PrepareCoco:
     """
 
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
-    """Where the set goes; give it to --data.root of wsss train coco."""
+    """Folder of the set; give it to --data.root of wsss train coco."""
     annotations: tuple[Path, ...]
     """Folder of instances_train2014.json and instances_val2014.json (or 2017), or these files."""
     images: Path

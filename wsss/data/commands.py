@@ -34,7 +34,7 @@ class _DrawMini:
     """Draw the mini set: 1,000 train, 200 val and 200 test images of 128 pixels in VOC format."""
 
     root: Path = field(default_factory=lambda: project_root() / "data" / "mini")
-    """Where it goes; a set that is there already is left as it is."""
+    """Folder of the set; one that is there already is left as it is."""
 
     def __call__(self) -> str:
         from wsss.data.drawn import generate

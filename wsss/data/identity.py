@@ -25,13 +25,13 @@ from wsss.report import records
 from wsss.report.records import Data
 
 _Digests = dict[str, str]
-"""Of one list, by what they are of: see `records.DATA`."""
+"""Digests of one list by kind: see `records.DATA`."""
 _FILE = "data.json"
-"""In a run's folder: the data that it was started on, as in its record."""
+"""File in a run's folder: digests of the data that it was started on, as in its record."""
 WATCHED = "watched "
-"""Before the name of a watched list."""
+"""Prefix of a watched list's name."""
 _VERSION = 2
-"""Of the cached digests; another one where `pictures` decodes otherwise."""
+"""Version of the cached digests; it changes when `pictures` decodes otherwise."""
 _SETTLED = 2.0
 """Seconds after which a file counts as written: the time stamps of some file systems are no finer."""
 _MANY = 2000
@@ -97,11 +97,11 @@ class Evaluated:
     """The data of an evaluation, beside those that its run was started on."""
 
     digests: _Digests
-    """Of the evaluated list."""
+    """Digests of the evaluated list."""
     train: Mapping[str, str]
-    """Of the list that the run was trained on; empty where they are unknown."""
+    """Digests of the list that the run was trained on; empty if unknown."""
     differ: str
-    """What differs from the run's own data; empty where nothing is known to."""
+    """Kinds that differ from the run's data; empty if none is known to."""
 
     def of_record(self) -> list[str]:
         """Suffix of the record's name; empty for the data of the run."""

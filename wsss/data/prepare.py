@@ -27,7 +27,7 @@ from wsss.paths import UserError, atomic, project_root, read_json, write_json
 from wsss.registry import DATASETS, VOC_CLASSES
 
 _CARD = "prepared.json"
-"""What a prepared set says of itself; a folder without it was made by other hands and is left alone."""
+"""File that describes a prepared set; a folder without it was made otherwise and is left alone."""
 _AUG = "SegmentationClassAug"
 _LONGEST, _QUALITY = 320, 88
 """Side in pixels, and JPEG quality, of the photographs with animals."""

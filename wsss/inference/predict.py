@@ -35,13 +35,13 @@ class Shard:
     places: Sequence[int]
     protocol: Protocol
     folder: Path
-    """Where the PNGs go."""
+    """Folder of the PNGs."""
     device: torch.device
     bfloat16: bool
     batch: int
     """Consecutive images of one size that go through the network at once; `places` bring them together."""
     plain: Path | None = None
-    """Where PNGs without the CRF go, beside those with it."""
+    """Folder of PNGs without the CRF, made beside those with it."""
 
     def jobs(self, stop: threading.Event) -> Iterator[Job]:
         """Yield the work that is left for each image, in order: all of it, or only the counting."""

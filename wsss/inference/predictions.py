@@ -29,7 +29,7 @@ class Job:
 
     name: str
     path: Path
-    """Where the PNG goes, or is."""
+    """Path of the PNG."""
     classes: int
     """Classes with background."""
     scores: np.ndarray | None
@@ -41,11 +41,11 @@ class Job:
     mask: Path | None = None
     """The truth; None: nothing is counted."""
     photograph: Path | None = None
-    """Of the mask, for sentences."""
+    """Photograph of the mask, for error sentences."""
     size: tuple[int, int] | None = None
     """Width and height of the PNG, where the photograph was scaled down for the scores; None: theirs."""
     plain: Path | None = None
-    """Where the PNG without the CRF goes, or is, beside that with it; None: nowhere."""
+    """Path of the PNG without the CRF, made beside that with it; None: none is made."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Finished:
     """An image whose PNG is written."""
 
     counts: Counts | None
-    """Of the PNG; None without truth."""
+    """Counts of the PNG; None without truth."""
     plain: Counts | None
-    """Of the PNG without the CRF; None where none was wanted."""
+    """Counts of the PNG without the CRF; None if none was wanted."""
     crf_seconds: float
-    """Of one core, for the CRF; 0 where none was needed."""
+    """Seconds of one core in the CRF; 0 if none was needed."""
 
 
 def finish(job: Job) -> Finished:

@@ -46,9 +46,9 @@ class Protocol:
     size: int | None
     """Side of the square that photographs are squashed to; None: their own size."""
     over_flip: str
-    """How the logits of an image and of its mirror image are combined, at one scale: sum or max."""
+    """Combination of the logits of an image and of its mirror image, at one scale: sum or max."""
     over_scales: str
-    """How those of the scales are combined: sum or max."""
+    """Combination of the scales: sum or max."""
     scales: tuple[float, ...] = SCALES
     flip: bool = True
     crf: Crf | None = Crf()

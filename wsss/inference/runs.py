@@ -34,7 +34,7 @@ class Opened:
     file: Path
     step: int
     data: Evaluated | None = None
-    """What it is evaluated on, once that is known."""
+    """Data of the evaluation, once they are known."""
 
     def model(self, classes: int, device: torch.device) -> SegmentationModel:
         """The network with these weights; what the run started from is not read, and may be gone."""
@@ -137,12 +137,12 @@ class Outcome:
     """Result of `run`."""
 
     folder: Path
-    """Of the PNGs."""
+    """Folder of the PNGs."""
     images: Split
     record: dict[str, Any] | None
     """None where the split has no truth, or none was asked for; written by process 0, read by all."""
     other_data: str
-    """What differs from the data of the run; empty where nothing is known to."""
+    """Kinds of data that differ from the run's; empty if none is known to."""
 
     def sentence(self) -> str:
         """Say what was measured, and where it lies."""

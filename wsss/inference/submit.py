@@ -40,7 +40,7 @@ class Submit:
     weights: str = "last"
     """last or best."""
     data_root: str = ""
-    """Where VOC lies now, if it has moved; it must hold the test photographs."""
+    """Folder of VOC, if it has moved; it must hold the test photographs."""
     bfloat16: bool = False
     """Compute in bfloat16 where the device does."""
     longest: int | None = None

@@ -48,7 +48,7 @@ class Plan:
     """With background."""
     patch: int
     width: int
-    """Of a token."""
+    """Width of a token."""
     batch: int
     workers: int
     """CRF processes beside each of the `processes`; 0: none beside it."""

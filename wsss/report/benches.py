@@ -104,7 +104,7 @@ def _infer_table(benches: Sequence[_Bench]) -> Table:
 
 
 TABLES = {"step": (_steps_table, _phases_table), "infer": (_infer_table,)}
-"""Of each bench; the caption is the first one's."""
+"""Tables of each bench; the caption is the first one's."""
 
 
 _WATERFALL = (

@@ -111,7 +111,7 @@ _COMPONENTS = {
 
 
 _Rows = Mapping[str, Mapping[str, Any]]
-"""What a row is called -> what it changes in the preset."""
+"""Name of a row -> its changes of the preset."""
 _CHANGES: dict[str, tuple[str, _Rows]] = {
     "csa": (
         "terms of the alignment",

@@ -40,7 +40,7 @@ CAUSES = {
     "early": "segmentation is not that of an untrained decoder before its start: the schedule",
     "high": "a number is high: other photographs or masks than VOC's, other start weights, or another schedule",
 }
-"""What a failure can mean."""
+"""Possible causes of a failure."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from wsss.report.table import ABSENT, Table
 _Bench = Mapping[str, Any]
 """A line that `wsss bench` printed, with the name of its file."""
 _KINDS = ("", "-msc", "-csa", "-base", "-toco", "-plain", "-deit", "-deit-base", "-deit-toco")
-"""What follows the data set in the names of presets."""
+"""Suffixes of the data set in the names of presets."""
 UNKNOWN = "not known"
 
 
@@ -161,7 +161,7 @@ def evaluation_table(benches: Sequence[_Bench]) -> Table:
 
 
 SCALES = (1.0, 1.25, 1.5)
-"""Of the final protocols."""
+"""Scales of the final protocols."""
 
 
 def _evaluation(config: Config, images: int, passes: Sequence[costs.Pass]) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "seconds": dict,
     "date": str,
 }
-"""What every record holds, and of which type."""
+"""Fields of every record, and their types."""
 
 # Fingerprints: which images, and which truth, a number was measured on.
 

@@ -11,7 +11,7 @@ from wsss.report.records import Record
 ABSENT = "–"
 MISSING = "not run"
 NOT_MEASURED = "not measured"
-"""Of a run that was made before the measure was."""
+"""Cell of a run that was made before the measure existed."""
 
 
 @dataclass(frozen=True, repr=False)

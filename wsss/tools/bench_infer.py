@@ -34,9 +34,9 @@ class Infer(Bench):
     images: int = 20
     """Photographs; one more is predicted before, to warm up."""
     width: int = 500
-    """Of a photograph in pixels."""
+    """Width of a photograph in pixels."""
     height: int = 375
-    """Of a photograph in pixels."""
+    """Height of a photograph in pixels."""
     backbone: str = "deit_base_patch16_224"
     """timm name of the ViT; its weights are random."""
     protocol: Literal["voc", "coco"] = "voc"

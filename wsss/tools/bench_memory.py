@@ -28,7 +28,7 @@ class Memory(Bench):
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
     data_root: str = ""
-    """Where the same data set lies now, if it has moved."""
+    """Folder of the data set, if it has moved."""
     split: str = "val"
     """List to evaluate on."""
     protocol: str = "voc"

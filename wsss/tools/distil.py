@@ -47,7 +47,7 @@ class Distil:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The teacher's folder."""
     data_root: str = ""
-    """Where the photographs lie, if they have moved."""
+    """Folder of the data set, if it has moved."""
     output: str = ""
     """Folder for runs; empty: runs/ of the project."""
     seed: int = 0

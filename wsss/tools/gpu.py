@@ -41,8 +41,8 @@ _TOY = {
 }
 _NUMBERS = ("seconds", "peak_memory_gb", "utilisation", "busy", "host")
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
-"""Of a term and of the gradient's norm, relative to the CPU in float32: rounding adds up over 12 blocks and the CAM is
-compared with thresholds, where one token more moves a term by far more than rounding does."""
+"""Relative difference of a term or of the gradient's norm from the CPU in float32: rounding adds up over 12 blocks and
+the CAM is compared with thresholds, where one token more moves a term by far more than rounding does."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Check:
     toy: bool = False
     """Toy size, on any device."""
     steps: int = 200
-    """Of the run that is stopped and resumed."""
+    """Steps of the run that is stopped and resumed."""
     repeats: int = 10
     """Steps that are timed and profiled."""
     images: int = 20

@@ -30,7 +30,7 @@ _GRAIN = 6.0
 """Deviation of the grain in grey levels: with it the CRF takes the time that it takes for photographs."""
 
 Passes = list[tuple[int, int, bool]]
-"""Of each pass of the encoder: images, patch tokens of one, whether a gradient is asked for."""
+"""A row for each pass of the encoder: images, patch tokens of one, whether it has a gradient."""
 
 
 class Bench:

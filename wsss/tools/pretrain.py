@@ -51,7 +51,7 @@ class Pretrain:
     root: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ROOT")]
     """A folder of class folders, or the word drawn."""
     output: Path = Path("data/weights/vit_mini_drawn.safetensors")
-    """Where the weights go (half precision); the record goes beside them as .json."""
+    """File of the weights (half precision); the record lies beside it as .json."""
     minutes: Annotated[float, Bound(1e-3, 1e6)] = 30.0
     """Length of the run; the schedule follows the time, so any machine ends with a finished run."""
     images: Annotated[int, Bound(2, 1e8)] = 24_000

@@ -23,7 +23,7 @@ _NUMBERS = (
     *("pseudo_label.miou_headline", "segmentation.miou"),
 )
 _OUTLINED = ("cat", "cow", "dog", "horse", "sheep")
-"""Of these classes (of all, where the set has none) the card tells in how many images the largest is outlined."""
+"""Classes of which the card tells in how many images the largest object is outlined; all, if the set has none."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Ship:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """Of the files: NAME.safetensors and NAME.json."""
+    """Name of the files NAME.safetensors and NAME.json."""
     data_root: str = ""
-    """Where the data set lies, if it has moved."""
+    """Folder of the data set, if it has moved."""
     output: Path | None = None
     """Folder of the files; None: data/weights of the project."""
 

@@ -47,7 +47,7 @@ class Sweep:
     data_root: str = ""
     """Folder that holds JPEGImages; empty: where the presets look."""
     launcher: str = "wsss"
-    """What starts a process in the list of commands, such as torchrun --nproc_per_node 2 -m wsss."""
+    """Command that starts a process in the list, such as torchrun --nproc_per_node 2 -m wsss."""
     published: bool = False
     """Count runs as finished whose records are in data/results."""
     only_list: bool = False

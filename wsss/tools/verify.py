@@ -30,12 +30,12 @@ _TOLERANCES = {"energy": 1e-3}
 """max|a - b| / max|b|; the lattice of the energy sums in float32."""
 _LABELS = ("evaluation_label", "training_label", "roi", "affinity", "label")
 LABEL_TOLERANCE = 1e-3
-"""Of label maps: share of places that differ."""
+"""Tolerance of label maps: share of places that differ."""
 _ROUNDING = 5e-7
 """The package's scores are rounded to four decimals of a percent; a small one may differ by that much."""
 LOW, HIGH, BACKGROUND = 0.25, 0.7, 0.5
 _IMPLIED = {"ptc_all_ignored": {"out/affinity": IGNORE, "grad/tokens": 0}}
-"""What a case says without storing it."""
+"""Values that a case implies without storing them."""
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ from wsss.paths import UserError, atomic
 from wsss.registry import DATASETS
 
 VERSION = 2
-"""Of the generator: changes whenever one byte of its labels or masks does."""
+"""Version of the generator: changes whenever one byte of its labels or masks does."""
 _LENGTH = (54, 84)
 """Length of an object, in pixels of a 128 pixel image."""
 _CROWD = 6
-"""How many pixels shorter the longest object is for each object more in the image."""
+"""Pixels by which the longest object is shorter for each object more in the image."""
 _HUE_JITTER = 25
 """Degrees either side of a class's hue on its part."""
 _OBJECTS = (0.5, 0.32, 0.18)
