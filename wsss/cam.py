@@ -76,7 +76,7 @@ def normalise(raw: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b h w"] | None
 
 
 def masked(cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"]) -> Float[Tensor, "b k h w"]:
-    """The CAM with absent classes set to zero."""
+    """Set absent classes of a CAM to zero."""
     return cam * label[:, :, None, None]
 
 

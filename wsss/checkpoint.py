@@ -121,7 +121,7 @@ class Log:
     path: Path
 
     def lines(self, last: int) -> list[str]:
-        """The whole lines of the steps from 1 to `last`. Raises UserError."""
+        """Read the whole lines of the steps from 1 to `last`. Raises UserError."""
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             return [line for line in lines if line.endswith("\n") and 0 < json.loads(line)["step"] <= last]
@@ -129,7 +129,7 @@ class Log:
             raise UserError(f"{self.path} is no log of training ({error}); move it away to go on without it") from error
 
     def validations(self, last: int) -> list[dict[str, Any]]:
-        """The validations up to step `last`. Raises UserError."""
+        """Read the validations up to step `last`. Raises UserError."""
         return [row for row in map(json.loads, self.lines(last)) if "validation" in row]
 
     def begin(self, first: dict[str, Any], last: int) -> None:

@@ -52,7 +52,7 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def rank() -> int:
-    """This process's number."""
+    """Number of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 

@@ -100,7 +100,7 @@ def energy_loss(
 
 
 def _half(plane: Tensor) -> Tensor:
-    """Every second pixel of the last two axes; the last of an odd side is dropped."""
+    """Take every second pixel of the last two axes; the last of an odd side is dropped."""
     height, width = (side // 2 * 2 for side in plane.shape[-2:])
     return plane[..., :height:2, :width:2]
 
@@ -122,7 +122,7 @@ def _filter_apart(copies: _Copies, sigma_xy: float, sigma_rgb: float) -> Float32
 
 @cache
 def _process() -> ProcessPoolExecutor:
-    """The one process; a fork would copy the locks of whatever threads there are."""
+    """Start the one process; a fork would copy the locks of whatever threads there are."""
     return ProcessPoolExecutor(1, get_context("spawn"), _begin)
 
 
@@ -139,7 +139,7 @@ def _filter_tensors(
     sigma_xy: float,
     sigma_rgb: float,
 ) -> Float32[Tensor, "b c p q"]:
-    """The filter of every image, over the rectangle of its lattice."""
+    """Filter every image over the rectangle of its lattice."""
     out = torch.zeros_like(values)
     arrays = (out.numpy(), pixels.numpy(), values.numpy(), lattice.numpy())
     for place, image, value, used in zip(*arrays, strict=True):

@@ -128,7 +128,7 @@ _Largest = dict[str, tuple[Float[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]]
 
 
 def _largest_cams(prediction: Prediction, size: tuple[int, int]) -> _Largest:
-    """The largest CAM at each pixel of `size` and its class, of one image's prediction, by layer.
+    """Find the largest CAM at each pixel of `size` and its class, of one image's prediction, by layer.
 
     Classes without any response are left out: they are never above a threshold.
     """

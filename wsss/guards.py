@@ -43,7 +43,7 @@ def require_sizes(config: Config, patch: int) -> None:
 
 
 def finished(folder: Path, config: Config, resume: bool, root: Path, data: records.Data) -> dict[str, Any] | None:
-    """The record of a finished run; UserError where the folder holds another configuration or other data.
+    """Return the record of a finished run; UserError where the folder holds another configuration or other data.
 
     A folder with neither record nor checkpoint has nothing to lose and is taken over.
     """
@@ -89,8 +89,8 @@ def values(terms: Mapping[str, Tensor]) -> Callable[[], dict[str, float]]:
 
 
 def means(told: Sequence[Told], undefined: bool, step: int, folder: Path) -> tuple[dict[str, float | None], bool]:
-    """The mean of every term over a step's micro-batches, None where it was never defined; and whether the segmentation
-    loss was not in any process, which `undefined` allows (compat D5).
+    """Average every term over a step's micro-batches, None where it was never defined; and tell whether the
+    segmentation loss was not in any process, which `undefined` allows (compat D5).
 
     UserError with step, term and image ids where any process has another loss that is not finite.
     """

@@ -192,7 +192,7 @@ def pseudo_label(
 
 
 def losses(output: Output, targets: Targets, config: Config) -> dict[str, Float[Tensor, ""]]:
-    """Every term of the objective, unweighted: the output against its targets.
+    """Compute every term of the objective, unweighted: the output against its targets.
 
     Pure: it reads no parameter, device or rank. Counts are over the given (local) batch.
     """

@@ -126,7 +126,7 @@ def boundary_width(size: tuple[int, int]) -> int:
 
 
 def boundary(labels: UInt8[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"]:
-    """The inner bands of all masks at once: pixels that `width` erosions by 3 x 3 take from the mask of their own
+    """Find the inner bands of all masks at once: pixels that `width` erosions by 3 x 3 take from the mask of their own
     label. The image's edge is a boundary too, as in the definition."""
     side = 2 * width + 1
     low = ndimage.minimum_filter(labels, side, mode="nearest")
@@ -193,8 +193,8 @@ def sweep_scores(
     names: Sequence[str],
     headline: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The curve of the mean IoU in percent over the background thresholds, its best and where that lies; the best
-    over the classes of `headline` too, at a threshold of its own; None where the mean IoU is."""
+    """Compute the curve of the mean IoU in percent over the background thresholds, its best and where that lies; the
+    best over the classes of `headline` too, at a threshold of its own; None where the mean IoU is."""
     reached = [segmentation_scores(totals, names, headline) for totals in sweep_totals(histogram)]
     curves = {name: [scores[name] for scores in reached] for name in ("miou", "miou_headline")}
     best = {name: max((value for value in curve if value is not None), default=None) for name, curve in curves.items()}
@@ -228,8 +228,8 @@ def pixel_auc(value: Float[np.ndarray, "h w"], truth: UInt8[np.ndarray, "h w"], 
 
 
 def centre_prior(size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
-    """A map without looking: 1 in the middle of the image, 0 in its corners, falling with the squared distance, each
-    side counted in its own length."""
+    """Make a map without looking: 1 in the middle of the image, 0 in its corners, falling with the squared distance,
+    each side counted in its own length."""
     rows, columns = ((2 * np.arange(side) + 1 - side) / side for side in size)  # middles of the pixels, in -1..1
     return 1 - (rows[:, None] ** 2 + columns**2) / 2
 
@@ -263,7 +263,7 @@ def classification_scores(
 
 
 def token_labels(mask: Integer[np.ndarray, "h w"], grid: tuple[int, int]) -> Integer[np.ndarray, " n"]:
-    """The labels in the middle of every patch, row by row."""
+    """Take the labels in the middle of every patch, row by row."""
     middles = [(np.arange(n) + 0.5) * side / n for n, side in zip(grid, mask.shape, strict=True)]
     rows, columns = (places.astype(int) for places in middles)
     return mask[rows[:, None], columns].ravel()
@@ -272,7 +272,7 @@ def token_labels(mask: Integer[np.ndarray, "h w"], grid: tuple[int, int]) -> Int
 def code_sums(
     codes: Float[np.ndarray, "n q"], label: Integer[np.ndarray, " n"], classes: int
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """The sums that `redundancy` and `correlation` take, over tokens with their labels; IGNORE is left out."""
+    """Compute the sums that `redundancy` and `correlation` take, over tokens with their labels; IGNORE is left out."""
     member, codes = (label[:, None] == np.arange(classes)).astype(float), codes.astype(float)
     known = codes[label != IGNORE]
     return {"gram": known.T @ known, "sums": member.T @ codes, "counts": member.sum(0)}
@@ -330,7 +330,7 @@ def outlined_share(counted: Int[np.ndarray, "m c 3"], classes: Sequence[int], le
 
 
 def centre_guess(label: Float[np.ndarray, " k"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """A guess without looking: the image's classes side by side in the central half of both sides."""
+    """Make a guess without looking: the image's classes side by side in the central half of both sides."""
     guess = np.zeros(size, np.uint8)
     top, left = size[0] // 4, size[1] // 4
     classes = np.flatnonzero(label) + 1

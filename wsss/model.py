@@ -182,11 +182,11 @@ class SegmentationModel(nn.Module):
         return activations.checkpoint(run, x, use_reentrant=False)
 
     def classifiers(self) -> list[nn.Conv2d]:
-        """The classifier of every layer: last, aux, extra."""
+        """List the classifiers of all layers: last, aux, extra."""
         return [self.classifier, self.aux_classifier, *self.extra_classifiers]
 
     def class_weights(self) -> list[Float[Tensor, "k d"]]:
-        """The matrix W of every layer's classifier, in that order."""
+        """List the matrices W of the layers' classifiers, in that order."""
         return [head.weight.flatten(1) for head in self.classifiers()]
 
     def _with_positions(self, x: Float[Tensor, "b i j d"]) -> Float[Tensor, "b m d"]:

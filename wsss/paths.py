@@ -39,7 +39,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def project_root() -> Path:
-    """The nearest folder above the working directory with `_config.yml` and `wsss/`, else the package's parent."""
+    """Find the nearest folder above the working directory with `_config.yml` and `wsss/`, else the package's parent."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "_config.yml").is_file() and (folder / "wsss").is_dir():

@@ -27,8 +27,8 @@ class Interrupted(Exception):
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; a second Ctrl-C ends at once. The handlers before are put back. Handlers
-    belong to the main thread: in another, nothing sets the event."""
+    """Yield an event that SIGTERM and Ctrl-C set; a second Ctrl-C ends at once. The handlers before are put back.
+    Handlers belong to the main thread: in another, nothing sets the event."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

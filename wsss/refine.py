@@ -186,7 +186,7 @@ def _present_planes(
 
 
 def _shrunk(box: Int[Tensor, "b 4"], size: tuple[int, int], half: tuple[int, int]) -> Int[Tensor, "b 4"]:
-    """The box at half the size: every pixel there that shows a part of it."""
+    """Shrink the box to half the size: every pixel there that shows a part of it."""
     top, bottom, left, right = box.unbind(1)
     starts = [x * small // large for x, small, large in zip((top, left), half, size, strict=True)]
     # -(-a // b) rounds up.

@@ -145,7 +145,7 @@ def count(image: Predicted, background: float, subspaces: int) -> Counts:
 
 
 def scores(counted: Counts, names: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:
-    """The `results` part of a record, as far as it was counted; `names` of the foreground classes."""
+    """Compute the `results` part of a record, as far as it was counted; `names` of the foreground classes."""
     full = ("background", *names)
     totals = {kind: np.sum(rows, 0) for kind, rows in counted.counts.items()}
     results: dict[str, Any] = {}

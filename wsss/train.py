@@ -157,8 +157,8 @@ class Trainer:
         return schedule.term_weights(step, self.config)
 
     def _update(self, wrapped: nn.Module, batches: Iterator[Batch]) -> dict[str, float | None]:
-        """One optimizer step over the process's micro-batches; returns the mean of every term, None where it was never
-        defined."""
+        """Make one optimizer step over the process's micro-batches; returns the mean of every term, None where it was
+        never defined."""
         config, told = self.config, []
         self.model.train()
         self.model.update_teacher(config.class_contrast.momentum)  # before the forward pass, as in the base

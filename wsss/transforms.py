@@ -19,7 +19,7 @@ _PADDING = {"RGB": 0, "L": IGNORE, "I": -1}
 def resize_square(
     image: Image.Image, size: int, plain: bool = False
 ) -> UInt8[Tensor, "3 q q"] | Float[Tensor, "3 q q"]:
-    """The whole photograph resized bilinearly to a square, for evaluation: with antialiasing, to whole grey levels.
+    """Resize the whole photograph bilinearly to a square, for evaluation: with antialiasing, to whole grey levels.
 
     `plain` without either, as the base resizes the normalised image (Deviations D18); to normalise later is the same.
     """
@@ -50,7 +50,8 @@ def views(
 
 
 def mask_view(mask: UInt8[np.ndarray, "h w"], augment: Augment, compat: Compat) -> UInt8[Tensor, "q q"]:
-    """The true mask of view 1, 255 in its padding: called with the generator as `views` found it, it draws the same."""
+    """Make the true mask of view 1, 255 in its padding: called with the generator as `views` found it, it draws the
+    same."""
     _, main, _ = _first(Image.fromarray(mask), augment, compat)
     return tv.pil_to_tensor(main)[0]
 
@@ -65,14 +66,14 @@ def sources(size: tuple[int, int], augment: Augment, compat: Compat) -> Int[Tens
 
 
 def _first(image: Image.Image, augment: Augment, compat: Compat) -> tuple[Image.Image, Image.Image, _Box]:
-    """The crop, view 1 before its colours change (the base turns it once more), and the box, of a photograph or of
+    """Make the crop, view 1 before its colours change (the base turns it once more), and the box, of a photograph or of
     numbers, which are not mixed."""
     crop, box = random_crop(_flip(_random_scale(image, augment.scale)), augment.crop)
     return crop, _flip(crop) if compat.second_flip else crop, box
 
 
 def random_crop(image: Image.Image, size: int) -> tuple[Image.Image, _Box]:
-    """A square crop at a random place; a side shorter than `size` is padded, the image at a random offset in it:
+    """Cut a square crop at a random place; a side shorter than `size` is padded, the image at a random offset in it:
     photographs with black, masks with 255, other numbers with -1. The box is where the crop shows the image."""
     top, bottom, source_top = _place(image.height, size)
     left, right, source_left = _place(image.width, size)
@@ -83,7 +84,7 @@ def random_crop(image: Image.Image, size: int) -> tuple[Image.Image, _Box]:
 
 
 def _flip(image: Image.Image) -> Image.Image:
-    """The image or its mirror image, with equal chance."""
+    """Return the image or its mirror image, with equal chance."""
     return tv.horizontal_flip(image) if _chance(0.5) else image
 
 
@@ -100,7 +101,7 @@ def _chance(probability: float) -> bool:
 
 
 def _uniform(low: float, high: float) -> float:
-    """A number drawn from [low, high)."""
+    """Draw a number from [low, high)."""
     return low + (high - low) * float(torch.rand(()))
 
 

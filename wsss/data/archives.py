@@ -61,7 +61,7 @@ class _Failed(Exception):
 
 
 def fetch(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts: int = 5, pause: float = 2.0) -> Path:
-    """The archive in `folder`, fetched if it is not there; a part that an earlier try left is continued.
+    """Fetch the archive to `folder`, if it is not there; a part that an earlier try left is continued.
 
     Gives up after `timeout` seconds without a byte, `attempts` times in a row that get no further than before; waits
     `pause` seconds after the first of them, and twice as long after each that follows. Raises UserError, and leaves
@@ -103,7 +103,7 @@ def fetch(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts: in
 
 
 def _other_md5(archive: Archive, path: Path) -> str:
-    """The file's md5 if the archive's is known and another one, else nothing."""
+    """Return the file's md5 if the archive's is known and another one, else nothing."""
     if not archive.md5:
         return ""
     with path.open("rb") as file:
@@ -150,7 +150,8 @@ def _attempt(archive: Archive, part: Path, timeout: float) -> None:
 
 
 def _receive(response: http.client.HTTPResponse, part: Path, start: int, total: int | None) -> None:
-    """The body to the part from `start`. Raises _Failed if it ends early, UserError if the disk is too small for it."""
+    """Write the body to the part from `start`. Raises _Failed if it ends early, UserError if the disk is too small for
+    it."""
     free = shutil.disk_usage(part.parent).free + (_size(part) if not start else 0)
     if total is not None and total - start > free:
         raise UserError(f"cannot write {part}: {total - start:,} bytes are to come, but the disk has {free:,} left")

@@ -84,7 +84,7 @@ def check(root: Path, splits: Sequence[str] = ()) -> tuple[str, list[str]]:
 
 
 def _listed(kit: voc.Devkit, ids: dict[str, list[str]]) -> tuple[list[_Image], list[str]]:
-    """Every listed image once, and faults of the label files as a whole."""
+    """Collect every listed image once, and faults of the label files as a whole."""
     tables: dict[str, dict[str, str]] = {voc.LABEL_FILE: {}, voc.CROWD_FILE: {}}
     faults = []
     for name in tables:
@@ -102,7 +102,7 @@ def _listed(kit: voc.Devkit, ids: dict[str, list[str]]) -> tuple[list[_Image], l
 
 
 def _look(kit: voc.Devkit, image: _Image) -> _Image:
-    """The image with all that is wrong, odd or to be counted about it."""
+    """Look at an image for all that is wrong, odd or to be counted."""
     photograph = None
     try:
         path = voc.image_file(kit.root, image.name)

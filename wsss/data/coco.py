@@ -85,7 +85,8 @@ class PrepareCoco:
 
 
 def annotation_files(paths: Sequence[Path], year: int | None, partial: bool) -> tuple[int, dict[str, Path]]:
-    """The year and its instances files by split, train first. Raises UserError where they are not clear or not all."""
+    """Find the year and its instances files by split, train first. Raises UserError where they are not clear or not
+    all."""
     files = [file for path in paths for file in (sorted(path.glob("instances_*.json")) if path.is_dir() else [path])]
     named = [(match, file) for file in files if (match := _FILE.fullmatch(file.name))]
     years = {int(match[2]) for match, _ in named if year in (None, int(match[2]))}
@@ -130,7 +131,7 @@ def prepare(
     workers: int | None = 0,
     lists: Callable[[_Ids], _Ids] = dict,
 ) -> Path:
-    """A VOC-format set at `root` from instances_*.json and image folders, both by split; returns `root`.
+    """Make a VOC-format set at `root` from instances_*.json and image folders, both by split; returns `root`.
 
     Class numbers follow the ids of the json's categories. Where objects overlap the smaller one wins; crowd regions
     are painted first, under every object, and do not make image labels (classes an image shows as a crowd only stand in
@@ -297,8 +298,8 @@ def _write_photo(root: Path, images: Path, classes: int, photo: Photo) -> None:
 
 @contextmanager
 def _draft(root: Path, target: Path) -> Iterator[Path]:
-    """A path in the growing set to write at, then moved onto `target`. Like `atomic`, without a folder for each file,
-    which would take as long as a mask."""
+    """Yield a path in the growing set to write at, then moved onto `target`. Like `atomic`, without a folder for each
+    file, which would take as long as a mask."""
     draft = root / _DRAFTS / f"{os.getpid()}-{target.name}"
     try:
         yield draft

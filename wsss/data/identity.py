@@ -192,7 +192,7 @@ def _stamp(file: Path) -> list[int]:
 
 
 def _store(kind: str, folder: Path) -> Path | None:
-    """The cache file of a folder; None where there is no home."""
+    """Find the cache file of a folder; None where there is no home."""
     with suppress(RuntimeError):
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         name = records.lines_digest([kind, str(_VERSION), str(folder.resolve())])[:32]

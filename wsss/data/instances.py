@@ -53,7 +53,7 @@ class Photo:
 
 
 def number_of(name: str) -> str:
-    """The number alone of an official name of 2014; any other name as it is."""
+    """Strip an official name of 2014 to its number; leave any other name as it is."""
     official = _OFFICIAL.fullmatch(name)
     return official[1] if official else name
 

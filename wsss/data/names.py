@@ -40,7 +40,7 @@ def composed(name: str) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines that say something, stripped; UserError where the file is no text."""
+    """Read the lines that say something, stripped; UserError where the file is no text."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -73,7 +73,7 @@ def files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def find(folder: Path, name: str, suffixes: Sequence[str]) -> Path | None:
-    """The file of an id, None where there is none."""
+    """Find the file of an id, None where there is none."""
     for suffix in suffixes:  # the usual case, without a look at the whole folder
         if (path := folder / (name + suffix)).is_file():
             return path
@@ -89,8 +89,8 @@ def _files(folder: Path, suffixes: Sequence[str], _changed: int) -> Mapping[str,
 
 
 def read_ids(path: Path, folder: Path, suffixes: Sequence[str] = PHOTOGRAPHS) -> list[str]:
-    """Ids of a list in its order, of files of `folder`; UserError if the list is empty, repeats an id or holds what can
-    be none. An id without blanks may lack its file."""
+    """Read the ids of a list in its order, of files of `folder`; UserError if the list is empty, repeats an id or holds
+    what can be none. An id without blanks may lack its file."""
     lines = read_lines(path)
     flagged = all(_FLAG.fullmatch(line) and not find(folder, line, suffixes) for line in lines)
     ids = [name for line in lines if (name := _id(path, line, flagged, (folder, suffixes)))]
@@ -104,7 +104,7 @@ def read_ids(path: Path, folder: Path, suffixes: Sequence[str] = PHOTOGRAPHS) ->
 
 
 def _id(path: Path, line: str, flagged: bool, place: tuple[Path, Sequence[str]]) -> str:
-    """The id of a line; nothing for a comment. Raises UserError."""
+    """Read the id of a line; nothing for a comment. Raises UserError."""
     if len(line.split()) == 1 and can_be_id(line) and not line.startswith("#"):
         return composed(line)
     flag = _FLAG.fullmatch(line)
@@ -167,12 +167,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def class_name(text: str) -> str:
-    """A class name in composed form, its words parted by single blanks."""
+    """Bring a class name to composed form, its words parted by single blanks."""
     return " ".join(composed(text).split())
 
 
 def unknown_class(name: str, classes: Collection[str]) -> str:
-    """Half a sentence on a name that is none of the `classes`, and what to do."""
+    """Write half a sentence on a name that is none of the `classes`, and what to do."""
     return f"the class {name!r}, which is not among the classes{did_you_mean(name, classes) or '; correct it'}"
 
 
@@ -202,13 +202,13 @@ def _is_background(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A class name without case, blanks, "_" and "-", by which two are alike."""
+    """Strip a class name of case, blanks, "_" and "-"; two names are alike if the rest is."""
     return re.sub(r"[\s_-]+", "", composed(name).casefold())
 
 
 def parse_classes(text: str, classes: tuple[str, ...]) -> list[str]:
-    """The class names that `text` lists, parted by blanks; a name may hold blanks itself. Raises ValueError with what
-    is wrong."""
+    """Parse the class names that `text` lists, parted by blanks; a name may hold blanks itself. Raises ValueError with
+    what is wrong."""
     pieces = composed(text).split()
     longest = max((name.count(" ") + 1 for name in classes), default=1)
     ways = list(islice(_ways(pieces, classes, longest), 2))
@@ -222,7 +222,7 @@ def parse_classes(text: str, classes: tuple[str, ...]) -> list[str]:
 
 
 def _ways(pieces: Sequence[str], classes: Collection[str], longest: int) -> Iterator[list[str]]:
-    """All readings of the pieces as class names, the longer name first."""
+    """Yield all readings of the pieces as class names, the longer name first."""
     if not pieces:
         yield []
     for count in range(min(longest, len(pieces)), 0, -1):

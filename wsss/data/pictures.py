@@ -53,7 +53,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """The picture, opened by Pillow; raises one of UNDECODABLE."""
+    """Open a picture by Pillow; raises one of UNDECODABLE."""
     with quiet(), Image.open(path) as image:
         yield image
 
@@ -62,7 +62,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """A photograph as RGB, upright by its EXIF orientation. Of an animation the first picture; transparency is dropped.
+    """Read a photograph as RGB, upright by its EXIF orientation. Of an animation the first picture; transparency is
+    dropped.
 
     More than 8 bits a channel are scaled by the file's own range, and a line on stderr says so once. Raises UserError
     where it cannot be decoded or holds numbers of 32 bits.
@@ -150,7 +151,7 @@ def write_mask(path: Path, mask: UInt8[np.ndarray, "h w"]) -> None:
 def read_mask(
     path: Path, size: tuple[int, int] | None, classes: int, photograph: Path | None = None
 ) -> UInt8[np.ndarray, "h w"]:
-    """An index mask with values 0..classes and 255, of its photograph's `size` (width, height, upright) if that is
+    """Read an index mask with values 0..classes and 255, of its photograph's `size` (width, height, upright) if that is
     given; UserError else, also where VOC's colours stand at other indices. `photograph` makes its sentence clearer."""
     mask, palette = read_index(path)
     sentence = size_fault(path, mask, size, photograph) if size else ""
@@ -161,7 +162,8 @@ def read_mask(
 
 
 def read_index(path: Path) -> tuple[UInt8[np.ndarray, "h w"], Integer[np.ndarray, "n 3"]]:
-    """The class numbers that a PNG stores, whatever its bits, and its palette (none for grey). Raises UserError."""
+    """Read the class numbers that a PNG stores, whatever its bits, and its palette (none for grey). Raises
+    UserError."""
     try:
         with opened(path) as image:
             kind, mode, stored, turn = image.format, image.mode, _stored_as(image), orientation(image)
@@ -184,7 +186,7 @@ def read_index(path: Path) -> tuple[UInt8[np.ndarray, "h w"], Integer[np.ndarray
 
 
 def size_fault(path: Path, mask: UInt8[np.ndarray, "h w"], size: tuple[int, int], photograph: Path | None) -> str:
-    """A sentence where the mask is not of the photograph's upright `size` (width, height), else nothing."""
+    """Return a sentence where the mask is not of the photograph's upright `size` (width, height), else nothing."""
     height, width = mask.shape
     if (width, height) == tuple(size):
         return ""
@@ -202,7 +204,7 @@ def size_fault(path: Path, mask: UInt8[np.ndarray, "h w"], size: tuple[int, int]
 
 
 def value_fault(path: Path, mask: UInt8[np.ndarray, "h w"], classes: int) -> str:
-    """A sentence where values are neither 0..classes nor 255, else nothing."""
+    """Return a sentence where values are neither 0..classes nor 255, else nothing."""
     wrong = [value for value in _values(mask) if classes < value != IGNORE]
     if not wrong:
         return ""
@@ -211,9 +213,9 @@ def value_fault(path: Path, mask: UInt8[np.ndarray, "h w"], classes: int) -> str
 
 
 def palette_fault(path: Path, mask: UInt8[np.ndarray, "h w"], palette: Integer[np.ndarray, "n 3"], classes: int) -> str:
-    """A sentence where all colours in use are VOC's of 0..classes and 255, but not all at their own numbers: a tool has
-    packed the palette and the values lost their meaning. Other palettes are no fault; 255 may be of any colour, and
-    what is white, in which many draw it, tells nothing."""
+    """Return a sentence where all colours in use are VOC's of 0..classes and 255, but not all at their own numbers: a
+    tool has packed the palette and the values lost their meaning. Other palettes are no fault; 255 may be of any
+    colour, and what is white, in which many draw it, tells nothing."""
     used = [value for value in _values(mask) if value != IGNORE]
     if not used or used[-1] >= len(palette):
         return ""
@@ -230,5 +232,5 @@ def palette_fault(path: Path, mask: UInt8[np.ndarray, "h w"], palette: Integer[n
 
 
 def _values(mask: UInt8[np.ndarray, "h w"]) -> list[int]:
-    """The values that occur, ascending."""
+    """List the values that occur, ascending."""
     return np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()

@@ -153,7 +153,7 @@ def check_lists(lists: _Lists) -> None:
 
 
 def _summary(output: Path, name: str, partial: bool, splits: Sequence[str]) -> str:
-    """A line on the set at `output`. Raises UserError if another set is there, or if it lacks a split."""
+    """Write a line on the set at `output`. Raises UserError if another set is there, or if it lacks a split."""
     if not (output / _CARD).is_file():
         raise UserError(f"{output} exists and was not made by wsss data prepare; choose another OUTPUT")
     card, wanted = read_json(output / _CARD), {"set": name, "partial": partial}
@@ -166,7 +166,7 @@ def _summary(output: Path, name: str, partial: bool, splits: Sequence[str]) -> s
 
 
 def _read_list(path: Path) -> list[str]:
-    """Ids of an official list. Raises UserError."""
+    """Read the ids of an official list. Raises UserError."""
     if not path.is_file():
         raise UserError(f"the list {path} does not exist; give the complete download")
     ids = [re.sub(r"\s+-?[01]$", "", line) for line in read_lines(path)]  # lists of a class end in a flag

@@ -12,7 +12,7 @@ from wsss.registry import DATASETS, SUPERVISED, title
 
 
 def root_of(config: Data) -> Path:
-    """The folder that holds JPEGImages, for training; a drawn set is drawn where it is not there yet.
+    """Find the folder that holds JPEGImages, for training; a drawn set is drawn where it is not there yet.
 
     Raises UserError where there is no such folder, and where a preset of a benchmark meets another known set.
     """
@@ -29,7 +29,7 @@ def root_of(config: Data) -> Path:
 
 
 def locate(config: Data) -> Path:
-    """The folder that `config` names by root, environment or default, whatever set it holds. Raises UserError."""
+    """Find the folder that `config` names by root, environment or default, whatever set it holds. Raises UserError."""
     known, default = DATASETS.get(config.name), project_root() / "data" / config.name
     if known and known.drawn and not config.root:
         from wsss.data.drawn import generate, twin  # loaded only where a set is drawn
@@ -54,7 +54,7 @@ def locate(config: Data) -> Path:
 
 
 def name_of(config: Data, root: Path, *splits: str) -> str:
-    """The data set's name in records: the preset's where `root` holds that set, as its classes and its lists (or
+    """Find the data set's name in records: the preset's where `root` holds that set, as its classes and its lists (or
     `splits`) say, else the folder's. A folder that bears a known name by chance is called own-NAME. With SUPERVISED
     behind it where the run learns from masks."""
     held, folder = _held(root, config, *splits), root.resolve().name
@@ -85,7 +85,7 @@ def _held(root: Path, config: Data, *splits: str) -> list[str]:
 
 
 def _ids(name: str, split: str = "") -> frozenset[str]:
-    """Ids of a known set's list, without `split` of all its lists; none for a list that it does not have."""
+    """List the ids of a known set's list, without `split` of all its lists; none for a list that it does not have."""
     known = DATASETS[name]
     if known.drawn:
         counts = {split: known.splits.get(split, 0)} if split else known.splits
@@ -95,6 +95,6 @@ def _ids(name: str, split: str = "") -> frozenset[str]:
 
 @cache
 def _listed(folder: Path, pattern: str) -> frozenset[str]:
-    """All lines of a folder's lists; the project, and with it the folder, may change within a process."""
+    """Read all lines of a folder's lists; the project, and with it the folder, may change within a process."""
     files = (file for file in folder.glob(f"{pattern}.txt") if file.name != voc.LABEL_FILE)
     return frozenset(line for file in files for line in read_lines(file))

@@ -39,7 +39,7 @@ class Devkit:
 
 
 def open_devkit(root: Path, need_labels: bool = True) -> Devkit:
-    """The data set at `root`; classes.txt there takes the place of VOC's classes. Raises UserError."""
+    """Open the data set at `root`; classes.txt there takes the place of VOC's classes. Raises UserError."""
     if not (root / "JPEGImages").is_dir():
         raise UserError(f"{root} holds no JPEGImages folder, so it is no VOC-format root; name the folder that does")
     classes = read_classes(root)
@@ -79,7 +79,7 @@ class Split:
 
 
 def read_classes(root: Path) -> tuple[str, ...]:
-    """The foreground classes: those of classes.txt, else VOC's. Raises UserError."""
+    """Read the foreground classes: those of classes.txt, else VOC's. Raises UserError."""
     path = root / "classes.txt"
     return names.read_classes(path) if path.exists() else VOC_CLASSES
 
@@ -90,7 +90,7 @@ def list_names(root: Path) -> list[str]:
 
 
 def read_ids(root: Path, split: str) -> list[str]:
-    """Ids of a split in the order of its list, as `names.read_ids`; UserError if the list is missing."""
+    """Read the ids of a split in the order of its list, as `names.read_ids`; UserError if the list is missing."""
     path = root / LISTS / f"{split}.txt"
     if not path.is_file():
         known = ", ".join(list_names(root)) or "none"
@@ -102,7 +102,7 @@ def read_ids(root: Path, split: str) -> list[str]:
 
 
 def image_file(root: Path, name: str) -> Path:
-    """The photograph of an id, JPEG or PNG; UserError if there is none."""
+    """Find the photograph of an id, JPEG or PNG; UserError if there is none."""
     path = names.find(root / "JPEGImages", name, names.PHOTOGRAPHS)
     if path is None and (root / "JPEGImages" / name).is_file():
         raise UserError(f"image {name} is listed with the suffix of its file; write ids without it")
@@ -112,7 +112,7 @@ def image_file(root: Path, name: str) -> Path:
 
 
 def mask_file(kit: Devkit, name: str) -> Path:
-    """The mask of an id; UserError if there is none."""
+    """Find the mask of an id; UserError if there is none."""
     path = names.find(kit.root / kit.mask_source, name, names.MASKS) if kit.mask_source else None
     if path is None:
         raise UserError(f"image {name} has no mask: {kit.root / kit.mask_source}/{name}.png does not exist; add it")
@@ -120,7 +120,7 @@ def mask_file(kit: Devkit, name: str) -> Path:
 
 
 def read_pair(kit: Devkit, name: str) -> tuple[Image.Image, UInt8[np.ndarray, "h w"]]:
-    """The photograph of an id and its mask, of the same size. Raises UserError."""
+    """Read the photograph of an id and its mask, of the same size. Raises UserError."""
     file = image_file(kit.root, name)
     photograph = read_image(file)
     return photograph, read_mask(mask_file(kit, name), photograph.size, len(kit.classes), file)
@@ -152,7 +152,7 @@ def text_labels(kit: Devkit, file: str = LABEL_FILE) -> tuple[dict[str, str], st
 
 
 def parse_labels(kit: Devkit, name: str, text: str) -> list[str]:
-    """The classes that a line of the label file gives an image. Raises UserError."""
+    """Parse the classes that a line of the label file gives an image. Raises UserError."""
     try:
         return names.parse_classes(text, kit.classes)
     except ValueError as error:
@@ -171,8 +171,8 @@ def write_texts(root: Path, texts: Mapping[str, Sequence[str]], lists: Mapping[s
 
 
 def _read_xml(path: Path) -> ElementTree.Element:
-    """The root of an annotation. Raises UserError, also for one with a DOCTYPE: VOC's have none, and the entities that
-    it can declare let a file of a kilobyte fill the memory."""
+    """Read the root of an annotation. Raises UserError, also for one with a DOCTYPE: VOC's have none, and the entities
+    that it can declare let a file of a kilobyte fill the memory."""
     try:
         text = path.read_bytes()
         guard = expat.ParserCreate()

@@ -65,7 +65,7 @@ class Shard:
             yield place, read_image(self.images.files[place])
 
     def _group(self, place: int, photograph: Image.Image) -> tuple[int, int] | None:
-        """The size that the network sees, or None where the PNG is whole."""
+        """Find the size that the network sees, or None where the PNG is whole."""
         paths, classes = [self._path(place, folder) for folder in self.folders], len(self.images.kit.classes) + 1
         if all(path.is_file() and not predictions.fault(path, photograph.size, classes) for path in paths):
             return None
@@ -84,7 +84,7 @@ class Shard:
         return folder / f"{self.images.ids[place]}.png"
 
     def _scored(self, waiting: list[tuple[int, Image.Image]], stop: threading.Event) -> Iterator[Job]:
-        """The jobs of a batch: probabilities for the CRF, or labels. A stop is heard between two passes."""
+        """Yield the jobs of a batch: probabilities for the CRF, or labels. A stop is heard between two passes."""
 
         def network(image: Tensor) -> Tensor:
             if stop.is_set():

@@ -75,7 +75,7 @@ def finish(job: Job) -> Finished:
 
 
 def _label(job: Job) -> tuple[np.ndarray, float]:
-    """The labels of the job's PNG, written if need be, and the CPU seconds of the CRF."""
+    """Return the labels of the job's PNG, written if need be, and the CPU seconds of the CRF."""
     if job.scores is None:
         return read_mask(job.path, None, job.classes - 1), 0.0
     label, seconds = job.scores, 0.0

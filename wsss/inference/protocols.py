@@ -69,8 +69,8 @@ class Protocol:
         return [name for name, departs in names.items() if departs]
 
     def numbers(self) -> dict[str, Any]:
-        """All of it as plain values, for records; without what older records do not have and this one does not use, so
-        that equal protocols are equal."""
+        """Return all of it as plain values, for records; without what older records do not have and this one does not
+        use, so that equal protocols are equal."""
         plain = dataclasses.asdict(self) | {"size": self.size or "native", "scales": list(self.scales)}
         for name in ("plain_squash", "longest"):
             if not plain[name]:
@@ -97,7 +97,8 @@ def protocol(
     merge: float | None = None,
     longest: int | None = None,
 ) -> Protocol:
-    """The protocol of that name, with what is given in the place of its own; `size` is the side that coco squashes to.
+    """Return the protocol of that name, with what is given in the place of its own; `size` is the side that coco
+    squashes to.
 
     Raises UserError for an unknown name, a scale that is repeated or not between 0 and 8, `merge` outside 0..1 or
     without CRF, `longest` below 1.
@@ -129,19 +130,19 @@ def protocol(
 
 
 def limited(size: Size, longest: int | None) -> Size:
-    """The size with its longer side at most `longest`, its shape kept to a pixel; None: as it is."""
+    """Shrink a size so that its longer side is at most `longest`, its shape kept to a pixel; None: as it is."""
     share = 1.0 if longest is None else min(1.0, longest / max(size))
     return max(1, round(size[0] * share)), max(1, round(size[1] * share))
 
 
 def limit(photograph: Image.Image, longest: int | None) -> Image.Image:
-    """The photograph at its limited size: bilinear, with antialiasing."""
+    """Shrink a photograph to its limited size: bilinear, with antialiasing."""
     size = limited(photograph.size, longest)
     return photograph if size == photograph.size else photograph.resize(size, Image.Resampling.BILINEAR)
 
 
 def pixels(photograph: Image.Image, protocol: Protocol) -> UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"]:
-    """The photograph at scale 1, not normalised: its own size, or squashed."""
+    """Read the photograph at scale 1, not normalised: its own size, or squashed."""
     if not protocol.size:
         return pil_to_tensor(photograph)
     return transforms.resize_square(photograph, protocol.size, protocol.plain_squash)

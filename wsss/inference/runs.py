@@ -37,7 +37,7 @@ class Opened:
     """Data of the evaluation, once they are known."""
 
     def model(self, classes: int, device: torch.device) -> SegmentationModel:
-        """The network with these weights; what the run started from is not read, and may be gone."""
+        """Build the network with these weights; what the run started from is not read, and may be gone."""
         bare = settings.override(self.config, {"model.checkpoint": "", "model.pretrained": False})
         model = build(bare, classes).to(device)
         tensors = checkpoint.read(self.file)
@@ -49,7 +49,7 @@ class Opened:
         return model.eval()
 
     def record(self) -> dict[str, Any]:
-        """The run's own record. Raises UserError."""
+        """Read the run's own record. Raises UserError."""
         path = self.folder.with_name(f"{self.folder.name}.json")
         if not path.is_file():
             raise UserError(f"{self.folder} is not finished: there is no {path}; the same `wsss train` goes on with it")
@@ -69,7 +69,7 @@ class Opened:
 
 
 def open_run(folder: Path, weights: str = "last", data_root: str = "") -> Opened:
-    """The run at OUTPUT/DATASET/VARIANT/SEED with its last or best weights. Raises UserError."""
+    """Open the run at OUTPUT/DATASET/VARIANT/SEED with its last or best weights. Raises UserError."""
     folder = folder.resolve() if folder.name in ("", "..") else folder  # what its record is called hangs on its name
     config = checkpoint.configuration(folder)
     if folder.name.isdecimal() and int(folder.name) != config.seed:
@@ -243,7 +243,7 @@ def _save(request: Request, opened: Opened, shard: Shard, images: list[Counts], 
 
 
 def _shard(request: Request, opened: Opened, protocol: Protocol, images: Split, device: torch.device) -> Shard:
-    """This process's part, its folders claimed for these weights and this protocol."""
+    """Choose this process's part, its folders claimed for these weights and this protocol."""
     bfloat16 = request.bfloat16 and distributed.computes_bfloat16(device)
     model = opened.model(len(images.kit.classes), device)
     made_by = {"bfloat16": bfloat16, "weights": sha256(opened.file)}

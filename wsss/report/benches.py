@@ -59,14 +59,14 @@ def product_rate(bench: _Bench) -> float:
 
 
 def _steps_table(benches: Sequence[_Bench]) -> Table:
-    """A row a step."""
+    """Make a table, a row a step."""
     rows = tuple((_name(bench), *(show(bench) for show in _MEASURES.values())) for bench in benches)
     note = "product: matrices of 4,096 in the step's own type, in the same process; the unit is its time in float32."
     return Table("Training steps, measured", ("step", *_MEASURES), rows, note)
 
 
 def _phases_table(benches: Sequence[_Bench]) -> Table:
-    """A row a step, a column a phase, in units; phases in the order in which a step comes to them."""
+    """Make a table, a row a step, a column a phase, in units; phases in the order in which a step comes to them."""
     phases = tuple(dict.fromkeys(phase for bench in benches for phase in bench["phases"]))
     rows = tuple((_name(bench), *(_units(bench, phase) for phase in phases)) for bench in benches)
     note = "A wait for the energy's filter counts for the main pass, in newer rows for the other losses."
@@ -93,7 +93,7 @@ _INFER = {
 
 
 def _infer_table(benches: Sequence[_Bench]) -> Table:
-    """A row an evaluation."""
+    """Make a table, a row an evaluation."""
 
     def label(bench: _Bench) -> str:
         size, note = f"{bench['width']}x{bench['height']}", f" ({bench['note']})" if bench.get("note") else ""

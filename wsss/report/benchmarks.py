@@ -13,7 +13,7 @@ from wsss.report.table import ABSENT, MISSING, Table
 
 
 def published_rows(name: str) -> list[dict[str, str]]:
-    """All rows of data/published/NAME.csv."""
+    """Read all rows of data/published/NAME.csv."""
     path = project_root() / "data" / "published" / f"{name}.csv"
     if not path.is_file():
         raise UserError(f"there is no table of published numbers {path}; its folder lists those there are")
@@ -22,7 +22,7 @@ def published_rows(name: str) -> list[dict[str, str]]:
 
 
 def published_number(path: str) -> str:
-    """A number of data/published as its source prints it, "" where the source has none.
+    """Look up a number of data/published as its source prints it, "" where the source has none.
 
     "segmentation/METHOD/COLUMN", or "toco_logs/DATASET/BACKBONE/COLUMN" for the end of a training log.
     Raises UserError if there is no such row or column.
@@ -72,7 +72,7 @@ class _Row:
 
 
 def _final(dataset: str) -> tuple[_Row, ...]:
-    """A benchmark's lines by the final protocol. The paper does not name its ViT; DeiT-B is the base's."""
+    """List a benchmark's lines by the final protocol. The paper does not name its ViT; DeiT-B is the base's."""
     row = partial(_Row, dataset=dataset, key="segmentation.miou", split=f"{dataset}-val", protocol="final")
     paper, base, deit = (f"segmentation/{name}/{dataset}_val" for name in ("This paper", "ToCo (21k)", "ToCo"))
     return (
@@ -84,7 +84,7 @@ def _final(dataset: str) -> tuple[_Row, ...]:
 
 
 def _training(dataset: str, split: str) -> tuple[_Row, ...]:
-    """A benchmark's lines by the protocol of evaluation in training, beside the base's published log."""
+    """List a benchmark's lines by the protocol of evaluation in training, beside the base's published log."""
     kinds = (("segmentation", "segmentation"), ("CAM", "cam"), ("aux CAM", "aux_cam"))
     return tuple(
         _Row(
@@ -182,7 +182,7 @@ def _records(row: _Row, runs: Sequence[Record]) -> list[Record]:
 
 
 def _printed(row: _Row) -> list[str]:
-    """The numbers of paper and base as their authors print them."""
+    """Collect the numbers of paper and base as their authors print them."""
     printed = [published_number(path) if path else "" for path in (row.paper, row.base)]
     return [f"{float(number):.1f}" if number else ABSENT for number in printed]
 

@@ -192,7 +192,7 @@ def rate(config: Config) -> float:
 
 
 def hours(config: Config) -> tuple[float, float]:
-    """An estimate, on the base's GPUs: its hours in proportion to the operations, and its hours as they are."""
+    """Estimate the hours on the base's GPUs: in proportion to the operations, and as the base states them."""
     whole = base_time(config.data.name).hours
     return whole * run_pflop(config) / base_pflop(config), whole
 

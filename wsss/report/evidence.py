@@ -250,7 +250,7 @@ _OF_EXPERIMENTS = {"causes-": causes, "differences-": differences, "thresholds-"
 
 
 def build(name: str, runs: Sequence[Record]) -> Picture:
-    """The figure of that name. Raises UserError for an unknown name, and NotMeasured without records."""
+    """Draw the figure of that name. Raises UserError for an unknown name, and NotMeasured without records."""
     bench = project_root() / "data" / "results" / "bench"
     for start, draw in _OF_EXPERIMENTS.items():
         if name.startswith(start):

@@ -165,7 +165,7 @@ def _ablations(scale: str) -> dict[str, tuple[str, _Rows]]:
     }
 
     def factors(settings: Mapping[str, str]) -> _Rows:
-        """Half and twice the preset's value of each setting."""
+        """Compute half and twice the preset's value of each setting."""
         pairs = ((label, path, factor) for label, path in settings.items() for factor in (0.5, 2))
         return {f"{label} x {factor:g}": {path: factor * values[path]} for label, path, factor in pairs}
 
@@ -181,7 +181,7 @@ def _ablations(scale: str) -> dict[str, tuple[str, _Rows]]:
 
 
 def _titled(scale: str, title: str) -> str:
-    """A title with its scale. Numbers of photographs from CLIP's start say so wherever they stand."""
+    """Make a title with its scale. Numbers of photographs from CLIP's start say so wherever they stand."""
     return f"{'CLIP ViT-B/16' if scale == 'voc-animals' else scale}: {title}"
 
 
@@ -258,7 +258,7 @@ EXPERIMENTS: Mapping[str, Experiment] = dict(_all())
 
 
 def get(name: str) -> Experiment:
-    """The experiment of that name; UserError with the nearest one."""
+    """Look up the experiment of that name; UserError with the nearest one."""
     if name not in EXPERIMENTS:
         raise UserError(
             f"there is no experiment named {name}{did_you_mean(name, EXPERIMENTS)}; there are {', '.join(EXPERIMENTS)}"

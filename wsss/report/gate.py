@@ -60,14 +60,15 @@ class Row:
         return "high" if self.measured > self.high else "right" if self.measured >= self.low else "low"
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text."""
+        """Write the row as text."""
         ours = ABSENT if math.isnan(self.measured) else f"{self.measured:.1f}"
         bounds = f"{self.low:.1f} to {self.high:.1f}"
         return f"{self.step:,}", self.kind, f"{self.published:.1f}", bounds, ours, self.state
 
 
 def rows(preset: str) -> tuple[list[Row], int]:
-    """The rows of a preset's gate, nothing measured, and the steps of the base's whole run. Raises UserError."""
+    """Look up the rows of a preset's gate, nothing measured, and the steps of the base's whole run. Raises
+    UserError."""
     if preset not in LOGS:
         raise UserError(f"--gate compares with the base's log, which {preset} has none of; it is for {', '.join(LOGS)}")
     dataset, backbone = LOGS[preset]
@@ -111,7 +112,7 @@ def bounds_table(preset: str = "voc-toco") -> Table:
 
 
 def verdict_table(judged: list[Row], passed: bool | None, causes: list[str], path: Path) -> Table:
-    """The numbers beside the log's, the verdict and where the record lies."""
+    """Make a table of the numbers beside the log's, the verdict and where the record lies."""
     cells = tuple(row.cells() if passed is not None else (*row.cells()[:5], ABSENT) for row in judged)
     title = {None: "Gate: not judged", True: "Gate: passed", False: "Gate: FAILED"}[passed]
     return Table(title, _COLUMNS, cells, "\n".join([*causes, f"record: {path}"]))

@@ -65,7 +65,7 @@ _DERIVED = {
 
 
 def runs_table(benches: Sequence[_Bench]) -> Table:
-    """A line for presets of the benchmarks that take the same; takes no benches."""
+    """Make a table, a line for all presets of the benchmarks that take the same; takes no benches."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in (f"{dataset}{kind}" for dataset in BENCHMARKS for kind in _KINDS):
         config = PRESETS[name]
@@ -99,7 +99,7 @@ def runs_table(benches: Sequence[_Bench]) -> Table:
 
 
 def ablations_table(benches: Sequence[_Bench]) -> Table:
-    """A line an experiment of the benchmarks, and their sum with every run once; takes no benches."""
+    """Make a table, a line an experiment of the benchmarks, and their sum with every run once; takes no benches."""
     rows = []
     for dataset in BENCHMARKS:
         experiments = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset == dataset}
@@ -132,7 +132,7 @@ def _sums(dataset: str, hours: tuple[float, float]) -> tuple[str, str]:
 
 
 def evaluation_table(benches: Sequence[_Bench]) -> Table:
-    """A line an evaluation: counted operations, and the CRF as an `infer` record measured it."""
+    """Make a table, a line an evaluation: counted operations, and the CRF as an `infer` record measured it."""
     measured = next((bench for bench in benches if bench["bench"] == "infer" and bench["crf"]), None)
     rows = []
     for dataset, split in (("voc", "val"), ("voc", "test"), ("coco", "val")):
@@ -178,7 +178,7 @@ def _crf(measured: _Bench | None, dataset: str, images: int) -> tuple[str, str]:
 
 
 def _memory_table(benches: Sequence[_Bench]) -> Table:
-    """A line a measured training step: its peak memory, and what of it is kept from step to step."""
+    """Make a table, a line a measured training step: its peak memory, and what of it is kept from step to step."""
     rows = []
     for bench in benches:
         options = "-checkpointing" * bench.get("activation_checkpointing", False)
@@ -200,7 +200,7 @@ def _peak(bench: _Bench) -> str:
 
 
 def _disk_table(benches: Sequence[_Bench]) -> Table:
-    """A line a data set: what a run's folder holds; takes no benches."""
+    """Make a table, a line a data set: the size of a run's folder; takes no benches."""
     rows = []
     for dataset in BENCHMARKS:
         weights, state = costs.disk_gb(PRESETS[dataset])

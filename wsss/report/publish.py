@@ -44,8 +44,9 @@ def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) ->
 
 
 def _data_faults(chosen: Sequence[records.Record], published: Sequence[records.Record]) -> list[str]:
-    """A sentence for each chosen record on other data than another of the same set and lists, chosen or published: one
-    table would show both. Records that say themselves that they are on other data than their runs are apart."""
+    """Write a sentence for each chosen record on other data than another of the same set and lists, chosen or
+    published: one table would show both. Records that say themselves that they are on other data than their runs are
+    apart."""
     replaced = set(map(records.file_name, chosen))
     firsts: dict[tuple[str, str, str], records.Record] = {}
     faults = []

@@ -85,7 +85,7 @@ Data = Mapping[str, Mapping[str, str]]
 
 
 def data_of(record: Record) -> Data:
-    """The data a record belongs to; of an older one what its fingerprint and its class names tell."""
+    """Find the data a record belongs to; of an older one what its fingerprint and its class names tell."""
     names, mark = record["results"].get("segmentation", {}).get("iou", {}), record["fingerprint"]
     classes = {"classes": lines_digest(list(names)[1:])} if names else {}
     data, val = record.get("data", {}), {"ids": mark["ids"], "masks": mark["masks"]} | classes
@@ -115,7 +115,7 @@ def differences(first: Data, second: Data) -> str:
 
 
 def split_ids(name: str) -> list[str]:
-    """The ids of a benchmark's split ("voc-val", "coco-val-part"), from data/lists."""
+    """Read the ids of a benchmark's split ("voc-val", "coco-val-part"), from data/lists."""
     lists = {
         f"{dataset}-{split.replace('_', '-')}": f"{DATASETS[dataset].lists}/{split}.txt"
         for dataset in BENCHMARKS
@@ -155,7 +155,7 @@ def _validate(record: Any, where: str) -> None:
 
 
 def load(path: Path | str) -> Record:
-    """The record at `path`, checked, its variant in today's words; raises UserError if it is none."""
+    """Load the record at `path`, checked, its variant in today's words; raises UserError if it is none."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -188,7 +188,7 @@ def save_counts(path: Path | str, ids: Sequence[str], **counts: np.ndarray) -> N
 
 
 def load_counts(record: Record) -> dict[str, np.ndarray]:
-    """The per-image counts beside a loaded record; empty if there are none."""
+    """Load the per-image counts beside a loaded record; empty if there are none."""
     path = Path(record.get("path", "")).with_suffix(".npz") if record.get("path") else None
     if path is None or not path.is_file():
         return {}
@@ -225,17 +225,17 @@ def find(*roots: Path | str) -> list[Record]:
 
 
 def published() -> list[Record]:
-    """The records of data/results."""
+    """Load the records of data/results."""
     return find(paths.project_root() / "data" / "results")
 
 
 def describe(record: Record) -> str:
-    """A record's name in messages: DATASET/VARIANT/SEED."""
+    """Name a record in messages: DATASET/VARIANT/SEED."""
     return f"{record['dataset']}/{record['variant']}/{record['seed']}"
 
 
 def file_name(record: Record) -> str:
-    """A record's name with what its file's name says beside the seed: DATASET/VARIANT/SEED.voc-crf."""
+    """Name a record with the part of its file's name beside the seed: DATASET/VARIANT/SEED.voc-crf."""
     return describe(record) + _stem(record)
 
 
@@ -252,7 +252,7 @@ def images(record: Record) -> str:
 
 
 def value(record: Record, key: str) -> Any:
-    """The result at a dotted key, e.g. "segmentation.miou"; raises KeyError with the whole key."""
+    """Look up the result at a dotted key, e.g. "segmentation.miou"; raises KeyError with the whole key."""
     node: Any = record["results"]
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
@@ -328,7 +328,7 @@ def processors(records: Iterable[Record]) -> str:
 
 
 def one(records: Iterable[Record], variant: str, seed: int) -> Record:
-    """The only record of a variant and seed; UserError if there is none, or one in each of several data sets."""
+    """Find the only record of a variant and seed; UserError if there is none, or one in each of several data sets."""
     records = list(records)
     groups = [select(records, dataset, variant) for dataset in sorted({record["dataset"] for record in records})]
     matches = [record for group in groups for record in group if record["seed"] == seed]

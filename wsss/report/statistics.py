@@ -85,7 +85,7 @@ def over_seeds(differences: Sequence[float]) -> OverSeeds:
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
-    """The p of several tests after Holm's correction: with them in order, the k-th smallest of m is multiplied by
+    """Correct the p of several tests as Holm did: with them in order, the k-th smallest of m is multiplied by
     m - k + 1 and is at least the one before. Those that are not numbers stay so and are not counted among the m."""
     known = sorted((p, place) for place, p in enumerate(probabilities) if not math.isnan(p))
     corrected, largest = list(probabilities), 0.0
@@ -153,7 +153,7 @@ def _mean_iou(sums: np.ndarray) -> np.ndarray:
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of the defined ones; not numbers if there is none."""
+    """Take the middle 95 % of the defined ones; not numbers if there is none."""
     defined = values[np.isfinite(values)]
     low, high = np.percentile(defined, (2.5, 97.5)) if len(defined) else (math.nan, math.nan)
     return float(low), float(high)
@@ -169,7 +169,7 @@ def _redraws(images: int, n: int, seed: int) -> np.ndarray:
 
 
 def signed(points: float) -> str:
-    """A difference with its sign; what rounds to nothing is "+0.0"."""
+    """Write a difference with its sign; what rounds to nothing is "+0.0"."""
     return f"{round(points, 1) + 0.0:+.1f}"
 
 
@@ -180,7 +180,7 @@ def measured(summary: Summary, digits: int = 1) -> str:
 
 
 def bounds(test: OverSeeds) -> str:
-    """The interval over seeds as text; ABSENT of one seed. A bound of -0.0 lies below zero, by less than .05."""
+    """Write the interval over seeds as text; ABSENT of one seed. A bound of -0.0 lies below zero, by less than .05."""
     return ABSENT if math.isnan(test.low) else f"{test.low:+.1f} to {test.high:+.1f}"
 
 
@@ -267,7 +267,7 @@ def interval(peers: Sequence[tuple[Record, ...]], key: str) -> tuple[float, floa
 
 
 def _number(runs: tuple[Record, ...], key: str) -> float:
-    """The result of one run, or that of the first of two less that of the second."""
+    """Look up the result of one run, or that of the first of two less that of the second."""
     first, *others = (records.value(record, key) for record in runs)
     return first - sum(others)
 

@@ -37,13 +37,13 @@ class Table:
         return f"{self.title}\n{body}\n" + (f"{self.note}\n" if self.note else "")
 
     def markdown(self) -> str:
-        """A GitHub table, with the title above and the note below."""
+        """Write a GitHub table, with the title above and the note below."""
         lines = [self.columns, ("---",) * len(self.columns), *self.rows]
         body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         return f"**{self.title}**\n\n{body}\n" + (f"\n{self.note}\n" if self.note else "")
 
     def as_html(self) -> str:
-        """A <table> with a caption, and the note below; notebooks show this."""
+        """Write a <table> with a caption, and the note below; notebooks show this."""
 
         def cells(line: Sequence[str], tag: str) -> str:
             return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)

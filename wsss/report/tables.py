@@ -216,8 +216,8 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
 
 
 def build(name: str, runs: Sequence[Record] | None = None, yours: Sequence[Record] = ()) -> Table:
-    """The table of that name, from `records` or else the published ones; one of presets side by side has the reader's
-    own runs in columns of their own. UserError for an unknown name."""
+    """Make the table of that name, from `records` or else the published ones; one of presets side by side has the
+    reader's own runs in columns of their own. UserError for an unknown name."""
     if name not in TABLES:
         hint = did_you_mean(name, TABLES) or f"; there are {', '.join(TABLES)}"
         raise UserError(f"there is no table named {name}{hint}")
@@ -227,7 +227,7 @@ def build(name: str, runs: Sequence[Record] | None = None, yours: Sequence[Recor
 
 
 def number(text: str) -> tuple[str, str]:
-    """A published number as text, and where it comes from.
+    """Look up a published number as text, and where it comes from.
 
     `text` is SOURCE#KEY[:FORMAT]: DATASET/VARIANT (mean over the seeds of one processor) or DATASET/VARIANT/SEED, and
     a result or field of the record; `published#` and a number of the literature (`benchmarks.published_number`);

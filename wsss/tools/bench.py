@@ -156,7 +156,7 @@ _INNER = ("cam passes", "local crops", "patch codes", "refinement")
 
 
 def _trainer(config: Config, scratch: Path) -> tuple[Callable[[], Any], SegmentationModel]:
-    """The step of a `train.Trainer` in the middle of its run, on random images, and its network."""
+    """Make the step of a `train.Trainer` in the middle of its run, on random images, and its network."""
     classes = DATASETS[config.data.name].classes
     split = datasets.Split(machine.draw(scratch / "set", 2, classes=classes), "val", masks=True)
     trainer = train.Trainer(config, split, split, scratch / "run", device())

@@ -227,7 +227,7 @@ _PATCH = 16
 
 
 def _phases(seconds: float, spent: dict[str, float]) -> dict[str, float]:
-    """The parts of `seconds`; in `spent` network lies within scores, and scores within jobs."""
+    """Split `seconds` into phases; in `spent` network lies within scores, and scores within jobs."""
     return {
         "network": spent["network"],
         "resizing": spent["scores"] - spent["network"],

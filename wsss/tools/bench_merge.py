@@ -84,7 +84,7 @@ class Merge(Bench):
 
 
 def _widened(logits: list[Float[torch.Tensor, "c p q"]], number: int, classes: int) -> Float[np.ndarray, "k p q"]:
-    """The logits of a photograph, followed by the foreground's of the next ones until there are `classes`."""
+    """Join the logits of a photograph, followed by the foreground's of the next ones until there are `classes`."""
     first, step = logits[number], 1
     while len(first) < classes:
         other = logits[(number + step) % len(logits)][1:][None]

@@ -23,7 +23,7 @@ class Gate(train.Trainer):
         self.last = max(self.due.values())
 
     def is_due(self) -> bool:
-        """The evaluations of the log alone."""
+        """Whether the log has an evaluation at this step; no other is made."""
         return self.step in self.due.values()
 
     def finish(self, data: records.Data) -> dict[str, Any]:

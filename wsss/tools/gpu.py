@@ -59,7 +59,7 @@ class Check:
     """Photographs of the drawn set, and of the evaluation with CRF."""
 
     def config(self, **changes: Any) -> Config:
-        """The paper's preset with random weights."""
+        """Configure the paper's preset with random weights."""
         return presets.get("voc", **{"model.pretrained": False, **(_TOY if self.toy else {}), **changes})
 
     def __call__(self) -> int:
@@ -138,7 +138,7 @@ def _compiled(check: Check) -> dict[str, Any]:
 
 
 def _resumed(check: Check) -> dict[str, Any]:
-    """A run on drawn photographs that is asked to stop after its first checkpoint, and goes on to its end."""
+    """Stop a run on drawn photographs after its first checkpoint, and let it go on to its end."""
     with tempfile.TemporaryDirectory() as scratch:
         arguments = _train(check, Path(scratch), "--optim.steps", str(check.steps))
         first = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -152,7 +152,7 @@ def _resumed(check: Check) -> dict[str, Any]:
 
 
 def _ranks(check: Check) -> dict[str, Any]:
-    """Two processes that share the device by gloo, against one that accumulates: how far the weights of the two are
+    """Compare two processes that share the device by gloo with one that accumulates: how far the weights of the two are
     apart after four steps, as a share of how far they have moved."""
     same = ("--optim.steps", "4", "--optim.bfloat16", "False", "--optim.warmup", "0")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -184,7 +184,7 @@ def _train(check: Check, scratch: Path, *more: str) -> list[str]:
 
 
 def _crf(check: Check) -> dict[str, Any]:
-    """A final evaluation beside its CRF workers, as `wsss bench infer` has it."""
+    """Time a final evaluation beside its CRF workers, as `wsss bench infer` has it."""
     size = {"backbone": _TOY["model.backbone"], "width": 64, "height": 48} if check.toy else {}
     bench = Infer(images=check.images, **size).measure()
     return {name: bench[name] for name in ("images_a_second", "phases", "crf_seconds", "ratio")} | {"ok": True}

@@ -45,7 +45,7 @@ class Bench:
 
 
 def device() -> torch.device:
-    """The accelerator if there is one."""
+    """Return the accelerator if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -94,7 +94,7 @@ def resident_mb(process: psutil.Process, peak: bool = False) -> float:
 
 
 def children(process: psutil.Process) -> list[psutil.Process]:
-    """All processes that a process has started, directly or not, and that have not ended."""
+    """List all processes that a process has started, directly or not, and that have not ended."""
     try:
         return process.children(recursive=True)
     except psutil.Error:
@@ -153,14 +153,15 @@ def random_batch(config: Config, classes: int, images: int) -> Batch:
 
 
 def photograph(random: np.random.Generator, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """A random image of (width, height) pixels, smooth with some grain."""
+    """Make a random image of (width, height) pixels, smooth with some grain."""
     coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
     pixels = np.asarray(coarse) + random.normal(0, _GRAIN, (*size[::-1], 3))
     return pixels.clip(0, 255).astype(np.uint8)
 
 
 def draw(root: Path, images: int, size: tuple[int, int] = (500, 375), classes: int = 20) -> Path:
-    """A data set of random photographs of (width, height) pixels, with masks of three bands, in the layout of VOC."""
+    """Make a data set of random photographs of (width, height) pixels, with masks of three bands, in the layout of
+    VOC."""
     random, names = np.random.default_rng(0), [f"{number:06d}" for number in range(images)]
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)

@@ -138,7 +138,8 @@ class Engine(NBClientEngine):
 
 
 def _finished(nb: Any, began: float) -> Any:
-    """The notebook with its seconds, and of a widget with an element for pages without a kernel this element alone."""
+    """Return the notebook with its seconds, and of a widget with an element for pages without a kernel this element
+    alone."""
     nb.metadata.wsss["seconds"] = round(time.monotonic() - began, 1)
     for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
         if "text/html" in output.get("data", {}):

@@ -25,7 +25,7 @@ _OPTIONS = (
 
 
 def _browser() -> str:
-    """The first Chromium on the PATH. Raises UserError where there is none."""
+    """Find the first Chromium on the PATH. Raises UserError where there is none."""
     program = next((path for path in map(shutil.which, BROWSERS) if path), None)
     if program is None:
         raise UserError(f"there is no Chromium on the PATH ({', '.join(BROWSERS)}); install one to print the book")

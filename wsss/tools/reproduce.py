@@ -59,7 +59,7 @@ class Step:
 
 
 def steps() -> list[Step]:
-    """All that comes before the verdict, in order."""
+    """List all that comes before the verdict, in order."""
 
     def train(preset: str) -> Step:
         dataset = PRESETS[preset].data.name

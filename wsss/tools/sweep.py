@@ -120,7 +120,8 @@ def threads_for(side_by_side: int, jobs: Sequence[Job], available: int, load: fl
 
 
 def plan(experiment: Experiment, sweep: Sweep) -> list[Job]:
-    """The runs, all rows of the first seed first. With `published`, without those whose records are in data/results."""
+    """List the runs, all rows of the first seed first. With `published`, without those whose records are in
+    data/results."""
     known = {(r["dataset"], r["variant"], Path(r["path"]).name) for r in records.published()} if sweep.published else ()
     output, root = sweep.folder, ["--data.root", sweep.data_root] * bool(sweep.data_root)
     dataset, _ = _place(experiment, sweep)
@@ -147,8 +148,8 @@ def plan(experiment: Experiment, sweep: Sweep) -> list[Job]:
 
 
 def _place(experiment: Experiment, sweep: Sweep) -> tuple[str, Path | None]:
-    """The data set's name in the paths of its runs, and its root if that is there: nothing is drawn. Raises UserError
-    where `sweep.data_root` is no root of a data set."""
+    """Find the data set's name in the paths of its runs, and its root if that is there: nothing is drawn. Raises
+    UserError where `sweep.data_root` is no root of a data set."""
     data = replace(experiment.rows[0].config.data, root=sweep.data_root)
     if DATASETS[data.name].drawn and not sweep.data_root:
         root = project_root() / "data" / data.name
@@ -185,7 +186,7 @@ def _require_same_data(experiment: Experiment, sweep: Sweep, jobs: Sequence[Job]
 
 
 def overview(experiment: Experiment, jobs: Sequence[Job], known: Sequence[Record], side_by_side: int) -> Table:
-    """*run | seed | state | minutes*, and in the note what is left, by the measured minutes of records."""
+    """Make a table *run | seed | state | minutes*, and in its note what is left, by the measured minutes of records."""
     rows: list[tuple[str, ...]] = []
     total, unknown = 0.0, 0
     for job in jobs:
@@ -273,7 +274,7 @@ def work(jobs: Sequence[Job], side_by_side: int, threads: int) -> None:
 
 @contextmanager
 def _stopping() -> Iterator[list[_Worker]]:
-    """A list of workers, of which none outlives the block."""
+    """Yield a list of workers, of which none outlives the block."""
     running: list[_Worker] = []
     try:
         yield running

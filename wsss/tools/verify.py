@@ -46,7 +46,7 @@ class _Case:
     arrays: Mapping[str, np.ndarray]
 
     def array(self, name: str) -> np.ndarray:
-        """One array; UserError where the file lacks it or it holds something else than numbers."""
+        """Read one array; UserError where the file lacks it or it holds something else than numbers."""
         if name not in self.arrays:
             raise UserError(f"the file lacks {self.name}/{name}")
         if self.arrays[name].dtype.kind not in "biuf":
@@ -62,7 +62,7 @@ class _Case:
         return torch.from_numpy(self.array(f"in/{name}").astype(np.int64))
 
     def part(self, kind: str) -> dict[str, Tensor]:
-        """All arrays of `kind` (in, weight) in float32, by the rest of their name."""
+        """Read all arrays of `kind` (in, weight) in float32, by the rest of their name."""
         names = [name for name in self.arrays if name.startswith(f"{kind}/")]
         return {name.partition("/")[2]: torch.from_numpy(self.array(name).astype(np.float32)) for name in names}
 
@@ -224,14 +224,15 @@ class Row:
         return not self.fault and self.error <= self.tolerance
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text."""
+        """Write the row as text."""
         if self.fault:
             return self.name, ABSENT, ABSENT, self.fault
         return self.name, f"{self.error:.1e}", f"{self.tolerance:.0e}", "yes" if self.ok else "NO"
 
 
 def _read(path: Path) -> list[_Case]:
-    """The cases of a file, in its order. Raises UserError where it is missing, no npz, cut off or holds pickles."""
+    """Read the cases of a file, in its order. Raises UserError where it is missing, no npz, cut off or holds
+    pickles."""
     if not path.is_file():
         raise UserError(f"there is no file {path}; give the .npz file of reference numbers")
     if not zipfile.is_zipfile(path):
@@ -267,7 +268,7 @@ def error(mine: Any, theirs: np.ndarray, labels: bool = False) -> float:
 
 
 def _compare(case: _Case) -> list[Row]:
-    """A row for every output and gradient of one case."""
+    """Make a row for every output and gradient of one case."""
     kind = re.sub(r"^ctc_T\d+(\.\d+)?$", "ctc_T<number>", case.name)
     if kind not in _CASES:
         return [Row(case.name, fault=f"unknown case{did_you_mean(case.name, _CASES)}")]

@@ -140,7 +140,7 @@ def _arrange(random: RandomState, sprites: list[Sprite], size: int) -> tuple[lis
 
 
 def _corner(random: RandomState, sprite: Sprite, size: int) -> tuple[int, int]:
-    """A random place (left, top); up to an eighth of the window may lie outside the image."""
+    """Draw a random place (left, top); up to an eighth of the window may lie outside the image."""
     height, width = sprite.part.shape
     left, top = (random.randint(-(n // 8), max(size - n, -(n // 4)) + n // 8 + 1) for n in (width, height))
     return left, top

@@ -23,7 +23,7 @@ _SUBROWS = 4
 
 
 def between(random: RandomState, low: Number, high: Number) -> float:
-    """A uniform number; spelled out because the compiled `uniform` may fuse its multiply and add."""
+    """Draw a uniform number; spelled out because the compiled `uniform` may fuse its multiply and add."""
     return low + (high - low) * random.random_sample()
 
 
@@ -40,17 +40,17 @@ def _circle(corners: int) -> Polygon:
 
 
 def ellipse(x: Number, y: Number, rx: Number, ry: Number | None = None, corners: int = 24) -> Polygon:
-    """An ellipse around x, y (a circle if `ry` is left out; a regular polygon for few corners)."""
+    """Make an ellipse around x, y (a circle if `ry` is left out; a regular polygon for few corners)."""
     return _circle(corners) * (rx, rx if ry is None else ry) + (x, y)
 
 
 def rectangle(x0: Number, y0: Number, x1: Number, y1: Number) -> Polygon:
-    """An upright rectangle from two opposite corners."""
+    """Make an upright rectangle from two opposite corners."""
     return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], float)
 
 
 def line(x0: Number, y0: Number, x1: Number, y1: Number, width: Number) -> Polygon:
-    """A straight stroke of a given width."""
+    """Make a straight stroke of a given width."""
     a, b = np.array((x0, y0), float), np.array((x1, y1), float)
     along = (b - a) * (width / 2 / max(np.sqrt(((b - a) ** 2).sum()), 1e-9))
     side = np.array((-along[1], along[0]))
@@ -152,7 +152,8 @@ def ramp(n: int) -> np.ndarray:
 
 
 def oklch(lightness: Number, chroma: Number, hue: Number) -> np.ndarray:
-    """A colour in [0, 1]^3, float32, from OKLCH (Ottosson 2020): even in lightness over hues; clipped to sRGB."""
+    """Convert a colour in [0, 1]^3, float32, from OKLCH (Ottosson 2020): even in lightness over hues; clipped to
+    sRGB."""
     a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3

@@ -107,7 +107,8 @@ def _discs(random: RandomState, count: int, extent: tuple[int, int], radius: tup
 
 
 def background(random: RandomState, size: int, octaves: int = 4) -> np.ndarray:
-    """A textured ground, (size, size, 3) float32: two muted colours mixed by noise; hatch, soft discs or neither."""
+    """Draw a textured ground, (size, size, 3) float32: two muted colours mixed by noise; hatch, soft discs or
+    neither."""
     hue = between(random, 0, 360)
     near = oklch(between(random, 0.55, 0.88), between(random, 0.02, 0.07), hue)
     far = oklch(between(random, 0.50, 0.85), between(random, 0.02, 0.07), hue + between(random, -60, 60))

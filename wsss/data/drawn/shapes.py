@@ -82,7 +82,7 @@ def _boat(random: RandomState) -> _Parts:
 
 
 def _star(corners: int, inner: Number, radius: Number) -> Polygon:
-    """A star with its first tip up."""
+    """Make a star with its first tip up."""
     outer, inner = ellipse(0, 0, radius, corners=corners), ellipse(0, 0, inner * radius, corners=corners)
     return Pose(1, -90)(np.stack([outer, Pose(1, 180 // corners)(inner)], 1).reshape(-1, 2))
 

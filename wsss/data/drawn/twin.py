@@ -38,7 +38,7 @@ def export(root: Path, splits: Mapping[str, int] = SPLITS) -> Path:
 
 
 def draw(root: Path) -> Path:
-    """The drawn set by way of COCO json, in VOC format at `root`; the json stays beside it at ROOT-json."""
+    """Draw the drawn set by way of COCO json, in VOC format at `root`; the json stays beside it at ROOT-json."""
     if root.is_dir():
         return root
     source = export(root.with_name(f"{root.name}-json"))
