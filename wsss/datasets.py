@@ -80,11 +80,12 @@ class TrainingViews(Dataset):
         index, seed = key
         photograph, mask = read_image(self.split.files[index]), None
         augment, compat, contrast = self.config.augment, self.config.compat, "views" in self.config.needs
+        # The seed is the item's own: the views depend neither on the loader process nor on what it drew before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             first, box, second, local = transforms.views(photograph, augment, compat, contrast)
             if self.config.data.supervision == "masks":
-                torch.manual_seed(seed)
+                torch.manual_seed(seed)  # the mask is scaled, flipped and cut by the same draws
                 mask = transforms.mask_view(voc.read_pair(self.split.kit, self.split.ids[index])[1], augment, compat)
         label = torch.from_numpy(self.split.labels[index])
         return self.split.ids[index], first, label, torch.tensor(box), second, local, mask
@@ -124,7 +125,7 @@ class TrainSampler:
                 yield [self._item(place) for place in range(start, start + size)]
 
     def _item(self, place: int) -> tuple[int, int]:
-        epoch, offset = divmod(place, self.length)
+        epoch, offset = divmod(place, self.length)  # a batch may reach over the end of a pass over the data
         if self._epoch != epoch:
             generator = torch.Generator().manual_seed(derive_seed(self.config.seed, 1, epoch))
             self._epoch, self._permutation = epoch, torch.randperm(self.length, generator=generator).tolist()

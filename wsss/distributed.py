@@ -70,7 +70,7 @@ def all_reduce_sum(*numbers: int) -> list[int]:
     """Sum each number over all processes. The sums travel between hosts by gloo: no GPU is waited for."""
     if world_size() == 1:
         return list(numbers)
-    total = torch.tensor(numbers)
+    total = torch.tensor(numbers)  # on the host
     dist.all_reduce(total)
     return total.tolist()
 

@@ -21,6 +21,7 @@ class _Patches(PatchEmbed):
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b i j d"]:
         """Embeddings of the patches."""
         rows, columns = self.patch_size
+        # (b, 3, i p, j q) to (b, i, j, 3 p q): the order in which the convolution's kernel lies in memory.
         pixels = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5).flatten(3)
         return self.norm(F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias))
 
@@ -57,7 +58,7 @@ def build_encoder(config: Model) -> nn.Module:
             f"backbone {config.backbone} is not a plain ViT with a class token, learnt positions and at least 3 blocks "
             "one after the other; choose another --model.backbone"
         )
-    vit.pos_embed.requires_grad_(False)
+    vit.pos_embed.requires_grad_(False)  # frozen, as in the base
     if config.compile:
         for block in vit.blocks:
             block.compile()

@@ -166,6 +166,7 @@ def tally(
 
     `workers` processes measure beside the network; None: those of `datasets.num_workers`, so none without a GPU.
     """
+    # Sums over images do not depend on the number of processes, since each image is counted once.
     was_training, counted = model.training, Counts(background=config.cam.background, subspaces=config.msc.subspaces)
     model.eval()
     places = range(distributed.rank(), len(split), distributed.world_size())
@@ -194,7 +195,7 @@ def _predicted(
         prediction = predict(model, image.to(device), label.to(device), config)
         apart = agreement(prediction, label.to(device)).cpu().numpy()
         for row, sample in enumerate(samples):
-            single, shape = prediction.of(row), sample.mask.shape
+            single, shape = prediction.of(row), sample.mask.shape  # measured at the photograph's own size
             largest, classes = _largest_cams(single, shape), sample.label.nonzero()[:, 0]
             yield Predicted(
                 name=sample.id,

@@ -18,6 +18,7 @@ def confusion(
 ) -> Int[np.ndarray, "c c"]:
     """Counts of (truth, prediction) over pixels whose truth is not 255; `classes` counts background too."""
     kept = truth != IGNORE
+    # One number a pair of classes, so that one bincount is the whole matrix.
     pairs = truth[kept].astype(np.int64) * classes + prediction[kept]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
@@ -129,6 +130,7 @@ def boundary(labels: UInt8[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "
     """Find the inner bands of all masks at once: pixels that `width` erosions by 3 x 3 take from the mask of their own
     label. The image's edge is a boundary too, as in the definition."""
     side = 2 * width + 1
+    # A pixel is in a band if another label lies within `width`. Beyond the edge there is 255, a label like any other.
     low = ndimage.minimum_filter(labels, side, mode="nearest")
     return low != ndimage.maximum_filter(labels, side, mode="constant", cval=IGNORE)
 
@@ -144,6 +146,7 @@ def boundary_counts(
     width = boundary_width(truth.shape)
     cut = np.where(truth == IGNORE, IGNORE, prediction).astype(np.uint8)
     bands = [np.where(boundary(labels, width) & (labels != IGNORE), labels, classes) for labels in (truth, cut)]
+    # `classes` stands for "in no band"; its row and column are dropped at the end.
     pairs = bands[0].astype(np.int64) * (classes + 1) + bands[1]
     matrix = np.bincount(pairs.ravel(), minlength=(classes + 1) ** 2).reshape(classes + 1, classes + 1)
     return counts(matrix)[:classes]
@@ -181,6 +184,7 @@ def sweep_counts(
 
 def sweep_totals(histogram: Int[np.ndarray, "c c u"]) -> Int[np.ndarray, "t c 3"]:
     """TP, FP, FN by class at every threshold: a pixel is background unless its CAM is above it."""
+    # At threshold t the pixels above it keep their class (a sum from the right); all others join the background.
     foreground = histogram[..., ::-1].cumsum(2)[..., ::-1][..., 1:]
     matrices = np.moveaxis(foreground, 2, 0).copy()
     matrices[:, :, 0] += histogram.sum((1, 2)) - matrices.sum(2)
@@ -219,6 +223,7 @@ def pixel_auc(value: Float[np.ndarray, "h w"], truth: UInt8[np.ndarray, "h w"], 
     of another class, ties one half; 50 is chance. Pixels of truth 255 are left out; None where all others are of the
     class or none is. `value` lies in 0..1."""
     known = truth != IGNORE
+    # Counting in bins instead of sorting: a photograph has 10^5 pixels, and the map has grey levels anyway.
     bins = np.clip(value[known] * _AUC_BINS, 0, _AUC_BINS - 1).astype(np.int64)
     counted = np.bincount(2 * bins + (truth[known] == index), minlength=2 * _AUC_BINS)
     outside, inside = counted.reshape(_AUC_BINS, 2).T
@@ -251,6 +256,7 @@ def classification_scores(
 
     present = label.any(0)
     precision = [average_precision_score(label[:, k], logits[:, k]) for k in np.flatnonzero(present)]
+    # A logit above 0 is a probability above one half.
     predicted, right = logits[:, present] > 0, label[:, present] > 0
     f1 = 2 * (predicted & right).sum(0) / (predicted.sum(0) + right.sum(0))
     by_class = dict(zip(np.array(names)[present].tolist(), (round(100 * float(p), 4) for p in precision), strict=True))
@@ -284,6 +290,7 @@ def correlation(
     """Correlation of every dimension of the codes with every other, each code centred by the mean of its label; from
     the sums that `redundancy` takes."""
     known = counts > 0
+    # Sum of z z^T over all tokens less, for each label, n times mean mean^T.
     centred = gram - (sums[known].T / counts[known]) @ sums[known]
     deviation = np.sqrt(np.clip(np.diag(centred), 0, None) / counts.sum()) + 1e-5
     return centred / counts.sum() / np.outer(deviation, deviation)

@@ -20,6 +20,7 @@ def rate_factor(step: int, config: Optim) -> float:
     if start and step < start:
         steps = start
     elif start:
+        # Count anew from the restart.
         step, steps, scale = step - start, steps - start, config.restart_factor
     warmup = round(config.warmup * steps)
     if step < warmup:
@@ -44,7 +45,7 @@ def set_rate(optimizer: torch.optim.Optimizer, step: int, config: Optim) -> floa
     """Set the rates of `step`; returns the backbone's. At a restart the moments are forgotten: those of the terms
     before would make the first steps of new, larger ones many times too large."""
     if config.restart and step == round(config.restart * config.steps):
-        optimizer.state.clear()
+        optimizer.state.clear()  # AdamW's moments and step counters
     rate = config.lr * rate_factor(step, config)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]

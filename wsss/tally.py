@@ -113,6 +113,7 @@ def count_labels(
     """Count one image's labels by kind against its truth; `classes` with background."""
     counted = Counts([name], [records.mask_digest(mask)])
     for kind, labels in maps.items():
+        # A gap of the pseudo label is no error; its coverage is a number of its own.
         truth = np.where(labels == IGNORE, IGNORE, mask) if kind == PSEUDO else mask
         counted.counts[kind] = [metrics.counts(metrics.confusion(truth, labels, classes))]
         if kind in KINDS:

@@ -37,7 +37,7 @@ def views(
     Without `contrast` the last two, which serve class token contrast alone, are None; view 1 is the same either way.
     """
     crop, main, box = _first(photograph, augment, compat)
-    source = _flip(crop) if compat.local_flip else main
+    source = _flip(crop) if compat.local_flip else main  # D3: crops may lie where the CAM does not say
     first = blur(_colour(main, augment), augment.blur, 1.0)
     if not contrast:
         return tv.pil_to_tensor(first), box, None, None
@@ -107,6 +107,7 @@ def _uniform(low: float, high: float) -> float:
 
 def _place(length: int, size: int) -> tuple[int, int, int]:
     """Start and end in the crop, and start in the image, along one side."""
+    # One draw whether the image is longer or shorter than the crop.
     offset = int(torch.randint(abs(length - size) + 1, ()))
     return (0, size, offset) if length >= size else (offset, offset + length, 0)
 

@@ -78,7 +78,7 @@ def over_seeds(differences: Sequence[float]) -> OverSeeds:
     if n < 2:
         return OverSeeds(mean, math.nan, math.nan, math.nan, n)
     error = sd / math.sqrt(n)
-    if np.ptp(differences) < _ROUNDING:
+    if np.ptp(differences) < _ROUNDING:  # equal but for rounding, so that t would be a quotient of two roundings
         return OverSeeds(mean, mean, mean, 1.0 if abs(mean) < _ROUNDING else math.nan, n)
     half = float(stdtrit(n - 1, 0.975)) * error
     return OverSeeds(mean, mean - half, mean + half, float(2 * stdtr(n - 1, -abs(mean) / error)), n)
@@ -140,6 +140,7 @@ def paired(
     swaps = np.random.default_rng(seed).integers(0, 2, (n, len(ids[0]))).astype(float)
     moved, sums = np.tensordot(swaps, second - first, axes=(1, 1)), (first.sum(1), second.sum(1))
     observed = float(difference(*sums))
+    # A swap moves an image's counts from one sum to the other. The 1 counts the observed order as one of the draws.
     extreme = (np.abs(difference(sums[0] + moved, sums[1] - moved)) >= abs(observed) - 1e-9).sum()
     return Paired(observed, low, high, float((1 + extreme) / (1 + n)))
 
@@ -262,6 +263,7 @@ def interval(peers: Sequence[tuple[Record, ...]], key: str) -> tuple[float, floa
     if len(numbers) == 1:
         return single
     low, high = prediction_interval(numbers)
+    # Few seeds can lie close by chance: never narrower than the interval over images.
     half = max(high - low, single[1] - single[0] if single else 0.0) / 2
     return (low + high) / 2 - half, (low + high) / 2 + half
 
