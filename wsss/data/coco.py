@@ -133,14 +133,9 @@ def prepare(
 ) -> Path:
     """Make a VOC-format set at `root` from instances_*.json and image folders, both by split; returns `root`.
 
-    Class numbers follow the ids of the json's categories. Where objects overlap the smaller one wins; crowd regions
-    are painted first, under every object, and do not make image labels (classes an image shows as a crowd only stand in
-    crowds.txt); images without objects are left out. Photographs are linked, or copied where that cannot be.
-
-    The set grows at ROOT.partial and is moved to `root` when it is whole; the same call again goes on where an
-    interrupted one stopped. A set of the same annotations that is there already is left as it is. `lists` gets the ids
-    by split before anything is written and returns those to write; it may refuse them. `workers` as in `pool.stream`.
-    Raises UserError for a missing or broken file.
+    The docstring of `PrepareCoco` says what it holds. `lists` gets the ids by split before anything is written and
+    returns those to write; it may refuse them. `workers` as in `pool.stream`. Raises UserError for a missing or broken
+    file.
     """
     try:
         card = {"version": 1, "annotations": {split: sha256(path) for split, path in annotations.items()}}
