@@ -89,11 +89,11 @@ def test_submit_says_it_too(made, capsys):
 
 
 def test_a_camera_picture_is_told_of_the_limit():
-    said = workload.sentence(plan((4000, 3000)), 3 * 3600.0, "val")
+    said = plan((4000, 3000)).sentence(3 * 3600.0, "val")
     # 6000 x 4500 pixels are 375 x 281 patches of 16
     assert "4000 x 3000 pixels (105,375 tokens at scale 1.5); about 3.0 hours" in said
     assert said.endswith("--longest N scales larger ones down")
-    assert "about 5 minutes" in workload.sentence(plan((500, 375)), 300.0, "val")
+    assert "about 5 minutes" in plan((500, 375)).sentence(300.0, "val")
 
 
 def test_expected_seconds_are_those_of_a_network_that_takes_known_ones(made, tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_expected_seconds_are_those_of_a_network_that_takes_known_ones(made, tmp
     monkeypatch.setattr(workload, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     asked = replace(plan(*[(48, 32)] * 20, scales=(1.0, 1.5), crf=False), patch=8)
     by_hand = 20 * 2 * (2e-3 * (24 + 54) + 1e-4 * (24**2 + 54**2))
-    assert workload.seconds(asked, shard_of(made, tmp_path)) == pytest.approx(by_hand, rel=1e-6)
+    assert asked.seconds(shard_of(made, tmp_path)) == pytest.approx(by_hand, rel=1e-6)
 
 
 # Memory.
@@ -171,13 +171,13 @@ def test_what_does_not_fit_is_refused_before_it_is_tried(made, tmp_path, capsys,
 
 def test_the_limit_that_is_proposed_fits():
     with pytest.raises(workload.UserError, match=r"photo_1 has 8000 x 6000 pixels.* 4\.0 GB are free; --longest 2048 "):
-        workload.refuse(plan((500, 375), (8000, 6000)), 4 * 10**9)
+        plan((500, 375), (8000, 6000)).refuse(4 * 10**9)
     assert plan((500, 375), (8000, 6000), longest=2048).bytes() <= 4e9 < plan((8000, 6000), longest=3072).bytes()
 
 
 def test_fewer_workers_are_started_where_memory_is_small_unless_they_were_named(made, tmp_path, monkeypatch):
     opened = shard_of(made, tmp_path)
-    needs = [workload.plan_of(opened, workers).bytes() for workers in (1, 2, 3)]
+    needs = [workload.Plan.of(opened, workers).bytes() for workers in (1, 2, 3)]
     assert needs == sorted(needs)
     monkeypatch.setattr(workload, "available", lambda: needs[1])
     assert workload.prepare(opened, 3, fixed=False) == 2

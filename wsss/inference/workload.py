@@ -92,6 +92,75 @@ class Plan:
         network, crf = self.network_bytes(), self.crf_bytes()
         return self.processes * (network + crf if self.workers else max(network, crf))
 
+    @classmethod
+    def of(cls, shard: Shard, workers: int) -> "Plan":
+        """Plan the work that is left of all processes' shards; only headers of photographs are read. Raises
+        UserError."""
+        images, processes = shard.images, distributed.local_world_size()
+        left = [number for number, name in enumerate(images.ids) if not (shard.folder / f"{name}.png").is_file()]
+        return cls(
+            names=[images.ids[number] for number in left],
+            sizes=[pictures.upright_size(images.files[number]) for number in left],
+            protocol=shard.protocol,
+            classes=len(images.kit.classes) + 1,
+            patch=shard.model.patch,
+            width=shard.model.encoder.embed_dim,
+            batch=shard.batch,
+            workers=workers,
+            processes=processes,
+        )
+
+    def refuse(self, free: int) -> None:
+        """Raise UserError, with a limit that would fit, if the plan takes more than `free` bytes."""
+        if self.bytes() <= free:
+            return
+        number = self.largest()
+        smaller = (
+            replace(self, protocol=replace(self.protocol, longest=limit))
+            for limit in _LIMITS
+            if limit < max(self.sizes[number])
+        )
+        fits = next((other for other in smaller if other.bytes() <= free), None)
+        advice = f"--longest {fits.protocol.longest} takes about {_bytes(fits.bytes())}" if fits else "free some memory"
+        others = ", or ask for fewer --workers" if self.workers else ""
+        raise UserError(
+            f"photograph {self.names[number]} has {_pixels(self.sizes[number])}: predicting it takes about "
+            f"{_bytes(self.bytes())} of memory, and {_bytes(free)} are free; {advice}{others}"
+        )
+
+    def sentence(self, expected: float, split: str) -> str:
+        """Size and tokens of the largest photograph, time and memory of the whole."""
+        number, count = self.largest(), len(self.sizes)
+        seen, scale = self.seen()[number], max(self.protocol.scales)
+        scaled = f", scaled down to {_pixels(seen[::-1])}" if seen[::-1] != self.sizes[number] else ""
+        limit = (
+            ""
+            if self.protocol.longest or max(self.sizes[number]) <= _COMMON
+            else "; --longest N scales larger ones down"
+        )
+        return (
+            f"predict {split}: {count:,} photograph{'s' * (count > 1)}, the largest, {self.names[number]}, has "
+            f"{_pixels(self.sizes[number])}{scaled} ({self.tokens(seen, scale):,} tokens at scale {scale:g}); "
+            f"about {_duration(expected)} and {_bytes(self.bytes())} of memory, by small passes timed on this machine"
+            f"{limit}"
+        )
+
+    def seconds(self, shard: Shard) -> float:
+        """Expected seconds: small passes of the network and a small CRF are timed, and scaled by tokens and pixels."""
+        token, pair = _pass_seconds(shard)
+        counts = [self.tokens(size, scale) for size in self.seen() for scale in self.protocol.scales]
+        network = (
+            sum(n * token + n * n * pair for n in counts) * (2 if self.protocol.flip else 1) / distributed.world_size()
+        )
+        if not self.protocol.crf:
+            return network
+        crf = (
+            _crf_seconds(self, shard)
+            * sum(map(math.prod, self.seen()))
+            / (max(1, self.workers) * distributed.world_size())
+        )
+        return max(network, crf) if shard.device.type == "cuda" and self.workers else network + crf
+
 
 def prepare(shard: Shard, workers: int, fixed: bool) -> int:
     """Say what the shard's evaluation takes; returns the CRF processes, which are `workers` or, where memory is too
@@ -103,32 +172,15 @@ def prepare(shard: Shard, workers: int, fixed: bool) -> int:
 
 
 def _prepare(shard: Shard, workers: int, fixed: bool) -> int:
-    plan = plan_of(shard, workers)
+    plan = Plan.of(shard, workers)
     if not plan.names:
         return workers
     free = available()
     while plan.bytes() > free and plan.workers and not fixed:
         plan = replace(plan, workers=plan.workers - 1)
-    refuse(plan, free)
-    print(sentence(plan, seconds(plan, shard), shard.images.name), file=sys.stderr)
+    plan.refuse(free)
+    print(plan.sentence(plan.seconds(shard), shard.images.name), file=sys.stderr)
     return plan.workers
-
-
-def plan_of(shard: Shard, workers: int) -> Plan:
-    """Plan the work that is left of all processes' shards; only headers of photographs are read. Raises UserError."""
-    images, processes = shard.images, distributed.local_world_size()
-    left = [number for number, name in enumerate(images.ids) if not (shard.folder / f"{name}.png").is_file()]
-    return Plan(
-        names=[images.ids[number] for number in left],
-        sizes=[pictures.upright_size(images.files[number]) for number in left],
-        protocol=shard.protocol,
-        classes=len(images.kit.classes) + 1,
-        patch=shard.model.patch,
-        width=shard.model.encoder.embed_dim,
-        batch=shard.batch,
-        workers=workers,
-        processes=processes,
-    )
 
 
 def available() -> int:
@@ -139,56 +191,6 @@ def available() -> int:
         limit = path.read_text().strip() if path.is_file() else ""
         free = min(free, int(limit) - resident) if limit.isdecimal() else free
     return free
-
-
-def refuse(plan: Plan, free: int) -> None:
-    """Raise UserError, with a limit that would fit, if the plan takes more than `free` bytes."""
-    if plan.bytes() <= free:
-        return
-    number = plan.largest()
-    smaller = (
-        replace(plan, protocol=replace(plan.protocol, longest=limit))
-        for limit in _LIMITS
-        if limit < max(plan.sizes[number])
-    )
-    fits = next((other for other in smaller if other.bytes() <= free), None)
-    advice = f"--longest {fits.protocol.longest} takes about {_bytes(fits.bytes())}" if fits else "free some memory"
-    others = ", or ask for fewer --workers" if plan.workers else ""
-    raise UserError(
-        f"photograph {plan.names[number]} has {_pixels(plan.sizes[number])}: predicting it takes about "
-        f"{_bytes(plan.bytes())} of memory, and {_bytes(free)} are free; {advice}{others}"
-    )
-
-
-def sentence(plan: Plan, expected: float, split: str) -> str:
-    """Size and tokens of the largest photograph, time and memory of the whole."""
-    number, count = plan.largest(), len(plan.sizes)
-    seen, scale = plan.seen()[number], max(plan.protocol.scales)
-    scaled = f", scaled down to {_pixels(seen[::-1])}" if seen[::-1] != plan.sizes[number] else ""
-    limit = (
-        "" if plan.protocol.longest or max(plan.sizes[number]) <= _COMMON else "; --longest N scales larger ones down"
-    )
-    return (
-        f"predict {split}: {count:,} photograph{'s' * (count > 1)}, the largest, {plan.names[number]}, has "
-        f"{_pixels(plan.sizes[number])}{scaled} ({plan.tokens(seen, scale):,} tokens at scale {scale:g}); "
-        f"about {_duration(expected)} and {_bytes(plan.bytes())} of memory, by small passes timed on this machine"
-        f"{limit}"
-    )
-
-
-def seconds(plan: Plan, shard: Shard) -> float:
-    """Expected seconds: small passes of the network and a small CRF are timed, and scaled by tokens and pixels."""
-    token, pair = _pass_seconds(shard)
-    counts = [plan.tokens(size, scale) for size in plan.seen() for scale in plan.protocol.scales]
-    network = (
-        sum(n * token + n * n * pair for n in counts) * (2 if plan.protocol.flip else 1) / distributed.world_size()
-    )
-    if not plan.protocol.crf:
-        return network
-    crf = (
-        _crf_seconds(plan, shard) * sum(map(math.prod, plan.seen())) / (max(1, plan.workers) * distributed.world_size())
-    )
-    return max(network, crf) if shard.device.type == "cuda" and plan.workers else network + crf
 
 
 @torch.inference_mode()
