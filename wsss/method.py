@@ -119,7 +119,7 @@ def _layer_scores(
 
 
 def token_labels(targets: Targets, grid: tuple[int, int], config: Config) -> Int[Tensor, "b i j"]:
-    """Labels of tokens: the aux CAM, bilinear to the token grid, thresholded; IGNORE outside the photograph."""
+    """Label the tokens: the aux CAM, bilinear to the token grid, thresholded; IGNORE outside the photograph."""
     # The aux CAM and not the last one: the tokens of the last layer, which these labels teach, become too alike.
     small = F.interpolate(targets.cams[1], grid, mode="bilinear", align_corners=False)
     return cam.training_labels(small, targets.label, targets.token_valid, config.cam.low, config.cam.high)
@@ -171,7 +171,7 @@ def pseudo_label(
     *,
     most: int | None = None,
 ) -> Int[Tensor, "b h w"]:
-    """Labels of pixels made of a normalised CAM, refined by the colours of `image` (0..255) unless refinement is off.
+    """Pseudo label: pixels labelled by a normalised CAM, refined by the colours of `image` (0..255) unless that is off.
 
     `most` is the largest number of classes of one image; None: it is read from `label`, for which a GPU waits.
     """
