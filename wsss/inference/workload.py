@@ -55,7 +55,7 @@ class Plan:
     processes: int
     """On this machine."""
 
-    def seen(self) -> list[Size]:
+    def _seen(self) -> list[Size]:
         """Height and width of each photograph as the CRF sees it."""
         return [protocols.limited(size, self.protocol.longest)[::-1] for size in self.sizes]
 
@@ -70,9 +70,9 @@ class Plan:
 
     def network_bytes(self) -> int:
         """Peak of the largest batch in the network and of combining its logits, of one process."""
-        pixels = max(map(math.prod, self.seen()))
+        pixels = max(map(math.prod, self._seen()))
         scale, passes = max(self.protocol.scales), self.batch * (2 if self.protocol.flip else 1)
-        tokens = max(self.tokens(size, scale) for size in self.seen())
+        tokens = max(self.tokens(size, scale) for size in self._seen())
         images = 4 * 3 * tokens * self.patch**2 * passes * 2
         maps = _LOGIT_MAPS + self.batch - 1
         return 4 * _TOKEN_FLOATS * tokens * self.width * passes + images + 4 * maps * self.classes * pixels
@@ -81,7 +81,7 @@ class Plan:
         """Peak of the CRF of one process with its workers: the largest photographs at once, the next ones waiting."""
         if not self.protocol.crf:
             return 0
-        pixels = sorted(map(math.prod, self.seen()), reverse=True)
+        pixels = sorted(map(math.prod, self._seen()), reverse=True)
         waiting = pixels[: AHEAD * self.workers + 1] if self.workers else []
         working = sum(pixels[: max(1, self.workers)])
         return working * (_CRF_PIXEL + _CRF_LOGIT * self.classes) + 4 * self.classes * sum(waiting)
@@ -131,7 +131,7 @@ class Plan:
     def sentence(self, expected: float, split: str) -> str:
         """Size and tokens of the largest photograph, time and memory of the whole."""
         number, count = self.largest(), len(self.sizes)
-        seen, scale = self.seen()[number], max(self.protocol.scales)
+        seen, scale = self._seen()[number], max(self.protocol.scales)
         scaled = f", scaled down to {_pixels(seen[::-1])}" if seen[::-1] != self.sizes[number] else ""
         limit = (
             ""
@@ -148,7 +148,7 @@ class Plan:
     def seconds(self, shard: Shard) -> float:
         """Expected seconds: small passes of the network and a small CRF are timed, and scaled by tokens and pixels."""
         token, pair = _pass_seconds(shard)
-        counts = [self.tokens(size, scale) for size in self.seen() for scale in self.protocol.scales]
+        counts = [self.tokens(size, scale) for size in self._seen() for scale in self.protocol.scales]
         network = (
             sum(n * token + n * n * pair for n in counts) * (2 if self.protocol.flip else 1) / distributed.world_size()
         )
@@ -156,7 +156,7 @@ class Plan:
             return network
         crf = (
             _crf_seconds(self, shard)
-            * sum(map(math.prod, self.seen()))
+            * sum(map(math.prod, self._seen()))
             / (max(1, self.workers) * distributed.world_size())
         )
         return max(network, crf) if shard.device.type == "cuda" and self.workers else network + crf

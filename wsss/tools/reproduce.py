@@ -35,14 +35,14 @@ class Step:
     makes: str
     reads: tuple[str, ...] = ()
 
-    def is_done(self) -> bool:
+    def _is_done(self) -> bool:
         """Whether what it makes is there and newer than all that it reads."""
         made, read = Path(self.makes), [file for pattern in self.reads for file in Path().glob(pattern)]
         return made.is_file() and all(file.stat().st_mtime <= made.stat().st_mtime for file in read if file.is_file())
 
     def run(self) -> None:
         """Run the command, unless it is done. Raises UserError if it fails or leaves nothing behind."""
-        if self.is_done():
+        if self._is_done():
             print(f"[{self.name}] {self.makes} is newer than what it is made of: skipped", flush=True)
             return
         print(f"[{self.name}] {' '.join((Path(self.command[0]).name, *self.command[1:]))}", flush=True)
