@@ -91,9 +91,9 @@ def test_student_cam_equals_the_slow_loop(seed, classes, floor):
     """Images without a valid token as well; floors that do and do not act."""
     tokens, weight, valid = noise(seed, 2, 6, 4), noise(seed + 1, classes, 4), cams(seed)[3]
     for mask in (valid, np.ones_like(valid)):
-        cam = alignment.student_cam(tensor(tokens), tensor(weight), (2, 3), tensor(mask), floor)
+        cam = alignment.student_cam(tensor(tokens), tensor(weight), (2, 3), tensor(mask), floor=floor)
         np.testing.assert_allclose(cam, slow_student_cam(tokens, weight, (2, 3), mask, floor)[0], atol=1e-12)
-    assert torch.equal(cam, alignment.student_cam(tensor(tokens), tensor(weight), (2, 3), None, floor))
+    assert torch.equal(cam, alignment.student_cam(tensor(tokens), tensor(weight), (2, 3), None, floor=floor))
 
 
 @QUICK
@@ -319,7 +319,7 @@ def test_structure_is_blind_to_a_swap_of_classes_and_intensity_is_not(seed, back
     label, valid = torch.ones(1, 2), torch.ones(1, 2, 3, dtype=torch.bool)
     swapped = teacher.flip(1)
     assume((swapped - teacher).abs().max() > 0.1)
-    assert alignment.structure_loss(swapped, teacher, label, valid, background) < 1e-24
+    assert alignment.structure_loss(swapped, teacher, label, valid, background=background) < 1e-24
     assert alignment.intensity_loss(swapped, teacher, label, valid) > 1e-3
 
 

@@ -68,7 +68,7 @@ def test_class_contrast_equals_the_slow_loop(seed, images, crops, temperature):
     student, teacher, flags = views(seed, images, crops)
     fast = [tensor(x) for x in (student, teacher, flags)]
     for epsilon, extra in ((0.0, False), (0.0, True), (1e-4, False), (1e-4, True)):
-        loss = contrast.class_contrast_loss(*fast, temperature, epsilon > 0, extra)
+        loss = contrast.class_contrast_loss(*fast, temperature, raw_exponentials=epsilon > 0, extra_term=extra)
         wanted = reference.class_contrast(student, teacher, flags, temperature, epsilon, extra)
         assert loss.item() == pytest.approx(wanted, rel=1e-6, abs=1e-12)
 
@@ -93,9 +93,10 @@ def test_class_contrast_gradient_reaches_the_student_only(raw, extra):
     student, teacher, flags = (tensor(x) for x in views(0, images=1, crops=2, width=3))
     flags[0, 3] = 0
     student.requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: contrast.class_contrast_loss(s, teacher, flags, 0.5, raw, extra), student)
+    switches = {"raw_exponentials": raw, "extra_term": extra}
+    assert torch.autograd.gradcheck(lambda s: contrast.class_contrast_loss(s, teacher, flags, 0.5, **switches), student)
     teacher.requires_grad_()
-    contrast.class_contrast_loss(student, teacher, flags, 0.5, raw, extra).backward()
+    contrast.class_contrast_loss(student, teacher, flags, 0.5, **switches).backward()
     assert teacher.grad is None
 
 
@@ -141,7 +142,7 @@ def crop_case(seed, side=12):
 def test_crops_lie_in_the_image_on_uncertain_centres_with_the_flag_of_the_slow_loop(seed, size, padding):
     codes, inside = crop_case(seed)
     generator = torch.Generator().manual_seed(seed)
-    corners, flags = contrast.choose_crops(codes, inside, size, 3, generator, padding)
+    corners, flags = contrast.choose_crops(codes, inside, size, 3, generator, padding_in_crops=padding)
     assert corners.shape == (2, 3, 2) and flags.shape == (2, 3)
     for b in range(2):
         for (top, left), flag in zip(corners[b].tolist(), flags[b].tolist(), strict=True):
@@ -188,7 +189,9 @@ def test_D4_padding_neither_drawn_nor_a_negative():
     inside = cam.box_mask(torch.tensor([[0, 8, 0, 8]]), (8, 16))
     draws = {}
     for padding in (False, True):
-        corners, flags = contrast.choose_crops(codes, inside, 4, 5, torch.Generator().manual_seed(0), padding)
+        corners, flags = contrast.choose_crops(
+            codes, inside, 4, 5, torch.Generator().manual_seed(0), padding_in_crops=padding
+        )
         draws[padding] = (corners[0, :, 1] + 2, flags[0])
     centres, flags = draws[False]
     assert (centres <= 8).all() and flags.all(), "only crops that show the image at least by half, all foreground"

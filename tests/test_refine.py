@@ -88,7 +88,7 @@ def whole(images, size):
 
 
 def pseudo_label(pixels, maps, label, box, across_box=False, iterations=10):
-    return refine.segmentation_labels(pixels, maps, label, box, LOW, HIGH, across_box, iterations=iterations)
+    return refine.segmentation_labels(pixels, maps, label, box, LOW, HIGH, across_box=across_box, iterations=iterations)
 
 
 @QUICK

@@ -142,10 +142,11 @@ def test_class_term_equals_the_slow_loop(seed, images, crops, subspaces):
 @pytest.mark.parametrize(("raw", "extra"), [(False, False), (False, True), (True, False), (True, True)])
 def test_class_term_is_the_mean_of_the_bases_over_subspaces(raw, extra):
     student, teacher, flags = map(tensor, views(0, images=3, subspaces=4))
-    loss = subspace.subspace_contrast_loss(student, teacher, flags, 0.5, raw, extra)
-    each = [contrast.class_contrast_loss(student[:, :, k], teacher[:, :, k], flags, 0.5, raw, extra) for k in range(4)]
+    switches = {"raw_exponentials": raw, "extra_term": extra}
+    loss = subspace.subspace_contrast_loss(student, teacher, flags, 0.5, **switches)
+    each = [contrast.class_contrast_loss(student[:, :, k], teacher[:, :, k], flags, 0.5, **switches) for k in range(4)]
     torch.testing.assert_close(loss, torch.stack(each).mean())
-    alone = subspace.subspace_contrast_loss(student[:, :, :1], teacher[:, :, :1], flags, 0.5, raw, extra)
+    alone = subspace.subspace_contrast_loss(student[:, :, :1], teacher[:, :, :1], flags, 0.5, **switches)
     assert torch.equal(alone, each[0])
 
 
@@ -248,7 +249,8 @@ def test_no_anchors_keep_the_shape():
 def test_patch_term_equals_the_slow_loop(labels, seed, subspaces, temperature, images_too, backgrounds_too):
     """IGNORE anywhere, no anchors, one anchor, anchors without positives or negatives; all options."""
     (z, label, images), options = anchors(labels, seed, subspaces), (temperature, images_too, backgrounds_too)
-    loss = subspace.patch_subspace_loss(*map(tensor, (z, label, images)), *options)
+    switches = {"across_images": images_too, "across_backgrounds": backgrounds_too}
+    loss = subspace.patch_subspace_loss(*map(tensor, (z, label, images)), temperature, **switches)
     assert loss.item() == pytest.approx(slow_patch_term(z, label, images, *options), rel=1e-9, abs=1e-12)
 
 
@@ -392,14 +394,14 @@ def test_one_raw_subspace_is_the_base_in_value_and_gradient(raw, extra):
     """K = 1 without normalisation, from the trunk's output to the loss: the last layer and L_ctc of the base."""
     g, held, rows = (tensor(unit(noise(seed, *shape))) for seed, shape in enumerate(((5, 2, 6), (2, 2, 6), (8, 6))))
     flags = torch.tensor([[1, 1, 0, 1, 0], [1, 1, 0, 0, 0]])
-    results = []
+    switches, results = {"raw_exponentials": raw, "extra_term": extra}, []
     for ours in (True, False):
         inputs, weight = g.clone().requires_grad_(), rows.clone().requires_grad_()
         if ours:
             student, teacher = (subspace.project(x, weight[None], False) for x in (inputs, held))
-            loss = subspace.subspace_contrast_loss(student, teacher, flags, 0.5, raw, extra)
+            loss = subspace.subspace_contrast_loss(student, teacher, flags, 0.5, **switches)
         else:
             student, teacher = (torch.nn.functional.linear(x, weight) for x in (inputs, held))
-            loss = contrast.class_contrast_loss(student, teacher, flags, 0.5, raw, extra)
+            loss = contrast.class_contrast_loss(student, teacher, flags, 0.5, **switches)
         results.append([loss, *torch.autograd.grad(loss, (inputs, weight))])
     assert all(map(torch.equal, *results)) and all(x.any() for x in results[0])

@@ -21,6 +21,7 @@ def student_cam(
     weight: Float[Tensor, "k d"],
     grid: tuple[int, int],
     valid: Bool[Tensor, "b i j"] | None,
+    *,
     floor: float = 1e-3,
     through_classifier: bool = False,
 ) -> Float[Tensor, "b k i j"]:
@@ -72,6 +73,7 @@ def structure_loss(
     teacher: Float[Tensor, "b k i j"],
     label: Float[Tensor, "b k"],
     valid: Bool[Tensor, "b i j"],
+    *,
     background: bool = True,
     balance: bool = True,
     similar: float = 0.5,

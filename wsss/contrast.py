@@ -40,6 +40,7 @@ def class_contrast_loss(
     teacher: Float[Tensor, "t b p"],
     flags: Int[Tensor, "b v"],
     temperature: float,
+    *,
     raw_exponentials: bool = False,
     extra_term: bool = False,
 ) -> Float[Tensor, ""]:
@@ -76,6 +77,7 @@ def choose_crops(
     size: int,
     count: int,
     generator: Generator,
+    *,
     padding_in_crops: bool = False,
 ) -> tuple[Int[Tensor, "b m 2"], Int[Tensor, "b m"]]:
     """Top left corners and flags of `count` local crops of `size` pixels an image.

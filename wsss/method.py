@@ -60,7 +60,14 @@ def forward(
     targets.token_labels = token_labels(targets, grid, config)
     if "students" in needs:
         output.student_cams = tuple(
-            alignment.student_cam(tokens, weight, grid, token_valid, config.csa.floor, config.csa.through_classifier)
+            alignment.student_cam(
+                tokens,
+                weight,
+                grid,
+                token_valid,
+                floor=config.csa.floor,
+                through_classifier=config.csa.through_classifier,
+            )
             for tokens, weight in zip(output.layers, model.class_weights(), strict=True)
         )
     if "views" in needs:
@@ -131,8 +138,9 @@ def local_crops(
     """Draw local crops where the aux CAM is unsure; flags of all views, 1 where a view shows foreground."""
     size, count = config.augment.local_size, config.augment.local_crops
     certainty = cam.foreground_certainty(targets.cams[1], batch.label, config.cam.low, config.cam.high)
-    padded = config.compat.padding_in_crops
-    corners, flags = contrast.choose_crops(certainty, targets.valid, size, count, generator, padded)
+    corners, flags = contrast.choose_crops(
+        certainty, targets.valid, size, count, generator, padding_in_crops=config.compat.padding_in_crops
+    )
     # Views 1 and 2 show most of the photograph, so they count as foreground without a look.
     both_global_views = torch.ones_like(flags[:, :1]).expand(-1, 2)
     return contrast.cut(batch.local, corners, size), torch.cat([both_global_views, flags], 1)
@@ -229,8 +237,8 @@ def subspace_terms(output: Output, targets: Targets, config: Config) -> dict[str
             targets.teacher,
             targets.flags,
             config.class_contrast.temperature,
-            config.compat.raw_exponentials,
-            config.compat.extra_contrast_term,
+            raw_exponentials=config.compat.raw_exponentials,
+            extra_term=config.compat.extra_contrast_term,
         )
     if output.projection is not None:
         terms["orthogonality"] = subspace.orthogonality_loss(output.projection)

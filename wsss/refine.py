@@ -136,8 +136,8 @@ def segmentation_labels(
     box: Int[Tensor, "b 4"],
     low: float,
     high: float,
-    across_box: bool = False,
     *,
+    across_box: bool = False,
     iterations: int = 10,
     most: int | None = None,
 ) -> Int[Tensor, "b h w"]:

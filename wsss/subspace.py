@@ -35,18 +35,24 @@ def subspace_contrast_loss(
     teacher: Float[Tensor, "t b s d"],
     flags: Int[Tensor, "b v"],
     temperature: float,
+    *,
     raw_exponentials: bool = False,
     extra_term: bool = False,
 ) -> Float[Tensor, ""]:
     """Class token contrast in subspaces (A1): the base's L_ctc in every subspace, mean over subspaces.
 
-    Subspaces are folded into images, whose mean is the mean over both; s = 1 is L_ctc. The teacher gets no gradient;
-    the last two arguments are those of `class_contrast_loss` (Deviations D6, D7).
+    Subspaces are folded into images, whose mean is the mean over both; s = 1 is L_ctc. The teacher gets no gradient.
+    The switches are those of `class_contrast_loss` (Deviations D6, D7).
     """
     # In the order of flatten(1, 2): all subspaces of the first image, then those of the next.
     folded = flags.repeat_interleave(student.shape[2], 0)
     return class_contrast_loss(
-        student.flatten(1, 2), teacher.flatten(1, 2), folded, temperature, raw_exponentials, extra_term
+        student.flatten(1, 2),
+        teacher.flatten(1, 2),
+        folded,
+        temperature,
+        raw_exponentials=raw_exponentials,
+        extra_term=extra_term,
     )
 
 
@@ -89,6 +95,7 @@ def patch_subspace_loss(
     labels: Int[Tensor, " a"],
     images: Int[Tensor, " a"],
     temperature: float,
+    *,
     across_images: bool = True,
     across_backgrounds: bool = False,
 ) -> Float[Tensor, ""]:

@@ -96,8 +96,8 @@ def _class_contrast(case: _Case) -> _Found:
     student, flags = case.real("student").requires_grad_(), case.whole("flags")
     views = [x.unflatten(0, (-1, len(flags)))[:, :, None] for x in (student, case.real("teacher"))]
     temperature = float(case.name.removeprefix("ctc_T"))
-    compat = (TOCO.raw_exponentials, TOCO.extra_contrast_term)
-    loss = subspace.subspace_contrast_loss(*views, flags, temperature, *compat)
+    compat = {"raw_exponentials": TOCO.raw_exponentials, "extra_term": TOCO.extra_contrast_term}
+    loss = subspace.subspace_contrast_loss(*views, flags, temperature, **compat)
     return _with_gradient(loss, student, "student")
 
 
@@ -108,7 +108,9 @@ def _par(case: _Case) -> _Found:
 def _refine(case: _Case) -> _Found:
     image = case.real("image")
     maps, label, box = case.real("valid_cam"), case.real("image_label"), case.whole("box")
-    return {"out/label": refine.segmentation_labels(image, maps, label, box, LOW, HIGH, TOCO.refine_across_box)}
+    return {
+        "out/label": refine.segmentation_labels(image, maps, label, box, LOW, HIGH, across_box=TOCO.refine_across_box)
+    }
 
 
 def _segmentation(case: _Case) -> _Found:
