@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Generator, Tensor, nn
 
 from wsss import alignment, cam, contrast, energy, refine, schedule, subspace
@@ -59,17 +59,7 @@ def forward(
     targets.cams = tuple(cam.normalise(maps, None if compat.padding_in_cam else valid) for maps in raw)
     targets.token_labels = token_labels(targets, grid, config)
     if "students" in needs:
-        output.student_cams = tuple(
-            alignment.student_cam(
-                tokens,
-                weight,
-                grid,
-                token_valid,
-                floor=config.csa.floor,
-                through_classifier=config.csa.through_classifier,
-            )
-            for tokens, weight in zip(output.layers, model.class_weights(), strict=True)
-        )
+        output.student_cams = student_cams(model, output, token_valid, config)
     if "views" in needs:
         crops, targets.flags = local_crops(batch, targets, config, generator)
         output.student, targets.teacher = embed_views(model, output, crops)
@@ -130,6 +120,19 @@ def token_labels(targets: Targets, grid: tuple[int, int], config: Config) -> Int
     # The aux CAM and not the last one: the tokens of the last layer, which these labels teach, become too alike.
     small = F.interpolate(targets.cams[1], grid, mode="bilinear", align_corners=False)
     return cam.training_labels(small, targets.label, targets.token_valid, config.cam.low, config.cam.high)
+
+
+def student_cams(
+    model: SegmentationModel, output: Output, token_valid: Bool[Tensor, "b i j"], config: Config
+) -> tuple[Float[Tensor, "b k i j"], ...]:
+    """Compute the student CAM of every layer from the main pass, with gradient."""
+    csa, pairs = config.csa, zip(output.layers, model.class_weights(), strict=True)
+    return tuple(
+        alignment.student_cam(
+            tokens, weight, output.grid, token_valid, floor=csa.floor, through_classifier=csa.through_classifier
+        )
+        for tokens, weight in pairs
+    )
 
 
 def local_crops(

@@ -96,8 +96,13 @@ def _class_contrast(case: _Case) -> _Found:
     student, flags = case.real("student").requires_grad_(), case.whole("flags")
     views = [x.unflatten(0, (-1, len(flags)))[:, :, None] for x in (student, case.real("teacher"))]
     temperature = float(case.name.removeprefix("ctc_T"))
-    compat = {"raw_exponentials": TOCO.raw_exponentials, "extra_term": TOCO.extra_contrast_term}
-    loss = subspace.subspace_contrast_loss(*views, flags, temperature, **compat)
+    loss = subspace.subspace_contrast_loss(
+        *views,
+        flags,
+        temperature,
+        raw_exponentials=TOCO.raw_exponentials,
+        extra_term=TOCO.extra_contrast_term,
+    )
     return _with_gradient(loss, student, "student")
 
 
