@@ -77,7 +77,7 @@ def _comparable(config: Config) -> dict[str, Any]:
 
 # Losses and weights.
 
-Told = tuple[list[str], Callable[[], dict[str, float]]]
+Pending = tuple[list[str], Callable[[], dict[str, float]]]
 """Ids of a micro-batch, and what waits for the values of its terms."""
 
 
@@ -88,13 +88,13 @@ def values(terms: Mapping[str, Tensor]) -> Callable[[], dict[str, float]]:
     return lambda: dict(zip(names, copies()[0].tolist(), strict=True))
 
 
-def means(told: Sequence[Told], undefined: bool, step: int, folder: Path) -> tuple[dict[str, float | None], bool]:
+def means(pending: Sequence[Pending], undefined: bool, step: int, folder: Path) -> tuple[dict[str, float | None], bool]:
     """Average every term over a step's micro-batches, None where it was never defined; and tell whether the
     segmentation loss was not in any process, which `undefined` allows (compat D5).
 
     UserError with step, term and image ids where any process has another loss that is not finite.
     """
-    rows, broken, without = [(ids, wait()) for ids, wait in told], [], False
+    rows, broken, without = [(ids, wait()) for ids, wait in pending], [], False
     for ids, row in rows:
         wrong = [name for name, value in row.items() if not math.isfinite(value)]
         if undefined and wrong == ["segmentation"] and math.isnan(row["segmentation"]):

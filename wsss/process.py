@@ -79,29 +79,29 @@ def within_seconds(leave: Callable[[], str]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard, told = socket.socketpair()
-    told.setblocking(False)
-    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_watch, args=(heard, leave), daemon=True)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(reader, leave), daemon=True)
     watcher.start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        told.close()  # the watcher reads the end and returns
+        writer.close()  # the watcher reads the end and returns
         watcher.join()
-        heard.close()
+        reader.close()
 
 
-def _watch(heard: socket.socket, leave: Callable[[], str]) -> None:
+def _watch(reader: socket.socket, leave: Callable[[], str]) -> None:
     code = 0
     try:
-        while number := heard.recv(1):
+        while number := reader.recv(1):
             if number[0] not in (signal.SIGTERM, signal.SIGINT):
                 continue
             again = bool(code) and number[0] == signal.SIGINT
             code = 130 if again else code or 143
-            heard.settimeout(1.0 if again else GRACE)
+            reader.settimeout(1.0 if again else GRACE)
     except TimeoutError:
         print(f"wsss: {leave()}", file=sys.stderr, flush=True)
         os._exit(code)  # the main thread is in C code, and nothing else could end it

@@ -159,7 +159,7 @@ class Trainer:
     def _update(self, wrapped: nn.Module, batches: Iterator[Batch]) -> dict[str, float | None]:
         """Make one optimizer step over the process's micro-batches; returns the mean of every term, None where it was
         never defined."""
-        config, told = self.config, []
+        config, pending = self.config, []
         self.model.train()
         self.model.update_teacher(config.class_contrast.momentum)  # before the forward pass, as in the base
         self.optimizer.zero_grad()
@@ -176,9 +176,9 @@ class Trainer:
                     output, targets = wrapped(batch, self.step, generator)
                     terms = method.losses(output, targets, config)
                     loss = method.objective(terms, table) / config.optim.accumulate
-                told.append((batch.ids, guards.values(terms)))
+                pending.append((batch.ids, guards.values(terms)))
                 loss.backward()  # out of autocast, in the types that the forward pass had
-        means = self._checked(told)
+        means = self._checked(pending)
         method.complete_gradients(self.model, config)
         self.optimizer.step()
         return means
@@ -187,10 +187,10 @@ class Trainer:
         enabled = self.config.optim.bfloat16 and distributed.computes_bfloat16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def _checked(self, told: Sequence[guards.Told]) -> dict[str, float | None]:
+    def _checked(self, pending: Sequence[guards.Pending]) -> dict[str, float | None]:
         """Average the terms by `guards.means`, and count the steps without a segmentation loss."""
         undefined = self.config.compat.undefined_segmentation
-        means, without = guards.means(told, undefined, self.step, self.folder)
+        means, without = guards.means(pending, undefined, self.step, self.folder)
         self.undefined += without
         return means
 

@@ -125,19 +125,19 @@ def waterfall(folder: Path) -> Picture:
     record says so."""
     files = {name: folder / f"{name}.json" for _, name in _WATERFALL}
     known = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
-    picture, told, before = Picture(figsize=(9, 4.2), layout="constrained"), [], None
+    picture, texts, before = Picture(figsize=(9, 4.2), layout="constrained"), [], None
     axis = picture.subplots()
     for row, (label, name) in enumerate(_WATERFALL):
         if name not in known:
             axis.text(1, row, "not measured", va="center", style="italic", color="0.35")
-            told.append(f"{label}: not measured")
+            texts.append(f"{label}: not measured")
             continue
         units = known[name]["units"]
         if before is not None and before > units:
             axis.barh(row, before - units, left=units, color="0.85")
         axis.barh(row, units, color=figures.BLUE if known[name]["dtype"] == "float32" else figures.ORANGE)
         axis.text(max(units, before or 0) + 1, row, f"{units:.1f}", va="center")
-        told.append(f"{label}: {units:.1f}")
+        texts.append(f"{label}: {units:.1f}")
         before = units
     last = known[_WATERFALL[-2][1]]
     floor = last["tflop"] / product_rate(last) / last["gemm_seconds"]
@@ -146,6 +146,6 @@ def waterfall(folder: Path) -> Picture:
     axis.set(xlabel="units: products of two 4,096 x 4,096 matrices in float32", ylim=(len(_WATERFALL) - 0.5, -0.5))
     axis.margins(x=0.1)
     picture.alt = (
-        f"Units of a training step, bar by bar: {'; '.join(told)}. The operations alone, in bfloat16: {floor:.1f}."
+        f"Units of a training step, bar by bar: {'; '.join(texts)}. The operations alone, in bfloat16: {floor:.1f}."
     )
     return picture

@@ -45,7 +45,10 @@ def differences(experiment: Experiment, runs: Sequence[Record], *others: Experim
         raise NotMeasured(f"no pair of runs of {experiment.title} is on record; `wsss sweep` makes them")
     labels = list(dict.fromkeys(label for label, _ in lines))
     endpoints = sorted({line.endpoint for _, line in lines}, reverse=True)  # segmentation, CAM
-    picture, told = Picture(figsize=(6.4, (0.5 + 0.3 * len(labels)) * len(endpoints) + 0.9), layout="constrained"), []
+    picture, texts = (
+        Picture(figsize=(6.4, (0.5 + 0.3 * len(labels)) * len(endpoints) + 0.9), layout="constrained"),
+        [],
+    )
     panels = picture.subplots(len(endpoints), 1, squeeze=False, sharex=True)[:, 0]
     for axis, endpoint in zip(panels, endpoints, strict=True):
         axis.axvline(0, color="0.6", linewidth=1)
@@ -56,7 +59,7 @@ def differences(experiment: Experiment, runs: Sequence[Record], *others: Experim
             axis.plot([test.low, test.high], [place + 0.15] * 2, color=BLACK, gid=f"{label}, 95 % interval")  # or nan
             axis.plot([test.mean], [place + 0.15], "D", color=BLACK, markersize=5, gid=f"{label}, mean")
             interval = f", 95 % {bounds(test)}" if test.n > 1 else ""
-            told.append(f"{label}, {endpoint} {signed(test.mean)}{interval} ({test.n} seeds)")
+            texts.append(f"{label}, {endpoint} {signed(test.mean)}{interval} ({test.n} seeds)")
         axis.set_title(f"{endpoint} mIoU", fontsize=10)
         axis.set_yticks(range(len(labels)), labels)
         axis.set_ylim(len(labels) - 0.5, -0.5)
@@ -65,7 +68,7 @@ def differences(experiment: Experiment, runs: Sequence[Record], *others: Experim
     mean = Line2D([], [], marker="D", markersize=5, color=BLACK, label="mean with 95 % interval over seeds")
     picture.legend_below([dots, mean])
     title = "modules" if others else experiment.title
-    picture.alt = f"{title}, paired differences to {experiment.against} in points: {'; '.join(told)}."
+    picture.alt = f"{title}, paired differences to {experiment.against} in points: {'; '.join(texts)}."
     picture.records = [record for _, line in lines for pair in line.pairs for record in pair]
     return picture
 
@@ -77,7 +80,7 @@ def causes(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     neither seen nor correlated. Raises NotMeasured if no run of the experiment has the result.
     """
     groups = _measured(experiment, runs, "cam.miou_headline")
-    picture, told = Picture(figsize=(9, 5.6), layout="constrained"), []
+    picture, texts = Picture(figsize=(9, 5.6), layout="constrained"), []
     panels = picture.subplots(2, 3, sharey=True)
     for axis, (title, cause) in zip(panels.flat, _CAUSES, strict=True):
         known = [(label, run) for label, group in groups.items() for run in group if records.has(run, cause)]
@@ -93,7 +96,7 @@ def causes(experiment: Experiment, runs: Sequence[Record]) -> Picture:
         elif len(x) > 2 and x.std() > 0 and y.std() > 0:
             r = np.corrcoef(x, y)[0, 1]
             axis.set_title(f"correlation {r:+.2f}, {len(x)} runs", fontsize=8)
-            told.append(f"{title.removesuffix(', %')} {r:+.2f}")
+            texts.append(f"{title.removesuffix(', %')} {r:+.2f}")
         axis.set_xlabel(title, fontsize=9)
         axis.tick_params(labelsize=8)
     for axis in panels[:, 0]:
@@ -101,7 +104,7 @@ def causes(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     picture.legend_below(panels[0, 0].get_lines())
     picture.suptitle("every value less its mean over the runs of its seed", fontsize=9)
     picture.alt = f"{experiment.title}: CAM mIoU of every run over six causes, a panel each, less the means of seeds. "
-    picture.alt += f"Correlations: {'; '.join(told) or 'too few runs to correlate'}."
+    picture.alt += f"Correlations: {'; '.join(texts) or 'too few runs to correlate'}."
     picture.records = sum(groups.values(), [])
     return picture
 
@@ -120,19 +123,19 @@ def coverage_bars(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     Bars are means over the seeds that all rows have, a dot is a seed. Raises NotMeasured if no run has it.
     """
     groups = _measured(experiment, runs, "coverage.cam.part")
-    picture, told = Picture(figsize=(7, 0.9 + 0.45 * len(groups)), layout="constrained"), []
+    picture, texts = Picture(figsize=(7, 0.9 + 0.45 * len(groups)), layout="constrained"), []
     axis = picture.subplots()
     for place, (label, group) in enumerate(groups.items()):
         for shift, part, colour in ((-0.2, "part", PALETTE[1]), (0.2, "rest", PALETTE[0])):
             shares = [records.value(record, f"coverage.cam.{part}") for record in group]
             axis.barh(place + shift, np.mean(shares), 0.36, color=colour, label=part if place == 0 else None)
             axis.plot(shares, [place + shift] * len(shares), "o", color=BLACK, markersize=4, gid=f"{label}, {part}")
-            told.append(f"{label}, {part} {np.mean(shares):.1f}")
+            texts.append(f"{label}, {part} {np.mean(shares):.1f}")
     axis.set_yticks(range(len(groups)), groups)
     axis.invert_yaxis()
     axis.set(xlabel="covered by the CAM, %", xlim=(0, 100))
     axis.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
-    picture.alt = f"Share of the distinctive part and of the rest that the CAM covers, percent: {'; '.join(told)}."
+    picture.alt = f"Share of the distinctive part and of the rest that the CAM covers, percent: {'; '.join(texts)}."
     picture.records = sum(groups.values(), [])
     return picture
 
@@ -144,7 +147,7 @@ def threshold_curves(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     of the experiment has a sweep.
     """
     groups = _measured(experiment, runs, "sweep.cam.miou_headline")
-    picture, told = Picture(figsize=(9, 4.2), layout="constrained"), []
+    picture, texts = Picture(figsize=(9, 4.2), layout="constrained"), []
     panels = picture.subplots(1, 2, sharey=True)
     colours = (*PALETTE[:-1], BLACK)  # nobody sees a yellow line on white
     for axis, (title, kind) in zip(panels, (("last layer's CAM", "cam"), ("aux layer's CAM", "aux_cam")), strict=True):
@@ -155,12 +158,12 @@ def threshold_curves(experiment: Experiment, runs: Sequence[Record]) -> Picture:
             look = _look(place) | {"color": colours[place % len(colours)]}
             axis.plot(levels, curve, ("-", "--", "-.", ":")[place % 4], color=look["color"], label=label)
             axis.plot(levels[fixed], curve[fixed], **look, gid=f"{label}, fixed threshold")
-            told.append(f"{label}, {title} {curve[fixed]:.1f} at {levels[fixed]:g}, at best {curve.max():.1f}")
+            texts.append(f"{label}, {title} {curve[fixed]:.1f} at {levels[fixed]:g}, at best {curve.max():.1f}")
         axis.set(xlabel="background threshold", title=title, xlim=(0, 1))
         axis.set_ylim(0, None)
     panels[0].set_ylabel("mIoU, %")
     picture.legend_below(panels[0].get_lines()[::2])
-    picture.alt = f"{experiment.title}: mIoU over the background threshold, both layers. {'; '.join(told)}."
+    picture.alt = f"{experiment.title}: mIoU over the background threshold, both layers. {'; '.join(texts)}."
     picture.records = sum(groups.values(), [])
     return picture
 
@@ -172,17 +175,17 @@ def extent(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     of the experiment has it.
     """
     groups = _measured(experiment, runs, "coverage.cam.rest")
-    picture, told = Picture(figsize=(7, 4.4), layout="constrained"), []
+    picture, texts = Picture(figsize=(7, 4.4), layout="constrained"), []
     axis = picture.subplots()
     for place, (label, group) in enumerate(groups.items()):
         x, y = ([records.value(r, key) for r in group] for key in ("cam.over_activation", "coverage.cam.rest"))
         axis.plot(x, y, linestyle="", markersize=7, label=label, **_look(place))
-        told.append(f"{label} {np.mean(x):.1f} and {np.mean(y):.1f}")
+        texts.append(f"{label} {np.mean(x):.1f} and {np.mean(y):.1f}")
     axis.set_xlabel("of the CAM beside the objects (over-activation), %")
     axis.set_ylabel("of the objects beyond the part covered, %")
     picture.legend(loc="outside right center", fontsize=8, frameon=False)
     picture.alt = f"{experiment.title}: share of the CAM beside objects and of objects covered beyond the part, "
-    picture.alt += f"percent, means by row: {'; '.join(told)}."
+    picture.alt += f"percent, means by row: {'; '.join(texts)}."
     picture.records = sum(groups.values(), [])
     return picture
 
@@ -210,7 +213,7 @@ def over_training(runs: Sequence[Record], dataset: str, variants: Sequence[tuple
     chosen = [(label, _most_checked(runs, dataset, name)) for label, name in variants]
     watched = {name for _, run in chosen for row in run["validations"] for name in row.get("watched", {})}
     lists = ["validation", *sorted(watched)]
-    picture, told = Picture(figsize=(4.6 * len(chosen), 2.6 * len(lists) + 0.6), layout="constrained"), []
+    picture, texts = Picture(figsize=(4.6 * len(chosen), 2.6 * len(lists) + 0.6), layout="constrained"), []
     panels = picture.subplots(len(lists), len(chosen), squeeze=False, sharex=True, sharey=True)
     for (place, column), axis in np.ndenumerate(panels):
         name, (label, run) = lists[place], chosen[column]
@@ -226,13 +229,13 @@ def over_training(runs: Sequence[Record], dataset: str, variants: Sequence[tuple
         apart = [scores.get("agreement", {}).get("difference") for _, scores in rows]
         axis.plot(steps, apart, "^:", color="0.35", markersize=4, label="mean difference of the two CAMs")
         axis.set_title(f"{label}, seed {run['seed']}", fontsize=9)
-        told.append(f"{label}, {name}: {', '.join(ends) or 'not measured'}.")
+        texts.append(f"{label}, {name}: {', '.join(ends) or 'not measured'}.")
         if place == len(lists) - 1:
             axis.set_xlabel("step")
         if column == 0:
             axis.set_ylabel(f"{'val' if place == 0 else name}: mIoU or difference, %", fontsize=9)
     picture.legend_below(panels[0, 0].get_lines())
-    picture.alt = f"CAM mIoU of the last and the aux layer over training. {' '.join(told)}"
+    picture.alt = f"CAM mIoU of the last and the aux layer over training. {' '.join(texts)}"
     picture.records = [run for _, run in chosen]
     return picture
 
