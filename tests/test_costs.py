@@ -10,7 +10,6 @@ from builders import UNDECOUPLED, forward, tiny, training_batch
 from wsss import model, schedule
 from wsss.encoder import build_encoder
 from wsss.inference import protocols
-from wsss.model import parameter_count
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.registry import DATASETS
@@ -56,22 +55,23 @@ def test_the_passes_counted_are_those_that_a_step_makes(name):
     made, counted = {}, {}
     for images, tokens, gradient in seen:
         made[tokens, gradient] = made.get((tokens, gradient), 0) + images // 2
-    for one in costs.passes(config):
+    for one in costs.Run(config).passes():
         key = (one.tokens(8), one.gradient)
         counted[key] = counted.get(key, 0) + one.images
     assert counted == made
 
 
 def test_the_base_and_the_package_differ_by_the_repeated_passes():
-    assert costs.token_counts(PRESETS["voc"]) == (6560, 1856)
-    assert costs.token_counts(PRESETS["voc-toco"], repeated=True) == (9696, 2640)
+    assert costs.Run(PRESETS["voc"]).tokens() == (6560, 1856)
+    assert costs.Run(PRESETS["voc-toco"], repeated=True).tokens() == (9696, 2640)
 
 
 @pytest.mark.parametrize("bench", [one for one in BENCHES if one["bench"] == "step"], ids=lambda one: one["file"])
 def test_operations_of_a_step_are_those_that_the_bench_counted(bench):
     config = override(PRESETS[bench["preset"]], {"optim.batch": bench["batch"], "augment.crop": bench["crop"]})
-    assert costs.step_tflop(config) == pytest.approx(bench["tflop"], rel=0.02)
-    assert tuple(bench["batch"] * count for count in costs.token_counts(config)) == tuple(bench["tokens"].values())
+    run = costs.Run(config)
+    assert run.step_tflop() == pytest.approx(bench["tflop"], rel=0.02)
+    assert tuple(bench["batch"] * count for count in run.tokens()) == tuple(bench["tokens"].values())
 
 
 @pytest.mark.parametrize("bench", [one for one in BENCHES if one["bench"] == "infer"], ids=lambda one: one["file"])
@@ -97,16 +97,18 @@ def test_parameters_are_those_of_the_model(layers):
     config = tiny(csa__layers=layers)
     net = model.build(config, 4)
     trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
-    assert costs.parameters(config, SMALL, 4) == (parameter_count(net), trained)
+    assert costs.parameters(config, SMALL, 4) == (sum(p.numel() for p in net.parameters()), trained)
 
 
 def test_an_estimate_is_a_share_of_the_stated_time():
-    low, high = costs.hours(PRESETS["voc"])
-    assert high == pytest.approx(3 + 43 / 60) and costs.base_time("coco") == costs.Published(4, "A100", 27.0)
-    assert low / high == pytest.approx(costs.step_tflop(PRESETS["voc"]) / costs.step_tflop(PRESETS["voc-toco"], True))
-    rate = costs.rate(PRESETS["voc-plain"])  # of the base's run, whatever the row
-    assert rate * 2 * 3600 * high == pytest.approx(80_000 / 4 * costs.step_tflop(PRESETS["voc-toco"], True))
-    assert costs.hours(PRESETS["voc-plain"])[0] < low
+    run, base = costs.Run(PRESETS["voc"]), costs.Run(PRESETS["voc-toco"], repeated=True)
+    (low, high), stated = run.hours(), costs.base_time("coco")
+    assert high == pytest.approx(3 + 43 / 60) and (stated.gpus, stated.gpu, stated.hours) == (4, "A100", 27.0)
+    assert low / high == pytest.approx(run.step_tflop() / base.step_tflop())
+    plain = costs.Run(PRESETS["voc-plain"])
+    # The rate is that of the base's run, whatever the row.
+    assert plain.rate() * 2 * 3600 * high == pytest.approx(80_000 / 4 * base.step_tflop())
+    assert plain.hours()[0] < low
     rows = EXPERIMENTS["voc-subspaces"].rows
     assert costs.sweep_hours(rows) == pytest.approx((3 * len(rows) * low, 3 * len(rows) * high))
 
@@ -115,7 +117,7 @@ def test_what_is_not_known_is_an_error():
     with pytest.raises(UserError, match="no time of the base is known for mini"):
         costs.base_time("mini")
     with pytest.raises(UserError, match="is not known to costs"):
-        costs.token_counts(PRESETS["mini"])
+        costs.Run(PRESETS["mini"]).tokens()
 
 
 @pytest.mark.parametrize("name", gpu.TABLES)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -303,8 +302,3 @@ def describe(config: ModelConfig) -> str:
     ]
     start = config.checkpoint or ("timm weights" if config.pretrained else "random start")
     return ", ".join([config.backbone, *changes, start])
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Number of parameters, the teacher head's included."""
-    return sum(math.prod(p.shape) for p in model.parameters())

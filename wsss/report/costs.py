@@ -7,7 +7,7 @@ from wsss.config import AUX, Config
 from wsss.paths import UserError
 from wsss.registry import DATASETS
 from wsss.report.benchmarks import published_rows
-from wsss.report.experiments import SEEDS, Experiment, Row
+from wsss.report.experiments import SEEDS, Row
 from wsss.schedule import classification_steps
 from wsss.settings import override
 
@@ -45,39 +45,88 @@ class Pass:
         return (self.height // patch) * (self.width // patch)
 
 
-def vit_of(config: Config) -> Vit:
-    """Size of the backbone; UserError for one that no benchmark preset has."""
-    name = config.model.backbone.partition(".")[0]
-    if name not in VITS or config.model.width or config.model.depth or config.model.patch_size:
-        raise UserError(f"the size of {config.model.backbone}, changed or not, is not known to costs; add it to VITS")
-    return VITS[name]
+@dataclass(frozen=True)
+class Run:
+    """Costs of a training run."""
 
+    config: Config
+    repeated: bool = False
+    """Equal passes are computed anew in every step, as in the base (Deviations D8)."""
 
-# Passes and operations.
+    @property
+    def vit(self) -> Vit:
+        """Size of the backbone. Raises UserError for one that no benchmark preset has."""
+        model = self.config.model
+        name = model.backbone.partition(".")[0]
+        if name not in VITS or model.width or model.depth or model.patch_size:
+            raise UserError(f"the size of {model.backbone}, changed or not, is not known to costs; add it to VITS")
+        return VITS[name]
 
-
-def passes(config: Config, repeated: bool = False) -> list[Pass]:
-    """Encoder passes of one photograph and step of training; `repeated`: those of the base, which computes equal ones
-    anew (Deviations D8)."""
-    crop, local = config.augment.crop, config.augment.local_size
-    parts = [Pass(crop, crop, 1, True, decoder="cam" in config.needs)]
-    if "cam" not in config.needs:
+    def passes(self) -> list[Pass]:
+        """List the encoder passes of one photograph and step."""
+        config, crop, local = self.config, self.config.augment.crop, self.config.augment.local_size
+        parts = [Pass(crop, crop, 1, True, decoder="cam" in config.needs)]
+        if "cam" not in config.needs:
+            return parts
+        for scale in config.cam.scales:
+            side = int(crop * scale)
+            parts.append(Pass(side, side, 2 if self.repeated or scale != 1 else 1, False))
+        if "views" in config.needs:
+            parts.append(Pass(crop, crop, 2 if self.repeated else 1, True))  # the student's global views
+            parts += [Pass(crop, crop, 2, False)] * self.repeated  # the teacher's
+            parts.append(Pass(local, local, config.augment.local_crops, True))
         return parts
-    for scale in config.cam.scales:
-        side = int(crop * scale)
-        parts.append(Pass(side, side, 2 if repeated or scale != 1 else 1, False))
-    if "views" in config.needs:
-        parts.append(Pass(crop, crop, 2 if repeated else 1, True))  # the student's global views
-        parts += [Pass(crop, crop, 2, False)] * repeated  # the teacher's
-        parts.append(Pass(local, local, config.augment.local_crops, True))
-    return parts
 
+    def validation_passes(self) -> list[Pass]:
+        """List the passes of one photograph where training evaluates: the segmentation, and the CAM at its scales."""
+        size = self.config.augment.evaluation_size or self.config.augment.crop
+        changes = {"augment.crop": size, "augment.local_size": 1, "class_contrast.weight": 0.0}
+        first, *cams = Run(override(self.config, changes)).passes()
+        return [Pass(first.height, first.width, 1, False, decoder=True), *cams]
 
-def token_counts(config: Config, repeated: bool = False) -> tuple[int, int]:
-    """Patch tokens that go forward and backward, of one photograph and step."""
-    patch = vit_of(config).patch
-    parts = [(item.images * item.tokens(patch), item.gradient) for item in passes(config, repeated)]
-    return sum(count for count, _ in parts), sum(count for count, gradient in parts if gradient)
+    def tokens(self) -> tuple[int, int]:
+        """Count the patch tokens that go forward and backward, of one photograph and step."""
+        patch = self.vit.patch
+        parts = [(item.images * item.tokens(patch), item.gradient) for item in self.passes()]
+        return sum(count for count, _ in parts), sum(count for count, gradient in parts if gradient)
+
+    def step_tflop(self) -> float:
+        """Operations (10^12) of a step with all its images, every term on."""
+        return self.config.optim.batch * tflop(self.passes(), self.vit, self._classes)
+
+    def pflop(self) -> float:
+        """Operations (10^15) of the whole run; the base, `repeated`, is taken to compute every pass in every step."""
+        config, plain = self.config, 0 if self.repeated else classification_steps(self.config)
+        main = config.optim.batch * tflop(Run(config).passes()[:1], self.vit, 0) if plain else 0.0
+        return (plain * main + (config.optim.steps - plain) * self.step_tflop()) / 1e3
+
+    def base(self) -> "Run":
+        """Return the base's run on the same benchmark: all its terms, equal passes computed anew."""
+        same = {"class_contrast.weight": 0.5, "patch_contrast.weight": 0.2}
+        return Run(override(self.config, same), repeated=True)
+
+    def rate(self) -> float:
+        """Operations (10^12) a second and GPU in the base's published time, everything else in it included."""
+        return 1e3 * self.base().pflop() / base_time(self.config.data.name).gpu_seconds
+
+    def hours(self) -> tuple[float, float]:
+        """Estimate the hours on the base's GPUs: in proportion to the operations, and as the base states them."""
+        whole = base_time(self.config.data.name).hours
+        return whole * self.pflop() / self.base().pflop(), whole
+
+    def kept_gb(self) -> float:
+        """10^9 bytes of weights, gradients and AdamW's two moments, in float32."""
+        whole, trained = parameters(self.config, self.vit, self._classes)
+        return (4 * whole + 12 * trained) / 1e9
+
+    def disk_gb(self) -> tuple[float, float]:
+        """10^9 bytes of a model's weights on disk, and of the optimizer's state, in float32."""
+        whole, trained = parameters(self.config, self.vit, self._classes)
+        return 4 * whole / 1e9, 8 * trained / 1e9
+
+    @property
+    def _classes(self) -> int:
+        return DATASETS[self.config.data.name].classes
 
 
 def tflop(parts: Sequence[Pass], vit: Vit, classes: int) -> float:
@@ -100,33 +149,10 @@ def _decoder_size(vit: Vit, classes: int, width: int | None = None) -> int:
     return 9 * vit.width * hidden + 9 * hidden**2 + hidden * (classes + 1)
 
 
-def step_tflop(config: Config, repeated: bool = False) -> float:
-    """Operations (10^12) of a step with all its images, every term on."""
-    return config.optim.batch * tflop(passes(config, repeated), vit_of(config), DATASETS[config.data.name].classes)
-
-
-def run_pflop(config: Config, repeated: bool = False) -> float:
-    """10^15 operations of a whole run; the base, `repeated`, is taken to compute every pass in every step."""
-    plain = 0 if repeated else classification_steps(config)
-    main = config.optim.batch * tflop(passes(config)[:1], vit_of(config), 0) if plain else 0.0
-    return (plain * main + (config.optim.steps - plain) * step_tflop(config, repeated)) / 1e3
-
-
 def evaluation_passes(height: int, width: int, scales: tuple[float, ...], patch: int) -> list[Pass]:
     """Passes of one photograph in a final evaluation: each scale with its mirror image."""
     sizes = [[max(patch, int(side * scale)) for side in (height, width)] for scale in scales]
     return [Pass(*size, 2, False, decoder=True) for size in sizes]
-
-
-def validation_passes(config: Config) -> list[Pass]:
-    """Passes of one photograph where training evaluates: the segmentation, and the CAM at its scales."""
-    size = config.augment.evaluation_size or config.augment.crop
-    plain = override(config, {"augment.crop": size, "augment.local_size": 1, "class_contrast.weight": 0.0})
-    first, *cams = passes(plain)
-    return [Pass(first.height, first.width, 1, False, decoder=True), *cams]
-
-
-# Tensors.
 
 
 def parameters(config: Config, vit: Vit, classes: int) -> tuple[int, int]:
@@ -143,23 +169,8 @@ def parameters(config: Config, vit: Vit, classes: int) -> tuple[int, int]:
     return trunk + heads + contrast + frozen, trunk + heads + contrast
 
 
-def kept_gb(config: Config) -> float:
-    """10^9 bytes of weights, gradients and AdamW's two moments, in float32."""
-    whole, trained = parameters(config, vit_of(config), DATASETS[config.data.name].classes)
-    return (4 * whole + 12 * trained) / 1e9
-
-
-def disk_gb(config: Config) -> tuple[float, float]:
-    """10^9 bytes of a model's weights on disk, and of the optimizer's state, in float32."""
-    whole, trained = parameters(config, vit_of(config), DATASETS[config.data.name].classes)
-    return 4 * whole / 1e9, 8 * trained / 1e9
-
-
-# The base's times, and what follows from them.
-
-
 @dataclass(frozen=True)
-class Published:
+class _Published:
     """A training run of the base, as its authors state it."""
 
     gpus: int
@@ -172,37 +183,15 @@ class Published:
         return 3600 * self.gpus * self.hours
 
 
-def base_time(dataset: str) -> Published:
+def base_time(dataset: str) -> _Published:
     """Look up the base's training time in data/published. Raises UserError."""
     for row in published_rows("training_time"):
         if (row["method"], row["dataset"]) == ("ToCo", dataset):
-            return Published(int(row["gpus"]), row["gpu"], int(row["hours"]) + int(row["minutes"]) / 60)
+            return _Published(int(row["gpus"]), row["gpu"], int(row["hours"]) + int(row["minutes"]) / 60)
     raise UserError(f"no time of the base is known for {dataset}; data/published/training_time.csv has none")
-
-
-def base_pflop(config: Config) -> float:
-    """Operations (10^15) of the base's run on the benchmark of `config`: all its terms, equal passes computed anew."""
-    same = {"class_contrast.weight": 0.5, "patch_contrast.weight": 0.2}
-    return run_pflop(override(config, same), repeated=True)
-
-
-def rate(config: Config) -> float:
-    """10^12 operations a second and GPU that the base reached in its published time, everything else in it included."""
-    return 1e3 * base_pflop(config) / base_time(config.data.name).gpu_seconds
-
-
-def hours(config: Config) -> tuple[float, float]:
-    """Estimate the hours on the base's GPUs: in proportion to the operations, and as the base states them."""
-    whole = base_time(config.data.name).hours
-    return whole * run_pflop(config) / base_pflop(config), whole
 
 
 def sweep_hours(rows: Sequence[Row]) -> tuple[float, float]:
     """Sum both bounds over every row and seed."""
-    bounds = [hours(row.config) for row in rows]
+    bounds = [Run(row.config).hours() for row in rows]
     return len(SEEDS) * sum(low for low, _ in bounds), len(SEEDS) * sum(high for _, high in bounds)
-
-
-def different(experiments: Sequence[Experiment]) -> list[Row]:
-    """Join the rows of several experiments, each variant once."""
-    return list({row.variant: row for experiment in experiments for row in experiment.rows}.values())

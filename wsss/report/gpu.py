@@ -35,17 +35,17 @@ def _base_table(benches: Sequence[_Bench]) -> Table:
 
 def _base_column(dataset: str) -> dict[str, str]:
     config, stated = PRESETS[f"{dataset}-toco"], costs.base_time(dataset)
-    images = config.optim.steps * config.optim.batch
+    run, images = costs.Run(config, repeated=True), config.optim.steps * config.optim.batch
     cells = (
         f"{stated.gpus} {stated.gpu}",
         f"{int(stated.hours)} h {round(60 * stated.hours) % 60:02d} min",
         f"{stated.gpus * stated.hours:.1f}",
         f"{config.optim.steps:,} x {config.optim.batch}",
-        " / ".join(f"{count:,}" for count in costs.token_counts(config, repeated=True)),
-        f"{costs.step_tflop(config, repeated=True) / config.optim.batch:.2f}",
-        f"{costs.base_pflop(config):,.0f}",
+        " / ".join(f"{count:,}" for count in run.tokens()),
+        f"{run.step_tflop() / config.optim.batch:.2f}",
+        f"{run.base().pflop():,.0f}",
         f"{stated.gpu_seconds / images:.2f}",
-        f"{costs.rate(config):.1f}",
+        f"{run.rate():.1f}",
     )
     return dict(zip(_DERIVED, cells, strict=True))
 
@@ -69,13 +69,13 @@ def runs_table(benches: Sequence[_Bench]) -> Table:
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in (f"{dataset}{kind}" for dataset in BENCHMARKS for kind in _KINDS):
         config = PRESETS[name]
-        stated = costs.base_time(config.data.name)
-        low, high = costs.hours(config)
+        run, stated = costs.Run(config), costs.base_time(config.data.name)
+        low, high = run.hours()
         cells = (
-            " / ".join(f"{count:,}" for count in costs.token_counts(config)),
-            f"{costs.step_tflop(config):.1f}",
-            f"{costs.run_pflop(config):,.0f}",
-            f"{costs.run_pflop(config) / costs.base_pflop(config):.2f}",
+            " / ".join(f"{count:,}" for count in run.tokens()),
+            f"{run.step_tflop():.1f}",
+            f"{run.pflop():,.0f}",
+            f"{run.pflop() / run.base().pflop():.2f}",
             f"{low:.1f} to {high:.1f}",
             f"{stated.gpus * low:.0f} to {stated.gpus * high:.0f}",
         )
@@ -104,7 +104,7 @@ def ablations_table(benches: Sequence[_Bench]) -> Table:
     for dataset in BENCHMARKS:
         experiments = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset == dataset}
         rows += [_experiment_line(name, experiment) for name, experiment in experiments.items()]
-        together = costs.different(list(experiments.values()))
+        together = list({row.variant: row for item in experiments.values() for row in item.rows}.values())
         hours = costs.sweep_hours(together)
         rows.append(
             (f"all of {dataset.upper()}, each run once", ABSENT, *_counted(len(together)), *_sums(dataset, hours))
@@ -138,18 +138,19 @@ def evaluation_table(benches: Sequence[_Bench]) -> Table:
     for dataset, split in (("voc", "val"), ("voc", "test"), ("coco", "val")):
         config, images = PRESETS[dataset], len(records.split_ids(f"{dataset}-{split}"))
         size = (375, 500) if dataset == "voc" else (448, 448)
-        passes = costs.evaluation_passes(*size, SCALES, costs.vit_of(config).patch)
+        passes = costs.evaluation_passes(*size, SCALES, costs.Run(config).vit.patch)
         label = f"{dataset.upper()} {split}, final, photographs of {size[1]} x {size[0]}"
         rows.append((label, *_evaluation(config, images, passes), *_crf(measured, dataset, images)))
     for dataset, split in (("voc", "val"), ("coco", "val-part")):
         config, images = PRESETS[dataset], len(records.split_ids(f"{dataset}-{split}"))
-        passes = costs.validation_passes(config)
+        passes = costs.Run(config).validation_passes()
         rows.append((f"{dataset.upper()} {split}, in training", *_evaluation(config, images, passes), ABSENT, ABSENT))
     columns = ("evaluation", "images", "TFLOP an image", "PFLOP", "minutes on one GPU, estimate")
     columns += ("CRF, core seconds an image", "CRF, core hours")
     note = "Minutes: PFLOP at the rate that the base reached in training, a GPU ("
     note += (
-        ", ".join(f"{d.upper()} {costs.rate(PRESETS[d]):.1f} TFLOP/s" for d in BENCHMARKS) + "); nobody measured it. "
+        ", ".join(f"{d.upper()} {costs.Run(PRESETS[d]).rate():.1f} TFLOP/s" for d in BENCHMARKS)
+        + "); nobody measured it. "
     )
     if measured:
         note += f"CRF: measured on {measured['images']} drawn photographs of {measured['width']} x "
@@ -165,8 +166,9 @@ SCALES = (1.0, 1.25, 1.5)
 
 
 def _evaluation(config: Config, images: int, passes: Sequence[costs.Pass]) -> tuple[str, ...]:
-    tflop = costs.tflop(passes, costs.vit_of(config), DATASETS[config.data.name].classes)
-    minutes = images * tflop / costs.rate(config) / 60
+    run = costs.Run(config)
+    tflop = costs.tflop(passes, run.vit, DATASETS[config.data.name].classes)
+    minutes = images * tflop / run.rate() / 60
     return f"{images:,}", f"{tflop:.2f}", f"{images * tflop / 1e3:,.1f}", f"{minutes:,.0f}"
 
 
@@ -186,7 +188,7 @@ def _memory_table(benches: Sequence[_Bench]) -> Table:
             micro = bench["batch"] // bench["accumulate"]
             how = "inputs of the blocks" if options else "all activations"
             cells = (str(micro), str(bench["accumulate"]), bench["dtype"], how)
-            rows.append((bench["preset"], *cells, f"{costs.kept_gb(PRESETS[bench['preset']]):.1f}", _peak(bench)))
+            rows.append((bench["preset"], *cells, f"{costs.Run(PRESETS[bench['preset']]).kept_gb():.1f}", _peak(bench)))
     columns = ("step", "images of a micro-batch", "micro-batches", "type", "kept for the backward pass")
     columns += ("weights, gradients, AdamW: GB", "peak, measured: GB")
     note = "Peak: of the whole process, on a CPU, by `wsss bench step`. Weights, gradients and AdamW's two moments: "
@@ -203,7 +205,7 @@ def _disk_table(benches: Sequence[_Bench]) -> Table:
     """Make a table, a line a data set: the size of a run's folder; takes no benches."""
     rows = []
     for dataset in BENCHMARKS:
-        weights, state = costs.disk_gb(PRESETS[dataset])
+        weights, state = costs.Run(PRESETS[dataset]).disk_gb()
         rows.append((dataset, f"{weights:.2f}", f"{state:.2f}", f"{2 * weights + state:.1f}", f"{weights + state:.1f}"))
     columns = ("run of", "weights, GB", "optimizer, GB", "folder, GB", "more while a checkpoint is written, GB")
     note = (
