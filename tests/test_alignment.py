@@ -176,7 +176,8 @@ def test_intensity_equals_the_slow_loop(seed, classes, grid, beta):
 def test_structure_equals_the_slow_loop(seed, classes, grid, background, balance, similar):
     """Images without a class, without a valid token or with one only; tokens without a response."""
     arrays = cams(seed, 2, classes, grid)
-    loss = alignment.structure_loss(*map(tensor, arrays), background, balance, similar)
+    switches = {"background": background, "balance": balance, "similar": similar}
+    loss = alignment.structure_loss(*map(tensor, arrays), **switches)
     assert loss.item() == pytest.approx(slow_structure(*arrays, background, balance, similar), rel=1e-9, abs=1e-12)
 
 
