@@ -10,8 +10,9 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import timm
 import torch
@@ -79,7 +80,7 @@ def metadata(path: Path) -> dict[str, str]:
         return {}
 
 
-def header(file: BinaryIO) -> tuple[dict[str, Any], int]:
+def header(file: BufferedIOBase) -> tuple[dict[str, Any], int]:
     """Read the entries of a safetensors file by name, and where its data begin."""
     length = int.from_bytes(file.read(8), "little")
     return json.loads(file.read(length)), 8 + length
