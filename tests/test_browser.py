@@ -154,6 +154,30 @@ def test_markup(book: Path, page: str) -> None:
     assert [bool(title and title.get_text(strip=True)) for title in titles] == [True, True]
 
 
+MODEL = "_static/explorer-model"
+"""Is loaded when the reader gives a photograph."""
+LARGER = {"runs/explore.html": 1.6e6}
+"""Six images, seen by three models."""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_small(book: Path, page: str) -> None:
+    """Itself with its pictures at most 1.5 MB; the scripts and styles that all pages share, once, 4.5 MB."""
+    tree, folder = markup(book / page), (book / page).parent
+    pictures = {image["src"] for image in tree.find_all("img") if not image["src"].startswith("data:")}
+    common = {script["src"] for script in tree.find_all("script", src=True)}
+    common |= {link["href"] for link in tree.find_all("link", rel="stylesheet")}
+    own, shared = (
+        sum((folder / unquote(name.partition("?")[0])).stat().st_size for name in names) for names in (pictures, common)
+    )
+    assert (book / page).stat().st_size + own <= LARGER.get(page, 1.5e6)
+    assert shared <= 4.5e6 and not any(MODEL in name for name in common)
+
+
+def test_the_site_is_small(book: Path) -> None:
+    assert sum(path.stat().st_size for path in book.rglob("*") if path.is_file()) <= 60e6
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_resolve(book: Path, page: str) -> None:
     found = []

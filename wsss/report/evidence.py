@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from wsss.paths import UserError, project_root, read_json
 from wsss.report import ablation, benches, experiments, figures, records
 from wsss.report.experiments import Experiment
-from wsss.report.figures import BLACK, PALETTE, Picture
+from wsss.report.figures import BLACK, PALETTE
+from wsss.report.picture import Picture
 from wsss.report.records import Record
 from wsss.report.statistics import bounds, over_seeds, signed
 
