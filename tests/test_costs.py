@@ -11,7 +11,6 @@ from wsss import model, schedule
 from wsss.encoder import build_encoder
 from wsss.inference import protocols
 from wsss.model import parameter_count
-from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.registry import DATASETS
 from wsss.report import costs, gpu
@@ -109,13 +108,6 @@ def test_an_estimate_is_a_share_of_the_stated_time():
     assert costs.hours(PRESETS["voc-plain"])[0] < low
     rows = EXPERIMENTS["voc-subspaces"].rows
     assert costs.sweep_hours(rows) == pytest.approx((3 * len(rows) * low, 3 * len(rows) * high))
-
-
-def test_what_is_not_known_is_an_error():
-    with pytest.raises(UserError, match="no time of the base is known for mini"):
-        costs.base_time("mini")
-    with pytest.raises(UserError, match="is not known to costs"):
-        costs.token_counts(PRESETS["mini"])
 
 
 @pytest.mark.parametrize("name", gpu.TABLES)

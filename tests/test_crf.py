@@ -94,7 +94,7 @@ def test_merging_one_class_or_none_is_the_whole_crf():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 3)])
-@pytest.mark.parametrize("classes", [1, 2, 21])
+@pytest.mark.parametrize("classes", [1, 21])
 def test_any_size(shape, classes):
     image = np.random.RandomState(0).randint(0, 256, (*shape, 3)).astype(np.uint8)
     q = dense_crf(image, softmax(noise(0, classes, *shape)))

@@ -116,17 +116,6 @@ def test_differences_are_a_dot_a_seed_with_mean_and_interval():
     assert segmentation.get_lines()[1].get_xdata().tolist() == [-1.0] * 3
 
 
-def test_modules_of_several_experiments_share_a_forest_plot():
-    records = [
-        one(f"{name}{kind}", 0, cam, 20.0) | {"dataset": name}
-        for name in ("mini", "voc-animals")
-        for kind, cam in (("-base", 40.0), ("-toco", 1.0), ("-csa", 41.0))
-    ]
-    picture = evidence.build("modules", records)
-    assert picture.alt.count("base + CSA, CAM +1.0") == 2 and "as released" not in picture.alt
-    assert 'CAM mIoU, points above base","mini: base + CSA, seeds 0",1,' in picture.csv()
-
-
 def test_curves_over_thresholds_are_means_with_a_dot_at_the_fixed_one():
     def swept(variant, seed, curve):
         sweep = {"thresholds": [0.1, 0.5, 0.9], "miou_headline": curve}

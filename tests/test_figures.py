@@ -68,11 +68,6 @@ def test_a_drawing_for_the_page_takes_its_colours_and_shares_no_id():
     assert {node.get("id") for node in tree.iter() if node.get("id")} == set(referred)
 
 
-def test_a_record_without_validations_is_a_point(run):
-    picture = figures.curves_beside_base({name: x for name, x in run.items() if name != "validations"})
-    assert picture.axes[0].get_lines()[-1].get_xydata().tolist() == [[100, 40]]
-
-
 def test_memory_over_the_images_done():
     done = np.arange(0, 101, 5)
     bench = {"done": done.tolist(), "process_mb": np.full(21, 700.0).tolist(), "images": 100, "workers": 2}

@@ -33,7 +33,7 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_class_folders(classes, tmp_path, capsys):
+def test_class_folders_and_a_run_that_starts_from_their_weights(classes, tmp_path, capsys):
     path = tmp_path / "weights" / "start.safetensors"
     assert run("pretrain", classes, "--output", path, *SMALL) == 0
     assert "top1_class_token" in capsys.readouterr().out
@@ -44,11 +44,6 @@ def test_class_folders(classes, tmp_path, capsys):
     assert {"steps", "epochs", "minutes", "cpu_hours", "backbone", "commit", "versions", "date"} <= found.keys()
     assert found["config"]["seed"] == 0 and found["config"]["batch"] == 8
     assert found["log"][-1]["step"] == found["steps"] and found["log"][-1]["rate"] < 1e-5
-
-
-def test_a_run_starts_from_the_weights(classes, tmp_path):
-    path = tmp_path / "start.safetensors"
-    assert run("pretrain", classes, "--output", path, *SMALL) == 0
     own = own_set(tmp_path / "own")
     words = ["--model.checkpoint", str(path), "--model.heads", "3"]
     assert run(*tiny(own, tmp_path / "out", *words, "--optim.lr", "0")) == 0

@@ -269,13 +269,6 @@ def test_a_box_without_a_pixel_is_all_ignored():
     assert refine.refine(pictures(0, 3), maps, box).isfinite().all()
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 6), (2, 3), (5, 31)])
-def test_tiny_images(size):
-    maps = torch.full((1, 1, *size), 0.9)
-    found = pseudo_label(pictures(0, 1, size).float(), maps, torch.ones(1, 1), whole(1, size))
-    assert found.tolist() == torch.ones(1, *size).tolist()
-
-
 def test_the_result_is_that_of_float32_under_autocast_and_without_gradient():
     image, maps, label = pictures(0).float(), uniform(22, 2, 2, *SIZE).float().requires_grad_(), torch.ones(2, 2)
     box = whole(2, SIZE)

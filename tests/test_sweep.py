@@ -20,15 +20,19 @@ from wsss.tools import sweep
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_rows_differ_and_their_words_make_them(name):
-    """What the command line makes of a row's words is that row, in the same variant."""
+def test_rows_differ(name):
     experiment = experiments.get(name)
     assert len({row.variant for row in experiment.rows}) == len({row.label for row in experiment.rows})
     assert experiment.against in {row.label for row in experiment.rows}
-    for row in experiment.rows:
+    assert {row.config.data.name for row in experiment.rows} == {experiment.dataset}
+
+
+def test_the_words_of_a_row_make_it():
+    """What the command line makes of them is that row, in the same variant; of every choice of settings one."""
+    rows = {tuple(row.changes): row for experiment in EXPERIMENTS.values() for row in experiment.rows}
+    for row in rows.values():
         preset, *settings = row.words(2)
         assert cli.train_request(preset, settings).config == presets.get(row.preset, seed=2, **row.changes)
-        assert row.config.data.name == experiment.dataset
 
 
 def test_a_change_that_the_preset_has_is_the_preset():
@@ -177,7 +181,7 @@ def test_threads_follow_the_load_or_the_runs_that_are_there(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_sweep_stops_saves_and_goes_on(tmp_path):
+def test_a_sweep_stops_saves_and_goes_on(tmp_path, capsys):
     """SIGTERM in the midst of training ends every process; the same words finish all, and a third time do nothing."""
     words = ("sweep", "smoke-level", "--seeds", "0", "-j", "2", "--output", str(tmp_path))
     log = tmp_path / "smoke" / experiments.get("smoke-level").rows[0].variant / "0" / "log.jsonl"
@@ -194,8 +198,7 @@ def test_a_sweep_stops_saves_and_goes_on(tmp_path):
     chosen = records.find(tmp_path)
     assert len(chosen) == 6 and {r["protocol"]["name"] for r in chosen} == {"training", "final-without-crf-s1"}
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
-    again = process(*words)
-    assert again.returncode == 0 and "3 of 3 runs are finished" in again.stdout
+    assert run(*words) == 0 and "3 of 3 runs are finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
 
 
