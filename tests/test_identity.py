@@ -311,17 +311,6 @@ def test_records_of_other_data_are_not_averaged():
     assert statistics.summarise([one, other], "cam.miou").mean == 5, "unknown is not different"
 
 
-def test_what_differs_is_named():
-    one = {"train": {"ids": "a", "photographs": "b"}, "val": {"masks": "c", "classes": "d"}}
-    other = {
-        "train": {"ids": "x", "photographs": "y"},
-        "val": {"masks": "z", "classes": "z"},
-        "watched few": {"ids": "1"},
-    }
-    assert records.differences(one, other) == "the listed images of train, the classes, the masks of val"
-    assert records.differences(one, one) == records.differences({}, other) == ""
-
-
 def test_a_record_whose_masks_changed_while_it_was_measured_is_not_written(own, tmp_path):
     assert run(*tiny(own, tmp_path / "out")) == 0
     found = records.load(folder(tmp_path / "out").with_suffix(".json"))
@@ -357,17 +346,6 @@ def test_digests_are_kept_and_given_up_with_the_file(own, tmp_path, monkeypatch)
     for store in (tmp_path / "cache/wsss/digests").iterdir():
         store.write_text('{"val_0.jpg": 3}')
     assert digests(moved) == first
-
-
-def test_a_new_file_is_not_trusted_and_a_cache_that_cannot_be_written_costs_only_time(own, tmp_path, monkeypatch):
-    first = digests(own)
-    assert not (tmp_path / "cache").exists(), "its time stamp may be too coarse to show the next change"
-    (tmp_path / "cache").write_text("no folder")
-    monkeypatch.setattr(identity, "_SETTLED", -60.0)
-    assert digests(own) == first
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError))
-    assert digests(own) == first
 
 
 def test_a_damaged_photograph_ends_a_run_before_it_belongs_to_it(own, tmp_path, capsys):
@@ -464,3 +442,14 @@ def test_weights_are_not_shipped_with_numbers_on_other_data(own, tmp_path):
     with pytest.raises(UserError, match="holds other data than those of .*: the masks of val differ"):
         ship.ship(ship.Ship(place, "x", output=tmp_path))
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_new_file_is_not_trusted_and_a_cache_that_cannot_be_written_costs_only_time(own, tmp_path, monkeypatch):
+    first = digests(own)
+    assert not (tmp_path / "cache").exists(), "its time stamp may be too coarse to show the next change"
+    (tmp_path / "cache").write_text("no folder")
+    monkeypatch.setattr(identity, "_SETTLED", -60.0)
+    assert digests(own) == first
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError))
+    assert digests(own) == first
