@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 BOOK := _build/book-environment/bin
 STRICT := $(BOOK)/jupyter-book build book -W -n --keep-going
+# Two processes, each with files that follow one another, so that what a file's tests share is made once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help reproduce test slow gpu smoke publish book strict pdf lint clean
+.PHONY: help reproduce test slow check gpu smoke publish book strict pdf lint clean
 
 help:
 	@echo "make reproduce  train on the drawn set, evaluate, build your own book, compare with the published numbers"
 	@echo "make test       the tests, ten minutes at most"
 	@echo "make slow       the slow tests"
+	@echo "make check      both"
 	@echo "make gpu        what a GPU must show before days are spent on it; says so where there is none"
 	@echo "make smoke      the notebooks by the preset smoke, through papermill, in runs/smoke"
 	@echo "make book       the book with the published numbers, in _build/html"
@@ -24,10 +27,13 @@ reproduce: $(VENV)/installed
 	$(BIN)/python -m wsss.tools.reproduce
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(PYTEST) -m "not slow"
 
 slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow -n 2
+	$(PYTEST) -m slow
+
+check: $(VENV)/installed-test
+	$(PYTEST)
 
 gpu: $(VENV)/installed
 	$(BIN)/python -m wsss.tools.gpu
@@ -66,17 +72,21 @@ clean:
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
-# An installation that was interrupted leaves no mark behind and is taken up again.
-$(VENV)/installed: pyproject.toml
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	  || { echo "wsss needs Python 3.11 or 3.12: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -e .
+	$(BIN)/python -m pip install -e "$(1)"
+endef
+
+# An installation that was interrupted leaves no mark behind and is taken up again. The tests' holds the other.
+$(VENV)/installed: pyproject.toml
+	$(call install,.)
 	touch $@
 
-$(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/python -m pip install -e ".[test]"
-	touch $@
+$(VENV)/installed-test: pyproject.toml
+	$(call install,.[test])
+	touch $(VENV)/installed $@
 
 # All that the book needs and no more; pip learnt of dependency groups in 25.1.
 $(BOOK)/installed: pyproject.toml

@@ -17,8 +17,8 @@
 # # Explore the maps
 #
 # What do three models see in the same images? Plain classification, the base, and the base with both modules.
-# Everything on this page works without a kernel. Run it as a notebook, and the pictures also answer with refinement
-# and CRF.
+# Everything on this page works without a kernel. In a notebook of your own the explorer also refines a map (PAR),
+# applies the dense CRF and takes photographs that you drop on it.
 
 # %% tags=["parameters"]
 preset = "mini"  # held against PRESET-base and PRESET-plain
@@ -56,13 +56,17 @@ pictures.comparison(live.scenes[:5])
 #
 # ## Try it
 #
-# Choose a class, a layer, a threshold. The white line marks where the map crosses the threshold. *CAM at the
-# threshold* is the label of the largest map above it. *Pseudo label* is what the decoder learns. The *segmentation*
-# is the decoder's own answer, without knowing the image labels.
+# Choose a photograph, a model and a class. Then choose what to draw over the photograph:
 #
-# Click on a picture, or move the two sliders below it, to choose a patch. The small pictures show how similar all
-# other patches are to it: by their tokens, in each subspace (Module A), and by the CAM of each layer (the affinity
-# that Module B aligns). Dark is 0 or less, bright is 1.
+# * *CAM*: bright where the class has its evidence; the white line is where the map crosses the threshold.
+# * *CAM at the threshold*: every pixel gets the class of the largest map above it.
+# * *Pseudo label*: what the decoder learns from, refined by the photograph's colours.
+# * *Segmentation*: the decoder's own answer. It is not told which classes are in the image.
+# * *Patches alike*: point at a patch, or press the arrow keys on the picture. Bright patches resemble it: by their
+#   tokens, in a subspace (Module A), or by the CAM of a layer (Module B aligns this).
+#
+# *Compare with* draws a second view right of a line: the other layer, another model, the truth. Does the base cover
+# the same patches as the base with both modules? Move the line and see.
 
 # %%
 live
@@ -74,8 +78,8 @@ live
 # ## Photographs
 #
 # The model that comes with the package learnt from photographs of animals. Here it looks at three photographs in the
-# public domain that come with scikit-image. Nobody outlined the objects in them, so nothing is compared. It is small:
-# it names six kinds of animals and people fairly well, and finds them poorly.
+# public domain that come with scikit-image. Nobody outlined the objects in them, so nothing is compared. The model is
+# small: it names animals and people fairly well and outlines them poorly.
 
 # %%
 shipped, names = sources.of_runs([])
@@ -91,11 +95,9 @@ photographs
 # %% [markdown]
 # ## Your own
 #
-# `wsss explore FOLDER` writes such a page of your own photographs, as one file, and opens it. The model that comes
-# with the package looks at them. It learnt from photographs of cats, cows, dogs, horses and sheep, and of what else
-# was in them, people above all. `--run RUN ...` uses your own models instead. Live, in a notebook with a kernel, two
-# more buttons refine the map by the photograph's colours (PAR) and pass the segmentation through the dense CRF.
-# Python can read and set every choice:
+# `wsss explore FOLDER` writes such a page of your photographs, as one file, and opens it. The model that comes with the
+# package looks at them; `--run RUN ...` takes your own models, side by side. In a notebook, Python reads and sets every
+# choice:
 #
 # ```
 # live = widget.Explorer(sources.of_folder(Path("FOLDER"), 8), *sources.of_runs([Path("runs/mini/mini/0")]))

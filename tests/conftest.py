@@ -42,6 +42,24 @@ def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate.generate(tmp_path_factory.mktemp("data") / "mini", splits, progress=False)
 
 
+@pytest.fixture(scope="session")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of four images a split. Tests read it and leave it as it is."""
+    from running import own_set
+
+    return own_set(tmp_path_factory.mktemp("data") / "own")
+
+
+@pytest.fixture(scope="session")
+def trained(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run of four steps on `own`. Tests read it and leave it as it is."""
+    from running import run, tiny
+
+    output = tmp_path_factory.mktemp("trained")
+    assert run(*tiny(own, output)) == 0
+    return output
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium. Of a module, not of all: its event loop would be in the way of other tests."""

@@ -157,15 +157,6 @@ def test_pairs_of_all_processors_have_a_mean_difference_and_a_mean_is_of_one():
     assert "seed 0 on Xeon; seeds 3, 4 on EPYC" in where
 
 
-def test_a_headline_is_its_classes_alone(tmp_path):
-    config = {"config": {"data": {"headline": ["cup"]}}}
-    (one, first), (other, second) = (
-        put(tmp_path, name, 0, right, **config) for name, right in (("mini-msc", 0.76), ("mini", 0.74))
-    )
-    test = statistics.paired(first[None, :, 1:], second[None, :, 1:], (IDS, IDS))
-    assert f"no alignment, CAM {test.p:.3f}" in ablation.differences(NAME, MINI, [one, other]).note
-
-
 @pytest.mark.parametrize("change", [{"protocol": {"name": "training", "size": 96}}, {"ids": ("a", "c")}])
 def test_other_images_and_other_protocols_are_refused(change):
     numbers = {"cam": {"miou_headline": 40.0}}

@@ -87,10 +87,6 @@ def test_what_is_missing_is_named(official, tmp_path, missing):
         prepare.prepare_animals(tmp_path / "animals", official, tmp_path / "ids")
 
 
-def test_thin_photographs_keep_a_pixel():
-    assert prepare.reduced_size((1000, 1)) == (320, 1) and prepare.reduced_size((1, 7)) == (46, 320)
-
-
 def test_lists_follow_their_rule():
     """Ids of VOC's own lists, with an animal each."""
     rows = [row.split() for row in read_lines(project_root() / "data/lists/voc" / voc.LABEL_FILE)]

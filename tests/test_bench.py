@@ -14,7 +14,7 @@ from wsss.inference import predict, predictions, protocols
 from wsss.report import benches, costs
 from wsss.tools import bench, bench_infer, machine
 
-STEP = ("bench", "step", "--backbone", "vit_tiny_patch16_224", "--crop", "64", "--repeats", "2")
+STEP = ("bench", "step", "--backbone", "vit_tiny_patch16_224", "--crop", "64", "--repeats", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -29,33 +29,22 @@ def answer(capsys) -> dict:
     return json.loads(lines[0])
 
 
-@pytest.mark.parametrize("preset", ["voc", "voc-toco"])
-def test_step(capsys, monkeypatch, preset):
-    """It is the trainer's own step that is timed, by parts that add up to no more than it took."""
+def test_step(capsys, monkeypatch):
+    """It is the trainer's own step that is timed, by parts; in bfloat16, by micro-batches that keep little."""
     steps, update = [], train.Trainer._update
     monkeypatch.setattr(train.Trainer, "_update", lambda *words: steps.append(words) or update(*words))
-    monkeypatch.setattr(bench, "gemm_seconds", lambda *_: 0.25)
-    assert run(*STEP, "--preset", preset) == 0
-    found = answer(capsys)
-    assert len(steps) == 3 + 2 + 3, "warm-up, timed, and one each for the host, the phases and the operations"
-    phases = ["main pass", "cam passes", "local crops", "patch codes", "refinement", "other losses", "backward"]
-    assert list(found["phases"]) == [*(p for p in phases if preset == "voc" or p != "patch codes"), "optimizer"]
-    assert all(value > 0 for value in found["phases"].values())
-    # 4 x 4 tokens at scale 1, 2 x 2 at 0.5, 6 x 6 at 1.5; local crops are the whole crop: 8 of 16 tokens.
-    assert found["tokens"] == {"forward": 2 * (16 + 16 + 4 + 4 + 36 + 36 + 16 + 128), "backward": 2 * (16 + 16 + 128)}
-    assert found["gemm_seconds"] == 0.25 and found["units"] == pytest.approx(4 * found["seconds"], abs=0.006)
-    assert found["utilisation"] > 0 and found["peak_memory_gb"] > 0.1 and len(found["host"]) == 5
-    assert {"commit", "dirty", "device", "versions", "date"} <= set(found)
-
-
-def test_step_in_bfloat16_by_micro_batches_that_keep_little(capsys, monkeypatch):
     monkeypatch.setattr(distributed, "computes_bfloat16", lambda device: True)
     more = ("--dtype", "bfloat16", "--accumulate", "2", "--activation-checkpointing", "True", "--batch", "4")
     assert run(*STEP, *more) == 0
     found = answer(capsys)
-    assert (found["dtype"], found["accumulate"], found["activation_checkpointing"]) == ("bfloat16", 2, True)
-    # a block that is computed again in the backward pass embeds no patches again
-    assert found["tokens"]["backward"] == 4 * (16 + 16 + 128)
+    assert len(steps) == 3 + 1 + 3, "warm-up, timed, and one each for the host, the phases and the operations"
+    phases = ["main pass", "cam passes", "local crops", "patch codes", "refinement", "other losses", "backward"]
+    assert list(found["phases"]) == [*phases, "optimizer"] and all(value > 0 for value in found["phases"].values())
+    # 4 x 4 tokens at scale 1, 2 x 2 at 0.5, 6 x 6 at 1.5; local crops are the whole crop: 8 of 16 tokens. A block that
+    # is computed again in the backward pass embeds no patches again.
+    assert found["tokens"] == {"forward": 4 * (16 + 16 + 4 + 4 + 36 + 36 + 16 + 128), "backward": 4 * (16 + 16 + 128)}
+    assert found["utilisation"] > 0 and found["peak_memory_gb"] > 0.1 and len(found["host"]) == 5
+    assert {"commit", "dirty", "device", "versions", "date"} <= set(found)
     monkeypatch.setattr(distributed, "computes_bfloat16", lambda device: False)
     assert run(*STEP, *more) == 1 and "does not compute in bfloat16" in capsys.readouterr().err
 
@@ -92,11 +81,9 @@ def test_the_arithmetic_of_the_pages_is_what_torch_counts(fused_from):
 INFER = ("bench", "infer", "--backbone", "vit_tiny_patch16_224", "--images", "3", "--width", "50", "--height", "40")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_infer(capsys, monkeypatch, workers):
-    """Phases add up, also where the CRF is made by other processes; a product takes a quarter of a second."""
-    monkeypatch.setattr(bench_infer, "gemm_seconds", lambda *_: 0.25)
-    assert run(*INFER, "--workers", workers) == 0
+def test_infer(capsys):
+    """Phases add up, also where the CRF is made by other processes."""
+    assert run(*INFER, "--workers", 2) == 0
     found = answer(capsys)
     assert list(found["phases"]) == ["network", "resizing", "reading and softmax", "crf"]
     assert sum(found["phases"].values()) == pytest.approx(found["seconds"], abs=0.003)
@@ -105,11 +92,7 @@ def test_infer(capsys, monkeypatch, workers):
     assert found["tokens"] == 3 * 2 * (6 + 9 + 12)
     passes = costs.evaluation_passes(40, 50, (1.0, 1.25, 1.5), 16)
     assert found["tflop"] == pytest.approx(3 * costs.tflop(passes, costs.Vit(192, 12, 16, 14), 20), abs=6e-4)
-    best = found["tflop"] / (2 * machine.GEMM**3 / 0.25 / 1e12) + found["crf_seconds"] / found["cores"]
-    assert found["best_seconds"] == pytest.approx(best, rel=0.05, abs=0.2)
-    assert found["images_a_second"] == pytest.approx(3 / found["seconds"], rel=0.01)
-    assert found["units"] == pytest.approx(4 * found["seconds"], abs=0.01)
-    assert found["peak_memory_gb"] > 0.1 and (found["workers_memory_gb"] > 0.05) == (workers > 0)
+    assert found["peak_memory_gb"] > 0.1 and found["workers_memory_gb"] > 0.05
 
 
 def test_infer_is_what_evaluate_runs(capsys, monkeypatch):
@@ -149,11 +132,11 @@ def test_merge(capsys, tmp_path):
         assert row["pixels"] == 5 * 40 * 32 and row["whole_core_seconds"] > 0
         assert none["different_pixels"] == 0 and some["classes_kept"] <= none["classes_kept"]
         assert none["equal"] == 100 and some["equal_in_worst"] <= some["equal"]
-        assert some["equal"] == pytest.approx(100 * (1 - some["different_pixels"] / row["pixels"]))
     assert run("bench", "merge", "--data-root", root, "--images", 2) == 1
     assert "--classes is 81; 2 photographs allow 21 to 41" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="no /proc to read memory from")
 def test_memory(capsys, tmp_path):
     """A real process and its workers, looked at until it ends."""

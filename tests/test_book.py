@@ -106,6 +106,16 @@ def test_a_table_shows_what_was_not_run(project):
     assert "run, not paired" in page and "40.0 (1 seed)" not in page, "a run without its base is not shown"
 
 
+def test_an_experiment_shows_the_rows_that_were_run_and_without_any_its_command(project):
+    made = record(results={"segmentation": {"miou_headline": 40.0, "miou": 40.0}})
+    records.save(made, project / "data" / "results" / "mini" / "mini" / "0.json")
+    code, said, page = build(project, ".. results-table:: mini-components\n\n.. results-table:: voc-components")
+    assert code == 0, said
+    cells = [text_of(cell) for cell in re.findall(r"<td><p>(.*?)</p></td>", page)]
+    assert "base + both" in cells and "base + CSA" not in cells and "no record" in cells
+    assert "Not run: plain classification" in text_of(page) and "wsss sweep voc-components" in text_of(page)
+
+
 def test_a_table_and_a_figure_offer_their_data(project):
     code, said, page = build(project, ".. results-table:: voc\n\n.. results-figure:: published_curves")
     assert code == 0, said

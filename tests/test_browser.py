@@ -13,6 +13,8 @@ from bs4 import BeautifulSoup
 
 TOC = (Path(__file__).resolve().parents[1] / "book" / "_toc.yml").read_text()
 PAGES = [f"{page}.html" for page in ("index", *re.findall(r"file: (\S+)", TOC), "search")]
+KINDS = {"index.html", "method.html", "results.html", "explore.html", "api/method.html", "search.html"}
+"""A page of each kind: with cards, formulas, tables and figures, the explorer, source, and the search."""
 WIDTHS = (1280, 390)
 
 pytestmark = pytest.mark.slow
@@ -38,13 +40,14 @@ def markup(path: Path) -> Any:
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page(browser: Any, address: str, page: str, width: int) -> None:
     with opened(browser, f"{address}/{page}", width) as (tab, faults):
-        found = [*faults, *seen(tab, width)]
+        found = [*faults, *seen(tab, width, narrow=page in KINDS)]
     assert not found, "\n".join(found)
 
 
-def seen(tab: Any, width: int) -> list[str]:
-    """What is wrong with a page in the browser; in the dark at one width, since that takes as long again."""
-    found = [*formulas(tab), *axe(tab)]
+def seen(tab: Any, width: int, narrow: bool = True) -> list[str]:
+    """What is wrong with a page in the browser. axe takes seconds: on a phone it looks at a page of each kind only, in
+    the dark at one width."""
+    found = [*formulas(tab), *(axe(tab) if width == WIDTHS[0] or narrow else ())]
     if (room := tab.evaluate("document.documentElement.scrollWidth")) > width:
         found.append(f"{room} px wide: {widest(tab, width)}")
     if width == WIDTHS[0]:
@@ -74,7 +77,7 @@ def test_a_fault_is_found(browser: Any, tmp_path: Path, fault: str) -> None:
     assert any(one.startswith(fault) for one in found), found
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != "search.html"])
+@pytest.mark.parametrize("page", sorted(KINDS - {"search.html"}))
 def test_a_page_from_a_file(browser: Any, book: Path, page: str) -> None:
     with opened(browser, (book / page).as_uri()) as (tab, faults):
         found = [*faults, *formulas(tab)]
@@ -152,6 +155,30 @@ def test_markup(book: Path, page: str) -> None:
     titles = [tree.find("title"), *tree.select("main h1" if page == "search.html" else "article h1")]
     assert not found, "\n".join(found)
     assert [bool(title and title.get_text(strip=True)) for title in titles] == [True, True]
+
+
+MODEL = "_static/explorer-model"
+"""Is loaded when the reader gives a photograph."""
+LARGER = {"runs/explore.html": 1.6e6}
+"""Six images, seen by three models."""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_small(book: Path, page: str) -> None:
+    """Itself with its pictures at most 1.5 MB; the scripts and styles that all pages share, once, 4.5 MB."""
+    tree, folder = markup(book / page), (book / page).parent
+    pictures = {image["src"] for image in tree.find_all("img") if not image["src"].startswith("data:")}
+    common = {script["src"] for script in tree.find_all("script", src=True)}
+    common |= {link["href"] for link in tree.find_all("link", rel="stylesheet")}
+    own, shared = (
+        sum((folder / unquote(name.partition("?")[0])).stat().st_size for name in names) for names in (pictures, common)
+    )
+    assert (book / page).stat().st_size + own <= LARGER.get(page, 1.5e6)
+    assert shared <= 4.5e6 and not any(MODEL in name for name in common)
+
+
+def test_the_site_is_small(book: Path) -> None:
+    assert sum(path.stat().st_size for path in book.rglob("*") if path.is_file()) <= 60e6
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -253,32 +253,14 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-@pytest.mark.parametrize("kept", [0, 30, 0.5, 0.99])
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
 def test_a_file_that_is_cut_off(tmp_path, zipped, kept):
     path = tmp_path / "released.pth"
     torch.save(predecessors(), path, _use_new_zipfile_serialization=zipped)
     assert checkpoint.read(path)
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(kept * len(whole)) if kept < 1 else kept])
+    path.write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(
         UserError, match="cannot be read as weights of torch.save .* is cut off or of another kind: copy"
     ):
-        checkpoint.read(path)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ([torch.zeros(2)], "holds no tensors by name"),
-        ({}, "holds no tensors by name"),
-        ({"model": {}}, "holds no tensors by name"),
-        (torch.zeros(2), "holds no tensors by name"),
-        ({"a": torch.zeros(2), "epoch": 3}, "more than tensors by name, first epoch"),
-        ({1: torch.zeros(2)}, "more than tensors by name, first 1"),
-    ],
-)
-def test_something_else_than_tensors_by_name(tmp_path, content, words):
-    path = tmp_path / "released.pth"
-    torch.save(content, path)
-    with pytest.raises(UserError, match=words):
         checkpoint.read(path)

@@ -106,9 +106,8 @@ def test_what_a_run_prints_and_what_reads_it(tmp_path, monkeypatch, capsys):
     miou = record(output)["results"]["segmentation"]["miou"]
     assert f"segmentation {miou:.1f}" in printed and "own/tiny seed 0, 4 images of val" in printed
     assert str(place.with_suffix(".json")) in printed
-    for form in ("text", "markdown", "csv"):
-        assert run("tables", "--records", output, "--format", form) == 0
-        assert "not run" in capsys.readouterr().out
+    assert run("tables", "headline", "--records", output, "--format", "csv") == 0
+    assert "not run" in capsys.readouterr().out
     assert run("evaluate", place, "--weights", "best") == 0
     best = place.with_name("0.best.json")
     assert best.is_file() and f"record: {best}; weights, log and examples: {place}\n" in capsys.readouterr().out

@@ -10,7 +10,6 @@ from builders import UNDECOUPLED, forward, tiny, training_batch
 from wsss import model, schedule
 from wsss.encoder import build_encoder
 from wsss.inference import protocols
-from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.registry import DATASETS
 from wsss.report import costs, gpu
@@ -111,13 +110,6 @@ def test_an_estimate_is_a_share_of_the_stated_time():
     assert plain.hours()[0] < low
     rows = EXPERIMENTS["voc-subspaces"].rows
     assert costs.sweep_hours(rows) == pytest.approx((3 * len(rows) * low, 3 * len(rows) * high))
-
-
-def test_what_is_not_known_is_an_error():
-    with pytest.raises(UserError, match="no time of the base is known for mini"):
-        costs.base_time("mini")
-    with pytest.raises(UserError, match="is not known to costs"):
-        costs.Run(PRESETS["mini"]).tokens()
 
 
 @pytest.mark.parametrize("name", gpu.TABLES)

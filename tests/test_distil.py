@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from running import assert_same_run, folder, log, one_thread, own_set, run, tiny
 
 from wsss import command, presets, train, transforms
@@ -58,18 +57,6 @@ def test_a_token_gets_the_teachers_values_at_its_place():
         inside = middle >= 0
         torch.testing.assert_close(found[0][inside], (middle // width).double().clamp(3.5, 35.5)[inside], **CLOSE)
         torch.testing.assert_close(found[1][inside], (middle % width).double().clamp(3.5, 43.5)[inside], **CLOSE)
-
-
-def test_the_pixels_of_a_view_are_those_that_it_names():
-    """A photograph whose pixels are all different, no colours changed."""
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 50, 3), np.uint8)
-    for seed in range(6):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            view, *_ = transforms.views(Image.fromarray(pixels), STILL, Compat())
-            torch.manual_seed(seed)
-            source = transforms.sources((20, 50), STILL, Compat()).numpy()
-        assert np.array_equal(view.permute(1, 2, 0).numpy()[source >= 0], pixels.reshape(-1, 3)[source[source >= 0]])
 
 
 def test_the_student_starts_from_evenly_spaced_parts():

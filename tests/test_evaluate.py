@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import reference
 import torch
-from PIL import Image
 from running import Photo, folder, hashes, own_set, record, run, tiny, write_mask
 from safetensors.torch import load_file, save_file
 
@@ -124,14 +123,6 @@ def test_cams_are_masked_by_the_true_image_labels(counted):
         assert set(np.unique(evaluate.to_labels(prediction, (40, 48), config)[kind])) <= {0, 1}
 
 
-def test_evaluation_leaves_the_mode_of_the_model(counted):
-    config, split, model, _ = counted
-    for mode in (True, False):
-        model.train(mode)
-        evaluate.tally(model, split, config, torch.device("cpu"))
-        assert model.training == mode
-
-
 def test_merging_the_tallies_of_processes(counted, monkeypatch):
     """Two halves, put together in any order, are the whole."""
     from wsss import distributed
@@ -208,16 +199,6 @@ def test_agreement_equals_the_slow_loops():
             if i != j
         ]
         assert float(found[image, 1]) == pytest.approx(100 * np.mean(apart), abs=1e-3)
-
-
-def test_agreement_of_a_layer_with_itself_with_its_contrary_and_without_a_class():
-    prediction = maps_of(1)
-    prediction = dataclasses.replace(prediction, aux_cam=prediction.cam)
-    assert evaluate.agreement(prediction, torch.ones(2, 3)).eq(0).all()
-    prediction = dataclasses.replace(prediction, cam=torch.ones(2, 3, 6, 8), aux_cam=torch.zeros(2, 3, 6, 8))
-    found = evaluate.agreement(prediction, torch.tensor([[0.0, 1, 0], [0, 0, 0]]))
-    assert found[0].tolist() == [100, 0], "flat maps differ in intensity, not in structure"
-    assert found[1].isnan().all()
 
 
 def test_labels_of_cams_equal_the_slow_loops():
@@ -302,10 +283,7 @@ def test_score_equals_the_numbers_by_hand(tmp_path, capsys):
 FAULTS = {
     "missing": (lambda p: (p / "a.png").unlink(), "a.png does not exist, but"),
     "size": (lambda p: write_mask(p / "a.png", PREDICTION.T), "is 3x4, but its image is 4x3"),
-    "value": (lambda p: write_mask(p / "a.png", PREDICTION + 1), "holds the value 3, but only 0..2 and 255"),
     "ignored": (lambda p: write_mask(p / "a.png", np.full_like(TRUTH, 255)), "holds 255, which is no class"),
-    "colours": (lambda p: Image.new("RGB", (4, 3)).save(p / "a.png"), "is of mode RGB"),
-    "no picture": (lambda p: (p / "a.png").write_text("x"), "cannot be decoded"),
 }
 
 

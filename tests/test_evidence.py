@@ -68,24 +68,25 @@ def test_without_a_run_there_is_no_figure(draw):
         draw(MINI, [])
 
 
-def checked(variant, seed, *steps, watch=True):
-    def found(step):
-        return {"cam": 20.0 + step, "aux_cam": 30.0 + step, "agreement": {"difference": 5.0}}
+def checked(variant, seed, *steps):
+    def scores(step):
+        layers = {"cam": 20.0 + step, "aux_cam": 30.0 + step}
+        return {"best": layers, "auc": {**layers, "centre": 50.0}, "agreement": {"difference": 5.0}}
 
-    rows = [{"step": step, "validation": found(step), "watched": {"train": found(2 * step)}} for step in steps]
-    rows = rows if watch else [{name: row[name] for name in ("step", "validation")} for row in rows]
+    rows = [{"step": step, "validation": scores(step)} for step in steps]
     return record(variant=variant, seed=seed, validations=rows)
 
 
 def test_cams_over_training_of_the_run_with_most_validations():
-    records = [checked("mini", 0, 5, watch=False), checked("mini", 1, 1, 2, 3), checked("mini-base", 2, 1, 2)]
+    records = [checked("mini", 0, 5), checked("mini", 1, 1, 2, 3), checked("mini-base", 2, 1, 2)]
     picture = evidence.over_training(records, "mini", (("base", "mini-base"), ("both", "mini")))
-    assert [axis.get_title() for axis in picture.axes] == ["base, seed 2", "both, seed 1"] * 2
-    assert [axis.get_ylabel().partition(":")[0] for axis in picture.axes[::2]] == ["val", "train"]
-    last, aux, apart = picture.axes[3].get_lines()
-    assert last.get_xydata().tolist() == [[1, 22], [2, 24], [3, 26]]
-    assert aux.get_xydata()[0].tolist() == [1, 32] and apart.get_ydata().tolist() == [5, 5, 5]
-    assert "both, train: last layer 22.0 to 26.0, aux layer 32.0 to 36.0." in picture.alt
+    best, auc, apart = picture.axes
+    for axis in (best, auc):
+        base_last, base_aux, last, aux = axis.get_lines()
+        assert base_last.get_xydata().tolist() == [[1, 21], [2, 22]] and base_aux.get_ydata().tolist() == [31, 32]
+        assert last.get_xydata().tolist() == [[1, 21], [2, 22], [3, 23]] and aux.get_ydata()[0] == 31
+    assert apart.get_lines()[1].get_ydata().tolist() == [5, 5, 5]
+    assert "base seed 2, both seed 1" in picture.alt and "both, aux layer, auc 31.0 to 33.0" in picture.alt
 
 
 def test_a_variant_without_validations_is_a_sentence():
@@ -115,17 +116,6 @@ def test_differences_are_a_dot_a_seed_with_mean_and_interval():
     assert segmentation.get_lines()[1].get_xdata().tolist() == [-1.0] * 3
 
 
-def test_modules_of_several_experiments_share_a_forest_plot():
-    records = [
-        one(f"{name}{kind}", 0, cam, 20.0) | {"dataset": name}
-        for name in ("mini", "voc-animals")
-        for kind, cam in (("-base", 40.0), ("-toco", 1.0), ("-csa", 41.0))
-    ]
-    picture = evidence.build("modules", records)
-    assert picture.alt.count("base + CSA, CAM +1.0") == 2 and "as released" not in picture.alt
-    assert 'CAM mIoU, points above base","mini: base + CSA, seeds 0",1,' in picture.csv()
-
-
 def test_curves_over_thresholds_are_means_with_a_dot_at_the_fixed_one():
     def swept(variant, seed, curve):
         sweep = {"thresholds": [0.1, 0.5, 0.9], "miou_headline": curve}
@@ -151,3 +141,8 @@ def test_extent_sets_coverage_over_over_activation():
     picture = evidence.extent(MINI, records)
     points = [line.get_xydata().tolist() for line in picture.axes[0].get_lines()]
     assert points == [[[40.0, 70.0]], [[20.0, 50.0]]] and "no alignment 40.0 and 70.0" in picture.alt
+
+    under = [
+        record(variant="mini", seed=0, results={"cam": {"over_activation": 30.0, "under_activation": 25.0}}),
+    ]
+    assert evidence.extent(MINI, under).axes[0].get_lines()[0].get_xydata().tolist() == [[30.0, 75.0]]

@@ -21,8 +21,6 @@ from wsss.explore import scene as scenes
 from wsss.paths import UserError, project_root
 from wsss.presets import PLAIN
 
-WITH_SUBSPACES = ("--msc.subspaces", "2", "--msc.dimension", "4", "--class_contrast.bottleneck", "16")
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

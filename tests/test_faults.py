@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import command, environment, hashes, own_set, run, tiny, write_mask
+from running import command, environment, hashes, own_set, process, run, tiny, write_mask
 from safetensors.torch import load_file, save_file
 
 from wsss import train
@@ -115,37 +115,20 @@ def labels(place: Path, text: str) -> None:
 DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     "no root": (lambda p: shutil.rmtree(p / "data"), "holds no JPEGImages folder"),
     "no list": (lambda p: (p / f"data/{IDS}/train.txt").unlink(), r"train.txt does not exist \(there: val\)"),
-    "empty list": (lambda p: (p / f"data/{IDS}/train.txt").write_text("\n \n"), "train.txt is empty"),
-    "list of bytes": (lambda p: (p / f"data/{IDS}/train.txt").write_bytes(b"\xff\xd8\x00"), "cannot be read as text"),
     "repeated id": (lambda p: (p / f"data/{IDS}/val.txt").write_text("val_0\nval_0\n"), "names val_0 more than once"),
     "id without image": (lambda p: image(p, "train_2").unlink(), "image train_2 is listed, but .* does not exist"),
     "id without mask": (lambda p: mask(p, "val_1").unlink(), "image val_1 has no mask"),
-    "no masks": (lambda p: shutil.rmtree(p / "data/SegmentationClass"), "has no mask"),
     "no labels": (
         lambda p: (masks_only(p), shutil.rmtree(p / "data/SegmentationClass")),
         "has no image labels: neither Annotations",
-    ),
-    "broken JPEG": (lambda p: (masks_only(p), cut(image(p, "train_3"))), "train_3.jpg cannot be decoded"),
-    "broken JPEG in training": (
-        lambda p: [cut(image(p, f"train_{n}")) for n in range(4)],
-        "train_0.jpg cannot be decoded",
     ),
     "mask value 37 in a label": (
         lambda p: (masks_only(p), repaint(mask(p, "train_2"), 37)),
         r"train_2.png holds the value 37",
     ),
-    "label of unknown class": (
-        lambda p: labels(p, "".join(f"train_{n} cup\nval_{n} mug\n" for n in range(4))),
-        "gives image val_0 the class 'mug', which is not among",
-    ),
     "image without labels": (lambda p: labels(p, "train_0 cup\n"), "image train_1 has no line in"),
-    "XML of unknown class": (
-        lambda p: annotate(p, "<annotation><object><name>mug</name></object></annotation>"),
-        "gives image train_0 the class 'mug'",
-    ),
     "broken XML": (lambda p: annotate(p, "<annotation><object>"), "train_0.xml cannot be read"),
     "no classes": (lambda p: (p / "data/classes.txt").write_text("\n"), "must name 1 to 254 different classes"),
-    "a class twice": (lambda p: (p / "data/classes.txt").write_text("cup\ncup\n"), "1 to 254 different classes"),
     "other images": (
         lambda p: (p / f"data/{IDS}/train.txt").write_text("train_1\ntrain_2\n"),
         "the listed images of train differ",
@@ -161,14 +144,7 @@ def test_data(fault, place, capsys):
 
 
 TRUTH: dict[str, tuple[Callable[[Path], object], str]] = {
-    "broken JPEG in evaluation": (lambda p: cut(image(p, "val_3")), "val_3.jpg cannot be decoded"),
-    "no JPEG at all": (lambda p: image(p, "val_0").write_text("a page that says 404"), "val_0.jpg cannot be decoded"),
-    "mask of another size": (
-        lambda p: write_mask(mask(p, "val_0"), np.ones((9, 7), np.uint8)),
-        "val_0.png is 7x9, but its image is 48x40",
-    ),
-    "mask value 37": (lambda p: repaint(mask(p, "val_2"), 37), r"holds the value 37, but only 0..2 and 255"),
-    "RGB mask": (lambda p: Image.new("RGB", (48, 40)).save(mask(p, "val_0")), "val_0.png is of mode RGB"),
+    "broken JPEG": (lambda p: cut(image(p, "val_3")), "val_3.jpg cannot be decoded"),
     "broken mask": (lambda p: cut(mask(p, "val_0")), "mask .*val_0.png cannot be decoded"),
 }
 
@@ -188,25 +164,9 @@ def test_a_broken_jpeg_met_in_training(workers, place, capsys):
     assert_refused(train_words("--seed", "3", "--data.workers", workers), "cannot be decoded", place, capsys)
 
 
-def test_a_finished_run_is_not_taken_for_one_on_other_images(place, capsys):
-    (place / f"data/{IDS}/val.txt").write_text("val_0\nval_1\n")
-    assert_refused(tiny(Path("data"), Path("out")), "the listed images of val differ", place, capsys)
-
-
 # Words.
 
 WORDS: dict[str, tuple[list[str], str]] = {
-    "unknown setting": (["--optim.step", "3"], "no setting named optim.step; did you mean optim.steps"),
-    "no number": (["--optim.lr", "fast"], "Error parsing --optim.lr: could not convert string to float: 'fast'"),
-    "half a step": (["--optim.steps", "2.5"], "Error parsing --optim.steps: invalid literal for int"),
-    "not a number": (["--optim.lr", "nan"], "optim.lr is nan, but must lie between"),
-    "neither true nor false": (
-        ["--compat.second_flip", "maybe"],
-        "invalid choice 'maybe' for argument '--compat.second-flip'",
-    ),
-    "zero steps": (["--optim.steps", "0"], "optim.steps is 0, but must lie between 1 and"),
-    "no value": (["--optim.lr"], "Missing value for argument '--optim.lr'"),
-    "thresholds crossed": (["--cam.low", "0.9"], r"cam.low \(0.9\) must be below cam.high"),
     "crop smaller than a patch": (
         ["--augment.crop", "6", "--augment.local_size", "6"],
         "an image of 6 pixels is smaller than one patch of 8; raise --augment.crop",
@@ -234,12 +194,10 @@ def test_words(fault, place, capsys):
 
 
 COMMANDS: dict[str, tuple[list[str], str]] = {
-    "unknown command": (["trian", "smoke"], "no command named trian; did you mean train"),
     "unknown preset": (["train", "smok"], "no preset named smok; did you mean smoke"),
     "a word that is no setting": (["train", "smoke", "fast"], "fast is no setting"),
     "data set that is not there": (["train", "voc"], "the voc data set was not found.*give --data.root"),
     "evaluate a folder without run": (["evaluate", "{place}/data"], "cannot read .*config.json"),
-    "evaluate what is not there": (["evaluate", "{place}/nothing"], "cannot read .*config.json"),
     "evaluate unknown weights": (["evaluate", "{run}", "--weights", "first"], "has no first weights"),
     "evaluate on no data set": (["evaluate", "{run}", "--data-root", "{place}/x"], "holds no JPEGImages folder"),
     "data without a known word": (["data", "chek"], "did you mean check"),
@@ -249,10 +207,6 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "score without prediction": (
         ["score", "{place}/x", "{place}/data/SegmentationClass", "--num-classes", "3"],
         "train_0.png does not exist, but .* does",
-    ),
-    "score with no class": (
-        ["score", "{place}/x", "{place}/data/SegmentationClass", "--num-classes", "0"],
-        "--num-classes is 0, but must lie between 2 and 255",
     ),
     "pretrain on nothing": (["pretrain", "{place}/x"], "is no folder of at least two class folders"),
     "pretrain for no time": (["pretrain", "drawn", "--minutes", "0"], "minutes is 0, but must lie between"),
@@ -333,12 +287,6 @@ def test_a_run_whose_weights_were_spoilt(how, place, capsys):
     assert_refused(["evaluate", str(place / "out/data/tiny/0")], WEIGHTS[how], place, capsys)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_a_checkpoint_that_is_cut_off(suffix, place, capsys):
-    cut(place / f"out/data/tiny/1/step-00000002{suffix}")
-    assert_refused(train_words(), rf"step-00000002{suffix} (is|cannot be read as safetensors.*) cut off", place, capsys)
-
-
 def test_a_hostile_training_state_is_not_run(place, capsys):
     state = place / "out/data/tiny/1/step-00000002.pt"
     torch.save({"optimizer": Hostile(place / "hacked")}, state)
@@ -348,22 +296,16 @@ def test_a_hostile_training_state_is_not_run(place, capsys):
     assert not (place / "hacked").exists()
 
 
-@pytest.mark.parametrize("state", [[1, 2], {}, {"optimizer": {}, "best": 1.0, "seconds": 1.0}], ids=str)
+@pytest.mark.parametrize("state", [[1, 2], {"optimizer": {}, "best": 1.0, "seconds": 1.0}], ids=str)
 def test_a_training_state_of_something_else(state, place, capsys):
     torch.save(state, place / "out/data/tiny/1/step-00000002.pt")
     assert_refused(train_words(), "is no training state of wsss|other images", place, capsys)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"optim": {"speed": 3}}', '{"seed": "x"}'])
+@pytest.mark.parametrize("text", ["[]", '{"optim": {"speed": 3}}', '{"seed": "x"}'])
 def test_a_configuration_that_is_none(text, place, capsys):
     (place / "out/data/tiny/0/config.json").write_text(text)
     assert_refused(["evaluate", str(place / "out/data/tiny/0")], "wsss", place, capsys)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1}'])
-def test_a_record_that_is_none(text, place, capsys):
-    (place / "out/data/tiny/0.json").write_text(text)
-    assert_refused(tiny(Path("data"), Path("out")), "0.json", place, capsys)
 
 
 # Disk.
@@ -416,18 +358,11 @@ def test_full_disk_at_the_end(name, place, capsys, monkeypatch):
 
 # Real processes.
 
-REAL: dict[str, tuple[list[str], str]] = {
-    "unknown preset": (["train", "voc-animal"], "did you mean voc-animals"),
-    "no root": (["train", "smoke", "--data.root", "nowhere"], "nowhere holds no JPEGImages folder"),
-}
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", REAL)
-def test_real_process(fault, tmp_path):
-    words, says = REAL[fault]
-    done = subprocess.run(command(*words), capture_output=True, text=True, env=environment(), timeout=300)
-    assert done.returncode == 1 and says in sentence(done.stderr)
+def test_real_process(tmp_path):
+    done = process("train", "smoke", "--data.root", "nowhere")
+    assert done.returncode == 1 and "nowhere holds no JPEGImages folder" in sentence(done.stderr)
 
 
 @pytest.mark.slow

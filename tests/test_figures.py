@@ -14,6 +14,7 @@ from test_records import record
 
 from wsss.paths import UserError
 from wsss.report import figures
+from wsss.report import picture as forms
 
 KINDS = ("cam", "aux_cam", "segmentation")
 
@@ -46,12 +47,12 @@ def test_a_run_stands_before_the_published_curves(run):
 
 def test_a_picture_takes_the_form_that_suits_it_and_says_which():
     """Lines as PNG, what looks like a photograph as JPEG, which saves most of it; both decode to what was drawn."""
-    drawn = figures.Picture(figsize=(2, 2)), figures.Picture(figsize=(2, 2))
+    drawn = forms.Picture(figsize=(2, 2)), forms.Picture(figsize=(2, 2))
     drawn[0].subplots().plot([0, 1])
     drawn[1].add_axes((0, 0, 1, 1)).imshow(np.random.default_rng(0).random((12, 12, 3)), interpolation="bicubic")
     for picture, kind in zip(drawn, ("png", "jpeg"), strict=True):
         found = picture.encoded()
-        assert figures.suffix(found) == kind and f'src="data:image/{kind};base64,' in picture.html()
+        assert forms.suffix(found) == kind and f'src="data:image/{kind};base64,' in picture.html()
         images = [PIL.Image.open(io.BytesIO(data)).convert("RGB") for data in (found, picture.png())]
         assert images[0].size == images[1].size == (220, 220)
         assert np.abs(np.subtract(*(np.asarray(image, float) for image in images))).mean() < 3
@@ -65,11 +66,6 @@ def test_a_drawing_for_the_page_takes_its_colours_and_shares_no_id():
     assert "#000000" not in drawing and "#ffffff" not in drawing and drawing.count("currentColor") > 10
     referred = re.findall(r'(?:href="|url\()#(\w+)', drawing)
     assert {node.get("id") for node in tree.iter() if node.get("id")} == set(referred)
-
-
-def test_a_record_without_validations_is_a_point(run):
-    picture = figures.curves_beside_base({name: x for name, x in run.items() if name != "validations"})
-    assert picture.axes[0].get_lines()[-1].get_xydata().tolist() == [[100, 40]]
 
 
 def test_memory_over_the_images_done():
@@ -134,3 +130,18 @@ def test_animals_and_drawn_objects_are_told_apart_by_every_eye(eye):
         lab = rgb2lab(np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055))
         apart = np.linalg.norm(lab[:, None] - lab, axis=2) + 99 * np.eye(len(lab))
         assert apart.min() > least
+
+
+def test_on_a_phone_panels_stand_in_one_column_and_long_names_take_more_lines():
+    picture = figures.published_curves()
+    wide, phone = picture.svg(), picture.stacked().svg()
+    assert picture.get_figwidth() < 4
+    assert {axis.get_subplotspec().get_geometry()[:2] for axis in picture.axes} == {(4, 1)}
+    assert not set(re.findall(r' id="([^"]+)"', wide)) & set(re.findall(r' id="([^"]+)"', phone))
+    bars = forms.Picture(figsize=(6, 2))
+    axis = bars.subplots()
+    axis.set_yticks([0, 1], ["base", "base + both, without patch contrast"])
+    bars.legend_below(axis.plot([0, 1], [0, 1], label="a line"))
+    bars.stacked()
+    assert axis.get_yticklabels()[1].get_text() == "base + both,\nwithout patch\ncontrast"
+    assert [text.get_text() for text in bars.legends[0].get_texts()] == ["a line"]

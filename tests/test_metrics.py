@@ -42,24 +42,6 @@ def test_segmentation_scores_equal_the_slow_loops(both):
         assert (mine is None) == (theirs is None) and (mine is None or mine == pytest.approx(theirs, abs=1e-4))
 
 
-@QUICK
-@given(pairs(), pairs())
-def test_counts_add_over_images_in_any_order(one, two):
-    """One summed matrix: the score of two images is that of their pixels laid together, whoever counted them."""
-    totals = [metrics.counts(metrics.confusion(*both, 4)) for both in (one, two)]
-    together = [np.concatenate([one[k].ravel(), two[k].ravel()])[None] for k in range(2)]
-    np.testing.assert_array_equal(totals[0] + totals[1], metrics.counts(metrics.confusion(*together, 4)))
-
-
-def test_closed_form_2x2():
-    truth = np.array([[0, 0], [1, 1]], np.uint8)
-    prediction = np.array([[0, 1], [1, 1]], np.uint8)
-    scores = metrics.segmentation_scores(metrics.counts(metrics.confusion(truth, prediction, 2)), NAMES[:2])
-    assert scores["iou"] == {"background": 50.0, "one": pytest.approx(200 / 3, abs=1e-4)}
-    assert scores["miou"] == pytest.approx((50 + 200 / 3) / 2, abs=1e-4)
-    assert scores["pixel_accuracy"] == 75.0 and scores["mean_accuracy"] == 75.0
-
-
 def test_D9_mean_over_classes_present_and_headline():
     """A class that is predicted but absent from the truth has no IoU and does not lower the mean."""
     truth = np.array([[0, 0, 0, 1, 2, IGNORE]], np.uint8)
@@ -153,13 +135,6 @@ def test_redundancy_is_the_decorrelation_loss_of_all_tokens(seed, classes, subsp
     codes = torch.from_numpy(z[known]).unflatten(1, (subspaces, 4))
     loss = subspace.decorrelation_loss(codes, torch.from_numpy(label.ravel()[known]))
     assert found == pytest.approx(100 * loss.item(), rel=1e-4, abs=1e-4)
-
-
-def test_redundancy_of_a_copy_is_whole_and_of_one_subspace_undefined():
-    z = noise(3, 40, 1)
-    sums = metrics.code_sums(np.concatenate([z, -z], 1), np.zeros(40, np.uint8), 1)
-    assert metrics.redundancy(**sums, subspaces=2) == pytest.approx(100, abs=0.1)
-    assert metrics.redundancy(**sums, subspaces=1) is None
 
 
 def test_the_floor_of_redundancy_is_what_independent_codes_have():
@@ -411,15 +386,6 @@ def test_pixel_auc_is_that_of_scikit_learn(low, high, levels):
         for index in (1, 2):
             wanted = 100 * roc_auc_score(mask[known] == index, value[known])
             assert metrics.pixel_auc(value, mask, index) == pytest.approx(wanted, abs=1e-9 if levels else 0.02)
-
-
-def test_pixel_auc_in_closed_cases():
-    mask = np.array([[1, 1, 0, 0, IGNORE]], np.uint8)
-    for value, auc in (((0.9, 0.8, 0.1, 0.2, 1), 100), ((0.1, 0.2, 0.9, 0.8, 0), 0), ((0.9, 0.1, 0.5, 0.5, 0), 50)):
-        assert metrics.pixel_auc(np.array([value], np.float32), mask, 1) == auc
-    flat = np.full((1, 5), 0.3, np.float32)
-    assert metrics.pixel_auc(flat, mask, 1) == 50, "a flat map is chance"
-    assert metrics.pixel_auc(flat, mask, 3) is None and metrics.pixel_auc(flat, np.ones_like(mask), 1) is None
 
 
 def test_the_centre_prior_falls_from_the_middle_to_the_corners():

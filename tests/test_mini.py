@@ -101,12 +101,6 @@ def test_classes_of_one_body_differ_in_the_part_only() -> None:
     assert differs.any() and not differs[~ring.part].any()
 
 
-def test_contour_is_one_pixel_on_either_side() -> None:
-    shown = np.zeros((4, 6), int)
-    shown[:, 3:] = 1
-    assert np.array_equal(generate.contour(shown), np.tile([False, False, True, True, False, False], (4, 1)))
-
-
 def test_fill_is_exact_coverage() -> None:
     square = fill([rectangle(1.5, 1, 3, 2.75)], 4, 5)
     assert np.array_equal(square[1], [0, 0.5, 1, 0, 0]) and np.array_equal(square[2], [0, 0.375, 0.75, 0, 0])

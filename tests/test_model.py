@@ -115,15 +115,6 @@ def test_the_class_token_alone_is_that_of_the_whole_pass(way):
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("gradients", "starts"), [(True, (8, 9)), (False, (16, 17))])
-def test_with_gradients_bfloat16_asks_for_twice_as_many_tokens_to_fuse(gradients, starts):
-    nets = [network(model__fused_from=start) for start in starts]
-    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(gradients):
-        for net in nets:
-            net(image(32, 32))
-    assert [net.encoder.blocks[0].attn.fused_attn for net in nets] == [True, False]
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs g++")
 @pytest.mark.filterwarnings("default")  # the compiler has its own

@@ -35,14 +35,6 @@ def test_a_later_start_is_a_slice(length, batch, data):
     assert len(order(length, 8, batch, first=first)) == len(rest)
 
 
-def test_epochs_and_seeds_differ():
-    epochs = list(order(50, 2, 50))
-    other = list(order(50, 2, 50, seed=1))
-    assert [i for i, _ in epochs[0]] != [i for i, _ in epochs[1]]
-    assert epochs[0] != other[0]
-    assert epochs == list(order(50, 2, 50))
-
-
 @pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (1, 2), (2, 2), (4, 1)])
 def test_processes_and_micro_batches_share_a_step(monkeypatch, world, accumulate):
     """Together they take the images of one process, each once; micro-batch m is the same whoever computes it."""

@@ -39,8 +39,9 @@ def stored(path: Path, upright: np.ndarray, orientation: int) -> Path:
 # Photographs.
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff", ".webp"])
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("orientation", "suffix"), [*((number, ".jpg") for number in range(1, 9)), (6, ".png"), (5, ".tiff"), (8, ".webp")]
+)
 def test_every_orientation_is_upright(tmp_path, orientation, suffix):
     """As viewers show it: also against Pillow's own way."""
     path = stored(tmp_path / f"photo{suffix}", CORNERS, orientation)
@@ -61,8 +62,7 @@ BROKEN = (
 
 
 @pytest.mark.parametrize("exif", BROKEN)
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
-def test_broken_exif_is_none(tmp_path, exif, suffix):
+def test_broken_exif_is_none(tmp_path, exif, suffix=".jpg"):
     Image.fromarray(CORNERS).save(tmp_path / f"a{suffix}", exif=exif)
     assert pictures.read_image(tmp_path / f"a{suffix}").size == (40, 24)
 

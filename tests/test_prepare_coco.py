@@ -304,19 +304,11 @@ TRAIN, PHOTO = "annotations/instances_train2014.json", "train2014/COCO_train2014
 LONG = compressed(np.ones(SIZE, bool))
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no json": (lambda s: [p.unlink() for p in (s / "annotations").iterdir()], "there is no instances_train"),
-    "json is a folder": (lambda s: ((s / TRAIN).unlink(), (s / TRAIN).mkdir()), "train2014.json cannot be read"),
-    "cut json": (lambda s: cut(s / TRAIN), "train2014.json is not whole JSON"),
-    "json of bytes": (lambda s: (s / TRAIN).write_bytes(b"\xff\xd8\x00"), "is not whole JSON"),
     "json of nests": (lambda s: (s / TRAIN).write_text("[" * 100_000), "is not whole JSON"),
     "json without a key": (lambda s: edit(s, lambda t: t.pop("categories")), "has no list 'categories'"),
-    "json of a list": (lambda s: (s / TRAIN).write_text("[1]"), "has no list"),
     "captions": (lambda s: edit(s, lambda t: t["annotations"][0].pop("segmentation")), "1 lacks the key 'segm"),
-    "row of text": (lambda s: edit(s, lambda t: t["images"].insert(0, "x")), "image number 1 is malformed"),
     "no category": (lambda s: edit(s, lambda t: t["categories"].clear()), "1 to 254 different categories"),
-    "category twice": (lambda s: edit(s, lambda t: t["categories"].append(dict(id=2, name="x"))), "1 to 254 diff"),
-    "name twice": (lambda s: edit(s, lambda t: t["categories"].append(dict(id=3, name="dog"))), "1 to 254 diff"),
     "other categories": (lambda s: edit(s, lambda t: t["categories"].append(dict(id=9, name="x"))), "categories of .*"),
-    "unknown category": (lambda s: edit(s, lambda t: t["annotations"][1].update(category_id=5)), "2 .*category 5 is"),
     "unknown image": (lambda s: edit(s, lambda t: t["annotations"][0].update(image_id=99)), "image 99 is not listed"),
     "image twice": (lambda s: edit(s, lambda t: t["images"].append(t["images"][0])), "an image more than once"),
     "nothing": (lambda s: edit(s, lambda t: t["annotations"].clear()), "no image of the split train has an object"),
@@ -324,23 +316,15 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "blank": (lambda s: edit(s, lambda t: t["images"][0].update(file_name=" a.jpg")), "begins with a dot or a blank"),
     "side of 0": (lambda s: edit(s, lambda t: t["images"][0].update(height=0)), r"height and width \(0, 40\)"),
     "vast": (lambda s: edit(s, lambda t: t["images"][0].update(height=60000, width=60000)), "cannot be of height"),
-    "area of text": (lambda s: edit(s, lambda t: t["annotations"][0].update(area="x")), "annotation number 1 is malf"),
     "area that is none": (lambda s: edit(s, lambda t: t["annotations"][0].update(area=float("nan"))), "an area of nan"),
     "odd polygon": (shape([[1, 1, 9, 1, 9, 9, 1]]), "annotation number 1 is malformed: a polygon of 7 numbers"),
-    "polygon of text": (shape([["x", 1, 9, 1, 9, 9]]), "annotation number 1 is malformed"),
     "polygon of nests": (shape([[[1, 2], [3, 4]]]), "annotation number 1 is malformed"),
-    "endless polygon": (shape([[1, 1, float("inf"), 1, 9, 9]]), "a polygon far outside"),
     "undefined polygon": (shape([[1, 1, float("nan"), 1, 9, 9]]), "a polygon far outside"),
-    "no shape": (shape(None), "annotation number 1 is malformed"),
     "other size": (shape(LONG | {"size": [40, 30]}), r"run lengths of size \(40, 30\) in an image of \(30, 40\)"),
     "cut run lengths": (shape(LONG | {"counts": ""}), "do not add up to 30 x 40"),
-    "short list": (shape({"counts": [3, 4], "size": [30, 40]}), "do not add up to 30 x 40"),
     "negative": (shape({"counts": [1300, -100], "size": [30, 40]}), "do not add up to 30 x 40"),
-    "fractions": (shape({"counts": [600.5, 599.5], "size": [30, 40]}), "do not add up to 30 x 40"),
     "odd characters": (shape(LONG | {"counts": "~é"}), "annotation number 1 is malformed"),
-    "no counts": (shape({"size": [30, 40]}), "annotation number 1 lacks the key 'counts'"),
     "no photograph": (lambda s: (s / PHOTO).unlink(), "1 of the 4 images with objects are not in .*first COCO_train"),
-    "no photographs": (lambda s: shutil.rmtree(s / "train2014"), "4 of the 4 images with objects are not in"),
     "broken photograph": (lambda s: (s / PHOTO).write_bytes(b"nothing"), "000000000002.jpg is no image"),
     "other photograph": (lambda s: Image.new("RGB", (8, 9)).save(s / PHOTO), "is 8x9, but its annotations are for 40"),
     "turned photograph": (
@@ -452,13 +436,3 @@ def test_real_annotations(shared, tmp_path):
         mask = datasets.sample(split, place, 32).mask
         assert labels == set(np.unique(mask).tolist()) - {0} == set((np.flatnonzero(split.labels[place]) + 1).tolist())
     assert not check.check(root)[1]
-
-
-def test_published_lists_leave_out_what_is_left_out_here(shared):
-    """The photographs of 2017 are those of 2014 under other splits."""
-    lists, source = shared / "data/lists/coco", shared / "data/tiny_coco/annotations"
-    names = [name for split in ("train", "val") for name in read_lines(lists / f"{split}.txt")]
-    published = {instances.number_of(name) for name in names}
-    for split in ("train", "val"):
-        photos = instances.read(source / f"instances_{split}2017.json")[1]
-        assert all((photo.name in published) == bool(photo.numbers()) for photo in photos)

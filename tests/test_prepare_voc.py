@@ -208,15 +208,6 @@ def test_lists_are_held_against_the_published_ones():
         preparation.check_lists(lists)
 
 
-def test_published_lists_follow_their_rule():
-    """train_aug holds VOC's train and nothing of its val or test; labels cover train_aug and val."""
-    train, aug, val, test = (set(published(split)) for split in ("train", "train_aug", "val", "test"))
-    assert [len(x) for x in (train, aug, val, test)] == [1464, 10582, 1449, 1456]
-    assert train < aug and not aug & val and not test & (aug | val)
-    rows = read_lines(project_root() / "data/lists/voc" / voc.LABEL_FILE)
-    assert [row.split()[0] for row in rows] == sorted(aug | val)
-
-
 def test_published_lists_are_the_shared_ones(shared):
     for path in sorted((shared / "data/lists/voc").iterdir()):
         assert path.read_text() == (project_root() / "data/lists/voc" / path.name).read_text(), path.name
@@ -249,25 +240,16 @@ DEV = "VOCdevkit/VOC2012"
 SYMLINK, HARDLINK, DEVICE = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE
 ARCHIVES: dict[str, tuple[Callable[[], object], str]] = {
     "missing": (lambda: Path("voc.tar").unlink(), "voc.tar does not exist; give the archive of VOC 2012"),
-    "no tar": (lambda: Path("voc.tar").write_text("<html>" * 999), "voc.tar is no tar archive or is cut short"),
-    "empty": (lambda: Path("voc.tar").write_bytes(b""), "voc.tar is no tar archive or is cut short"),
-    "cut tar": (lambda: cut("voc.tar"), "voc.tar is no tar archive or is cut short"),
     "no end": (
         lambda: Path("voc.tar").write_bytes(Path("voc.tar").read_bytes().rstrip(b"\0")),
         "voc.tar is no tar archive or is cut short",
     ),
-    "cut tgz": (lambda: cut("sbd.tgz"), "sbd.tgz is no tar archive or is cut short"),
     "tgz without end": (lambda: cut("sbd.tgz", 0.99), "sbd.tgz is no tar archive or is cut short"),
     "the other archive": (lambda: shutil.copy("voc.tar", "sbd.tgz"), "sbd.tgz holds no cls, so it is not"),
     "leaves the folder": (
         lambda: add("voc.tar", "../../evil", size=1),
         "evil' would be extracted to .*outside",
     ),
-    "inside out": (
-        lambda: add("voc.tar", f"{DEV}/JPEGImages/../../../../evil.jpg", size=1),
-        "would be extracted to .*outside",
-    ),
-    "symlink out": (lambda: add("voc.tar", "x", type=SYMLINK, linkname="../.."), "'x' would link to .*outside"),
     "symlink to root": (
         lambda: add("voc.tar", "x", type=SYMLINK, linkname="/etc"),
         "'x' is a link to an absolute",
@@ -315,42 +297,32 @@ def bomb_png(size: tuple[int, int]) -> bytes:
 
 SBD_CLS = "benchmark_RELEASE/dataset/cls"
 LOW_MAT, LOW_XML, LOW_JPG = f"{SBD_CLS}/{LOW}.mat", f"{DEV}/Annotations/{LOW}.xml", f"{DEV}/JPEGImages/{LOW}.jpg"
-TRAIN_PNG = f"{DEV}/SegmentationClass/{TRAIN}.png"
 FILES: dict[str, tuple[Callable[[], object], str]] = {
-    "no mat": (lambda: Path(LOW_MAT).unlink(), f"SBD lists {LOW}, but .*mat does not exist"),
-    "broken mat": (lambda: Path(LOW_MAT).write_bytes(b"MATLAB 5.0" * 50), "holds no GTcls.Segmentation"),
     "cut mat": (lambda: cut(LOW_MAT, 0.8), "holds no GTcls.Segmentation"),
-    "empty mat": (lambda: Path(LOW_MAT).write_bytes(b""), "holds no GTcls.Segmentation"),
     "mat of something else": (lambda: savemat(LOW_MAT, {"GTinst": 1}), "holds no GTcls.Segmentation .*KeyError"),
     "mat of text": (lambda: savemat(LOW_MAT, {"GTcls": {"Segmentation": "cat"}}), "holds <U3 of shape"),
     "mat of another size": (lambda: sbd_mat(Path(LOW_MAT), filled((20, 24), 8)), "is 20x24, but its image is 24x24"),
     "mat of class 21": (lambda: sbd_mat(Path(LOW_MAT), filled((24, 24), 21)), "holds the value 21"),
-    "no photograph": (lambda: Path(LOW_JPG).unlink(), f"image {LOW} is listed, but"),
     "cut photograph": (lambda: cut(LOW_JPG), "jpg cannot be decoded"),
-    "no mask of VOC": (lambda: Path(TRAIN_PNG).unlink(), f"VOC lists {TRAIN}, but"),
-    "no annotation": (lambda: Path(LOW_XML).unlink(), "xml cannot be read"),
     "cut annotation": (lambda: cut(LOW_XML), "xml cannot be read"),
     "unknown class": (
         lambda: Path(LOW_XML).write_text("<a><object><name>gnu</name></object></a>"),
         "the class 'gnu', which is not among the classes",
     ),
-    "entity bomb": (lambda: Path(LOW_XML).write_text(f"{BOMB}]><a>&m;</a>"), "declares a DOCTYPE a"),
     "entity bomb in UTF-16": (
         lambda: Path(LOW_XML).write_text(f'<?xml version="1.0" encoding="UTF-16"?>{BOMB}]><a>&m;</a>', "utf-16"),
         "declares a DOCTYPE a",
     ),
     "no list": (lambda: Path(f"{DEV}/{IDS}/val.txt").unlink(), "the list .*val.txt does not exist"),
-    "empty list": (lambda: Path(f"{DEV}/{IDS}/val.txt").write_text("\n"), "val.txt is empty"),
     "list twice": (lambda: Path(f"{DEV}/{IDS}/val.txt").write_text(f"{VAL}\n{VAL}"), "names an image twice"),
     "list of paths": (lambda: Path(f"{DEV}/{IDS}/val.txt").write_text("../../x"), r"names '../../x', which is no id"),
-    "list of bytes": (lambda: Path(f"{DEV}/{IDS}/val.txt").write_bytes(b"\xff\xfe\x80"), "cannot be read as text"),
     "no folder": (lambda: shutil.rmtree("benchmark_RELEASE"), "benchmark_RELEASE does not exist"),
     "empty folder": (lambda: shutil.rmtree(SBD_CLS), "holds no folder cls"),
     "two sets": (lambda: shutil.copytree(DEV, "VOCdevkit/VOC2007"), "holds more than one set"),
 }
 
 
-PACKED = ("no mat", "cut photograph", "cut annotation", "list of paths", "two sets")
+PACKED = ("cut photograph", "list of paths", "two sets")
 BOTH = [*((case, False) for case in FILES), *((case, True) for case in PACKED)]
 
 
@@ -383,16 +355,3 @@ def test_pictures_that_claim_too_many_pixels(tmp_path, size):
 def test_nothing_to_read(place, capsys):
     assert prepare("--voc", "VOCdevkit") == 1
     assert "needs --voc PATH and --sbd PATH, or --download DIR" in capsys.readouterr().err
-
-
-def test_a_place_that_cannot_be_written(place, capsys):
-    Path("out").write_text("a file")
-    assert prepare(*FOLDERS, "--partial") == 1
-    assert "cannot write out/VOC2012" in capsys.readouterr().err
-
-
-def test_words(capsys):
-    assert run("data", "prepare", "--help") == 0 and run("data", "prepare") == 2
-    assert capsys.readouterr().out.count("wsss data prepare voc OUTPUT") == 2
-    assert run("data", "prepare", "vos") == 1
-    assert "there is no command named vos; did you mean voc?; see wsss data prepare --help" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from builders import forward, tiny, training_batch
 
 from wsss import method, model, optim, presets, schedule
 from wsss.config import TOCO, Compat
-from wsss.paths import UserError, project_root
+from wsss.paths import project_root
 from wsss.presets import PRESETS
 from wsss.report import records
 from wsss.settings import flatten
@@ -101,13 +101,6 @@ def test_the_number_that_mini_expects_is_that_of_its_records():
     assert len(runs) == 3
     mean = sum(record["results"]["segmentation"]["miou_headline"] for record in runs) / 3
     assert mean == pytest.approx(expected, abs=0.5)
-
-
-def test_an_unknown_preset_suggests_the_nearest():
-    with pytest.raises(UserError, match="no preset named voc-diet; did you mean voc-deit"):
-        presets.get("voc-diet")
-    with pytest.raises(UserError, match="choose one of voc"):
-        presets.get("zzzz")
 
 
 def test_a_variant_is_named_by_what_differs():

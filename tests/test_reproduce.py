@@ -54,11 +54,6 @@ def test_a_failed_step_stops_in_words_and_runs_again(folder: Path) -> None:
     assert (folder / "log").read_text() == "xx"
 
 
-def test_a_step_that_leaves_nothing_is_an_error(folder: Path) -> None:
-    with pytest.raises(UserError, match="left no nothing.html"):
-        step(makes="nothing.html").run()
-
-
 def test_stopped_it_says_how_to_go_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

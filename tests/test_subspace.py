@@ -107,15 +107,6 @@ def test_project_equals_the_slow_loop(seed, subspaces, normalise):
         np.testing.assert_allclose(z[a, b, k], wanted, atol=1e-12)
 
 
-def test_one_raw_subspace_is_the_linear_layer_of_the_base():
-    """Bit by bit, in autocast's type as well."""
-    g, rows = tensor(unit(noise(0, 3, 2, 8))).float(), tensor(unit(noise(1, 6, 8))).float()
-    for enabled in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            found, wanted = subspace.project(g, rows[None], False)[:, :, 0], torch.nn.functional.linear(g, rows)
-        assert torch.equal(found, wanted) and found.dtype == wanted.dtype
-
-
 def test_projection_gradient():
     g, projection = tensor(unit(noise(0, 2, 4))).requires_grad_(), tensor(unit(noise(1, 2, 3, 4))).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, p: subspace.project(x, p, True), (g, projection))
@@ -206,17 +197,6 @@ def test_anchors_of_label_IGNORE_take_no_part(by_label):
         (one + two).backward()
         torch.testing.assert_close(seen[1].grad[:6], seen[0].grad)
         assert not seen[1].grad[ignored].any()
-
-
-def test_anchors_default_limits_on_a_large_batch():
-    """8 images of 784 tokens: 8 x 3 groups of up to 64 are more than 512, so each gives 21 or 22."""
-    labels = torch.arange(784).remainder(4).expand(8, 784).clone()
-    labels[labels == 3] = IGNORE
-    chosen = subspace.choose_anchors(labels, torch.Generator().manual_seed(0))
-    counts = torch.bincount(chosen[:, 0] * 3 + labels[chosen[:, 0], chosen[:, 1]])
-    assert counts.sum() == 512 and set(counts.tolist()) == {21, 22}
-    few = subspace.choose_anchors(labels[:2], torch.Generator().manual_seed(0))
-    assert torch.bincount(few[:, 0] * 3 + labels[few[:, 0], few[:, 1]]).tolist() == [64] * 6
 
 
 def test_anchors_take_the_same_random_numbers_whatever_the_labels():
@@ -313,18 +293,6 @@ def test_decorrelation_equals_the_slow_loop(labels, seed, subspaces, by_label):
     z, label, _ = anchors(labels, seed, subspaces)
     loss = subspace.decorrelation_loss(tensor(z), tensor(label), by_label)
     assert loss.item() == pytest.approx(slow_decorrelation(z, label, by_label), rel=1e-9, abs=1e-12)
-
-
-def test_decorrelation_closed_forms():
-    """A subspace taken twice: C is the correlation matrix of its d dimensions, 1/d for independent ones (1 on the
-    diagonal, about 0 beside it). Independent subspaces: the squares' expectation 1/n."""
-    labels = torch.zeros(4000, dtype=torch.long)
-    z = tensor(noise(0, 4000, 1, 4))
-    twice = subspace.decorrelation_loss(z.expand(-1, 2, -1), labels)
-    assert twice.item() == pytest.approx(1 / 4, rel=0.01)
-    assert subspace.decorrelation_loss(tensor(noise(1, 4000, 2, 4)), labels) < 3 / 4000
-    line = subspace.decorrelation_loss(z[:, :, :1].expand(-1, 2, -1), labels)
-    assert line.item() == pytest.approx(1, rel=1e-4)
 
 
 def test_decorrelation_does_not_mind_class_codes():

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -60,8 +58,9 @@ def safe(tensors, path):
     safetensors.torch.save_file(tensors, path)
 
 
-@pytest.mark.parametrize("write", [zipped, legacy, safe])
-@pytest.mark.parametrize("name", ["w.safetensors", "pytorch_model.bin", "last.ckpt", "best.pth.tar", "deit.pth", "w"])
+@pytest.mark.parametrize(
+    ("write", "name"), [(zipped, "w.safetensors"), (legacy, "best.pth.tar"), (safe, "pytorch_model.bin"), (safe, "w")]
+)
 def test_a_file_is_known_by_its_first_bytes_and_the_head_is_left_out(tmp_path, capsys, write, name):
     tensors = published()
     write(tensors, tmp_path / name)
@@ -95,8 +94,6 @@ def prefixed(prefix, tensors):
 PUBLISHED = {
     "state_dict": lambda t: {"state_dict": t, "epoch": 3},
     "model with its arguments": lambda t: {"model": t, "args": argparse.Namespace(lr=1e-3)},
-    "module": lambda t: {"module": t},
-    "lightning": lambda t: {"state_dict": prefixed("model.", t)},
     "DataParallel": lambda t: {"state_dict": prefixed("module.", t)},
     "compiled": lambda t: prefixed("_orig_mod.", t),
     "backbone.": lambda t: {"state_dict": {**prefixed("backbone.", t), "decode_head.conv.weight": torch.zeros(2)}},
@@ -113,8 +110,6 @@ PUBLISHED = {
         "teacher.dino_head.mlp.0.weight": torch.zeros(2, 2),
     },
     "average of the weights": lambda t: {"state_dict": published(seed=2), "state_dict_ema": t},
-    "masked images": lambda t: {"model": {**t, "mask_token": torch.zeros(1), "decoder_pos_embed": torch.zeros(1, 3)}},
-    "pooled": lambda t: {**t, "fc_norm.weight": torch.zeros(WIDTH), "head_dist.weight": torch.zeros(3)},
 }
 
 
@@ -172,20 +167,6 @@ def test_files_that_do_not_fit_end_in_one_sentence(tmp_path, kind):
     with pytest.raises(UserError, match=words) as fault:
         built(tmp_path / "weights.pth")
     assert "\n" not in str(fault.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "pointer of Git LFS"),
-        (b"<!DOCTYPE html><html>not found</html>", "cut off or of another kind"),
-        (b"", "cut off or of another kind"),
-    ],
-)
-def test_what_a_download_may_be_instead(tmp_path, content, words):
-    (tmp_path / "model.bin").write_bytes(content)
-    with pytest.raises(UserError, match=words):
-        weights.read(tmp_path / "model.bin")
 
 
 def test_fewer_blocks_than_the_file_has(tmp_path, capsys):
@@ -319,15 +300,11 @@ def test_a_run_keeps_its_normalisation_and_start_weights(own, tmp_path):
     assert checkpoint.metadata(folder / "best.safetensors")["normalisation"] == "clip"
 
 
-def test_the_same_weights_are_the_same_bytes_in_every_process(tmp_path):
-    """safetensors writes metadata in an order that changes from process to process."""
-    code = (
-        "import torch; from pathlib import Path; from wsss import checkpoint; "
-        "print(checkpoint.write_weights(torch.nn.BatchNorm1d(3), "
-        f"Path({str(tmp_path / 'w.safetensors')!r}), {{k: k for k in 'abcdefgh'}}))"
-    )
-    found = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(4)}
-    assert len(found) == 1 and len(found.pop()) == 65
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    """safetensors writes metadata in an order that changes from call to call."""
+    layer, words = torch.nn.BatchNorm1d(3), {name: name for name in "abcdefgh"}
+    assert len({checkpoint.write_weights(layer, tmp_path / "w.safetensors", words) for _ in range(9)}) == 1
+    assert len({safetensors.torch.save(layer.state_dict(), words) for _ in range(9)}) > 1, "the test could not fail"
 
 
 def test_a_run_is_not_continued_on_other_start_weights(own, tmp_path, capsys):

@@ -20,6 +20,7 @@ notebooks, and `{verdict}` its verdict.
 """
 
 import base64
+import dataclasses
 import html
 import json
 import os
@@ -43,7 +44,8 @@ from wsss import stored  # noqa: E402  (the package may not be installed)
 from wsss.paths import UserError, project_root, read_json  # noqa: E402
 from wsss.report import benches, evidence, gpu, records, statistics, tables  # noqa: E402
 from wsss.report.evidence import NotMeasured  # noqa: E402
-from wsss.report.figures import suffix  # noqa: E402
+from wsss.report.experiments import EXPERIMENTS  # noqa: E402
+from wsss.report.picture import suffix  # noqa: E402
 from wsss.report.table import Table  # noqa: E402
 from wsss.tools.pdf import PDF  # noqa: E402
 
@@ -148,6 +150,8 @@ def _cell(text: str) -> list[nodes.Node]:
     return [nodes.inline(part, part, **whole) if i % 2 else nodes.Text(part) for i, part in enumerate(parts) if part]
 
 
+MACHINES = re.compile(r"\bProcessors: .*?\.(?= [A-Z]|$)")
+"""The sentence of a note that belongs behind the "i"."""
 SHORT = len("40.0 (1 seed)")
 WHOLE = re.compile(r"(\S+ ± \S+|\[[^]]+\]|\(\d+ seeds?\))")
 
@@ -190,9 +194,12 @@ class Captioned(SphinxDirective):
 
     def table(self, table: Table) -> list[nodes.Node]:
         """A table, its note, and a line that says of which records it is made."""
-        node, *note = table_node(table, self.caption(table.title))
+        machines = " ".join(MACHINES.findall(table.note))
+        shown = dataclasses.replace(table, note=MACHINES.sub("", table.note).strip())
+        node, *note = table_node(shown, self.caption(table.title))
         name = "-".join([self.name.removesuffix("-table"), *self.arguments])
-        return [self.named(node), *note, *self.origin_line(records.origin(table.records), name, table.csv())]
+        origin = f"{records.origin(table.records)} {machines}".strip()
+        return [self.named(node), *note, *self.origin_line(origin, name, table.csv())]
 
     def origin_line(self, text: str, name: str = "", data: str = "") -> list[nodes.Node]:
         """The line below: where a table or figure comes from, and on the site its data as NAME.csv, where given."""
@@ -220,7 +227,8 @@ class ResultsTable(Captioned):
     option_spec = Captioned.option_spec | {"commands": directives.unchanged_required}
 
     def show(self, name: str) -> list[nodes.Node]:
-        shown = self.table(tables.build(name))
+        table = tables.build(name)
+        shown = self.table(_measured(table, name) if name.removesuffix("-differences") in EXPERIMENTS else table)
         if name == "records":
             self._name_rows(shown[0])
             if self.env.app.builder.name == "html":  # the PDF has no files beside it
@@ -254,6 +262,15 @@ class ResultsTable(Captioned):
         uri = self.env.app.builder.get_relative_uri(self.env.docname, page)
         for command in list(table.findall(nodes.literal)):
             command.replace_self(nodes.reference("", "", command.deepcopy(), internal=True, refuri=uri))
+
+
+def _measured(table: Table, name: str) -> Table:
+    """The rows of an experiment that hold a number, since its note names the others; the command where none does."""
+    rows = tuple(row for row in table.rows if Table("", table.columns, (row,)).measured())
+    if rows:
+        return dataclasses.replace(table, rows=rows)
+    command = f"wsss sweep {name.removesuffix('-differences')}"
+    return Table(table.title, ("not run yet", "the command that runs it"), (("no record", command),))
 
 
 class BenchTable(Captioned):
@@ -306,8 +323,11 @@ IMAGE = r'<img class="wsss-figure" alt="([^"]*)" src="data:image/(?:png|jpeg);ba
 
 
 class ResultsFigure(Captioned):
-    """{results-figure}: a picture of records, drawn in the page's own colours and fonts, or NOTEBOOK#2,
-    the third one of an executed notebook; with its alternative text."""
+    """{results-figure}: a picture of records, drawn in the page's own colours and fonts, once for a phone; or
+    NOTEBOOK#2, the third one of an executed notebook, with :strip: in two halves on a phone. With its alternative
+    text."""
+
+    option_spec = Captioned.option_spec | {"strip": directives.flag}
 
     def show(self, name: str) -> list[nodes.Node]:
         if "#" in name:
@@ -320,11 +340,14 @@ class ResultsFigure(Captioned):
             origin = records.notebook_origin(notebook["metadata"].get("wsss", {}))
             uri = self.made(f"{name}.{suffix(picture)}", picture)
             alt = self.options.get("alt", alt)
-            image: nodes.Node = nodes.image(uri=uri, alt=alt, classes=["wsss-figure"])
+            strip = ["wsss-strip"] * ("strip" in self.options)
+            image: nodes.Node = nodes.image(uri=uri, alt=alt, classes=["wsss-figure", *strip])
         else:
             drawn = evidence.build(name, records.published())
             drawn.alt = alt = self.options.get("alt", drawn.alt)
-            image, data, origin = nodes.raw("", drawn.svg(), format="html"), drawn.csv(), records.origin(drawn.records)
+            data, origin, wide, phone = drawn.csv(), records.origin(drawn.records), drawn.svg(), drawn.stacked().svg()
+            both = f'<div class="wsss-wide">{wide}</div><div class="wsss-phone">{phone}</div>'
+            image = nodes.raw("", both, format="html")
         figure = nodes.figure("", image)
         figure += nodes.caption("", "", *self.caption(alt))
         return [self.named(figure), *self.origin_line(origin, name, data)]

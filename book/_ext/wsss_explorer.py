@@ -43,7 +43,7 @@ class ExplorerDirective(SphinxDirective):
             content["engine"], parts = packed
             content["engine"]["source"] = "../" * self.env.docname.count("/") + PARTS
             engine.write(parts, Path(self.env.app.outdir) / PARTS)
-        return [nodes.raw("", payload.element(content), format="html")]
+        return [nodes.raw("", payload.element(content, compressed=True), format="html")]
 
 
 def copy_scripts(app: Sphinx) -> None:

@@ -156,7 +156,7 @@ class Drawing(Captioned):
         if not shown:
             raise UserError(f"there is no drawing {name}.svg")
         kinds = ("wide", "phone") if len(shown) > 1 else ("both",)
-        body = "".join(f'<div class="wsss-drawing-{kind}">{svg}</div>' for kind, svg in zip(kinds, shown, strict=True))
+        body = "".join(f'<div class="wsss-{kind}">{svg}</div>' for kind, svg in zip(kinds, shown, strict=True))
         alt = re.search(r"<desc[^>]*>(.*?)</desc>", shown[0], re.DOTALL)
         figure = nodes.figure("", nodes.raw("", body, format="html"), classes=["wsss-drawing"])
         figure += nodes.caption("", "", *self.caption(alt[1] if alt else name))

@@ -7,10 +7,19 @@
       else element.removeAttribute("tabindex");
     }
   };
+  // A formula that is wider than a phone shrinks, as far as it stays legible; what is left of it scrolls.
+  const fit = () => {
+    for (const formula of document.querySelectorAll("mjx-container[display='true']")) {
+      formula.style.fontSize = "";
+      const share = formula.clientWidth / formula.scrollWidth;
+      if (share < 1) formula.style.fontSize = `${Math.max(62, Math.floor(98 * share))}%`;
+    }
+    makeFocusable();
+  };
   window.addEventListener("load", async () => {
     await window.MathJax?.startup?.promise;
-    makeFocusable();
-    window.addEventListener("resize", makeFocusable);
+    fit();
+    window.addEventListener("resize", fit);
   });
 })();
 
@@ -20,7 +29,8 @@ document.addEventListener("DOMContentLoaded", () => {
   const roles = { thead: "rowgroup", tbody: "rowgroup", tr: "row", th: "columnheader", td: "cell" };
   for (const table of document.querySelectorAll("article table")) {
     const titles = [...table.querySelectorAll("thead tr:first-child th")].map((cell) => cell.textContent.trim());
-    if (titles.length < 4 || table.querySelector("[rowspan], [colspan]") || table.tHead.rows.length > 1) continue;
+    const many = titles.length > 3 || (titles.length === 3 && table.textContent.length > 1500);
+    if (!many || table.querySelector("[rowspan], [colspan]") || table.tHead.rows.length > 1) continue;
     table.classList.add("wsss-stack");
     // A link in the caption would be a child that the role forbids; such a table keeps the one of its tag.
     if (!table.caption?.querySelector("a.reference")) table.setAttribute("role", "table");
@@ -54,5 +64,21 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const arrow of document.querySelectorAll(".has-children > details > summary")) {
     const page = arrow.closest(".has-children").querySelector("a")?.textContent.trim();
     arrow.setAttribute("aria-label", `Pages below ${page}`);
+  }
+});
+
+// A strip of panels is too small to read on a phone: there its two halves stand one above the other.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const strip of document.querySelectorAll("img.wsss-strip")) {
+    const halves = document.createElement("div");
+    halves.className = "wsss-halves";
+    halves.setAttribute("role", "img");
+    halves.setAttribute("aria-label", strip.alt);
+    for (let half = 0; half < 2; half++) {
+      const copy = Object.assign(document.createElement("img"), { src: strip.src, alt: "" });
+      halves.append(document.createElement("div"));
+      halves.lastChild.append(copy);
+    }
+    strip.closest("figure").querySelector("figcaption").before(halves);
   }
 });

@@ -150,13 +150,13 @@ class Explorer {
       const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
       if (!step) return;
       event.preventDefault();
-      this.choose({ view: "alike", beside: "", row: Math.max(0, this.at("row") + step[0]), column: Math.max(0, this.at("column") + step[1]) });
+      this.choose({ view: "alike", row: Math.max(0, this.at("row") + step[0]), column: Math.max(0, this.at("column") + step[1]) });
     });
     this.frame.addEventListener("pointermove", (event) => {
-      if (this.at("beside")) { if (event.buttons) this.choose({ split: this.place(event)[0] }); }
+      if (this.slides) { if (event.buttons) this.choose({ split: this.place(event)[0] }); }
       else if (this.at("view") === "alike" && event.pointerType === "mouse") this.point(event);
     });
-    this.frame.addEventListener("click", (event) => { if (this.at("beside")) this.choose({ split: this.place(event)[0] }); else this.point(event); });
+    this.frame.addEventListener("click", (event) => { if (this.slides) this.choose({ split: this.place(event)[0] }); else this.point(event); });
     const files = (list) => { const file = [...list].find(({ type }) => type.startsWith("image/")); if (file) this.take(file); return Boolean(file); };
     this.el.addEventListener("dragover", (event) => { event.preventDefault(); this.el.classList.add("wx-over"); });
     this.el.addEventListener("dragleave", () => this.el.classList.remove("wx-over"));
@@ -164,6 +164,9 @@ class Explorer {
     this.el.addEventListener("change", ({ target }) => { if (target.type === "file") { files(target.files); target.value = ""; } });
     if (this.number === 0) document.addEventListener("paste", (event) => { if (files(event.clipboardData.files)) event.preventDefault(); });
   }
+
+  /** Whether a pointer moves the line; where patches are chosen, the slider below the picture does. */
+  get slides() { return this.at("beside") && this.at("view") !== "alike"; }
 
   /** Place of a pointer in the picture, 0..1 across and down. */
   place(event) {
@@ -210,7 +213,7 @@ class Explorer {
     for (const input of this.all("select[data-key], input[type=range]")) input.value = this.at(input.dataset.key);
     for (const input of this.all("input[type=radio]")) input.checked = input.value === String(this.at(input.dataset.key));
     for (const button of this.all("[data-image]")) button.setAttribute("aria-pressed", String(Number(button.dataset.image) === this.at("image")));
-    const used = [this.at("view"), this.at("beside")], maps = used.some((key) => ["cam", "labels", "layer", "model"].includes(key));
+    const used = [this.at("view"), this.at("beside")], maps = used.some((key) => ["cam", "labels", "layer"].includes(key));
     const shown = { split: used[1] !== "", alike: used[0] === "alike", layer: maps, threshold: maps, variant: this.scene.variants.length > 1, live: this.data.live };
     for (const [key, visible] of Object.entries(shown)) for (const part of this.all(`[data-of=${key}]`)) part.hidden = !visible;
     this.find("[data-of=threshold] output").value = this.at("threshold").toFixed(2);
@@ -340,8 +343,9 @@ class Explorer {
 
   besides() {
     const others = this.views().filter(([key]) => key !== this.at("view") && key !== "alike").map(([key, title]) => [key, title.replace("CAM", "the CAM").replace(/^[PST]/, (letter) => `the ${letter.toLowerCase()}`)]);
-    const layer = this.seen.layers.length > 1 ? [["layer", "the other layer"]] : [], model = this.scene.variants.length > 1 ? [["model", "the other model"]] : [];
-    return [["", "nothing"], ...layer, ...model, ...others];
+    const layer = this.seen.layers.length > 1 && this.at("view") !== "alike" ? [["layer", "the other layer"]] : [];
+    const models = this.scene.variants.map(({ name }, i) => [`model ${i}`, `the model ${name}`]).filter((_, i) => i !== this.at("variant"));
+    return [["", "nothing"], ...layer, ...models, ...others];
   }
 
   /** A label map by its key, of a model and layer; null for what is none. */
@@ -354,12 +358,18 @@ class Explorer {
 
   // ---- affinity of a patch to all others: by tokens, subspaces, and the CAM of each layer as Module B takes it
 
-  likenesses() { return [...this.seen.codes.map(({ name }) => name), ...this.seen.layers.map(({ name }) => `CAM, ${name}`)]; }
+  likenesses(variant = this.at("variant")) {
+    const { codes, layers } = this.scene.variants[variant];
+    return [...codes.map(({ name }) => name), ...layers.map(({ name }) => `CAM, ${name}`)];
+  }
 
-  alike(number) {
-    const { seen } = this, index = this.at("row") * seen.grid[1] + this.at("column"), code = seen.codes[number];
+  /** By likeness `chosen` of the chosen model; another model that lacks it, a subspace, shows its tokens. */
+  alike(chosen, variant = this.at("variant")) {
+    const seen = this.scene.variants[variant], number = Math.max(0, this.likenesses(variant).indexOf(this.likenesses()[chosen]));
+    const [row, column] = ["row", "column"].map((key, i) => Math.floor(((this.at(key) + 0.5) * seen.grid[i]) / this.seen.grid[i]));
+    const index = row * seen.grid[1] + column, code = seen.codes[number];
     if (code) return cosines(code.values || new Int8Array(this.kept(code, () => bytes(code.data)).buffer), code.width, index);
-    const layer = seen.layers[number - seen.codes.length], planes = this.rivals(this.at("variant")).map(([, place]) => this.levels(layer, place, seen.grid));
+    const layer = seen.layers[number - seen.codes.length], planes = this.rivals(variant).map(([, place]) => this.levels(layer, place, seen.grid));
     const width = planes.length + 1, rows = new Float32Array(seen.grid[0] * seen.grid[1] * width);
     for (let i = 0; i < rows.length / width; i++) {
       rows[i * width] = 1 - Math.max(...planes.map((plane) => plane[i]));
@@ -380,15 +390,14 @@ class Explorer {
   sides() {
     const [view, beside, variant, layer] = ["view", "beside", "variant", "layer"].map((key) => this.at(key));
     const title = (key, model, which) => {
-      const words = this.views().find(([other]) => other === key)[1];
-      if (key === "alike") return this.likenesses()[this.at("alike")];
+      const words = key === "alike" ? this.likenesses()[this.at("alike")] : this.views().find(([other]) => other === key)[1];
       const part = ["cam", "labels"].includes(key) ? `${key === "cam" ? `${this.name(this.at("label"))}, ` : ""}${this.seen.layers[which].name}` : "";
-      return `${words}${part && `: ${part}`}${beside === "model" ? ` (${this.scene.variants[model].name})` : ""}`;
+      return `${words}${part && `: ${part}`}${beside.startsWith("model") ? ` (${this.scene.variants[model].name})` : ""}`;
     };
     const side = (key, model, which) => [key, model, which, title(key, model, which)];
     const sides = [side(view, variant, layer)];
     if (beside === "layer") sides.push(side(["cam", "labels"].includes(view) ? view : "cam", variant, layer ? 0 : 1));
-    else if (beside === "model") sides.push(side(view, variant ? 0 : 1, layer));
+    else if (beside.startsWith("model")) sides.push(side(view, Number(beside.slice(6)), layer));
     else if (beside) sides.push(side(beside, variant, layer));
     return sides;
   }
@@ -414,7 +423,10 @@ class Explorer {
   overlay(pixels, key, variant, layer, [first, stop], legend) {
     const { width, height, data } = pixels, opacity = this.at("opacity");
     const blend = (i, red, green, blue, share) => { data[4 * i] += (red - data[4 * i]) * share; data[4 * i + 1] += (green - data[4 * i + 1]) * share; data[4 * i + 2] += (blue - data[4 * i + 2]) * share; };
-    const heat = (i, value) => { const at = 3 * Math.round(255 * Math.min(1, Math.max(0, value))); blend(i, this.ramp[at], this.ramp[at + 1], this.ramp[at + 2], opacity); };
+    const heat = (i, value) => { // where there is little to see, the photograph shows through
+      const level = Math.min(1, Math.max(0, value)), at = 3 * Math.round(255 * level);
+      blend(i, this.ramp[at], this.ramp[at + 1], this.ramp[at + 2], opacity * (0.35 + 0.65 * level));
+    };
     const each = (paint) => { for (let y = 0, i = 0; y < height; y++) for (let x = 0; x < width; x++, i++) if (x >= first && x < stop) paint(i, x, y); };
     const borders = (differ) => each((i, x, y) => { if ((x < width - 1 && differ(i, i + 1)) || (y < height - 1 && differ(i, i + width))) blend(i, 255, 255, 255, 1); });
     if (key === "cam") {
@@ -425,7 +437,7 @@ class Explorer {
       return `, white line at ${threshold.toFixed(2)}`;
     }
     if (key === "alike") {
-      const { grid } = this.seen, values = this.alike(this.at("alike"));
+      const { grid } = this.scene.variants[variant], values = this.alike(this.at("alike"), variant);
       each((i, x, y) => heat(i, values[Math.floor((y * grid[0]) / height) * grid[1] + Math.floor((x * grid[1]) / width)]));
       legend.add("ramp");
       return `: mean ${(values.reduce((a, b) => a + b, 0) / values.length).toFixed(2)}`;
@@ -565,7 +577,9 @@ function store(values) {
 async function hydrate(root = document) {
   for (const el of root.querySelectorAll("[data-wsss-explorer]:not([data-mounted])")) {
     el.dataset.mounted = "1";
-    const payload = JSON.parse(el.querySelector("script[type='application/json']").textContent);
+    const { type, textContent } = el.querySelector("script[type^='application/']");
+    const text = type.endsWith("gzip") ? new Response(new Blob([bytes(textContent)]).stream().pipeThrough(new DecompressionStream("gzip"))).text() : textContent;
+    const payload = JSON.parse(await text);
     await render({ model: store({ ...START, ...payload.start, payload }), el });
   }
 }

@@ -13,7 +13,8 @@ from wsss import metrics
 from wsss.explore.payload import LayerCam, Scene, View, unit
 from wsss.paths import UserError
 from wsss.report import figures
-from wsss.report.figures import Picture, class_colours
+from wsss.report.figures import class_colours
+from wsss.report.picture import Picture
 
 
 def comparison(scenes: Sequence[Scene]) -> Picture:

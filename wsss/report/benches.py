@@ -7,7 +7,7 @@ from typing import Any
 
 from wsss.paths import UserError
 from wsss.report import figures
-from wsss.report.figures import Picture
+from wsss.report.picture import Picture
 from wsss.report.table import ABSENT, Table
 
 _Bench = dict[str, Any]

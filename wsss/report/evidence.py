@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.lines import Line2D
@@ -10,7 +9,8 @@ from matplotlib.lines import Line2D
 from wsss.paths import UserError, project_root, read_json
 from wsss.report import ablation, benches, experiments, figures, records
 from wsss.report.experiments import Experiment
-from wsss.report.figures import BLACK, PALETTE, Picture
+from wsss.report.figures import BLACK, PALETTE
+from wsss.report.picture import Picture
 from wsss.report.records import Record
 from wsss.report.statistics import bounds, over_seeds, signed
 
@@ -169,23 +169,28 @@ def threshold_curves(experiment: Experiment, runs: Sequence[Record]) -> Picture:
 
 
 def extent(experiment: Experiment, runs: Sequence[Record]) -> Picture:
-    """Draw how much of the objects beyond their distinctive part a CAM covers, over how much of it lies beside objects.
+    """Draw how much of the objects a CAM covers, over how much of it lies beside objects.
 
-    A dot is a run, a colour and marker a row; a better CAM is further up and to the left. Raises NotMeasured if no run
-    of the experiment has it.
+    Where records tell an object's distinctive part from the rest, it is the rest that counts. A dot is a run, a colour
+    and marker a row; a better CAM is further up and to the left. Raises NotMeasured if no run of the experiment has it.
     """
-    groups = _measured(experiment, runs, "coverage.cam.rest")
+    parts = any(records.has(run, "coverage.cam.rest") for run in runs if run["dataset"] == experiment.dataset)
+    groups = _measured(experiment, runs, "coverage.cam.rest" if parts else "cam.under_activation")
     picture, texts = Picture(figsize=(7, 4.4), layout="constrained"), []
     axis = picture.subplots()
     for place, (label, group) in enumerate(groups.items()):
-        x, y = ([records.value(r, key) for r in group] for key in ("cam.over_activation", "coverage.cam.rest"))
+        x = [records.value(run, "cam.over_activation") for run in group]
+        if parts:
+            y = [records.value(run, "coverage.cam.rest") for run in group]
+        else:
+            y = [100 - records.value(run, "cam.under_activation") for run in group]
         axis.plot(x, y, linestyle="", markersize=7, label=label, **_look(place))
         texts.append(f"{label} {np.mean(x):.1f} and {np.mean(y):.1f}")
     axis.set_xlabel("of the CAM beside the objects (over-activation), %")
-    axis.set_ylabel("of the objects beyond the part covered, %")
+    axis.set_ylabel(f"of the objects{' beyond the part' if parts else ''} covered, %")
     picture.legend(loc="outside right center", fontsize=8, frameon=False)
-    picture.alt = f"{experiment.title}: share of the CAM beside objects and of objects covered beyond the part, "
-    picture.alt += f"percent, means by row: {'; '.join(texts)}."
+    picture.alt = f"{experiment.title}: share of the CAM beside objects and of objects covered, percent, means by row: "
+    picture.alt += f"{'; '.join(texts)}."
     picture.records = sum(groups.values(), [])
     return picture
 
@@ -205,47 +210,46 @@ def _look(place: int) -> dict[str, str]:
 
 
 def over_training(runs: Sequence[Record], dataset: str, variants: Sequence[tuple[str, str]]) -> Picture:
-    """Draw CAM mIoU of both layers, and how far they lie apart, over the steps of a run.
+    """Draw how right the CAMs of both layers are, and how far they lie apart, over the steps of a run: a panel each for
+    mIoU at the best threshold, pixel AUC and the mean difference.
 
-    A column for each variant (label, name): of its runs the one with most validations. Rows are the validation list
-    and those that the runs watched. Raises NotMeasured if there is no run.
+    Of each variant (label, name) it shows the run with most validations. Raises NotMeasured if there is none.
     """
     chosen = [(label, _most_checked(runs, dataset, name)) for label, name in variants]
-    watched = {name for _, run in chosen for row in run["validations"] for name in row.get("watched", {})}
-    lists = ["validation", *sorted(watched)]
-    picture, texts = Picture(figsize=(4.6 * len(chosen), 2.6 * len(lists) + 0.6), layout="constrained"), []
-    panels = picture.subplots(len(lists), len(chosen), squeeze=False, sharex=True, sharey=True)
-    for (place, column), axis in np.ndenumerate(panels):
-        name, (label, run) = lists[place], chosen[column]
-        rows: list[tuple[int, Any]] = []
-        for row in run["validations"]:
-            scores = row["validation"] if name == "validation" else row.get("watched", {}).get(name)
-            rows += [(row["step"], scores)] * (scores is not None)
-        steps, ends = [step for step, _ in rows], []
-        for layer, kind, colour, style in (("last layer", "cam", 0, "o-"), ("aux layer", "aux_cam", 5, "s--")):
-            y = [scores[kind] for _, scores in rows]
-            axis.plot(steps, y, style, color=PALETTE[colour], markersize=4, label=f"CAM, {layer}")
-            ends += [f"{layer} {y[0]:.1f} to {y[-1]:.1f}"] if y else []
-        apart = [scores.get("agreement", {}).get("difference") for _, scores in rows]
-        axis.plot(steps, apart, "^:", color="0.35", markersize=4, label="mean difference of the two CAMs")
-        axis.set_title(f"{label}, seed {run['seed']}", fontsize=9)
-        texts.append(f"{label}, {name}: {', '.join(ends) or 'not measured'}.")
-        if place == len(lists) - 1:
-            axis.set_xlabel("step")
-        if column == 0:
-            axis.set_ylabel(f"{'val' if place == 0 else name}: mIoU or difference, %", fontsize=9)
-    picture.legend_below(panels[0, 0].get_lines())
-    picture.alt = f"CAM mIoU of the last and the aux layer over training. {' '.join(texts)}"
+    picture, texts = Picture(figsize=(10, 3.6), layout="constrained"), []
+    panels = picture.subplots(1, 3)
+    titles = ("CAM mIoU at its best threshold, %", "pixel AUC of the CAM, %", "mean difference of the layers' CAMs, %")
+    for place, (label, run) in enumerate(chosen):
+        steps = [row["step"] for row in run["validations"]]
+        scores = [row["validation"] for row in run["validations"]]
+        look = {"color": PALETTE[(0, 5)[place % 2]], "markersize": 5}
+        for layer, kind, style in (("last layer", "cam", "o-"), ("aux layer", "aux_cam", "s--")):
+            for axis, measure in zip(panels, ("best", "auc"), strict=False):
+                y = [score[measure][kind] for score in scores]
+                axis.plot(steps, y, style, label=f"{label}, {layer}", **look)
+                texts.append(f"{label}, {layer}, {measure} {y[0]:.1f} to {y[-1]:.1f}")
+        apart = [score["agreement"]["difference"] for score in scores]
+        panels[2].plot(steps, apart, "^:", label=label, **look)
+        texts.append(f"{label}, difference {apart[0]:.1f} to {apart[-1]:.1f}")
+    for axis, title in zip(panels, titles, strict=True):
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("step")
+    picture.legend_below([*panels[0].get_lines(), *panels[2].get_lines()])
+    seeds = ", ".join(f"{label} seed {run['seed']}" for label, run in chosen)
+    picture.alt = f"CAMs of both layers over training, {seeds}: {'; '.join(texts)}."
     picture.records = [run for _, run in chosen]
     return picture
 
 
 def _most_checked(runs: Sequence[Record], dataset: str, variant: str) -> Record:
-    known = [run for run in records.select(runs, dataset, variant) if len(run.get("validations", ())) > 1]
+    def checks(run: Record) -> int:
+        return sum("auc" in row["validation"] for row in run.get("validations", ()))
+
+    known = [run for run in records.select(runs, dataset, variant) if checks(run) > 1]
     if not known:
-        command = f"wsss train {variant} --validate-every .1 --data.watch train"
+        command = f"wsss train {variant} --validate_every .25"
         raise NotMeasured(f"no run of {variant} with several validations is on record; `{command}` makes one")
-    return max(known, key=lambda record: (len(record["validations"]), -record["seed"]))
+    return max(known, key=lambda run: (checks(run), -run["seed"]))
 
 
 _OF_EXPERIMENTS = {"causes-": causes, "differences-": differences, "thresholds-": threshold_curves, "extent-": extent}

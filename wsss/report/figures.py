@@ -4,12 +4,7 @@ Each function returns a `Picture`: a matplotlib Figure that carries the words fo
 shows itself in a notebook with them. Colours are Okabe and Ito's (lines, the first classes) and cividis (values).
 """
 
-import base64
-import csv
-import html
-import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from matplotlib import colors, lines, patches, rc_context
-from matplotlib.artist import Artist
-from matplotlib.figure import Figure
+from matplotlib import colors, lines, patches
 
 from wsss.paths import UserError
 from wsss.report import records
 from wsss.report.benchmarks import published_rows
+from wsss.report.picture import Picture
 from wsss.report.records import Record
 
 BLUE = "#0072B2"
@@ -41,75 +35,6 @@ apart by those who do not see red, green or blue."""
 IGNORE = 255
 _GREY = 0.85
 """What is ignored."""
-
-
-class Picture(Figure):
-    """A figure with an alternative text, and the records that it shows."""
-
-    alt: str = ""
-    records: Sequence[Record] = ()
-
-    def png(self, dpi: int = 110) -> bytes:
-        """The figure as PNG."""
-        file = io.BytesIO()
-        self.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
-        return file.getvalue()
-
-    def encoded(self) -> bytes:
-        """The figure as PNG, or as JPEG where that takes less than two thirds of the bytes, as it does with
-        photographs; lines and words stay sharp."""
-        png, file = self.png(), io.BytesIO()
-        with PIL.Image.open(io.BytesIO(png)) as image:
-            image.convert("RGB").save(file, "jpeg", quality=85, subsampling=0, optimize=True)
-        jpeg = file.getvalue()
-        return jpeg if 3 * len(jpeg) < 2 * len(png) else png
-
-    def svg(self) -> str:
-        """The figure as an <svg> element with its alternative text: transparent, in the fonts of the page, what is
-        black or dark grey in the colour of its text, so that it suits a light and a dark theme."""
-        file = io.StringIO()
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": self.alt}):
-            self.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-        text = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue().partition("<svg")[2], flags=re.DOTALL)
-        text = re.sub(r'<g id="[^"]*"', "<g", text)  # two figures of a page may not share ids
-        text = re.sub(r"#([0-6][0-9a-f])\1\1\b", "currentColor", text)
-        text = re.sub(r" font-family: [^;\"]*;?|<style.*?</style>", "", text, flags=re.DOTALL)
-        narrow = " wsss-narrow" if self.get_figwidth() < 7 else ""  # legible on a phone as it is
-        start = f'class="wsss-figure{narrow}" role="img" aria-label="{html.escape(self.alt)}"'
-        return f'<svg {start} fill="currentColor" stroke-linejoin="round"{text}'
-
-    def csv(self) -> str:
-        """The points of every line that has a name (its gid, else its label): panel, series, x, y."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("panel", "series", "x", "y"))
-        for axis in self.axes:
-            for line in axis.get_lines():
-                series = line.get_gid() or str(line.get_label())
-                if not series.startswith("_"):  # matplotlib's own name of a line that has none
-                    panel = ", ".join(filter(None, (axis.get_title(), axis.get_xlabel())))
-                    writer.writerows((panel, series, f"{x:g}", f"{y:g}") for x, y in line.get_xydata())
-        return file.getvalue()
-
-    def legend_below(self, handles: Sequence[Artist], ncols: int = 3) -> None:
-        """Name these lines and patches by their labels below all panels."""
-        self.legend(handles=handles, loc="outside lower center", ncols=ncols, fontsize=8, frameon=False)
-
-    def html(self) -> str:
-        """An <img> element that holds the picture and its alternative text."""
-        picture = self.encoded()
-        source = f"data:image/{suffix(picture)};base64,{base64.b64encode(picture).decode()}"
-        return f'<img class="wsss-figure" alt="{html.escape(self.alt)}" src="{source}">'
-
-    def _ipython_display_(self) -> None:
-        from IPython.display import display  # present wherever this is called
-
-        display({"text/html": self.html(), "text/plain": self.alt}, raw=True)
-
-
-def suffix(picture: bytes) -> str:
-    """Whether an encoded picture is "png" or "jpeg"."""
-    return "png" if picture.startswith(b"\x89PNG") else "jpeg"
 
 
 def class_colours(mask: np.ndarray) -> np.ndarray:

@@ -1,0 +1,116 @@
+"""A figure with an alternative text, and its forms: PNG, JPEG, SVG for pages and phones, CSV. No torch."""
+
+import base64
+import csv
+import html
+import io
+import re
+import textwrap
+from collections.abc import Sequence
+
+import PIL.Image
+from matplotlib import rc_context
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+
+from wsss.report.records import Record
+
+_PHONE, _LONG = 3.7, 18
+"""Width of a figure on a phone, in inches; letters of a name there before it takes another line."""
+
+
+class Picture(Figure):
+    """A figure with an alternative text, and the records that it shows."""
+
+    alt: str = ""
+    records: Sequence[Record] = ()
+
+    def png(self, dpi: int = 110) -> bytes:
+        """The figure as PNG."""
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+        return file.getvalue()
+
+    def encoded(self) -> bytes:
+        """The figure as PNG, or as JPEG where that takes less than two thirds of the bytes, as it does with
+        photographs; lines and words stay sharp."""
+        png, file = self.png(), io.BytesIO()
+        with PIL.Image.open(io.BytesIO(png)) as image:
+            image.convert("RGB").save(file, "jpeg", quality=85, subsampling=0, optimize=True)
+        jpeg = file.getvalue()
+        return jpeg if 3 * len(jpeg) < 2 * len(png) else png
+
+    def svg(self) -> str:
+        """The figure as an <svg> element with its alternative text: transparent, in the fonts of the page, what is
+        black or dark grey in the colour of its text, so that it suits a light and a dark theme."""
+        file = io.StringIO()
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{self.alt} {self.get_figwidth()}"}):
+            self.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        text = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue().partition("<svg")[2], flags=re.DOTALL)
+        text = re.sub(r'<g id="[^"]*"', "<g", text)  # two figures of a page may not share ids
+        text = re.sub(r"#([0-6][0-9a-f])\1\1\b", "currentColor", text)
+        text = re.sub(r" font-family: [^;\"]*;?|<style.*?</style>", "", text, flags=re.DOTALL)
+        start = f'class="wsss-figure" role="img" aria-label="{html.escape(self.alt)}"'
+        return f'<svg {start} fill="currentColor" stroke-linejoin="round"{text}'
+
+    def stacked(self) -> "Picture":
+        """This figure as narrow as a phone: its panels in one column, its legend below, long names in several lines."""
+        places = sorted({axis.get_subplotspec().num1 for axis in self.axes})
+        rows, column = self.axes[0].get_gridspec().nrows, self.add_gridspec(len(places), 1)
+        height = self.get_figheight() * (1 if len(places) == rows else 0.9 * len(places) / rows)
+        for axis in self.axes:
+            place = places.index(axis.get_subplotspec().num1)
+            if len(places) > rows:  # what panels of a row had in common, each now has for itself
+                axis.tick_params(labelleft=True, labelbottom=True)
+                axis.set_subplotspec(column[place])
+            axis.set_xlabel(_wrapped(axis.get_xlabel(), 2 * _LONG))
+            axis.set_ylabel(_wrapped(axis.get_ylabel(), 2 * _LONG))
+            names = [_wrapped(label.get_text()) for label in axis.get_yticklabels()]
+            most = max((name.count("\n") for name in names), default=0)
+            if most:
+                axis.set_yticks(axis.get_yticks(), names)
+                height = max(height, len(places) * (1 + 0.19 * (1 + most) * len(names)))
+        self.set_size_inches(_PHONE, height)
+        for legend in list(self.legends):
+            names = [text.get_text() for text in legend.get_texts()]
+            legend.remove()
+            self.legend_below(legend.legend_handles, ncols=1 if max(map(len, names)) > _LONG else 2, labels=names)
+        return self
+
+    def csv(self) -> str:
+        """The points of every line that has a name (its gid, else its label): panel, series, x, y."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("panel", "series", "x", "y"))
+        for axis in self.axes:
+            for line in axis.get_lines():
+                series = line.get_gid() or str(line.get_label())
+                if not series.startswith("_"):  # matplotlib's own name of a line that has none
+                    panel = ", ".join(filter(None, (axis.get_title(), axis.get_xlabel())))
+                    writer.writerows((panel, series, f"{x:g}", f"{y:g}") for x, y in line.get_xydata())
+        return file.getvalue()
+
+    def legend_below(self, handles: Sequence[Artist], ncols: int = 3, labels: Sequence[str] | None = None) -> None:
+        """Name these lines and patches below all panels, by `labels` or else by their own."""
+        labels = labels or [str(handle.get_label()) for handle in handles]
+        self.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=8, frameon=False)
+
+    def html(self) -> str:
+        """An <img> element that holds the picture and its alternative text."""
+        picture = self.encoded()
+        source = f"data:image/{suffix(picture)};base64,{base64.b64encode(picture).decode()}"
+        return f'<img class="wsss-figure" alt="{html.escape(self.alt)}" src="{source}">'
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display  # present wherever this is called
+
+        display({"text/html": self.html(), "text/plain": self.alt}, raw=True)
+
+
+def _wrapped(name: str, width: int = _LONG) -> str:
+    return "\n".join(textwrap.wrap(name, width))
+
+
+def suffix(picture: bytes) -> str:
+    """Whether an encoded picture is "png" or "jpeg"."""
+    return "png" if picture.startswith(b"\x89PNG") else "jpeg"
