@@ -12,7 +12,7 @@
     for (const formula of document.querySelectorAll("mjx-container[display='true']")) {
       formula.style.fontSize = "";
       const share = formula.clientWidth / formula.scrollWidth;
-      if (share < 1) formula.style.fontSize = `${Math.max(62, Math.floor(98 * share))}%`;
+      if (share < 1) formula.style.fontSize = `${Math.max(70, Math.floor(98 * share))}%`;
     }
     makeFocusable();
   };
