@@ -188,7 +188,7 @@ def _text(array: np.ndarray) -> str:
 
 def _picture(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=88)
+    Image.fromarray(pixels).save(file, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
