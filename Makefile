@@ -72,11 +72,12 @@ clean:
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
+# Without compiling every file of every library: what is imported is compiled then.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	  || { echo "wsss needs Python 3.11 or 3.12: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -e "$(1)"
+	$(BIN)/python -m pip install --no-compile -e "$(1)"
 endef
 
 # An installation that was interrupted leaves no mark behind and is taken up again. The tests' holds the other.
@@ -92,6 +93,6 @@ $(VENV)/installed-test: pyproject.toml
 $(BOOK)/installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(dir $(BOOK))
 	$(BOOK)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BOOK)/python -m pip install --quiet --group book
+	$(BOOK)/python -m pip install --quiet --no-compile --group book
 	@! $(BOOK)/python -c 'import torch' 2>/dev/null || { echo "the group book brings torch along" >&2; exit 1; }
 	touch $@

@@ -169,17 +169,6 @@ def segmentation(logits, labels):
     return 0.5 * sum(total / count for total, count in zip(sums, counts, strict=True) if count)
 
 
-def convolution(image, weight, dilation):
-    """(d, i, j), (o, d, 3, 3) -> (o, i, j), zero padding that keeps the size."""
-    out = np.zeros((len(weight), *image.shape[1:]))
-    reach = weight.shape[2] // 2
-    for o, row, column, d, a, b in np.ndindex(*out.shape, *weight.shape[1:]):
-        y, x = row + (a - reach) * dilation, column + (b - reach) * dilation
-        if 0 <= y < image.shape[1] and 0 <= x < image.shape[2]:
-            out[o, row, column] += weight[o, d, a, b] * image[d, y, x]
-    return out
-
-
 def learning_rate(step, steps=20_000, warmup=1_500, rate=6e-5):
     """Used by optimizer step `step`, counted from 0."""
     if step < warmup:

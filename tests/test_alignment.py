@@ -342,14 +342,6 @@ def test_the_scheduled_direction_crosses_over_linearly():
     assert schedule.direction_weights(0.4, "scheduled", 0.45, 0.2) == pytest.approx((0.75, 0.25))
 
 
-@QUICK
-@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
-def test_scheduled_weights_sum_to_1_and_turn_once(progress, crossing, ramp):
-    first, second = schedule.direction_weights(progress, "scheduled", crossing, ramp)
-    later = schedule.direction_weights(min(progress + 0.01, 1.0), "scheduled", crossing, ramp)[1]
-    assert 0 <= first <= 1 and first + second == 1 and later >= second
-
-
 def test_a_crossing_of_0_means_the_last_layer_leads_from_the_start():
     assert schedule.direction_weights(0.0, "scheduled", 0.0) == (0, 1)
     assert schedule.direction_weights(0.0, "scheduled", 0.05) == pytest.approx((1, 0))

@@ -1,17 +1,17 @@
 """Benches: one JSON line, honest counts of tokens and operations, phases that add up. No time is asserted."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from builders import tiny
-from running import folder, own_set, run
-from running import tiny as tiny_run
+from running import folder, run
 
 from wsss import distributed, model, train
 from wsss.inference import predict, predictions, protocols
-from wsss.report import benches, costs
+from wsss.report import costs
 from wsss.tools import bench, bench_infer, machine
 
 STEP = ("bench", "step", "--backbone", "vit_tiny_patch16_224", "--crop", "64", "--repeats", "1")
@@ -138,11 +138,9 @@ def test_merge(capsys, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="no /proc to read memory from")
-def test_memory(capsys, tmp_path):
+def test_memory(trained, capsys, tmp_path):
     """A real process and its workers, looked at until it ends."""
-    root = own_set(tmp_path / "own")
-    assert run(*tiny_run(root, tmp_path / "runs")) == 0
-    capsys.readouterr()
+    shutil.copytree(trained, tmp_path / "runs")
     assert run("bench", "memory", folder(tmp_path / "runs"), "--workers", 2, "--every", 0.05) == 0
     found = answer(capsys)
     assert (found["images"], found["classes"], found["workers"]) == (4, 3, 2)
@@ -157,8 +155,3 @@ def test_memory(capsys, tmp_path):
 def test_no_such_bench(capsys):
     assert run("bench") == 2 and "usage: wsss bench" in capsys.readouterr().out
     assert run("bench", "stepp") == 1 and "did you mean step?" in capsys.readouterr().err
-
-
-def test_the_rate_of_the_product_is_what_utilisation_is_a_share_of():
-    """2 TFLOP in 4 s at half of what the product reaches: it makes 1 TFLOP/s."""
-    assert benches.product_rate({"tflop": 2.0, "seconds": 4.0, "utilisation": 0.5}) == 1.0

@@ -225,18 +225,3 @@ def test_lists_of_voc(own):
     assert not faults(own) and "note: 1 test images have no image labels, first test_0" in notes(own)
     text(own, voc.LABEL_FILE, lambda old: old + "test_0 cup\n")
     assert not faults(own) and not [note for note in notes(own) if "image labels" in note]
-
-
-# Real photographs.
-
-
-def test_photographs(shared, tmp_path):
-    """Every fortieth image of the animals; the whole set takes longer."""
-    animals, root = shared / "data/voc12_animals/VOC2012", tmp_path / "voc"
-    (root / IDS).mkdir(parents=True)
-    for name in ("JPEGImages", "SegmentationClassAug", voc.LABEL_FILE):
-        (root / name).symlink_to(animals / name)
-    for split in ("train_aug", "val"):
-        (root / f"{IDS}/{split}.txt").write_text("\n".join(voc.read_ids(animals, split)[::40]))
-    summary, found = check.check(root, ["train_aug", "val"])
-    assert not found and "train_aug 79, val 8; labels from text, masks from SegmentationClassAug" in summary

@@ -1,6 +1,5 @@
-"""The predecessor's released checkpoints: read safely, loaded strictly, the same forward as their tensors by hand."""
+"""The predecessor's released checkpoints: read safely, loaded strictly and whole, their heads as by hand."""
 
-import math
 import os
 import pickle
 
@@ -22,29 +21,6 @@ def configuration(preset="voc-toco", **changes):
     return tiny(PRESETS[preset], **changes)
 
 
-def random_encoder(width=WIDTH, depth=3, patch=PATCH, side=4, seed=0):
-    """Random tensors of a ViT under timm's names."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(*shape, mean=0.0, spread=0.15):
-        return mean + spread * torch.randn(*shape, generator=generator)
-
-    tensors = {
-        "cls_token": noise(1, 1, width),
-        "pos_embed": noise(1, 1 + side * side, width),
-        "patch_embed.proj.weight": noise(width, 3, patch, patch),
-        "patch_embed.proj.bias": noise(width),
-    }
-    linear = {"attn.qkv": (3, 1), "attn.proj": (1, 1), "mlp.fc1": (4, 1), "mlp.fc2": (1, 4)}
-    for number in range(depth):
-        for name, (out, into) in linear.items():
-            tensors[f"blocks.{number}.{name}.weight"] = noise(out * width, into * width)
-            tensors[f"blocks.{number}.{name}.bias"] = noise(out * width)
-    for norm in ("norm", *(f"blocks.{number}.norm{half}" for number in range(depth) for half in (1, 2))):
-        tensors |= {f"{norm}.weight": noise(width, mean=1.0), f"{norm}.bias": noise(width)}
-    return tensors
-
-
 def predecessors(seed=0):
     """Random tensors under all names of a released checkpoint, `module.` in front, at small widths."""
     generator = torch.Generator().manual_seed(seed + 1)
@@ -63,59 +39,23 @@ def predecessors(seed=0):
             shapes |= {f"{head}.{name}.weight": shape, f"{head}.{name}.bias": shape[:1]}
         shapes |= {f"{head}.last_layer.weight_g": (12, 1), f"{head}.last_layer.weight_v": (12, 8)}
     tensors = {name: 0.3 * torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
-    tensors |= {f"encoder.{name}": value for name, value in random_encoder(seed=seed).items()}
+    shape = {"patch_size": PATCH, "img_size": 32, "embed_dim": WIDTH, "depth": 3, "num_heads": HEADS}
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **shape)
+    tensors |= {f"encoder.{name}": value for name, value in vit.state_dict().items()}
     return {f"module.{name}": value for name, value in tensors.items()}
 
 
-def encoder_by_hand(weights, image, heads):
-    """Class token and patch tokens after the last norm, and patch tokens before the last two blocks."""
-    patch, depth = weights["patch_embed.proj.weight"].shape[2], sum("attn.qkv.weight" in name for name in weights)
-    rows, columns = image.shape[2] // patch, image.shape[3] // patch
-    image = image[:, :, : rows * patch, : columns * patch]
-    x = F.conv2d(image, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], stride=patch)
-    positions = weights["pos_embed"]
-    side = math.isqrt(positions.shape[1] - 1)
-    grid = positions[:, 1:].mT.unflatten(2, (side, side))
-    grid = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False)
-    first = (weights["cls_token"] + positions[:, :1]).expand(len(x), 1, -1)
-    x = torch.cat([first, (x + grid).flatten(2).mT], 1)
-
-    def norm(x, name):
-        return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-6)
-
-    def linear(x, name):
-        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
-
-    aux = x
-    for number in range(depth):
-        aux = x if number == depth - 2 else aux
-        block = f"blocks.{number}"
-        both = linear(norm(x, f"{block}.norm1"), f"{block}.attn.qkv").unflatten(2, (3, heads, -1))
-        q, k, v = both.permute(2, 0, 3, 1, 4)
-        mixed = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1) @ v
-        x = x + linear(mixed.transpose(1, 2).flatten(2), f"{block}.attn.proj")
-        x = x + linear(F.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1")), f"{block}.mlp.fc2")
-    x = norm(x, "norm")
-    return {"class_token": x[:, 0], "tokens": x[:, 1:], "aux_tokens": aux[:, 1:]}
-
-
-def forward_by_hand(stored, image):
-    """All that the network says about an image, from the tensors of a checkpoint alone."""
-    weights = {name.removeprefix("module."): value for name, value in stored.items()}
-    encoder = {name.removeprefix("encoder."): value for name, value in weights.items() if name[:8] == "encoder."}
-    found = encoder_by_hand(encoder, image, HEADS)
-    for logits, tokens, head in (
-        ("logits", "tokens", "classifier"),
-        ("aux_logits", "aux_tokens", "aux_classifier"),
-    ):
-        found[logits] = found[tokens].max(1).values @ weights[f"{head}.weight"][:, :, 0, 0].T
-    rows, columns = image.shape[2] // PATCH, image.shape[3] // PATCH
-    x = found["tokens"].mT.unflatten(2, (rows, columns))
+def heads_by_hand(stored, output):
+    """All that the network says about an image, from its tokens and the tensors of a checkpoint."""
+    weights, found = {name.removeprefix("module."): value for name, value in stored.items()}, {}
+    for logits, tokens, head in (("logits", "tokens", "classifier"), ("aux_logits", "aux_tokens", "aux_classifier")):
+        found[logits] = getattr(output, tokens).max(1).values @ weights[f"{head}.weight"][:, :, 0, 0].T
+    x = output.tokens.mT.unflatten(2, output.grid)
     x = F.conv2d(x, weights["decoder.conv6.weight"], padding=5, dilation=5).relu()
     x = F.conv2d(x, weights["decoder.conv7.weight"], padding=5, dilation=5).relu()
     found["segmentation"] = F.conv2d(x, weights["decoder.conv8.weight"])
     for head in ("proj_head", "proj_head_t"):
-        x = found["class_token"]
+        x = output.class_token
         for layer in (0, 2, 4):
             x = x @ weights[f"{head}.mlp.{layer}.weight"].T + weights[f"{head}.mlp.{layer}.bias"]
             x = F.gelu(x) if layer < 4 else x / x.norm(dim=1, keepdim=True)
@@ -125,19 +65,18 @@ def forward_by_hand(stored, image):
     return found
 
 
-@pytest.mark.parametrize("size", [(32, 32), (45, 61)])
-def test_forward_is_that_of_the_tensors_by_hand(tmp_path, size):
-    """On the grid the positions were trained for, and on another with a remainder that is dropped."""
+def test_a_released_checkpoint_is_loaded_whole_and_its_heads_are_those_by_hand(tmp_path):
+    """The encoder's forward is compared with timm's (test_model) and with the base's numbers (test_verify)."""
     stored, path = predecessors(), tmp_path / "released.pth"
     torch.save(stored, path)
     net = model.build(configuration(model__checkpoint=str(path)), CLASSES).eval()
-    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(7))
+    assert all(torch.equal(value, stored[f"module.{name}"]) for name, value in net.state_dict().items())
     with torch.no_grad():
-        output = net(image)
+        output = net(torch.randn(2, 3, 45, 61, generator=torch.Generator().manual_seed(7)))
         heads = {name: getattr(net, name)(output.class_token)[:, 0] for name in ("proj_head", "proj_head_t")}
-    for name, wanted in forward_by_hand(stored, image).items():
-        found = heads[name] if name in heads else getattr(output, name)
-        assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max(), name
+        for name, wanted in heads_by_hand(stored, output).items():
+            found = heads[name] if name in heads else getattr(output, name)
+            assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max(), name
     assert not torch.allclose(heads["proj_head"], heads["proj_head_t"])
 
 

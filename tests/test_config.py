@@ -10,7 +10,7 @@ from typing import Literal, get_origin
 
 import pytest
 
-from wsss.config import TOCO, Compat, Config, to_dict
+from wsss.config import Config, to_dict
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.settings import bound_of, flatten, get, kinds, override
@@ -157,10 +157,6 @@ def test_every_field_says_what_it_is():
                 nested = isinstance(before, ast.AnnAssign) and "default_factory" in ast.unparse(before)
                 if isinstance(before, ast.AnnAssign) and not nested:
                     assert isinstance(after, ast.Expr), f"{node.name}.{before.target.id} has no docstring"
-
-
-def test_compat_has_its_two_values():
-    assert not any(dataclasses.asdict(Compat()).values()) and all(dataclasses.asdict(TOCO).values())
 
 
 def test_decoupling_asks_for_subspaces_that_can_be_orthogonal():

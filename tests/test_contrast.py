@@ -207,16 +207,6 @@ def test_D4_a_photograph_smaller_than_half_a_crop_is_what_crops_show():
     assert corners.shape == (1, 5, 2) and not corners.any() and flags.all()
 
 
-def test_cut_is_crop_major():
-    image = torch.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4).byte()
-    corners = torch.tensor([[[0, 1], [2, 2], [1, 0]], [[0, 0], [2, 0], [1, 2]]])
-    crops = contrast.cut(image, corners, 2)
-    assert crops.shape == (3, 2, 3, 2, 2)
-    for m, b in np.ndindex(3, 2):
-        top, left = corners[b, m].tolist()
-        assert torch.equal(crops[m, b], image[b, :, top : top + 2, left : left + 2])
-
-
 @pytest.mark.parametrize(("sure", "flag"), [(5, 0), (6, 1)])
 def test_a_crop_whose_mean_code_is_the_threshold_is_a_negative(sure, flag):
     """5 of 25 pixels of code 1: a mean of exactly .2."""

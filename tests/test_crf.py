@@ -55,16 +55,6 @@ def test_a_noisy_map_on_two_colours_is_cleaned():
     assert before > 0.15 and after == 0 and blind > 0.1
 
 
-def test_width_and_height_are_not_swapped():
-    """Transposing everything transposes the result, up to the lattice, which lies askew."""
-    image, bright = halves(10, 30)
-    probability = softmax(np.stack([~bright, bright]) + 0.5 * noise(0, 2, 10, 30))
-    q = dense_crf(image, probability)
-    turned = dense_crf(image.swapaxes(0, 1), probability.swapaxes(1, 2)).swapaxes(1, 2)
-    assert q.shape == (2, 10, 30)
-    assert np.abs(q - turned).max() < 0.05
-
-
 def test_rare_classes_merged_are_nearly_the_whole_crf():
     """Three classes compete, nine are nowhere above 1/20: the same labels, marginals apart by less than a hundredth."""
     image, bright = halves()

@@ -107,23 +107,20 @@ def test_a_dropped_connection_is_resumed(server, archive, tmp_path):
     assert server.asked == ["", "bytes=250000-", "bytes=500000-"]
 
 
-def test_what_an_earlier_command_left_is_resumed(server, archive, tmp_path):
-    (tmp_path / "voc.tar.part").write_bytes(BODY[:1234])
-    assert fetch(archive, tmp_path, **HASTE).read_bytes() == BODY
-    assert server.asked == ["bytes=1234-"]
-
-
-def test_a_part_that_is_whole_is_kept(server, archive, tmp_path):
-    (tmp_path / "voc.tar.part").write_bytes(BODY)
-    assert fetch(archive, tmp_path, **HASTE).read_bytes() == BODY
-    assert server.asked == [f"bytes={len(BODY)}-"]
-
-
-@pytest.mark.parametrize("left", [b"of another file", BODY + b"more"], ids=["other", "longer"])
-def test_a_part_of_another_file_is_given_up(server, archive, tmp_path, left):
+@pytest.mark.parametrize(
+    ("left", "asked"),
+    [
+        (BODY[:1234], ["bytes=1234-"]),
+        (BODY, [f"bytes={len(BODY)}-"]),
+        (b"of another file", ["bytes=15-", ""]),
+        (BODY + b"more", [f"bytes={len(BODY) + 4}-", ""]),
+    ],
+    ids=["a part", "whole", "other", "longer"],
+)
+def test_what_an_earlier_command_left_is_resumed_or_given_up(server, archive, tmp_path, left, asked):
     (tmp_path / "voc.tar.part").write_bytes(left)
     assert fetch(archive, tmp_path, **HASTE).read_bytes() == BODY
-    assert server.asked == [f"bytes={len(left)}-", ""]
+    assert server.asked == asked
 
 
 def test_a_server_that_announces_too_much(server, archive, tmp_path):

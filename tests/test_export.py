@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import Photo, folder, hashes, own_set, redraw, run, tiny
+from running import folder, hashes, redraw, run
 
 from wsss import datasets, evaluate
 from wsss.data import pictures
@@ -19,18 +19,11 @@ KINDS = ("segmentation", "cam", "pseudo_label")
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    photos = (Photo(), Photo(classes=(2,)), Photo(classes=(1, 2), size=(31, 57)))
-    return own_set(tmp_path_factory.mktemp("data") / "own", photos)
-
-
-@pytest.fixture(scope="module")
-def made(own, tmp_path_factory):
+def made(trained, tmp_path_factory):
     """A run whose decoder was drawn anew, so that every class is somewhere."""
-    output = tmp_path_factory.mktemp("runs")
-    assert run(*tiny(own, output)) == 0
-    redraw(folder(output), 0)
-    return folder(output)
+    place = folder(shutil.copytree(trained, tmp_path_factory.mktemp("runs") / "out"))
+    redraw(place, 0)
+    return place
 
 
 @pytest.fixture
@@ -39,7 +32,7 @@ def photos(own, tmp_path):
     place = tmp_path / "photos"
     (place / "more").mkdir(parents=True)
     shutil.copy(own / "JPEGImages/val_0.jpg", place / "a.jpg")
-    Image.open(own / "JPEGImages/val_2.jpg").save(place / "more/b.bmp")
+    Image.open(own / "JPEGImages/val_3.jpg").save(place / "more/b.bmp")
     (place / "notes.txt").write_text("none")
     return place
 

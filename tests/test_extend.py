@@ -59,14 +59,6 @@ def change(text: str, diff: str) -> str:
     return text
 
 
-def test_a_change_whose_place_is_not_there_is_found():
-    assert change("a\nb\n", " a\n+x\n b\n") == "a\nx\nb\n"
-    assert change("a\nb\n", "-a\n+x\n@@\n b\n+y\n") == "x\nb\ny\n"
-    for text in ("b\n", "a\na\n"):
-        with pytest.raises(AssertionError):
-            change(text, " a\n+x\n")
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package with the page's files and changes, and a set of images with masks of val alone."""

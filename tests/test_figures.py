@@ -68,20 +68,6 @@ def test_a_drawing_for_the_page_takes_its_colours_and_shares_no_id():
     assert {node.get("id") for node in tree.iter() if node.get("id")} == set(referred)
 
 
-def test_memory_over_the_images_done():
-    done = np.arange(0, 101, 5)
-    bench = {"done": done.tolist(), "process_mb": np.full(21, 700.0).tolist(), "images": 100, "workers": 2}
-    bench["workers_mb"] = np.where(done < 10, 100.0, 250.0).tolist()
-    picture = figures.evaluation_memory(bench)
-    own, others = picture.axes[0].get_lines()
-    assert own.get_ydata().max() == 0.7 and others.get_ydata()[-1] == 0.25
-    assert own.get_linestyle() != others.get_linestyle() and own.get_color() != others.get_color()
-    assert "network's process 0.70 GB in the second tenth of the list and 0.70 GB in the last" in picture.alt
-    assert "its 2 CRF workers 0.25 GB" in picture.alt
-    alone = figures.evaluation_memory(bench | {"workers": 0, "workers_mb": [0.0] * len(bench["done"])})
-    assert len(alone.axes[0].get_lines()) == 1 and "CRF workers" not in alone.alt
-
-
 def test_examples_that_are_missing_are_a_sentence(tmp_path):
     with pytest.raises(UserError, match=r"no file of examples .*cams\.npz; `wsss train mini-base --seed 2` writes it"):
         figures.load_samples(tmp_path / "mini" / "mini-base" / "2" / "cams.npz")

@@ -101,15 +101,6 @@ def test_a_planted_question_is_counted_once(name):
     assert +waits.count == {name: 1}
 
 
-def test_what_asks_nothing_is_not_counted():
-    x = torch.rand(4)
-    with Waits() as waits:
-        x[x.argsort()] * x.to(torch.float64) + x.to("cpu", non_blocking=True).masked_fill(x > 0.5, 1).repeat_interleave(
-            1
-        )
-    assert not +waits.count
-
-
 @pytest.fixture
 def accelerator(monkeypatch):
     """The CPU is one that may not be asked; the filter's process is a thread."""

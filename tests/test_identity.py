@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from running import folder, hashes, own_set, record, run, tiny, write_mask
 from test_faults import sentence
 
 from wsss.data import identity, voc
-from wsss.explore import sources
 from wsss.paths import UserError, read_json, write_json
-from wsss.report import publish, records, statistics
+from wsss.report import publish, records
 from wsss.tools import ship
 
 IDS = "ImageSets/Segmentation"
@@ -291,26 +289,6 @@ def test_an_evaluation_needs_the_classes_of_the_run(own, tmp_path, capsys):
 # Records beside each other.
 
 
-def beside(**changes: dict[str, str]) -> list[records.Record]:
-    """Two seeds, the second with other digests."""
-    digests = {"labels": "1", "masks": "2", "photographs": "3"}
-    one = {"data": {"train": digests, "val": digests}}
-    other = {"data": {name: {**digests, **changes.get(name, {})} for name in ("train", "val")}}
-    base = {"fingerprint": {"ids": "0", "masks": "2"}, "protocol": {}, "dataset": "own", "variant": "v", "device": "x"}
-    base |= {"results": {"cam": {"miou": 5.0}}, "threads": 1}
-    return [{**base, **data, "seed": seed} for seed, data in enumerate((one, other))]
-
-
-def test_records_of_other_data_are_not_averaged():
-    assert statistics.summarise(beside(), "cam.miou").mean == 5
-    for split, kind in (("train", "labels"), ("val", "photographs")):
-        with pytest.raises(UserError, match=f"the {records.DATA[kind]} of {split}.; do not average"):
-            statistics.summarise(beside(**{split: {kind: "9"}}), "cam.miou")
-    one, other = beside(train={"labels": "9"})
-    del other["data"]
-    assert statistics.summarise([one, other], "cam.miou").mean == 5, "unknown is not different"
-
-
 def test_a_record_whose_masks_changed_while_it_was_measured_is_not_written(own, tmp_path):
     assert run(*tiny(own, tmp_path / "out")) == 0
     found = records.load(folder(tmp_path / "out").with_suffix(".json"))
@@ -394,43 +372,6 @@ def test_what_is_published_is_of_one_set_of_data(own, tmp_path):
         publish.publish(tmp_path / "runs", tmp_path / "target")
     write_json(path.with_name("1.json"), other | {"other_data": "the image labels of train"})
     assert publish.publish(tmp_path / "runs", tmp_path / "target")
-
-
-def test_records_left_out_for_their_data_are_named(own, tmp_path, capsys):
-    assert run(*tiny(own, tmp_path / "one")) == 0
-    shutil.copytree(tmp_path / "one", tmp_path / "two")
-    path = folder(tmp_path / "two").with_suffix(".json")
-    other = read_json(path)
-    other["data"]["val"]["photographs"] = "another"
-    write_json(path.with_name("1.json"), other | {"seed": 1})
-    capsys.readouterr()
-    assert len(records.find(tmp_path / "one", tmp_path / "two")) == 1
-    assert re.search(r"note: 1 records are left out.*1\.json.*the photographs of val", capsys.readouterr().err)
-    assert len(records.find(tmp_path / "two")) == 2
-
-
-def test_the_verdict_says_that_data_differ(own, tmp_path):
-    assert run(*tiny(own, tmp_path / "out")) == 0
-    published = records.load(folder(tmp_path / "out").with_suffix(".json"))
-    mine = json.loads(json.dumps(published)) | {"path": published["path"]}
-    mine["data"]["train"]["photographs"] = "another"
-    rows, passed = statistics.verdict([published], [mine])
-    shown = statistics.verdict_table(rows).rows
-    assert passed and shown[0][-1] == "yes (other data: the photographs of train differ)"
-    assert statistics.verdict_table(statistics.verdict([published], [published])[0]).rows[0][-1] == "yes"
-
-
-def test_explore_says_that_two_runs_are_of_other_data(own, tmp_path, capsys):
-    other = shutil.copytree(own, tmp_path / "other/own")
-    save_again(other, "train_2")
-    for root, output in ((own, "one"), (other, "two")):
-        assert run(*tiny(root, tmp_path / output)) == 0
-    places = [folder(tmp_path / output) for output in ("one", "two")]
-    capsys.readouterr()
-    assert len(sources.of_runs(places)[0]) == 2
-    assert f"{places[1]} is of other data than {places[0]}: the photographs of train" in capsys.readouterr().err
-    sources.of_runs(places[:1])
-    assert not capsys.readouterr().err
 
 
 def test_weights_are_not_shipped_with_numbers_on_other_data(own, tmp_path):

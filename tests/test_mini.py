@@ -10,8 +10,7 @@ import pytest
 from numpy.random import RandomState
 from PIL import Image
 
-from wsss.data.drawn import generate, render
-from wsss.data.drawn.raster import Pose, ellipse, fill, rectangle
+from wsss.data.drawn import generate
 from wsss.paths import UserError
 
 SPLITS = {"train": 9, "val": 2, "test": 1}
@@ -89,26 +88,6 @@ def test_every_class_is_about_as_frequent_and_half_the_images_have_one(drawings:
     counts = np.array([sum(c in p for p in present) for c in range(1, 10)])
     assert counts.min() >= 12 and counts.max() <= 2 * counts.min()
     assert 0.4 <= np.mean([len(p) == 1 for p in present]) <= 0.7
-
-
-def test_classes_of_one_body_differ_in_the_part_only() -> None:
-    ring, stripe = (
-        render.draw_object(RandomState(3), body, generate.PATTERNS[pattern], hue, 70.0, 10)
-        for body, pattern, hue in ((generate.BODIES["fish"], "ring", 20.0), (generate.BODIES["fish"], "stripe", 150.0))
-    )
-    assert np.array_equal(ring.part, stripe.part)
-    differs = np.abs(ring.canvas - stripe.canvas).max(2) > 0
-    assert differs.any() and not differs[~ring.part].any()
-
-
-def test_fill_is_exact_coverage() -> None:
-    square = fill([rectangle(1.5, 1, 3, 2.75)], 4, 5)
-    assert np.array_equal(square[1], [0, 0.5, 1, 0, 0]) and np.array_equal(square[2], [0, 0.375, 0.75, 0, 0])
-    overlap = fill([rectangle(0, 0, 2, 2), rectangle(1, 1, 3, 3)[::-1]], 4, 4)
-    assert overlap.max() == 1 and overlap.sum() == 7
-    assert fill([rectangle(-9, -9, 20, 20)], 4, 4).min() == 1
-    assert fill([rectangle(-9, -9, -2, 20)], 4, 4).max() == 0
-    assert abs(fill([ellipse(0, 0, 1)], 40, 40, Pose(15, 33, 20, 20, True)).sum() / (np.pi * 225) - 1) < 0.02
 
 
 def test_pretraining_images_are_of_other_classes() -> None:

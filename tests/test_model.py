@@ -1,18 +1,16 @@
-"""The network: token order, positions, patches, registers, sizes, heads, teacher, names, strict checkpoints, D13."""
+"""The network: token order, positions, patches, registers, sizes, heads, teacher, checkpoints, D13."""
 
 import copy
 import shutil
 
 import numpy as np
 import pytest
-import reference
 import torch
 import torch.nn.functional as F
-from builders import forward, noise, tensor, tiny, training_batch
+from builders import tiny
 from safetensors.torch import save_file
 
-from wsss import checkpoint, method, model, schedule
-from wsss.config import ClassContrast, Msc
+from wsss import checkpoint, model
 from wsss.paths import UserError
 
 
@@ -224,65 +222,6 @@ def test_D13_positions_resampled_with_antialiasing(size):
 # Heads.
 
 
-def test_classifiers_look_at_the_maximum_of_each_channel():
-    """So a positive logit does not imply a positive CAM token."""
-    net = network()
-    with torch.no_grad():
-        output = net(image(32, 32))
-    for tokens, head, logits in (
-        (output.tokens, net.classifier, output.logits),
-        (output.aux_tokens, net.aux_classifier, output.aux_logits),
-    ):
-        by_hand = tokens.numpy().max(1) @ head.weight.detach().numpy()[:, :, 0, 0].T
-        np.testing.assert_allclose(logits, by_hand, atol=1e-5)
-
-
-def test_decoder_equals_the_slow_loop():
-    decoder = model.Decoder(3, 4, 5).double()
-    x = noise(0, 3, 7, 6)
-    layers = [layer.weight.detach().numpy() for layer in (decoder.conv6, decoder.conv7, decoder.conv8)]
-    slow = np.maximum(reference.convolution(x, layers[0], 5), 0)
-    slow = np.maximum(reference.convolution(slow, layers[1], 5), 0)
-    slow = reference.convolution(slow, layers[2], 1)
-    with torch.no_grad():
-        np.testing.assert_allclose(decoder(tensor(x)[None])[0], slow, atol=1e-9)
-
-
-def head_of(width, hidden, bottleneck, subspaces, dimension, normalise):
-    return model.ContrastHead(
-        width, ClassContrast(hidden=hidden, bottleneck=bottleneck), Msc(subspaces, dimension, normalise)
-    )
-
-
-def test_contrast_head_ends_in_rows_of_unit_norm():
-    """Of the base: its last layer is torch's weight_norm with g = 1: unit input, unit rows, outputs not normalised."""
-    head = head_of(6, 10, 5, 1, 7, False)
-    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
-    bottleneck = F.normalize(head.mlp(x), dim=1)
-    torch.testing.assert_close(bottleneck.norm(dim=1), torch.ones(3))
-    theirs = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(5, 7, bias=False), dim=0)
-    with torch.no_grad():
-        theirs.parametrizations.weight.original0.fill_(1)
-        theirs.parametrizations.weight.original1.copy_(head.last_layer.weight_v)
-    torch.testing.assert_close(head(x)[:, 0], theirs(bottleneck))
-    assert not head.last_layer.weight_g.requires_grad and head.last_layer.weight_v.requires_grad
-    assert all(not layer.bias.any() for layer in head.mlp[::2])
-    wide = head_of(64, 512, 64, 1, 7, False)
-    assert wide.mlp[2].weight.std().item() == pytest.approx(0.02, rel=0.02)
-
-
-def test_subspaces_start_orthogonal_and_share_the_trunk():
-    head = head_of(6, 10, 8, 4, 2, True)
-    rows = head.projection().flatten(0, 1)
-    torch.testing.assert_close(rows @ rows.T, torch.eye(8))
-    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
-    bottleneck = F.normalize(head.mlp(x), dim=1)
-    codes = head(x)
-    assert codes.shape == (3, 4, 2)
-    torch.testing.assert_close(codes.norm(dim=2), torch.ones(3, 4))
-    torch.testing.assert_close(codes[:, 2], F.normalize(bottleneck @ head.projection()[2].T, dim=1))
-
-
 def test_classifier_scale_multiplies_the_start():
     one, tenth = (network(model__classifier_scale=scale) for scale in (1.0, 0.1))
     torch.testing.assert_close(tenth.classifier.weight, 0.1 * one.classifier.weight)
@@ -320,47 +259,7 @@ def test_teacher_starts_as_a_copy_and_follows_by_its_momentum():
     assert all(torch.equal(before[name], value) for name, value in net.proj_head_t.state_dict().items())
 
 
-def test_teacher_receives_no_gradient():
-    config = tiny(cam__low=0.69)  # many crops of background, so that there are negatives
-    net, batch = model.build(config, 4), training_batch(config)
-    _, output, targets = forward(config, batch, net=net)
-    method.objective(method.losses(output, targets, config), schedule.term_weights(0, config)).backward()
-    assert not targets.teacher.requires_grad and output.student.requires_grad
-    assert all(p.grad is None and not p.requires_grad for p in net.proj_head_t.parameters())
-    assert net.proj_head.last_layer.weight_v.grad.any()
-    learning = {id(p) for p in [*net.trunk_parameters(), *net.head_parameters()]}
-    assert not learning & {id(p) for p in net.proj_head_t.parameters()}
-
-
 # Names and checkpoints.
-
-NAMES = {
-    "classifier.weight": (4, 24, 1, 1),
-    "aux_classifier.weight": (4, 24, 1, 1),
-    "decoder.conv6.weight": (24, 24, 3, 3),
-    "decoder.conv7.weight": (24, 24, 3, 3),
-    "decoder.conv8.weight": (5, 24, 1, 1),
-    "mlp.0.weight": (16, 24),
-    "mlp.0.bias": (16,),
-    "mlp.2.weight": (16, 16),
-    "mlp.2.bias": (16,),
-    "mlp.4.weight": (8, 16),
-    "mlp.4.bias": (8,),
-    "last_layer.weight_g": (12, 1),
-    "last_layer.weight_v": (12, 8),
-}
-"""The tensors of the predecessor's released checkpoints beside the encoder's, `module.` taken off, at small widths."""
-
-
-def test_tensor_names_are_the_predecessors():
-    net = network(msc__subspaces=1, msc__dimension=12, msc__normalise=False)
-    own = {name: tuple(x.shape) for name, x in net.state_dict().items()}
-    wanted = {name: shape for name, shape in NAMES.items() if name.startswith(("classifier", "aux", "decoder"))}
-    for head in ("proj_head", "proj_head_t"):
-        wanted |= {f"{head}.{name}": shape for name, shape in NAMES.items() if name.startswith(("mlp", "last"))}
-    assert {name: shape for name, shape in own.items() if not name.startswith("encoder.")} == wanted
-    encoder = {name.removeprefix("encoder.").split(".")[0] for name in own if name.startswith("encoder.")}
-    assert encoder == {"cls_token", "pos_embed", "patch_embed", "blocks", "norm"}
 
 
 def test_a_checkpoint_fills_backbone_or_whole_model(tmp_path):
@@ -374,19 +273,3 @@ def test_a_checkpoint_fills_backbone_or_whole_model(tmp_path):
     for name, x in backbone.encoder.state_dict().items():
         assert x.dtype == torch.float32 and torch.equal(x, half[name].float())
     assert torch.equal(backbone.decoder.conv6.weight, network(seed=2).decoder.conv6.weight)
-
-
-def test_the_last_two_files_of_a_run_are_a_pair(tmp_path):
-    """Weights without their state (a kill between the two writes) do not count."""
-    net = network()
-    for step in (2, 4):
-        checkpoint.save(tmp_path, step, net, {"step": step})
-    assert checkpoint.latest(tmp_path) == 4
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["step-00000004.pt", "step-00000004.safetensors"]
-    checkpoint.write_weights(net, tmp_path / "step-00000006.safetensors")
-    assert checkpoint.latest(tmp_path) == 4
-    assert checkpoint.load(tmp_path, 4, net) == {"step": 4}
-    (tmp_path / "step-00000004.pt").write_bytes(b"torn")
-    with pytest.raises(UserError, match="cut off"):
-        checkpoint.load(tmp_path, 4, net)
-    assert checkpoint.latest(tmp_path / "nowhere") is None

@@ -109,16 +109,6 @@ def test_a_deep_photograph_of_one_value_and_one_that_is_turned(tmp_path):
     assert pictures.read_image(tmp_path / "turned.png").size == (24, 40)
 
 
-def test_check_notes_deep_photographs(tmp_path, capsys):
-    root = own_set(tmp_path / "own")
-    for split in ("train", "val"):
-        rising = np.arange(48 * 40).reshape(40, 48)
-        write_png(root / f"JPEGImages/{split}_0.png", rising[::-1] if split == "val" else rising, 16)
-        (root / f"JPEGImages/{split}_0.jpg").unlink()
-    assert run("data", "check", root) == 0
-    assert f"note: 2 {pictures.DEEP}, first train_0" in capsys.readouterr().out
-
-
 def deep_tiff(path: Path) -> None:
     """Two pixels of three times 16 bits: the header and its table of contents, by hand."""
     rows = [(256, 3, 1, 2), (257, 3, 1, 1), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 140)]

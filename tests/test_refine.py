@@ -124,20 +124,6 @@ def test_segmentation_labels_equal_the_slow_loop(iterations):
     assert found.unique().tolist() == [0, 1, 2, 3, IGNORE]
 
 
-@QUICK
-@given(seeds(), spans(SIZE[0]), spans(SIZE[1]))
-def test_weights_sum_to_1_01(seed, rows, columns):
-    """So a constant mask grows by that factor at each iteration, in even images as well."""
-    image = pictures(seed)
-    image[0, :, :5] = 17.0
-    box = torch.tensor([[*rows, *columns]] * 2)
-    weights = refine.neighbour_weights(image, box)
-    assert weights.shape == (2, *SIZE, 48) and (weights > 0).any(3).all() and (weights >= 0).all()
-    torch.testing.assert_close(weights.sum(3), torch.full((2, *SIZE), 1.01, dtype=torch.float64))
-    constant = torch.full((2, 1, *SIZE), 0.3, dtype=torch.float64)
-    torch.testing.assert_close(refine.refine(image, constant, box, 3), 0.3 * 1.01**3 * torch.ones_like(constant))
-
-
 def test_D16_refinement_does_not_cross_the_edge_of_the_box():
     """Neither the refined masks nor the labels depend on what lies outside the box; the predecessor's (D16) do."""
     image, masks, label = pictures(0, size=(24, 20)), uniform(1, 2, 3, 24, 20), torch.ones(2, 3).double()
@@ -212,22 +198,6 @@ def test_absent_classes_stay_absent_and_images_do_not_influence_one_another():
         assert set(together[one].unique().tolist()) <= allowed
         assert bool(((together[one] > 0) & (together[one] < IGNORE)).any()) == bool(label[one].any())
     assert not together[0].any()
-
-
-def test_classes_absent_from_the_batch_are_not_refined(monkeypatch):
-    """One channel for each class of the richest image and the background, twice, whatever the number of classes."""
-    seen = []
-    plain = refine.refine
-
-    def spy(image, masks, *rest):
-        seen.append(tuple(masks.shape))
-        return plain(image, masks, *rest)
-
-    monkeypatch.setattr(refine, "refine", spy)
-    label = torch.zeros(2, 80)
-    label[0, [5, 70]] = label[1, 33] = 1
-    pseudo_label(pictures(0, 2, (8, 8)).float(), uniform(21, 2, 80, 8, 8).float(), label, whole(2, (8, 8)))
-    assert seen == [(2, 6, 4, 4)]
 
 
 @QUICK

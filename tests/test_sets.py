@@ -158,14 +158,3 @@ def test_a_headline_class_that_the_set_has_not_is_refused(tmp_path, capsys, name
     said = capsys.readouterr().err
     assert f"data.headline names the class {name!r}, which is not among the classes; {near}" in said
     assert not list(tmp_path.glob("out/**/*.json"))
-
-
-def test_the_lists_of_another_project_are_not_remembered(tmp_path, monkeypatch):
-    """One process may work for two projects, one after the other: each has its own data/lists."""
-    there = sets._ids("voc-animals", "val")
-    (tmp_path / "wsss").mkdir()
-    (tmp_path / "_config.yml").touch()
-    (tmp_path / "data/lists/animals").mkdir(parents=True)
-    (tmp_path / "data/lists/animals/val.txt").write_text("one\n")
-    monkeypatch.chdir(tmp_path)
-    assert sets._ids("voc-animals", "val") == {"one"} != there

@@ -1,11 +1,12 @@
 """Shipping a run: half precision, a card from its record, nothing of a dirty tree."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from running import Photo, folder, own_set, record, run, tiny
+from running import folder, record, run, tiny
 from safetensors.torch import load_file
 
 from wsss import command
@@ -13,11 +14,8 @@ from wsss.tools import ship
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = own_set(tmp_path_factory.mktemp("data") / "own", [Photo(), Photo(classes=(2,)), Photo(classes=(1, 2))])
-    output = tmp_path_factory.mktemp("runs")
-    assert run(*tiny(root, output)) == 0
-    return output
+def made(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(trained, tmp_path_factory.mktemp("runs") / "out")
 
 
 def clean(output: Path, dirty: bool = False) -> Path:
@@ -37,7 +35,7 @@ def test_the_file_is_the_runs_last_weights_in_half_precision(made, tmp_path):
     assert card["made_by"].endswith("--data.root ROOT") and str(made) not in json.dumps(card)
     assert card["run"]["cam.miou_headline"] == found["results"]["cam"]["miou_headline"]
     assert card["this_file"]["cam.miou_headline"] == pytest.approx(card["run"]["cam.miou_headline"], abs=2)
-    assert (card["steps"], card["evaluated_on"], card["train_images"]) == (4, "3 images of val", 3)
+    assert (card["steps"], card["evaluated_on"], card["train_images"]) == (4, "4 images of val", 4)
     assert all(0 <= card["images_in_percent"][name] <= 100 for name in ("named", "outlined"))
 
 
