@@ -189,17 +189,24 @@ def kill(child: subprocess.Popen) -> None:
     child.stderr.close()
 
 
+def finish(words: list[str], processes: int) -> None:
+    """Run to the end, in this process or by torchrun."""
+    if not processes:
+        assert run(*words) == 0
+        return
+    done = process(*words, processes=processes)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [0, 2], ids=["one-process", "two-processes"])
 def test_killed_at_a_random_step_and_resumed(own, tmp_path, processes):
     step = random.SystemRandom().randrange(1, 12)
     print(f"killed at step {step}")
     one, other = tmp_path / "one", tmp_path / "other"
-    done = process(*tiny(own, one, *LONG), processes=processes)
-    assert done.returncode == 0, done.stderr
+    finish(tiny(own, one, *LONG), processes)
     kill(start(tiny(own, other, *LONG), other, step, processes))
-    done = process(*tiny(own, other, *LONG), processes=processes)
-    assert done.returncode == 0, done.stderr
+    finish(tiny(own, other, *LONG), processes)
     assert_same_run(one, other)
 
 
