@@ -100,11 +100,10 @@ def test_fused_and_plain_attention_agree():
     torch.testing.assert_close(tokens[0], tokens[2])
 
 
-@pytest.mark.parametrize("way", [lambda net, x: net.class_token(x), lambda net, x: net.encode(x / 2, x).view_token])
-def test_the_class_token_alone_is_that_of_the_whole_pass(way):
+def test_a_view_beside_the_image_gives_the_class_token_of_its_own_pass():
     net, x = network(), image(32, 32)
     tokens, grads = [], []
-    for token in (net.encode(x).class_token, way(net, x)):
+    for token in (net.encode(x).class_token, net.encode(x / 2, x).view_token):
         net.zero_grad()
         tokens.append(token)
         token.square().sum().backward()

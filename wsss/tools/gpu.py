@@ -96,9 +96,9 @@ def _parity(check: Check) -> dict[str, Any]:
 def _kept(drawn: dict[Any, Any], work: Callable[..., Any]) -> Callable[..., Any]:
     """`work`, whose first result is given to every later caller, on the caller's device."""
 
-    def call(first: torch.Tensor, *rest: Any) -> Any:
+    def call(first: torch.Tensor, *rest: Any, **switches: bool) -> Any:
         if work not in drawn:
-            drawn[work] = work(first, *rest)
+            drawn[work] = work(first, *rest, **switches)
         kept = drawn[work]
         return kept.to(first.device) if isinstance(kept, torch.Tensor) else tuple(x.to(first.device) for x in kept)
 
