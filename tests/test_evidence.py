@@ -74,7 +74,10 @@ def checked(variant, seed, *steps):
         return {"best": layers, "auc": {**layers, "centre": 50.0}, "agreement": {"difference": 5.0}}
 
     rows = [{"step": step, "validation": scores(step)} for step in steps]
-    return record(variant=variant, seed=seed, validations=rows)
+    last = scores(9)
+    results = {"auc": last["auc"], "agreement": last["agreement"]}
+    results["sweep"] = {kind: {"best_headline": value} for kind, value in last["best"].items()}
+    return record(variant=variant, seed=seed, validations=rows, results=results, config={"optim": {"steps": 9}})
 
 
 def test_cams_over_training_of_the_run_with_most_validations():
@@ -83,10 +86,11 @@ def test_cams_over_training_of_the_run_with_most_validations():
     best, auc, apart = picture.axes
     for axis in (best, auc):
         base_last, base_aux, last, aux = axis.get_lines()
-        assert base_last.get_xydata().tolist() == [[1, 21], [2, 22]] and base_aux.get_ydata().tolist() == [31, 32]
-        assert last.get_xydata().tolist() == [[1, 21], [2, 22], [3, 23]] and aux.get_ydata()[0] == 31
-    assert apart.get_lines()[1].get_ydata().tolist() == [5, 5, 5]
-    assert "base seed 2, both seed 1" in picture.alt and "both, aux layer, auc 31.0 to 33.0" in picture.alt
+        assert base_last.get_xydata().tolist() == [[1, 21], [2, 22], [9, 29]]
+        assert last.get_xydata().tolist() == [[1, 21], [2, 22], [3, 23], [9, 29]]
+        assert base_aux.get_ydata().tolist() == [31, 32, 39] and aux.get_ydata()[0] == 31
+    assert apart.get_lines()[1].get_ydata().tolist() == [5, 5, 5, 5]
+    assert "base seed 2, both seed 1" in picture.alt and "both, aux layer, auc 31.0 to 39.0" in picture.alt
 
 
 def test_a_variant_without_validations_is_a_sentence():

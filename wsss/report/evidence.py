@@ -220,8 +220,11 @@ def over_training(runs: Sequence[Record], dataset: str, variants: Sequence[tuple
     panels = picture.subplots(1, 3)
     titles = ("CAM mIoU at its best threshold, %", "pixel AUC of the CAM, %", "mean difference of the layers' CAMs, %")
     for place, (label, run) in enumerate(chosen):
-        steps = [row["step"] for row in run["validations"]]
-        scores = [row["validation"] for row in run["validations"]]
+        end = run["config"]["optim"]["steps"]
+        rows = [row for row in run["validations"] if row["step"] < end]
+        final = {name: records.value(run, name) for name in ("auc", "agreement")}  # the record's own, of the last step
+        final["best"] = {kind: records.value(run, f"sweep.{kind}.best_headline") for kind in ("cam", "aux_cam")}
+        steps, scores = [*(row["step"] for row in rows), end], [*(row["validation"] for row in rows), final]
         look = {"color": PALETTE[(0, 5)[place % 2]], "markersize": 5}
         for layer, kind, style in (("last layer", "cam", "o-"), ("aux layer", "aux_cam", "s--")):
             for axis, measure in zip(panels, ("best", "auc"), strict=False):
