@@ -45,10 +45,8 @@ def differences(experiment: Experiment, runs: Sequence[Record], *others: Experim
         raise NotMeasured(f"no pair of runs of {experiment.title} is on record; `wsss sweep` makes them")
     labels = list(dict.fromkeys(label for label, _ in lines))
     endpoints = sorted({line.endpoint for _, line in lines}, reverse=True)  # segmentation, CAM
-    picture, texts = (
-        Picture(figsize=(6.4, (0.5 + 0.3 * len(labels)) * len(endpoints) + 0.9), layout="constrained"),
-        [],
-    )
+    height = (0.5 + 0.3 * len(labels)) * len(endpoints) + 0.9
+    picture, texts = Picture(figsize=(6.4, height), layout="constrained"), []
     panels = picture.subplots(len(endpoints), 1, squeeze=False, sharex=True)[:, 0]
     for axis, endpoint in zip(panels, endpoints, strict=True):
         axis.axvline(0, color="0.6", linewidth=1)

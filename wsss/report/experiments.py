@@ -238,12 +238,13 @@ def _all() -> Iterator[tuple[str, Experiment]]:
         yield f"{backbone}-components", _components(backbone)
     # The photographs without the ViT's last block, where the last layer leads from the start and therefore teaches.
     labels = ("base", "base + MSC", "base + CSA", _FULL)
-    shallow = {"model.depth": 11}
-    leading = shallow | {"csa.direction": "last_to_aux"}
-    changes = {label: leading if label in ("base + CSA", _FULL) else shallow for label in labels}
-    rows = (Row(label, f"voc-animals{_COMPONENTS[label]}", changes[label], _FIVE) for label in labels)
+    shallow = []
+    for label in labels:
+        variant = f"voc-animals{_COMPONENTS[label]}"
+        direction = {"csa.direction": "last_to_aux"} if presets.PRESETS[variant].csa.weight else {}
+        shallow.append(Row(label, variant, {"model.depth": 11, **direction}, _FIVE))
     title = "CLIP ViT-B/16, 11 of 12 blocks: components"
-    yield "voc-animals-11-blocks", Experiment(title, "voc-animals", tuple(rows), "base")
+    yield "voc-animals-11-blocks", Experiment(title, "voc-animals", tuple(shallow), "base")
     # Choices of the reconstruction on photographs, each against the whole method.
     changes = {name: rows for name, (_, rows) in _ablations("voc-animals").items()}
     choices = {f"direction {kind}": changes["direction"][kind] for kind in ("last_to_aux", "both", "scheduled")}
