@@ -3,7 +3,7 @@
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,19 @@ def trained(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("trained")
     assert run(*tiny(own, output)) == 0
     return output
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """Run a command that must end with exit code 1 and one sentence, and return the sentence."""
+    from running import run, sentence
+
+    def refuse(*words: object) -> str:
+        capsys.readouterr()
+        assert run(*words) == 1
+        return sentence(capsys.readouterr().err)
+
+    return refuse
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +73,30 @@ def process(*words: str, processes: int = 0, **extra: str) -> subprocess.Complet
     """Run the command as a real process to its end."""
     done = command(*words, processes=processes)
     return subprocess.run(done, capture_output=True, text=True, env=environment(**extra), timeout=600)
+
+
+def sentence(err: str, alone: bool = False) -> str:
+    """The one sentence of an error, the last line on stderr; `alone`: before it stand progress bars only."""
+    lines = [line.strip() for line in re.split(r"[\r\n]", err) if line.strip()]
+    errors = [line for line in lines if line.startswith("wsss: error: ")]
+    assert len(errors) == 1 and errors == lines[-1:] and len(errors[0]) > 30 and "Traceback" not in err, err
+    bars = r"(train|evaluate|check|read|score|pretrain)\b.*\d"
+    assert not alone or all(re.match(bars, line) for line in lines[:-1]), err
+    return errors[0]
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 180) -> None:
+    """Look every few milliseconds until something holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"waited for {seconds} seconds"
+        time.sleep(0.005)
+
+
+def cut(path: Path | str, share: float = 0.5) -> None:
+    """Leave the first part of a file."""
+    data = Path(path).read_bytes()
+    Path(path).write_bytes(data[: int(len(data) * share)])
 
 
 def folder(output: Path) -> Path:
@@ -153,9 +179,14 @@ class Photo:
 PHOTOS = (Photo(), Photo(classes=(2,)), Photo(classes=(1, 2)), Photo(classes=(2,), size=(31, 57)))
 
 
-def own_set(root: Path, photos: Sequence[Photo] = PHOTOS, names: Sequence[str] = ("cup", "jug")) -> Path:
-    """A data set in the VOC layout with its own classes.txt and labels from masks; train and val are the same images
-    under two names."""
+def own_set(
+    root: Path,
+    photos: Sequence[Photo] = PHOTOS,
+    names: Sequence[str] = ("cup", "jug"),
+    labels: Sequence[str] = (),
+) -> Path:
+    """A data set in the VOC layout with its own classes.txt and labels from masks, or from a text that has `labels`;
+    train and val are the same images under two names."""
     random = np.random.default_rng(0)
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True)
@@ -163,9 +194,25 @@ def own_set(root: Path, photos: Sequence[Photo] = PHOTOS, names: Sequence[str] =
     for split in ("train", "val"):
         ids = [f"{split}_{number}" for number in range(len(photos))]
         (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(ids) + "\n")
-        for one, photo in zip(ids, photos, strict=True):
-            write_photo(root, one, photo, random)
+        for name, photo in zip(ids, photos, strict=True):
+            write_photo(root, name, photo, random)
+    if labels:
+        write_labels(root, *labels)
     return root
+
+
+def write_labels(root: Path, *labels: str) -> None:
+    """image_labels.txt: the classes of each photograph of train and of val."""
+    rows = (f"{split}_{number} {names}\n" for split in ("train", "val") for number, names in enumerate(labels))
+    (root / voc.LABEL_FILE).write_text("".join(rows))
+
+
+def paint(root: Path, pattern: str, value: int) -> None:
+    """One value in every pixel of the masks that match."""
+    for path in (root / "SegmentationClass").glob(pattern):
+        with Image.open(path) as mask:
+            size = mask.size
+        write_mask(path, np.full(size[::-1], value, np.uint8))
 
 
 def write_photo(root: Path, name: str, photo: Photo, random: np.random.Generator) -> None:

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
-from running import command, environment, hashes
+from running import command, environment, hashes, wait_until
 
 from wsss import datasets
 from wsss.command import run as run_command
@@ -30,7 +29,6 @@ SIZE = (30, 40)
 
 
 def box(x: float, y: float, width: float, height: float) -> list[float]:
-    """A rectangle as a polygon."""
     return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
@@ -143,19 +141,10 @@ def test_a_set_of_every_kind_of_object(source, tmp_path, capsys):
     for number in (1, 2, 4, 6):
         assert np.array_equal(mask_of(root, number), slow_mask(source, "train", number)), number
         assert np.array_equal(mask_of(root, 10 + number), slow_mask(source, "val", number)), number
+    assert os.path.samefile(source / "val2014/COCO_val2014_000000000014.jpg", root / "JPEGImages/000000000014.jpg")
     summary, faults = check.check(root)
     assert not faults and "train 4, val 4, val_part 4; labels from text" in summary
     assert not (tmp_path / "out.partial").exists() and not list(root.rglob(".*"))
-
-
-def test_the_reader_finds_photographs_and_reads_grey_as_rgb(source, tmp_path):
-    prepare(source, tmp_path / "out")
-    split = datasets.Split(tmp_path / "out", "val", masks=True)
-    sample = datasets.sample(split, 2, 32)
-    assert sample.id == "000000000014" and sample.pixels.shape == (*SIZE, 3) and sample.label.tolist() == [1, 0, 0]
-    assert (sample.pixels[..., 0] == sample.pixels[..., 1]).all()
-    original = source / "val2014/COCO_val2014_000000000014.jpg"
-    assert os.path.samefile(original, split.files[2]), "linked"
 
 
 def test_one_and_two_processes_write_the_same(source, tmp_path):
@@ -218,15 +207,17 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(source, tmp_path, m
     assert hashes(root) == hashes(tmp_path / "whole") and not scratch.exists()
 
 
-def test_an_unfinished_set_of_something_else_is_not_gone_on_with(source, tmp_path):
-    scratch = tmp_path / "out.partial"
-    scratch.mkdir()
-    (scratch / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="out.partial exists and is no unfinished set"):
-        prepare(source, tmp_path / "out")
-    (scratch / "mine.txt").unlink()
-    (scratch / coco._CARD).write_text('{"version": 0}')
-    with pytest.raises(UserError, match="out.partial is an unfinished set of other annotations"):
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("mine.txt", "mine", "out.partial exists and is no unfinished set"),
+        (coco._CARD, '{"version": 0}', "out.partial is an unfinished set of other annotations"),
+    ],
+)
+def test_an_unfinished_set_of_something_else_is_not_gone_on_with(source, tmp_path, name, text, says):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / name).write_text(text)
+    with pytest.raises(UserError, match=says):
         prepare(source, tmp_path / "out")
 
 
@@ -250,46 +241,29 @@ def test_a_stopped_process_leaves_no_half_and_no_worker(source, tmp_path, kind):
     _, err = started.communicate(timeout=60)
     assert started.returncode == {signal.SIGINT: 130, signal.SIGKILL: -9}[kind], err
     assert "Traceback" not in err and not (tmp_path / "out").exists()
-    wait_until(lambda: not alive(started.pid))
+    wait_until(lambda: subprocess.run(["pgrep", "-g", str(started.pid)], capture_output=True).returncode)
     assert subprocess.run(words, env=environment(), capture_output=True).returncode == 0
     assert len(list((tmp_path / "out/SegmentationClass").iterdir())) == 308 and not masks.exists()
     assert not check.check(tmp_path / "out", ["train"])[1]
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if holds():
-            return
-        time.sleep(0.05)
-    raise AssertionError("waited for half a minute")
-
-
-def alive(group: int) -> bool:
-    """Whether a process of the group is left."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 # Bad input.
 
 
-def edit(source: Path, change: Callable[[dict[str, Any]], object], split: str = "train") -> None:
-    path = source / f"annotations/instances_{split}2014.json"
-    rows = json.loads(path.read_text())
-    change(rows)
-    path.write_text(json.dumps(rows))
+def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Change the training annotations of a source."""
 
+    def changed(source: Path) -> None:
+        rows = json.loads((source / TRAIN).read_text())
+        change(rows)
+        (source / TRAIN).write_text(json.dumps(rows))
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return changed
 
 
 def shape(value: Any) -> Callable[[Path], None]:
     """The first object with another segmentation."""
-    return lambda s: edit(s, lambda t: t["annotations"][0].update(segmentation=value))
+    return edit(lambda tree: tree["annotations"][0].update(segmentation=value))
 
 
 def turn(path: Path) -> None:
@@ -305,18 +279,18 @@ LONG = compressed(np.ones(SIZE, bool))
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no json": (lambda s: [p.unlink() for p in (s / "annotations").iterdir()], "there is no instances_train"),
     "json of nests": (lambda s: (s / TRAIN).write_text("[" * 100_000), "is not whole JSON"),
-    "json without a key": (lambda s: edit(s, lambda t: t.pop("categories")), "has no list 'categories'"),
-    "captions": (lambda s: edit(s, lambda t: t["annotations"][0].pop("segmentation")), "1 lacks the key 'segm"),
-    "no category": (lambda s: edit(s, lambda t: t["categories"].clear()), "1 to 254 different categories"),
-    "other categories": (lambda s: edit(s, lambda t: t["categories"].append(dict(id=9, name="x"))), "categories of .*"),
-    "unknown image": (lambda s: edit(s, lambda t: t["annotations"][0].update(image_id=99)), "image 99 is not listed"),
-    "image twice": (lambda s: edit(s, lambda t: t["images"].append(t["images"][0])), "an image more than once"),
-    "nothing": (lambda s: edit(s, lambda t: t["annotations"].clear()), "no image of the split train has an object"),
-    "path": (lambda s: edit(s, lambda t: t["images"][0].update(file_name="../x.jpg")), "not the plain name of"),
-    "blank": (lambda s: edit(s, lambda t: t["images"][0].update(file_name=" a.jpg")), "begins with a dot or a blank"),
-    "side of 0": (lambda s: edit(s, lambda t: t["images"][0].update(height=0)), r"height and width \(0, 40\)"),
-    "vast": (lambda s: edit(s, lambda t: t["images"][0].update(height=60000, width=60000)), "cannot be of height"),
-    "area that is none": (lambda s: edit(s, lambda t: t["annotations"][0].update(area=float("nan"))), "an area of nan"),
+    "json without a key": (edit(lambda t: t.pop("categories")), "has no list 'categories'"),
+    "captions": (edit(lambda t: t["annotations"][0].pop("segmentation")), "1 lacks the key 'segm"),
+    "no category": (edit(lambda t: t["categories"].clear()), "1 to 254 different categories"),
+    "other categories": (edit(lambda t: t["categories"].append(dict(id=9, name="x"))), "categories of .*"),
+    "unknown image": (edit(lambda t: t["annotations"][0].update(image_id=99)), "image 99 is not listed"),
+    "image twice": (edit(lambda t: t["images"].append(t["images"][0])), "an image more than once"),
+    "nothing": (edit(lambda t: t["annotations"].clear()), "no image of the split train has an object"),
+    "path": (edit(lambda t: t["images"][0].update(file_name="../x.jpg")), "not the plain name of"),
+    "blank": (edit(lambda t: t["images"][0].update(file_name=" a.jpg")), "begins with a dot or a blank"),
+    "side of 0": (edit(lambda t: t["images"][0].update(height=0)), r"height and width \(0, 40\)"),
+    "vast": (edit(lambda t: t["images"][0].update(height=60000, width=60000)), "cannot be of height"),
+    "area that is none": (edit(lambda t: t["annotations"][0].update(area=float("nan"))), "an area of nan"),
     "odd polygon": (shape([[1, 1, 9, 1, 9, 9, 1]]), "annotation number 1 is malformed: a polygon of 7 numbers"),
     "polygon of nests": (shape([[[1, 2], [3, 4]]]), "annotation number 1 is malformed"),
     "undefined polygon": (shape([[1, 1, float("nan"), 1, 9, 9]]), "a polygon far outside"),
@@ -325,19 +299,18 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "negative": (shape({"counts": [1300, -100], "size": [30, 40]}), "do not add up to 30 x 40"),
     "odd characters": (shape(LONG | {"counts": "~é"}), "annotation number 1 is malformed"),
     "no photograph": (lambda s: (s / PHOTO).unlink(), "1 of the 4 images with objects are not in .*first COCO_train"),
-    "broken photograph": (lambda s: (s / PHOTO).write_bytes(b"nothing"), "000000000002.jpg is no image"),
     "other photograph": (lambda s: Image.new("RGB", (8, 9)).save(s / PHOTO), "is 8x9, but its annotations are for 40"),
     "turned photograph": (
         lambda s: turn(s / PHOTO),
         r"is 30x40 upright, by its EXIF orientation .6., but its annotations are for 40x30; annotate it upright",
     ),
     "background": (
-        lambda s: edit(s, lambda t: t["categories"][0].update(name="__Background__")),
+        edit(lambda t: t["categories"][0].update(name="__Background__")),
         "names '__Background__', which is no class; take that category and its annotations out",
     ),
-    "names alike": (lambda s: edit(s, lambda t: t["categories"][1].update(name="DOG")), "are alike"),
+    "names alike": (edit(lambda t: t["categories"][1].update(name="DOG")), "are alike"),
     "one in two": (
-        lambda s: edit(s, lambda t: t["images"][3].update(file_name="COCO_train2014_000000000011.jpg")),
+        edit(lambda t: t["images"][3].update(file_name="COCO_train2014_000000000011.jpg")),
         "000000000011 is in two splits",
     ),
 }
