@@ -185,7 +185,8 @@ class Student(train.Trainer):
             if not self._file(name).is_file():
                 pixels = torch.from_numpy(np.array(pictures.read_image(split.files[place]))).permute(2, 0, 1)
                 label = torch.from_numpy(split.labels[place])
-                taught = _teacher_maps(teacher, pixels.to(self.device), label.to(self.device))
+                with self._autocast():  # half of the time, and the maps are stored in half precision anyway
+                    taught = _teacher_maps(teacher, pixels.to(self.device), label.to(self.device))
                 with atomic(self._file(name)) as scratch, open(scratch, "wb") as file:
                     np.savez(file, **{kind: value.half().cpu().numpy() for kind, value in taught.items()})
 
