@@ -12,7 +12,7 @@ from wsss.encoder import build_encoder
 from wsss.inference import protocols
 from wsss.presets import PRESETS
 from wsss.registry import DATASETS
-from wsss.report import costs, gpu
+from wsss.report import cost_tables, costs
 from wsss.report.experiments import EXPERIMENTS
 from wsss.settings import override
 from wsss.tools.machine import record_passes
@@ -26,7 +26,7 @@ SMALL = costs.Vit(24, 3, 8, 4)
 
 
 def test_constants_are_those_of_the_parts_that_need_torch():
-    assert gpu.SCALES == protocols.SCALES
+    assert cost_tables.SCALES == protocols.SCALES
     for backbone, size in costs.VITS.items():
         assert backbone in {PRESETS[name].model.backbone.partition(".")[0] for name in ("voc", "voc-deit")}
         with torch.device("meta"):
@@ -112,16 +112,16 @@ def test_an_estimate_is_a_share_of_the_stated_time():
     assert costs.sweep_hours(rows) == pytest.approx((3 * len(rows) * low, 3 * len(rows) * high))
 
 
-@pytest.mark.parametrize("name", gpu.TABLES)
+@pytest.mark.parametrize("name", cost_tables.TABLES)
 def test_every_table_builds_with_and_without_benches(name):
     for benches in (BENCHES, []):
-        table = gpu.TABLES[name](benches)
+        table = cost_tables.TABLES[name](benches)
         assert all(len(row) == len(table.columns) for row in table.rows) and table.note
         assert table.rows or (name == "memory" and not benches)
 
 
 def test_an_ablation_counts_a_run_once():
-    rows = {row[0]: row for row in gpu.ablations_table([]).rows}
+    rows = {row[0]: row for row in cost_tables.ablations_table([]).rows}
     own = [experiment for experiment in EXPERIMENTS.values() if experiment.dataset == "voc"]
     assert int(rows["all of VOC, each run once"][2]) == len({row.variant for one in own for row in one.rows})
     assert int(rows["all of VOC, each run once"][2]) < sum(len(one.rows) for one in own)

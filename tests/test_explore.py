@@ -94,7 +94,7 @@ def test_nothing_to_explore_is_said():
 def test_a_view_holds_the_models_maps_codes_and_labels(made, looked):
     images, seers, classes, found = looked
     view, seer = found[0].views[0], seers[0]
-    config, size = seer.config, evaluate.evaluation_size(seer.config)
+    config, size = seer.config, seer.config.augment.squashed
     pixels = scenes._pixels(images[0].photograph, seer)
     image = seer.model.normalise(pixels)
     with one_thread(), torch.inference_mode():

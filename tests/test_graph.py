@@ -52,7 +52,7 @@ def test_the_graph_of_a_run_computes_what_the_run_does(made):
     whole = copy.deepcopy(seer.model)
     seer.model.half().float()  # as the exported file holds it
     for picture in sources.of_set(root, "val", classes, 3):
-        size = evaluate.evaluation_size(seer.config)
+        size = seer.config.augment.squashed
         pixels = resize_square(picture.photograph, size)[None]
         with one_thread():
             label = evaluate.predicted_label(seer.model, pixels)
@@ -71,7 +71,7 @@ def test_the_graph_of_a_run_computes_what_the_run_does(made):
 def test_the_shipped_graph_computes_what_the_shipped_model_does(name):
     seer, classes = sources.shipped()
     photograph = read_image(project_root() / f"data/photographs/{name}.jpg")
-    pixels = resize_square(photograph, evaluate.evaluation_size(seer.config))[None]
+    pixels = resize_square(photograph, seer.config.augment.squashed)[None]
     with one_thread():
         label = evaluate.predicted_label(seer.model, pixels)
         prediction = evaluate.predict(seer.model, pixels, label, seer.config)

@@ -26,14 +26,14 @@ ROWS = (
     "metrics normalisation optim transforms weights cam alignment contrast energy refine subspace checkpoint",
     "data encoder model datasets",
     "method",
-    "tally evaluate guards train",
+    "tally evaluate finite guards train",
     "inference explore tools",
     "cli __main__",
 )
 NO_TORCH = [
     *("wsss", "wsss.config", "wsss.paths", "wsss.presets", "wsss.provenance", "wsss.cli", "papermill"),
-    *("wsss.report.records", "wsss.report.publish", "wsss.report.gpu", "wsss.report.tables", "wsss.report.statistics"),
-    "wsss.report.gate",
+    *("wsss.report.records", "wsss.report.publish", "wsss.report.cost_tables", "wsss.report.tables"),
+    *("wsss.report.statistics", "wsss.report.verdict", "wsss.report.gate"),
     *("wsss.report.figures", "wsss.tools.reproduce", "wsss.explore.payload", "wsss.explore.command"),
     "wsss.inference.crf",
 ]

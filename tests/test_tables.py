@@ -9,7 +9,7 @@ from test_records import record
 
 from wsss import cli, paths
 from wsss.paths import UserError
-from wsss.report import benchmarks, records, tables
+from wsss.report import literature, records, tables
 from wsss.report.experiments import SEEDS
 
 
@@ -22,15 +22,15 @@ def seg(miou):
 
 
 def test_numbers_of_the_paper_come_from_the_published_file():
-    assert benchmarks.published_number("segmentation/This paper/voc_val") == "71.8"
-    assert benchmarks.published_number("segmentation/ToCo (21k)/voc_test") == "72.2"
-    assert benchmarks.published_number("toco_logs/voc/vit-b/cam") == "72.334"
+    assert literature.published_number("segmentation/This paper/voc_val") == "71.8"
+    assert literature.published_number("segmentation/ToCo (21k)/voc_test") == "72.2"
+    assert literature.published_number("toco_logs/voc/vit-b/cam") == "72.334"
 
 
 @pytest.mark.parametrize("path", ["segmentation/Nobody/voc_val", "segmentation/ToCo/x", "nothing/a/b"])
 def test_an_unknown_published_number_is_an_error(path):
     with pytest.raises(UserError, match="published"):
-        benchmarks.published_number(path)
+        literature.published_number(path)
 
 
 @pytest.mark.parametrize("name", tables.TABLES)

@@ -108,6 +108,11 @@ class Augment:
     local_crops: Annotated[int, Bound(1, 1000)] = 8
     """Number of local crops an image."""
 
+    @property
+    def squashed(self) -> int:
+        """Side in pixels of the square that evaluation squashes images to."""
+        return self.evaluation_size or self.crop
+
 
 @dataclass(frozen=True)
 class Cam:

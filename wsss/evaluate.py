@@ -188,7 +188,7 @@ def _predicted(
     model: SegmentationModel, split: Split, config: Config, device: torch.device, places: Sequence[int]
 ) -> Iterator[Predicted]:
     """Predict the images at `places` in batches; all have the size of the squashed image."""
-    size, plain = evaluation_size(config), config.compat.plain_squash
+    size, plain = config.augment.squashed, config.compat.plain_squash
     for start in range(0, len(places), BATCH):
         samples = [datasets.sample(split, place, size, plain) for place in places[start : start + BATCH]]
         image, label = (torch.stack([getattr(x, name) for x in samples]) for name in ("image", "label"))
@@ -215,17 +215,12 @@ def _predicted(
             )
 
 
-def evaluation_size(config: Config) -> int:
-    """Side in pixels of the squashed image."""
-    return config.augment.evaluation_size or config.augment.crop
-
-
 def _examples(
     model: SegmentationModel, split: Split, config: Config, device: torch.device, count: int = 8
 ) -> dict[str, np.ndarray]:
     """Collect arrays for figures: evenly spaced images with CAMs (0..255, of present classes), labels, prediction,
     truth."""
-    size = evaluation_size(config)
+    size = config.augment.squashed
     rows: list[dict[str, np.ndarray]] = []
     model.eval()
     for place in np.linspace(0, len(split) - 1, min(count, len(split))).astype(int):
@@ -285,7 +280,7 @@ def _protocol(config: Config, kit: Devkit) -> dict[str, Any]:
     """Protocol of training's evaluation, for records."""
     return {
         "name": "training",
-        "size": evaluation_size(config),
+        "size": config.augment.squashed,
         "scales": [1.0],
         "flip": False,
         "crf": None,

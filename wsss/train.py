@@ -17,6 +17,7 @@ from wsss import (
     datasets,
     distributed,
     evaluate,
+    finite,
     guards,
     method,
     optim,
@@ -176,7 +177,7 @@ class Trainer:
                     output, targets = wrapped(batch, self.step, generator)
                     terms = method.losses(output, targets, config)
                     loss = method.objective(terms, table) / config.optim.accumulate
-                pending.append((batch.ids, guards.values(terms)))
+                pending.append((batch.ids, finite.values(terms)))
                 loss.backward()  # out of autocast, in the types that the forward pass had
         means = self._checked(pending)
         method.complete_gradients(self.model, config)
@@ -187,10 +188,10 @@ class Trainer:
         enabled = self.config.optim.bfloat16 and distributed.computes_bfloat16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def _checked(self, pending: Sequence[guards.Pending]) -> dict[str, float | None]:
-        """Average the terms by `guards.means`, and count the steps without a segmentation loss."""
+    def _checked(self, pending: Sequence[finite.Pending]) -> dict[str, float | None]:
+        """Average the terms by `finite.means`, and count the steps without a segmentation loss."""
         undefined = self.config.compat.undefined_segmentation
-        means, without = guards.means(pending, undefined, self.step, self.folder)
+        means, without = finite.means(pending, undefined, self.step, self.folder)
         self.undefined += without
         return means
 
@@ -232,7 +233,7 @@ class Trainer:
             self._validate()
 
     def _validate(self) -> None:
-        guards.require_weights(self.model, self.step, self.folder)
+        finite.require_weights(self.model, self.step, self.folder)
         row = {"step": self.step, "validation": self._measure(self.val_split)}
         if self.watched:
             row["watched"] = {split.name: self._measure(split) for split in self.watched}
@@ -256,7 +257,7 @@ class Trainer:
             checkpoint.write_weights(self.model, self.folder / "best.safetensors", self.model.metadata())
 
     def _save(self) -> None:
-        guards.require_weights(self.model, self.step, self.folder)
+        finite.require_weights(self.model, self.step, self.folder)
         if self.main:
             state = {"optimizer": self.optimizer.state_dict(), "best": self.best, "seconds": self.seconds}
             state |= {"undefined": self.undefined, "images": records.ids_digest(self.train_split.ids)}

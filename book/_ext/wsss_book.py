@@ -10,7 +10,7 @@
     ```{results-figure} cam_figures#2                   the third picture of an executed notebook
     ```{verdict}                                        the reader's own run beside the published one
     ```{bench-table}                                    measured steps, or `infer`: evaluations
-    ```{gpu-table} runs                                 a table of wsss.report.gpu: estimates for the benchmarks
+    ```{cost-table} runs                                 estimates for the benchmarks (wsss.report.cost_tables)
     {printed}`words`                                    a link to the PDF of the book, where there is one
 
 Below a table or figure of records the site offers its data as CSV. A page that shows any of these is read again at
@@ -42,7 +42,7 @@ sys.path.insert(0, str(ROOT))
 
 from wsss import stored  # noqa: E402  (the package may not be installed)
 from wsss.paths import UserError, project_root, read_json  # noqa: E402
-from wsss.report import benches, evidence, gpu, records, statistics, tables  # noqa: E402
+from wsss.report import cost_tables, evidence, records, speed, tables, verdict  # noqa: E402
 from wsss.report.evidence import NotMeasured  # noqa: E402
 from wsss.report.experiments import EXPERIMENTS  # noqa: E402
 from wsss.report.picture import suffix  # noqa: E402
@@ -280,21 +280,22 @@ class BenchTable(Captioned):
 
     def show(self, name: str) -> list[nodes.Node]:
         kind = name or "step"
-        measured = benches.read(project_root() / "data" / "results" / "bench", kind)
+        measured = speed.read(project_root() / "data" / "results" / "bench", kind)
         if not measured:
             raise NotMeasured(f"there is no record of `wsss bench {kind}`")
-        first, *more = (make(measured) for make in benches.TABLES[kind])
+        first, *more = (make(measured) for make in speed.TABLES[kind])
         return [*self.table(first), *(n for table in more for n in table_node(table, [nodes.Text(f"{table.title}.")]))]
 
 
-class GpuTable(Captioned):
-    """{gpu-table}: a table of estimates, from published times, counted operations and benches."""
+class CostTable(Captioned):
+    """{cost-table}: a table of estimates, from published times, counted operations and benches."""
 
     def show(self, name: str) -> list[nodes.Node]:
-        if name not in gpu.TABLES:
-            raise UserError(f"there is no table {name}; there are {', '.join(gpu.TABLES)}")
+        if name not in cost_tables.TABLES:
+            raise UserError(f"there is no table {name}; there are {', '.join(cost_tables.TABLES)}")
         folder = project_root() / "data" / "results" / "bench"
-        return self.table(gpu.TABLES[name]([bench for kind in benches.TABLES for bench in benches.read(folder, kind)]))
+        measured = [bench for kind in speed.TABLES for bench in speed.read(folder, kind)]
+        return self.table(cost_tables.TABLES[name](measured))
 
 
 class Verdict(Captioned):
@@ -307,13 +308,13 @@ class Verdict(Captioned):
         if folder is None or not (folder / "verdict.json").is_file():
             text = "Nothing was run yet, or this is the published book: there is no run of yours to show."
             return [nodes.note("", nodes.paragraph("", text))]
-        verdict = read_json(folder / "verdict.json")
+        answer = read_json(folder / "verdict.json")
         outcome = (
-            "All judged numbers lie within." if verdict["passed"] else "Not all judged numbers lie within the interval."
+            "All judged numbers lie within." if answer["passed"] else "Not all judged numbers lie within the interval."
         )
-        date = f" Run on {verdict['date']}." if "date" in verdict else ""
-        text = f"{outcome} {verdict.get('reach', '')}".strip() + date
-        table = statistics.verdict_table(verdict["rows"])
+        date = f" Run on {answer['date']}." if "date" in answer else ""
+        text = f"{outcome} {answer.get('reach', '')}".strip() + date
+        table = verdict.table(answer["rows"])
         return [nodes.paragraph("", text), *table_node(table, self.caption(table.title))]
 
 
@@ -363,5 +364,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("results-figure", ResultsFigure)
     app.add_directive("verdict", Verdict)
     app.add_directive("bench-table", BenchTable)
-    app.add_directive("gpu-table", GpuTable)
+    app.add_directive("cost-table", CostTable)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -162,14 +162,19 @@ def prepare(
                 raise UserError(
                     f"{error}; what is finished stays in {scratch}, the same words go on from it"
                 ) from error
-        texts: dict[str, list[str]] = {"classes.txt": list(classes), voc.LABEL_FILE: [], voc.CROWD_FILE: []}
-        for photo in (photo for rows in photos.values() for photo in rows):
-            shown, crowds = photo.numbers(), photo.numbers(crowd=True)
-            for name, numbers in ((voc.LABEL_FILE, shown), (voc.CROWD_FILE, crowds - shown)):
-                row = " ".join([photo.name, *(classes[number - 1] for number in sorted(numbers))])
-                texts[name] += [row] if numbers else []
-        voc.write_texts(scratch, texts, written)
+        voc.write_texts(scratch, _texts(classes, [photo for rows in photos.values() for photo in rows]), written)
     return root
+
+
+def _texts(classes: tuple[str, ...], photos: Sequence[Photo]) -> dict[str, list[str]]:
+    """Lines of the set's text files: classes, image labels, and classes that an image shows as a crowd only."""
+    texts: dict[str, list[str]] = {"classes.txt": list(classes), voc.LABEL_FILE: [], voc.CROWD_FILE: []}
+    for photo in photos:
+        shown, crowds = photo.numbers(), photo.numbers(crowd=True)
+        for name, numbers in ((voc.LABEL_FILE, shown), (voc.CROWD_FILE, crowds - shown)):
+            row = " ".join([photo.name, *(classes[number - 1] for number in sorted(numbers))])
+            texts[name] += [row] if numbers else []
+    return texts
 
 
 def _read(annotations: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str, list[Photo]]]:

@@ -84,7 +84,7 @@ class _Seen(nn.Module):
 
 def _graph(model: SegmentationModel, config: Config) -> Any:
     """The graph as an onnx.ModelProto whose weights are float32, by the names of the network's tensors."""
-    size, classes = evaluate.evaluation_size(config), model.classifier.weight.shape[0]
+    size, classes = config.augment.squashed, model.classifier.weight.shape[0]
     example = torch.zeros(1, 3, size, size), torch.zeros(1, classes)
     seen = _Seen(model, config).eval()
     with torch.no_grad(), _exportable():

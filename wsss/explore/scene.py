@@ -71,7 +71,7 @@ def shrunk(pictures: Sequence[Picture], seers: Sequence[Seer]) -> str:
     width, height = largest.photograph.size
     if max(width, height) <= LARGEST:
         return ""
-    sides = sorted({evaluate.evaluation_size(seer.config) for seer in seers})
+    sides = sorted({seer.config.augment.squashed for seer in seers})
     seen = " and ".join(f"{side} x {side}" for side in sides)
     return (
         f"explore: the largest picture, {largest.name}, has {width} x {height} pixels; the page shows pictures "
@@ -123,7 +123,7 @@ def _layer_names(model: SegmentationModel) -> list[str]:
 
 def described(seer: Seer) -> dict[str, Any]:
     """What a page needs to know of a network that it runs by itself, beside the graph."""
-    size = evaluate.evaluation_size(seer.config)
+    size = seer.config.augment.squashed
     return {
         "name": seer.name,
         "about": seer.about,
@@ -174,7 +174,7 @@ def _numpy(value: Tensor) -> np.ndarray:
 
 
 def _pixels(photograph: Image.Image, seer: Seer) -> evaluate.Pixels:
-    size = evaluate.evaluation_size(seer.config)
+    size = seer.config.augment.squashed
     return transforms.resize_square(photograph.convert("RGB"), size, seer.config.compat.plain_squash)[None]
 
 

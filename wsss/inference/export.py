@@ -50,7 +50,7 @@ def run(folder: Path, photos: str, save: Path, weights: str = "last", data_root:
     listed = photographs[0].label is not None
     kinds = ("segmentation", "cam", "pseudo_label") if config.segmentation.weight else ("cam", "pseudo_label")
     made_by = {"command": "predict", "weights": sha256(opened.file), "labels": "list" if listed else "predicted"}
-    made_by |= {"size": evaluate.evaluation_size(config), "background": config.cam.background}
+    made_by |= {"size": config.augment.squashed, "background": config.cam.background}
     with distributed.group() as device, stop_signals() as stop:
         if distributed.world_size() > 1:
             raise UserError("wsss predict works in one process; start it without torchrun")
@@ -113,7 +113,7 @@ def _predict(
     model: SegmentationModel, batch: Sequence[_Photograph], config: Config, classes: tuple[str, ...]
 ) -> Iterator[tuple[_Photograph, dict[str, np.ndarray], dict[str, str]]]:
     """Yield each photograph with its labels by kind and its row of scores."""
-    size, device = evaluate.evaluation_size(config), next(model.parameters()).device
+    size, device = config.augment.squashed, next(model.parameters()).device
     read = [pictures.read_image(photo.file) for photo in batch]
     squashed = [transforms.resize_square(image, size, config.compat.plain_squash) for image in read]
     image = torch.stack(squashed).to(device)

@@ -172,7 +172,7 @@ def run(request: Request, truth: bool = True, check: Callable[[Split], None] | N
     if request.batch < 1 or (request.workers or 0) < 0:
         raise UserError("--batch must be at least 1 and --workers at least 0")
     opened = open_run(request.run, request.weights, request.data_root)
-    size = evaluate.evaluation_size(opened.config)
+    size = opened.config.augment.squashed
     changes = {"flip": request.flip, "crf": request.crf, "merge": request.crf_merge, "longest": request.longest}
     protocol = protocols.protocol(request.protocol, size, request.scales, **changes)
     squashes = protocol.size is not None and opened.config.compat.plain_squash

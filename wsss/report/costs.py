@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from wsss.config import AUX, Config
 from wsss.paths import UserError
 from wsss.registry import DATASETS
-from wsss.report.benchmarks import published_rows
 from wsss.report.experiments import SEEDS, Row
+from wsss.report.literature import published_rows
 from wsss.schedule import classification_steps
 from wsss.settings import override
 
@@ -79,7 +79,7 @@ class Run:
 
     def validation_passes(self) -> list[Pass]:
         """List the passes of one photograph where training evaluates: the segmentation, and the CAM at its scales."""
-        size = self.config.augment.evaluation_size or self.config.augment.crop
+        size = self.config.augment.squashed
         changes = {"augment.crop": size, "augment.local_size": 1, "class_contrast.weight": 0.0}
         first, *cams = Run(override(self.config, changes)).passes()
         return [Pass(first.height, first.width, 1, False, decoder=True), *cams]

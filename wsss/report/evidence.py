@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from wsss.paths import UserError, project_root, read_json
-from wsss.report import ablation, benches, experiments, figures, records
+from wsss.report import ablation, experiments, figures, records, speed
 from wsss.report.experiments import Experiment
 from wsss.report.figures import BLACK, PALETTE
 from wsss.report.picture import Picture
@@ -276,7 +276,7 @@ def build(name: str, runs: Sequence[Record]) -> Picture:
         case "published_curves":
             return figures.published_curves()
         case "step_waterfall":
-            return benches.waterfall(bench)
+            return speed.waterfall(bench)
         case "evaluation_memory":
             if not (bench / "evaluation-memory.json").is_file():
                 raise NotMeasured("there is no record of `wsss bench memory`")

@@ -16,7 +16,7 @@ from matplotlib import colors, lines, patches
 
 from wsss.paths import UserError
 from wsss.report import records
-from wsss.report.benchmarks import published_rows
+from wsss.report.literature import published_rows
 from wsss.report.picture import Picture
 from wsss.report.records import Record
 

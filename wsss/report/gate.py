@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsss.paths import UserError
-from wsss.report.benchmarks import published_rows
+from wsss.report.literature import published_rows
 from wsss.report.table import ABSENT, Table
 
 LOGS = {"voc-toco": ("voc", "vit-b"), "voc-deit-toco": ("voc", "deit-b")}

@@ -9,8 +9,8 @@ from wsss.paths import UserError, did_you_mean, project_root, read_json
 from wsss.presets import NOT_IN_VARIANT, PRESETS
 from wsss.registry import DATASETS
 from wsss.report import ablation, records
-from wsss.report.benchmarks import ANIMALS, COCO, VOC, beside_published, headline, literature, published_number
 from wsss.report.experiments import EXPERIMENTS
+from wsss.report.literature import ANIMALS, COCO, VOC, beside_published, headline, published_number, single_stage
 from wsss.report.records import Record, images
 from wsss.report.statistics import bootstrap_miou, measured, summarise
 from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table
@@ -209,7 +209,7 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     **{name: partial(ablation.numbers, name, experiment) for name, experiment in REPORTED.items()},
     **{f"{name}-differences": partial(ablation.differences, name, experiment) for name, experiment in REPORTED.items()},
     **{f"{dataset}-tries": partial(_of_tries, dataset) for dataset in ("voc-animals", "mini")},
-    "literature": literature,
+    "literature": single_stage,
     "settings": _of_presets,
     "records": _listing,
 }
@@ -230,7 +230,7 @@ def number(text: str) -> tuple[str, str]:
     """Look up a published number as text, and where it comes from.
 
     `text` is SOURCE#KEY[:FORMAT]: DATASET/VARIANT (mean over the seeds of one processor) or DATASET/VARIANT/SEED, and
-    a result or field of the record; `published#` and a number of the literature (`benchmarks.published_number`);
+    a result or field of the record; `published#` and a number of the literature (`literature.published_number`);
     `guesses#` and DATASET/KIND/MEASURE of data/results/guesses.json. Raises UserError or KeyError where there is none.
     """
     reference, _, form = text.partition(":")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from wsss import command, datasets, guards, method, presets, train, transforms
+from wsss import command, datasets, finite, method, presets, train, transforms
 from wsss.batch import Batch, Output
 from wsss.cam import upcast
 from wsss.config import Config
@@ -221,7 +221,7 @@ class Student(train.Trainer):
         with self._autocast():
             terms = _losses(self.model, lesson)
             loss = method.objective(terms, WEIGHTS)
-        values = [(lesson.ids, guards.values(terms))]
+        values = [(lesson.ids, finite.values(terms))]
         loss.backward()
         means = self._checked(values)
         self.optimizer.step()

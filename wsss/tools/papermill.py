@@ -95,21 +95,10 @@ class Engine(NBClientEngine):
 
         A run that fails or is stopped leaves `NAME.failed.ipynb` beside it.
         """
-        from papermill.execute import raise_for_execution_errors  # not at the top: they are importing this module
-        from papermill.parameterize import parameterize_notebook
+        from papermill.execute import raise_for_execution_errors  # not at the top: papermill is importing this module
 
-        known, given, began = defaults(nb), dict(nb.metadata.papermill.get("parameters", {})), time.monotonic()
-        if given:
-            given = settle(given, known)
-            nb = parameterize_notebook(nb, given, engine_name="wsss")
-        start = papermill_io.get_handler("local").cwd(None)  # where papermill was started; --cwd has moved the process
-        papermill_io.get_handler("local").cwd(start)
-        start = Path(start or ".").resolve()
-        name, root = Path(input_path).name, project_root()  # no path of this machine goes into the notebook
-        if (start / input_path).resolve().is_relative_to(root):
-            name = (start / input_path).resolve().relative_to(root).as_posix()
-        nb.metadata.papermill.update(input_path=name, output_path="")
-        nb.metadata.wsss = {"notebook": name, "parameters": known | given, **provenance.stamp()}
+        began, start = time.monotonic(), _started_in()
+        nb = _prepared(nb, start / input_path)
         # The first quiets a warning about TCP on this machine, the second leaves out megabytes that pages cannot use.
         options |= {"extra_arguments": ["--IPKernelApp.log_level=40"], "store_widget_state": False}
         options |= {"input_path": input_path}
@@ -135,6 +124,29 @@ class Engine(NBClientEngine):
         running.replace(output)
         failed.unlink(missing_ok=True)
         return _finished(nb, began)  # papermill writes it to the output once more
+
+
+def _started_in() -> Path:
+    """Folder that papermill was started in: its option --cwd has moved the process."""
+    start = papermill_io.get_handler("local").cwd(None)  # the only way to ask sets it, too
+    papermill_io.get_handler("local").cwd(start)
+    return Path(start or ".").resolve()
+
+
+def _prepared(nb: Any, path: Path) -> Any:
+    """Return the notebook at `path` with its parameters checked and set, and a stamp that names no path of this
+    machine."""
+    from papermill.parameterize import parameterize_notebook  # not at the top, as above
+
+    known, given = defaults(nb), dict(nb.metadata.papermill.get("parameters", {}))
+    if given:
+        given = settle(given, known)
+        nb = parameterize_notebook(nb, given, engine_name="wsss")
+    inside = path.resolve().is_relative_to(project_root())
+    name = path.resolve().relative_to(project_root()).as_posix() if inside else path.name
+    nb.metadata.papermill.update(input_path=name, output_path="")
+    nb.metadata.wsss = {"notebook": name, "parameters": known | given, **provenance.stamp()}
+    return nb
 
 
 def _finished(nb: Any, began: float) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 from wsss import command
 from wsss.paths import UserError, project_root, read_json, write_json
 from wsss.presets import PRESETS
-from wsss.report import records, statistics
+from wsss.report import records, verdict
 
 _ENVIRONMENT = {"WSSS_RUNS": "runs", "TQDM_MININTERVAL": "15"}
 """The book shows the reader's own runs; progress is a line now and then, since papermill passes on lines."""
@@ -96,8 +96,8 @@ def judge(started: float) -> tuple[list[dict[str, Any]], bool]:
     for dataset, variant in sorted(known):
         others = records.select(records.find("runs"), dataset, variant)
         yours += [record for record in others if record["path"] not in _JUDGED]
-    rows, passed = statistics.verdict(published, yours)
-    answer = {"rows": rows, "passed": passed, "reach": statistics.reach(published, "mini", "mini")}
+    rows, passed = verdict.judge(published, yours)
+    answer = {"rows": rows, "passed": passed, "reach": verdict.reach(published, "mini", "mini")}
     path = Path("runs/verdict.json")
     before = read_json(path) if path.is_file() else {}
     if answer != {name: before.get(name) for name in answer}:  # else the book would be built anew for its date
@@ -127,10 +127,8 @@ class Reproduce:
             Step("book", (builder, "build", "book"), index, (*pages, "runs/verdict.json")).run()
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; `make reproduce` goes on from there") from None
-        print(f"\n{statistics.verdict_table(rows).text()}")
-        print(
-            f"{statistics.reach(records.published(), 'mini', 'mini')} mini-coco is a smoke test: it came to its end.\n"
-        )
+        print(f"\n{verdict.table(rows).text()}")
+        print(f"{verdict.reach(records.published(), 'mini', 'mini')} mini-coco is a smoke test: it came to its end.\n")
         print(f"your book: {Path(index).resolve().as_uri()}")
         outside = [row["what"] for row in rows if row["counts"] and row["within"] is False]
         if passed:

@@ -39,7 +39,7 @@ def published_number(path: str) -> str:
     return rows[-1][column]
 
 
-def literature(runs: Sequence[Record]) -> Table:
+def single_stage(runs: Sequence[Record]) -> Table:
     """Tabulate single-stage methods from image labels, as printed by their sources; takes no records."""
     columns = ("method", "venue", "backbone", "voc_val", "voc_test", "coco_val", "source")
     chosen = [r for r in published_rows("segmentation") if (r["stages"], r["supervision"]) == ("1", "I")]
