@@ -1,6 +1,7 @@
 """Cross-layer CAM alignment (Module B): slow loops, gradients, what each term sees and does not, direction."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -147,7 +148,6 @@ def test_teacher_cam_is_bilinear_and_detached():
 @QUICK
 @given(seeds(), st.integers(1, 3), st.sampled_from([(2, 3), (1, 1)]), st.sampled_from([0.1, 0.5]))
 def test_intensity_equals_the_slow_loop(seed, classes, grid, beta):
-    """Images without a class or without a valid token; one token."""
     arrays = cams(seed, 2, classes, grid)
     loss = alignment.intensity_loss(*map(tensor, arrays), beta)
     assert loss.item() == pytest.approx(slow_intensity(*arrays, beta), rel=1e-9, abs=1e-12)
@@ -197,25 +197,16 @@ def test_balance_weighs_near_and_far_pairs_alike():
     assert alignment.structure_loss(student, teacher, label, valid, balance=False).item() == pytest.approx(18 / 90)
 
 
-# Gradients.
-
-
-@pytest.mark.parametrize("options", [{}, {"background": False}, {"balance": False}])
-def test_structure_gradient(options):
+@pytest.mark.parametrize("options", [None, {}, {"background": False}, {"balance": False}])
+def test_gradients(options):
+    """Of intensity, and of structure with its options."""
     student, teacher, _, valid = map(tensor, cams(1))
     label = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
     valid[:, 0] = True
+    term = alignment.intensity_loss if options is None else partial(alignment.structure_loss, **options)
     student.requires_grad_()
-    loss = lambda x: alignment.structure_loss(x, teacher, label, valid, **options)  # noqa: E731
-    assert torch.autograd.gradcheck(loss, student)
-    assert loss(student) > 0
-
-
-def test_intensity_gradient():
-    student, teacher, label, valid = map(tensor, cams(1))
-    student.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: alignment.intensity_loss(x, teacher, label, valid), student)
-    assert alignment.intensity_loss(student, teacher, label, valid) > 0
+    assert torch.autograd.gradcheck(lambda x: term(x, teacher, label, valid), student)
+    assert term(student, teacher, label, valid) > 0
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -242,7 +233,6 @@ def test_nothing_to_compare_is_zero_with_a_zero_gradient(loss, empty):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_finite_under_autocast(loss):
-    """Flat student CAMs at 0 and 1 as well, and the value of float32."""
     student, teacher, label, valid = map(tensor, cams(1))
     student[0, 0], student[0, 1] = 0, 1
     label, student = torch.ones_like(label), student.bfloat16()
@@ -252,9 +242,6 @@ def test_finite_under_autocast(loss):
         half = loss(student, teacher.bfloat16(), label, valid)
     assert torch.equal(plain, mixed) and half.dtype == torch.float32
     assert found.isfinite().all() and found.any()
-
-
-# Invariances.
 
 
 @QUICK
@@ -324,9 +311,6 @@ def test_structure_has_no_gradient_at_a_flat_cam_and_intensity_has(seed, level, 
     assert gradient(alignment.intensity_loss, student, teacher, label, valid).abs().max() > 1e-3
 
 
-# Direction.
-
-
 @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
 def test_fixed_directions(progress):
     fixed = {"aux_to_last": (1, 0), "last_to_aux": (0, 1), "both": (0.5, 0.5)}
@@ -340,16 +324,10 @@ def test_the_scheduled_direction_crosses_over_linearly():
         found = schedule.direction_weights(progress, "scheduled", 0.45)
         assert found == pytest.approx((first, 1 - first), abs=1e-9)
     assert schedule.direction_weights(0.4, "scheduled", 0.45, 0.2) == pytest.approx((0.75, 0.25))
-
-
-def test_a_crossing_of_0_means_the_last_layer_leads_from_the_start():
-    assert schedule.direction_weights(0.0, "scheduled", 0.0) == (0, 1)
+    assert schedule.direction_weights(0.0, "scheduled", 0.0) == (0, 1), "the last layer leads from the start"
     assert schedule.direction_weights(0.0, "scheduled", 0.05) == pytest.approx((1, 0))
-
-
-def test_a_ramp_of_0_is_a_step():
-    found = [schedule.direction_weights(progress, "scheduled", 0.5, 0.0) for progress in (0.49, 0.5)]
-    assert found == [(1, 0), (0, 1)]
+    steep = [schedule.direction_weights(progress, "scheduled", 0.5, 0.0) for progress in (0.49, 0.5)]
+    assert steep == [(1, 0), (0, 1)]
 
 
 def test_an_affinity_of_exactly_one_half_is_near():

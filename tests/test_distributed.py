@@ -12,7 +12,7 @@ import torch.distributed as dist
 from running import Photo, folder, own_set, process, record, run, tiny
 from safetensors.torch import load_file
 
-from wsss import checkpoint, datasets, distributed, train
+from wsss import checkpoint, distributed, train
 from wsss.paths import UserError
 from wsss.report import records
 
@@ -28,7 +28,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a run of two gloo processes under torchrun."""
     output = tmp_path_factory.mktemp("pair")
     done = process(*tiny(own, output, *EXACT), processes=2)
     assert done.returncode == 0, done.stderr
@@ -38,7 +37,6 @@ def pair(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_that_accumulates(pair, own, tmp_path):
-    """The same two micro-batches: gradients are averaged over processes as over micro-batches."""
     assert run(*tiny(own, tmp_path, *EXACT, "--optim.accumulate", "2")) == 0
     assert_same_weights(tmp_path, pair)
 
@@ -87,7 +85,6 @@ def test_two_processes_stop_together_and_go_on_as_two(own, tmp_path):
 
 @pytest.mark.slow
 def test_D10_two_processes_count_each_image_once(pair, own, tmp_path):
-    """The record of two processes equals that of one process that evaluates the same weights."""
     two, counts = record(pair), counts_of(pair)
     assert two["processes"] == 2 and two["images"] == two["fingerprint"]["images"] == 5
     assert run("evaluate", folder(pair)) == 0
@@ -102,16 +99,13 @@ def test_D10_two_processes_count_each_image_once(pair, own, tmp_path):
 
 
 def counts_of(output: Path) -> dict[str, np.ndarray]:
-    """The counts by image beside the one run's record."""
     return records.load_counts(records.load(folder(output).with_suffix(".json")))
 
 
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_all(tmp_path):
     """Process 0 looks through the photographs; the other must not wait for ever, nor say the fault again."""
-    root = own_set(tmp_path / "own", PHOTOS)
-    broken = "train_3.jpg"
-    (root / "image_labels.txt").write_text("".join(f"{s}_{n} cup\n" for s in ("train", "val") for n in range(5)))
+    root, broken = own_set(tmp_path / "own", PHOTOS, labels=["cup"] * 5), "train_3.jpg"
     (root / "JPEGImages" / broken).write_bytes(b"\xff\xd8\xff")
     done = process(*tiny(root, tmp_path / "out"), processes=2)
     assert done.returncode != 0
@@ -159,16 +153,6 @@ def test_more_processes_than_gpus_share_them_by_gloo(machine, capsys):
     assert not capsys.readouterr().err
     machine(0, 3, 2)
     assert "3 processes share 2 GPUs" in capsys.readouterr().err
-
-
-def test_loader_processes_are_divided_among_the_processes_of_a_machine(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(datasets, "cores", lambda: 6)
-    found = []
-    for processes in (1, 2, 4, 8):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-        found.append(datasets.num_workers(None))
-    assert found == [4, 3, 1, 1] and datasets.num_workers(7) == 7
 
 
 def test_one_process_needs_no_group():

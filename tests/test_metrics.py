@@ -1,4 +1,4 @@
-"""Measures: slow loops, closed forms, absent classes, the centre guess, coverage, boundaries, the sweep."""
+"""Measures: slow loops, closed forms, absent classes, coverage, boundaries, the sweep."""
 
 import math
 
@@ -87,10 +87,6 @@ def test_a_headline_without_truth_is_undefined_beside_a_mean_that_is_not():
     assert (scores["miou"], scores["miou_headline"]) == (100.0, None) and list(intervals) == ["miou_interval"]
 
 
-def test_two_layers_that_show_background_alone_do_not_agree_on_anything():
-    assert metrics.agreement_scores(np.zeros((1, 2)), np.array([[9, 0, 0], [0, 0, 0]]))["label_iou"] is None
-
-
 @QUICK
 @given(seeds(), st.integers(1, 4))
 def test_classification_scores_equal_the_slow_loops(seed, classes):
@@ -112,12 +108,9 @@ def test_classification_leaves_out_classes_without_a_positive():
     assert metrics.classification_scores(label, logits, ("one", "two")) == perfect
     none = metrics.classification_scores(np.zeros((2, 2)), logits, ("one", "two"))
     assert none == {"map": None, "map_headline": None, "f1": None, "average_precision": {}}
-
-
-def test_headline_precision_is_over_its_classes_alone():
     label, logits = np.array([[1.0, 1.0], [0.0, 0.0]]), np.array([[2.0, -3.0], [-1.0, 3.0]])
     scores = metrics.classification_scores(label, logits, ("one", "two"), ("background", "one"))
-    assert (scores["map"], scores["map_headline"]) == (75.0, 100.0)
+    assert (scores["map"], scores["map_headline"]) == (75.0, 100.0), "the headline's is over its classes alone"
 
 
 @QUICK
@@ -159,27 +152,6 @@ def test_images_that_are_named_and_outlined():
     counted[3, 3] = (9, 9, 0)
     assert metrics.outlined_share(counted, (1, 2)) == 50
     assert metrics.outlined_share(counted[3:], (1, 2)) is None
-
-
-@QUICK
-@given(st.integers(0, 3), st.integers(4, 20), st.integers(4, 20))
-def test_centre_guess_paints_the_labels_side_by_side(classes, height, width):
-    """The central half of both sides, shared evenly from left to right; all background without a label."""
-    label = np.zeros(5)
-    label[:classes] = 1
-    guess = metrics.centre_guess(label, (height, width))
-    top, left = height // 4, width // 4
-    border = guess.copy()
-    border[top : height - top, left : width - left] = 0
-    assert not border.any()
-    strip = guess[height // 2, left : width - left]
-    if classes == 0:
-        assert not guess.any()
-    elif len(strip) >= classes:
-        assert (np.diff(strip.astype(int)) >= 0).all() and set(strip) == set(range(1, classes + 1))
-        shares = np.bincount(strip, minlength=classes + 1)[1:]
-        assert shares.max() - shares.min() <= 1
-    assert (guess[top : height - top] == guess[top]).all()
 
 
 def test_coverage_counts_and_scores():
@@ -251,6 +223,8 @@ def test_agreement_leaves_out_images_without_a_class():
     found = metrics.agreement_scores(pairs_of, totals)
     assert found == {"difference": 20.0, "affinity": 3.0, "label_iou": (60 + 100) / 2}
     assert metrics.agreement_scores(pairs_of[1:2], totals[1:2]) == dict.fromkeys(found)
+    background_alone = metrics.agreement_scores(np.zeros((1, 2)), np.array([[9, 0, 0], [0, 0, 0]]))
+    assert background_alone["label_iou"] is None, "they agree on nothing"
 
 
 def test_miou_intervals_hold_the_mean_of_their_classes():
@@ -295,7 +269,8 @@ def test_boundaries_equal_repeated_erosion(labels, width):
 @QUICK
 @given(seeds(), st.sampled_from([((7, 9), 1), ((60, 80), 2)]))
 def test_boundary_counts_equal_bands_class_by_class(seed, case):
-    """Nine blocks of labels, so that there is something inside the bands."""
+    """Nine blocks of labels, so that there is something inside the bands, which are 2 % of the diagonal wide."""
+    assert [metrics.boundary_width(size) for size in ((3, 4), (300, 400), (448, 448))] == [1, 10, 13]
     rng, (size, width) = np.random.default_rng(seed), case
     block = np.ones((-(-size[0] // 3), -(-size[1] // 3)), int)
     truth, guess = (
@@ -310,10 +285,6 @@ def test_boundary_counts_equal_bands_class_by_class(seed, case):
             bands.append(mask & ~eroded(mask, width))
         one, two = bands
         assert found[label].tolist() == [(one & two).sum(), (two & ~one).sum(), (one & ~two).sum()]
-
-
-def test_boundary_width_is_two_percent_of_the_diagonal():
-    assert [metrics.boundary_width(size) for size in ((3, 4), (300, 400), (448, 448))] == [1, 10, 13]
 
 
 # The sweep.

@@ -22,9 +22,6 @@ def image(*size, images=2):
     return torch.randn(images, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
-# Shapes and sizes.
-
-
 @pytest.mark.parametrize("patch", [8, 14, 16])
 @pytest.mark.parametrize("size", [(56, 56), (33, 61), (16, 100)])
 def test_any_patch_and_size(patch, size):
@@ -83,14 +80,6 @@ def test_patches_as_a_linear_layer_are_the_convolution():
     torch.testing.assert_close(one, two)
 
 
-def test_a_view_beside_the_images_leaves_their_pass_as_it_is():
-    net, x, view = network(), image(32, 32), image(32, 32) / 2
-    alone, beside = net(x), net(x, view=view)
-    assert alone.view_token is None
-    for name in ("tokens", "aux_tokens", "class_token", "logits", "aux_logits", "segmentation"):
-        torch.testing.assert_close(getattr(beside, name), getattr(alone, name))
-
-
 def test_fused_and_plain_attention_agree():
     """Which of the two is chosen by the number of tokens: 16 here."""
     nets = [network(model__fused_from=start) for start in (0, 16, 17)]
@@ -110,6 +99,9 @@ def test_a_view_beside_the_image_gives_the_class_token_of_its_own_pass():
         grads.append([p.grad.clone() for p in net.encoder.parameters() if p.grad is not None])
     torch.testing.assert_close(tokens[0], tokens[1])
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-4)
+    alone, beside = net(x), net(x, view=x / 2)
+    for name in ("tokens", "aux_tokens", "class_token", "logits", "aux_logits", "segmentation"):
+        torch.testing.assert_close(getattr(beside, name), getattr(alone, name))
 
 
 @pytest.mark.slow
@@ -168,19 +160,12 @@ def test_an_aligned_layer_beyond_the_aux_has_its_own_classifier():
         ({"model__backbone": "deit_tiny_distilled_patch16_224"}, "not a plain ViT with a class token"),
         ({"model__backbone": "vit_small_patch16_18x2_224"}, "not a plain ViT with a class token"),
         ({"model__depth": 2}, "at least 3 blocks"),
+        ({}, "7x20 pixels is smaller than one patch of 8"),
     ],
 )
 def test_backbones_that_cannot_be_used(changes, words):
     with pytest.raises(UserError, match=words):
-        network(**changes)
-
-
-def test_an_image_smaller_than_a_patch():
-    with pytest.raises(UserError, match="7x20 pixels is smaller than one patch of 8"):
-        network()(image(7, 20))
-
-
-# Positions.
+        network(**changes)(image(7, 20))
 
 
 def added_positions(net, size):
@@ -218,9 +203,6 @@ def test_D13_positions_resampled_with_antialiasing(size):
     assert difference > 1e-2 if min(size) < 32 else difference < 0.1
 
 
-# Heads.
-
-
 def test_classifier_scale_multiplies_the_start():
     one, tenth = (network(model__classifier_scale=scale) for scale in (1.0, 0.1))
     torch.testing.assert_close(tenth.classifier.weight, 0.1 * one.classifier.weight)
@@ -235,9 +217,6 @@ def test_start_depends_on_the_seed_alone():
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not torch.equal(one.decoder.conv6.weight, other.decoder.conv6.weight)
-
-
-# Teacher.
 
 
 def test_teacher_starts_as_a_copy_and_follows_by_its_momentum():
@@ -256,9 +235,6 @@ def test_teacher_starts_as_a_copy_and_follows_by_its_momentum():
     before = copy.deepcopy(net.proj_head_t.state_dict())
     net.update_teacher(1.0)
     assert all(torch.equal(before[name], value) for name, value in net.proj_head_t.state_dict().items())
-
-
-# Names and checkpoints.
 
 
 def test_a_checkpoint_fills_backbone_or_whole_model(tmp_path):

@@ -64,12 +64,15 @@ def test_mix_keeps_near_numbers_apart():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "gpu", "there", "expected"),
-    [(3, False, 2, 3), (0, True, 8, 0), (None, False, 8, 0), (None, True, 8, 4), (None, True, 2, 2)],
+    ("wanted", "gpu", "there", "processes", "expected"),
+    [(3, False, 2, 1, 3), (0, True, 8, 1, 0), (None, False, 8, 1, 0), (None, True, 8, 1, 4), (None, True, 2, 1, 2)]
+    + [(None, True, 6, 2, 3), (None, True, 6, 4, 1), (None, True, 6, 8, 1), (7, True, 6, 8, 7)],
 )
-def test_a_gpu_has_loader_processes_without_being_asked(monkeypatch, wanted, gpu, there, expected):
+def test_a_gpu_has_loader_processes_without_being_asked(monkeypatch, wanted, gpu, there, processes, expected):
+    """They are divided among the processes of a machine."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(datasets, "cores", lambda: there)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert datasets.num_workers(wanted) == expected
 
 

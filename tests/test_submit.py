@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,16 +56,10 @@ def images(devkit: Path) -> Split:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A right PNG for each image."""
     for name, (width, height) in zip(IDS, SIZES, strict=True):
         (tmp_path / "png").mkdir(exist_ok=True)
         pictures.write_mask(tmp_path / f"png/{name}.png", np.full((height, width), 20, np.uint8))
     return tmp_path / "png"
-
-
-def error(capsys: pytest.CaptureFixture, *words: object) -> str:
-    assert run("submit", *words) == 1
-    return next(line for line in capsys.readouterr().err.splitlines() if "wsss: error:" in line)
 
 
 def test_the_archive_holds_what_the_server_takes(done, capsys):
@@ -100,14 +95,13 @@ def test_the_same_predictions_give_the_same_bytes(done, tmp_path):
     assert not list(tmp_path.glob("a/.*"))
 
 
-def test_another_list_than_the_test_images_is_refused_before_it_is_predicted(done, capsys):
-    said = error(capsys, done)
+def test_another_list_than_the_test_images_is_refused_before_it_is_predicted(done, refused):
+    said = refused("submit", done)
     assert "VOC's test has 1,456 images" in said and "lists 3 in test" in said and "--partial" in said
     assert not (done / "predictions").exists()
 
 
 def test_the_whole_test_list_is_asked_for(images):
-    """Just the 1,456 ids of the project's list, and VOC's classes."""
     ids = records.split_ids("voc-test")
     images.ids = ids[::-1]
     submit.require_voc_test(images)
@@ -122,19 +116,19 @@ def test_the_whole_test_list_is_asked_for(images):
         submit.require_voc_test(images)
 
 
-def rewrite(path: Path, mask: np.ndarray) -> None:
-    pictures.write_mask(path, mask.astype(np.uint8))
+def draw(name: str, shape: tuple[int, int], value: int = 0) -> Callable[[Path], None]:
+    return lambda place: pictures.write_mask(place / f"{name}.png", np.full(shape, value, np.uint8))
 
 
 FAULTS = {
-    "size": (lambda p: rewrite(p / f"{IDS[0]}.png", np.zeros((40, 47))), f"{IDS[0]}.png is 47x40, but its image is"),
+    "size": (draw(IDS[0], (40, 47)), f"{IDS[0]}.png is 47x40, but its image is"),
     "missing": (lambda p: (p / f"{IDS[1]}.png").unlink(), f"{IDS[1]}.png does not exist"),
-    "value": (lambda p: rewrite(p / f"{IDS[0]}.png", np.full((40, 48), 21)), "holds the value 21"),
+    "value": (draw(IDS[0], (40, 48), 21), "holds the value 21"),
     "palette": (
         lambda p: Image.fromarray(np.zeros((40, 48), np.uint8)).save(p / f"{IDS[0]}.png"),
         "does not have VOC's palette",
     ),
-    "one more": (lambda p: rewrite(p / "x.png", np.zeros((4, 4))), "x.png is of no image in the list"),
+    "one more": (draw("x", (4, 4)), "x.png is of no image in the list"),
 }
 
 
@@ -150,10 +144,10 @@ def test_a_fault_is_named_and_nothing_is_packed(fault, place, images, tmp_path):
     assert output.read_bytes() == before, "the archive before is untouched"
 
 
-def test_photographs_and_lists_that_are_missing_are_one_sentence(done, devkit, tmp_path, capsys):
+def test_photographs_and_lists_that_are_missing_are_one_sentence(done, devkit, tmp_path, refused):
     root = shutil.copytree(devkit, tmp_path / "moved")
     (root / f"JPEGImages/{IDS[1]}.jpg").unlink()
     words = (done, "--partial", "True", "--data-root", root)
-    assert f"image {IDS[1]} is listed, but" in error(capsys, *words)
+    assert f"image {IDS[1]} is listed, but" in refused("submit", *words)
     (root / "ImageSets/Segmentation/test.txt").unlink()
-    assert "test.txt does not exist" in error(capsys, *words)
+    assert "test.txt does not exist" in refused("submit", *words)

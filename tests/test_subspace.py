@@ -28,7 +28,6 @@ def slow_class_term(student, teacher, flags, temperature):
 
 
 def slow_patch_term(z, labels, images, temperature, across_images=True, across_backgrounds=False):
-    """A2, one subspace and one anchor after the other."""
     values = []
     for k in range(z.shape[1]):
         terms = []
@@ -105,11 +104,6 @@ def test_project_equals_the_slow_loop(seed, subspaces, normalise):
         wanted = projection[k] @ g[a, b]
         wanted = wanted / math.sqrt(wanted @ wanted) if normalise else wanted
         np.testing.assert_allclose(z[a, b, k], wanted, atol=1e-12)
-
-
-def test_projection_gradient():
-    g, projection = tensor(unit(noise(0, 2, 4))).requires_grad_(), tensor(unit(noise(1, 2, 3, 4))).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, p: subspace.project(x, p, True), (g, projection))
 
 
 def test_projections_have_norm_1_in_float32_under_autocast():
@@ -207,11 +201,8 @@ def test_anchors_take_the_same_random_numbers_whatever_the_labels():
         subspace.choose_anchors(labels.long(), generator)
         states.append(generator.get_state())
     assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])
-
-
-def test_no_anchors_keep_the_shape():
     for labels in (torch.full((2, 5), IGNORE), torch.zeros(2, 0, dtype=torch.long)):
-        assert subspace.choose_anchors(labels, torch.Generator()).shape == (0, 3)
+        assert subspace.choose_anchors(labels, torch.Generator()).shape == (0, 3), "no anchors keep the shape"
 
 
 # A2, patch tokens.
@@ -259,11 +250,6 @@ def test_patch_term_without_positives_is_zero_with_a_zero_gradient(labels):
     loss = subspace.patch_subspace_loss(z, labels, torch.zeros_like(labels), 0.1)
     loss.backward()
     assert loss == 0 and z.grad.isfinite().all() and not z.grad.any()
-
-
-def test_patch_term_gradient():
-    z = tensor(unit(noise(0, 6, 2, 3))).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: subspace.patch_subspace_loss(x, LABELS, IMAGES, 0.5), z)
 
 
 # Decoupling.
@@ -326,10 +312,13 @@ def test_decorrelation_has_a_finite_gradient_where_a_dimension_does_not_vary():
     assert z.grad.isfinite().all() and z.grad.any()
 
 
-def test_decoupling_gradients():
-    projection = tensor(unit(noise(0, 3, 2, 4))).requires_grad_()
+def test_gradients():
+    """Of projections, A2 and both parts of A3."""
+    g, projection = (tensor(unit(noise(0, 2, 4))).requires_grad_(), tensor(unit(noise(1, 2, 3, 4))).requires_grad_())
+    assert torch.autograd.gradcheck(lambda x, p: subspace.project(x, p, True), (g, projection))
+    z, normed = tensor(noise(1, 6, 2, 3)).requires_grad_(), tensor(unit(noise(0, 6, 2, 3))).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: subspace.patch_subspace_loss(x, LABELS, IMAGES, 0.5), normed)
     assert torch.autograd.gradcheck(subspace.orthogonality_loss, projection)
-    z = tensor(noise(1, 6, 2, 3)).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: subspace.decorrelation_loss(x, LABELS), z)
 
 
@@ -337,7 +326,6 @@ def test_decoupling_gradients():
 
 
 def test_terms_keep_float32_under_autocast():
-    """Similarities would be rounded to 8 bits of mantissa."""
     z = tensor(unit(noise(0, 6, 2, 64))).float().requires_grad_()
     projection = tensor(unit(noise(1, 2, 8, 64))).bfloat16().requires_grad_()
     student, teacher, flags = map(tensor, views(2, width=64))

@@ -1,14 +1,20 @@
 """`wsss verify`: the whole file and the copy pass, faults are named."""
 
+import io
 import pickle
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from running import run
+from torch import Tensor
 
+from wsss import method
+from wsss.batch import Output, Targets
+from wsss.config import IGNORE, Config
+from wsss.presets import BASE, RELEASED
+from wsss.settings import override
 from wsss.tools import verify
 
 GOLDEN = Path(__file__).parent / "golden" / "toco.npz"
@@ -18,7 +24,6 @@ OTHERS = ["par", "energy", "crf", "encoder"]
 
 
 def table(capsys):
-    """{row: its other cells} of what was printed."""
     lines = capsys.readouterr().out.splitlines()[3:-1]
     return {line.split()[0]: line.split(maxsplit=3)[1:] for line in lines if line}
 
@@ -48,11 +53,7 @@ def test_the_whole_file_agrees(shared, capsys):
     assert tolerances["labels/out/valid_cam"] == tolerances["crf/out/q"] == tolerances["seg/grad/logits"] == 1e-5
 
 
-# The same with a fault.
-
-
 def case_of(name):
-    """The arrays of the case that an array is of."""
     return {key: value for key, value in stored(GOLDEN).items() if key.split("/")[0] == name.split("/")[0]}
 
 
@@ -62,10 +63,7 @@ def written(tmp_path, arrays):
     return path
 
 
-OUTPUTS = ["labels/out/valid_cam", "ptc/grad/tokens", "schedule/out/lr", "metrics/out/iou"]
-
-
-@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("name", ["labels/out/valid_cam", "ptc/grad/tokens", "schedule/out/lr", "metrics/out/iou"])
 @pytest.mark.parametrize("how", ["a little off", "not a number", "another shape"])
 def test_what_differs_is_named(tmp_path, capsys, name, how):
     arrays = case_of(name)
@@ -93,9 +91,6 @@ def test_a_label_map_may_differ_in_one_of_a_thousand():
     assert np.isnan(verify.error(mine, np.where(theirs == 255, np.nan, 0), True))
 
 
-# Faults.
-
-
 @pytest.mark.parametrize(
     ("case", "words"),
     [("ptc2", "unknown case; did you mean ptc?"), ("ctc_Tx", "unknown case; did you"), ("zzz", "unknown case")],
@@ -110,82 +105,135 @@ def test_unknown_cases_are_told_and_the_rest_is_compared(tmp_path, capsys, case,
 
 
 @pytest.mark.parametrize(
-    ("name", "row"),
+    ("name", "row", "array", "says"),
     [
-        ("labels/in/box", "labels"),
-        ("labels/out/roi", "labels/out/roi"),
-        ("ptc/grad/tokens", "ptc/grad/tokens"),
-        ("ptc_all_ignored/out/loss", "ptc_all_ignored/out/loss"),
-        ("metrics/out/iou", "metrics"),
-        ("schedule/in/step", "schedule"),
+        *(
+            (name, name.partition("/in")[0], None, f"the file lacks {name}")
+            for name in ("labels/in/box", "schedule/in/step")
+        ),
+        *((name, name, None, f"the file lacks {name}") for name in ("labels/out/roi", "ptc/grad/tokens")),
+        ("ptc_all_ignored/out/loss", "ptc_all_ignored/out/loss", None, "the file lacks ptc_all_ignored/out/loss"),
+        ("metrics/out/iou", "metrics", None, "the file lacks metrics/out/iou"),
+        ("labels/in/box", "labels", np.zeros((2, 3), int), "cannot be computed"),
+        ("seg/in/logits", "seg", np.zeros(3), "cannot be computed"),
+        ("normalise/in/raw", "normalise", np.array(["text"]), "holds no numbers"),
     ],
 )
-def test_an_array_that_is_missing(tmp_path, capsys, name, row):
+def test_an_array_that_is_missing_or_does_not_fit(tmp_path, capsys, name, row, array, says):
     arrays = case_of(name)
     del arrays[name]
-    assert run("verify", written(tmp_path, arrays)) == 1
+    assert run("verify", written(tmp_path, arrays if array is None else arrays | {name: array})) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert f"the file lacks {name}" in next(line for line in lines if line.startswith(f"{row} "))
+    assert says in next(line for line in lines if line.startswith(f"{row} "))
+
+
+OBJECTS = io.BytesIO()
+np.savez(OBJECTS, **{"seg/in/logits": np.array([{"a": 1}], object)})
+WHOLE = GOLDEN.read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("name", "array", "words"),
+    ("content", "says"),
     [
-        ("labels/in/box", np.zeros((2, 3), int), "cannot be computed"),
-        ("seg/in/logits", np.zeros(3), "cannot be computed"),
-        ("normalise/in/raw", np.array(["text"]), "holds no numbers"),
+        (None, "there is no file"),
+        (b"no archive", "is no npz file"),
+        (pickle.dumps({"ptc/in/label": 1}), "is no npz file"),
+        (WHOLE[:-200], "is no npz file, or one that is cut off"),
+        (WHOLE[:1000] + bytes([WHOLE[1000] ^ 255]) + WHOLE[1001:], "cannot be read"),
+        (OBJECTS.getvalue(), "seg/in/logits is pickled, and what a file brings along is never run"),
     ],
+    ids=["missing", "text", "pickle", "cut off", "a byte", "objects"],
 )
-def test_arrays_that_do_not_fit(tmp_path, capsys, name, array, words):
-    assert run("verify", written(tmp_path, case_of(name) | {name: array})) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert words in next(line for line in lines if line.startswith(f"{name.split('/')[0]} "))
-
-
-def spoil(path, how):
-    if how == "text":
-        path.write_text("no archive")
-    elif how == "pickle":
-        path.write_bytes(pickle.dumps({"ptc/in/label": 1}))
-    elif how == "cut off":
-        path.write_bytes(GOLDEN.read_bytes()[:-200])
-    elif how == "a byte":
-        content = bytearray(GOLDEN.read_bytes())
-        content[1000] ^= 255
-        path.write_bytes(content)
-    elif how == "objects":
-        np.savez(path, **{"seg/in/logits": np.array([{"a": 1}], object)})
-    elif how == "another zip":
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("notes.txt", "hello")
-
-
-FAULTS = {
-    "missing": "there is no file",
-    "text": "is no npz file",
-    "pickle": "is no npz file",
-    "cut off": "is no npz file, or one that is cut off",
-    "a byte": "cannot be read",
-    "objects": "seg/in/logits is pickled, and what a file brings along is never run",
-}
-
-
-@pytest.mark.parametrize("how", FAULTS)
-def test_a_file_that_is_none(tmp_path, capsys, how):
+def test_a_file_that_is_none(tmp_path, refused, content, says):
     path = tmp_path / "reference.npz"
-    spoil(path, how)
-    assert run("verify", path) == 1
-    printed = capsys.readouterr()
-    assert FAULTS[how] in printed.err and printed.err.startswith("wsss: error: ") and not printed.out
+    if content is not None:
+        path.write_bytes(content)
+    assert says in refused("verify", path)
 
 
-def test_another_zip_holds_an_unknown_case(tmp_path, capsys):
-    spoil(tmp_path / "notes.npz", "another zip")
-    assert run("verify", tmp_path / "notes.npz") == 1
-    assert "notes.txt" in capsys.readouterr().out
+# A step of training by way of `method` against the base's own numbers (tests/golden/README.md).
 
 
-def test_help_names_the_layout(capsys):
-    with pytest.raises(SystemExit) as end:
-        run("verify", "--help")
-    assert end.value.code == 0 and "REFERENCE.npz" in capsys.readouterr().out
+GOLDEN = Path(__file__).parent / "golden" / "toco.npz"
+TOCO = override(Config(), {**BASE, **RELEASED})
+"""The base as its authors released it."""
+
+
+def case(name: str) -> dict[str, Tensor]:
+    with np.load(GOLDEN) as arrays:
+        stored = [key for key in arrays.files if key.startswith(f"{name}/")]
+        return {key.removeprefix(f"{name}/"): torch.from_numpy(arrays[key]) for key in stored}
+
+
+def maps_of(label: Tensor, classes: int) -> Tensor:
+    """CAMs (b, k, h, w) between whose thresholds, .25 and .7, just `label` comes out: 1 for a class, 0 for background,
+    one half where nothing is sure."""
+    maps = torch.stack([label == number for number in range(1, classes + 1)], 1).float()
+    return torch.where((label == IGNORE)[:, None], 0.5, maps)
+
+
+def step_of(tokens: Tensor, grid: tuple[int, int], maps: Tensor) -> tuple[Output, Targets]:
+    """An output with nothing in it but tokens, and targets of whole photographs that show every class of `maps`."""
+    label = torch.ones(maps.shape[:2])
+    output = Output(tokens, tokens, (), tokens[:, 0], None, grid, label, label)
+    output.log_probability = torch.zeros(len(maps), maps.shape[1] + 1, *maps.shape[2:]).log_softmax(1)
+    valid = torch.ones(len(maps), *maps.shape[2:], dtype=torch.bool)
+    targets = Targets(label, valid, torch.ones(len(maps), *grid, dtype=torch.bool), cams=(maps, maps))
+    targets.pseudo_label = torch.zeros(valid.shape, dtype=torch.long)
+    targets.token_labels = method.token_labels(targets, grid, TOCO)
+    return output, targets
+
+
+def close(value: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(value, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_patch_token_contrast_of_a_step():
+    """From the aux CAM at image size to the loss and its gradient in the tokens."""
+    base = case("ptc")
+    label, tokens = base["in/label"].long(), base["in/tokens"].requires_grad_()
+    classes = int(label[label != IGNORE].max())
+    large = maps_of(label, classes).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    output, targets = step_of(tokens.flatten(2).mT, (7, 6), large)
+    torch.testing.assert_close(targets.token_labels, label)
+    loss = method.losses(output, targets, TOCO)["patch_contrast"]
+    close(loss, base["out/loss"])
+    close(torch.autograd.grad(loss, tokens)[0], base["grad/tokens"])
+
+
+def test_class_token_contrast_of_a_step():
+    """The released settings' temperature, signs and extra term."""
+    base, temperature = case("ctc_T0.5"), TOCO.class_contrast.temperature
+    assert temperature == 0.5
+    flags, student = base["in/flags"].long(), base["in/student"].requires_grad_()
+    output, targets = step_of(torch.zeros(len(flags), 4, 2), (2, 2), torch.zeros(len(flags), 2, 32, 32))
+    views = [x.unflatten(0, (-1, len(flags)))[:, :, None] for x in (student, base["in/teacher"])]
+    output.student, targets.teacher, targets.flags = *views, flags
+    loss = method.subspace_terms(output, targets, TOCO)["class_contrast"]
+    close(loss, base["out/loss"])
+    close(torch.autograd.grad(loss, student)[0], base["grad/student"])
+
+
+def test_segmentation_of_a_step():
+    """From the CAM's labels, unrefined, to the loss and its gradient in the decoder's logits."""
+    base = case("seg")
+    label, logits = base["in/label"].long(), base["in/logits"].requires_grad_()
+    classes = logits.shape[1] - 1
+    maps, config = maps_of(label, classes), override(TOCO, {"segmentation.refinements": 0})
+    output, targets = step_of(torch.zeros(len(label), label[0].numel(), 2), tuple(label.shape[1:]), maps)
+    output.log_probability = method.log_probability(logits, tuple(label.shape[1:]))
+    box = torch.tensor([[0, label.shape[1], 0, label.shape[2]]]).expand(len(label), 4)
+    targets.pseudo_label = method.pseudo_label(
+        torch.zeros(len(label), 3, *label.shape[1:]), maps, targets.label, box, config
+    )
+    loss = method.losses(output, targets, config)["segmentation"]
+    close(loss, base["out/loss"])
+    close(torch.autograd.grad(loss, logits)[0], base["grad/logits"])
+
+
+def test_pseudo_labels_of_a_step():
+    """Refined by the colours of view 1; at most one pixel in a thousand differs."""
+    base = case("refine")
+    maps, label = base["in/valid_cam"], base["in/image_label"].float()
+    labels = method.pseudo_label(base["in/image"], maps, label, base["in/box"].long(), TOCO)
+    assert (labels != base["out/label"].long()).float().mean() <= 1e-3
