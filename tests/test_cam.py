@@ -61,20 +61,20 @@ def test_normalise_equals_the_slow_loop(seed, masked, rows, columns):
     box = torch.tensor([[0, 5, 0, 4], [*rows, *columns]])
     valid = cam.box_mask(box, (5, 4)) if masked else None
     wanted = reference.normalise(raw, valid.numpy() if masked else None)
-    np.testing.assert_allclose(cam.normalise(tensor(raw), valid), wanted, atol=1e-9)
+    np.testing.assert_allclose(cam.to_unit_range(tensor(raw), valid), wanted, atol=1e-9)
 
 
 def test_D15_padding_in_minimum_and_maximum():
     """A hot column in the padding halves the object's CAM in the predecessor and leaves it alone here."""
     raw = torch.tensor([[[[1.0, 2.0, 4.0], [1.0, 1.5, 4.0]]]])
     valid = cam.box_mask(torch.tensor([[0, 2, 0, 2]]), (2, 3))
-    predecessor, fixed = cam.normalise(raw), cam.normalise(raw, valid)
+    predecessor, fixed = cam.to_unit_range(raw), cam.to_unit_range(raw, valid)
     torch.testing.assert_close(predecessor[0, 0, 0], torch.tensor([0, 1 / 3, 1]), atol=1e-4, rtol=0)
     torch.testing.assert_close(fixed[0, 0, 0], torch.tensor([0.0, 1.0, 1.0]), atol=1e-4, rtol=0)
     everywhere = torch.ones_like(valid)
-    torch.testing.assert_close(cam.normalise(raw, everywhere), predecessor)
+    torch.testing.assert_close(cam.to_unit_range(raw, everywhere), predecessor)
     nowhere = torch.zeros_like(valid)
-    assert cam.normalise(raw, nowhere).isfinite().all()
+    assert cam.to_unit_range(raw, nowhere).isfinite().all()
 
 
 @QUICK
@@ -119,6 +119,6 @@ def test_mirrored_scores_equal_the_slow_loop():
 
 def test_gradient_of_the_normalised_cam():
     raw = tensor(noise(0, 1, 2, 3, 3)).abs().requires_grad_()
-    assert torch.autograd.gradcheck(cam.normalise, raw)
+    assert torch.autograd.gradcheck(cam.to_unit_range, raw)
     tokens, weight = tensor(noise(1, 1, 6, 3)).requires_grad_(), tensor(noise(2, 2, 3)).requires_grad_()
     assert torch.autograd.gradcheck(lambda f, w: cam.class_scores(f, w, (2, 3)), (tokens, weight))

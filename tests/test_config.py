@@ -10,7 +10,7 @@ from typing import Literal, get_origin
 
 import pytest
 
-from wsss.config import Config, to_dict
+from wsss.config import TERMS, Config, to_dict
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.settings import bound_of, flatten, get, kinds, override
@@ -139,7 +139,7 @@ def test_a_weight_of_zero_switches_a_term_off():
     for path in off:
         assert "cam" in override(config, {**off, path: 0.5}).needs, f"{path} alone needs the CAM"
     one = override(config, {"msc.subspaces": 1})
-    assert "projection" not in one.needs and not one.msc.decorrelation
+    assert "projection" not in one.needs and not TERMS["decorrelation"].weight(one)
 
 
 @pytest.mark.parametrize("name", PRESETS)

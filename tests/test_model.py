@@ -159,7 +159,7 @@ def test_an_aligned_layer_beyond_the_aux_has_its_own_classifier():
         ({"model__heads": 5}, "timm does not build it as a plain ViT of this shape"),
         ({"model__backbone": "deit_tiny_distilled_patch16_224"}, "not a plain ViT with a class token"),
         ({"model__backbone": "vit_small_patch16_18x2_224"}, "not a plain ViT with a class token"),
-        ({"model__depth": 2}, "at least 3 blocks"),
+        ({"model__depth": 2}, "model.depth is 2, but must lie between 3 and"),
         ({}, "7x20 pixels is smaller than one patch of 8"),
     ],
 )

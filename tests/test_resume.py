@@ -38,6 +38,7 @@ def test_stopped_and_resumed_is_bit_equal(trained, own, tmp_path, monkeypatch, c
     assert checkpoint.latest(folder(tmp_path)) == step and not folder(tmp_path).with_suffix(".json").exists()
     assert run(*tiny(own, tmp_path)) == 0
     assert_same_run(trained, tmp_path)
+    assert run(*tiny(own, tmp_path, "--save_every", "1")) == 0, "how often a run is saved makes it no other"
 
 
 def test_a_run_goes_on_with_as_many_processes_as_before(trained, own, tmp_path, monkeypatch, capsys):

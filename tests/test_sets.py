@@ -135,6 +135,16 @@ def test_a_new_data_set_is_one_row(roots, tmp_path, monkeypatch):
         sets.root_of(config)
 
 
+def test_a_set_without_lists_and_names_is_its_own_presets_alone(tmp_path, monkeypatch):
+    """Two classes are no reason to take a stranger's set of two classes for it."""
+    monkeypatch.setitem(DATASETS, "kitchen", DataSet("Kitchen", 2, {"train": 2, "val": 1}))
+    root = listed(tmp_path / "pets", ["a", "b"], ["c"], "cat\ndog\n")
+    assert sets.root_of(data("voc", root)) == root and sets.name_of(data("voc", root), root) == "pets"
+    assert sets.name_of(Data("kitchen", str(root)), root) == "kitchen"
+    with pytest.raises(UserError, match="give --data.root to the folder that holds JPEGImages$"):
+        sets.locate(Data("kitchen"))
+
+
 def test_a_run_does_not_hang_on_the_order_of_its_list(tmp_path):
     root = own_set(tmp_path / "own")
     for output in ("one", "other"):

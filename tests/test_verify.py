@@ -222,9 +222,8 @@ def test_segmentation_of_a_step():
     maps, config = maps_of(label, classes), override(TOCO, {"segmentation.refinements": 0})
     output, targets = step_of(torch.zeros(len(label), label[0].numel(), 2), tuple(label.shape[1:]), maps)
     output.log_probability = method.log_probability(logits, tuple(label.shape[1:]))
-    box = torch.tensor([[0, label.shape[1], 0, label.shape[2]]]).expand(len(label), 4)
     targets.pseudo_label = method.pseudo_label(
-        torch.zeros(len(label), 3, *label.shape[1:]), maps, targets.label, box, config
+        torch.zeros(len(label), 3, *label.shape[1:]), maps, targets.label, config
     )
     loss = method.losses(output, targets, config)["segmentation"]
     close(loss, base["out/loss"])
@@ -235,5 +234,5 @@ def test_pseudo_labels_of_a_step():
     """Refined by the colours of view 1; at most one pixel in a thousand differs."""
     base = case("refine")
     maps, label = base["in/valid_cam"], base["in/image_label"].float()
-    labels = method.pseudo_label(base["in/image"], maps, label, base["in/box"].long(), TOCO)
+    labels = method.pseudo_label(base["in/image"], maps, label, TOCO, base["in/box"].long())
     assert (labels != base["out/label"].long()).float().mean() <= 1e-3

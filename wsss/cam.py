@@ -54,7 +54,9 @@ def mirrored_scores(
     return torch.maximum(*resized).relu()  # the same as the larger of both after ReLU
 
 
-def normalise(raw: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b h w"] | None = None) -> Float[Tensor, "b k h w"]:
+def to_unit_range(
+    raw: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b h w"] | None = None
+) -> Float[Tensor, "b k h w"]:
     """ReLU, then (x - min) / (max(x - min) + 1e-5) per image and class (eq. 3).
 
     With `valid`, minimum and maximum are taken over valid pixels and the result is clipped to [0, 1] outside

@@ -68,7 +68,7 @@ class Model:
     """Side in pixels that the position grid was trained for; None: the architecture's own."""
     width: Automatic = None
     """Token width; None: the architecture's own."""
-    depth: Automatic = None
+    depth: Annotated[int | None, Bound(AUX + 1, 1e5)] = None
     """Number of blocks; None: the architecture's own."""
     heads: Automatic = None
     """Attention heads; None: the architecture's own."""
@@ -183,16 +183,6 @@ class Msc:
     centring: Literal["label", "all"] = "label"
     """Mean that is subtracted from embeddings in L_dec: that of their label or that of all anchors."""
 
-    @property
-    def orthogonality(self) -> float:
-        """Weight of L_orth (A3a); 0 for one subspace, which has nothing to be kept apart from."""
-        return self.orthogonality_weight * (self.subspaces > 1)
-
-    @property
-    def decorrelation(self) -> float:
-        """Weight of L_dec (A3b); 0 for one subspace."""
-        return self.decorrelation_weight * (self.subspaces > 1)
-
 
 @dataclass(frozen=True)
 class Csa:
@@ -227,16 +217,6 @@ class Csa:
     """Weigh similar and dissimilar pairs of the structure term equally."""
     similar: Share = 0.5
     """The teacher's affinity from which a pair counts as similar."""
-
-    @property
-    def intensity_weight(self) -> float:
-        """Weight of the intensity terms before that of their direction."""
-        return self.weight * self.intensity
-
-    @property
-    def structure_weight(self) -> float:
-        """Weight of the structure terms before that of their direction."""
-        return self.weight * self.structure
 
 
 @dataclass(frozen=True)
@@ -385,7 +365,8 @@ class Config:
     @property
     def needs(self) -> frozenset[str]:
         """Collect what the terms with a weight need beside the main pass; see `Term.needs`."""
-        return frozenset(need for term in TERMS.values() if term.weight(self) for need in term.needs)
+        needs = frozenset(need for term in TERMS.values() if term.weight(self) for need in term.needs)
+        return needs | {"cam"} if needs else needs
 
     @property
     def trains_subspaces(self) -> bool:
@@ -412,7 +393,8 @@ def _check_sizes(config: Config) -> None:
             f"segmentation.levels is {levels}, but low must be below high; change --segmentation.levels, None takes "
             "cam.low and cam.high"
         )
-    if (msc.orthogonality or msc.decorrelation) and msc.subspaces * msc.dimension > width:
+    decoupled = any(TERMS[name].weight(config) for name in ("orthogonality", "decorrelation"))
+    if decoupled and msc.subspaces * msc.dimension > width:
         raise UserError(
             f"{msc.subspaces} subspaces of msc.dimension {msc.dimension} cannot be orthogonal in {width} dimensions; "
             "lower --msc.dimension, or set --msc.orthogonality_weight 0 and --msc.decorrelation_weight 0"
@@ -433,7 +415,7 @@ class Term:
     start: str = ""
     """Field of `Schedule`: the fraction of the run at which it joins. Empty: from the first step on."""
     needs: tuple[str, ...] = ()
-    """Parts of a step that it needs: cam (CAMs of all layers, their labels and the decoder; every other need includes
+    """Parts of a step that it needs: cam (CAMs of all layers, their labels and the decoder; each of the others includes
     it), views (class tokens of view 2 and the local crops), anchors (embeddings of labelled tokens), projection (the
     subspaces' matrix), students (CAMs with gradient), filter (the dense kernel). Classification needs nothing."""
     learner: str = ""
@@ -444,21 +426,26 @@ class Term:
         return getattr(config.schedule, self.start) if self.start else 0.0
 
 
+def _apart(config: Config, weight: float) -> float:
+    """Weight of a term that keeps subspaces apart: 0 for one subspace, which has nothing to be kept apart from."""
+    return weight * (config.msc.subspaces > 1)
+
+
 TERMS: dict[str, Term] = {
     "classification": Term(lambda config: 1.0),
     "aux_classification": Term(lambda config: 1.0),
     "extra_classification": Term(lambda config: float(config.csa.weight > 0 and set(config.csa.layers) != {AUX})),
     "patch_contrast": Term(lambda config: config.patch_contrast.weight, "contrast_start", ("cam",)),
-    "class_contrast": Term(lambda config: config.class_contrast.weight, "contrast_start", ("cam", "views")),
-    "patch_subspace": Term(lambda config: config.msc.patch_weight, "joining", ("cam", "anchors")),
-    "orthogonality": Term(lambda config: config.msc.orthogonality, "joining", ("cam", "projection")),
-    "decorrelation": Term(lambda config: config.msc.decorrelation, "joining", ("cam", "anchors")),
-    "intensity_last": Term(lambda config: config.csa.intensity_weight, "joining", ("cam", "students"), "last"),
-    "structure_last": Term(lambda config: config.csa.structure_weight, "joining", ("cam", "students"), "last"),
-    "intensity_aux": Term(lambda config: config.csa.intensity_weight, "joining", ("cam", "students"), "aux"),
-    "structure_aux": Term(lambda config: config.csa.structure_weight, "joining", ("cam", "students"), "aux"),
+    "class_contrast": Term(lambda config: config.class_contrast.weight, "contrast_start", ("views",)),
+    "patch_subspace": Term(lambda config: config.msc.patch_weight, "joining", ("anchors",)),
+    "orthogonality": Term(lambda config: _apart(config, config.msc.orthogonality_weight), "joining", ("projection",)),
+    "decorrelation": Term(lambda config: _apart(config, config.msc.decorrelation_weight), "joining", ("anchors",)),
+    "intensity_last": Term(lambda config: config.csa.weight * config.csa.intensity, "joining", ("students",), "last"),
+    "structure_last": Term(lambda config: config.csa.weight * config.csa.structure, "joining", ("students",), "last"),
+    "intensity_aux": Term(lambda config: config.csa.weight * config.csa.intensity, "joining", ("students",), "aux"),
+    "structure_aux": Term(lambda config: config.csa.weight * config.csa.structure, "joining", ("students",), "aux"),
     "segmentation": Term(lambda config: config.segmentation.weight, "segmentation_start", ("cam",)),
-    "energy": Term(lambda config: config.energy.weight, "segmentation_start", ("cam", "filter")),
+    "energy": Term(lambda config: config.energy.weight, "segmentation_start", ("filter",)),
 }
 """Every term, in the order of the objective (eq. 10). A new loss is a row here and a line in `method.losses`."""
 

@@ -114,7 +114,7 @@ def window_sums(values: Int[Tensor, "b h w"], size: int) -> Int[Tensor, "b i j"]
 def _draw(choices: tuple[Bool[Tensor, "h w"], ...], count: int, generator: Generator) -> Int[Tensor, " m"]:
     """Draw `count` different places of the first choice that has as many; else from the last one, with replacement.
 
-    A device that must not be waited for lets the places take turns where there are fewer than `count`.
+    Where there are fewer than `count`, an accelerator repeats them in order: to draw it would have to be waited for.
     """
     *others, places = (choice.flatten() for choice in choices)
     for choice in reversed(others):

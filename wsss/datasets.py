@@ -26,6 +26,10 @@ def root_of(config: Data) -> Path:
     return sets.root_of(config)
 
 
+ORDER, VIEWS, STEP = 1, 2, 3
+"""What a seed is derived for: the order of a pass over the data, the views of an image, the draws of a micro-batch."""
+
+
 @dataclass
 class Sample:
     """One image for evaluation."""
@@ -127,9 +131,9 @@ class TrainSampler:
     def _item(self, place: int) -> tuple[int, int]:
         epoch, offset = divmod(place, self.length)  # a batch may reach over the end of a pass over the data
         if self._epoch != epoch:
-            generator = torch.Generator().manual_seed(derive_seed(self.config.seed, 1, epoch))
+            generator = torch.Generator().manual_seed(derive_seed(self.config.seed, ORDER, epoch))
             self._epoch, self._permutation = epoch, torch.randperm(self.length, generator=generator).tolist()
-        return self._permutation[offset], derive_seed(self.config.seed, 2, place)
+        return self._permutation[offset], derive_seed(self.config.seed, VIEWS, place)
 
 
 def derive_seed(*numbers: int) -> int:

@@ -1,4 +1,4 @@
-"""Processes of a run: who am I, sum over all, wait for all. One process when not started by torchrun."""
+"""Processes of a run: rank, sums over all, barriers. One process when not started by torchrun."""
 
 import os
 from collections.abc import Callable, Iterator

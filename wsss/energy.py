@@ -127,7 +127,7 @@ def _process() -> ProcessPoolExecutor:
 
 
 def _begin() -> None:
-    """A stop is the parent's, which needs the filter for its last step, and whose end is this process's."""
+    """Ignore SIGTERM: the parent needs the filter for its last step, and this process ends with the parent."""
     obey_parent()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

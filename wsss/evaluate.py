@@ -79,19 +79,11 @@ def predict(model: SegmentationModel, image: Pixels, label: Float[Tensor, "b k"]
     """Predict a batch whose image labels are `label`: they mask the CAMs."""
     normalised = model.normalise(image)
     output = model(normalised)
-    main, aux, *_ = method.multi_scale_cam(model, normalised, output, config, present_classes(label))
-    maps = {name: cam.masked(cam.normalise(raw), label) for name, raw in (("cam", main), ("aux_cam", aux))}
-    pseudo = pseudo_label(maps["cam"], image, label, config)
+    main, aux, *_ = method.multi_scale_cams(model, normalised, output, config, present_classes(label))
+    maps = {name: cam.masked(whole, label) for name, whole in (("cam", main), ("aux_cam", aux))}
+    pseudo = method.pseudo_label(image, maps["cam"], label, config)
     codes = model.proj_head(output.tokens).flatten(2) if config.trains_subspaces else None
     return Prediction(**maps, segmentation=output.segmentation, logits=output.logits, pseudo_label=pseudo, codes=codes)
-
-
-def pseudo_label(
-    maps: Float[Tensor, "b k h w"], image: Pixels, label: Float[Tensor, "b k"], config: Config
-) -> Int[Tensor, "b h w"]:
-    """Labels that segmentation would learn from a normalised CAM of a whole image, masked by `label`."""
-    box = cam.whole_box(len(image), (image.shape[2], image.shape[3]), image.device)
-    return method.pseudo_label(image, maps, label, box, config)
 
 
 @torch.inference_mode()
@@ -304,7 +296,7 @@ def write_record(
 ) -> dict[str, Any]:
     """Evaluate, then write examples for figures (RUN/cams.npz), per-image counts, and the record, which comes last.
 
-    `origin` goes into the record: seconds so far, and the stamp of the code that made the weights.
+    `origin`: further fields of the record, such as the seconds of training and the stamp of the code that trained.
     """
     started = time.monotonic()
     counted = tally(model, split, config, device)

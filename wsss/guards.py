@@ -7,6 +7,7 @@ from wsss import checkpoint, settings
 from wsss.config import Config
 from wsss.data import identity
 from wsss.paths import UserError, note
+from wsss.presets import NOT_IN_VARIANT
 from wsss.report import records
 
 
@@ -39,7 +40,7 @@ def require_sizes(config: Config, patch: int) -> None:
 def finished(folder: Path, config: Config, resume: bool, root: Path, data: records.Data) -> dict[str, Any] | None:
     """Return the record of a finished run; UserError where the folder holds another configuration or other data.
 
-    A folder with neither record nor checkpoint has nothing to lose and is taken over.
+    A folder with neither record nor checkpoint is used as if it were empty.
     """
     path = folder.with_suffix(".json")
     if not (path.is_file() or checkpoint.latest(folder)):
@@ -58,12 +59,13 @@ def finished(folder: Path, config: Config, resume: bool, root: Path, data: recor
     run = ("training", config.variant, config.seed)
     if record and (record["protocol"].get("name"), record["variant"], record["seed"]) != run:
         raise UserError(f"{path} is the record of another run; move it away, and the same words evaluate this run anew")
-    return record if checkpoint.latest(folder) in (None, config.optim.steps) else None  # older versions evaluated any
+    # Of a run that has stopped before its end a record is an older version's.
+    return record if checkpoint.latest(folder) in (None, config.optim.steps) else None
 
 
 def _comparable(config: Config) -> dict[str, Any]:
     return {
         path: value
         for path, value in settings.flatten(config).items()
-        if path not in ("output", "data.workers", "data.root", "data.watch")
+        if path in ("seed", "name", "variant") or path not in NOT_IN_VARIANT
     }

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from wsss import alignment, cam, contrast, energy, refine, schedule, subspace
 from wsss.batch import Batch, Output, Targets
 from wsss.cam import upcast
-from wsss.config import AUX, IGNORE, Config
+from wsss.config import AUX, IGNORE, TERMS, Config
 from wsss.model import SegmentationModel
 
 
@@ -55,8 +55,8 @@ def forward(
         targets.filtered = energy.start(batch.image, output.probability, valid, sigmas, compat.energy_across_box)
 
     # CAMs of the very weights that learn from them in this step, without gradient.
-    raw = multi_scale_cam(model, image, output, config, batch.present)
-    targets.cams = tuple(cam.normalise(maps, None if compat.padding_in_cam else valid) for maps in raw)
+    seen = None if compat.padding_in_cam else valid
+    targets.cams = multi_scale_cams(model, image, output, config, batch.present, seen)
     targets.token_labels = token_labels(targets, grid, config)
     if "students" in needs:
         output.student_cams = student_cams(model, output, token_valid, config)
@@ -72,19 +72,21 @@ def forward(
         targets.pseudo_label = batch.mask.long()
     else:
         source = targets.cams[1 if schedule.uses_aux_labels(step, config) else 0]
-        targets.pseudo_label = pseudo_label(batch.image, source, batch.label, batch.box, config, most=batch.most)
+        targets.pseudo_label = pseudo_label(batch.image, source, batch.label, config, batch.box, most=batch.most)
     return output, targets
 
 
 @torch.no_grad()
-def multi_scale_cam(
+def multi_scale_cams(
     model: SegmentationModel,
     image: Float[Tensor, "b 3 h w"],
     output: Output,
     config: Config,
     present: Int[Tensor, " p"],
+    valid: Bool[Tensor, "b h w"] | None = None,
 ) -> tuple[Float[Tensor, "b k h w"], ...]:
-    """Raw multi-scale CAM of every layer: sum over scales of the larger of image and mirror image.
+    """Multi-scale CAM of every layer in 0..1: sum over scales of the larger of image and mirror image, then
+    `cam.to_unit_range` over the `valid` pixels (None: all).
 
     `output` is the pass on `image` itself and serves as the unflipped pass of scale 1. Only the classes numbered in
     `present` are computed; the others stay zero.
@@ -103,7 +105,7 @@ def multi_scale_cam(
             # The layers share every pass; only their classifiers differ.
             total += cam.mirrored_scores(plain, flipped, size)
     zeros = image.new_zeros(*output.logits.shape, *size)
-    return tuple(zeros.index_copy(1, present, total) for total in sums)
+    return tuple(cam.to_unit_range(zeros.index_copy(1, present, total), valid) for total in sums)
 
 
 def _layer_scores(
@@ -177,18 +179,21 @@ def pseudo_label(
     image: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],
     maps: Float[Tensor, "b k h w"],
     label: Float[Tensor, "b k"],
-    box: Int[Tensor, "b 4"],
     config: Config,
+    box: Int[Tensor, "b 4"] | None = None,
     *,
     most: int | None = None,
 ) -> Int[Tensor, "b h w"]:
-    """Pseudo label: pixels labelled by a normalised CAM, refined by the colours of `image` (0..255) unless that is off.
+    """Pseudo label: pixels labelled by a CAM in 0..1, refined by the colours of `image` (0..255) unless that is off.
 
-    `most` is the largest number of classes of one image; None: it is read from `label`, for which a GPU waits.
+    `box` is the photograph in a padded image; None: there is no padding. `most` is the largest number of classes of one
+    image; None: it is read from `label`, for which a GPU waits.
     """
     low, high = config.segmentation.levels or (config.cam.low, config.cam.high)
+    size = (maps.shape[2], maps.shape[3])
+    box = cam.whole_box(len(image), size, image.device) if box is None else box
     if not config.segmentation.refinements:
-        return cam.training_labels(maps, label, cam.box_mask(box, (maps.shape[2], maps.shape[3])), low, high)
+        return cam.training_labels(maps, label, cam.box_mask(box, size), low, high)
     return refine.segmentation_labels(
         image,
         maps,
@@ -257,7 +262,7 @@ def subspace_terms(output: Output, targets: Targets, config: Config) -> dict[str
             across_images=config.msc.across_images,
             across_backgrounds=config.msc.across_backgrounds,
         )
-    if config.msc.decorrelation:
+    if TERMS["decorrelation"].weight(config):
         by_label = config.msc.centring == "label"
         terms["decorrelation"] = subspace.decorrelation_loss(output.anchor_embeddings, labels, by_label)
     return terms

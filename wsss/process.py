@@ -1,4 +1,4 @@
-"""This process: its cores, its memory, and its signals, which let work come to its end, or not for long."""
+"""This process: its cores, the memory that glibc keeps, and signal handlers for a clean stop."""
 
 import ctypes
 import multiprocessing

@@ -23,7 +23,7 @@ class DataSet:
     drawn: bool = False
     """The package draws it at data/NAME; any other set is prepared by `wsss data prepare`."""
     lists: str = ""
-    """Folder of its published lists below data/lists, also its name after `wsss data prepare`; empty if drawn."""
+    """Folder of its published lists below data/lists, and WHAT in `wsss data prepare WHAT`; empty if drawn."""
     variable: str = ""
     """Environment variable with its root; a drawn set has none."""
     protocol: str = "voc"

@@ -1,4 +1,4 @@
-"""Settings of nested frozen dataclasses by dotted path: read, list, replace, check; and what they were called once."""
+"""Settings of nested frozen dataclasses by dotted path: read, list, replace, check; their earlier names."""
 
 import dataclasses
 import functools

@@ -65,8 +65,8 @@ def choose_anchors(
     tokens. Where that is more than `total` over the batch, every group has one and the same smaller quota: groups give
     in rounds, one random token each, until `total` are drawn, so groups that could give more differ by at most one.
     Drawn from `generator` on the device of both; a batch takes as many random numbers as it has tokens, so what is
-    drawn later does not depend on the labels. A device that may not be asked how many anchors there are gives as many
-    as there could be, the missing ones with the label IGNORE, which the losses leave out.
+    drawn later does not depend on the labels. On an accelerator, which would have to be waited for to count them, the
+    rows are always min(total, tokens); those of missing anchors have the label IGNORE, which the losses leave out.
     """
     flat, width = labels.flatten(), labels.shape[1]
     shuffle = torch.randperm(len(flat), generator=generator, device=flat.device)

@@ -19,7 +19,7 @@ LAYERS = ("cam", "aux_cam")
 _PRIOR = "centre"
 """The map that knows nothing of the image, beside the layers'."""
 PSEUDO = "pseudo_label"
-"""Labels with gaps, counted over the pixels that they label."""
+"""The pseudo label: its pixels of 255 count as unlabelled, not as errors."""
 _AGREEMENT = "agreement"
 """The last layer's labels against the aux layer's, over all pixels."""
 

@@ -38,7 +38,7 @@ from wsss.report import records
 
 
 def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] | None = None) -> dict[str, Any]:
-    """Train and evaluate one run, by another `trainer` than Trainer where it is given; returns its record.
+    """Train and evaluate one run; return its record. `trainer` takes the place of Trainer (gate, distillation).
 
     A finished run of the same configuration returns its record at once; an interrupted one goes on where it stopped.
     `resume=False` starts again and refuses to overwrite what is there. Raises UserError.
@@ -169,7 +169,8 @@ class Trainer:
             batch = next(batches).to(self.device)
             place = part * distributed.world_size() + distributed.rank()
             # By seed, step and place: two processes draw what one that accumulates twice draws.
-            generator = torch.Generator(self.device).manual_seed(datasets.derive_seed(config.seed, 3, self.step, place))
+            seed = datasets.derive_seed(config.seed, datasets.STEP, self.step, place)
+            generator = torch.Generator(self.device).manual_seed(seed)
             last = part == config.optim.accumulate - 1
             # Gradients are averaged over the processes once, with the last micro-batch.
             with nullcontext() if last or distributed.world_size() == 1 else wrapped.no_sync():
@@ -185,6 +186,8 @@ class Trainer:
         return means
 
     def _autocast(self) -> torch.autocast:
+        """Run layers in bfloat16 where the device does. Tokens, CAMs, labels and losses stay float32: `cam.upcast` and
+        blocks without autocast see to that. Validation is in float32."""
         enabled = self.config.optim.bfloat16 and distributed.computes_bfloat16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 

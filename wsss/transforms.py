@@ -37,7 +37,7 @@ def views(
     Without `contrast` the last two, which serve class token contrast alone, are None; view 1 is the same either way.
     """
     crop, main, box = _first(photograph, augment, compat)
-    source = _flip(crop) if compat.local_flip else main  # D3: crops may lie where the CAM does not say
+    source = _flip(crop) if compat.local_flip else main  # D3: the source of crops may be mirrored against the CAM
     first = blur(_colour(main, augment), augment.blur, 1.0)
     if not contrast:
         return tv.pil_to_tensor(first), box, None, None
@@ -66,8 +66,8 @@ def sources(size: tuple[int, int], augment: Augment, compat: Compat) -> Int[Tens
 
 
 def _first(image: Image.Image, augment: Augment, compat: Compat) -> tuple[Image.Image, Image.Image, _Box]:
-    """Make the crop, view 1 before its colours change (the base turns it once more), and the box, of a photograph or of
-    numbers, which are not mixed."""
+    """Make the crop, view 1 before its colours change (the base flips it once more), and the box, of a photograph; or
+    of a mask or of pixel numbers, which are resized to the nearest."""
     crop, box = random_crop(_flip(_random_scale(image, augment.scale)), augment.crop)
     return crop, _flip(crop) if compat.second_flip else crop, box
 

@@ -216,8 +216,10 @@ def _advice(tensors: Mapping[str, Tensor], keys: list[str]) -> str:
         side, patch = math.isqrt(count), next((v.shape[-1] for k, v in tensors.items() if k.endswith(_STEM)), 0)
         if patch and side**2 == count:
             return f"its positions are those of {side} x {side} patches: give --model.image-size {side * patch}"
-    if token := next((key for key in keys if key.endswith(("dist_token", "reg_token", "register_tokens"))), ""):
-        return f"{token} stands beside the class token, which a plain ViT has not; take weights without it"
+    if any(key.endswith(("reg_token", "register_tokens")) for key in keys):
+        return "they differ in register tokens; give --model.backbone a name of timm that fits, such as ..._reg4_..."
+    if any(key.endswith("dist_token") for key in keys):
+        return "dist_token stands beside the class token, which a plain ViT has not; take weights without it"
     if width := next((tensors[key].shape[-1] for key in keys if key.endswith("cls_token") and key in tensors), 0):
         return f"its width is {width}: give --model.width {width} and the --model.heads of its card"
     if all(re.search(r"(classifier|decoder\.conv8)\.weight$", key) and key in tensors for key in keys):

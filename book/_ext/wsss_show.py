@@ -32,7 +32,7 @@ from wsss_book import FAULTS, MISSING, ROOT, Captioned
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.report import ablation, experiments, records
-from wsss.report.statistics import OverSeeds, bounds, holm, over_seeds, signed
+from wsss.report.statistics import OverSeeds, holm, interval_text, over_seeds, signed
 from wsss.report.table import Table
 from wsss.settings import flatten
 
@@ -212,7 +212,7 @@ def difference(text: str) -> str:
     if known is None:
         return "not run yet"
     _, test, p = known
-    interval = f" [{bounds(test)}]" if test.n > 1 else ""
+    interval = f" [{interval_text(test)}]" if test.n > 1 else ""
     return f"{signed(test.mean)}{interval} ({test.n} seed{'s' * (test.n > 1)}, {judged(test, p)})"
 
 

@@ -1,1 +1,1 @@
-"""Data sets: the drawn mini set, and what it is drawn with."""
+"""Data sets on disk: read, checked, prepared, told apart; `drawn` makes those that are drawn."""

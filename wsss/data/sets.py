@@ -40,7 +40,7 @@ def locate(config: Data) -> Path:
     root = Path(config.root or given or default)
     if not config.root and not root.is_dir():
         ways = f"give --data.root or set {variable}" if variable else "give --data.root"
-        made = f", or make it by `wsss data prepare {known.lists}`" if known else ""
+        made = f", or make it by `wsss data prepare {known.lists}`" if known and known.lists else ""
         raise UserError(
             f"the {config.name} data set was not found: {root} is no folder; {ways} to the folder that holds "
             f"JPEGImages{made}"
@@ -74,8 +74,11 @@ def _held(root: Path, config: Data, *splits: str) -> list[str]:
     fitting = []
     for name, known in DATASETS.items():
         ids = _ids(name)  # none where the project's lists are not at hand
+        # The number of classes alone tells nothing: a set without published lists and names is its preset's only.
+        tells = known.drawn or known.lists or known.names or name == config.name
         if (
-            (known.names or classes) == classes
+            tells
+            and (known.names or classes) == classes
             and known.classes == len(classes)
             and all(not ids or part <= ids for part in lists.values())
         ):

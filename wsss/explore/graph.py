@@ -68,16 +68,14 @@ class _Seen(nn.Module):
         probability = output.logits.sigmoid()
         label = torch.where(label.amax(1, keepdim=True) > 0, label, evaluate.probable_label(probability))
         every = torch.arange(label.shape[1])
-        main, aux, *_ = method.multi_scale_cam(model, image, output, config, every)
-        seen = {"probability": probability, "cam": cam.normalise(main), "aux_cam": cam.normalise(aux)}
+        main, aux, *_ = method.multi_scale_cams(model, image, output, config, every)
+        seen = {"probability": probability, "cam": main, "aux_cam": aux}
         seen |= {"tokens": output.tokens, "aux_tokens": output.aux_tokens}
         if config.trains_subspaces:
             seen["codes"] = model.proj_head(output.tokens)
         if config.segmentation.weight:
-            maps, size = cam.masked(seen["cam"], label), (pixels.shape[2], pixels.shape[3])
-            box = cam.whole_box(1, size, pixels.device)
-            most = min(MOST, label.shape[1])
-            labels = method.pseudo_label(pixels, maps, label, box, config, most=most)
+            maps, most = cam.masked(main, label), min(MOST, label.shape[1])
+            labels = method.pseudo_label(pixels, maps, label, config, most=most)
             seen |= {"segmentation": output.segmentation, "pseudo_label": labels.to(torch.int32)}
         return seen
 

@@ -94,11 +94,11 @@ def view(photograph: Image.Image, size: tuple[int, int], label: Float[Tensor, " 
     order = (score + label).argsort(descending=True)  # those in the image first
     shown = order[: max(MOST, int(label.sum()))]
     wanted = torch.zeros_like(label).index_fill(0, shown, 1.0)[None]
-    several = method.multi_scale_cam(model, image, output, config, present_classes(wanted))
+    several = method.multi_scale_cams(model, image, output, config, present_classes(wanted))
     finer = tuple(FINER * side for side in output.grid)
     layers = tuple(
-        LayerCam(name, _numpy(_small(raw[:, shown], finer)[0]))
-        for name, raw in zip(_layer_names(model), several, strict=True)
+        LayerCam(name, _numpy(_small(maps[:, shown], finer)[0]))
+        for name, maps in zip(_layer_names(model), several, strict=True)
     )
     segments = bool(config.segmentation.weight)
     return View(
@@ -137,8 +137,8 @@ def described(seer: Seer) -> dict[str, Any]:
     }
 
 
-def _small(raw: Float[Tensor, "b k h w"], grid: tuple[int, int]) -> Float[Tensor, "b k i j"]:
-    return F.interpolate(cam.normalise(raw), grid, mode="bilinear", align_corners=False)
+def _small(maps: Float[Tensor, "b k h w"], grid: tuple[int, int]) -> Float[Tensor, "b k i j"]:
+    return F.interpolate(maps, grid, mode="bilinear", align_corners=False)
 
 
 def _codes(model: SegmentationModel, output: Output, config: Config) -> dict[str, Float[np.ndarray, "n d"]]:
@@ -160,8 +160,8 @@ def _pseudo_label(
     config: Config,
     size: tuple[int, int],
 ) -> UInt8[np.ndarray, "h w"]:
-    maps = cam.masked(cam.normalise(several[0]), label[None])
-    return _nearest(evaluate.pseudo_label(maps, pixels, label[None], config), size)
+    maps = cam.masked(several[0], label[None])
+    return _nearest(method.pseudo_label(pixels, maps, label[None], config), size)
 
 
 def _nearest(labels: Tensor, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
@@ -190,8 +190,8 @@ def refined(
     image = seer.model.normalise(pixels)
     label = torch.zeros(1, seer.model.classifier.weight.shape[0])
     label[0, [number - 1 for number in present]] = 1.0
-    raw = method.multi_scale_cam(seer.model, image, seer.model(image), seer.config, present_classes(label))[layer]
-    maps = cam.masked(cam.normalise(raw), label)
+    whole = method.multi_scale_cams(seer.model, image, seer.model(image), seer.config, present_classes(label))[layer]
+    maps = cam.masked(whole, label)
     box = cam.whole_box(1, (pixels.shape[2], pixels.shape[3]), pixels.device)
     return _nearest(refine.segmentation_labels(pixels, maps, label, box, threshold, threshold), size)
 

@@ -12,9 +12,9 @@ from wsss.report.experiments import Experiment
 from wsss.report.records import Record
 from wsss.report.statistics import (
     Pairs,
-    bounds,
     holm,
-    measured,
+    interval_text,
+    mean_text,
     over_seeds,
     paired,
     paired_runs,
@@ -125,7 +125,7 @@ def differences(name: str, experiment: Experiment, runs: Sequence[Record]) -> Ta
     primary = [place for place, line in enumerate(lines) if line.primary]
     p = dict(zip(primary, holm([tests[place].p for place in primary]), strict=True))
     rows = [
-        (line.row, line.endpoint, str(test.n), signed(test.mean), bounds(test), _probability(p.get(place)))
+        (line.row, line.endpoint, str(test.n), signed(test.mean), interval_text(test), _probability(p.get(place)))
         for place, (line, test) in enumerate(zip(lines, tests, strict=True))
     ]
     measured_rows = {line.row for line in lines} | {experiment.against}
@@ -188,7 +188,7 @@ def groups_of(runs: Sequence[Record], experiment: Experiment, protocol: str = _T
 
 def share_draws(groups: Iterable[Sequence[Record]]) -> bool:
     """Whether all groups that have runs have those of the same seeds, processor and threads."""
-    return len({frozenset(map(records.draw, group)) for group in groups if group}) < 2
+    return len({frozenset(map(records.pairing_key, group)) for group in groups if group}) < 2
 
 
 def cell(runs: Sequence[Record], key: str) -> str:
@@ -200,7 +200,7 @@ def cell(runs: Sequence[Record], key: str) -> str:
         return ABSENT  # classification alone leaves the decoder as it starts
     if not all(records.has(record, key) for record in runs):
         return ABSENT if key.startswith("subspaces.") else NOT_MEASURED  # a run without Module A has no subspaces
-    text = measured(summarise(runs, key))
+    text = mean_text(summarise(runs, key))
     if not all(records.has(record, f"{key}_interval") for record in runs):
         return text
     lows, highs = zip(*(records.value(record, f"{key}_interval") for record in runs), strict=True)

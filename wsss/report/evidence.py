@@ -12,7 +12,7 @@ from wsss.report.experiments import Experiment
 from wsss.report.figures import BLACK, PALETTE
 from wsss.report.picture import Picture
 from wsss.report.records import Record
-from wsss.report.statistics import bounds, over_seeds, signed
+from wsss.report.statistics import interval_text, over_seeds, signed
 
 _CAUSES = (
     ("CAM over-activation, %", "cam.over_activation"),
@@ -56,7 +56,7 @@ def differences(experiment: Experiment, runs: Sequence[Record], *others: Experim
             axis.plot(points, [place - 0.18] * len(points), "o", color=PALETTE[0], gid=f"{label}, seeds {seeds}")
             axis.plot([test.low, test.high], [place + 0.15] * 2, color=BLACK, gid=f"{label}, 95 % interval")  # or nan
             axis.plot([test.mean], [place + 0.15], "D", color=BLACK, markersize=5, gid=f"{label}, mean")
-            interval = f", 95 % {bounds(test)}" if test.n > 1 else ""
+            interval = f", 95 % {interval_text(test)}" if test.n > 1 else ""
             texts.append(f"{label}, {endpoint} {signed(test.mean)}{interval} ({test.n} seeds)")
         axis.set_title(f"{endpoint} mIoU", fontsize=10)
         axis.set_yticks(range(len(labels)), labels)
@@ -82,8 +82,8 @@ def causes(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     panels = picture.subplots(2, 3, sharey=True)
     for axis, (title, cause) in zip(panels.flat, _CAUSES, strict=True):
         known = [(label, run) for label, group in groups.items() for run in group if records.has(run, cause)]
-        sizes = Counter(records.draw(run) for _, run in known)
-        known = [(label, run) for label, run in known if sizes[records.draw(run)] > 1]
+        sizes = Counter(records.pairing_key(run) for _, run in known)
+        known = [(label, run) for label, run in known if sizes[records.pairing_key(run)] > 1]
         x, y = (_less_seed_means([run for _, run in known], key) for key in (cause, "cam.miou_headline"))
         for place, label in enumerate(groups):
             chosen = [name == label for name, _ in known]
@@ -111,8 +111,8 @@ def _less_seed_means(runs: Sequence[Record], key: str) -> np.ndarray:
     """Subtract from each run's result at `key` the mean over the runs of the same seed and device."""
     values: dict[tuple[int, str], list[float]] = defaultdict(list)
     for run in runs:
-        values[records.draw(run)].append(records.value(run, key))
-    return np.array([records.value(run, key) - np.mean(values[records.draw(run)]) for run in runs])
+        values[records.pairing_key(run)].append(records.value(run, key))
+    return np.array([records.value(run, key) - np.mean(values[records.pairing_key(run)]) for run in runs])
 
 
 def coverage_bars(experiment: Experiment, runs: Sequence[Record]) -> Picture:

@@ -8,7 +8,7 @@ from functools import partial
 from wsss.paths import UserError, project_root
 from wsss.report import records
 from wsss.report.records import Record, images
-from wsss.report.statistics import bounds, measured, over_seeds, paired_runs, signed, summarise
+from wsss.report.statistics import interval_text, mean_text, over_seeds, paired_runs, signed, summarise
 from wsss.report.table import ABSENT, MISSING, Table
 
 
@@ -139,9 +139,9 @@ def headline(runs: Sequence[Record]) -> Table:
         if pairs:
             both, bases = records.comparable([list(side) for side in zip(*pairs, strict=True)])
             test = over_seeds([records.value(first, row.key) - records.value(other, row.key) for first, other in pairs])
-            interval = f" [{bounds(test)}]" * (test.n > 1)
+            interval = f" [{interval_text(test)}]" * (test.n > 1)
             gain = f"{signed(test.mean)}{interval} ({test.n} pair{'s' * (test.n > 1)})"
-            cells = [*(measured(summarise(side, row.key)) for side in (bases, both)), gain, images(both[0])]
+            cells = [*(mean_text(summarise(side, row.key)) for side in (bases, both)), gain, images(both[0])]
         rows.append((row.label, *_printed(row), *cells, command))
     columns = ("segmentation mIoU in percent", "paper", "published base", "base", "base + both", "difference", "images")
     note = "Base, base + both: mean ± sample standard deviation over the seeds that both have on one processor. "
@@ -164,7 +164,7 @@ def beside_published(title: str, rows: Sequence[_Row], runs: Sequence[Record]) -
             summary = summarise(group, row.key)
             known = [float(number) for number in printed if number != ABSENT]
             difference = f"{summary.mean - known[0]:+.1f}" if known else ABSENT
-            cells = (measured(summary), images(group[0]), difference, _command(row))
+            cells = (mean_text(summary), images(group[0]), difference, _command(row))
         lines.append((row.label, *printed, *cells))
     columns = ("mIoU in percent", "paper", "published base", "measured", "images", "difference", "to run it")
     note = "Measured: mean ± sample standard deviation over seeds of one processor. "

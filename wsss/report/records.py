@@ -289,13 +289,13 @@ def comparable(groups: Sequence[Sequence[Record]]) -> list[list[Record]]:
     keeps the runs of its own best processor. Runs of one seed are alike to the last bit on one kind of machine only; on
     two kinds they differ as two seeds do.
     """
-    common = [{draw(record) for record in group} for group in groups if group]
+    common = [{pairing_key(record) for record in group} for group in groups if group]
     kept = set.intersection(*common) if common else set()
     if not kept:
         return [of_one_processor(group) for group in groups]
     first = next(group for group in groups if group)
-    chosen = {draw(record) for record in of_one_processor([r for r in first if draw(r) in kept])}
-    return [[r for r in group if draw(r) in chosen] for group in groups]
+    chosen = {pairing_key(record) for record in of_one_processor([r for r in first if pairing_key(r) in kept])}
+    return [[r for r in group if pairing_key(r) in chosen] for group in groups]
 
 
 def of_one_processor(records: Sequence[Record]) -> list[Record]:
@@ -305,11 +305,11 @@ def of_one_processor(records: Sequence[Record]) -> list[Record]:
     """
     groups: dict[Any, list[Record]] = {}
     for record in sorted(records, key=lambda record: record["seed"]):
-        groups.setdefault(draw(record)[1:], []).append(record)
+        groups.setdefault(pairing_key(record)[1:], []).append(record)
     return max(groups.values(), key=len, default=[])
 
 
-def draw(record: Record) -> tuple[int, str, int | None]:
+def pairing_key(record: Record) -> tuple[int, str, int | None]:
     """Key for pairing runs: seed and, since sums in another order come out otherwise, processor and threads."""
     return record["seed"], record["device"], record.get("threads")
 
@@ -318,7 +318,7 @@ def processors(records: Iterable[Record]) -> str:
     """Which seeds ran on which processor: "seeds 0, 1 on a CPU with 1 thread, seed 3 on another"."""
     seeds: dict[tuple[str, int | None], set[int]] = {}
     for record in records:
-        seed, *where = draw(record)
+        seed, *where = pairing_key(record)
         seeds.setdefault(tuple(where), set()).add(seed)
     parts = []
     for (device, threads), known in sorted(seeds.items(), key=lambda item: min(item[1])):

@@ -174,13 +174,13 @@ def signed(points: float) -> str:
     return f"{round(points, 1) + 0.0:+.1f}"
 
 
-def measured(summary: Summary, digits: int = 1) -> str:
+def mean_text(summary: Summary, digits: int = 1) -> str:
     """ "41.2 ± 0.9 (3 seeds)", or "41.2 (1 seed)"."""
     spread = "" if math.isnan(summary.sd) else f" ± {summary.sd:.{digits}f}"
     return f"{summary.mean:.{digits}f}{spread} ({summary.n} seed{'s' if summary.n > 1 else ''})"
 
 
-def bounds(test: OverSeeds) -> str:
+def interval_text(test: OverSeeds) -> str:
     """Write the interval over seeds as text; ABSENT of one seed. A bound of -0.0 lies below zero, by less than .05."""
     return ABSENT if math.isnan(test.low) else f"{test.low:+.1f} to {test.high:+.1f}"
 
@@ -200,7 +200,7 @@ def summarise(runs: Sequence[Record], key: str) -> Summary:
         raise UserError(f"there is no record to take {key} from; run the preset first")
     _require_alike(runs, "do not average them")
     where = records.describe(runs[0])
-    if len({records.draw(record)[1:] for record in runs}) > 1:
+    if len({records.pairing_key(record)[1:] for record in runs}) > 1:
         raise UserError(f"the seeds of {where} ran on several processors; take a mean over one of them")
     if len({record["seed"] for record in runs}) != len(runs):
         raise UserError(f"a seed occurs twice among the records of {where}; keep one of them")
@@ -208,14 +208,14 @@ def summarise(runs: Sequence[Record], key: str) -> Summary:
 
 
 def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) -> Pairs:
-    """Runs of both of one draw that have the headline mIoU of a kind, by seed.
+    """Pair the runs of equal `records.pairing_key` that have the headline mIoU of a kind, by seed.
 
     Raises UserError if they differ in images, masks, protocol (but for the squash of the base as released, D18) or,
     where both know it, in any other of their data.
     """
-    firsts, seconds = ({records.draw(record): record for record in group} for group in (first, second))
-    draws = sorted(firsts.keys() & seconds.keys(), key=lambda draw: (draw[0], str(draw)))
-    pairs = [(firsts[draw], seconds[draw]) for draw in draws]
+    firsts, seconds = ({records.pairing_key(record): record for record in group} for group in (first, second))
+    keys = sorted(firsts.keys() & seconds.keys(), key=lambda key: (key[0], str(key)))
+    pairs = [(firsts[key], seconds[key]) for key in keys]
     pairs = [pair for pair in pairs if all(records.has(record, f"{kind}.miou_headline") for record in pair)]
     shown = [record | {"protocol": {**record["protocol"], "plain_squash": False}} for pair in pairs for record in pair]
     _require_alike(shown, "train both on one set of data, and evaluate them alike")

@@ -12,7 +12,7 @@ from wsss.report import ablation, records
 from wsss.report.experiments import EXPERIMENTS
 from wsss.report.literature import ANIMALS, COCO, VOC, beside_published, headline, published_number, single_stage
 from wsss.report.records import Record, images
-from wsss.report.statistics import bootstrap_miou, measured, summarise
+from wsss.report.statistics import bootstrap_miou, mean_text, summarise
 from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table
 from wsss.settings import flatten
 
@@ -256,4 +256,4 @@ def number(text: str) -> tuple[str, str]:
     chosen = records.of_one_processor(chosen)
     mean = summarise(chosen, key)
     where = f"{images(chosen[0])} images, {records.processors(chosen)}, commit {chosen[0]['commit']}"
-    return (format(mean.mean, form) if form else measured(mean)), where
+    return (format(mean.mean, form) if form else mean_text(mean)), where

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from wsss.registry import DATASETS
 from wsss.report import records
 from wsss.report.records import Record
 from wsss.report.statistics import bootstrap_miou, paired, paired_runs, prediction_interval, signed
@@ -14,7 +15,7 @@ _KEYS = (
     ("aux CAM mIoU", "aux_cam.miou"),
     ("classification mAP", "classification.map"),
 )
-_SMOKE = ("smoke", "mini-coco")
+_SMOKE = frozenset(name for name, known in DATASETS.items() if known.smoke)
 """Data sets of smoke tests: their runs show that a path works, and their numbers are no results."""
 
 
@@ -56,8 +57,8 @@ def judge(published: Sequence[Record], yours: Sequence[Record]) -> tuple[list[di
     verdict takes it), and in other_data what of the data is known to differ. A run on other images is never within.
     """
     yours = [record for record in yours if record["dataset"] not in _SMOKE]
-    known = {(record["variant"], records.draw(record)): record for record in yours}
-    pairs = [(record, known.get((f"{variant}-base", draw))) for (variant, draw), record in known.items()]
+    known = {(record["variant"], records.pairing_key(record)): record for record in yours}
+    pairs = [(record, known.get((f"{variant}-base", key))) for (variant, key), record in known.items()]
     pairs = [(run, base) for run, base in pairs if base and not records.differences(*map(records.data_of, (run, base)))]
     judged = [((record,), label, key) for record in yours for label, key in _KEYS]
     judged += [(pair, label, key) for pair in pairs for label, key in _KEYS[:2]]

@@ -1,1 +1,1 @@
-"""Tools around the method: papermill entry point and what later issues add."""
+"""Tools around the method: benches, pretraining, distillation, checks of a release, and papermill's entry point."""

@@ -143,7 +143,7 @@ class Step(Bench):
 
 _PHASES = {
     "main pass": (method, "forward"),
-    "cam passes": (method, "multi_scale_cam"),
+    "cam passes": (method, "multi_scale_cams"),
     "local crops": (method, "embed_views"),
     "patch codes": (method, "embed_anchors"),
     "refinement": (method, "pseudo_label"),

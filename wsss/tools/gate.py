@@ -14,7 +14,7 @@ from wsss.report import gate, records
 
 class Gate(train.Trainer):
     """A run that stops at the last evaluation of the gate. Its folder is that of the whole run, which goes on from its
-    checkpoint; its record, gate.json in that folder, is none that tables, figures or `publish` look for."""
+    checkpoint; tables, figures and `publish` take no notice of its record, gate.json in that folder."""
 
     def __init__(self, config: Config, *parts: Any):
         self.rows, whole = gate.rows(config.name)

@@ -82,7 +82,7 @@ def _labels(case: _Case) -> _Found:
 
 
 def _normalise(case: _Case) -> _Found:
-    return {"out/cam": cam.normalise(case.real("raw"))}
+    return {"out/cam": cam.to_unit_range(case.real("raw"))}
 
 
 def _patch_contrast(case: _Case) -> _Found:
