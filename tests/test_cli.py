@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from running import command, environment, folder, own_set, record, run, tiny
 
-from wsss import cli, config, presets, settings, stored, train
+from wsss import cli, config, presets, settings, stored
 from wsss.paths import Echo, UserError
 from wsss.process import Interrupted
 
@@ -46,21 +46,6 @@ def test_help_explains_every_argument(words, capsys, monkeypatch):
     printed = capsys.readouterr().out
     for part in HELP[words]:
         assert part in printed, f"{part} is not in the help of {words}"
-
-
-def test_settings_reach_the_run(monkeypatch):
-    seen = []
-
-    def stop(asked, resume, trainer):
-        seen.append((asked, resume))
-        raise UserError("far enough for this test, stopped on purpose")
-
-    monkeypatch.setattr(train, "run", stop)
-    words = ["--seed", "7", "--patch_contrast.weight", "0", "--no-resume", "--data.headline", "cat,dog"]
-    assert run("train", "mini", *words) == 1
-    asked, resume = seen[0]
-    assert (asked.seed, asked.patch_contrast.weight, asked.data.headline, resume) == (7, 0, ("cat", "dog"), False)
-    assert asked.variant == "mini+data.headline=('cat','dog')+patch_contrast.weight=0.0"
 
 
 FULL = "wsss: error: runs/x: No space left on device; what was there is untouched"

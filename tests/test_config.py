@@ -113,11 +113,7 @@ OF_RUN = "is a fraction of the run"
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        (
-            "schedule.segmentation_start",
-            2000,
-            f"is 2000, but it {OF_RUN}: 2000 of 20000 steps is 0.1; change --schedule",
-        ),
+        ("schedule.segmentation_start", 2000, f"is 2000, but it {OF_RUN}: 2000 of 20000 steps is 0.1; change"),
         ("optim.warmup", 1500, f"it {OF_RUN}: 1500 of 20000 steps is 0.075"),
         ("schedule.contrast_start", 30_000, f"{OF_RUN} and must lie between 0 and 1; change"),
         ("schedule.modules_start", -1, "must lie between 0 and 1 or be None, which is automatic; change"),

@@ -28,9 +28,8 @@ def test_a_panel_holds_the_runs_that_have_the_cause():
     assert sorted(map(tuple, drawn)) == less_seeds
     r = np.corrcoef(np.array(less_seeds).T)[0, 1]
     assert over.get_title() == f"correlation {r:+.2f}, 4 runs" and f"over-activation {r:+.2f}" in picture.alt
-    assert redundancy.get_title() == "" and not any(len(line.get_xdata()) for line in redundancy.get_lines()), (
-        "one run of a seed has nothing beside it"
-    )
+    assert redundancy.get_title() == "", "one run of a seed has nothing beside it"
+    assert not any(len(line.get_xdata()) for line in redundancy.get_lines())
     (legend,) = picture.legends
     assert [text.get_text() for text in legend.get_texts()] == ["no alignment", "base + both"]
     assert [text.get_text() for text in picture.axes[3].texts] == ["not measured"]
@@ -90,12 +89,9 @@ def test_cams_over_training_of_the_run_with_most_validations():
         assert last.get_xydata().tolist() == [[1, 21], [2, 22], [3, 23], [9, 29]]
         assert base_aux.get_ydata().tolist() == [31, 32, 39] and aux.get_ydata()[0] == 31
     assert apart.get_lines()[1].get_ydata().tolist() == [5, 5, 5, 5]
-    assert "base seed 2, both seed 1" in picture.alt and "both, aux layer, auc 31.0 to 39.0" in picture.alt
-
-
-def test_a_variant_without_validations_is_a_sentence():
     with pytest.raises(UserError, match="mini-base with several validations"):
-        evidence.over_training([checked("mini", 0, 1, 2)], "mini", (("base", "mini-base"), ("both", "mini")))
+        evidence.over_training(records[:2], "mini", (("base", "mini-base"), ("both", "mini")))
+    assert "base seed 2, both seed 1" in picture.alt and "both, aux layer, auc 31.0 to 39.0" in picture.alt
 
 
 def test_differences_are_a_dot_a_seed_with_mean_and_interval():
@@ -105,10 +101,8 @@ def test_differences_are_a_dot_a_seed_with_mean_and_interval():
 
     records = [both("mini", seed, 40.0 + seed, 30.0) for seed in (0, 1, 2)]
     records += [both("mini-msc", seed, 40.0 + seed + gain, 29.0) for seed, gain in enumerate((1.0, 2.0, 4.5))]
-    records += [
-        both("mini+csa.balance=False", 0, 39.0, 30.5),
-        both("mini+csa.balance=False", 1, 0.0, 0.0, device="other"),
-    ]
+    records.append(both("mini+csa.balance=False", 0, 39.0, 30.5))
+    records.append(both("mini+csa.balance=False", 1, 0.0, 0.0, device="other"))
     segmentation, cam = evidence.differences(MINI, records).axes
     assert [text.get_text() for text in segmentation.get_yticklabels()] == ["no alignment", "without balance"]
     _, dots, interval, mean, one, none, alone = cam.get_lines()  # the first is the line of no difference
@@ -145,8 +139,5 @@ def test_extent_sets_coverage_over_over_activation():
     picture = evidence.extent(MINI, records)
     points = [line.get_xydata().tolist() for line in picture.axes[0].get_lines()]
     assert points == [[[40.0, 70.0]], [[20.0, 50.0]]] and "no alignment 40.0 and 70.0" in picture.alt
-
-    under = [
-        record(variant="mini", seed=0, results={"cam": {"over_activation": 30.0, "under_activation": 25.0}}),
-    ]
+    under = [record(variant="mini", seed=0, results={"cam": {"over_activation": 30.0, "under_activation": 25.0}})]
     assert evidence.extent(MINI, under).axes[0].get_lines()[0].get_xydata().tolist() == [[30.0, 75.0]]

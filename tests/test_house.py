@@ -118,9 +118,6 @@ def test_command_line_help_is_light() -> None:
     assert [line for line in done.stdout.splitlines() if line in ("True", "False")] == ["False"] * len(HELPS)
 
 
-# Sizes.
-
-
 def code_lines(node: ast.AST, source: list[str]) -> int:
     """Lines of code of a function or module: blank lines, comments and docstrings left out."""
     first, last = getattr(node, "lineno", 1), getattr(node, "end_lineno", len(source))
@@ -136,14 +133,6 @@ def code_lines(node: ast.AST, source: list[str]) -> int:
 
 def functions(file: Path) -> list[ast.FunctionDef]:
     return [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)]
-
-
-@pytest.mark.parametrize("file", FILES, ids=module_name)
-def test_files_and_functions_are_small(file: Path) -> None:
-    source = file.read_text().splitlines()
-    assert code_lines(ast.parse(file.read_text()), source) <= 250
-    for function in functions(file):
-        assert code_lines(function, source) <= 45, f"{function.name} is too long"
 
 
 def defined(file: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef, bool]]:
@@ -162,18 +151,26 @@ def defined(file: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef, b
     return below(ast.parse(file.read_text()), module_name(file), True)
 
 
-def test_at_most_five_positional_arguments() -> None:
-    many = set()
-    for name, node, _ in (row for file in FILES for row in defined(file)):
-        if isinstance(node, ast.FunctionDef):
-            arguments = [a.arg for a in node.args.posonlyargs + node.args.args if a.arg not in ("self", "cls")]
-            many |= {name} if len(arguments) > 5 else set()
-    assert many == set(MANY_ARGUMENTS.split())
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_files_and_functions_are_small_and_break_no_shape_checks(file: Path) -> None:
+    text = file.read_text()
+    assert code_lines(ast.parse(text), text.splitlines()) <= 250
+    for function in functions(file):
+        assert code_lines(function, text.splitlines()) <= 45, f"{function.name} is too long"
+    assert "from __future__ import annotations" not in text
+    assert not re.search(r"from typing import .*\bSelf\b|typing\.Self", text)
 
 
-def test_median_function_is_short() -> None:
-    lengths = [code_lines(f, file.read_text().splitlines()) for file in FILES for f in functions(file)]
-    assert statistics.median(lengths) <= 10
+def test_functions_are_short_and_take_at_most_five_positional_arguments() -> None:
+    many, lengths = set(), []
+    for file in FILES:
+        source = file.read_text().splitlines()
+        for name, node, _ in defined(file):
+            if isinstance(node, ast.FunctionDef):
+                lengths.append(code_lines(node, source))
+                arguments = [a.arg for a in node.args.posonlyargs + node.args.args if a.arg not in ("self", "cls")]
+                many |= {name} if len(arguments) > 5 else set()
+    assert many == set(MANY_ARGUMENTS.split()) and statistics.median(lengths) <= 10
 
 
 def test_what_the_method_loads_does_not_grow() -> None:
@@ -183,9 +180,7 @@ def test_what_the_method_loads_does_not_grow() -> None:
     files = [file for file in FILES if module_name(file) in loaded]
     assert len(files) == len(loaded) and {"method", "datasets", "model", "config"} <= loaded
     lines = sum(code_lines(ast.parse(file.read_text()), file.read_text().splitlines()) for file in files)
-    assert lines <= CLOSURE, (
-        "what `wsss.method` and `wsss.datasets` load has grown; load what a step does not need later"
-    )
+    assert lines <= CLOSURE, "what a step loads has grown; load what it does not need later"
     assert lines > CLOSURE - 100, f"it has shrunk: lower CLOSURE to {lines}"
 
 
@@ -217,13 +212,6 @@ def test_variables_are_called_after_what_they_hold() -> None:
     assert called <= STILL
 
 
-@pytest.mark.parametrize("file", FILES, ids=module_name)
-def test_nothing_that_breaks_the_shape_checks(file: Path) -> None:
-    text = file.read_text()
-    assert "from __future__ import annotations" not in text
-    assert not re.search(r"from typing import .*\bSelf\b|typing\.Self", text)
-
-
 # Notebooks: thin (their pairs and runs are tested in test_notebooks).
 
 
@@ -236,8 +224,6 @@ def test_notebooks_are_thin(path: Path) -> None:
     assert not any(cell["outputs"] or cell["execution_count"] for cell in cells), "committed with outputs"
     assert all(len(cell["source"]) <= 15 for cell in cells)
 
-
-# One machine's traces.
 
 TEXT = {"", *[".py", ".md", ".toml", ".yml", ".yaml", ".json", ".ipynb", ".txt", ".csv", ".cff", ".bib", ".js", ".css"]}
 LOCAL = re.compile(r"(?<![\w.])/(?:work|root|home|Users|mnt|tmp)/\w")

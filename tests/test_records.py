@@ -108,13 +108,10 @@ def test_a_record_lacking_a_field_is_neither_written_nor_read(tmp_path, field):
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError):
         records.load(put(tmp_path / "1.json", broken))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
-def test_a_file_that_is_no_record_is_named(tmp_path, text):
-    (tmp_path / "0.json").write_text(text)
-    with pytest.raises(UserError, match="0.json"):
-        records.load(tmp_path / "0.json")
+    for text in ("", "{", "[]", "3"):
+        (tmp_path / "0.json").write_text(text)
+        with pytest.raises(UserError, match="0.json"):
+            records.load(tmp_path / "0.json")
 
 
 def test_find_takes_the_first_root(tmp_path):
@@ -139,13 +136,10 @@ def test_find_leaves_out_what_must_not_be_averaged_with_the_first_root(tmp_path,
         for name, content in files.items():
             records.save(content, tmp_path / root / "mini" / "mini" / name)
     found = records.find(tmp_path / "one", tmp_path / "two")
-    assert [(r["seed"], r["protocol"]["name"]) for r in found] == [
-        *((0, "training"), (0, "final")),
-        *((3, "training"), (3, "final")),
-    ]
-    assert re.search(
-        r"note: 2 records are left out.* first differ \S*1\.json .*\(the protocol\)", capsys.readouterr().err
-    )
+    kinds = ("training", "final")
+    assert [(r["seed"], r["protocol"]["name"]) for r in found] == [(seed, kind) for seed in (0, 3) for kind in kinds]
+    said = r"note: 2 records are left out.* first differ \S*1\.json .*\(the protocol\)"
+    assert re.search(said, capsys.readouterr().err)
     assert len(records.find(tmp_path / "two")) == 4, "within a root nothing is left out"
 
 
@@ -205,9 +199,6 @@ def test_one_record_is_found_or_missed_in_words():
         records.one(chosen, "voc", 0)
     with pytest.raises(UserError, match="mini/mini/0, other/mini/0"):
         records.one([record(), record("other")], "mini", 0)
-
-
-def test_a_missing_result_is_named():
     with pytest.raises(KeyError, match="mini/mini/0 has no result cam.miou"):
         records.value(record(), "cam.miou")
 
@@ -226,9 +217,6 @@ def test_counts_lie_beside_the_record(tmp_path):
             records.load_counts(records.load(path))
 
 
-# Publishing.
-
-
 @pytest.fixture
 def run(tmp_path):
     """A finished run below `runs`: one record with counts and one notebook."""
@@ -236,13 +224,6 @@ def run(tmp_path):
     records.save_counts(tmp_path / "runs" / "mini" / "mini" / "0.npz", ["a"], cam=np.ones((1, 2, 3)))
     put(tmp_path / "runs" / "notebooks" / "train_voc.ipynb", notebook(wsss={"dirty": False}))
     return tmp_path
-
-
-def test_publish_copies_records_counts_and_notebooks(run):
-    publish.publish(run / "runs", run)
-    assert records.load(run / "data" / "results" / "mini" / "mini" / "0.json")["images"] == 2
-    assert (run / "data" / "results" / "mini" / "mini" / "0.npz").is_file()
-    assert (run / "book" / "runs" / "train_voc.ipynb").is_file()
 
 
 FAULTS = {
@@ -262,16 +243,17 @@ def test_publish_refuses_all_for_one_fault(run, fault):
     assert not (run / "data").exists() and not (run / "book").exists()
 
 
-def test_publish_takes_what_is_asked_for(run):
+def test_publish_copies_what_is_asked_for(run):
+    publish.publish(run / "runs", run)
+    results = run / "data/results"
+    assert records.load(results / "mini/mini/0.json")["images"] == 2 and (results / "mini/mini/0.npz").is_file()
+    assert (run / "book/runs/train_voc.ipynb").is_file()
     FAULTS["dirty record"](run / "runs")
-    records.save(record("voc"), run / "runs" / "voc" / "mini" / "0.json")
+    records.save(record("voc"), run / "runs/voc/mini/0.json")
     files = publish.publish(run / "runs", run, only=["voc/*"])
     assert [file.name for file in files] == ["0.json", "train_voc.ipynb"]
-
-
-def test_nothing_to_publish_is_said(tmp_path):
     with pytest.raises(UserError, match="no finished run"):
-        publish.publish(tmp_path, tmp_path)
+        publish.publish(run / "nothing", run)
 
 
 def test_records_of_other_protocols_and_weights_stand_beside_the_runs_own(tmp_path):
