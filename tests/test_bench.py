@@ -11,7 +11,7 @@ from running import folder, run
 
 from wsss import distributed, model, train
 from wsss.inference import predict, predictions, protocols
-from wsss.report import costs
+from wsss.report import costs, speed
 from wsss.tools import bench, bench_infer, machine
 
 STEP = ("bench", "step", "--backbone", "vit_tiny_patch16_224", "--crop", "64", "--repeats", "1")
@@ -132,6 +132,10 @@ def test_merge(capsys, tmp_path):
         assert row["pixels"] == 5 * 40 * 32 and row["whole_core_seconds"] > 0
         assert none["different_pixels"] == 0 and some["classes_kept"] <= none["classes_kept"]
         assert none["equal"] == 100 and some["equal_in_worst"] <= some["equal"]
+    (table,) = (make([found]) for make in speed.TABLES["merge"])
+    assert [row[:2] for row in table.rows] == [
+        (classes, least) for classes in ("21", "81") for least in ("1e-06", "0.2")
+    ]
     assert run("bench", "merge", "--data-root", root, "--images", 2) == 1
     assert "--classes is 81; 2 photographs allow 21 to 41" in capsys.readouterr().err
 

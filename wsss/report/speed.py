@@ -103,7 +103,28 @@ def _infer_table(benches: Sequence[_Bench]) -> Table:
     return Table("Evaluations, measured", ("photographs", *_INFER), rows)
 
 
-TABLES = {"step": (_steps_table, _phases_table), "infer": (_infer_table,)}
+def _merge_table(benches: Sequence[_Bench]) -> Table:
+    """Make a table, a row a number of classes and a probability below which classes are merged."""
+    rows, notes = [], []
+    for bench in benches:
+        for classes, measured in bench["classes"].items():
+            whole = measured["whole_core_seconds"]
+            for least, merged in measured["merge"].items():
+                seconds, kept = merged["core_seconds"], f"{merged['classes_kept']:.1f}"
+                equal = (f"{merged[key]:.4f}" for key in ("equal", "equal_in_worst"))
+                rows.append((classes, least, *equal, kept, f"{whole:.2f}", f"{seconds:.2f}", f"{whole / seconds:.1f}"))
+        scales, plural = ", ".join(f"{scale:g}" for scale in bench["scales"]), "s" * (bench["threads"] > 1)
+        notes.append(
+            f"{bench['photographs']} photographs of {bench['data']} {bench['split']}, the model {bench['model']}, "
+            f"scale {scales}, on {bench['device']}, {bench['threads']} thread{plural}."
+        )
+    columns = ("classes", "merged below", "pixels of equal label, %", "in the worst photograph, %", "classes kept")
+    columns += ("whole CRF, core s", "merged, core s", "ratio")
+    note = "Classes with background; beyond those of the model they are its logits of the photographs that follow. "
+    return Table("Dense CRF with merged classes beside the whole one", columns, tuple(rows), note + " ".join(notes))
+
+
+TABLES = {"step": (_steps_table, _phases_table), "infer": (_infer_table,), "merge": (_merge_table,)}
 """Tables of each bench; the caption is the first one's."""
 
 
