@@ -7,6 +7,7 @@ from functools import partial
 
 from wsss.paths import UserError, project_root
 from wsss.report import records
+from wsss.report.experiments import EXPERIMENTS
 from wsss.report.records import Record, images
 from wsss.report.statistics import interval_text, mean_text, over_seeds, paired_runs, signed, summarise
 from wsss.report.table import ABSENT, MISSING, Table
@@ -69,6 +70,8 @@ class _Row:
     """Evaluation that the records must come from."""
     missing: str = ""
     """Why it cannot be measured here; empty: it can, by a command."""
+    sweep: str = ""
+    """The experiment that makes its runs, where no preset does."""
 
 
 def _final(dataset: str) -> tuple[_Row, ...]:
@@ -112,14 +115,18 @@ _TEST = replace(
 VOC = (_final("voc")[0], _TEST, *_final("voc")[1:], *_training("voc", "voc-val"))
 COCO = (*_final("coco"), *_training("coco", "coco-val-part"))
 ANIMALS = "VOC 2012 animals, 320 px, CLIP ViT-B/16"
+_SHALLOW = "voc-animals-11-blocks"
+_VARIANTS = {row.label: row.variant for row in EXPERIMENTS[_SHALLOW].rows}
+_animals = partial(_Row, dataset="voc-animals", key="segmentation.miou_headline")
 _HEADLINE = (
     (replace(VOC[0], label="PASCAL VOC 2012 val"), "voc-base"),
     (replace(VOC[1], label="PASCAL VOC 2012 test"), "voc-base"),
     (replace(COCO[0], label="MS COCO 2014 val"), "coco-base"),
-    (_Row(ANIMALS, "voc-animals", "voc-animals", "segmentation.miou_headline"), "voc-animals-base"),
+    (_animals(f"{ANIMALS}, 12 blocks", preset="voc-animals"), "voc-animals-base"),
+    (_animals(f"{ANIMALS}, 11 blocks", preset=_VARIANTS["base + both"], sweep=_SHALLOW), _VARIANTS["base"]),
     (_Row("mini (drawn)", "mini", "mini", "segmentation.miou_headline"), "mini-base"),
 )
-"""Lines of the first table, each with the preset of the base that it is held against."""
+"""Lines of the first table, each with the variant of the base that it is held against."""
 
 
 def headline(runs: Sequence[Record]) -> Table:
@@ -134,7 +141,8 @@ def headline(runs: Sequence[Record]) -> Table:
         sides = [_records(replace(row, preset=preset), runs) for preset in (row.preset, base)]
         pairs = paired_runs(*sides, row.key.partition(".")[0])
         shown += [record for pair in pairs for record in pair]
-        command = row.missing or f"wsss train {base} --seed 0; {_command(row)}" + " of both" * (row.protocol == "final")
+        both_runs = "" if row.sweep else f"wsss train {base} --seed 0; "
+        command = row.missing or both_runs + _command(row) + " of both" * (row.protocol == "final")
         cells = ["run, not paired" if side else MISSING for side in reversed(sides)] + [ABSENT, ABSENT]
         if pairs:
             both, bases = records.comparable([list(side) for side in zip(*pairs, strict=True)])
@@ -188,5 +196,7 @@ def _printed(row: _Row) -> list[str]:
 
 
 def _command(row: _Row) -> str:
+    if row.sweep:
+        return f"wsss sweep {row.sweep}"
     final = f", then wsss evaluate RUN --protocol {row.dataset}" if row.protocol == "final" else ""
     return f"wsss train {row.preset} --seed 0{final}"
