@@ -41,7 +41,8 @@ def class_scores(
     tokens: Float[Tensor, "b n d"], weight: Float[Tensor, "k d"], grid: tuple[int, int]
 ) -> Float[Tensor, "b k i j"]:
     """Raw CAM W F (eq. 2): the classifier, which has no bias, at every token."""
-    # Labels compare these values with thresholds, for which bfloat16 is too coarse.
+    # Labels compare these values with thresholds, for which bfloat16 is too coarse. The tokens are float32 anyway: the
+    # last norm and the sum of every block's residual stream give it under autocast, too.
     with torch.autocast(tokens.device.type, enabled=False):
         return torch.einsum("bnd,kd->bkn", tokens, weight).unflatten(2, grid)
 

@@ -38,7 +38,7 @@ def _sorted(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes
     entries, stop = header(io.BytesIO(data))
     entries["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # the format wants the data to begin at a multiple of 8 bytes
     return len(text).to_bytes(8, "little") + text + data[stop:]
 
 

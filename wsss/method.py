@@ -58,6 +58,8 @@ def forward(
     seen = None if compat.padding_in_cam else valid
     targets.cams = multi_scale_cams(model, image, output, config, batch.present, seen)
     targets.token_labels = token_labels(targets, grid, config)
+    # From the first contrast on every part runs, though a module that joins later has the weight 0 until then: one
+    # graph for most of the run, and its terms in the log from the beginning.
     if "students" in needs:
         output.student_cams = student_cams(model, output, token_valid, config)
     if "views" in needs:
@@ -186,8 +188,8 @@ def pseudo_label(
 ) -> Int[Tensor, "b h w"]:
     """Pseudo label: pixels labelled by a CAM in 0..1, refined by the colours of `image` (0..255) unless that is off.
 
-    `box` is the photograph in a padded image; None: there is no padding. `most` is the largest number of classes of one
-    image; None: it is read from `label`, for which a GPU waits.
+    `box` is the photograph in a padded image, whose edge the refinement continues; None: there is no padding. `most` is
+    the largest number of classes of one image; None: it is read from `label`, for which a GPU waits.
     """
     low, high = config.segmentation.levels or (config.cam.low, config.cam.high)
     size = (maps.shape[2], maps.shape[3])
@@ -210,7 +212,8 @@ def pseudo_label(
 def losses(output: Output, targets: Targets, config: Config) -> dict[str, Float[Tensor, ""]]:
     """Compute every term of the objective, unweighted: the output against its targets.
 
-    Pure: it reads no parameter, device or rank. Counts are over the given (local) batch.
+    Pure: it reads no parameter, device or rank. Counts are over the given (local) batch. A term is computed where what
+    it needs was computed; what weighs 0 is logged, too, unless it costs something to compute.
     """
     terms = {
         "classification": classification_loss(output.logits, targets.label),
