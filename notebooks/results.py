@@ -57,7 +57,7 @@ tables.build("mini", published, yours)
 evidence.differences(experiments.get("mini-components"), published)
 
 # %% [markdown]
-# *How far each row of the experiment on components lies above the base: a dot a seed, the mean of the paired
+# *How far each row of the experiment on components lies above the base: one dot per seed, the mean of the paired
 # differences and its 95 % interval over seeds.*
 
 # %%
@@ -65,7 +65,7 @@ evidence.coverage_bars(experiments.get("mini-components"), published)
 
 # %% [markdown]
 # *How much of the distinctive part and of the rest of the objects the CAM covers on the validation list, row by row of
-# the experiment on components; a dot a seed.*
+# the experiment on components; one dot per seed.*
 #
 # ## Photographs
 

@@ -95,7 +95,7 @@ def test_a_view_holds_the_models_maps_codes_and_labels(made, looked):
     images, seers, classes, found = looked
     view, seer = found[0].views[0], seers[0]
     config, size = seer.config, seer.config.augment.squashed
-    pixels = scenes._pixels(images[0].photograph, seer)
+    pixels = scenes._pixels(images[0].image, seer)
     image = seer.model.normalise(pixels)
     with one_thread(), torch.inference_mode():
         label = images[0].label[None]
@@ -126,15 +126,10 @@ def test_a_plain_model_has_neither_labels_of_a_decoder_nor_subspaces(looked):
 
 def test_labels_that_are_not_known_are_predicted_by_the_last_model(looked):
     images, seers, _, _ = looked
-    unknown = scenes.Picture("mine", images[0].photograph)
+    unknown = scenes.Photo("mine", images[0].image)
     with one_thread():
         found = scenes.scene(unknown, seers)
-        score = (
-            seers[-1]
-            .model(seers[-1].model.normalise(scenes._pixels(unknown.photograph, seers[-1])))
-            .logits[0]
-            .sigmoid()
-        )
+        score = seers[-1].model(seers[-1].model.normalise(scenes._pixels(unknown.image, seers[-1]))).logits[0].sigmoid()
     expected = {int(place) + 1 for place in range(2) if score[place] > 0.5 or score[place] == score.max()}
     assert set(found.present) == expected and not found.known and found.truth is None
 
@@ -142,7 +137,7 @@ def test_labels_that_are_not_known_are_predicted_by_the_last_model(looked):
 def test_large_photographs_are_shown_smaller_and_their_truth_with_them(looked):
     truth = np.zeros((1200, 900), np.uint8)
     truth[:600] = 1
-    picture = scenes.Picture("large", Image.new("L", (900, 1200)), torch.tensor([1.0, 0.0]), truth)
+    picture = scenes.Photo("large", Image.new("L", (900, 1200)), torch.tensor([1.0, 0.0]), truth)
     with one_thread():
         found = scenes.scene(picture, looked[1][:1])
     assert found.pixels.shape == (400, 300, 3)
@@ -201,7 +196,7 @@ def test_the_layers_picture_has_the_agreement_of_the_evaluation(made, all_seen):
     (seer,), classes = sources.of_runs([made[1]])
     image, label = sources.of_set(made[0], "val", classes, 99)[2], all_seen[2].present
     with one_thread(), torch.inference_mode():
-        pixels = scenes._pixels(image.photograph, seer)
+        pixels = scenes._pixels(image.image, seer)
         prediction = evaluate.predict(seer.model, pixels, image.label[None], seer.config)
         expected = evaluate.agreement(prediction, image.label[None])[0]
     words = re.search(r"; tiny ([\d.]+) % and ([\d.]+) %", pictures.layers(all_seen[2]).alt)
@@ -217,7 +212,7 @@ def test_a_comparison_has_a_row_an_image_and_leaves_out_what_is_not_known(looked
     assert len(drawn) == 3 * (2 + 4 + 2), "image, truth; CAMs, pseudo label, prediction; CAMs of the plain model"
     assert "rows: image, truth, tiny: CAM, aux" in picture.alt and picture.alt.count("prediction") == 1
     with one_thread():
-        unknown = [scenes.scene(scenes.Picture("mine", images[0].photograph), seers[:1])]
+        unknown = [scenes.scene(scenes.Photo("mine", images[0].image), seers[:1])]
     assert "truth" not in pictures.comparison(unknown).alt
 
 
@@ -321,6 +316,10 @@ def test_a_run_that_is_not_finished_and_a_set_of_other_classes_are_refused(made,
         path.write_text(text)
 
 
+def test_two_runs_of_one_name_are_told_apart(made):
+    assert [seer.name for seer in sources.of_runs([made[1], made[1]])[0]] == ["tiny (1)", "tiny (2)"]
+
+
 def test_without_a_run_the_shipped_model_is_taken(made, monkeypatch):
     if not (project_root() / sources.SHIPPED).is_file():
         monkeypatch.setattr(sources, "SHIPPED", "data/weights/nothing.json")
@@ -348,7 +347,7 @@ def test_the_kernel_answers_with_refined_labels(live, looked):
         live.request = {"what": "refine", "number": 1}
         expected = scenes.refined(images[1], seers[0], (1, 2), 0.37, 1, found[1].pixels.shape[:2])
     assert live.answer["name"] == "CAM, aux layer (block 1), above 0.37, refined"
-    assert (live.answer["image"], live.answer["variant"], live.answer["words"]) == (1, 0, "")
+    assert (live.answer["image"], live.answer["variant"], live.answer["message"]) == (1, 0, "")
     assert np.array_equal(live.labels(), expected) and set(np.unique(expected)) <= {0, 1, 2}
 
 
@@ -369,7 +368,7 @@ def test_the_kernel_answers_with_a_crf(live, looked):
 def test_a_fault_on_demand_is_said_in_the_page(live, monkeypatch):
     monkeypatch.setattr(widget, "with_crf", lambda *_: (_ for _ in ()).throw(UserError("it has diverged")))
     live.request = {"what": "crf", "number": 1}
-    assert live.answer["words"] == "it has diverged"
+    assert live.answer["message"] == "it has diverged"
     with pytest.raises(UserError, match="nothing was computed"):
         live.labels()
 

@@ -1,6 +1,7 @@
 """The explorer in a real browser: over file:// and http, with changed pixels, and numbers as Python computes them."""
 
 import base64
+import dataclasses
 import json
 from contextlib import contextmanager
 from io import BytesIO
@@ -18,6 +19,7 @@ from wsss.data.pictures import read_image
 from wsss.explore import engine, graph, sources
 from wsss.explore import payload as kept
 from wsss.explore import scene as scenes
+from wsss.paths import UserError
 
 pytestmark = pytest.mark.slow
 IGNORE = 255
@@ -289,6 +291,43 @@ def test_nothing_stands_in_the_way_of_anyone(browser, site, width, theme):
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
+@pytest.mark.parametrize("way", ["file", "http"])
+def test_two_further_models_come_when_they_are_asked_for(browser, made, tmp_path, way):
+    """By keyboard, from a script beside the page; a link to such a view loads them, too."""
+    alone = [dataclasses.replace(scene, views=scene.views[:1]) for scene in made[1]]
+    content, other = (kept.payload(scenes, ("cup", "jug"), 0.3) for scenes in (alone, made[1]))
+    content["more"], part = kept.more(content, other, "parts/more.js")
+    engine.write({"more": part}, tmp_path / "parts")
+    (tmp_path / "a.html").write_text(kept.page(content, "Compare"))
+    explorer, state = "document.querySelector('.wsss-explorer').explorer", "['variant', 'beside'].map(x => {}.at(x))"
+    with served(tmp_path) as server:
+        address = (tmp_path / "a.html").as_uri() if way == "file" else f"{server}/a.html"
+        with opened(browser, address) as (page, faults):
+            page.wait_for_selector(".wsss-explorer[data-ready]")
+            assert page.locator("[data-key=beside] option").count() < 8
+            with painted(page):
+                page.locator("[data-do=more]").press("Enter")
+            assert page.evaluate(state.format(explorer)) == [1, "model 2"] and not faults
+            assert page.evaluate("document.activeElement.dataset.key") == "beside"
+            assert not page.locator("[data-do=more]").is_visible()
+            for image, scene in enumerate(made[1]):
+                choose(page, image=image, variant=1)
+                assert np.array_equal(labels(page, "segmentation"), scene.views[0].segmentation)
+            page.locator("[data-do=link]").press("Enter")
+            with opened(browser, page.url) as (linked, more_faults):
+                linked.wait_for_function(f"{explorer}?.data.more === null && {explorer}.at('variant') === 1")
+                linked.wait_for_function(f"{explorer}.scene.name === '{made[1][-1].name}'")
+                linked.wait_for_timeout(500)
+                assert np.array_equal(pixels(linked), pixels(page)) and not more_faults
+
+
+def test_models_of_other_images_are_not_put_beside(made):
+    content = kept.payload(made[1], ("cup", "jug"))
+    for other in (kept.payload(made[1][:2], ("cup", "jug")), kept.payload(made[1], ("cup", "pot"))):
+        with pytest.raises(UserError, match="other images or classes"):
+            kept.more(content, other, "more.js")
+
+
 # A photograph of the reader's own.
 
 
@@ -299,13 +338,13 @@ def taking(made, tmp_path_factory):
         missing("onnxruntime-web is not in the cache, and npm cannot fetch it")
     seer, place = made[0][0], tmp_path_factory.mktemp("taking")
     graph.write(seer, place / "model.onnx")
-    content = kept.payload(made[1], ("cup", "jug"), 0.3, model=scenes.described(seer))
+    content = kept.payload(made[1], ("cup", "jug"), 0.3, model=scenes.page_model(seer))
     described, parts = engine.pack(place / "model.onnx")
     (place / "inline.html").write_text(kept.page(content | {"engine": described}, "Try it", [], parts))
     content |= {"engine": described | {"source": "parts/"}}
     page = kept.page(content, "Try it").replace(kept.element(content), kept.element(content, compressed=True))
     (place / "beside.html").write_text(page)
-    engine.write(parts, place / "parts")
+    engine.write(dict(enumerate(parts)), place / "parts")
     noise = np.random.default_rng(5).integers(0, 256, (9, 13, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((521, 347), Image.Resampling.BICUBIC).save(place / "mine.png")
     return place, seer
@@ -316,10 +355,8 @@ def seen_by_python(path, seer):
     photograph = read_image(path)
     with one_thread():
         seer.model.half().float()
-        scene = scenes.scene(scenes.Picture(path.stem, photograph), [seer])
-        prediction = evaluate.predict(
-            seer.model, scenes._pixels(photograph, seer), scenes.predicted_label(photograph, seer)[None], seer.config
-        )
+        scene, pixels = scenes.scene(scenes.Photo(path.stem, photograph), [seer]), scenes._pixels(photograph, seer)
+        prediction = evaluate.predict(seer.model, pixels, evaluate.predicted_label(seer.model, pixels), seer.config)
     return scene, evaluate.to_labels(prediction, scene.pixels.shape[:2], seer.config)
 
 

@@ -53,11 +53,11 @@ def test_the_graph_of_a_run_computes_what_the_run_does(made):
     seer.model.half().float()  # as the exported file holds it
     for picture in sources.of_set(root, "val", classes, 3):
         size = seer.config.augment.squashed
-        pixels = resize_square(picture.photograph, size)[None]
+        pixels = resize_square(picture.image, size)[None]
         with one_thread():
             label = evaluate.predicted_label(seer.model, pixels)
             found = seen(path, pixels, torch.zeros(1, 2))
-            assert_same(found, evaluate.predict(seer.model, pixels, label, seer.config), picture.photograph.size[::-1])
+            assert_same(found, evaluate.predict(seer.model, pixels, label, seer.config), picture.image.size[::-1])
             exact = evaluate.predict(whole, pixels, label, seer.config)
             assert (found["cam"] * label[..., None, None] - exact.cam).abs().max() <= 5e-3
             other = torch.tensor([[0.0, 1.0]])

@@ -170,9 +170,9 @@ def test_photograph_and_mask_lie_alike_wherever_they_are_read(turned, tmp_path):
     sample = datasets.sample(datasets.Split(turned, "val"), 0, 32)
     assert sample.pixels[sample.mask == 1].mean(0)[0] > 230 and sample.mask.shape == (24, 40)
     shown = sources.of_set(turned, "val", ("corner",), 1)[0]
-    assert np.asarray(shown.photograph)[shown.truth == 1].mean(0)[0] > 230
+    assert np.asarray(shown.image)[shown.truth == 1].mean(0)[0] > 230
     alone = sources.of_folder(turned / "JPEGImages", 1)[0]
-    assert alone.photograph.size == (40, 24)
+    assert alone.image.size == (40, 24)
     assert run("data", "check", turned) == 0
     assert run(*tiny(turned, tmp_path / "out")) == 0
     assert run("evaluate", tmp_path / "out/turned/tiny/0", "--protocol", "voc", "--scales", "1", "--workers", 1) == 0

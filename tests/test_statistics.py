@@ -155,3 +155,19 @@ def test_bootstrap_holds_the_ratio_and_narrows_with_images():
         widths.append(high - low)
     assert widths[1] < widths[0] / 5
     assert statistics.bootstrap(np.ones(5), np.full(5, 2)) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("points", "text"),
+    [
+        (-0.04, "-0.04"),
+        (0.049, "+0.05"),
+        (-0.05, "-0.1"),
+        (0.004, "+0.0"),
+        (-0.001, "+0.0"),
+        (0.0, "+0.0"),
+        (1.0, "+1.0"),
+    ],
+)
+def test_a_difference_shows_on_which_side_of_zero_it_lies(points, text):
+    assert statistics.signed(points) == text

@@ -325,10 +325,10 @@ IMAGE = r'<img class="wsss-figure" alt="([^"]*)" src="data:image/(?:png|jpeg);ba
 
 class ResultsFigure(Captioned):
     """{results-figure}: a picture of records, drawn in the page's own colours and fonts, once for a phone; or
-    NOTEBOOK#2, the third one of an executed notebook, with :strip: in two halves on a phone. With its alternative
-    text."""
+    NOTEBOOK#2, the third one of an executed notebook, with :strip: in two halves on a phone (:strip: 12 where titles
+    take the first 12 % of its width). With its alternative text."""
 
-    option_spec = Captioned.option_spec | {"strip": directives.flag}
+    option_spec = Captioned.option_spec | {"strip": directives.percentage}
 
     def show(self, name: str) -> list[nodes.Node]:
         if "#" in name:
@@ -341,7 +341,7 @@ class ResultsFigure(Captioned):
             origin = records.notebook_origin(notebook["metadata"].get("wsss", {}))
             uri = self.made(f"{name}.{suffix(picture)}", picture)
             alt = self.options.get("alt", alt)
-            strip = ["wsss-strip"] * ("strip" in self.options)
+            strip = ["wsss-strip", f"wsss-strip-{self.options['strip']}"] if "strip" in self.options else []
             image: nodes.Node = nodes.image(uri=uri, alt=alt, classes=["wsss-figure", *strip])
         else:
             drawn = evidence.build(name, records.published())

@@ -2,6 +2,7 @@
 
 ```{explorer} data/photographs/explorer.json        what `wsss explore FOLDER --output X.json` wrote
 :model: data/weights/vit_tiny_voc_animals.onnx      the graph of the last model in it, its weights beside it
+:compare: data/photographs/base_and_ours.json       the same photographs by two other models, loaded on demand
 ```
 """
 
@@ -29,7 +30,7 @@ class ExplorerDirective(SphinxDirective):
     """The explorer of the photographs in a JSON file, with the model where the runtime could be fetched."""
 
     required_arguments = 1
-    option_spec = {"model": directives.unchanged_required}
+    option_spec = {"model": directives.unchanged_required, "compare": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
         """Raw HTML; elsewhere than in HTML the page shows nothing of it."""
@@ -39,10 +40,14 @@ class ExplorerDirective(SphinxDirective):
         if content["model"]["weights"] != sha256(graph.with_suffix(".safetensors")):
             message = "%s is of other weights than %s; make it again by wsss explore"
             log.warning(message, path.name, graph.name, location=self.get_location(), type="wsss", subtype="result")
+        source, scripts = "../" * self.env.docname.count("/") + PARTS, {}
         if packed := engine.pack(graph):
-            content["engine"], parts = packed
-            content["engine"]["source"] = "../" * self.env.docname.count("/") + PARTS
-            engine.write(parts, Path(self.env.app.outdir) / PARTS)
+            content["engine"] = packed[0] | {"source": source}
+            scripts |= enumerate(packed[1])
+        if "compare" in self.options:
+            other = json.loads((ROOT / self.options["compare"]).read_text(encoding="utf-8"))
+            content["more"], scripts["more"] = payload.more(content, other, f"{source}more.js")
+        engine.write(scripts, Path(self.env.app.outdir) / PARTS)
         return [nodes.raw("", payload.element(content, compressed=True), format="html")]
 
 

@@ -67,17 +67,26 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 });
 
-// A strip of panels is too small to read on a phone: there its two halves stand one above the other.
+// A strip of panels is too small to read on a phone: there its two halves stand one above the other, each with the
+// titles of the rows, which take the first PERCENT of the width (class wsss-strip-PERCENT).
 document.addEventListener("DOMContentLoaded", () => {
+  const piece = (strip, first, stop) => {
+    const box = document.createElement("div"), copy = Object.assign(document.createElement("img"), { src: strip.src, alt: "" });
+    box.style.flex = `${stop - first} 0 0`;
+    copy.style.width = `${100 / (stop - first)}%`;
+    copy.style.marginLeft = `${(-100 * first) / (stop - first)}%`;
+    box.append(copy);
+    return box;
+  };
   for (const strip of document.querySelectorAll("img.wsss-strip")) {
-    const halves = document.createElement("div");
+    const halves = document.createElement("div"), titles = Number(strip.className.match(/wsss-strip-(\d+)/)[1]) / 100;
     halves.className = "wsss-halves";
     halves.setAttribute("role", "img");
     halves.setAttribute("aria-label", strip.alt);
-    for (let half = 0; half < 2; half++) {
-      const copy = Object.assign(document.createElement("img"), { src: strip.src, alt: "" });
-      halves.append(document.createElement("div"));
-      halves.lastChild.append(copy);
+    for (const [first, stop] of [[titles, (1 + titles) / 2], [(1 + titles) / 2, 1]]) {
+      const half = document.createElement("div");
+      half.append(...(titles ? [piece(strip, 0, titles)] : []), piece(strip, first, stop));
+      halves.append(half);
     }
     strip.closest("figure").querySelector("figcaption").before(halves);
   }

@@ -14,22 +14,22 @@ from tqdm import tqdm
 from wsss.paths import UserError, atomic
 
 _INTRODUCTION = (
-    "What a network that was trained on the names of what photographs show, and on nothing else, sees in yours. Choose "
-    "what to draw over the picture; point at a patch to see which others are like it."
+    "This network learnt from photographs and the names of what they show, nothing else. What does it see in yours? "
+    "Choose what to draw over the picture. Point at a patch to see which others are like it."
 )
 
 
 @dataclass(frozen=True)
 class Explore:
-    """Write one self-contained HTML page, in which CAMs, labels and affinities of your pictures can be explored without
-    a kernel or a network, and open it. Of a data set in VOC format it shows truth, too."""
+    """Write one self-contained HTML page and open it. In it you explore CAMs, labels and affinities of your pictures,
+    without a kernel or an internet connection. For a data set in VOC format it shows the truth, too."""
 
     images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGE_OR_FOLDER")]
     """A picture, a folder of pictures, or the root of a data set in VOC format."""
     run: tuple[Path, ...] = ()
-    """Folders of finished runs, OUTPUT/DATASET/VARIANT/SEED, that know the same classes; empty: the shipped model."""
+    """Folders of finished runs, OUTPUT/DATASET/VARIANT/SEED, of the same classes; empty: the shipped model."""
     output: Path = Path("explore.html")
-    """The page; with a name that ends in .json, what it shows alone."""
+    """The page; with a name that ends in .json, only the data that it shows."""
     limit: int = 8
     """Pictures at most."""
     split: str = "val"
@@ -56,7 +56,7 @@ class Explore:
         if shrunk := scene.shrunk(pictures, seers):
             print(shrunk, file=sys.stderr)
         scenes = [scene.scene(picture, seers) for picture in tqdm(pictures, desc="explore", unit="image")]
-        model = scene.described(seers[-1])
+        model = scene.page_model(seers[-1])
         content, parts = payload.payload(scenes, classes, seers[-1].config.cam.background, model=model), []
         if self.drop:
             with tempfile.TemporaryDirectory() as folder:
@@ -78,8 +78,8 @@ class Explore:
 @dataclass(frozen=True)
 class Export:
     """Write a finished run's network as an ONNX graph, NAME.onnx, with its weights in half precision beside it,
-    NAME.safetensors. Inputs: pixels of the squashed photograph, and the image label; of zeros, the classes that the
-    network predicts take its place. Outputs: what the explorer shows."""
+    NAME.safetensors. Inputs: pixels of the squashed photograph, and the image label (zeros: the classes that the
+    network predicts). Outputs: what the explorer shows."""
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
     """The run's folder, OUTPUT/DATASET/VARIANT/SEED; none: the shipped model."""

@@ -10,37 +10,39 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wsss.paths import UserError, atomic, note, sha256
 
-VERSION = "1.30.0"
-DIGEST = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
+_VERSION = "1.30.0"
+_DIGEST = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
 """Of the package as npm has it."""
-FILES = {
+_FILES = {
     "runtime": "package/dist/ort.wasm.min.js",
     "module": "package/dist/ort-wasm-simd-threaded.mjs",
     "binary": "package/dist/ort-wasm-simd-threaded.wasm",
 }
-PART = 3 << 18
+_PART = 3 << 18
 """Bytes of a part, a MiB of base64; divisible by three, so that each is decoded by itself."""
 
 
 def runtime() -> dict[str, bytes] | None:
-    """The runtime's files; None, with a line on stderr, where it is not in the cache and npm cannot fetch it."""
+    """Read the runtime's files. None, with a note, where they are not in the cache and npm cannot fetch them."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsss"
-    package = cache / f"onnxruntime-web-{VERSION}.tgz"
+    package = cache / f"onnxruntime-web-{_VERSION}.tgz"
     if not package.is_file() and not _fetch(package):
-        note(f"note: pages get no model: npm could not fetch onnxruntime-web {VERSION}; with a network and npm they do")
+        note(
+            f"note: pages get no model: npm could not fetch onnxruntime-web {_VERSION}; with a network and npm they do"
+        )
         return None
-    if sha256(package) != DIGEST:
+    if sha256(package) != _DIGEST:
         raise UserError(
-            f"{package} is not onnxruntime-web {VERSION} as it was published; remove the file and try again"
+            f"{package} is not onnxruntime-web {_VERSION} as it was published; remove the file and try again"
         )
     with tarfile.open(package) as archive:
-        return {name: archive.extractfile(member).read() for name, member in FILES.items()}
+        return {name: archive.extractfile(member).read() for name, member in _FILES.items()}
 
 
 def _fetch(package: Path) -> bool:
@@ -48,7 +50,7 @@ def _fetch(package: Path) -> bool:
     if npm is None:
         return False
     with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", "--silent", f"onnxruntime-web@{VERSION}"]
+        command = [npm, "pack", "--silent", f"onnxruntime-web@{_VERSION}"]
         done = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=600)
         fetched = next(Path(folder).glob("*.tgz"), None)
         if done.returncode or fetched is None:
@@ -59,7 +61,7 @@ def _fetch(package: Path) -> bool:
 
 
 def pack(graph: Path) -> tuple[dict[str, Any], list[str]] | None:
-    """What the page needs to know, and the parts: runtime, graph and the weights beside it, compressed, in base64.
+    """Pack runtime, graph and the weights beside it: what the page needs to know, and the parts, compressed, in base64.
     None without a runtime."""
     files = runtime()
     if files is None:
@@ -71,13 +73,13 @@ def pack(graph: Path) -> tuple[dict[str, Any], list[str]] | None:
         compressed = gzip.compress(content, 6, mtime=0)
         places[name] = [len(packed), len(packed) + len(compressed)]
         packed += compressed
-    parts = [base64.b64encode(packed[start : start + PART]).decode() for start in range(0, len(packed), PART)]
+    parts = [base64.b64encode(packed[start : start + _PART]).decode() for start in range(0, len(packed), _PART)]
     described = {"files": places, "bytes": len(packed), "parts": len(parts), "source": "", "weights": weights.name}
     return described, parts
 
 
-def write(parts: Sequence[str], folder: Path) -> None:
-    """Write the parts as scripts, which a page loads when the reader asks."""
+def write(parts: Mapping[Any, str], folder: Path) -> None:
+    """Write the parts, by name, as scripts, which a page loads when the reader asks."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, part in enumerate(parts):
-        (folder / f"{number}.js").write_text(f'WsssExplorer.part({number},"{part}")', encoding="ascii")
+    for name, part in parts.items():
+        (folder / f"{name}.js").write_text(f'WsssExplorer.part("{name}","{part}")', encoding="ascii")

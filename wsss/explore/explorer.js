@@ -31,6 +31,7 @@ const SHELL = `
       <label data-of="layer">Layer<select data-key="layer"></select></label>
       <label class="wx-range" data-of="threshold">Threshold <output></output><input data-key="threshold" type="range" min="0" max="1" step="0.01"></label>
       <label>Compare with<select data-key="beside"></select></label>
+      <p class="wx-buttons" data-of="more"><button type="button" data-do="more"></button></p>
       <label data-of="variant">Model<select data-key="variant"></select></label>
       <p class="wx-buttons"><button type="button" data-do="tour">Guided tour</button><button type="button" data-do="save">Save the picture</button><button type="button" data-do="link">Link to this view</button></p>
       <p class="wx-buttons" data-of="live"><button type="button" data-ask="refine">Refine the CAM at this threshold (PAR)</button><button type="button" data-ask="crf">Dense CRF on the segmentation</button><span></span></p>
@@ -50,6 +51,7 @@ const TOUR = [
 
 // ---- numbers
 
+const unzipped = (zipped) => new Response(new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
 /** The labels of a mask that is kept as runs: label, count, label, count, ... */
@@ -138,7 +140,7 @@ class Explorer {
       const { key } = target.dataset;
       if (key) this.choose({ [key]: NUMBERS.includes(key) ? Number(target.value) : target.value });
     });
-    const deeds = { tour: () => this.step(0), next: () => this.step(this.tour + 1), back: () => this.step(this.tour - 1), end: () => this.step(-1), save: () => this.save(), link: () => this.link() };
+    const deeds = { tour: () => this.step(0), next: () => this.step(this.tour + 1), back: () => this.step(this.tour - 1), end: () => this.step(-1), save: () => this.save(), link: () => this.link(), more: () => this.compare() };
     this.el.addEventListener("click", ({ target }) => {
       const button = target.closest("button");
       if (!button) return;
@@ -214,7 +216,7 @@ class Explorer {
     for (const input of this.all("input[type=radio]")) input.checked = input.value === String(this.at(input.dataset.key));
     for (const button of this.all("[data-image]")) button.setAttribute("aria-pressed", String(Number(button.dataset.image) === this.at("image")));
     const used = [this.at("view"), this.at("beside")], maps = used.some((key) => ["cam", "labels", "layer"].includes(key));
-    const shown = { split: used[1] !== "", alike: used[0] === "alike", layer: maps, threshold: maps, variant: this.scene.variants.length > 1, live: this.data.live };
+    const shown = { split: used[1] !== "", alike: used[0] === "alike", layer: maps, threshold: maps, variant: this.scene.variants.length > 1, live: this.data.live, more: this.data.more };
     for (const [key, visible] of Object.entries(shown)) for (const part of this.all(`[data-of=${key}]`)) part.hidden = !visible;
     this.find("[data-of=threshold] output").value = this.at("threshold").toFixed(2);
     this.settling = false;
@@ -228,12 +230,12 @@ class Explorer {
     if (box.dataset.options === mark) return;
     box.dataset.options = mark;
     box.replaceChildren(...options.map(([value, text, score]) => {
-      const input = make("input", { type: "radio", name: `wx-${this.number}-${key}`, value }), words = make("span", {}, text);
+      const input = make("input", { type: "radio", name: `wx-${this.number}-${key}`, value }), title = make("span", {}, text);
       input.dataset.key = key;
-      if (score === undefined) return make("label", { className: "wx-chip" }, input, words);
+      if (score === undefined) return make("label", { className: "wx-chip" }, input, title);
       const bar = make("i"), square = make("b");
       bar.style.width = `${Math.max(1, 100 * score)}%`; square.style.background = bar.style.background = this.css(value);
-      return make("label", { className: "wx-class" }, input, square, words, make("em", {}, bar), make("output", { value: score.toFixed(2) }));
+      return make("label", { className: "wx-class" }, input, square, title, make("em", {}, bar), make("output", { value: score.toFixed(2) }));
     }));
   }
 
@@ -252,17 +254,19 @@ class Explorer {
       return button;
     });
     const input = make("input", { type: "file", accept: "image/*" });
-    const own = make("label", { className: "wx-own" }, input, make("span", {}, "Your photograph", make("small", {}, "choose, drop or paste")));
-    own.hidden = !this.data.engine && !this.data.live;
-    this.find(".wx-pictures").replaceChildren(own, ...buttons);
+    const upload = make("label", { className: "wx-own" }, input, make("span", {}, "Your photograph", make("small", {}, "choose, drop or paste")));
+    upload.hidden = !this.data.engine && !this.data.live;
+    this.find(".wx-pictures").replaceChildren(upload, ...buttons);
     const size = this.data.engine ? `${(this.data.engine.bytes / 1e6).toFixed(0)} MB are loaded once, when you give one; ` : "";
-    const words = this.data.engine ? `Try a photograph of your own: ${size}it stays on your machine.` : this.data.without || "";
-    this.find(".wx-engine").textContent = this.data.live ? "" : words;
+    const hint = this.data.engine ? `Try a photograph of your own: ${size}it stays on your machine.` : this.data.without || "";
+    this.find(".wx-engine").textContent = this.data.live ? "" : hint;
+    const { more } = this.data;
+    if (more) this.find("[data-do=more]").textContent = `Load ${more.names.join(" against ")} (${(more.bytes / 1e6).toFixed(1)} MB)`;
   }
 
   /** Look at a photograph of the reader's own: in the page, or by the kernel. */
   async take(file) {
-    const name = file.name?.replace(/\.[^.]*$/, "") || "pasted", say = (words, share) => this.say(words, share);
+    const name = file.name?.replace(/\.[^.]*$/, "") || "pasted", say = (text, share) => this.say(text, share);
     if (this.data.live) {
       const data = await new Promise((done) => { const reader = new FileReader(); reader.onload = () => done(reader.result.split(",")[1]); reader.readAsDataURL(file); });
       return this.ask({ what: "photograph", name, data });
@@ -281,9 +285,33 @@ class Explorer {
     }
   }
 
-  say(words, share) {
+  /** Two further models on the photographs of the page, from a file of its own, which is loaded when the reader asks. */
+  async compare() {
+    await this.more();
+    if (this.data.more) return;
+    const last = this.data.images[0].variants.length - 1;
+    this.choose({ image: this.scene.own ? 0 : this.at("image"), view: "segmentation", variant: last - 1, beside: `model ${last}` });
+    this.find("[data-key=beside]").focus();
+  }
+
+  async more() {
+    const { more } = this.data;
+    if (!more) return;
+    this.say(`Loading what ${more.names.join(" and ")} see …`);
+    try {
+      const images = JSON.parse(await unzipped(await globalThis.WsssExplorer.load("more", more.source)));
+      if (this.data.more) images.forEach((variants, i) => this.data.images[i].variants.push(...variants));
+      this.data.more = null;
+      this.say(`${more.names.join(" and ")}, computed beforehand, for these photographs only.`);
+      this.settle();
+    } catch (error) {
+      this.say(`The two models could not be loaded: ${error.message}`);
+    }
+  }
+
+  say(text, share) {
     const line = this.find(".wx-engine");
-    line.replaceChildren(words, ...(share === undefined ? [] : [make("progress", { max: 1, value: share, ariaLabel: "Loading" })]));
+    line.replaceChildren(text, ...(share === undefined ? [] : [make("progress", { max: 1, value: share, ariaLabel: "Loading" })]));
   }
 
   async decode(scene, number) {
@@ -315,8 +343,8 @@ class Explorer {
 
   /** Places of the classes that compete for a pixel: those in the image and the chosen one. */
   rivals(variant) {
-    const wanted = [...this.scene.present, this.at("label")];
-    return this.scene.variants[variant].shown.map((label, place) => [label, place]).filter(([label]) => wanted.includes(label));
+    const { present, shown } = this.scene.variants[variant], wanted = [...(present || this.scene.present), this.at("label")];
+    return shown.map((label, place) => [label, place]).filter(([label]) => wanted.includes(label));
   }
 
   /** The largest CAM's class where it is above the threshold, else background. */
@@ -344,7 +372,7 @@ class Explorer {
   besides() {
     const others = this.views().filter(([key]) => key !== this.at("view") && key !== "alike").map(([key, title]) => [key, title.replace("CAM", "the CAM").replace(/^[PST]/, (letter) => `the ${letter.toLowerCase()}`)]);
     const layer = this.seen.layers.length > 1 && this.at("view") !== "alike" ? [["layer", "the other layer"]] : [];
-    const models = this.scene.variants.map(({ name }, i) => [`model ${i}`, `the model ${name}`]).filter((_, i) => i !== this.at("variant"));
+    const models = this.scene.variants.map(({ name }, i) => [`model ${i}`, `model: ${name}`]).filter((_, i) => i !== this.at("variant"));
     return [["", "nothing"], ...layer, ...models, ...others];
   }
 
@@ -390,9 +418,9 @@ class Explorer {
   sides() {
     const [view, beside, variant, layer] = ["view", "beside", "variant", "layer"].map((key) => this.at(key));
     const title = (key, model, which) => {
-      const words = key === "alike" ? this.likenesses()[this.at("alike")] : this.views().find(([other]) => other === key)[1];
+      const shown = key === "alike" ? this.likenesses()[this.at("alike")] : this.views().find(([other]) => other === key)[1];
       const part = ["cam", "labels"].includes(key) ? `${key === "cam" ? `${this.name(this.at("label"))}, ` : ""}${this.seen.layers[which].name}` : "";
-      return `${words}${part && `: ${part}`}${beside.startsWith("model") ? ` (${this.scene.variants[model].name})` : ""}`;
+      return `${shown}${part && `: ${part}`}${beside.startsWith("model") ? ` (${this.scene.variants[model].name})` : ""}`;
     };
     const side = (key, model, which) => [key, model, which, title(key, model, which)];
     const sides = [side(view, variant, layer)];
@@ -407,19 +435,19 @@ class Explorer {
     if (!photo) return;
     const [height, width] = this.scene.size, context = this.canvas.getContext("2d"), sides = this.sides(), line = Math.round(this.at("split") * width);
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
-    const pixels = new ImageData(new Uint8ClampedArray(photo.data), width, height), legend = new Set(), words = [];
+    const pixels = new ImageData(new Uint8ClampedArray(photo.data), width, height), legend = new Set(), texts = [];
     sides.forEach(([key, variant, layer, title], i) => {
       const columns = sides.length === 1 ? [0, width] : i ? [line, width] : [0, line];
-      words.push(`${title}${this.overlay(pixels, key, variant, layer, columns, legend)}`);
+      texts.push(`${title}${this.overlay(pixels, key, variant, layer, columns, legend)}`);
     });
     context.putImageData(pixels, 0, 0);
     if (this.at("view") === "alike") this.outline(context);
     if (sides.length > 1) { context.fillStyle = "#fff"; context.fillRect(line - 1, 0, 3, height); context.fillStyle = "#000"; context.fillRect(line, 0, 1, height); }
-    this.tell(sides, words, legend);
+    this.tell(sides, texts, legend);
     this.el.dataset.ready = String(Number(this.el.dataset.ready || 0) + 1);
   }
 
-  /** Blend what `key` names over columns of the pixels; returns its words, and adds to the legend. */
+  /** Blend what `key` names over columns of the pixels; returns its description, and adds to the legend. */
   overlay(pixels, key, variant, layer, [first, stop], legend) {
     const { width, height, data } = pixels, opacity = this.at("opacity");
     const blend = (i, red, green, blue, share) => { data[4 * i] += (red - data[4 * i]) * share; data[4 * i + 1] += (green - data[4 * i + 1]) * share; data[4 * i + 2] += (blue - data[4 * i + 2]) * share; };
@@ -430,7 +458,9 @@ class Explorer {
     const each = (paint) => { for (let y = 0, i = 0; y < height; y++) for (let x = 0; x < width; x++, i++) if (x >= first && x < stop) paint(i, x, y); };
     const borders = (differ) => each((i, x, y) => { if ((x < width - 1 && differ(i, i + 1)) || (y < height - 1 && differ(i, i + width))) blend(i, 255, 255, 255, 1); });
     if (key === "cam") {
-      const plane = this.plane(variant, layer, this.scene.variants[variant].shown.indexOf(this.at("label"))), threshold = this.at("threshold");
+      const place = this.scene.variants[variant].shown.indexOf(this.at("label")), threshold = this.at("threshold");
+      if (place < 0) return ": this model does not hold it for probable, and its map is not kept";
+      const plane = this.plane(variant, layer, place);
       each((i) => heat(i, plane[i]));
       borders((i, j) => plane[i] > threshold !== plane[j] > threshold);
       legend.add("ramp");
@@ -461,12 +491,12 @@ class Explorer {
     for (const [line, colour] of [[4, "#fff"], [2, "#000"]]) { context.lineWidth = line; context.strokeStyle = colour; context.strokeRect(...box); }
   }
 
-  // ---- words
+  // ---- text
 
-  tell(sides, words, legend) {
+  tell(sides, texts, legend) {
     const tags = this.all(".wx-tag");
     tags.forEach((tag, i) => { tag.textContent = sides[i]?.[3] || ""; tag.hidden = !sides[i] || sides[i][0] === "photograph"; });
-    const alt = `${this.scene.alt}. ${words.join("; left of the line. Right: ")}`;
+    const alt = `${this.scene.alt}. ${texts.join("; left of the line. Right: ")}`;
     this.canvas.setAttribute("aria-label", alt);
     this.frame.setAttribute("aria-label", "The picture. Arrow keys choose a patch and show which others are like it.");
     const chips = [...legend].map((entry) => {
@@ -478,7 +508,7 @@ class Explorer {
     this.find(".wx-legend").replaceChildren(...chips);
     const patch = this.at("view") === "alike" ? ` Patch in row ${this.at("row") + 1}, column ${this.at("column") + 1}.` : "";
     clearTimeout(this.soon);
-    this.soon = setTimeout(() => { this.find(".wx-status").textContent = `${words.join("; beside it ")}.${patch}`; }, 250);
+    this.soon = setTimeout(() => { this.find(".wx-status").textContent = `${texts.join("; beside it ")}.${patch}`; }, 250);
     this.find(".wx-about").textContent = this.seen.about;
     const truth = this.scene.truth && this.mask(this.scene.truth), label = this.at("label"), variant = this.at("variant");
     const titles = truth ? ["IoU, %", "outside the object, % of the map", "missed, % of the object", "covers, % of the image"] : ["covers, % of the image"];
@@ -505,7 +535,7 @@ class Explorer {
     panel.querySelector(number === TOUR.length - 1 ? "[data-do=end]" : "[data-do=next]").focus();
   }
 
-  /** Download what is shown, with a line of words below it. */
+  /** Download what is shown, with a line of text below it. */
   save() {
     const { width, height } = this.canvas, copy = make("canvas", { width, height: height + 22 }), context = copy.getContext("2d");
     context.fillStyle = "#fff"; context.fillRect(0, 0, width, height + 22);
@@ -518,20 +548,21 @@ class Explorer {
   // ---- deep links: the values after #explorer?, the photograph by its name
 
   link() {
-    const words = new URLSearchParams({ image: this.scene.name });
-    for (const key of Object.keys(START)) if (key !== "image" && this.at(key) !== START[key]) words.set(key, typeof this.at(key) === "number" ? Number(this.at(key).toFixed(3)) : this.at(key));
-    this.linked = `#explorer?${words}`;
+    const query = new URLSearchParams({ image: this.scene.name });
+    for (const key of Object.keys(START)) if (key !== "image" && this.at(key) !== START[key]) query.set(key, typeof this.at(key) === "number" ? Number(this.at(key).toFixed(3)) : this.at(key));
+    this.linked = `#explorer?${query}`;
     location.hash = this.linked;
     navigator.clipboard?.writeText(location.href).catch(() => {});
     this.say(this.scene.own ? "The address holds this view, but not your photograph, which stays with you." : "The address of the page is a link to this view now.");
   }
 
-  follow() {
+  async follow() {
     const [mark, text] = location.hash.split("?");
     if (mark !== "#explorer" || !text || location.hash === this.linked) return;
-    const words = Object.fromEntries(new URLSearchParams(text)), values = {};
-    for (const key of Object.keys(START)) if (key in words && key !== "image" && (!NUMBERS.includes(key) || Number.isFinite(Number(words[key])))) values[key] = NUMBERS.includes(key) ? Number(words[key]) : words[key];
-    const image = this.data.images.findIndex(({ name }) => name === words.image);
+    const query = Object.fromEntries(new URLSearchParams(text)), values = {};
+    for (const key of Object.keys(START)) if (key in query && key !== "image" && (!NUMBERS.includes(key) || Number.isFinite(Number(query[key])))) values[key] = NUMBERS.includes(key) ? Number(query[key]) : query[key];
+    const image = this.data.images.findIndex(({ name }) => name === query.image);
+    if (values.variant >= this.data.images[0].variants.length || query.beside?.startsWith("model")) await this.more();
     this.choose(image < 0 ? values : { image, ...values });
     this.el.scrollIntoView();
   }
@@ -546,7 +577,7 @@ class Explorer {
 
   answered() {
     const answer = this.model.get("answer"), key = `${answer.image} ${answer.variant}`;
-    this.find("[data-of=live] span").textContent = answer.words || "";
+    this.find("[data-of=live] span").textContent = answer.message || "";
     if (!answer.mask) return;
     this.answers.set(key, [...(this.answers.get(key) || []).filter(([what]) => what !== answer.name), [answer.name, answer.mask]]);
     this.choose({ view: answer.name, beside: "" });
@@ -578,7 +609,7 @@ async function hydrate(root = document) {
   for (const el of root.querySelectorAll("[data-wsss-explorer]:not([data-mounted])")) {
     el.dataset.mounted = "1";
     const { type, textContent } = el.querySelector("script[type^='application/']");
-    const text = type.endsWith("gzip") ? new Response(new Blob([bytes(textContent)]).stream().pipeThrough(new DecompressionStream("gzip"))).text() : textContent;
+    const text = type.endsWith("gzip") ? unzipped(bytes(textContent)) : textContent;
     const payload = JSON.parse(await text);
     await render({ model: store({ ...START, ...payload.start, payload }), el });
   }

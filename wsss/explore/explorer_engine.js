@@ -7,24 +7,32 @@ const parts = new Map();
 let ready = null;
 
 /** Called by every script of parts: bytes in base64. */
-const part = (number, text) => parts.set(number, text);
+const part = (name, text) => parts.set(String(name), text);
 
 const script = (values) => new Promise((done, fail) => {
-  const element = Object.assign(document.createElement("script"), values, { onload: done, onerror: () => fail(new Error("a part of the model could not be loaded")) });
+  const element = Object.assign(document.createElement("script"), values, { onload: done, onerror: () => fail(new Error("a file beside the page could not be loaded")) });
   document.head.append(element);
   if (!values.src) done();
 });
 
-/** Bytes of all parts, one after the other; `say` hears how many have come. */
+/** Bytes of a part: it lies in the page, or in a script beside it. */
+async function load(name, address) {
+  const inline = document.querySelector(`script[data-wsss-part="${name}"]`);
+  if (!inline) await script({ src: address });
+  const text = atob(inline ? inline.textContent : parts.get(String(name))), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  parts.delete(String(name));
+  return bytes;
+}
+
+/** Bytes of all parts of the model, one after the other; `say` hears how many have come. */
 async function collect({ parts: count, source, bytes }, say) {
   const blob = new Uint8Array(bytes);
   for (let number = 0, at = 0; number < count; number++) {
     say("Loading the model …", number / count);
-    const inline = document.querySelector(`script[data-wsss-part="${number}"]`);
-    if (!inline) await script({ src: `${source}${number}.js` });
-    const text = atob(inline ? inline.textContent : parts.get(number));
-    for (let i = 0; i < text.length; i++) blob[at++] = text.charCodeAt(i);
-    parts.delete(number);
+    const more = await load(number, `${source}${number}.js`);
+    blob.set(more, at);
+    at += more.length;
     await new Promise((next) => setTimeout(next)); // lets the bar be painted
   }
   return blob;
@@ -142,5 +150,5 @@ function winners({ data, dims: [, classes, rows, columns] }, size, resized) {
 
 const nearest = (labels, side, [height, width]) => Uint8Array.from({ length: height * width }, (_, i) => labels[Math.floor(((Math.floor(i / width) + 0.5) * side) / height) * side + Math.floor((((i % width) + 0.5) * side) / width)]);
 
-globalThis.WsssExplorer = { ...globalThis.WsssExplorer, part, look, squashed };
+globalThis.WsssExplorer = { ...globalThis.WsssExplorer, part, load, look, squashed };
 })();

@@ -23,9 +23,9 @@ from wsss.weights import header
 
 LIMIT = 64_000_000
 """Bytes of weights that a page may be asked to hold."""
-MOST = 6
+_MOST = 6
 """Classes of one image that get a pseudo label, at most."""
-OPSET = 18
+_OPSET = 18
 
 
 def write(seer: Seer, path: Path) -> Path:
@@ -74,14 +74,14 @@ class _Seen(nn.Module):
         if config.trains_subspaces:
             seen["codes"] = model.proj_head(output.tokens)
         if config.segmentation.weight:
-            maps, most = cam.masked(main, label), min(MOST, label.shape[1])
+            maps, most = cam.masked(main, label), min(_MOST, label.shape[1])
             labels = method.pseudo_label(pixels, maps, label, config, most=most)
             seen |= {"segmentation": output.segmentation, "pseudo_label": labels.to(torch.int32)}
         return seen
 
 
 def _graph(model: SegmentationModel, config: Config) -> Any:
-    """The graph as an onnx.ModelProto whose weights are float32, by the names of the network's tensors."""
+    """Trace the graph: an onnx.ModelProto whose weights are float32, by the names of the network's tensors."""
     size, classes = config.augment.squashed, model.classifier.weight.shape[0]
     example = torch.zeros(1, 3, size, size), torch.zeros(1, classes)
     seen = _Seen(model, config).eval()
@@ -95,7 +95,7 @@ def _graph(model: SegmentationModel, config: Config) -> Any:
             dynamo=True,
             optimize=False,
             verbose=False,
-            opset_version=OPSET,
+            opset_version=_OPSET,
             custom_translation_table={torch.ops.aten.sort.stable: _sort},
         )
     graph = program.model_proto
@@ -110,7 +110,7 @@ def _graph(model: SegmentationModel, config: Config) -> Any:
 
 @contextmanager
 def _exportable() -> Iterator[None]:
-    """Two functions that ONNX lacks, in other words: positions are resampled once, here; look-ups are gathered."""
+    """Replace two functions that ONNX lacks: positions are resampled once, here; look-ups are gathered."""
     positions: dict[tuple[int, ...], Tensor] = {}
     resample = networks.resample_abs_pos_embed
 
@@ -132,15 +132,15 @@ def _exportable() -> Iterator[None]:
 
 
 def _sort(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
-    """Stable sort of truth values, which the exporter does not know; of equal ones TopK takes the first."""
+    """Sort truth values stably, which the exporter cannot; of equal ones TopK takes the first."""
     count = op.Constant(value_ints=[self.shape[dim]])
     values, places = op.TopK(op.Cast(self, to=TensorProto.INT32), count, axis=dim, largest=int(descending), sorted=1)
     return op.Cast(values, to=TensorProto.BOOL), places
 
 
 def _refer(graph: Any, weights: Path) -> Any:
-    """The graph with its weights in a safetensors file beside it: tensors of that file by place, all others of more
-    than a thousand numbers in half precision. What is in half precision is cast to float32 where it is used."""
+    """Let the graph refer to the weights in a safetensors file beside it, by place. All other tensors of more than a
+    thousand numbers become half precision; half precision is cast to float32 where it is used."""
     kinds = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
     with open(weights, "rb") as file:
         kept, start = header(file)

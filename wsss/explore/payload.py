@@ -20,16 +20,15 @@ from jaxtyping import Float, Int8, UInt8
 from PIL import Image
 
 from wsss.paths import UserError
-from wsss.report.figures import class_colours
+from wsss.report.figures import IGNORE, class_colours
 
 FOLDER = Path(__file__).parent
-IGNORE = 255
 SCRIPTS = ("explorer.js", "explorer_engine.js")
 LARGEST = 400
 """Longer side of a picture in the explorer, in pixels; larger photographs are shown smaller."""
 MOST = 4
 """Classes that can be chosen in an image, at most, unless more are present."""
-WITHOUT = (
+_WITHOUT = (
     "This copy of the page holds no model, so it shows these photographs only. For photographs of your own: "
     "wsss explore FOLDER."
 )
@@ -86,8 +85,8 @@ def payload(
     live: bool = False,
     model: Mapping[str, Any] | None = None,
 ) -> dict:
-    """The JSON that the component is mounted on; `classes` are the foreground's names, `model` what a page needs to
-    know of a network that it runs by itself. Raises UserError if empty."""
+    """Make the JSON that the component is mounted on. `classes` are the foreground's names, `model` describes a network
+    that the page runs by itself (`scene.page_model`). Raises UserError if empty."""
     if not scenes or not all(scene.views for scene in scenes):
         raise UserError("there is nothing to explore: give at least one image and one model")
     names = ["background", *classes]
@@ -97,7 +96,7 @@ def payload(
         "classes": names,
         "palette": (colours * 255).round().astype(int).tolist(),
         "ramp": _text(ramp),
-        "images": [described(scene, names) for scene in scenes],
+        "images": [image_entry(scene, names) for scene in scenes],
         "start": {
             "variant": len(scenes[0].views) - 1,
             "label": scenes[0].views[-1].shown[0],
@@ -105,12 +104,12 @@ def payload(
         },
         "live": live,
         "model": model,
-        "without": WITHOUT,
+        "without": _WITHOUT,
     }
 
 
-def described(scene: Scene, names: Sequence[str]) -> dict[str, Any]:
-    """One image of the payload; `names` are those of all classes, background first."""
+def image_entry(scene: Scene, names: Sequence[str]) -> dict[str, Any]:
+    """Make one image of the payload; `names` are those of all classes, background first."""
     seen = ", ".join(names[label] for label in scene.present) or "nothing that the model knows"
     return {
         "name": scene.name,
@@ -122,6 +121,22 @@ def described(scene: Scene, names: Sequence[str]) -> dict[str, Any]:
         "truth": runs(scene.truth),
         "variants": [_view(view) for view in scene.views],
     }
+
+
+def more(content: Mapping[str, Any], other: Mapping[str, Any], source: str) -> tuple[dict[str, Any], str]:
+    """Put what the models of `other` see in the images of `content` into a script beside the page, `source`: what the
+    page needs to know, and the script's part. Both are payloads. Raises UserError where images or classes differ."""
+    names = [[image["name"] for image in each["images"]] for each in (content, other)]
+    if names[0] != names[1] or content["classes"] != other["classes"]:
+        raise UserError("the two files show other images or classes; make both by wsss explore of the same folder")
+    views = [[view | {"present": image["present"]} for view in image["variants"]] for image in other["images"]]
+    part = _compressed(views)
+    return {"source": source, "names": [view["name"] for view in views[0]], "bytes": len(part)}, part
+
+
+def _compressed(content: Any) -> str:
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 
 def _view(view: View) -> dict[str, Any]:
@@ -145,35 +160,35 @@ def _view(view: View) -> dict[str, Any]:
 
 
 def quantised_maps(maps: Float[np.ndarray, "*k i j"]) -> UInt8[np.ndarray, "*k i j"]:
-    """Values 0..1 in steps of 1/255."""
+    """Round values 0..1 to steps of 1/255."""
     return (np.clip(maps, 0, 1) * 255).round().astype(np.uint8)
 
 
 def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Each row divided by its norm; zeros stay."""
+    """Divide each row by its norm; zeros stay."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def compact(rows: Float[np.ndarray, "n d"], error: float = 0.02) -> Float[np.ndarray, "n r"]:
-    """Rows of norm 1 in the fewest of their principal directions, eight at a time, that keep all cosines to `error`."""
+    """Turn rows into the fewest principal directions, eight at a time, that keep all cosines to `error`; norm 1."""
     whole = unit(rows)
     left, sizes, _ = np.linalg.svd(whole, full_matrices=False)
-    found, cosines = left * sizes, whole @ whole.T
-    for rank in range(8, found.shape[1], 8):
-        fewer = unit(found[:, :rank])
+    turned, cosines = left * sizes, whole @ whole.T
+    for rank in range(8, turned.shape[1], 8):
+        fewer = unit(turned[:, :rank])
         if np.abs(fewer @ fewer.T - cosines).max() <= error:
             return fewer
-    return found
+    return turned
 
 
 def quantised_codes(rows: Float[np.ndarray, "n d"]) -> Int8[np.ndarray, "n d"]:
-    """Each row scaled so that its largest entry is 127: cosines stay, to a hundredth."""
+    """Scale each row so that its largest entry is 127: cosines stay, to a hundredth."""
     largest = np.abs(rows).max(1, keepdims=True)
     return (rows / np.where(largest > 0, largest, 1) * 127).round().astype(np.int8)
 
 
 def runs(mask: UInt8[np.ndarray, "h w"] | None) -> list[int] | None:
-    """A mask row by row as label, count, label, count, ...; None stays None."""
+    """Write a mask row by row as label, count, label, count, ...; None stays None."""
     if mask is None:
         return None
     flat = mask.ravel()
@@ -196,14 +211,15 @@ def _picture(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
 
 
 def element(content: Mapping[str, Any], compressed: bool = False) -> str:
-    """The HTML element that explorer.js mounts on; without the script it shows the first image and says so.
+    """Make the HTML element that explorer.js mounts on; without the script it shows the first image and says so.
 
-    What is shown lies in it as JSON, or compressed, a quarter smaller, where no other program reads the page.
+    It holds the payload as JSON, or compressed, a quarter smaller, where no other program reads the page.
     """
     count, first, kind = len(content["images"]), content["images"][0], "json"
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     if compressed:
-        text, kind = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode(), "gzip"
+        text, kind = _compressed(content), "gzip"
+    else:
+        text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return (
         f"<div data-wsss-explorer><p>Here {count} photographs can be explored, by the script beside the page.</p>"
         f'<img class="wsss-figure" alt="{html.escape(first["alt"])}" src="{first["picture"]}">'
@@ -212,19 +228,19 @@ def element(content: Mapping[str, Any], compressed: bool = False) -> str:
 
 
 def page(content: Mapping[str, Any], title: str, paragraphs: Iterable[str] = (), parts: Iterable[str] = ()) -> str:
-    """A whole page in one file, which needs neither a network nor a server; `parts` are those of `engine.pack`."""
+    """Make a whole page in one file, without need of a network or server; `parts` are those of `engine.pack`."""
     style, *scripts = ((FOLDER / name).read_text(encoding="utf-8") for name in ("explorer.css", *SCRIPTS[::-1]))
     above = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
     packed = "".join(f'<script type="text/plain" data-wsss-part="{i}">{part}</script>' for i, part in enumerate(parts))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{PAGE_STYLE}{style}</style></head>"
+        f"<title>{html.escape(title)}</title><style>{_PAGE_STYLE}{style}</style></head>"
         f"<body><main><h1>{html.escape(title)}</h1>{above}{element(content)}</main>{packed}"
         f"{''.join(f'<script>{script}</script>' for script in scripts)}</body></html>"
     )
 
 
-PAGE_STYLE = (
+_PAGE_STYLE = (
     ":root{color-scheme:light dark}body{font-family:system-ui,sans-serif;margin:0 auto;max-width:75rem;padding:0 1rem}"
 )

@@ -18,10 +18,10 @@ from wsss.report.picture import Picture
 
 
 def comparison(scenes: Sequence[Scene]) -> Picture:
-    """A column an image; rows: the image, its truth where it is known, and of every model its CAM by layer (several
-    scales, the largest over the image's classes), the refined pseudo label and the prediction where its decoder was
-    trained. The scenes are of the same models."""
-    columns = [_cells(scene, any(one.truth is not None for one in scenes)) for scene in scenes]
+    """Draw one column per image. Rows: the image, its truth if it is known, and for every model its CAM by layer
+    (several scales, the largest over the image's classes), the refined pseudo label and the prediction if its decoder
+    was trained. The scenes are of the same models."""
+    columns = [_cells(scene, any(other.truth is not None for other in scenes)) for scene in scenes]
     titles = [title for title, _, _ in columns[0]]
     picture = Picture(figsize=(1.2 * len(scenes) + 1.8, 1.2 * len(titles)), layout="constrained")
     grid = picture.subplots(len(titles), len(scenes), squeeze=False)
@@ -37,12 +37,12 @@ def comparison(scenes: Sequence[Scene]) -> Picture:
     return picture
 
 
-Cell = tuple[str, np.ndarray | None, bool]
+_Cell = tuple[str, np.ndarray | None, bool]
 """Title, array, and whether it is a label map."""
 
 
-def _cells(scene: Scene, with_truth: bool) -> list[Cell]:
-    cells: list[Cell] = [("image", scene.pixels, False), *[("truth", scene.truth, True)] * with_truth]
+def _cells(scene: Scene, with_truth: bool) -> list[_Cell]:
+    cells: list[_Cell] = [("image", scene.pixels, False), *[("truth", scene.truth, True)] * with_truth]
     size = scene.pixels.shape[:2]
     for view in scene.views:
         for layer in reversed(view.layers[:2]):
@@ -59,14 +59,14 @@ def _cells(scene: Scene, with_truth: bool) -> list[Cell]:
 
 
 def like_a_patch(scene: Scene, place: tuple[int, int] | None = None) -> Picture:
-    """How alike all patches are to one, by the tokens and by the codes of each subspace: a row a model.
+    """Draw how alike all patches are to one, by the tokens and by the codes of each subspace, one row per model.
 
     `place` is row and column of the patch; None: the patch of the object where the last model's CAM is largest.
     """
     place = place or peak(scene)
     columns = max(len(view.codes) for view in scene.views) + 1
     picture = Picture(figsize=(1.5 * columns, 1.75 * len(scene.views)), layout="constrained")
-    grid, said = picture.subplots(len(scene.views), columns, squeeze=False), []
+    grid, means = picture.subplots(len(scene.views), columns, squeeze=False), []
     for axes, view in zip(grid, scene.views, strict=True):
         _image(axes[0], scene, view, place, view.name)
         for axis in axes[1:]:
@@ -76,16 +76,16 @@ def like_a_patch(scene: Scene, place: tuple[int, int] | None = None) -> Picture:
             axis.imshow(values.reshape(view.grid), cmap="cividis", vmin=0, vmax=1)
             _mark(axis, place)
             axis.set_title(name, fontsize=8)
-            said.append(f"{view.name}, {name}: {_inside(scene, view, values)}")
+            means.append(f"{view.name}, {name}: {_inside(scene, view, values)}")
     picture.alt = (
         f"Cosine of the patch in row {place[0] + 1}, column {place[1] + 1} of {scene.name} with all patches, dark 0 or "
-        f"less, bright 1. Mean over patches of its class and over the others: {'; '.join(said)}."
+        f"less, bright 1. Mean over patches of its class and over the others: {'; '.join(means)}."
     )
     return picture
 
 
 def peak(scene: Scene) -> tuple[int, int]:
-    """The patch of the first class of the image where the last model's CAM is largest inside the object."""
+    """Find the patch where the last model's CAM of the image's first class is largest inside the object."""
     view, label = scene.views[-1], scene.present[0]
     if scene.truth is None or label not in view.shown:
         raise UserError(f"the truth of {scene.name} is not known; name the patch")
@@ -96,25 +96,25 @@ def peak(scene: Scene) -> tuple[int, int]:
 
 
 def likeness(rows: Float[np.ndarray, "n d"], index: int) -> Float[np.ndarray, " n"]:
-    """Cosine of one row with all."""
+    """Compare one row with all by their cosine."""
     directions = unit(rows)
     return directions @ directions[index]
 
 
 def _inside(scene: Scene, view: View, values: Float[np.ndarray, " n"]) -> str:
     labels = metrics.token_labels(scene.truth, view.grid) if scene.truth is not None else np.zeros(len(values))
-    own = labels == scene.present[0]
-    means = (values[where].mean() if where.any() else np.nan for where in (own, ~own))
+    inside = labels == scene.present[0]
+    means = (values[where].mean() if where.any() else np.nan for where in (inside, ~inside))
     return " and ".join(f"{mean:.2f}" for mean in means)
 
 
 def gram(scenes: Sequence[Scene]) -> Picture:
-    """How far the dimensions of the subspaces' codes go together, over the patches of all scenes: a panel a model that
-    has subspaces, the first of it the same network before training if the scenes have one."""
+    """Draw how the dimensions of the subspaces' codes correlate over the patches of all scenes: one panel per model
+    with subspaces, the first of it the same network before training if the scenes have one."""
     views = [view for view in scenes[0].views if _subspaces(view)]
     if not views or any(scene.truth is None for scene in scenes):
         raise UserError("there is no model with subspaces among these, or an image without truth")
-    picture, said = Picture(figsize=(4.2 * len(views), 4.1), layout="constrained"), []
+    picture, shares = Picture(figsize=(4.2 * len(views), 4.1), layout="constrained"), []
     for axis, view in zip(picture.subplots(1, len(views), squeeze=False)[0], views, strict=True):
         values, redundancy = _correlation(scenes, view.name)
         scale = {"cmap": "cividis", "vmin": 0, "vmax": 1, "square": True, "rasterized": True}
@@ -129,10 +129,10 @@ def gram(scenes: Sequence[Scene]) -> Picture:
         axis.set_xticks(middles, numbers), axis.set_yticks(middles, numbers)
         axis.set_title(f"{view.name}: redundancy {redundancy:.1f} %", fontsize=9)
         axis.set(xlabel="subspace", ylabel="subspace")
-        said.append(f"{view.name} {redundancy:.1f} %")
+        shares.append(f"{view.name} {redundancy:.1f} %")
     picture.alt = (
         f"Absolute correlation of every dimension of the codes with every other over the patches of {len(scenes)} "
-        f"images, centred by label, blocks of subspaces divided by lines. Redundancy: {'; '.join(said)}."
+        f"images, centred by label, blocks of subspaces divided by lines. Redundancy: {'; '.join(shares)}."
     )
     return picture
 
@@ -154,9 +154,9 @@ def _correlation(scenes: Sequence[Scene], name: str) -> tuple[Float[np.ndarray, 
 
 
 def layers(scene: Scene) -> Picture:
-    """CAM of the aux and of the last layer, their difference, and the affinity of all pairs of patches by each: a row a
-    model. Patches of the object come first in the affinities."""
-    picture, said = Picture(figsize=(9, 1.75 * len(scene.views)), layout="constrained"), []
+    """Draw the CAM of the aux and of the last layer, their difference, and the affinity of all pairs of patches by
+    each, one row per model. Patches of the object come first in the affinities."""
+    picture, shares = Picture(figsize=(9, 1.75 * len(scene.views)), layout="constrained"), []
     for axes, view in zip(picture.subplots(len(scene.views), 6, squeeze=False), scene.views, strict=True):
         _image(axes[0], scene, view, None, view.name)
         last, aux = (np.stack([_on_grid(layer, view, label) for label in scene.present]) for layer in view.layers[:2])
@@ -170,10 +170,10 @@ def layers(scene: Scene) -> Picture:
             axis.set_axis_off()
         pairs = len(order) * max(len(order) - 1, 1)  # of different patches
         apart = [np.abs(aux - last).mean(), np.abs(affinities[0] - affinities[1]).sum() / pairs]
-        said.append(f"{view.name} {100 * apart[0]:.1f} % and {100 * apart[1]:.1f} %")
+        shares.append(f"{view.name} {100 * apart[0]:.1f} % and {100 * apart[1]:.1f} %")
     picture.alt = (
         f"CAMs of two layers for {scene.name}, dark 0, bright 1, and the affinities of all pairs of patches. Mean "
-        f"difference of the CAMs, and of the affinities: {'; '.join(said)}."
+        f"difference of the CAMs, and of the affinities: {'; '.join(shares)}."
     )
     return picture
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -18,8 +18,9 @@ from wsss.config import AUX, Config
 from wsss.explore.payload import LARGEST, MOST, LayerCam, Scene, View
 from wsss.inference import crf
 from wsss.model import SegmentationModel
+from wsss.paths import UserError
 
-FINER = 3
+_FINER = 3
 """The maps of several scales are kept at this many values per patch and side; odd, so that one lies in its middle."""
 
 
@@ -36,39 +37,52 @@ class Seer:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Photo:
     """An image to look at, with its image labels and truth where they are known."""
 
     name: str
-    photograph: Image.Image
+    image: Image.Image
     label: Float[Tensor, " k"] | None = None
     truth: UInt8[np.ndarray, "h w"] | None = None
     """255 is ignored."""
 
 
-def scene(picture: Picture, seers: Sequence[Seer]) -> Scene:
-    """The picture with what each of the models, which know the same classes, sees in it.
+@torch.inference_mode()
+def scene(photo: Photo, seers: Sequence[Seer]) -> Scene:
+    """Look at a photograph with each of the models, which know the same classes.
 
     Where the image labels are not known, those that the *last* model predicts (above one half, else the most probable)
-    take their place for all of them.
+    take their place for all of them. All models show the same classes, each by its own order: those in the image, those
+    that any of them predicts, and the most probable ones of the last.
     """
-    small = picture.photograph.convert("RGB")
+    if not seers:
+        raise UserError("there is nothing to explore: give at least one model")
+    small = photo.image.convert("RGB")
     scale = min(1, LARGEST / max(small.size))
     width, height = (max(1, int(side * scale + 0.5)) for side in small.size)
     small = small.resize((width, height), Image.Resampling.BICUBIC)
-    truth = picture.truth
+    truth = photo.truth
     if truth is not None and truth.shape != small.size[::-1]:
         truth = np.asarray(Image.fromarray(truth).resize(small.size, Image.Resampling.NEAREST))
-    label = picture.label if picture.label is not None else predicted_label(picture.photograph, seers[-1])
+    pixels = [_pixels(photo.image, seer) for seer in seers]
+    outputs = [seer.model(seer.model.normalise(image)) for seer, image in zip(seers, pixels, strict=True)]
+    scores = torch.cat([output.logits for output in outputs]).sigmoid()
+    predicted = evaluate.probable_label(scores)
+    label = photo.label if photo.label is not None else predicted[-1]
+    shown = label + predicted.sum(0)
+    shown[(scores[-1] + label).topk(min(MOST, len(label))).indices] = 1.0
+    views = tuple(
+        _view(seer, image, output, label, shown > 0, size=small.size[::-1])
+        for seer, image, output in zip(seers, pixels, outputs, strict=True)
+    )
     present = tuple(int(place) + 1 for place in label.nonzero()[:, 0])
-    views = tuple(view(picture.photograph, small.size[::-1], label, seer) for seer in seers)
-    return Scene(picture.name, np.asarray(small), present, picture.label is not None, truth, views)
+    return Scene(photo.name, np.asarray(small), present, photo.label is not None, truth, views)
 
 
-def shrunk(pictures: Sequence[Picture], seers: Sequence[Seer]) -> str:
-    """A sentence on the sizes at which pictures are shown and seen; empty where all are shown as they are."""
-    largest = max(pictures, key=lambda picture: math.prod(picture.photograph.size))
-    width, height = largest.photograph.size
+def shrunk(pictures: Sequence[Photo], seers: Sequence[Seer]) -> str:
+    """Say at which sizes pictures are shown and seen; empty if all are shown as they are."""
+    largest = max(pictures, key=lambda photo: math.prod(photo.image.size))
+    width, height = largest.image.size
     if max(width, height) <= LARGEST:
         return ""
     sides = sorted({seer.config.augment.squashed for seer in seers})
@@ -79,38 +93,46 @@ def shrunk(pictures: Sequence[Picture], seers: Sequence[Seer]) -> str:
     )
 
 
-def predicted_label(photograph: Image.Image, seer: Seer) -> Float[Tensor, " k"]:
-    """The classes that the model gives more than one half, or the most probable one."""
-    return evaluate.predicted_label(seer.model, _pixels(photograph, seer))[0]
-
-
-@torch.inference_mode()
-def view(photograph: Image.Image, size: tuple[int, int], label: Float[Tensor, " k"], seer: Seer) -> View:
+def _view(
+    seer: Seer,
+    pixels: evaluate.Pixels,
+    output: Output,
+    label: Float[Tensor, " k"],
+    shown: Bool[Tensor, " k"],
+    *,
+    size: tuple[int, int],
+) -> View:
     """What one model sees; masks are of `size` (rows, columns)."""
-    pixels, (model, config) = _pixels(photograph, seer), (seer.model, seer.config)
-    image = model.normalise(pixels)
-    output = model(image)
+    model, config = seer.model, seer.config
     score = output.logits[0].sigmoid()
     order = (score + label).argsort(descending=True)  # those in the image first
-    shown = order[: max(MOST, int(label.sum()))]
-    wanted = torch.zeros_like(label).index_fill(0, shown, 1.0)[None]
-    several = method.multi_scale_cams(model, image, output, config, present_classes(wanted))
-    finer = tuple(FINER * side for side in output.grid)
-    layers = tuple(
-        LayerCam(name, _numpy(_small(maps[:, shown], finer)[0]))
-        for name, maps in zip(_layer_names(model), several, strict=True)
-    )
-    segments = bool(config.segmentation.weight)
+    order = order[shown[order]]
+    image, wanted = model.normalise(pixels), present_classes(shown[None].float())
+    several = method.multi_scale_cams(model, image, output, config, wanted)
+    finer, layers = tuple(_FINER * side for side in output.grid), []
+    for name, maps in zip(_layer_names(model), several, strict=True):
+        small = F.interpolate(maps[:, order], finer, mode="bilinear", align_corners=False)
+        layers.append(LayerCam(name, _numpy(small[0])))
+    codes = {"tokens": _numpy(output.tokens[0]), "tokens, aux layer": _numpy(output.layers[1][0])}
+    if config.trains_subspaces:
+        embeddings = model.proj_head(output.tokens)[0]
+        codes |= {f"subspace {k + 1}": _numpy(embeddings[:, k]) for k in range(embeddings.shape[1])}
+    segmentation = pseudo_label = None
+    if config.segmentation.weight:
+        logits = F.interpolate(output.segmentation, size, mode="bilinear", align_corners=False)
+        segmentation = logits[0].argmax(0).byte().cpu().numpy()
+        maps = cam.masked(several[0], label[None])
+        pseudo_label = _nearest(method.pseudo_label(pixels, maps, label[None], config), size)
     return View(
         seer.name,
         seer.about,
-        tuple(int(place) + 1 for place in shown),
-        tuple(float(score[place]) for place in shown),
+        tuple(int(place) + 1 for place in order),
+        tuple(float(score[place]) for place in order),
         output.grid,
-        layers,
-        _codes(model, output, config),
-        _labels(output.segmentation, size) if segments else None,
-        _pseudo_label(several, pixels, label, config, size) if segments else None,
+        tuple(layers),
+        codes,
+        segmentation,
+        pseudo_label,
     )
 
 
@@ -121,8 +143,8 @@ def _layer_names(model: SegmentationModel) -> list[str]:
     return [*(f"{name} (block {number})" for name, number in numbers.items()), *further]
 
 
-def described(seer: Seer) -> dict[str, Any]:
-    """What a page needs to know of a network that it runs by itself, beside the graph."""
+def page_model(seer: Seer) -> dict[str, Any]:
+    """Describe a network for a page that runs it by itself."""
     size = seer.config.augment.squashed
     return {
         "name": seer.name,
@@ -137,36 +159,8 @@ def described(seer: Seer) -> dict[str, Any]:
     }
 
 
-def _small(maps: Float[Tensor, "b k h w"], grid: tuple[int, int]) -> Float[Tensor, "b k i j"]:
-    return F.interpolate(maps, grid, mode="bilinear", align_corners=False)
-
-
-def _codes(model: SegmentationModel, output: Output, config: Config) -> dict[str, Float[np.ndarray, "n d"]]:
-    codes = {"tokens": _numpy(output.tokens[0]), "tokens, aux layer": _numpy(output.layers[1][0])}
-    if config.trains_subspaces:
-        embeddings = model.proj_head(output.tokens)[0]
-        codes |= {f"subspace {k + 1}": _numpy(embeddings[:, k]) for k in range(embeddings.shape[1])}
-    return codes
-
-
-def _labels(logits: Float[Tensor, "1 c i j"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].argmax(0).byte().cpu().numpy()
-
-
-def _pseudo_label(
-    several: tuple[Tensor, ...],
-    pixels: UInt8[Tensor, "1 3 q q"] | Float[Tensor, "1 3 q q"],
-    label: Float[Tensor, " k"],
-    config: Config,
-    size: tuple[int, int],
-) -> UInt8[np.ndarray, "h w"]:
-    maps = cam.masked(several[0], label[None])
-    return _nearest(method.pseudo_label(pixels, maps, label[None], config), size)
-
-
 def _nearest(labels: Tensor, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    found = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")
-    return found[0, 0].byte().cpu().numpy()
+    return F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[0, 0].byte().cpu().numpy()
 
 
 def _numpy(value: Tensor) -> np.ndarray:
@@ -183,10 +177,10 @@ def _pixels(photograph: Image.Image, seer: Seer) -> evaluate.Pixels:
 
 @torch.inference_mode()
 def refined(
-    picture: Picture, seer: Seer, present: Sequence[int], threshold: float, layer: int, size: tuple[int, int]
+    photo: Photo, seer: Seer, present: Sequence[int], threshold: float, layer: int, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w"]:
-    """The CAM's labels with one background level, `threshold`, refined by the photograph's colours (PAR)."""
-    pixels = _pixels(picture.photograph, seer)
+    """Label by the CAM with one background level, `threshold`, refined by the photograph's colours (PAR)."""
+    pixels = _pixels(photo.image, seer)
     image = seer.model.normalise(pixels)
     label = torch.zeros(1, seer.model.classifier.weight.shape[0])
     label[0, [number - 1 for number in present]] = 1.0
@@ -197,9 +191,9 @@ def refined(
 
 
 @torch.inference_mode()
-def with_crf(picture: Picture, seer: Seer, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """The segmentation after a dense CRF with the final protocol's numbers."""
-    logits = seer.model(seer.model.normalise(_pixels(picture.photograph, seer))).segmentation
+def with_crf(photo: Photo, seer: Seer, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+    """Segment, then apply a dense CRF with the final protocol's numbers."""
+    logits = seer.model(seer.model.normalise(_pixels(photo.image, seer))).segmentation
     probability = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].softmax(0)
-    pixels = np.asarray(picture.photograph.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC))
+    pixels = np.asarray(photo.image.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC))
     return crf.dense_crf(pixels, _numpy(probability)).argmax(0).astype(np.uint8)

@@ -1,6 +1,7 @@
 """Where the explorer's models and images come from: runs, the shipped model, folders, data sets."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from wsss import datasets, stored
 from wsss.config import Config
 from wsss.data import identity, names, voc
 from wsss.data.pictures import read_image
-from wsss.explore.scene import Picture, Seer
+from wsss.explore.scene import Photo, Seer
 from wsss.inference import runs
 from wsss.model import build
 from wsss.paths import UserError, note, project_root, read_json, sha256
@@ -20,34 +21,37 @@ from wsss.report.records import Record
 
 SHIPPED = "data/weights/vit_tiny_voc_animals.json"
 """Card of the model that is there without any training."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
-def classes_of(record: Record) -> tuple[str, ...]:
+def _classes_of(record: Record) -> tuple[str, ...]:
     """Names of the foreground classes that a record's model knows."""
     return tuple(record["results"]["segmentation"]["iou"])[1:]
 
 
 def of_run(folder: Path, weights: str = "last") -> tuple[Seer, tuple[str, ...]]:
-    """The model of a finished run and the names of its classes. Raises UserError."""
+    """Open the model of a finished run, and the names of its classes. Raises UserError."""
     opened = runs.open_run(folder, weights)
     path = opened.folder.with_name(f"{opened.folder.name}.json")
     if not path.is_file():
         raise UserError(f"{opened.folder} is not finished: there is no {path}; the same `wsss train` goes on with it")
     record = records.load(path)
-    classes = classes_of(record)
+    classes = _classes_of(record)
     model = opened.model(len(classes), torch.device("cpu"))
     return Seer(_name(opened.config), _about(record), model, opened.config, sha256(opened.file)), classes
 
 
 def of_runs(folders: Sequence[Path]) -> tuple[list[Seer], tuple[str, ...]]:
-    """The models of finished runs, and the names of the classes that all of them know; without any run the shipped one.
-    Raises UserError."""
+    """Open the models of finished runs, and the names of the classes, which all of them know; without any run the
+    shipped model. Raises UserError."""
     models = [of_run(Path(folder)) for folder in folders] or [shipped()]
     seers, classes = [seer for seer, _ in models], models[0][1]
-    other = next((seer for seer, own in models if own != classes), None)
-    if other:
-        raise UserError(f"{other.about} It knows other classes than the first run; compare runs of one data set")
+    for seer, known in models:
+        if known != classes:
+            raise UserError(f"{seer.about} It knows other classes than the first run; compare runs of one data set")
+    names = [seer.name for seer in seers]
+    if len(set(names)) < len(names):
+        seers = [replace(seer, name=f"{seer.name} ({number})") for number, seer in enumerate(seers, 1)]
     for folder in folders[1:]:
         if differ := records.differences(identity.of_run(Path(folders[0])), identity.of_run(Path(folder))):
             note(f"note: {folder} is of other data than {folders[0]}: {differ} differ")
@@ -55,22 +59,22 @@ def of_runs(folders: Sequence[Path]) -> tuple[list[Seer], tuple[str, ...]]:
 
 
 def before_training(seer: Seer) -> Seer:
-    """The same network with the weights that its run started from."""
+    """Build the same network with the weights that its run started from."""
     model = build(seer.config, seer.model.classifier.weight.shape[0]).eval()
     return Seer(f"{seer.name}, before training", "Start weights, heads drawn from the seed.", model, seer.config)
 
 
 def shipped() -> tuple[Seer, tuple[str, ...]]:
-    """The model in data/weights that was trained on photographs of animals, and its classes. Raises UserError."""
+    """Open the model in data/weights, trained on photographs of animals, and its classes. Raises UserError."""
     path = project_root() / SHIPPED
     if not path.is_file():
         raise UserError(f"the shipped model's card {path} is not there; name a finished run by --run")
     card = read_json(path)
     record = records.load(project_root() / card["record"])
-    config, classes = stored.from_dict(record["config"]), classes_of(record)
+    config, classes = stored.from_dict(record["config"]), _classes_of(record)
     opened = runs.Opened(path.parent, config, path.with_suffix(".safetensors"), record["steps"])
     model = opened.model(len(classes), torch.device("cpu"))
-    return Seer(_name(config), _about(record), model, config, sha256(opened.file)), classes
+    return Seer("the small model", _about(record), model, config, sha256(opened.file)), classes
 
 
 def _name(config: Config) -> str:
@@ -83,45 +87,47 @@ def _name(config: Config) -> str:
 def _about(record: Record) -> str:
     """Where a model comes from, in a sentence."""
     seconds = record["seconds"].get("train")
-    words = f"{records.describe(record)}: {record['steps']:,} steps on {record['dataset_title']}, {record['backbone']}"
-    return f"{words}, commit {record['commit']}, {record['device']}" + (f", {seconds:.0f} s." if seconds else ".")
+    return (
+        f"{records.describe(record)}: {record['steps']:,} steps on {record['dataset_title']}, {record['backbone']}, "
+        f"commit {record['commit']}, {record['device']}" + (f", {seconds:.0f} s." if seconds else ".")
+    )
 
 
-def of_folder(path: Path, limit: int) -> list[Picture]:
-    """The picture at `path`, or the first `limit` of a folder, by name. Raises UserError."""
+def of_folder(path: Path, limit: int) -> list[Photo]:
+    """Read the picture at `path`, or the first `limit` of a folder, by name. Raises UserError."""
     if not path.exists():
         raise UserError(f"{path} does not exist; name a picture or a folder of pictures")
     files = [path]
     if path.is_dir():
-        pictures = (file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+        pictures = (file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
         files = sorted(file for file in pictures if not names.hidden(file.name))[:limit]
     if not files:
-        raise UserError(f"{path} holds no picture ({', '.join(SUFFIXES)}); name a picture or a folder that does")
-    return [Picture(file.stem, read_image(file)) for file in files]
+        raise UserError(f"{path} holds no picture ({', '.join(_SUFFIXES)}); name a picture or a folder that does")
+    return [Photo(file.stem, read_image(file)) for file in files]
 
 
-def of_set(root: Path, split: str, classes: Sequence[str], count: int) -> list[Picture]:
-    """`count` images of a data set's list, evenly spaced, with image labels and truth. Raises UserError where the set
-    has other classes than the model."""
+def of_set(root: Path, split: str, classes: Sequence[str], count: int) -> list[Photo]:
+    """Read `count` images of a data set's list, evenly spaced, with image labels and truth. Raises UserError where the
+    set has other classes than the model."""
     listed = datasets.Split(root, split, masks=True)
     if tuple(listed.kit.classes) != tuple(classes):
         raise UserError(
             f"{root} has other classes than the model, which knows {', '.join(classes)}; see its classes.txt"
         )
-    found = []
+    pictures = []
     for place in np.linspace(0, len(listed) - 1, min(count, len(listed))).astype(int):
         photograph, mask = voc.read_pair(listed.kit, listed.ids[place])
         label = torch.from_numpy(listed.labels[place])
-        found.append(Picture(listed.ids[place], photograph, label, mask))
-    return found
+        pictures.append(Photo(listed.ids[place], photograph, label, mask))
+    return pictures
 
 
-PUBLIC_DOMAIN = {"cat": "chelsea", "astronaut": "astronaut", "cameraman": "camera"}
+_PUBLIC_DOMAIN = {"cat": "chelsea", "astronaut": "astronaut", "cameraman": "camera"}
 """Name here -> function of skimage.data, whose docstrings say that these pictures are in the public domain."""
 
 
-def public_domain() -> list[Picture]:
-    """Photographs that come with scikit-image and may be shown anywhere; nobody has drawn their truth."""
+def public_domain() -> list[Photo]:
+    """Read photographs that come with scikit-image and may be shown anywhere; nobody has drawn their truth."""
     from skimage import data
 
-    return [Picture(name, Image.fromarray(getattr(data, known)())) for name, known in PUBLIC_DOMAIN.items()]
+    return [Photo(name, Image.fromarray(getattr(data, known)())) for name, known in _PUBLIC_DOMAIN.items()]

@@ -11,17 +11,17 @@ import numpy as np
 import traitlets
 
 from wsss.data.pictures import read_image
-from wsss.explore.payload import FOLDER, described, element, payload, runs
-from wsss.explore.scene import Picture, Seer, refined, scene, with_crf
+from wsss.explore.payload import FOLDER, element, image_entry, payload, runs
+from wsss.explore.scene import Photo, Seer, refined, scene, with_crf
 from wsss.paths import UserError
 
-SCRIPT = (FOLDER / "explorer.js").read_text(encoding="utf-8")
+_SCRIPT = (FOLDER / "explorer.js").read_text(encoding="utf-8")
 
 
 class Explorer(anywidget.AnyWidget):
-    """What models see in images. Every value below is the one that is set in the browser, and may be set from here."""
+    """What models see in images. Every value below is set in the browser, and may be set from here."""
 
-    _esm = f"{SCRIPT}\nexport default {{ render: globalThis.WsssExplorer.render }};\n"
+    _esm = f"{_SCRIPT}\nexport default {{ render: globalThis.WsssExplorer.render }};\n"
     _css = FOLDER / "explorer.css"
     payload = traitlets.Dict().tag(sync=True)
     image = traitlets.Int(0).tag(sync=True)
@@ -39,16 +39,15 @@ class Explorer(anywidget.AnyWidget):
     request = traitlets.Dict().tag(sync=True)
     answer = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, pictures: Sequence[Picture], seers: Sequence[Seer], classes: Sequence[str]):
+    def __init__(self, pictures: Sequence[Photo], seers: Sequence[Seer], classes: Sequence[str]):
         self.pictures, self.seers = list(pictures), list(seers)
         self.scenes = [scene(picture, self.seers) for picture in self.pictures]
-        threshold = self.seers[-1].config.cam.background if self.seers else 0.5
-        content = payload(self.scenes, classes, threshold, live=True)
+        content = payload(self.scenes, classes, self.seers[-1].config.cam.background, live=True)
         super().__init__(payload=content, **content["start"])
         self.observe(self._answer, "request")
 
     def labels(self) -> np.ndarray:
-        """The label map that was computed last on demand (h, w), uint8. Raises UserError where none was."""
+        """Return the label map that was computed last on demand (h, w), uint8. Raises UserError without any."""
         if not self.answer.get("mask"):
             raise UserError("nothing was computed on demand yet; press one of the buttons below the pictures")
         values, counts = np.array(self.answer["mask"]).reshape(-1, 2).T
@@ -69,19 +68,19 @@ class Explorer(anywidget.AnyWidget):
                 mask = refined(picture, seer, present, self.threshold, self.layer, size)
                 layer = where.views[self.variant].layers[self.layer].name
                 name = f"CAM, {layer}, above {self.threshold:.2f}, refined"
-            self.answer = answer | {"name": name, "mask": runs(mask), "words": ""}
+            self.answer = answer | {"name": name, "mask": runs(mask), "message": ""}
         except UserError as error:
-            self.answer = answer | {"words": str(error), "number": request["number"]}
+            self.answer = answer | {"message": str(error), "number": request["number"]}
 
     def _add(self, name: str, file: bytes) -> None:
         """Look at a photograph that was dropped on the explorer."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "photograph"
             path.write_bytes(file)
-            picture = Picture(name, read_image(path))
+            picture = Photo(name, read_image(path))
         self.pictures.append(picture)
         self.scenes.append(scene(picture, self.seers))
-        image = described(self.scenes[-1], self.payload["classes"])
+        image = image_entry(self.scenes[-1], self.payload["classes"])
         self.payload = self.payload | {"images": [*self.payload["images"], image]}
         self.label, self.row, self.image = -1, -1, len(self.scenes) - 1
 

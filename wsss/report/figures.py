@@ -38,7 +38,7 @@ _GREY = 0.85
 
 
 def class_colours(mask: np.ndarray) -> np.ndarray:
-    """Index mask (h, w) -> colours (h, w, 3) in 0..1: background black, IGNORE grey, classes by their index.
+    """Colour an index mask (h, w) -> (h, w, 3) in 0..1: background black, IGNORE grey, classes by their index.
 
     Classes beyond the 90 that have a colour of their own begin again; COCO has 80.
     """
@@ -62,7 +62,7 @@ def _colours(count: int = 90) -> np.ndarray:
 
 
 def load_samples(path: Path | str) -> dict[str, np.ndarray]:
-    """The arrays of a run's cams.npz."""
+    """Read the arrays of a run's cams.npz. Raises UserError where there is none."""
     if not Path(path).is_file():  # OUTPUT/DATASET/VARIANT/SEED/cams.npz
         *_, variant, seed, _ = Path(path).absolute().parts
         raise UserError(
@@ -83,7 +83,7 @@ _PANELS = (
 
 
 def cam_rows(samples: Mapping[str, np.ndarray], rows: int = 4) -> Picture:
-    """Image, aux CAM, CAM (0..1, largest over present classes), pseudo label, prediction, truth: a row each.
+    """Draw image, aux CAM, CAM (0..1, largest over present classes), pseudo label, prediction and truth, side by side.
 
     `samples` as a run writes them: images (n, h, w, 3), the others (n, h, w), uint8, and class_names.
     """
@@ -116,7 +116,7 @@ def _class_legend(picture: Picture, names: Sequence[str], masks: np.ndarray) -> 
 
 
 def set_examples(root: Path | str, split: str = "train", count: int = 8) -> Picture:
-    """The first images of a VOC-format set with their masks below, and their names."""
+    """Draw the first images of a VOC-format set with their masks below, and their names."""
     root = Path(root)
     ids = (root / "ImageSets" / "Segmentation" / f"{split}.txt").read_text().split()[:count]
     names = ["background", *(root / "classes.txt").read_text().splitlines()]
@@ -139,7 +139,7 @@ _KINDS = (
 
 
 def learning_curves(log: Path | str) -> Picture:
-    """Every term of the objective before its weight, that weight, and validation, over the steps of a log.jsonl."""
+    """Draw each term of the objective before its weight, that weight, and validation, over the steps of a log.jsonl."""
     rows = [json.loads(line) for line in Path(log).read_text().splitlines()]
     steps = [row for row in rows if "weights" in row]
     checks = [(row["step"], row["validation"]) for row in rows if "validation" in row]
@@ -173,15 +173,15 @@ def learning_curves(log: Path | str) -> Picture:
 
 
 def published_curves() -> Picture:
-    """mIoU over steps in the base's published logs, VOC val and COCO val_part; not measured here."""
+    """Draw mIoU over steps in the base's published logs, VOC val and COCO val_part; not measured here."""
     picture, ends = Picture(figsize=(9, 5.2), layout="constrained"), []
-    for axis, (run, own) in zip(picture.subplots(2, 2).flat, _base_logs().items(), strict=True):
+    for axis, (run, rows) in zip(picture.subplots(2, 2).flat, _base_logs().items(), strict=True):
         for label, name, value, style in _KINDS:
-            x, y = [int(r["step"]) / 1000 for r in own], [float(r[name]) for r in own]
+            x, y = [int(row["step"]) / 1000 for row in rows], [float(row[name]) for row in rows]
             axis.plot(x, y, style, color=value, label=label)
         axis.set(title=run, xlabel="thousand steps", ylabel="mIoU, %")
         axis.legend(fontsize=8, frameon=False)
-        last = ", ".join(f"{label} {own[-1][name]}" for label, name, *_ in _KINDS)
+        last = ", ".join(f"{label} {rows[-1][name]}" for label, name, *_ in _KINDS)
         ends.append(f"{run}: {last}")
     picture.alt = f"mIoU over steps in the published logs of ToCo, four panels. At the end: {'; '.join(ends)}."
     return picture
@@ -197,12 +197,12 @@ def _base_logs() -> dict[str, list[dict[str, str]]]:
 
 
 def curves_beside_base(record: Record) -> Picture:
-    """Validation mIoU of a run over its progress, a panel a kind, the base's published logs behind it in grey.
+    """Draw validation mIoU over a run's progress, one panel per kind, the base's published logs behind it in grey.
 
     The data sets differ, so levels do not compare.
     """
     run = f"{record.get('dataset_title', record['dataset'])}, seed {record['seed']}"
-    picture, told = Picture(figsize=(9, 3.7), layout="constrained"), []
+    picture, parts = Picture(figsize=(9, 3.7), layout="constrained"), []
     panels = picture.subplots(1, len(_KINDS), sharey=True)
     for axis, (label, name, value, _) in zip(panels, _KINDS, strict=True):
         for style, (base, rows) in zip(("-", "--", "-.", ":"), _base_logs().items(), strict=True):
@@ -214,7 +214,7 @@ def curves_beside_base(record: Record) -> Picture:
         x, y = zip(*points, (100.0, records.value(record, f"{name}.miou_headline")), strict=True)
         axis.plot(x, y, "o-", color=value, linewidth=2.2, markersize=4.5)
         axis.set(title=label, xlabel="progress of the run, %", xlim=(0, 102), ylim=(0, None))
-        told.append(f"{label} {', '.join(f'{b:.1f} at {a:.0f} %' for a, b in zip(x, y, strict=True))}")
+        parts.append(f"{label} {', '.join(f'{b:.1f} at {a:.0f} %' for a, b in zip(x, y, strict=True))}")
     panels[0].set_ylabel("mIoU on its own data set, %")
     handles = [lines.Line2D([], [], color=BLACK, marker="o", linewidth=2.2, label=f"this run: {run}")]
     picture.legend(
@@ -226,26 +226,26 @@ def curves_beside_base(record: Record) -> Picture:
         title="other data sets than this run's: shapes compare, levels do not",
         title_fontsize=8,
     )
-    picture.alt = f"Validation mIoU over the progress of {run}, three panels: {'; '.join(told)}. Behind, in grey, the "
+    picture.alt = f"Validation mIoU over the progress of {run}, three panels: {'; '.join(parts)}. Behind, in grey, the "
     picture.alt += "published logs of ToCo on VOC and COCO, other data sets, which are not comparable in level."
     return picture
 
 
 def evaluation_memory(bench: Mapping[str, Any]) -> Picture:
-    """Resident memory over the images done, from what `wsss bench memory` printed; one worker is the process itself."""
-    done, own, others = (np.array(bench[name]) for name in ("done", "process_mb", "workers_mb"))
-    picture, told = Picture(figsize=(7, 3.4), layout="constrained"), []
+    """Draw resident memory over the images done, from what `wsss bench memory` printed; one worker is the process."""
+    done, process, workers = (np.array(bench[name]) for name in ("done", "process_mb", "workers_mb"))
+    picture, parts = Picture(figsize=(7, 3.4), layout="constrained"), []
     axis, tenth = picture.subplots(), done[-1] / 10
-    rows = [("network and CRF, one process", own, BLUE, "-")]
-    if np.any(others):
-        workers = (f"its {bench['workers']} CRF workers", others, VERMILION, "--")
-        rows = [("network's process", own, BLUE, "-"), workers]
+    rows = [("network and CRF, one process", process, BLUE, "-")]
+    if np.any(workers):
+        rows = [("network's process", process, BLUE, "-")]
+        rows.append((f"its {bench['workers']} CRF workers", workers, VERMILION, "--"))
     for label, value, color, style in rows:
         axis.plot(done, value / 1000, style, color=color, label=label)
         early, late = (value[(done >= n * tenth) & (done <= (n + 1) * tenth)].mean() / 1000 for n in (1, 9))
-        told.append(f"{label} {early:.2f} GB in the second tenth of the list and {late:.2f} GB in the last")
+        parts.append(f"{label} {early:.2f} GB in the second tenth of the list and {late:.2f} GB in the last")
     axis.set(xlabel=f"images done, of {bench['images']:,}", ylabel="resident memory, GB", xlim=(0, None))
-    axis.set_ylim(0, 1.15 * max(*own, *others) / 1000)
+    axis.set_ylim(0, 1.15 * max(*process, *workers) / 1000)
     axis.legend(frameon=False, ncols=2, loc="upper right")
-    picture.alt = f"Resident memory over {bench['images']:,} images: {'; '.join(told)}."
+    picture.alt = f"Resident memory over {bench['images']:,} images: {'; '.join(parts)}."
     return picture

@@ -170,8 +170,9 @@ def _redraws(images: int, n: int, seed: int) -> np.ndarray:
 
 
 def signed(points: float) -> str:
-    """Write a difference with its sign; what rounds to nothing is "+0.0"."""
-    return f"{round(points, 1) + 0.0:+.1f}"
+    """Write a difference with its sign: one digit, or two where one would hide on which side of zero it lies."""
+    digits = 2 if 0.005 <= abs(points) < 0.05 else 1
+    return f"{round(points, digits) + 0.0:+.{digits}f}"
 
 
 def mean_text(summary: Summary, digits: int = 1) -> str:
@@ -181,8 +182,8 @@ def mean_text(summary: Summary, digits: int = 1) -> str:
 
 
 def interval_text(test: OverSeeds) -> str:
-    """Write the interval over seeds as text; ABSENT of one seed. A bound of -0.0 lies below zero, by less than .05."""
-    return ABSENT if math.isnan(test.low) else f"{test.low:+.1f} to {test.high:+.1f}"
+    """Write the interval over seeds as text; ABSENT of one seed."""
+    return ABSENT if math.isnan(test.low) else f"{signed(test.low)} to {signed(test.high)}"
 
 
 # Records of several seeds, and pairs of runs.
