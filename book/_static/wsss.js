@@ -72,7 +72,7 @@ document.addEventListener("DOMContentLoaded", () => {
 document.addEventListener("DOMContentLoaded", () => {
   const piece = (strip, first, stop) => {
     const box = document.createElement("div"), copy = Object.assign(document.createElement("img"), { src: strip.src, alt: "" });
-    box.style.flex = `${stop - first} 0 0`;
+    box.style.flex = `${100 * (stop - first)} 0 0`; // flex factors below 1 in sum would leave room
     copy.style.width = `${100 / (stop - first)}%`;
     copy.style.marginLeft = `${(-100 * first) / (stop - first)}%`;
     box.append(copy);
