@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +76,12 @@ def process(*words: str, processes: int = 0, **extra: str) -> subprocess.Complet
 
 
 def sentence(err: str, alone: bool = False) -> str:
-    """The one sentence of an error, the last line on stderr; `alone`: before it stand progress bars only."""
+    """The one sentence of an error on stderr; `alone`: it is the last line, and before it stand progress bars only."""
     lines = [line.strip() for line in re.split(r"[\r\n]", err) if line.strip()]
-    errors = [line for line in lines if line.startswith("wsss: error: ")]
-    assert len(errors) == 1 and errors == lines[-1:] and len(errors[0]) > 30 and "Traceback" not in err, err
+    errors = [f"wsss: error: {part}" for line in lines for part in line.split("wsss: error: ")[1:]]
+    assert len(errors) == 1 and len(errors[0]) > 30 and "Traceback" not in err, err
     bars = r"(train|evaluate|check|read|score|pretrain)\b.*\d"
-    assert not alone or all(re.match(bars, line) for line in lines[:-1]), err
+    assert not alone or (lines[-1:] == errors and all(re.match(bars, line) for line in lines[:-1])), err
     return errors[0]
 
 
@@ -205,6 +205,14 @@ def write_labels(root: Path, *labels: str) -> None:
     """image_labels.txt: the classes of each photograph of train and of val."""
     rows = (f"{split}_{number} {names}\n" for split in ("train", "val") for number, names in enumerate(labels))
     (root / voc.LABEL_FILE).write_text("".join(rows))
+
+
+def write_annotations(root: Path, labels: Mapping[str, Sequence[str]]) -> None:
+    """Annotations/NAME.xml with the classes of each image."""
+    (root / "Annotations").mkdir(exist_ok=True)
+    for name, classes in labels.items():
+        objects = "".join(f"<object><name>{label}</name></object>" for label in classes)
+        (root / f"Annotations/{name}.xml").write_text(f"<annotation>{objects}</annotation>")
 
 
 def paint(root: Path, pattern: str, value: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import cut, own_set, run, write_labels, write_mask
+from running import cut, own_set, run, write_annotations, write_labels, write_mask
 
 from wsss.data import check, pictures, pool, voc
 from wsss.paths import UserError
@@ -66,9 +66,6 @@ def test_processes_find_the_same(own, monkeypatch):
     assert check.check(own) == one and len(one[1]) == 2
 
 
-# Faults, one each.
-
-
 def mask(root: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
     path = root / "SegmentationClass" / f"{name}.png"
     pictures.write_mask(path, change(np.array(Image.open(path))).astype(np.uint8))
@@ -86,11 +83,8 @@ def append(path: Path, line: str) -> None:
 
 def annotate(root: Path, body: str) -> None:
     """The labels as annotations, but for one image."""
-    (root / "Annotations").mkdir()
-    for line in (root / voc.LABEL_FILE).read_text().splitlines():
-        name, *classes = line.split()
-        objects = "".join(f"<object><name>{one}</name></object>" for one in classes)
-        (root / f"Annotations/{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+    lines = map(str.split, (root / voc.LABEL_FILE).read_text().splitlines())
+    write_annotations(root, {name: classes for name, *classes in lines})
     (root / "Annotations/train_1.xml").write_text(body)
 
 
@@ -157,9 +151,6 @@ def test_nothing_to_check(own, tmp_path):
     shutil.rmtree(own / IDS)
     with pytest.raises(UserError, match="holds no list"):
         check.check(own)
-
-
-# What is odd, but no fault.
 
 
 def test_masks_as_label_source(own):

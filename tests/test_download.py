@@ -184,9 +184,6 @@ def test_without_a_checksum_the_length_is_verified(server, archive, tmp_path, ca
     assert fetch(archive, tmp_path, **HASTE).read_bytes() == BODY, "a checksum alone will do"
 
 
-# The disk.
-
-
 def test_a_disk_that_is_small_or_fills(server, archive, tmp_path, monkeypatch):
     def full(*_: object) -> bytes:
         raise OSError(28, "No space left on device")
@@ -203,9 +200,6 @@ def test_a_disk_that_is_small_or_fills(server, archive, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*: Not a directory"):
         fetch(archive, tmp_path / "file/folder", **HASTE)
-
-
-# The command.
 
 
 def test_facts_of_the_official_archives_are_torchvisions():

@@ -146,9 +146,6 @@ def test_labels_from_masks_belong_to_the_labels(own, tmp_path, refused):
     assert "the image labels of train differ" in refused(*tiny(own, tmp_path / "masks"))
 
 
-# Older runs, which do not tell.
-
-
 def older(output: Path, finished: bool) -> Path:
     """The run as it was written before there were digests; its folder."""
     place = folder(output)
@@ -185,9 +182,6 @@ def test_an_older_record_tells_classes_and_masks(own, tmp_path, refused):
     for text in ("[]", '{"train": 3, "val": {}}'):
         (place / "data.json").write_text(text)
         assert "data.json" in refused(*tiny(own, tmp_path / "out"))
-
-
-# Evaluations.
 
 
 def test_an_evaluation_of_other_data_stands_apart(own, tmp_path, capsys):
@@ -241,17 +235,11 @@ def test_predictions_of_other_photographs_are_not_kept(own, tmp_path, refused):
     assert list(place.parent.glob("0.voc-s1-noflip-few-other-data-*.json")), "val of this root is not the run's"
 
 
-# Records beside each other.
-
-
 def test_a_record_whose_masks_changed_while_it_was_measured_is_not_written(own, tmp_path):
     found = records.load(folder(tmp_path / "out").with_suffix(".json"))
     found["fingerprint"]["masks"] = "0"
     with pytest.raises(UserError, match="masks of val changed while"):
         records.save(found, tmp_path / "x.json")
-
-
-# The cache.
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -289,9 +277,6 @@ def test_a_damaged_photograph_ends_a_run_before_it_belongs_to_it(own, tmp_path, 
     assert not [*(tmp_path / "new").rglob(identity._FILE)]
     path.write_bytes(whole)
     assert run(*words) == 0
-
-
-# Other commands.
 
 
 def test_a_sweep_does_not_take_other_data_for_finished(own, tmp_path, capsys, refused):

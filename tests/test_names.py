@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import Photo, own_set, run, tiny, write_mask
+from running import Photo, own_set, run, tiny, write_annotations, write_mask
 
 from wsss import datasets
 from wsss.data import names, voc
@@ -40,8 +40,6 @@ def listed(root: Path, text: str) -> list[str]:
     (root / IDS / "train.txt").write_text(text)
     return voc.read_ids(root, "train")
 
-
-# Ids.
 
 KINDS = {
     "blanks, folders and dots": [
@@ -107,9 +105,6 @@ def test_what_may_follow_an_id(tmp_path):
             listed(root, line)
 
 
-# Files that are none.
-
-
 def test_files_that_begin_with_a_dot_are_none_and_suffixes_may_be_in_capitals(tmp_path, capsys):
     """What macOS, Jupyter and git leave beside photographs, masks, lists, class folders and records."""
     root = named(tmp_path / "set", ["a", "b"])
@@ -141,9 +136,6 @@ def test_files_that_begin_with_a_dot_are_none_and_suffixes_may_be_in_capitals(tm
         shutil.copy(root / "JPEGImages/a.JPG", tmp_path / "classes" / name)
     images, labels, classes = pretrain.folders(tmp_path / "classes", 8)
     assert (len(images), labels.tolist(), classes) == (2, [0, 1], ["a", "b"])
-
-
-# Class names.
 
 
 BACKGROUND = """background|_background_|__background__|Background|BACK GROUND|bg|__ignore__|void|Unlabelled|
@@ -205,10 +197,7 @@ def test_class_names_with_blanks(tmp_path, source):
         text = "".join(f"{name}  {' '.join(labels[name])}\n" for name in labels)
         (root / voc.LABEL_FILE).write_text(text)
     else:
-        (root / "Annotations").mkdir()
-        for name, shown in labels.items():
-            body = "".join(f"<object><name> {one} </name></object>" for one in shown)
-            (root / f"Annotations/{name}.xml").write_text(f"<annotation>{body}</annotation>")
+        write_annotations(root, labels)
     kit = voc.open_devkit(root)
     assert kit.label_source == source
     assert voc.read_labels(kit, list(labels)).tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import folder, run
+from running import folder, run, write_annotations
 
 from wsss import presets
 from wsss.data import prepare, voc
@@ -63,7 +63,7 @@ def test_animals(shared, tmp_path, capsys, monkeypatch):
     subprocess.run(unpack, check=True, capture_output=True)
     monkeypatch.setenv("WSSS_WEIGHTS", str(tmp_path))
     source, root = shared / "data/voc12_animals/VOC2012", tmp_path / "VOC2012"
-    (root / "Annotations").mkdir(parents=True)
+    root.mkdir()
     for name in ("JPEGImages", "SegmentationClassAug"):
         (root / name).symlink_to(source / name)
     lists = tmp_path / "lists"
@@ -73,8 +73,7 @@ def test_animals(shared, tmp_path, capsys, monkeypatch):
         ids = voc.read_ids(source, split)[:6]
         (lists / f"{split}.txt").write_text("\n".join(ids))
         for name in ids:
-            objects = "".join(f"<object><name>{one}</name></object>" for one in labels[name].split())
-            (root / f"Annotations/{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+            write_annotations(root, {name: labels[name].split()})
     prepare.prepare_animals(tmp_path / "animals", root, lists)
     found = steps("voc-animals", tmp_path / "animals", tmp_path, "voc", capsys)
     assert found["weights"]["source"] == f"{tag}.safetensors in WSSS_WEIGHTS"

@@ -37,9 +37,6 @@ def stored(path: Path, upright: np.ndarray, orientation: int) -> Path:
     return path
 
 
-# Photographs.
-
-
 @pytest.mark.parametrize(
     ("orientation", "suffix"), [*((number, ".jpg") for number in range(1, 9)), (6, ".png"), (5, ".tiff"), (8, ".webp")]
 )
@@ -149,9 +146,6 @@ def test_other_modes_and_the_first_picture_of_several(tmp_path, kind):
     assert mine.shape == (8, 50, 3) and np.abs(mine - grey[..., None]).max() <= 2
 
 
-# Upright everywhere.
-
-
 @pytest.fixture
 def turned(tmp_path: Path) -> Path:
     """A set whose photographs lie on their side and whose masks are upright: the red corner is class 1."""
@@ -187,8 +181,6 @@ def test_a_mask_that_fits_the_picture_as_stored_is_named(turned, tmp_path, refus
     assert re.search(f"val_1.png {says}", refused(*tiny(turned, tmp_path / "out")))
     assert [bool(re.search(says, fault)) for fault in check.check(turned)[1]] == [True]
 
-
-# Masks.
 
 VALUES = np.array([[0, 1, 0, 1, 1, 0, 0], [1, 0, 1, 1, 0, 0, 1], [0, 0, 0, 1, 1, 1, 1]])
 

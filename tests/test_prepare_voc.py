@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import cut, hashes, run
+from running import cut, hashes, run, write_annotations
 from scipy.io import savemat
 
 from wsss.config import IGNORE
@@ -54,11 +54,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     devkit, sbd, test = (tmp_path / name for name in ("VOCdevkit/VOC2012", "benchmark_RELEASE/dataset", "test/VOC2012"))
     for folder in (devkit / IDS, devkit / "SegmentationClass", devkit / "Annotations", sbd / "cls", test / IDS):
         folder.mkdir(parents=True)
-    shown = "".join(f"<object><name>{name}</name></object>" for name in ("cat", "bus", "diningtable"))
     for name, size in SIZES.items():
         photo(devkit / f"JPEGImages/{name}.jpg", size)
         sbd_mat(sbd / f"cls/{name}.mat", filled(size, 8))
-        (devkit / f"Annotations/{name}.xml").write_text(f"<annotation>{shown}</annotation>")
+        write_annotations(devkit, {name: ("cat", "bus", "diningtable")})
     for split, name in (("train", TRAIN), ("val", VAL)):
         mask = filled(SIZES[name], 11)
         mask[0] = IGNORE
@@ -94,9 +93,6 @@ def assert_refused(says: str, words: list[str], place: Path, refused: Callable[.
     before = hashes(place)
     found = refused("data", "prepare", "voc", "out/VOC2012", *words, "--partial")
     assert re.search(says, found) and hashes(place) == before and not list(place.glob("out/*")), found
-
-
-# What it builds.
 
 
 @pytest.mark.parametrize("words", [[*FOLDERS, "--test", "test"], TARS], ids=["folders", "archives"])
@@ -166,9 +162,6 @@ def test_interrupted_it_leaves_nothing(place, kind, monkeypatch):
     assert prepare(*FOLDERS, "--partial") == 0
 
 
-# What it checks.
-
-
 def test_lists_are_held_against_the_published_ones(place, refused):
     says = "the list train has 1 images, but VOC 2012 with SBD has 1,464"
     assert says in refused("data", "prepare", "voc", "out/VOC2012", *FOLDERS)
@@ -190,9 +183,6 @@ def test_other_labels_are_noted(place, monkeypatch, capsys):
     monkeypatch.setattr(preparation, "check_lists", lambda _: None)
     assert prepare(*FOLDERS) == 0
     assert "note: image labels of 4 images are not those of image_labels.txt" in capsys.readouterr().out
-
-
-# What it refuses.
 
 
 def add(archive: str, name: str, **fields: object) -> None:
