@@ -109,7 +109,6 @@ def test_absent_classes_never_label():
 
 
 def test_mirrored_scores_equal_the_slow_loop():
-    """The mirrored pass is turned back, the larger value taken after resizing, negatives cut last."""
     plain, mirrored = noise(0, 1, 2, 2, 3), noise(1, 1, 2, 2, 3)
     fast = cam.mirrored_scores(tensor(plain), tensor(mirrored), (4, 6))
     for k in range(2):

@@ -26,16 +26,11 @@ SMALL = {"model.width": 24, "model.heads": 2, "class_contrast.hidden": 8, "optim
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four images whose image labels stand in a text, not in masks."""
-    root = own_set(tmp_path_factory.mktemp("data") / "own")
-    ids = [f"{split}_{number}" for split in ("train", "val") for number in range(4)]
-    (root / voc.LABEL_FILE).write_text("".join(f"{name} cup jug\n" for name in ids))
-    return root
+    return own_set(tmp_path_factory.mktemp("data") / "own", labels=["cup jug"] * 4)
 
 
 @pytest.fixture(scope="module")
 def teacher(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished tiny run."""
     output = tmp_path_factory.mktemp("teacher")
     assert run(*tiny(own, output)) == 0
     return folder(output)
@@ -75,7 +70,6 @@ def test_the_student_starts_from_evenly_spaced_parts():
 
 
 def student(teacher: Path, output: Path, **changes: object) -> dict:
-    """A student of the tiny run, as small again."""
     opened = runs.open_run(teacher)
     small = override(opened.config, {**SMALL, "output": str(output), "variant": "student", **changes})
     with one_thread():

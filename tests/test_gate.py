@@ -21,7 +21,7 @@ def words(root, output, *more: str) -> list[str]:
     return ["train", "voc-toco", *settings, *place, *more]
 
 
-def test_a_gate_stops_judges_nothing_unlike_and_the_whole_run_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_gate_stops_judges_nothing_unlike_and_the_whole_run_goes_on(tmp_path, monkeypatch, capsys, refused):
     """Two evaluations, at a tenth and a fifth; a stop in between; no record among the results; then the bits of a run
     that no gate stopped."""
     root, output = own_set(tmp_path / "own"), tmp_path / "gated"
@@ -40,8 +40,7 @@ def test_a_gate_stops_judges_nothing_unlike_and_the_whole_run_goes_on(tmp_path, 
     assert run("evaluate", folder(output)) == 1, "no number under the name of the whole run"
     assert run(*words(root, output)) == 0 and run(*words(root, tmp_path / "whole")) == 0
     assert_same_run(output, tmp_path / "whole")
-    capsys.readouterr()
-    assert run(*words(root, output, "--gate")) == 1 and "before which a gate comes" in capsys.readouterr().err
+    assert "before which a gate comes" in refused(*words(root, output, "--gate"))
 
 
 @pytest.mark.parametrize(("high", "code"), [(100.0, 0), (-1.0, 1)])
@@ -56,9 +55,8 @@ def test_the_exit_code_is_the_verdict(tmp_path, monkeypatch, capsys, high, code)
     assert all(0 <= number["measured"] <= 100 for number in record["numbers"])
 
 
-def test_a_preset_without_a_log_is_refused_before_anything_is_done(capsys):
-    assert run("train", "mini", "--gate") == 1
-    assert "mini has none of; it is for voc-toco, voc-deit-toco" in capsys.readouterr().err
+def test_a_preset_without_a_log_is_refused_before_anything_is_done(refused):
+    assert "mini has none of; it is for voc-toco, voc-deit-toco" in refused("train", "mini", "--gate")
 
 
 def judged(preset: str = "voc-toco", **measured: float) -> list[gate.Row]:

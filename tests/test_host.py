@@ -79,28 +79,6 @@ class Below(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-PLANTED = {
-    "cpu": lambda x: x.cpu(),
-    "item": lambda x: x[0].item(),
-    "__bool__": lambda x: bool(x[0]),
-    "__getitem__": lambda x: x[x > 0],
-    "tensor": lambda x: torch.tensor([1.0], device=x.device),
-    "nonzero": lambda x: x.nonzero(),
-    "index": lambda x: torch.ops.aten.index(x, [x > 0]),
-    "masked_select": lambda x: x.masked_select(x > 0),
-    "multinomial": lambda x: torch.multinomial(x, 1),
-    "repeat_interleave": lambda x: x.repeat_interleave(x.long()),
-}
-
-
-@pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_question_is_counted_once(name):
-    with Waits() as waits:
-        PLANTED[name](torch.tensor([1.0, 2.0]) if name == "new_tensor" else torch.ones(2))
-    waits.count["tensor"] -= name == "new_tensor"
-    assert +waits.count == {name: 1}
-
-
 @pytest.fixture
 def accelerator(monkeypatch):
     """The CPU is one that may not be asked; the filter's process is a thread."""

@@ -40,9 +40,6 @@ def passes(net, config, batch):
     return seen
 
 
-# Every encoder pass.
-
-
 def naive_multi_scale_cam(net, image, scales):
     """Two passes a scale, nothing reused, the scores by a slow loop over classes."""
     sums = [0.0, 0.0]
@@ -79,9 +76,8 @@ def test_D8_every_pass_of_a_step_once():
     sizes = (4, side), (2, side), (4, side // 2), (4, side * 3 // 2)
     main, mirror, half, more = ((n, 3, s, s) for n, s in sizes)
     local = (2 * config.augment.local_crops, 3, 16, 16)
-    assert passes(net, config, batch) == [
-        *((main, True), (mirror, False), (half, False), (more, False), (local, True)),
-    ]
+    wanted = [(main, True), (mirror, False), (half, False), (more, False), (local, True)]
+    assert passes(net, config, batch) == wanted
 
 
 def test_plain_classification_takes_the_main_pass_alone():
@@ -146,9 +142,6 @@ def test_a_step_depends_on_the_generator_alone():
     (_, one, first), (_, two, second) = (forward(config, batch, 3, net) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one.student, two.student) and torch.equal(first.cams[0], second.cams[0])
-
-
-# Labels and losses.
 
 
 def test_losses_are_the_parts_put_together():
@@ -346,8 +339,6 @@ def test_a_step_under_autocast_is_near_that_in_float32():
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
 
 
-# Schedule and objective.
-
 FIRST = {"classification": 1.0, "aux_classification": 1.0}
 CONTRAST = {"patch_contrast": 0.2, "class_contrast": 0.5}
 MODULE_A = {"patch_subspace": 0.1, "orthogonality": 0.05, "decorrelation": 0.05}
@@ -419,10 +410,3 @@ def test_a_step_that_needs_no_cam_yet_takes_the_main_pass_and_moves_the_same():
         nets.append(net.state_dict())
     for name, value in nets[0].items():
         torch.testing.assert_close(value, nets[1][name], msg=name)
-
-
-def test_step_is_forward():
-    config = tiny()
-    net, batch = model.build(config, 4), training_batch(config)
-    wrapped, _ = method.Forward(net, config)(batch, 3, generator(2))
-    assert torch.equal(wrapped.student, method.forward(net, batch, config, 3, generator(2))[0].student)

@@ -3,19 +3,11 @@
 import pytest
 import reference
 import torch
-from builders import QUICK, tiny, training_batch
-from hypothesis import given
-from hypothesis import strategies as st
+from builders import tiny, training_batch
 
 from wsss import method, model, optim, schedule
-from wsss.config import Config, Optim
+from wsss.config import Optim
 from wsss.presets import PRESETS
-
-
-@QUICK
-@given(st.integers(0, 19_999))
-def test_rate_equals_the_slow_formula(step):
-    assert 6e-5 * optim.rate_factor(step, Config().optim) == pytest.approx(reference.learning_rate(step), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["voc", "voc-deit-toco", "coco", "coco-deit"])

@@ -6,27 +6,40 @@ import random
 import shutil
 import signal
 import subprocess
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from running import assert_same_run, command, environment, folder, log, process, run, tiny
+from running import assert_same_run, command, environment, folder, log, process, run, tiny, wait_until
 
 from wsss import checkpoint, train
 from wsss.paths import UserError
 
 
-def ask_to_stop(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
-    """Send this process a signal in the middle of the given step."""
+def in_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
+    """Do something in the middle of the given step."""
     update = train.Trainer._update
 
     def updated(self, *arguments):
         if self.step == step - 1:
-            signal.raise_signal(number)
+            act()
         return update(self, *arguments)
 
     monkeypatch.setattr(train.Trainer, "_update", updated)
+
+
+def ask_to_stop(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
+    in_step(monkeypatch, step, lambda: signal.raise_signal(number))
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """End the process's run without a word to it, as a kill would."""
+
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    in_step(monkeypatch, step, kill)
 
 
 @pytest.mark.parametrize("step", [2, 3])
@@ -41,7 +54,7 @@ def test_stopped_and_resumed_is_bit_equal(trained, own, tmp_path, monkeypatch, c
     assert run(*tiny(own, tmp_path, "--save_every", "1")) == 0, "how often a run is saved makes it no other"
 
 
-def test_a_run_goes_on_with_as_many_processes_as_before(trained, own, tmp_path, monkeypatch, capsys):
+def test_a_run_goes_on_with_as_many_processes_as_before(trained, own, tmp_path, monkeypatch, refused):
     """Losses count over a process's images. Of a run whose training is over, only the evaluation is left."""
     with monkeypatch.context() as patch:
         ask_to_stop(patch, 2)
@@ -49,8 +62,7 @@ def test_a_run_goes_on_with_as_many_processes_as_before(trained, own, tmp_path, 
     load = checkpoint.load
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "load", lambda *words: load(*words) | {"processes": 2})
-        assert run(*tiny(own, tmp_path)) == 1
-        assert "was trained by 2 processes, not 1, and" in capsys.readouterr().err
+        assert "was trained by 2 processes, not 1, and" in refused(*tiny(own, tmp_path))
         shutil.copytree(trained, tmp_path / "whole")
         folder(tmp_path / "whole").with_suffix(".json").unlink()
         assert run(*tiny(own, tmp_path / "whole")) == 0
@@ -59,7 +71,7 @@ def test_a_run_goes_on_with_as_many_processes_as_before(trained, own, tmp_path, 
     assert_same_run(trained, tmp_path)
 
 
-def test_an_unfinished_run_gives_no_numbers_under_its_name(trained, own, tmp_path, monkeypatch, capsys):
+def test_an_unfinished_run_gives_no_numbers_under_its_name(trained, own, tmp_path, monkeypatch, refused):
     """Else its record would count as that of the whole run, as earlier versions let it."""
     with monkeypatch.context() as patch:
         ask_to_stop(patch, 2)
@@ -67,8 +79,7 @@ def test_an_unfinished_run_gives_no_numbers_under_its_name(trained, own, tmp_pat
     place = folder(tmp_path)
     partial = ("--split", "val", "--partial")
     for words in (("evaluate", place), ("evaluate", place, "--protocol", "voc"), ("submit", place, *partial)):
-        assert run(*words) == 1
-        assert "is not finished: it has stopped after 2 of 4 steps" in capsys.readouterr().err
+        assert "is not finished: it has stopped after 2 of 4 steps" in refused(*words)
     assert not list(place.parent.glob("*.json"))
     place.with_suffix(".json").write_bytes(folder(trained).with_suffix(".json").read_bytes())
     assert run(*tiny(own, tmp_path)) == 0
@@ -76,41 +87,18 @@ def test_an_unfinished_run_gives_no_numbers_under_its_name(trained, own, tmp_pat
 
 
 def test_a_stop_signal_in_the_last_step_ends_a_whole_run(trained, own, tmp_path, monkeypatch):
+    """The handlers of signals are put back."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     ask_to_stop(monkeypatch, 4, signal.SIGINT)
     assert run(*tiny(own, tmp_path)) == 0
     assert_same_run(trained, tmp_path)
-
-
-def test_signal_handlers_are_put_back(own, tmp_path):
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    run(*tiny(own, tmp_path, "--optim.steps", "1"))
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def fail_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """End the process's run without a word to it, as a kill would."""
-    update = train.Trainer._update
-
-    def updated(self, *arguments):
-        if self.step == step - 1:
-            raise KeyboardInterrupt
-        return update(self, *arguments)
-
-    monkeypatch.setattr(train.Trainer, "_update", updated)
-
-
-def test_a_run_that_broke_off_goes_on_from_its_checkpoint(trained, own, tmp_path, monkeypatch):
+def test_a_run_that_broke_off_goes_on_and_half_a_line_in_the_log_is_dropped(trained, own, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         fail_at(patch, 4)
         assert run(*tiny(own, tmp_path)) == 130
-    assert run(*tiny(own, tmp_path)) == 0
-    assert_same_run(trained, tmp_path)
-
-
-def test_half_a_line_in_the_log_is_dropped(trained, own, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        fail_at(patch, 4)
-        run(*tiny(own, tmp_path))
     with open(folder(tmp_path) / "log.jsonl", "a") as file:
         file.write('{"step": 4, "lr": 0.0')
     scratch = folder(tmp_path) / ".step-00000004.pt.x1y2z3"
@@ -151,8 +139,6 @@ def test_the_older_pair_stays_until_the_newer_is_whole(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002.pt", "step-00000002.safetensors"]
 
 
-# Whole processes.
-
 LONG = ("--optim.steps", "12", "--save_every", "0.17", "--validate_every", "0.5")
 
 
@@ -169,21 +155,17 @@ def descendants(parent: int) -> list[int]:
 
 
 def start(words: list[str], output: Path, step: int, processes: int) -> subprocess.Popen:
-    """Start a run and come back when its log has reached `step`."""
     child = subprocess.Popen(
         command(*words, processes=processes), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 180
-    while child.poll() is None and time.monotonic() < deadline:
-        files = list(output.glob("*/*/*/log.jsonl"))
-        if files and f'{{"step": {step},' in files[0].read_text():
-            return child
-        time.sleep(0.002)
-    raise AssertionError(f"the run ended before step {step}: {child.stderr.read().decode()}")
+    words = f'{{"step": {step},'
+    reached = lambda: any(words in file.read_text() for file in output.glob("*/*/*/log.jsonl"))  # noqa: E731
+    wait_until(lambda: reached() or child.poll() is not None)
+    assert child.poll() is None, f"the run ended before step {step}: {child.stderr.read().decode()}"
+    return child
 
 
 def kill(child: subprocess.Popen) -> None:
-    """Kill -9 the process and all below it."""
     for number in [child.pid, *descendants(child.pid)]:
         os.kill(number, signal.SIGKILL)
     assert child.wait(30) == -signal.SIGKILL
@@ -223,20 +205,11 @@ def test_sigterm_saves_and_exits_143(own, tmp_path):
     assert log(tmp_path)[-1]["step"] == step
 
 
-# Refusals.
-
-
-def stopped(root: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def test_no_resume_refuses_to_touch_what_is_there(own, tmp_path, monkeypatch, refused):
     with monkeypatch.context() as patch:
         ask_to_stop(patch, 2)
-        assert run(*tiny(root, output)) == 143
-    return folder(output)
-
-
-def test_no_resume_refuses_to_touch_what_is_there(own, tmp_path, monkeypatch, capsys):
-    stopped(own, tmp_path, monkeypatch)
-    assert run(*tiny(own, tmp_path, "--no-resume")) == 1
-    assert "holds a run already" in capsys.readouterr().err
+        assert run(*tiny(own, tmp_path)) == 143
+    assert "holds a run already" in refused(*tiny(own, tmp_path, "--no-resume"))
 
 
 def test_a_folder_without_checkpoint_and_record_is_taken_over(own, tmp_path, monkeypatch):

@@ -148,7 +148,6 @@ def test_blur_radius_and_probability():
 
 
 def test_items_are_the_same_for_the_same_index_and_seed(mini_root):
-    """Whatever was drawn before, and without a trace in the global generator."""
     config = get("mini", class_contrast__weight=0.5)
     items = TrainingViews(Split(mini_root, "train"), config)
     torch.manual_seed(1)

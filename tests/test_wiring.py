@@ -43,7 +43,6 @@ TERMS = (
 
 
 def terms(config: Config) -> dict[str, torch.Tensor]:
-    """All losses of one and the same network, batch and seed."""
     batch = training_batch(tiny(**BASE), images=3)
     net = model.build(tiny(**BASE), batch.label.shape[1])
     _, output, targets = forward(config, batch, 4, net)
@@ -140,7 +139,6 @@ def test_every_step_of_training_moves_the_teacher_by_the_settings_momentum(tmp_p
 
 
 def test_views_of_training_follow_the_compat_switches(tmp_path, monkeypatch):
-    """D2 and D3: what `TrainingViews` hands to the transforms is the run's own configuration."""
     config, seen = tiny(compat__second_flip=True, compat__local_flip=True, augment__hue=0.123), []
     views = transforms.views
     monkeypatch.setattr(transforms, "views", lambda *words: seen.append(words[1:]) or views(*words))
