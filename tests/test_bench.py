@@ -10,16 +10,14 @@ from builders import tiny
 from running import folder, run
 
 from wsss import distributed, model, train
-from wsss.inference import predict, predictions, protocols
 from wsss.report import costs, speed
-from wsss.tools import bench, bench_infer, machine
+from wsss.tools import bench, machine
 
 STEP = ("bench", "step", "--backbone", "vit_tiny_patch16_224", "--crop", "64", "--repeats", "1")
 
 
 @pytest.fixture(autouse=True)
 def small_unit(monkeypatch):
-    """A unit of time that takes no time."""
     monkeypatch.setattr(machine, "GEMM", 512)
 
 
@@ -29,7 +27,7 @@ def answer(capsys) -> dict:
     return json.loads(lines[0])
 
 
-def test_step(capsys, monkeypatch):
+def test_step(capsys, refused, monkeypatch):
     """It is the trainer's own step that is timed, by parts; in bfloat16, by micro-batches that keep little."""
     steps, update = [], train.Trainer._update
     monkeypatch.setattr(train.Trainer, "_update", lambda *words: steps.append(words) or update(*words))
@@ -46,7 +44,7 @@ def test_step(capsys, monkeypatch):
     assert found["utilisation"] > 0 and found["peak_memory_gb"] > 0.1 and len(found["host"]) == 5
     assert {"commit", "dirty", "device", "versions", "date"} <= set(found)
     monkeypatch.setattr(distributed, "computes_bfloat16", lambda device: False)
-    assert run(*STEP, *more) == 1 and "does not compute in bfloat16" in capsys.readouterr().err
+    assert "does not compute in bfloat16" in refused(*STEP, *more)
 
 
 @pytest.mark.slow
@@ -60,8 +58,7 @@ def test_a_compiled_step_is_not_compiled_again_after_the_warm_up(capsys):
 @pytest.mark.parametrize("kind", ["refine", "energy", "crf"])
 def test_parts(capsys, kind):
     assert run("bench", kind, "--size", "32", "--repeats", "1") == 0
-    found = answer(capsys)
-    assert found["bench"] == kind and found["images_a_second"] == pytest.approx(2 / found["seconds"], rel=0.1)
+    assert answer(capsys)["bench"] == kind
 
 
 @pytest.mark.parametrize("fused_from", [0, 10**9], ids=["fused", "unfused"])
@@ -82,7 +79,6 @@ INFER = ("bench", "infer", "--backbone", "vit_tiny_patch16_224", "--images", "3"
 
 
 def test_infer(capsys):
-    """Phases add up, also where the CRF is made by other processes."""
     assert run(*INFER, "--workers", 2) == 0
     found = answer(capsys)
     assert list(found["phases"]) == ["network", "resizing", "reading and softmax", "crf"]
@@ -95,33 +91,7 @@ def test_infer(capsys):
     assert found["peak_memory_gb"] > 0.1 and found["workers_memory_gb"] > 0.05
 
 
-def test_infer_is_what_evaluate_runs(capsys, monkeypatch):
-    """Every image goes through the scores and the worker's function of `wsss evaluate`; in bfloat16, in batches."""
-    seen = {"scores": [], "finish": []}
-    scores, finish = protocols.scores, predictions.finish
-
-    def watched(network, image, sizes, asked, patch):
-        seen["scores"].append((tuple(image.shape), asked))
-        return scores(network, image, sizes, asked, patch)
-
-    def finished(job):
-        seen["finish"].append(job)
-        return finish(job)
-
-    monkeypatch.setattr(protocols, "scores", watched)
-    monkeypatch.setattr(predictions, "finish", finished)
-    more = ("--batch", 2, "--dtype", "bfloat16", "--workers", 0, "--scales", 1, "--flip", "False", "--crf", "False")
-    assert run(*INFER, *more) == 0
-    found = answer(capsys)
-    assert found["scales"] == [1.0] and found["tokens"] == 3 * 6 and found["crf_seconds"] == 0
-    asked = protocols.protocol("voc", scales=(1.0,), flip=False, crf=False)
-    warm, *rest = seen["scores"]
-    assert warm == ((1, 3, 40, 50), asked) and rest == [((2, 3, 40, 50), asked), ((1, 3, 40, 50), asked)]
-    assert len({job.path for job in seen["finish"]}) == 4 and all(job.mask for job in seen["finish"])
-    assert bench_infer.protocols is protocols and predict.protocols is protocols
-
-
-def test_merge(capsys, tmp_path):
+def test_merge(capsys, refused, tmp_path):
     """Outputs of the shipped network on photographs, over its classes and over 81."""
     root = machine.draw(tmp_path / "set", 5, (40, 32))
     assert run("bench", "merge", "--data-root", root, "--scales", 1, "--merge", 1e-6, 0.2) == 0
@@ -136,14 +106,14 @@ def test_merge(capsys, tmp_path):
     assert [row[:2] for row in table.rows] == [
         (classes, least) for classes in ("21", "81") for least in ("1e-06", "0.2")
     ]
-    assert run("bench", "merge", "--data-root", root, "--images", 2) == 1
-    assert "--classes is 81; 2 photographs allow 21 to 41" in capsys.readouterr().err
+    assert "--classes is 81; 2 photographs allow 21 to 41" in refused(
+        "bench", "merge", "--data-root", root, "--images", 2
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="no /proc to read memory from")
 def test_memory(trained, capsys, tmp_path):
-    """A real process and its workers, looked at until it ends."""
     shutil.copytree(trained, tmp_path / "runs")
     assert run("bench", "memory", folder(tmp_path / "runs"), "--workers", 2, "--every", 0.05) == 0
     found = answer(capsys)
@@ -156,6 +126,6 @@ def test_memory(trained, capsys, tmp_path):
     assert "nowhere.txt does not exist" in capsys.readouterr().err
 
 
-def test_no_such_bench(capsys):
+def test_no_such_bench(capsys, refused):
     assert run("bench") == 2 and "usage: wsss bench" in capsys.readouterr().out
-    assert run("bench", "stepp") == 1 and "did you mean step?" in capsys.readouterr().err
+    assert "did you mean step?" in refused("bench", "stepp")

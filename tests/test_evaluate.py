@@ -21,11 +21,7 @@ from wsss.weights import metadata
 
 @pytest.fixture
 def done(trained: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run's output."""
     return shutil.copytree(trained, tmp_path / "runs")
-
-
-# wsss evaluate.
 
 
 def test_evaluating_again_gives_the_same_record(done):
@@ -55,12 +51,8 @@ def test_best_weights_have_a_record_of_their_own(done):
     assert best["images"] == 4 and iou[1] > 0 and not iou[0] and not iou[2]
 
 
-# Numbers.
-
-
 @pytest.fixture
 def counted(own: Path):
-    """A model of random weights, its split and its tally."""
     config = presets.get("smoke", **{"model.depth": 3, "augment.evaluation_size": 32})
     split = datasets.Split(own, "val", masks=True)
     model = build(config, 2)
@@ -91,14 +83,12 @@ def test_cams_are_masked_by_the_true_image_labels(counted):
     prediction = evaluate.predict(model.eval(), sample.image[None], sample.label[None], config)
     for kind in ("cam", "aux_cam"):
         assert prediction.layers[kind][0, 1].eq(0).all(), "jug is not in the image"
-        assert float(prediction.layers[kind][0, 0].max()) == pytest.approx(
-            1, abs=2e-3
-        )  # 1e-5 is added to the raw range
+        largest = float(prediction.layers[kind][0, 0].max())  # 1e-5 is added to the raw range
+        assert largest == pytest.approx(1, abs=2e-3)
         assert set(np.unique(evaluate.to_labels(prediction, (40, 48), config)[kind])) <= {0, 1}
 
 
 def test_measures_in_workers_are_the_same(counted):
-    """Two processes beside the network count the same to the last bit."""
     config, split, model, found = counted
     shared = evaluate.tally(model, split, config, torch.device("cpu"), workers=2)
     for name, value in vars(found).items():
@@ -199,8 +189,6 @@ def test_the_pseudo_label_is_the_one_that_segmentation_learns_from(counted, refi
     assert torch.equal(prediction.pseudo_label, wanted)
     assert {0, IGNORE} < set(wanted.unique().tolist())
 
-
-# wsss score.
 
 TRUTH = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 255, 255]], np.uint8)
 PREDICTION = np.array([[0, 0, 1, 0], [0, 1, 1, 1], [2, 0, 2, 255]], np.uint8)

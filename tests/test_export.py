@@ -113,23 +113,17 @@ def test_a_stopped_prediction_of_photographs_goes_on(made, photos, tmp_path, mon
     assert after["a"] == before["a"] and after["more/b"]["photograph"] != before["more/b"]["photograph"]
 
 
-def test_refusals(made, photos, tmp_path, capsys):
-    def refused(*words):
-        assert run("predict", made, *words) == 1
-        lines = [line for line in capsys.readouterr().err.splitlines() if "wsss: error:" in line]
-        assert len(lines) == 1
-        return lines[0]
-
-    save = ("--save", tmp_path / "out")
-    assert "neither a file or folder nor a list of" in refused("nowhere", *save)
+def test_refusals(made, photos, tmp_path, refused):
+    words, save = ("predict", made), ("--save", tmp_path / "out")
+    assert "neither a file or folder nor a list of" in refused(*words, "nowhere", *save)
     (tmp_path / "empty").mkdir()
-    assert "holds no photograph" in refused(tmp_path / "empty", *save)
-    assert "lies in the folder of photographs" in refused(photos, "--save", photos / "out")
+    assert "holds no photograph" in refused(*words, tmp_path / "empty", *save)
+    assert "lies in the folder of photographs" in refused(*words, photos, "--save", photos / "out")
     (photos / "a.png").write_bytes((photos / "a.jpg").read_bytes())
-    assert "would both give a.png" in refused(photos, *save)
+    assert "would both give a.png" in refused(*words, photos, *save)
     (photos / "a.png").unlink()
-    assert run("predict", made, photos, *save) == 0
-    assert "made otherwise (protocol.json differs in labels)" in refused("val", *save)
+    assert run(*words, photos, *save) == 0
+    assert "made otherwise (protocol.json differs in labels)" in refused(*words, "val", *save)
     (photos / "c.jpg").write_text("none")
-    assert "c.jpg cannot be decoded" in refused(photos, *save)
+    assert "c.jpg cannot be decoded" in refused(*words, photos, *save)
     assert set(scores(tmp_path / "out")) == {"a", "more/b"}

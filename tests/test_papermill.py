@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import nbformat
-import papermill.engines  # before the plug-in, which it loads
+import papermill.engines  # noqa: F401  (before the plug-in, which it loads)
 import pytest
 from click import ClickException
 
 import wsss
 from wsss.tools import papermill as plugin
-from wsss.tools.papermill import defaults, settle
+from wsss.tools.papermill import settle
 
 PAPERMILL = str(Path(sys.executable).with_name("papermill"))
 PARAMETERS = "preset = 'mini'\nseed = 0\nlr = 1e-2\nfast = False\nother = None"
@@ -49,9 +49,6 @@ def printed(path: Path) -> str:
     return nbformat.read(path, as_version=4).cells[-1].outputs[0].text
 
 
-# The plain line.
-
-
 def test_plain_line_off_a_terminal_and_its_stamp(project: Path) -> None:
     done = run()
     assert done.returncode == 0, done.stderr
@@ -81,16 +78,8 @@ def test_plain_line_in_a_terminal(project: Path) -> None:
 
 
 def test_module_form_with_piped_input_and_text_numbers_from_yaml(project: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "notebooks/tiny.ipynb",
-        "out.ipynb",
-        "-y",
-        "{lr: 1e-3, seed: 7}",
-    ]
-    subprocess.run(command, input=b"not a notebook", check=True, timeout=120)
+    words = ["notebooks/tiny.ipynb", "out.ipynb", "-y", "{lr: 1e-3, seed: 7}"]
+    subprocess.run([sys.executable, "-m", "papermill", *words], input=b"not a notebook", check=True, timeout=120)
     assert printed(project / "out.ipynb").endswith("mini 7 0.001\n")
     assert not (project / "runs").exists()
 
@@ -116,16 +105,9 @@ def test_complete(project: Path, given: str, expected: str) -> None:
     assert plugin.complete([words.get(w, w) for w in given.split()]) == [words.get(w, w) for w in expected.split()]
 
 
-def test_papermill_knows_the_engine() -> None:
-    assert papermill.engines.papermill_engines.get_engine("wsss").__name__ == "Engine"
-
-
 def test_other_projects_are_left_alone(project: Path) -> None:
     (project / "_config.yml").unlink()
     assert plugin.complete(["notebooks/tiny.ipynb"]) == ["notebooks/tiny.ipynb"]
-
-
-# Parameters.
 
 
 def test_unknown_parameter_fails_with_the_right_one_and_changes_nothing(project: Path) -> None:
@@ -168,13 +150,6 @@ def test_values_take_the_type_of_the_default(name: str, value: object, settled: 
 def test_impossible_values_are_refused(name: str, value: object, message: str) -> None:
     with pytest.raises(ClickException, match=message):
         settle({name: value}, KNOWN)
-
-
-def test_defaults_are_read_from_the_parameters_cell(project: Path) -> None:
-    assert defaults(nbformat.read("notebooks/tiny.ipynb", as_version=4)) == KNOWN
-
-
-# Failure and sources.
 
 
 def test_failed_run_is_set_aside_and_the_good_one_stays_until_the_next(project: Path) -> None:

@@ -32,9 +32,7 @@ def runs(folder: Path) -> int:
 
 
 @pytest.mark.parametrize(("change", "count"), [("nothing", 1), ("content", 2), ("new file", 2), ("lost output", 1)])
-def test_a_step_runs_again_if_what_it_reads_is_newer_or_its_output_gone(
-    folder: Path, change: str, count: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_step_runs_again_if_what_it_reads_is_newer_or_its_output_gone(folder, change, count, capsys):
     step().run()
     later = (folder / "count").stat().st_mtime + 10
     for name in {"content": ["input.txt"], "new file": ["third.txt"]}.get(change, []):
@@ -47,16 +45,14 @@ def test_a_step_runs_again_if_what_it_reads_is_newer_or_its_output_gone(
     assert ("skipped" in capsys.readouterr().out) is (change == "nothing")
 
 
-def test_a_failed_step_stops_in_words_and_runs_again(folder: Path) -> None:
+def test_a_failed_step_stops_in_words_and_runs_again(folder):
     for _ in range(2):
         with pytest.raises(UserError, match="count failed"):
             step("open('log', 'a').write('x'); raise SystemExit(3)").run()
     assert (folder / "log").read_text() == "xx"
 
 
-def test_stopped_it_says_how_to_go_on(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stopped_it_says_how_to_go_on(folder, monkeypatch, capsys):
     def stop(step: Step) -> None:
         raise KeyboardInterrupt
 
@@ -65,9 +61,7 @@ def test_stopped_it_says_how_to_go_on(
     assert "`make reproduce` goes on" in capsys.readouterr().err
 
 
-def test_photographs_are_reproduced_where_they_and_their_weights_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_photographs_are_reproduced_where_they_and_their_weights_are(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WSSS_ANIMALS_ROOT", str(tmp_path))
     monkeypatch.setenv("WSSS_WEIGHTS", str(tmp_path))
     names = [one.name for one in reproduce.steps()]
@@ -95,9 +89,7 @@ def published(*variants: str) -> list[dict]:
 
 
 @pytest.mark.parametrize(("miou", "code"), [(41.0, 0), (90.0, 1)])
-def test_the_verdict_is_the_exit_code(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], miou: float, code: int
-) -> None:
+def test_the_verdict_is_the_exit_code(folder, monkeypatch, capsys, miou, code):
     put(folder, "mini", 0, miou=miou)
     put(folder, "mini-base", 0)
     monkeypatch.setattr(Step, "run", lambda step: None)
@@ -110,9 +102,7 @@ def test_the_verdict_is_the_exit_code(
     assert ("outside the published interval: mini, seed 0: segmentation mIoU" in said) is (code == 1)
 
 
-def test_runs_of_a_sweep_are_judged_where_their_variant_is_published(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_of_a_sweep_are_judged_where_their_variant_is_published(folder, monkeypatch):
     for variant, seed in (("mini", 0), ("mini-base", 0), ("mini-csa", 4), ("mini-of-my-own", 0)):
         put(folder, variant, seed)
     put(folder, "mini-coco", 0, "mini-coco")
@@ -129,7 +119,7 @@ def test_runs_of_a_sweep_are_judged_where_their_variant_is_published(
     }
 
 
-def test_the_line_that_make_runs_really_runs(folder: Path) -> None:
+def test_the_line_that_make_runs_really_runs(folder):
     (folder / "_config.yml").touch()
     (folder / "wsss").symlink_to(Path(reproduce.__file__).parents[1])
     (folder / "data").write_text("a file where the drawn set should go")

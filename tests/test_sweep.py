@@ -3,11 +3,10 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from running import command, environment, process, run
+from running import command, environment, process, run, wait_until
 from test_records import record
 
 from wsss import cli, presets
@@ -41,20 +40,6 @@ def test_a_change_that_the_preset_has_is_the_preset():
     assert rows["K = 4"].variant == "mini" and rows["K = 4"].arguments(0) == ["mini", "--seed", "0"]
     assert rows["K = 8"].variant == "mini+msc.subspaces=8+msc.dimension=8"
     assert "mini-steps" not in EXPERIMENTS, "mini contrasts no class tokens"
-
-
-def test_factors_are_of_the_presets_own_values():
-    """Temperatures and weights at half and twice what the scale has; class tokens where it contrasts them."""
-    rows = {row.label: row.changes for row in experiments.get("coco-temperature").rows}
-    assert rows["temperature of class tokens x 0.5"] == {"class_contrast.temperature": 0.125}
-    assert rows["temperature of patch tokens x 2"] == {"msc.patch_temperature": 0.2}
-    assert not any("class" in row.label for row in experiments.get("mini-temperature").rows)
-    assert {"csa.weight": 0.05} in [row.changes for row in experiments.get("voc-weights").rows]
-
-
-def test_an_unknown_experiment_names_the_nearest(capsys):
-    assert run("sweep", "mini-component") == 1
-    assert "mini-components" in capsys.readouterr().err
 
 
 FINALS = [final for scale in experiments.FINALS.values() for final in scale]
@@ -115,13 +100,8 @@ def test_states_are_left_begun_and_finished(tmp_path):
     done.touch()
     (tmp_path / "stopped").mkdir()
     (tmp_path / "stopped" / "log.jsonl").touch()
-    files = {
-        "all": (done,),
-        "published": (),
-        "evaluation left": (done, missing),
-        "stopped": (missing,),
-        "new": (missing,),
-    }
+    files = {"all": (done,), "published": (), "evaluation left": (done, missing)}
+    files |= {"stopped": (missing,), "new": (missing,)}
     jobs = [sweep.Job(k, k, 0, tmp_path / k, {path: ("train",) for path in paths}) for k, paths in files.items()]
     rows = sweep.overview(experiments.get("smoke-level"), jobs, [], 1).rows
     assert [row[2] for row in rows] == ["finished", "finished", "begun", "begun", "left"]
@@ -137,9 +117,16 @@ def test_minutes_are_those_of_the_variant_else_of_the_others():
     assert ablation.minutes(experiment, "smoke", []) is None
 
 
-@pytest.mark.parametrize("words", [("--jobs", "0"), ("--seeds",)])
-def test_bad_numbers_are_one_sentence(words, tmp_path, capsys):
-    assert run("sweep", "smoke-level", "--output", str(tmp_path), *words) == 1
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("smoke-level", "--jobs", "0"), "jobs"),
+        (("smoke-level", "--seeds"), "seeds"),
+        (("mini-component",), "mini-components"),
+    ],
+)
+def test_what_cannot_be_swept_is_one_sentence(words, says, tmp_path, refused):
+    assert says in refused("sweep", *words, "--output", tmp_path)
     assert not (tmp_path / "sweeps").exists()
 
 
@@ -176,9 +163,7 @@ def test_a_sweep_stops_saves_and_goes_on(tmp_path, capsys):
     words = ("sweep", "smoke-level", "--seeds", "0", "-j", "2", "--output", str(tmp_path))
     log = tmp_path / "smoke" / experiments.get("smoke-level").rows[0].variant / "0" / "log.jsonl"
     started = subprocess.Popen(command(*words), env=environment(), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (log.is_file() and log.read_text().count("\n") > 2) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: log.is_file() and log.read_text().count("\n") > 2)
     started.send_signal(signal.SIGTERM)
     _, said = started.communicate(timeout=120)
     assert started.returncode == 143 and "the same words go on" in said
@@ -193,6 +178,5 @@ def test_a_sweep_stops_saves_and_goes_on(tmp_path, capsys):
 
 
 def alive(output: Path) -> list[str]:
-    """Command lines of processes that write below `output`."""
     lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.splitlines()
     return [line for line in lines if str(output) in line and "wsss" in line and str(os.getpid()) not in line]

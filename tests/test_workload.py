@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -46,15 +47,9 @@ def plan(*sizes: tuple[int, int], workers: int = 0, **protocol: object) -> Plan:
 
 
 def shard_of(place: Path, save: Path) -> predict.Shard:
-    """What `wsss evaluate` predicts by, of the run in `made`."""
-    images, net = (
-        voc.Split(place.parents[3] / "own", "val", None, labels=False),
-        runs.open_run(place).model(2, torch.device("cpu")),
-    )
+    images = voc.Split(place.parents[3] / "own", "val", None, labels=False)
+    net = runs.open_run(place).model(2, torch.device("cpu"))
     return predict.Shard(net, images, range(3), protocols.protocol("voc"), save / "png", torch.device("cpu"), False, 1)
-
-
-# What is said.
 
 
 def test_size_tokens_time_and_memory_are_said_before_anything_is_predicted(made, tmp_path, capsys, monkeypatch):
@@ -69,10 +64,8 @@ def test_size_tokens_time_and_memory_are_said_before_anything_is_predicted(made,
     seen: list[str] = []
     monkeypatch.setattr(protocols, "scores", scores)
     assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 0
-    # 450 x 300 pixels at scale 1.5 are 56 x 37 patches of 8
-    assert (
-        "3 photographs, the largest, val_1, has 300 x 200 pixels (2,072 tokens at scale 1.5); about a minute" in seen[0]
-    )
+    largest = "val_1, has 300 x 200 pixels (2,072 tokens at scale 1.5)"  # 450 x 300 pixels are 56 x 37 patches of 8
+    assert f"3 photographs, the largest, {largest}; about a minute" in seen[0]
     assert " MB of memory, by small passes timed on this machine" in seen[0] and "--longest" not in seen[0]
     (tmp_path / "png/val_1.png").unlink()
     assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 0
@@ -102,8 +95,6 @@ def test_expected_seconds_are_those_of_a_network_that_takes_known_ones(made, tmp
     by_hand = 20 * 2 * (2e-3 * (24 + 54) + 1e-4 * (24**2 + 54**2))
     assert asked.seconds(shard_of(made, tmp_path)) == pytest.approx(by_hand, rel=1e-6)
 
-
-# Memory.
 
 PEAK = """
 import os, numpy as np, psutil, torch
@@ -135,7 +126,6 @@ for part in (network, crf):  # each in a process of its own, since a peak only r
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc to read memory from")
 def test_expected_memory_is_that_of_a_process():
-    """Resident memory at its peak, within a half."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     expected = plan((600, 400))
@@ -152,10 +142,9 @@ def test_memory_grows_with_workers_classes_and_batch_and_shrinks_with_the_limit(
     assert one_large.crf_bytes() < 1.5 * plan((4000, 3000)).crf_bytes(), "the small ones beside it cost little"
 
 
-def test_what_does_not_fit_is_refused_before_it_is_tried(made, tmp_path, capsys, monkeypatch):
+def test_what_does_not_fit_is_refused_before_it_is_tried(made, tmp_path, refused, monkeypatch):
     monkeypatch.setattr(workload, "available", lambda: 30 * 10**6)
-    assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 1
-    said = capsys.readouterr().err
+    said = refused("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png")
     assert "photograph val_1 has 300 x 200 pixels: predicting it takes about" in said and "30 MB are free" in said
     assert {path.name for path in (tmp_path / "png").iterdir()} == {"protocol.json"}
 
@@ -174,9 +163,6 @@ def test_fewer_workers_are_started_where_memory_is_small_unless_they_were_named(
     assert workload.prepare(opened, 3, fixed=False) == 2
     with pytest.raises(workload.UserError, match="fewer --workers"):
         workload.prepare(opened, 3, fixed=True)
-
-
-# The limit.
 
 
 def test_the_limit_scales_photographs_down_and_labels_back(made, tmp_path):
@@ -199,26 +185,18 @@ def test_the_limit_scales_photographs_down_and_labels_back(made, tmp_path):
     assert read_mask(tmp_path / "limited/val_0.png", None, 2).shape == (40, 48), "what is smaller stays as it is"
 
 
-def test_a_limited_evaluation_never_passes_for_the_final_one(made, capsys, protocol="coco"):
-    assert run("evaluate", made, "--protocol", protocol, "--longest", 60, "--workers", 0) == 0
-    record = records.load(made.with_name(f"0.{protocol}-crf-longest60.json"))
+def test_a_limited_evaluation_never_passes_for_the_final_one(made, refused):
+    assert run("evaluate", made, "--protocol", "coco", "--longest", 60, "--workers", 0) == 0
+    record = records.load(made.with_name("0.coco-crf-longest60.json"))
     assert record["protocol"]["name"].endswith("-longest60") and record["protocol"]["longest"] == 60
-    place = made / f"predictions/{protocol}-crf-longest60-val"
+    place = made / "predictions/coco-crf-longest60-val"
     assert json.loads((place / "protocol.json").read_text())["longest"] == 60
-    assert run("evaluate", made, "--protocol", protocol, "--workers", 0, "--save", place) == 1
-    assert "differs in longest" in capsys.readouterr().err
+    assert "differs in longest" in refused("evaluate", made, "--protocol", "coco", "--workers", 0, "--save", place)
 
 
 def test_limited_sizes():
-    assert [protocols.limited(size, 100) for size in ((400, 300), (300, 400), (100, 80), (5000, 3))] == [
-        (100, 75),
-        (75, 100),
-        (100, 80),
-        (100, 1),
-    ]
-
-
-# Stopped in the middle of one photograph.
+    limits = {(400, 300): (100, 75), (300, 400): (75, 100), (100, 80): (100, 80), (5000, 3): (100, 1)}
+    assert {size: protocols.limited(size, 100) for size in limits} == limits
 
 
 def test_a_stop_is_heard_between_two_passes(made, tmp_path, monkeypatch, capsys):
@@ -291,3 +269,24 @@ def test_a_second_interrupt_ends_at_once_with_another_code():
         finally:
             started.kill()
     assert started.returncode == 130 and b"tidied up" in said
+
+
+FAULTS = """
+import resource, sys
+from wsss import process
+if sys.argv[1] == "kept":
+    process.keep_freed()
+before = 0
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    bytearray(1 << 26)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked to keep freed memory")
+def test_a_kept_block_is_not_faulted_in_again():
+    words = ([sys.executable, "-c", FAULTS, way] for way in ("given back", "kept"))
+    done = (subprocess.run(line, check=True, capture_output=True, text=True).stdout for line in words)
+    given_back, kept = map(int, done)
+    assert 4 * kept < given_back, "pages may be small or large"
