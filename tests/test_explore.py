@@ -345,7 +345,7 @@ def test_the_kernel_answers_with_refined_labels(live, looked):
     live.image, live.variant, live.layer, live.threshold, live.label = 1, 0, 1, 0.37, 1
     with one_thread():
         live.request = {"what": "refine", "number": 1}
-        expected = scenes.refined(images[1], seers[0], (1, 2), 0.37, 1, found[1].pixels.shape[:2])
+        expected = scenes.refined(images[1], seers[0], (1, 2), 0.37, 1)
     assert live.answer["name"] == "CAM, aux layer (block 1), above 0.37, refined"
     assert (live.answer["image"], live.answer["variant"], live.answer["message"]) == (1, 0, "")
     assert np.array_equal(live.labels(), expected) and set(np.unique(expected)) <= {0, 1, 2}
@@ -354,7 +354,7 @@ def test_the_kernel_answers_with_refined_labels(live, looked):
 def test_one_background_level_leaves_nothing_ignored_and_a_higher_one_more_background(looked):
     images, seers, _, found = looked
     with one_thread():
-        low, high = (scenes.refined(images[2], seers[0], (1, 2), level, 0, (40, 48)) for level in (0.05, 0.95))
+        low, high = (scenes.refined(images[2], seers[0], (1, 2), level, 0) for level in (0.05, 0.95))
     assert 255 not in low and (low == 0).sum() < (high == 0).sum()
 
 

@@ -42,7 +42,7 @@ CLOSURE = 2645
 2,000."""
 MANY_ARGUMENTS = """
 data.drawn.render.draw_object
-evaluate.write_record explore.scene.refined
+evaluate.write_record
 refine.segmentation_labels
 train.Trainer.__init__
 """

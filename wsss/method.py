@@ -56,7 +56,7 @@ def forward(
 
     # CAMs of the very weights that learn from them in this step, without gradient.
     seen = None if compat.padding_in_cam else valid
-    targets.cams = multi_scale_cams(model, image, output, config, batch.present, seen)
+    targets.cams = multi_scale_cams(model, image, output, config, batch.present, valid=seen)
     targets.token_labels = token_labels(targets, grid, config)
     # From the first contrast on every part runs, though a module that joins later has the weight 0 until then: one
     # graph for most of the run, and its terms in the log from the beginning.
@@ -85,6 +85,7 @@ def multi_scale_cams(
     output: Output,
     config: Config,
     present: Int[Tensor, " p"],
+    *,
     valid: Bool[Tensor, "b h w"] | None = None,
 ) -> tuple[Float[Tensor, "b k h w"], ...]:
     """Multi-scale CAM of every layer in 0..1: sum over scales of the larger of image and mirror image, then

@@ -57,11 +57,7 @@ def scene(photo: Photo, seers: Sequence[Seer]) -> Scene:
     """
     if not seers:
         raise UserError("there is nothing to explore: give at least one model")
-    small = photo.image.convert("RGB")
-    scale = min(1, LARGEST / max(small.size))
-    width, height = (max(1, int(side * scale + 0.5)) for side in small.size)
-    small = small.resize((width, height), Image.Resampling.BICUBIC)
-    truth = photo.truth
+    small, truth = _small(photo), photo.truth
     if truth is not None and truth.shape != small.size[::-1]:
         truth = np.asarray(Image.fromarray(truth).resize(small.size, Image.Resampling.NEAREST))
     pixels = [_pixels(photo.image, seer) for seer in seers]
@@ -167,6 +163,13 @@ def _numpy(value: Tensor) -> np.ndarray:
     return value.float().cpu().numpy()
 
 
+def _small(photo: Photo) -> Image.Image:
+    """Scale the photograph to the size at which it is shown."""
+    scale = min(1, LARGEST / max(photo.image.size))
+    width, height = (max(1, int(side * scale + 0.5)) for side in photo.image.size)
+    return photo.image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+
+
 def _pixels(photograph: Image.Image, seer: Seer) -> evaluate.Pixels:
     size = seer.config.augment.squashed
     return transforms.resize_square(photograph.convert("RGB"), size, seer.config.compat.plain_squash)[None]
@@ -176,9 +179,7 @@ def _pixels(photograph: Image.Image, seer: Seer) -> evaluate.Pixels:
 
 
 @torch.inference_mode()
-def refined(
-    photo: Photo, seer: Seer, present: Sequence[int], threshold: float, layer: int, size: tuple[int, int]
-) -> UInt8[np.ndarray, "h w"]:
+def refined(photo: Photo, seer: Seer, present: Sequence[int], threshold: float, layer: int) -> UInt8[np.ndarray, "h w"]:
     """Label by the CAM with one background level, `threshold`, refined by the photograph's colours (PAR)."""
     pixels = _pixels(photo.image, seer)
     image = seer.model.normalise(pixels)
@@ -187,13 +188,15 @@ def refined(
     whole = method.multi_scale_cams(seer.model, image, seer.model(image), seer.config, present_classes(label))[layer]
     maps = cam.masked(whole, label)
     box = cam.whole_box(1, (pixels.shape[2], pixels.shape[3]), pixels.device)
-    return _nearest(refine.segmentation_labels(pixels, maps, label, box, threshold, threshold), size)
+    return _nearest(
+        refine.segmentation_labels(pixels, maps, label, box, threshold, threshold), _small(photo).size[::-1]
+    )
 
 
 @torch.inference_mode()
-def with_crf(photo: Photo, seer: Seer, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+def with_crf(photo: Photo, seer: Seer) -> UInt8[np.ndarray, "h w"]:
     """Segment, then apply a dense CRF with the final protocol's numbers."""
     logits = seer.model(seer.model.normalise(_pixels(photo.image, seer))).segmentation
-    probability = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].softmax(0)
-    pixels = np.asarray(photo.image.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC))
+    pixels = np.asarray(_small(photo))
+    probability = F.interpolate(logits, pixels.shape[:2], mode="bilinear", align_corners=False)[0].softmax(0)
     return crf.dense_crf(pixels, _numpy(probability)).argmax(0).astype(np.uint8)

@@ -56,16 +56,16 @@ class Explorer(anywidget.AnyWidget):
     def _answer(self, change: Any) -> None:
         request = change["new"]
         picture, seer, where = self.pictures[self.image], self.seers[self.variant], self.scenes[self.image]
-        size, answer = where.pixels.shape[:2], {"image": self.image, "variant": self.variant}
+        answer = {"image": self.image, "variant": self.variant}
         try:
             if request["what"] == "photograph":
                 self._add(request["name"], base64.b64decode(request["data"]))
                 return
             if request["what"] == "crf":
-                mask, name = with_crf(picture, seer, size), "segmentation with CRF"
+                mask, name = with_crf(picture, seer), "segmentation with CRF"
             else:
                 present = sorted({*where.present, self.label})
-                mask = refined(picture, seer, present, self.threshold, self.layer, size)
+                mask = refined(picture, seer, present, self.threshold, self.layer)
                 layer = where.views[self.variant].layers[self.layer].name
                 name = f"CAM, {layer}, above {self.threshold:.2f}, refined"
             self.answer = answer | {"name": name, "mask": runs(mask), "message": ""}
