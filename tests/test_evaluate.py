@@ -32,6 +32,8 @@ def test_evaluating_again_gives_the_same_record(done):
     path.write_text(json.dumps(spoilt))
     assert run("evaluate", folder(done)) == 0
     after = record(done)
+    by = after.pop("evaluated_by")
+    assert by["threads"] == 1 and by["commit"] == after["commit"] and "evaluated_by" not in before
     assert after["seconds"].pop("evaluate") < 60 and before["seconds"].pop("evaluate") < 60
     assert after == before
     changed = {name for name, value in hashes(done).items() if files.get(name) != value}

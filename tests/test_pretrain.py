@@ -87,6 +87,9 @@ def test_faults_are_met_before_the_training(classes, tmp_path, capsys, refused, 
     (tmp_path / "file").write_text("")
     assert run("pretrain", classes, "--output", tmp_path / "file" / "x.safetensors", *SMALL) == 1
     assert re.search(r"cannot write .*x.safetensors: .*; choose another --output", capsys.readouterr().err)
+    (tmp_path / "there.safetensors").write_bytes(b"weights")
+    assert run("pretrain", classes, "--output", tmp_path / "there.safetensors", *SMALL) == 1
+    assert "there.safetensors exists; choose another --output" in capsys.readouterr().err
     (classes / "dark/broken.png").write_bytes(b"x")
     assert "broken.png cannot be decoded" in refused(
         "pretrain", classes, "--output", tmp_path / "x.safetensors", *SMALL

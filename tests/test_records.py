@@ -158,12 +158,26 @@ def test_summary_over_seeds():
         ({"data": {"train": {}, "val": {"classes": "others"}}}, "differ in their data .the classes."),
         ({"device": "another"}, "several processors"),
         ({"threads": 2}, "several processors"),
+        ({"config": {"optim": {"lr": 1e-3}}}, r"differ in settings .optim.lr"),
+        ({"weights": {"sha256": "b"}}, "differ in their start weights"),
     ],
 )
 def test_summary_refuses_what_does_not_belong_together(other, says):
-    first = record(data={"train": {}, "val": {"classes": "some"}})
+    first = record(data={"train": {}, "val": {"classes": "some"}}, weights={"sha256": "a"})
     with pytest.raises(UserError, match=says):
         statistics.summarise([first, record(**{"seed": 1} | other)], "segmentation.miou")
+
+
+def test_runs_pair_on_one_processor_with_as_many_images_at_once():
+    """Losses count over the images of a process; the records of two by two are no peers of one by four."""
+    config = {"optim": {"batch": 4, "accumulate": 1}}
+    ones = [record(seed=seed, config=config) for seed in range(2)]
+    twos = [record(seed=seed, config=config, processes=2) for seed in range(2)]
+    assert records.of_one_processor([*ones, twos[0]]) == ones and not statistics.paired_runs(ones, twos, "segmentation")
+    assert len(statistics.paired_runs(ones, ones, "segmentation")) == 2
+    assert (
+        records.processors([ones[0], twos[1]]) == "seed 0 on CPU (4 images at once); seed 1 on CPU (2 images at once)"
+    )
 
 
 def test_the_processor_with_most_seeds_is_taken_else_that_of_the_lowest():
@@ -228,6 +242,9 @@ def run(tmp_path):
 
 FAULTS = {
     "dirty record": lambda run: records.save(record(seed=1, dirty=True), run / "mini" / "mini" / "1.json"),
+    "evaluated by a dirty tree": lambda run: records.save(
+        record(seed=1, evaluated_by={"dirty": True}), run / "mini" / "mini" / "1.json"
+    ),
     "dirty notebook": lambda run: put(run / "notebooks" / "b.ipynb", notebook(wsss={"dirty": True})),
     "error": lambda run: put(run / "notebooks" / "b.ipynb", notebook(outputs=[{"output_type": "error"}])),
     "exception": lambda run: put(run / "notebooks" / "b.ipynb", notebook(papermill={"exception": True})),

@@ -9,11 +9,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from running import assert_same_run, command, environment, folder, log, process, run, tiny, wait_until
+from running import assert_same_run, command, environment, folder, log, process, record, run, tiny, wait_until
 
-from wsss import checkpoint, train
+from wsss import checkpoint, datasets, evaluate, presets, train
 from wsss.paths import UserError
 
 
@@ -52,6 +53,32 @@ def test_stopped_and_resumed_is_bit_equal(trained, own, tmp_path, monkeypatch, c
     assert run(*tiny(own, tmp_path)) == 0
     assert_same_run(trained, tmp_path)
     assert run(*tiny(own, tmp_path, "--save_every", "1")) == 0, "how often a run is saved makes it no other"
+
+
+def test_a_record_names_every_place_that_its_run_was_trained_on(own, tmp_path, monkeypatch, capsys):
+    """Bits differ between processors, so that a run of two has no partner on either; nor is a part of it clean."""
+    stamp = evaluate.stamp()
+    monkeypatch.setattr(evaluate, "stamp", lambda: stamp | {"device": "first", "commit": "aaa", "dirty": True})
+    with monkeypatch.context() as patch:
+        ask_to_stop(patch, 2)
+        assert run(*tiny(own, tmp_path)) == 143
+    monkeypatch.setattr(evaluate, "stamp", lambda: stamp | {"device": "second", "commit": "bbb", "dirty": False})
+    assert run(*tiny(own, tmp_path)) == 0
+    assert "was trained on first with 1 thread, commit aaa, and goes on on second" in capsys.readouterr().err
+    made = record(tmp_path)
+    assert [made[name] for name in ("device", "commit", "threads")] == ["first, then second", "aaa, then bbb", 1]
+    assert made["dirty"]
+
+
+def test_a_loader_process_leaves_a_stop_to_its_parent(own):
+    """torchrun and SLURM send SIGTERM to whole groups, and the parent still has its checkpoint to write."""
+    split, before = datasets.Split(own, "train"), set(psutil.Process().children())
+    batches = datasets.training_batches(split, presets.get("smoke", **{"data.workers": 1, "optim.batch": 2}), 0)
+    first = next(batches)
+    loader = next(iter(set(psutil.Process().children()) - before))
+    subprocess.run(["kill", "-TERM", str(loader.pid)], check=True)
+    assert [len(next(batches).ids) for _ in range(8)] == [len(first.ids)] * 8 and loader.is_running()
+    batches.close()
 
 
 def test_a_run_goes_on_with_as_many_processes_as_before(trained, own, tmp_path, monkeypatch, refused):

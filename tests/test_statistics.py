@@ -140,8 +140,20 @@ def test_classes_that_the_truth_lacks_do_not_count_and_intervals_of_nothing_are_
     assert np.isnan(statistics.bootstrap_miou(np.zeros((4, 3, 3)))).all()
     assert np.isnan(statistics.bootstrap(np.zeros(4), np.zeros(4))).all()
     some = np.zeros((4, 2, 3))
-    some[0, 1] = (1, 0, 1)  # one image of four has truth: redraws without it count nothing
+    some[:, 1] = (1, 0, 1)
     assert statistics.bootstrap_miou(some) == (50.0, 50.0)
+
+
+@pytest.mark.parametrize("images", [1, 2, 4, 40])
+def test_a_class_of_one_or_two_images_leaves_no_interval(images):
+    """Samples without it would have a mean of their own: here 90 instead of 45."""
+    counts = np.zeros((60, 2, 3))
+    counts[:, 0] = (9, 1, 0)
+    counts[:images, 1] = (0, 0, 1)
+    assert statistics.miou(counts) == pytest.approx(45)
+    low, high = statistics.bootstrap_miou(counts)
+    assert math.isnan(low) if images < 3 else low <= 45 <= high
+    assert statistics.bootstrap_miou(counts[:, :1]) == pytest.approx((90, 90))
 
 
 def test_bootstrap_holds_the_ratio_and_narrows_with_images():

@@ -371,7 +371,12 @@ class Config:
     @property
     def trains_subspaces(self) -> bool:
         """Whether several subspaces are trained."""
-        return self.msc.subspaces > 1 and bool(self.needs & {"views", "anchors"})
+        return self.msc.subspaces > 1 and self.trains_head
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the contrast head sees tokens."""
+        return bool(self.needs & {"views", "anchors"})
 
     def __post_init__(self) -> None:
         check(self, self.optim.steps)

@@ -1,5 +1,6 @@
 """Data sets in memory: training views as batches in a reproducible order, and images with truth for evaluation."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,11 @@ def num_workers(wanted: int | None) -> int:
     return min(4, max(1, cores() // distributed.local_world_size())) if torch.cuda.is_available() else 0
 
 
+def _leave_stop_to_parent(_: int) -> None:
+    """Ignore SIGTERM, which torchrun and SLURM send to whole groups: the parent saves first, and ends this process."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def training_batches(split: Split, config: Config, first_step: int) -> Iterator[Batch]:
     """Yield the micro-batches of this process, in order, from `first_step` on. Raises UserError."""
     sampler = TrainSampler(len(split), config, first_step)
@@ -156,6 +162,7 @@ def training_batches(split: Split, config: Config, first_step: int) -> Iterator[
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=num_workers(config.data.workers),
+        worker_init_fn=_leave_stop_to_parent,
         pin_memory=torch.cuda.is_available(),
     )
     try:

@@ -113,11 +113,12 @@ def _filter_apart(copies: _Copies, sigma_xy: float, sigma_rgb: float) -> Float32
     """Filter a batch in another process."""
     # Tensors cross by PyTorch's shared memory; arrays would be pickled through a pipe.
     tensors = copies()
+    pinned = tensors[0].is_pinned()  # asked before the tensors move to shared memory
     try:
         result = _process().submit(_filter_tensors, *tensors, sigma_xy, sigma_rgb).result()
     except BrokenProcessPool as error:
         raise UserError("the process of the energy's filter was killed, for want of memory perhaps") from error
-    return result.pin_memory() if tensors[0].is_pinned() else result
+    return result.pin_memory() if pinned else result
 
 
 @cache

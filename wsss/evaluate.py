@@ -298,7 +298,7 @@ def write_record(
 
     `origin`: further fields of the record, such as the seconds of training and the stamp of the code that trained.
     """
-    started = time.monotonic()
+    started, protocol = time.monotonic(), _protocol(config, split.kit)
     counted = tally(model, split, config, device)
     if distributed.rank() == 0:
         seconds = {**origin.get("seconds", {}), "evaluate": round(time.monotonic() - started, 1)}
@@ -306,7 +306,7 @@ def write_record(
             np.savez_compressed(file, **_examples(model, split, config, device))
         dataset = sets.name_of(config.data, split.kit.root)
         records.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
-        made = record(counted, config, split.kit, dataset, _protocol(config, split.kit))
+        made = record(counted, config, split.kit, dataset, protocol)
         of_run = {"split": split.name, "steps": config.optim.steps, "seconds": seconds}
         records.save(made | model.origin() | origin | of_run, path)
     distributed.barrier()

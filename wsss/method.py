@@ -228,7 +228,7 @@ def losses(output: Output, targets: Targets, config: Config) -> dict[str, Float[
     affinity = contrast.affinity_labels(targets.token_labels)
     terms["patch_contrast"] = contrast.patch_contrast_loss(output.tokens, affinity)
     terms |= subspace_terms(output, targets, config)
-    if config.csa.weight:
+    if output.student_cams:
         terms |= alignment_terms(output, targets, config)
     undefined = config.compat.undefined_segmentation
     terms["segmentation"] = segmentation_loss(output.log_probability, targets.pseudo_label, undefined)

@@ -69,7 +69,8 @@ def segmentation_scores(
 def miou_intervals(
     counted: Int[np.ndarray, "m c 3"], names: Sequence[str], headline: Sequence[str] = ()
 ) -> dict[str, list[float]]:
-    """95 % bootstrap intervals over images, in percent, of `miou` and `miou_headline`; without those undefined."""
+    """95 % bootstrap intervals over images, in percent, of `miou` and `miou_headline`; without those undefined, and
+    those that classes of very few images leave undefined."""
     chosen, present = np.array([not headline or name in headline for name in names]), _in_truth(counted.sum(0))
     if not present[1:].any():
         return {}
@@ -77,7 +78,8 @@ def miou_intervals(
     if (chosen & present)[1:].any():
         whole = intervals["miou_interval"]
         intervals["miou_headline_interval"] = whole if chosen.all() else bootstrap_miou(counted[:, chosen])
-    return {name: [round(bound, 4) for bound in both] for name, both in intervals.items()}
+    defined = {name: both for name, both in intervals.items() if math.isfinite(both[0])}
+    return {name: [round(bound, 4) for bound in both] for name, both in defined.items()}
 
 
 def activation_errors(totals: Int[np.ndarray, "c 3"]) -> dict[str, float | None]:

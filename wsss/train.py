@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from wsss.config import Config
 from wsss.data import identity, sets
 from wsss.data.voc import Split
 from wsss.model import SegmentationModel, build
-from wsss.paths import UserError, project_root, write_json
+from wsss.paths import UserError, note, project_root, write_json
 from wsss.process import Interrupted, stop_signals
 from wsss.report import records
 
@@ -73,6 +73,14 @@ def run_folder(config: Config, root: Path) -> Path:
     return stored.run_folder(output / sets.name_of(config.data, root), config.variant, config.seed)
 
 
+def _place(made_on: dict[str, Any]) -> str:
+    return f"{made_on['device']} with {made_on['threads']} thread{'s' * (made_on['threads'] > 1)}"
+
+
+def _joined(words: Iterable[str]) -> str:
+    return ", then ".join(dict.fromkeys(words))
+
+
 class Trainer:
     """State of a run: model, optimizer, step. `fit` trains to the end or until interrupted."""
 
@@ -95,10 +103,16 @@ class Trainer:
         parts = (self.model.trunk_parameters(), self.model.head_parameters(), self.model.decoder.parameters())
         self.optimizer = optim.build(*parts, config.optim)
         self.main, self.stamp = distributed.rank() == 0, evaluate.stamp()
+        self.places: list[dict[str, Any]] = []
+        """Device, threads, commit and whether files differed from it, of every process that trained, in order."""
+        datasets.TrainSampler(
+            len(train), config, 0
+        )  # refuses a batch that cannot be shared, before anything is written
         guards.require_sizes(config, self.model.patch)
         step = checkpoint.latest(folder)
         if step is not None:
             self._restore(step)
+        self._arrive()
         if self.main:
             write_json(folder / "config.json", configuration.to_dict(config))
             self._start_log()
@@ -107,6 +121,29 @@ class Trainer:
     def build(self, classes: int) -> SegmentationModel:
         """Build the network before its first step."""
         return build(self.config, classes)
+
+    def _arrive(self) -> None:
+        """Note where this process trains; a line on stderr where the run was begun elsewhere: its bits then differ."""
+        here = {name: self.stamp[name] for name in ("device", "commit", "dirty")} | {"threads": torch.get_num_threads()}
+        if self.step == self.last or here in self.places[-1:]:
+            return
+        if self.places:
+            was, now = (f"{_place(x)}, commit {x['commit']}" for x in (self.places[-1], here))
+            note(f"note: {self.folder} was trained on {was}, and goes on on {now}; its record names both")
+        self.places.append(here)
+
+    def _made_on(self) -> dict[str, Any]:
+        """Device, threads, commit and dirty of the record: where there were several, all of them."""
+        threads = {place["threads"] for place in self.places}
+        if not threads:  # the state is of an earlier version, and only the evaluation was left
+            return {}
+        alike = len(threads) == 1
+        return {
+            "device": _joined(place["device"] if alike else _place(place) for place in self.places),
+            "threads": threads.pop() if alike else None,
+            "commit": _joined(place["commit"] for place in self.places),
+            "dirty": any(place["dirty"] for place in self.places),
+        }
 
     def fit(self) -> None:
         """Train to the last step; SIGTERM and Ctrl-C save and raise Interrupted. Raises UserError at a loss that is
@@ -140,13 +177,14 @@ class Trainer:
 
     def _shared(self, step: nn.Module) -> DistributedDataParallel:
         """Wrap `step` so that its gradients are averaged over the processes."""
-        # Steps of classification alone leave parameters unused, which DDP then has to look for. No static_graph: DDP
+        # Steps of classification alone leave parameters unused, and so does a run without contrast of tokens the
+        # contrast head: DDP then has to look for them. No static_graph: DDP
         # does not see into an `Output`, and would leave the first step's gradients to each process.
         return DistributedDataParallel(
             step,
             device_ids=[self.device] if self.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
-            find_unused_parameters=schedule.classification_only(0, self.config),
+            find_unused_parameters=schedule.classification_only(0, self.config) or not self.config.trains_head,
         )
 
     def batches(self) -> Iterator[Batch]:
@@ -264,7 +302,7 @@ class Trainer:
         if self.main:
             state = {"optimizer": self.optimizer.state_dict(), "best": self.best, "seconds": self.seconds}
             state |= {"undefined": self.undefined, "images": records.ids_digest(self.train_split.ids)}
-            state["processes"] = distributed.world_size()
+            state["processes"], state["places"] = distributed.world_size(), self.places
             checkpoint.save(self.folder, self.step, self.model, state)
         distributed.barrier()
 
@@ -283,12 +321,13 @@ class Trainer:
             )
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best, self.seconds = step, state["best"], state["seconds"]
-        self.undefined = state.get("undefined", 0)
+        self.undefined, self.places = state.get("undefined", 0), state.get("places", [])
 
     def finish(self, data: records.Data) -> dict[str, Any]:
         """Evaluate the last weights and write the record, with its data and what the validations found; they are the
         best where no validation found better ones."""
-        path, origin = self.folder.with_suffix(".json"), self.stamp | {"seconds": {"train": round(self.seconds, 1)}}
+        path, seconds = self.folder.with_suffix(".json"), {"train": round(self.seconds, 1)}
+        origin = self.stamp | self._made_on() | {"seconds": seconds}
         origin |= {"data": data, **self._left_out(), **self.origin}
         origin["validations"] = self.log.validations(self.step) if self.main else []
         record = evaluate.write_record(self.model, self.val_split, self.config, self.device, path, origin)

@@ -33,7 +33,7 @@ from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.report import ablation, experiments, records
 from wsss.report.statistics import OverSeeds, holm, interval_text, over_seeds, signed
-from wsss.report.table import Table
+from wsss.report.table import UNPAIRED, Table
 from wsss.settings import flatten
 
 log = logging.getLogger(__name__)
@@ -206,11 +206,25 @@ def one_of(text: str) -> tuple[ablation.Difference, OverSeeds, float] | None:
     return next((line for line in compared(name) if (line[0].row, line[0].endpoint) == (row, endpoint)), None)
 
 
+def planned(text: str, line: ablation.Difference) -> int:
+    """How many seeds the experiment asks of a row."""
+    rows = experiments.get(text.partition("/")[0]).rows
+    return next(len(row.seeds) for row in rows if row.label == line.row)
+
+
+def without_pairs(text: str) -> str:
+    """Why there is no difference EXPERIMENT/ROW/ENDPOINT."""
+    name, label, _ = text.split("/")
+    experiment = experiments.get(name)
+    variant = next(row.variant for row in experiment.rows if row.label == label)
+    return UNPAIRED if records.select(records.published(), experiment.dataset, variant) else "not run yet"
+
+
 def difference(text: str) -> str:
     """+0.5 [-0.4 to +1.4] (3 seeds, open)."""
     known = one_of(text)
     if known is None:
-        return "not run yet"
+        return without_pairs(text)
     _, test, p = known
     interval = f" [{interval_text(test)}]" if test.n > 1 else ""
     return f"{signed(test.mean)}{interval} ({test.n} seed{'s' * (test.n > 1)}, {judged(test, p)})"
@@ -220,16 +234,21 @@ def answer(text: str) -> str:
     """What one difference, or a whole experiment, says."""
     if "/" in text:
         known = one_of(text)
-        return "not run yet" if known is None else judged(*known[1:])
+        if known is None:
+            return without_pairs(text)
+        line, test, p = known
+        seeds = f"{test.n} seed{'s' * (test.n > 1)}{' so far' * (test.n < planned(text, line))}"
+        return f"{signed(test.mean)}, {judged(test, p)} ({seeds})"
     lines = compared(text)
     if not lines:
         return "not run yet"
+    so_far = " so far" * any(test.n < planned(text, line) for line, test, _ in lines)
     verdicts = {kind: [] for kind in ("shown", "shown, but small", "no effect", "open")}
     for line, test, p in lines:
         verdicts[judged(test, p)].append(f"{line.row} {signed(test.mean)} in {line.endpoint}")
     if shown := verdicts["shown"] + verdicts["shown, but small"]:
-        return "; ".join(shown[:SHORT]) + f"; {len(shown) - SHORT} more" * (len(shown) > SHORT)
-    return "no difference is shown" if verdicts["open"] else "no effect"
+        return "; ".join(shown[:SHORT]) + f"; {len(shown) - SHORT} more" * (len(shown) > SHORT) + so_far
+    return ("no difference is shown" if verdicts["open"] else "no effect") + so_far
 
 
 class Found(SphinxRole):

@@ -63,9 +63,8 @@ class Opened:
         """Seconds so far and the stamp of the code that made the weights, from the run's record if there is one."""
         path = self.folder.with_name(f"{self.folder.name}.json")
         known = records.load(path) if path.is_file() else {}
-        return {
-            name: known[name] for name in ("seconds", "processes", "validations", *evaluate.stamp()) if name in known
-        }
+        kept = ("seconds", "processes", "threads", "validations", *evaluate.stamp())
+        return {name: known[name] for name in kept if name in known}
 
 
 def open_run(folder: Path, weights: str = "last", data_root: str = "") -> Opened:
@@ -106,7 +105,13 @@ def evaluate_run(folder: Path, weights: str = "last", data_root: str = "", split
         data = identity.evaluated(run.folder, run.config.data, (root, opened.name), digests, path)
         model = run.model(len(opened.kit.classes), device)
         path = run.folder.with_name(".".join([run.folder.name, *other, *data.of_record(), "json"]))
-        return evaluate.write_record(model, opened, config, device, path, run.origin() | data.fields())
+        origin = run.origin() | data.fields() | {"evaluated_by": _stamp()}
+        return evaluate.write_record(model, opened, config, device, path, origin)
+
+
+def _stamp() -> dict[str, Any]:
+    """Stamp of an evaluation; the record's own device, threads and commit are those of the training."""
+    return evaluate.stamp() | {"threads": torch.get_num_threads()}
 
 
 # The final protocols.
@@ -231,7 +236,7 @@ def _save(request: Request, opened: Opened, shard: Shard, images: list[Counts], 
         "split": listed.name,
         "batch": shard.batch,
         "steps": opened.step,
-        "evaluated_by": evaluate.stamp(),
+        "evaluated_by": _stamp(),
         **opened.data.fields(),
         **origin,
         "seconds": {**origin.get("seconds", {}), "evaluate": seconds},

@@ -21,7 +21,7 @@ from wsss.report.statistics import (
     signed,
     summarise,
 )
-from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table
+from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, UNPAIRED, Table
 
 _TRAINING = "training"
 _QUANTITIES = (
@@ -59,7 +59,8 @@ def numbers(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
         rows.append((row.label, *cells))
         if MISSING in rows[-1]:
             time = minutes(experiment, row.variant, runs)
-            idle.append(f"{row.label} ({'not timed' if time is None else f'{time:.0f} minutes a seed'})")
+            finals = " by the final protocol" * (MISSING not in rows[-1][1 : len(_QUANTITIES) + 1])
+            idle.append(f"{row.label}{finals} ({'not timed' if time is None else f'{time:.0f} minutes a seed'})")
     shown = sum(sum(groups.values(), []), [])
     where = f": {records.processors(shown)}." if shown else "."
     note = (
@@ -129,8 +130,10 @@ def differences(name: str, experiment: Experiment, runs: Sequence[Record]) -> Ta
         for place, (line, test) in enumerate(zip(lines, tests, strict=True))
     ]
     measured_rows = {line.row for line in lines} | {experiment.against}
-    idle = [row.label for row in experiment.rows if row.label not in measured_rows]
-    rows += [(label, ABSENT, MISSING, ABSENT, ABSENT, ABSENT) for label in idle]
+    unpaired = [row for row in experiment.rows if row.label not in measured_rows]
+    idle = [row.label for row in unpaired if not records.select(runs, experiment.dataset, row.variant)]
+    known = {row.label: MISSING if row.label in idle else UNPAIRED for row in unpaired}
+    rows += [(label, ABSENT, cell, ABSENT, ABSENT, ABSENT) for label, cell in known.items()]
     shown = [record for line in lines for pair in line.pairs for record in pair]
     note = (
         "Points of percent of headline mIoU, without CRF where the line does not say so. Mean of the differences "
@@ -209,14 +212,12 @@ def cell(runs: Sequence[Record], key: str) -> str:
 
 def _over_images(line: Difference) -> float | None:
     """p of swapping the results of images, see `statistics.paired`; None where counts by image are missing."""
-    counts = [[records.load_counts(record) for record in pair] for pair in line.pairs]
-    if not line.primary or not all(line.kind in kinds for pair in counts for kinds in pair):
+    counts = [[records.headline_counts(record, line.kind) for record in pair] for pair in line.pairs]
+    if not line.primary or not all(known for pair in counts for known in pair):
         return None
-    first = line.pairs[0][0]
-    wanted = first["config"].get("data", {}).get("headline")
-    chosen = [not wanted or name in wanted for name in records.value(first, f"{line.kind}.iou")]
-    sides = [np.stack([kinds[line.kind][:, chosen] for kinds in side]) for side in zip(*counts, strict=True)]
-    ids = [kinds["ids"].tolist() for pair in counts for kinds in pair]
+    sides = [np.stack([of_image for _, of_image in side]) for side in zip(*counts, strict=True)]
+    ids = [names for pair in counts for names, _ in pair]
     if any(other != ids[0] for other in ids):
-        raise UserError(f"counts beside {records.describe(first)} are of different images; evaluate them anew")
+        where = records.describe(line.pairs[0][0])
+        raise UserError(f"counts beside {where} are of different images; evaluate them anew")
     return paired(*sides, (ids[0], ids[0])).p

@@ -57,7 +57,7 @@ def differences(experiment: Experiment, runs: Sequence[Record], *others: Experim
             axis.plot([test.low, test.high], [place + 0.15] * 2, color=BLACK, gid=f"{label}, 95 % interval")  # or nan
             axis.plot([test.mean], [place + 0.15], "D", color=BLACK, markersize=5, gid=f"{label}, mean")
             interval = f", 95 % {interval_text(test)}" if test.n > 1 else ""
-            texts.append(f"{label}, {endpoint} {signed(test.mean)}{interval} ({test.n} seeds)")
+            texts.append(f"{label}, {endpoint} {signed(test.mean)}{interval} ({test.n} seed{'s' * (test.n > 1)})")
         axis.set_title(f"{endpoint} mIoU", fontsize=10)
         axis.set_yticks(range(len(labels)), labels)
         axis.set_ylim(len(labels) - 0.5, -0.5)
@@ -195,10 +195,15 @@ def extent(experiment: Experiment, runs: Sequence[Record]) -> Picture:
 
 def _measured(experiment: Experiment, runs: Sequence[Record], key: str) -> dict[str, list[Record]]:
     """Map each row to its runs with a result at `key`, of the seeds that all rows have. Raises NotMeasured."""
-    pairs = zip(experiment.rows, ablation.groups_of(runs, experiment), strict=True)
+    of_rows = ablation.groups_of(runs, experiment)
+    pairs = zip(experiment.rows, of_rows, strict=True)
     groups = {row.label: [record for record in group if records.has(record, key)] for row, group in pairs}
     if not any(groups.values()):
         raise NotMeasured(f"no run of {experiment.title} is on record; `wsss sweep` makes them")
+    if not ablation.share_draws(of_rows):  # means of other seeds, or of other processors, are not to be compared
+        raise NotMeasured(
+            f"the rows of {experiment.title} share no seed on one processor; `wsss sweep` makes the others"
+        )
     return {label: group for label, group in groups.items() if group}
 
 

@@ -10,7 +10,7 @@ from wsss.report import records
 from wsss.report.experiments import EXPERIMENTS
 from wsss.report.records import Record, images
 from wsss.report.statistics import interval_text, mean_text, over_seeds, paired_runs, signed, summarise
-from wsss.report.table import ABSENT, MISSING, Table
+from wsss.report.table import ABSENT, MISSING, UNPAIRED, Table
 
 
 def published_rows(name: str) -> list[dict[str, str]]:
@@ -143,7 +143,7 @@ def headline(runs: Sequence[Record]) -> Table:
         shown += [record for pair in pairs for record in pair]
         both_runs = "" if row.sweep else f"wsss train {base} --seed 0; "
         command = row.missing or both_runs + _command(row) + " of both" * (row.protocol == "final")
-        cells = ["run, not paired" if side else MISSING for side in reversed(sides)] + [ABSENT, ABSENT]
+        cells = [UNPAIRED if side else MISSING for side in reversed(sides)] + [ABSENT, ABSENT]
         if pairs:
             both, bases = records.comparable([list(side) for side in zip(*pairs, strict=True)])
             test = over_seeds([records.value(first, row.key) - records.value(other, row.key) for first, other in pairs])

@@ -10,7 +10,7 @@ from wsss import paths
 from wsss.paths import UserError
 from wsss.report import records
 
-_DIRTY = "was run on a tree with uncommitted changes (commit, then run it again)"
+_DIRTY = "on a tree with uncommitted changes (commit, then run it again)"
 
 
 def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) -> list[Path]:
@@ -28,7 +28,12 @@ def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) ->
         if any(fnmatch(f"{record['dataset']}/{record['variant']}", pattern) for pattern in only or "*")
     ]
     notebooks = sorted((source / "notebooks").glob("*.ipynb"))
-    faults = [f"{records.describe(record)} {_DIRTY}" for record in chosen if record["dirty"]]
+    by = (
+        (record, "was evaluated" if not record["dirty"] else "was run")
+        for record in chosen
+        if record["dirty"] or record.get("evaluated_by", {}).get("dirty")
+    )
+    faults = [f"{records.file_name(record)} {how} {_DIRTY}" for record, how in by]
     faults += _data_faults(chosen, records.find(target / "data" / "results"))
     faults += [fault for path in notebooks if (fault := _notebook_fault(path))]
     if faults or not (chosen or notebooks):
@@ -70,5 +75,5 @@ def _notebook_fault(path: Path) -> str:
     if meta.get("papermill", {}).get("exception") or any(out["output_type"] == "error" for out in outputs):
         return f"{path.name} failed (mend it, then run it again)"
     if meta.get("wsss", {}).get("dirty"):
-        return f"{path.name} {_DIRTY}"
+        return f"{path.name} was run {_DIRTY}"
     return ""

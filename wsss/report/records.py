@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from wsss import paths, stored
+from wsss import paths, settings, stored
 from wsss.paths import UserError
+from wsss.presets import NOT_IN_VARIANT
 from wsss.registry import BENCHMARKS, DATASETS
 
 SCHEMA = 1
@@ -199,6 +200,17 @@ def load_counts(record: Record) -> dict[str, np.ndarray]:
         raise UserError(f"the counts {path} cannot be read ({error}); evaluate the run again") from error
 
 
+def headline_counts(record: Record, kind: str) -> tuple[list[str], np.ndarray] | None:
+    """Ids, and per-image counts (images, classes, 3) of the headline classes, of one kind of labels; None where there
+    are none beside the record."""
+    counts = load_counts(record)
+    if kind not in counts:
+        return None
+    wanted = record["config"].get("data", {}).get("headline")
+    chosen = [not wanted or name in wanted for name in value(record, f"{kind}.iou")]
+    return counts["ids"].tolist(), counts[kind][:, chosen]
+
+
 def find(*roots: Path | str) -> list[Record]:
     """Load all records ROOT/DATASET/VARIANT/SEED.json, and SEED.WORDS.json of other protocols, lists or weights.
 
@@ -309,20 +321,34 @@ def of_one_processor(records: Sequence[Record]) -> list[Record]:
     return max(groups.values(), key=len, default=[])
 
 
-def pairing_key(record: Record) -> tuple[int, str, int | None]:
-    """Key for pairing runs: seed and, since sums in another order come out otherwise, processor and threads."""
-    return record["seed"], record["device"], record.get("threads")
+def pairing_key(record: Record) -> tuple[int, str, int | None, int]:
+    """Key for pairing runs: seed; processor and threads, since sums in another order come out otherwise; and the images
+    that a process computes at once, since losses count over these."""
+    optim = {"batch": 1, "accumulate": 1, **record["config"].get("optim", {})}
+    at_once = optim["batch"] // (optim["accumulate"] * record.get("processes", 1))
+    return record["seed"], record["device"], record.get("threads"), at_once
+
+
+def changed_settings(first: Record, second: Record) -> list[str]:
+    """List the settings in which two records of one variant differ, those aside that make no other variant."""
+    one, other = (settings.paths(record["config"]) for record in (first, second))
+    if all(one.get(path) == other.get(path) for path in (one.keys() | other.keys()) - set(NOT_IN_VARIANT)):
+        return []  # the usual case; otherwise one of them may be in the words of an earlier version
+    one, other = (settings.flatten(stored.from_dict(record["config"])) for record in (first, second))
+    return [path for path in one if one[path] != other[path] and path not in NOT_IN_VARIANT]
 
 
 def processors(records: Iterable[Record]) -> str:
     """Which seeds ran on which processor: "seeds 0, 1 on a CPU with 1 thread, seed 3 on another"."""
-    seeds: dict[tuple[str, int | None], set[int]] = {}
+    seeds: dict[tuple[str, int | None, int], set[int]] = {}
     for record in records:
         seed, *where = pairing_key(record)
         seeds.setdefault(tuple(where), set()).add(seed)
-    parts = []
-    for (device, threads), known in sorted(seeds.items(), key=lambda item: min(item[1])):
-        used = f" ({threads} thread{'s' * (threads > 1)})" if threads else ""
+    parts, several = [], len({at_once for *_, at_once in seeds}) > 1
+    for (device, threads, at_once), known in sorted(seeds.items(), key=lambda item: min(item[1])):
+        used = [f"{threads} thread{'s' * (threads > 1)}"] if threads else []
+        used += [f"{at_once} image{'s' * (at_once > 1)} at once"] * several
+        used = f" ({', '.join(used)})" if used else ""
         parts.append(f"seed{'s' * (len(known) > 1)} {', '.join(map(str, sorted(known)))} on {device}{used}")
     return "; ".join(parts)
 

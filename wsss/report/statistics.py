@@ -19,6 +19,10 @@ _ROUNDING = 1e-9
 """Differences below this come of floating point alone: records have four decimals."""
 
 
+_RARE = 0.05
+"""Share of bootstrap samples that may lack a class."""
+
+
 class Summary(NamedTuple):
     """A quantity over seeds; `sd` is the sample deviation, nan for one seed."""
 
@@ -109,8 +113,15 @@ def miou(counts: np.ndarray) -> float:
 
 
 def bootstrap_miou(counts: np.ndarray, n: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean IoU (percent) of counts (images, classes, 3), images redrawn."""
+    """95 % percentile interval of the mean IoU (percent) of counts (images, classes, 3), images redrawn.
+
+    Not numbers where a class of the truth is missing in more than _RARE of the samples, as one of two images is: their
+    means are over fewer classes than the mean that the interval is for, and lie apart from it.
+    """
     sums = np.tensordot(_redraws(len(counts), n, seed).astype(float), counts.astype(float), axes=1)
+    in_truth = sums[..., 0] + sums[..., 2] > 0
+    if (in_truth.mean(0)[in_truth.any(0)] < 1 - _RARE).any():
+        return math.nan, math.nan
     return _percentiles(_mean_iou(sums))
 
 
@@ -194,13 +205,15 @@ Pairs = tuple[tuple[Record, Record], ...]
 def summarise(runs: Sequence[Record], key: str) -> Summary:
     """Mean and sample deviation of one result over seeds.
 
-    Raises UserError if a seed occurs twice or the records differ in images, masks, protocol, processor, threads or,
-    where both know it, in any other of their data.
+    Raises UserError if a seed occurs twice or the records differ in images, masks, protocol, settings, processor,
+    threads, images at once or, where both know it, in their start weights or any other of their data.
     """
     if not runs:
         raise UserError(f"there is no record to take {key} from; run the preset first")
     _require_alike(runs, "do not average them")
     where = records.describe(runs[0])
+    if changed := sorted({path for run in runs[1:] for path in records.changed_settings(runs[0], run)}):
+        raise UserError(f"the seeds of {where} differ in settings ({', '.join(changed[:3])}); do not average them")
     if len({records.pairing_key(record)[1:] for record in runs}) > 1:
         raise UserError(f"the seeds of {where} ran on several processors; take a mean over one of them")
     if len({record["seed"] for record in runs}) != len(runs):
@@ -232,3 +245,6 @@ def _require_alike(runs: Sequence[Record], advice: str) -> None:
                 raise UserError(f"{pair} differ in {name}; {advice}")
         if differ := records.differences(records.data_of(record), records.data_of(runs[0])):
             raise UserError(f"{pair} differ in their data ({differ}); {advice}")
+        starts = {run["weights"]["sha256"] for run in (record, runs[0]) if "weights" in run}
+        if len(starts) > 1:
+            raise UserError(f"{pair} differ in their start weights; {advice}")

@@ -10,6 +10,8 @@ from wsss.report.records import Record
 
 ABSENT = "–"
 MISSING = "not run"
+UNPAIRED = "run, not paired"
+"""Cell of runs that have no partner of their seed on their processor."""
 NOT_MEASURED = "not measured"
 """Cell of a run that was made before the measure existed."""
 
@@ -26,7 +28,7 @@ class Table:
 
     def measured(self) -> bool:
         """Whether any cell beside the first column holds more than its absence."""
-        return any(set(row[1:]) - {ABSENT, MISSING, NOT_MEASURED} for row in self.rows)
+        return any(set(row[1:]) - {ABSENT, MISSING, UNPAIRED, NOT_MEASURED} for row in self.rows)
 
     def text(self) -> str:
         """Aligned columns for a terminal."""

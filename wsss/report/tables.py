@@ -1,5 +1,6 @@
 """Tables from records and data/published, nothing else: no number is typed here. No torch."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -118,9 +119,10 @@ def of_run(record: Record) -> Table:
             continue
         interval = records.value(record, f"{key}_interval") if records.has(record, f"{key}_interval") else None
         kind, _, last = key.partition(".")
-        if interval is None and last == "miou" and kind in (counts := records.load_counts(record)):
-            interval = bootstrap_miou(counts[kind])
-        bounds = f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else ABSENT
+        if last == "miou" and kind in (counts := records.load_counts(record)):
+            interval = bootstrap_miou(counts[kind])  # earlier records have it for classes of a single image, too
+        known = interval is not None and math.isfinite(interval[0])
+        bounds = f"{interval[0]:.1f} to {interval[1]:.1f}" if known else ABSENT
         rows.append((label, f"{records.value(record, key):.1f}", bounds))
     used, changed = record["protocol"], ", with uncommitted changes" if record["dirty"] else ""
     note = (

@@ -1,5 +1,6 @@
 """The verdict: whether a reader's own runs agree with the published ones, and what that can tell. No torch."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,10 @@ from wsss.report.statistics import bootstrap_miou, paired, paired_runs, predicti
 from wsss.report.table import ABSENT, Table
 
 _KEYS = (
-    ("segmentation mIoU", "segmentation.miou"),
-    ("CAM mIoU", "cam.miou"),
-    ("aux CAM mIoU", "aux_cam.miou"),
-    ("classification mAP", "classification.map"),
+    ("segmentation mIoU", "segmentation.miou_headline"),
+    ("CAM mIoU", "cam.miou_headline"),
+    ("aux CAM mIoU", "aux_cam.miou_headline"),
+    ("classification mAP", "classification.map_headline"),
 )
 _SMOKE = frozenset(name for name, known in DATASETS.items() if known.smoke)
 """Data sets of smoke tests: their runs show that a path works, and their numbers are no results."""
@@ -22,17 +23,19 @@ _SMOKE = frozenset(name for name, known in DATASETS.items() if known.smoke)
 def interval(peers: Sequence[tuple[Record, ...]], key: str) -> tuple[float, float] | None:
     """Interval where one further run's result should fall, or a further pair's difference (see `table`).
 
-    `peers` are published records, each in a tuple of its own, or pairs of them. None if a single one without counts is
-    all there is.
+    `peers` are published records, each in a tuple of its own, or pairs of them. None if all there is is a single one
+    without counts, or with classes of very few images.
     """
     kind, single = key.partition(".")[0], None
-    counts = [records.load_counts(record) for record in peers[0]]
-    if all(kind in of_run for of_run in counts):
-        if len(counts) == 1:
-            single = bootstrap_miou(counts[0][kind])
+    counts = [records.headline_counts(record, kind) for record in peers[0]]
+    if all(counts):
+        ids, of_images = zip(*counts, strict=True)
+        if len(of_images) == 1:
+            single = bootstrap_miou(of_images[0])
         else:
-            test = paired(*(c[kind][None] for c in counts), tuple(c["ids"].tolist() for c in counts))
+            test = paired(*(of_image[None] for of_image in of_images), ids)
             single = test.low, test.high
+        single = single if math.isfinite(single[0]) else None
     numbers = [_number(runs, key) for runs in peers]
     if len(numbers) == 1:
         return single
@@ -104,11 +107,12 @@ def reach(published: Sequence[Record], dataset: str, variant: str) -> str:
                 outside.append(other)
                 break
     base = f"{variant}-base"
-    among = f", {base} among them," * (base in others and base not in outside)
+    alike = base in others and base not in outside
     return (
         f"These intervals can exclude a broken run: one without its decoder or with a broken CAM. Of the {len(others)} "
         f"other published variants of {dataset} they exclude {', '.join(outside) or 'none'}; the other "
-        f"{len(others) - len(outside)}{among} could pass as well: they cannot tell the modules from the base."
+        f"{len(others) - len(outside)}{f', {base} among them,' * alike} could pass as well"
+        f"{': they cannot tell the modules from the base' * alike}."
     )
 
 

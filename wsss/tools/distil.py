@@ -5,6 +5,7 @@ student's folder: class scores of the tokens of both layers, probabilities of th
 The student sees training views as in any run. Each of its tokens learns the teacher's values at that place.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ class Distil:
     """Steps of the student; None: the preset's."""
 
     def __call__(self) -> str:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise UserError("a student is trained by one process; start it without torchrun")
         opened = runs.open_run(self.run, data_root=self.data_root)
         if opened.config.data.supervision == "masks":
             raise UserError(f"{opened.folder} has learnt from masks; a student of it would be fully supervised, too")
@@ -119,7 +122,7 @@ def _teacher_maps(teacher: SegmentationModel, photograph: Tensor, label: Tensor)
     maps = dict(zip(_MAPS, _token_maps(teacher, output), strict=True))
     maps["segmentation"] = maps["segmentation"].softmax(1)
     taught = {name: (value[0] + value[1].flip(2)) / 2 for name, value in maps.items()}
-    allowed = torch.cat([torch.ones(1), label])[:, None, None]
+    allowed = torch.cat([label.new_ones(1), label])[:, None, None]
     taught["segmentation"] = F.normalize(taught["segmentation"] * allowed, p=1, dim=0)
     return taught
 

@@ -111,6 +111,8 @@ class _Pretrainer(nn.Module):
 
 def _pretrain(config: Pretrain) -> dict[str, Any]:
     """Pretrain, write the weights and their record; returns the record. Raises UserError."""
+    if config.output.exists():
+        raise UserError(f"{config.output} exists; choose another --output, or move it away")
     try:  # rather now than after the training
         config.output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
