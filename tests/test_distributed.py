@@ -41,6 +41,20 @@ def test_two_processes_equal_one_that_accumulates(pair, own, tmp_path):
     assert_same_weights(tmp_path, pair)
 
 
+@pytest.mark.slow
+def test_two_processes_train_without_the_contrast_head(own, tmp_path):
+    """Of a base without class contrast, whose other terms join at once, the head has no gradient in any step."""
+    zero = (
+        "--class_contrast.weight",
+        "--msc.patch_weight",
+        "--schedule.contrast_start",
+        "--schedule.segmentation_start",
+    )
+    words = tiny(own, tmp_path, *EXACT, *(word for name in zero for word in (name, "0")))
+    done = process(*words, processes=2)
+    assert done.returncode == 0, done.stderr
+
+
 def assert_same_weights(*outputs: Path) -> None:
     """Up to rounding, after the last of four steps."""
     one, two = (load_file(folder(output) / "step-00000004.safetensors") for output in outputs)

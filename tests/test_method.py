@@ -299,6 +299,12 @@ def test_token_affinity_equals_the_slow_loop(seed, start, stop):
     np.testing.assert_array_equal(method.token_labels(targets, (4, 4), config), labels)
 
 
+def test_alignment_whose_terms_weigh_nothing_has_no_term():
+    config = tiny(csa__intensity=0.0, csa__structure=0.0)
+    *_, terms = step(config, training_batch(config))
+    assert not [name for name in terms if name.startswith(("intensity", "structure"))]
+
+
 def test_D15_cam_of_a_step_sees_the_photograph_only():
     """Fixed: within the box each present class reaches its maximum; predecessor: the padding may hold it."""
     for padding in (True, False):

@@ -206,9 +206,10 @@ def headline_counts(record: Record, kind: str) -> tuple[list[str], np.ndarray] |
     counts = load_counts(record)
     if kind not in counts:
         return None
-    wanted = record["config"].get("data", {}).get("headline")
-    chosen = [not wanted or name in wanted for name in value(record, f"{kind}.iou")]
-    return counts["ids"].tolist(), counts[kind][:, chosen]
+    wanted, of_images = record["config"].get("data", {}).get("headline"), counts[kind]
+    if wanted:
+        of_images = of_images[:, [name in wanted for name in value(record, f"{kind}.iou")]]
+    return counts["ids"].tolist(), of_images
 
 
 def find(*roots: Path | str) -> list[Record]:

@@ -111,12 +111,12 @@ def _merge_table(benches: Sequence[_Bench]) -> Table:
             whole = measured["whole_core_seconds"]
             for least, merged in measured["merge"].items():
                 seconds, kept = merged["core_seconds"], f"{merged['classes_kept']:.1f}"
-                equal = (f"{merged[key]:.4f}" for key in ("equal", "equal_in_worst"))
+                equal = (f"{merged[key]:.5f}" for key in ("equal", "equal_in_worst"))
                 rows.append((classes, least, *equal, kept, f"{whole:.2f}", f"{seconds:.2f}", f"{whole / seconds:.1f}"))
         scales, plural = ", ".join(f"{scale:g}" for scale in bench["scales"]), "s" * (bench["threads"] > 1)
         notes.append(
-            f"{bench['photographs']} photographs of {bench['data']} {bench['split']}, the model {bench['model']}, "
-            f"scale {scales}, on {bench['device']}, {bench['threads']} thread{plural}."
+            f"{bench['photographs']} photographs of {bench.get('note', bench['data'])}, {bench['split']}, the model "
+            f"{bench['model']}, scale {scales}, on {bench['device']}, {bench['threads']} thread{plural}."
         )
     columns = ("classes", "merged below", "pixels of equal label, %", "in the worst photograph, %", "classes kept")
     columns += ("whole CRF, core s", "merged, core s", "ratio")
