@@ -73,7 +73,9 @@ def test_a_record_names_every_place_that_its_run_was_trained_on(own, tmp_path, m
 def test_a_loader_process_leaves_a_stop_to_its_parent(own):
     """torchrun and SLURM send SIGTERM to whole groups, and the parent still has its checkpoint to write."""
     split, before = datasets.Split(own, "train"), set(psutil.Process().children())
-    batches = datasets.training_batches(split, presets.get("smoke", **{"data.workers": 1, "optim.batch": 2}), 0)
+    batches = datasets.training_batches(
+        split, presets.get("smoke", **{"data.workers": 1, "optim.batch": 2, "optim.steps": 9}), 0
+    )
     first = next(batches)
     loader = next(iter(set(psutil.Process().children()) - before))
     subprocess.run(["kill", "-TERM", str(loader.pid)], check=True)
