@@ -1,15 +1,17 @@
-"""Commit, device, versions and date of a number, for its record. No torch."""
+"""Commit, device, versions and date of a number, for its record, and the places a run was trained on. No torch."""
 
 import contextlib
 import datetime
 import os
 import platform
 import subprocess
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import wsss
+from wsss.paths import note
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -28,6 +30,41 @@ def stamp() -> dict[str, Any]:
         "versions": versions,
         "date": datetime.date.today().isoformat(),
     }
+
+
+Place = dict[str, Any]
+"""Device, threads, commit and whether files differed from it, of a process that trained a run."""
+
+
+def arrive(places: Sequence[Place], stamp: Mapping[str, Any], threads: int, run: Path) -> list[Place]:
+    """Return a run's places with the present one; a line on stderr where it was begun elsewhere: its bits differ."""
+    here = {name: stamp[name] for name in ("device", "commit", "dirty")} | {"threads": threads}
+    if places and places[-1] != here:
+        was, now = (f"{_named(place)}, commit {place['commit']}" for place in (places[-1], here))
+        note(f"note: {run} was trained on {was}, and goes on on {now}; its record names both")
+    return [*places, *([] if here in places[-1:] else [here])]
+
+
+def made_on(places: Sequence[Place]) -> dict[str, Any]:
+    """Device, threads, commit and dirty of a record, where there were several all of them; nothing of none."""
+    threads = {place["threads"] for place in places}
+    alike = len(threads) == 1
+    devices = (place["device"] if alike else _named(place) for place in places)
+    fields = {
+        "device": _joined(devices),
+        "threads": threads.pop() if alike else None,
+        "commit": _joined(place["commit"] for place in places),
+        "dirty": any(place["dirty"] for place in places),
+    }
+    return fields if places else {}
+
+
+def _named(place: Place) -> str:
+    return f"{place['device']} with {place['threads']} thread{'s' * (place['threads'] > 1)}"
+
+
+def _joined(names: Iterable[str]) -> str:
+    return ", then ".join(dict.fromkeys(names))
 
 
 def _git_state() -> tuple[str, bool]:

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from wsss import (
     method,
     optim,
     process,
+    provenance,
     schedule,
     stored,
     tally,
@@ -32,7 +33,7 @@ from wsss.config import Config
 from wsss.data import identity, sets
 from wsss.data.voc import Split
 from wsss.model import SegmentationModel, build
-from wsss.paths import UserError, note, project_root, write_json
+from wsss.paths import UserError, project_root, write_json
 from wsss.process import Interrupted, stop_signals
 from wsss.report import records
 
@@ -73,14 +74,6 @@ def run_folder(config: Config, root: Path) -> Path:
     return stored.run_folder(output / sets.name_of(config.data, root), config.variant, config.seed)
 
 
-def _place(made_on: dict[str, Any]) -> str:
-    return f"{made_on['device']} with {made_on['threads']} thread{'s' * (made_on['threads'] > 1)}"
-
-
-def _joined(words: Iterable[str]) -> str:
-    return ", then ".join(dict.fromkeys(words))
-
-
 class Trainer:
     """State of a run: model, optimizer, step. `fit` trains to the end or until interrupted."""
 
@@ -103,8 +96,7 @@ class Trainer:
         parts = (self.model.trunk_parameters(), self.model.head_parameters(), self.model.decoder.parameters())
         self.optimizer = optim.build(*parts, config.optim)
         self.main, self.stamp = distributed.rank() == 0, evaluate.stamp()
-        self.places: list[dict[str, Any]] = []
-        """Device, threads, commit and whether files differed from it, of every process that trained, in order."""
+        self.places: list[provenance.Place] = []  # where the run was trained, in order
         datasets.TrainSampler(
             len(train), config, 0
         )  # refuses a batch that cannot be shared, before anything is written
@@ -112,7 +104,8 @@ class Trainer:
         step = checkpoint.latest(folder)
         if step is not None:
             self._restore(step)
-        self._arrive()
+        if self.step < self.last:
+            self.places = provenance.arrive(self.places, self.stamp, torch.get_num_threads(), folder)
         if self.main:
             write_json(folder / "config.json", configuration.to_dict(config))
             self._start_log()
@@ -121,29 +114,6 @@ class Trainer:
     def build(self, classes: int) -> SegmentationModel:
         """Build the network before its first step."""
         return build(self.config, classes)
-
-    def _arrive(self) -> None:
-        """Note where this process trains; a line on stderr where the run was begun elsewhere: its bits then differ."""
-        here = {name: self.stamp[name] for name in ("device", "commit", "dirty")} | {"threads": torch.get_num_threads()}
-        if self.step == self.last or here in self.places[-1:]:
-            return
-        if self.places:
-            was, now = (f"{_place(x)}, commit {x['commit']}" for x in (self.places[-1], here))
-            note(f"note: {self.folder} was trained on {was}, and goes on on {now}; its record names both")
-        self.places.append(here)
-
-    def _made_on(self) -> dict[str, Any]:
-        """Device, threads, commit and dirty of the record: where there were several, all of them."""
-        threads = {place["threads"] for place in self.places}
-        if not threads:  # the state is of an earlier version, and only the evaluation was left
-            return {}
-        alike = len(threads) == 1
-        return {
-            "device": _joined(place["device"] if alike else _place(place) for place in self.places),
-            "threads": threads.pop() if alike else None,
-            "commit": _joined(place["commit"] for place in self.places),
-            "dirty": any(place["dirty"] for place in self.places),
-        }
 
     def fit(self) -> None:
         """Train to the last step; SIGTERM and Ctrl-C save and raise Interrupted. Raises UserError at a loss that is
@@ -327,7 +297,7 @@ class Trainer:
         """Evaluate the last weights and write the record, with its data and what the validations found; they are the
         best where no validation found better ones."""
         path, seconds = self.folder.with_suffix(".json"), {"train": round(self.seconds, 1)}
-        origin = self.stamp | self._made_on() | {"seconds": seconds}
+        origin = self.stamp | provenance.made_on(self.places) | {"seconds": seconds}
         origin |= {"data": data, **self._left_out(), **self.origin}
         origin["validations"] = self.log.validations(self.step) if self.main else []
         record = evaluate.write_record(self.model, self.val_split, self.config, self.device, path, origin)

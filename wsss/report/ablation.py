@@ -12,6 +12,7 @@ from wsss.report.experiments import Experiment
 from wsss.report.records import Record
 from wsss.report.statistics import (
     Pairs,
+    headline_counts,
     holm,
     interval_text,
     mean_text,
@@ -212,7 +213,7 @@ def cell(runs: Sequence[Record], key: str) -> str:
 
 def _over_images(line: Difference) -> float | None:
     """p of swapping the results of images, see `statistics.paired`; None where counts by image are missing."""
-    counts = [[records.headline_counts(record, line.kind) for record in pair] for pair in line.pairs]
+    counts = [[headline_counts(record, line.kind) for record in pair] for pair in line.pairs]
     if not line.primary or not all(known for pair in counts for known in pair):
         return None
     sides = [np.stack([of_image for _, of_image in side]) for side in zip(*counts, strict=True)]

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from wsss import paths, settings, stored
+from wsss import paths, stored
 from wsss.paths import UserError
-from wsss.presets import NOT_IN_VARIANT
 from wsss.registry import BENCHMARKS, DATASETS
 
 SCHEMA = 1
@@ -200,18 +199,6 @@ def load_counts(record: Record) -> dict[str, np.ndarray]:
         raise UserError(f"the counts {path} cannot be read ({error}); evaluate the run again") from error
 
 
-def headline_counts(record: Record, kind: str) -> tuple[list[str], np.ndarray] | None:
-    """Ids, and per-image counts (images, classes, 3) of the headline classes, of one kind of labels; None where there
-    are none beside the record."""
-    counts = load_counts(record)
-    if kind not in counts:
-        return None
-    wanted, of_images = record["config"].get("data", {}).get("headline"), counts[kind]
-    if wanted:
-        of_images = of_images[:, [name in wanted for name in value(record, f"{kind}.iou")]]
-    return counts["ids"].tolist(), of_images
-
-
 def find(*roots: Path | str) -> list[Record]:
     """Load all records ROOT/DATASET/VARIANT/SEED.json, and SEED.WORDS.json of other protocols, lists or weights.
 
@@ -328,15 +315,6 @@ def pairing_key(record: Record) -> tuple[int, str, int | None, int]:
     optim = {"batch": 1, "accumulate": 1, **record["config"].get("optim", {})}
     at_once = optim["batch"] // (optim["accumulate"] * record.get("processes", 1))
     return record["seed"], record["device"], record.get("threads"), at_once
-
-
-def changed_settings(first: Record, second: Record) -> list[str]:
-    """List the settings in which two records of one variant differ, those aside that make no other variant."""
-    one, other = (settings.paths(record["config"]) for record in (first, second))
-    if all(one.get(path) == other.get(path) for path in (one.keys() | other.keys()) - set(NOT_IN_VARIANT)):
-        return []  # the usual case; otherwise one of them may be in the words of an earlier version
-    one, other = (settings.flatten(stored.from_dict(record["config"])) for record in (first, second))
-    return [path for path in one if one[path] != other[path] and path not in NOT_IN_VARIANT]
 
 
 def processors(records: Iterable[Record]) -> str:

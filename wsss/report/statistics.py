@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtr, stdtrit  # Student's t and its quantile, without all of scipy.stats
 
+from wsss import settings, stored
 from wsss.paths import UserError
+from wsss.presets import NOT_IN_VARIANT
 from wsss.report import records
 from wsss.report.records import Record
 from wsss.report.table import ABSENT
@@ -202,6 +204,18 @@ def interval_text(test: OverSeeds) -> str:
 Pairs = tuple[tuple[Record, Record], ...]
 
 
+def headline_counts(record: Record, kind: str) -> tuple[list[str], np.ndarray] | None:
+    """Ids, and per-image counts (images, classes, 3) of the headline classes, of one kind of labels; None where there
+    are none beside the record."""
+    counts = records.load_counts(record)
+    if kind not in counts:
+        return None
+    wanted, of_images = record["config"].get("data", {}).get("headline"), counts[kind]
+    if wanted:
+        of_images = of_images[:, [name in wanted for name in records.value(record, f"{kind}.iou")]]
+    return counts["ids"].tolist(), of_images
+
+
 def summarise(runs: Sequence[Record], key: str) -> Summary:
     """Mean and sample deviation of one result over seeds.
 
@@ -212,7 +226,7 @@ def summarise(runs: Sequence[Record], key: str) -> Summary:
         raise UserError(f"there is no record to take {key} from; run the preset first")
     _require_alike(runs, "do not average them")
     where = records.describe(runs[0])
-    if changed := sorted({path for run in runs[1:] for path in records.changed_settings(runs[0], run)}):
+    if changed := sorted({path for run in runs[1:] for path in _changed_settings(runs[0], run)}):
         raise UserError(f"the seeds of {where} differ in settings ({', '.join(changed[:3])}); do not average them")
     if len({records.pairing_key(record)[1:] for record in runs}) > 1:
         raise UserError(f"the seeds of {where} ran on several processors; take a mean over one of them")
@@ -234,6 +248,15 @@ def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) ->
     shown = [record | {"protocol": {**record["protocol"], "plain_squash": False}} for pair in pairs for record in pair]
     _require_alike(shown, "train both on one set of data, and evaluate them alike")
     return tuple(pairs)
+
+
+def _changed_settings(first: Record, second: Record) -> list[str]:
+    """List the settings in which two records of one variant differ, those aside that make no other variant."""
+    before, after = (settings.paths(record["config"]) for record in (first, second))
+    if all(before.get(path) == after.get(path) for path in (before.keys() | after.keys()) - set(NOT_IN_VARIANT)):
+        return []  # the usual case; otherwise one of them may be in the words of an earlier version
+    before, after = (settings.flatten(stored.from_dict(record["config"])) for record in (first, second))
+    return [path for path in before if before[path] != after[path] and path not in NOT_IN_VARIANT]
 
 
 def _require_alike(runs: Sequence[Record], advice: str) -> None:

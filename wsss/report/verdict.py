@@ -7,7 +7,7 @@ from typing import Any
 from wsss.registry import DATASETS
 from wsss.report import records
 from wsss.report.records import Record
-from wsss.report.statistics import bootstrap_miou, paired, paired_runs, prediction_interval, signed
+from wsss.report.statistics import bootstrap_miou, headline_counts, paired, paired_runs, prediction_interval, signed
 from wsss.report.table import ABSENT, Table
 
 _KEYS = (
@@ -27,7 +27,7 @@ def interval(peers: Sequence[tuple[Record, ...]], key: str) -> tuple[float, floa
     without counts, or with classes of very few images.
     """
     kind, single = key.partition(".")[0], None
-    counts = [records.headline_counts(record, kind) for record in peers[0]]
+    counts = [headline_counts(record, kind) for record in peers[0]]
     if all(counts):
         ids, of_images = zip(*counts, strict=True)
         if len(of_images) == 1:
