@@ -290,7 +290,7 @@ class Explorer {
     await this.more();
     if (this.data.more) return;
     const last = this.data.images[0].variants.length - 1;
-    this.choose({ image: this.scene.own ? 0 : this.at("image"), view: "segmentation", variant: last - 1, beside: `model ${last}` });
+    this.choose({ image: this.scene.own ? 0 : this.at("image"), view: "segmentation", label: -1, variant: last - 1, beside: `model ${last}` });
     this.find("[data-key=beside]").focus();
   }
 
@@ -459,7 +459,7 @@ class Explorer {
     const borders = (differ) => each((i, x, y) => { if ((x < width - 1 && differ(i, i + 1)) || (y < height - 1 && differ(i, i + width))) blend(i, 255, 255, 255, 1); });
     if (key === "cam") {
       const place = this.scene.variants[variant].shown.indexOf(this.at("label")), threshold = this.at("threshold");
-      if (place < 0) return ": this model does not hold it for probable, and its map is not kept";
+      if (place < 0) return ": not among the most probable classes of this model, so its map is not kept";
       const plane = this.plane(variant, layer, place);
       each((i) => heat(i, plane[i]));
       borders((i, j) => plane[i] > threshold !== plane[j] > threshold);
