@@ -9,7 +9,6 @@ from builders import UNDECOUPLED, forward, tiny, training_batch
 
 from wsss import model, schedule
 from wsss.encoder import build_encoder
-from wsss.inference import protocols
 from wsss.presets import PRESETS
 from wsss.registry import DATASETS
 from wsss.report import cost_tables, costs
@@ -25,8 +24,7 @@ SMALL = costs.Vit(24, 3, 8, 4)
 """The ViT of `builders.tiny`."""
 
 
-def test_constants_are_those_of_the_parts_that_need_torch():
-    assert cost_tables.SCALES == protocols.SCALES
+def test_the_sizes_of_the_backbones_are_timms():
     for backbone, size in costs.VITS.items():
         assert backbone in {PRESETS[name].model.backbone.partition(".")[0] for name in ("voc", "voc-deit")}
         with torch.device("meta"):

@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import torch.nn.functional as F
 from builders import noise, tiny
 from PIL import Image
 
-from wsss.inference import protocols
+from wsss import protocols
+from wsss.inference import multi_scale
 from wsss.inference.crf import dense_crf
 from wsss.model import build
 from wsss.paths import UserError
@@ -31,6 +34,11 @@ def network(model):
 
 def image(size: tuple[int, int], seed: int = 0) -> torch.Tensor:
     return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def squashing(protocol: protocols.Protocol, size: int) -> protocols.Protocol:
+    """A protocol of smaller squares, if it squashes."""
+    return replace(protocol, size=protocol.size and size)
 
 
 def slowly(model, photo: torch.Tensor, size: tuple[int, int], kind: str, scales, flip: bool) -> np.ndarray:
@@ -55,10 +63,10 @@ def slowly(model, photo: torch.Tensor, size: tuple[int, int], kind: str, scales,
 @pytest.mark.parametrize("scales", [(1.0, 1.25, 1.5), (0.75,)], ids=["three", "one"])
 @pytest.mark.parametrize("kind", ["voc", "coco"])
 def test_equals_the_slow_restatement(model, kind, scales, flip):
-    asked = protocols.protocol(kind, 40, scales, flip=flip)
+    asked = squashing(protocols.get(kind, scales, flip=flip), 40)
     for size in SIZES:
         photo = image((40, 40) if kind == "coco" else size)
-        (got,) = protocols.scores(network(model), photo, [size], asked, PATCH)
+        (got,) = multi_scale.scores(network(model), photo, [size], asked, PATCH)
         expected = slowly(model, photo, size, kind, scales, flip)
         assert got.shape == (3, *size) and got.dtype == torch.float32
         np.testing.assert_allclose(got.numpy(), expected, atol=2e-5 * np.abs(expected).max())
@@ -67,11 +75,11 @@ def test_equals_the_slow_restatement(model, kind, scales, flip):
 @pytest.mark.parametrize("kind", ["voc", "coco"])
 def test_a_batch_equals_its_images(model, kind):
     """Squashed photographs go in one batch whatever their own sizes are."""
-    asked, sizes = protocols.protocol(kind, 40), [(40, 40)] * 3 if kind == "voc" else SIZES
+    asked, sizes = squashing(protocols.get(kind), 40), [(40, 40)] * 3 if kind == "voc" else SIZES
     photos = [image((40, 40), seed) for seed in range(3)]
-    together = protocols.scores(network(model), torch.cat(photos), sizes, asked, PATCH)
+    together = multi_scale.scores(network(model), torch.cat(photos), sizes, asked, PATCH)
     for photo, size, got in zip(photos, sizes, together, strict=True):
-        (alone,) = protocols.scores(network(model), photo, [size], asked, PATCH)
+        (alone,) = multi_scale.scores(network(model), photo, [size], asked, PATCH)
         torch.testing.assert_close(got, alone, atol=1e-5, rtol=1e-5)
 
 
@@ -80,16 +88,16 @@ def test_scores_stay_float32_under_bfloat16(model):
         with torch.autocast("cpu", torch.bfloat16):
             return model(x).segmentation
 
-    (got,) = protocols.scores(half, image((40, 48)), [(40, 48)], protocols.protocol("voc"), PATCH)
+    (got,) = multi_scale.scores(half, image((40, 48)), [(40, 48)], protocols.get("voc"), PATCH)
     assert got.dtype == torch.float32
-    (exact,) = protocols.scores(network(model), image((40, 48)), [(40, 48)], protocols.protocol("voc"), PATCH)
+    (exact,) = multi_scale.scores(network(model), image((40, 48)), [(40, 48)], protocols.get("voc"), PATCH)
     assert 0 < (got - exact).abs().max() < 0.05 * exact.abs().max()
 
 
 @pytest.mark.parametrize(("kind", "size"), [("voc", (3, 31, 57)), ("coco", (3, 32, 32))])
 def test_what_the_network_sees(kind, size):
     photograph = Image.fromarray(np.full((31, 57), 200, np.uint8)).convert("RGB")
-    seen = protocols.pixels(photograph, protocols.protocol(kind, 32))
+    seen = multi_scale.pixels(photograph, squashing(protocols.get(kind), 32))
     assert seen.shape == size
     assert (seen == 200).all() and seen.dtype == torch.uint8
 
@@ -100,12 +108,26 @@ def test_the_protocols_are_the_papers():
     shared = {"scales": [1, 1.25, 1.5], "flip": True, "crf": crf}
     voc = {"kind": "voc", "size": "native", "over_flip": "sum", "over_scales": "max", **shared}
     coco = {"kind": "coco", "size": 448, "over_flip": "max", "over_scales": "sum", **shared}
-    assert protocols.protocol("voc").numbers() == voc == json.loads(json.dumps(voc))
-    assert protocols.protocol("coco").numbers() == coco
-    assert protocols.protocol("coco", 64, crf=False).numbers() == coco | {"size": 64, "crf": None}
-    assert protocols.protocol("voc", longest=64).numbers() == voc | {"longest": 64}
-    assert protocols.protocol("voc").changes() == []
-    assert protocols.protocol("voc", scales=(1.0, 1.5), flip=False).changes() == ["s1+1.5", "noflip"]
+    assert protocols.get("voc").numbers() == voc == json.loads(json.dumps(voc))
+    assert protocols.get("coco").numbers() == coco
+    assert protocols.get("coco", crf=False).numbers() == coco | {"crf": None}
+    assert protocols.get("voc", longest=64).numbers() == voc | {"longest": 64}
+
+
+NAMES = [
+    ({}, "voc-crf", "final"),
+    ({"crf": False}, "voc", "final-without-crf"),
+    ({"scales": (1.0, 1.5), "flip": False}, "voc-crf-s1+1.5-noflip", "final-s1+1.5-noflip"),
+    ({"merge": 0.05, "longest": 64}, "voc-crf-merge0.05-longest64", "final-merge0.05-longest64"),
+]
+
+
+@pytest.mark.parametrize(("changes", "stem", "name"), NAMES)
+def test_files_and_records_are_called_after_what_departs(changes, stem, name):
+    protocol = protocols.get("voc", **changes)
+    assert (protocol.stem(), protocol.name(usual="voc")) == (stem, name)
+    assert protocol.stem("best") == re.sub("^voc(-crf)?", r"\g<0>-best", stem)
+    assert protocol.name(usual="coco") == name.replace("final", "final-voc")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +143,7 @@ def test_the_protocols_are_the_papers():
 )
 def test_refuses(options, says):
     with pytest.raises(UserError, match="(?s)" + says.replace("?", r"\?")):
-        protocols.protocol(**options)
+        protocols.get(**options)
 
 
 # Dense CRF: what it does to clean and to noisy probabilities, what it refuses.

@@ -27,10 +27,11 @@ from running import (
     write_photo,
 )
 
+from wsss import protocols
 from wsss.cli import main
 from wsss.data import pool, voc
 from wsss.data.pictures import VOC_PALETTE, write_mask
-from wsss.inference import predictions, protocols, runs
+from wsss.inference import multi_scale, predictions, runs
 from wsss.inference.predictions import Job
 from wsss.paths import UserError
 from wsss.report import records
@@ -186,9 +187,9 @@ def test_the_crf_refines_probabilities_of_the_whole_photograph(done, own, monkey
     photograph = Image.open(own / "JPEGImages/val_2.jpg").convert("RGB")
     np.testing.assert_array_equal(image, np.asarray(photograph))
     model = runs.open_run(done).model(2, torch.device("cpu"))
-    asked = protocols.protocol("voc")
-    seen_by_network = model.normalise(protocols.pixels(photograph, asked)[None])
-    (logits,) = protocols.scores(lambda x: model(x).segmentation, seen_by_network, [(57, 31)], asked, model.patch)
+    asked = protocols.get("voc")
+    seen_by_network = model.normalise(multi_scale.pixels(photograph, asked)[None])
+    (logits,) = multi_scale.scores(lambda x: model(x).segmentation, seen_by_network, [(57, 31)], asked, model.patch)
     np.testing.assert_allclose(probability, logits.softmax(0), atol=1e-5)
     with Image.open(done / "predictions/voc-crf-val/val_2.png") as picture:
         np.testing.assert_array_equal(np.array(picture), probability[::-1].argmax(0))
@@ -196,13 +197,13 @@ def test_the_crf_refines_probabilities_of_the_whole_photograph(done, own, monkey
 
 def test_images_of_one_size_share_a_batch_wherever_they_stand_in_the_list(done, own, monkeypatch):
     """Sizes in turns, one photograph of 48 x 40 after every other one: three of them go through the network at once."""
-    seen, scores = [], protocols.scores
+    seen, scores = [], multi_scale.scores
 
     def watched(network, image, *rest):
         seen.append(tuple(image.shape))
         return scores(network, image, *rest)
 
-    monkeypatch.setattr(protocols, "scores", watched)
+    monkeypatch.setattr(multi_scale, "scores", watched)
     words = ("evaluate", done, "--protocol", "voc", "--crf", "False", "--scales", 1, "--flip", "False")
     listed = own / "ImageSets/Segmentation/turns.txt"
     listed.write_text("val_0\nval_2\ntrain_0\nval_3\nval_1\n")

@@ -11,7 +11,6 @@ from test_records import record
 
 from wsss import cli, presets
 from wsss.command import parse
-from wsss.inference import runs
 from wsss.paths import UserError
 from wsss.report import ablation, experiments, records
 from wsss.report.experiments import EXPERIMENTS
@@ -40,15 +39,6 @@ def test_a_change_that_the_preset_has_is_the_preset():
     assert rows["K = 4"].variant == "mini" and rows["K = 4"].arguments(0) == ["mini", "--seed", "0"]
     assert rows["K = 8"].variant == "mini+msc.subspaces=8+msc.dimension=8"
     assert "mini-steps" not in EXPERIMENTS, "mini contrasts no class tokens"
-
-
-FINALS = [final for scale in experiments.FINALS.values() for final in scale]
-
-
-@pytest.mark.parametrize("final", FINALS)
-def test_a_final_evaluation_is_called_as_its_record(final):
-    asked = runs.protocols.protocol(final.protocol, 448, final.scales, crf=final.crf)
-    assert final.stem == runs._label(runs.Request(Path("x"), protocol=final.protocol), asked, val="")
 
 
 def asked(tmp_path, *words):

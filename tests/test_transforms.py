@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsss import datasets, transforms
+from wsss import datasets, protocols, transforms
 from wsss.config import Augment, Compat
 from wsss.datasets import Split, TrainingViews, collate
-from wsss.inference import protocols
+from wsss.inference import multi_scale
 from wsss.presets import get
 
 AUGMENT = Augment(crop=32, local_size=16)
@@ -193,6 +193,6 @@ def test_D18_the_switch_reaches_both_evaluations(mini_root, plain):
     sample = datasets.sample(Split(mini_root, "val"), 0, 32, plain)
     photograph = Image.fromarray(sample.pixels)
     assert torch.equal(sample.image, transforms.resize_square(photograph, 32, plain))
-    coco = replace(protocols.protocol("coco", 32), plain_squash=plain)
-    assert torch.equal(protocols.pixels(photograph, coco), sample.image)
+    coco = replace(protocols.get("coco"), size=32, plain_squash=plain)
+    assert torch.equal(multi_scale.pixels(photograph, coco), sample.image)
     assert coco.numbers().get("plain_squash", False) == plain

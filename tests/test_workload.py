@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from running import Photo, command, environment, folder, own_set, redraw, run, tiny, write_photo
 
-from wsss import model
+from wsss import model, protocols
 from wsss.data import pictures, voc
 from wsss.data.pictures import read_mask
-from wsss.inference import predict, protocols, runs, workload
+from wsss.inference import multi_scale, predict, runs, workload
 from wsss.inference.workload import Plan
 from wsss.report import records
 
@@ -43,17 +43,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan(*sizes: tuple[int, int], workers: int = 0, **protocol: object) -> Plan:
     """Photographs of these sizes, 21 classes, a ViT-Ti of patches of 16."""
     names = [f"photo_{number}" for number in range(len(sizes))]
-    return Plan(names, sizes, protocols.protocol("voc", **protocol), 21, 16, 192, 1, workers, 1)
+    return Plan(names, sizes, protocols.get("voc", **protocol), 21, 16, 192, 1, workers, 1)
 
 
 def shard_of(place: Path, save: Path) -> predict.Shard:
     images = voc.Split(place.parents[3] / "own", "val", None, labels=False)
     net = runs.open_run(place).model(2, torch.device("cpu"))
-    return predict.Shard(net, images, range(3), protocols.protocol("voc"), save / "png", torch.device("cpu"), False, 1)
+    return predict.Shard(net, images, range(3), protocols.get("voc"), save / "png", torch.device("cpu"), False, 1)
 
 
 def test_size_tokens_time_and_memory_are_said_before_anything_is_predicted(made, tmp_path, capsys, monkeypatch):
-    real = protocols.scores
+    real = multi_scale.scores
 
     def scores(*words: object) -> object:
         said = capsys.readouterr().err
@@ -62,7 +62,7 @@ def test_size_tokens_time_and_memory_are_said_before_anything_is_predicted(made,
         return real(*words)
 
     seen: list[str] = []
-    monkeypatch.setattr(protocols, "scores", scores)
+    monkeypatch.setattr(multi_scale, "scores", scores)
     assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 0
     largest = "val_1, has 300 x 200 pixels (2,072 tokens at scale 1.5)"  # 450 x 300 pixels are 56 x 37 patches of 8
     assert f"3 photographs, the largest, {largest}; about a minute" in seen[0]
@@ -98,19 +98,19 @@ def test_expected_seconds_are_those_of_a_network_that_takes_known_ones(made, tmp
 
 PEAK = """
 import os, numpy as np, psutil, torch
-from wsss import model, presets, process
-from wsss.inference import protocols
+from wsss import model, presets, process, protocols
+from wsss.inference import multi_scale
 from wsss.inference.crf import dense_crf
 from wsss.tools.machine import photograph, resident_mb
 torch.set_num_threads(1)
 process.keep_freed()
 peak = lambda: int(1e6 * resident_mb(psutil.Process(), peak=True))
 config = presets.get("voc", **{"model.backbone": "vit_tiny_patch16_224", "model.pretrained": False, "model.depth": 3})
-net, asked = model.build(config, 20).eval(), protocols.protocol("voc")
+net, asked = model.build(config, 20).eval(), protocols.get("voc")
 pixels, probability = photograph(np.random.default_rng(0), (600, 400)), np.full((21, 400, 600), 1 / 21, np.float32)
 def network(height, width):
     x, size = torch.randn(1, 3, height, width), (height, width)
-    protocols.scores(lambda y: net(y).segmentation, x, [size], asked, 16)[0].softmax(0).numpy()
+    multi_scale.scores(lambda y: net(y).segmentation, x, [size], asked, 16)[0].softmax(0).numpy()
 def crf(height, width):
     dense_crf(pixels[:height, :width], probability[:, :height, :width], iterations=1)
 for part in (network, crf):  # each in a process of its own, since a peak only rises

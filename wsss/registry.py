@@ -27,7 +27,7 @@ class DataSet:
     variable: str = ""
     """Environment variable with its root; a drawn set has none."""
     protocol: str = "voc"
-    """The final protocol that the literature reports (`wsss.inference.protocols`)."""
+    """The final protocol that the literature reports (`wsss.protocols`)."""
     benchmark: bool = False
     """Whether the literature reports numbers on it; the page What runs cost estimates its runs."""
     smoke: bool = False

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from wsss import distributed, evaluate, transforms
+from wsss import distributed, evaluate, protocols, transforms
 from wsss.config import Config
 from wsss.data import names, pictures, sets
 from wsss.datasets import Split
-from wsss.inference import predictions, protocols, runs
+from wsss.inference import predictions, runs
 from wsss.model import SegmentationModel
 from wsss.paths import UserError, atomic, sha256
 from wsss.process import Interrupted, stop_signals

@@ -18,12 +18,12 @@ from wsss import distributed, process
 from wsss.data.pictures import read_image
 from wsss.data.pool import stream
 from wsss.data.voc import Split
-from wsss.inference import predictions, protocols
+from wsss.inference import multi_scale, predictions
 from wsss.inference.predictions import Finished, Job
-from wsss.inference.protocols import Protocol, limited
 from wsss.model import SegmentationModel
 from wsss.paths import UserError
 from wsss.process import Interrupted, stop_signals, within_seconds
+from wsss.protocols import Protocol, Size, limited
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ class Shard:
                 raise Interrupted("stopped between two passes of the network")
             return self.network(image)
 
-        smaller = [protocols.limit(photograph, self.protocol.longest) for _, photograph in waiting]
-        image = torch.stack([protocols.pixels(photograph, self.protocol) for photograph in smaller]).to(self.device)
+        smaller = [multi_scale.limit(photograph, self.protocol.longest) for _, photograph in waiting]
+        image = torch.stack([multi_scale.pixels(photograph, self.protocol) for photograph in smaller]).to(self.device)
         sizes = [photograph.size[::-1] for photograph in smaller]
-        combined = protocols.scores(network, self.model.normalise(image), sizes, self.protocol, self.model.patch)
+        combined = multi_scale.scores(network, self.model.normalise(image), sizes, self.protocol, self.model.patch)
         for (place, photograph), seen in zip(waiting, smaller, strict=True):
             logits = combined.pop(0)
             if self.protocol.crf:
@@ -108,9 +108,7 @@ class Shard:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             return self.model(image).segmentation
 
-    def _job(
-        self, place: int, size: protocols.Size, scores: np.ndarray | None, pixels: np.ndarray | None = None
-    ) -> Job:
+    def _job(self, place: int, size: Size, scores: np.ndarray | None, pixels: np.ndarray | None = None) -> Job:
         crf = asdict(self.protocol.crf) if pixels is not None and self.protocol.crf else None
         mask = self.images.masks[place] if self.images.masks else None
         classes, file = len(self.images.kit.classes) + 1, self.images.files[place]

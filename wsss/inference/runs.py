@@ -1,6 +1,5 @@
 """Runs on disk, evaluated: their weights, by training's protocol or a final one, and the record of it."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,17 +8,17 @@ from typing import Any
 
 import torch
 
-from wsss import checkpoint, distributed, evaluate, process, settings
+from wsss import checkpoint, distributed, evaluate, process, protocols, settings
 from wsss.config import Config
 from wsss.data import identity, sets
 from wsss.data.identity import Evaluated
 from wsss.data.pictures import upright_size
 from wsss.data.voc import Split
-from wsss.inference import predict, predictions, protocols, workload
+from wsss.inference import predict, predictions, workload
 from wsss.inference.predict import Shard
-from wsss.inference.protocols import Protocol
 from wsss.model import SegmentationModel, build
 from wsss.paths import UserError, sha256
+from wsss.protocols import Protocol
 from wsss.registry import DATASETS
 from wsss.report import records
 from wsss.tally import Counts, counts_by_image
@@ -177,11 +176,11 @@ def run(request: Request, truth: bool = True, check: Callable[[Split], None] | N
     if request.batch < 1 or (request.workers or 0) < 0:
         raise UserError("--batch must be at least 1 and --workers at least 0")
     opened = open_run(request.run, request.weights, request.data_root)
-    size = opened.config.augment.squashed
     changes = {"flip": request.flip, "crf": request.crf, "merge": request.crf_merge, "longest": request.longest}
-    protocol = protocols.protocol(request.protocol, size, request.scales, **changes)
-    squashes = protocol.size is not None and opened.config.compat.plain_squash
-    protocol = dataclasses.replace(protocol, plain_squash=squashes)
+    protocol = protocols.get(request.protocol, request.scales, **changes)
+    if protocol.size:
+        config = opened.config
+        protocol = replace(protocol, size=config.augment.squashed, plain_squash=config.compat.plain_squash)
     with distributed.group() as device:
         root = distributed.main_first(lambda: sets.locate(opened.config.data))
         images = Split(root, request.split, None if truth else False, labels=False)
@@ -225,10 +224,9 @@ def _save(request: Request, opened: Opened, shard: Shard, images: list[Counts], 
         counted.merge(image)
     counted.sort()
     usual = DATASETS[config.data.name].protocol if config.data.name in DATASETS else "voc"
-    names = [shard.protocol.kind] * (shard.protocol.kind != usual) + ["without-crf"] * (not shard.protocol.crf)
-    names += _changes(request, shard.protocol) + [listed.name] * (listed.name != "val")
+    names = [shard.protocol.name(*_changes(request), usual=usual), *[listed.name] * (listed.name != "val")]
     names += ["other-data"] * bool(opened.data.differ)
-    described = {"name": "-".join(["final", *names]), **shard.protocol.numbers(), "bfloat16": shard.bfloat16}
+    described = {"name": "-".join(names), **shard.protocol.numbers(), "bfloat16": shard.bfloat16}
     dataset, origin = sets.name_of(config.data, listed.kit.root, listed.name), opened.origin()
     record = {
         **evaluate.record(counted, config, listed.kit, dataset, described),
@@ -278,14 +276,12 @@ def crf_workers(wanted: int | None, protocol: Protocol) -> int:
     return max(1, process.cores() // distributed.local_world_size())
 
 
-def _changes(request: Request, protocol: Protocol) -> list[str]:
-    """Name what distinguishes a record from the final one: other weights, half precision, other scales or sizes."""
-    return [request.weights] * (request.weights != "last") + ["bfloat16"] * request.bfloat16 + protocol.changes()
+def _changes(request: Request) -> list[str]:
+    """Name what departs from the final evaluation beside its protocol: other weights, half precision."""
+    return [request.weights] * (request.weights != "last") + ["bfloat16"] * request.bfloat16
 
 
 def _label(request: Request, protocol: Protocol, val: str) -> str:
     """PROTOCOL[-crf][-what departs from it][-SPLIT], for files; `val` is what the split val is called there."""
     split = val if request.split == "val" else request.split
-    return "-".join(
-        [protocol.kind, *["crf"] * bool(protocol.crf), *_changes(request, protocol), *[split] * bool(split)]
-    )
+    return "-".join([protocol.stem(*_changes(request)), *[split] * bool(split)])

@@ -11,14 +11,13 @@ import numpy as np
 import psutil
 import torch
 
-from wsss import distributed
+from wsss import distributed, protocols
 from wsss.data import pictures
 from wsss.data.pool import AHEAD
-from wsss.inference import protocols
 from wsss.inference.crf import dense_crf
 from wsss.inference.predict import Shard
-from wsss.inference.protocols import Protocol, Size
 from wsss.paths import UserError
+from wsss.protocols import Protocol, Size
 
 # Bytes, from peaks of resident memory measured on drawn photographs and on VOC's (ViT-Ti and ViT-B, 3 and 21 classes,
 # 500 x 375 to 2000 x 1500 pixels); they are met within a third.

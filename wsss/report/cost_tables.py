@@ -4,6 +4,7 @@ torch."""
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from wsss import protocols
 from wsss.config import Config
 from wsss.presets import PRESETS
 from wsss.registry import BENCHMARKS, DATASETS
@@ -138,7 +139,7 @@ def evaluation_table(benches: Sequence[_Bench]) -> Table:
     for dataset, split in (("voc", "val"), ("voc", "test"), ("coco", "val")):
         config, images = PRESETS[dataset], len(records.split_ids(f"{dataset}-{split}"))
         size = (375, 500) if dataset == "voc" else (448, 448)
-        passes = costs.evaluation_passes(*size, SCALES, costs.Run(config).vit.patch)
+        passes = costs.evaluation_passes(*size, protocols.SCALES, costs.Run(config).vit.patch)
         label = f"{dataset.upper()} {split}, final, photographs of {size[1]} x {size[0]}"
         rows.append((label, *_evaluation(config, images, passes), *_crf(measured, dataset, images)))
     for dataset, split in (("voc", "val"), ("coco", "val-part")):
@@ -159,10 +160,6 @@ def evaluation_table(benches: Sequence[_Bench]) -> Table:
         )
         note += "images x core seconds, to be divided by the number of cores."
     return Table("Evaluations, estimated", columns, tuple(rows), note)
-
-
-SCALES = (1.0, 1.25, 1.5)
-"""Scales of the final protocols."""
 
 
 def _evaluation(config: Config, images: int, passes: Sequence[costs.Pass]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wsss import protocols
 from wsss.config import AUX, Config
 from wsss.paths import UserError
 from wsss.registry import DATASETS
@@ -151,7 +152,7 @@ def _decoder_size(vit: Vit, classes: int, width: int | None = None) -> int:
 
 def evaluation_passes(height: int, width: int, scales: tuple[float, ...], patch: int) -> list[Pass]:
     """Passes of one photograph in a final evaluation: each scale with its mirror image."""
-    sizes = [[max(patch, int(side * scale)) for side in (height, width)] for scale in scales]
+    sizes = [protocols.scaled_size((height, width), scale, patch) for scale in scales]
     return [Pass(*size, 2, False, decoder=True) for size in sizes]
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from wsss import presets
+from wsss import presets, protocols
 from wsss.config import Config
 from wsss.paths import UserError, did_you_mean
+from wsss.protocols import Protocol
 from wsss.settings import flatten
 
 SEEDS = (0, 1, 2)
@@ -45,37 +46,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Final:
-    """A final evaluation of every run that segments: protocol, scales (empty: its own) and CRF."""
+    """A final evaluation of every run that segments."""
 
-    protocol: str
-    crf: bool
-    scales: tuple[float, ...] = ()
+    protocol: Protocol
     seeds: tuple[int, ...] = ()
     """Seeds of the runs that are evaluated so; empty: all."""
 
     def arguments(self) -> list[str]:
         """Spell the arguments of `wsss evaluate RUN`."""
-        scales = ["--scales", *(f"{scale:g}" for scale in self.scales)] if self.scales else []
-        return ["--protocol", self.protocol, *scales, "--crf", str(self.crf)]
+        scales = [f"{scale:g}" for scale in self.protocol.scales]
+        given = ["--scales", *scales] * (self.protocol.scales != protocols.SCALES)
+        return ["--protocol", self.protocol.kind, *given, "--crf", str(bool(self.protocol.crf))]
 
     @property
     def label(self) -> str:
         """Its column's title."""
-        return f"final, {'with' if self.crf else 'no'} CRF"
+        return f"final, {'with' if self.protocol.crf else 'no'} CRF"
 
     @property
     def name(self) -> str:
         """The protocol's name in its record."""
-        return "final" + "-without-crf" * (not self.crf) + self._scaled
-
-    @property
-    def _scaled(self) -> str:
-        return f"-s{'+'.join(f'{scale:g}' for scale in self.scales)}" if self.scales else ""
-
-    @property
-    def stem(self) -> str:
-        """Part of its record's name between SEED and .json."""
-        return self.protocol + "-crf" * self.crf + self._scaled
+        return self.protocol.name(usual=self.protocol.kind)
 
 
 @dataclass(frozen=True)
@@ -91,11 +82,11 @@ class Experiment:
 
 
 FINALS: Mapping[str, tuple[Final, ...]] = {
-    "smoke": (Final("voc", False, (1.0,)),),
+    "smoke": (Final(protocols.get("voc", (1.0,), crf=False)),),
     "mini": (),
-    "voc-animals": tuple(Final("voc", crf, (0.6, 0.8, 1.0), SEEDS) for crf in (False, True)),
-    "voc": tuple(Final("voc", crf) for crf in (False, True)),
-    "coco": tuple(Final("coco", crf) for crf in (False, True)),
+    "voc-animals": tuple(Final(protocols.get("voc", (0.6, 0.8, 1.0), crf=crf), SEEDS) for crf in (False, True)),
+    "voc": tuple(Final(protocols.get("voc", crf=crf)) for crf in (False, True)),
+    "coco": tuple(Final(protocols.get("coco", crf=crf)) for crf in (False, True)),
 }
 """Final evaluations of each scale, which goes by the name of its preset."""
 _FULL = "base + both"

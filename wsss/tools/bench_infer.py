@@ -16,9 +16,9 @@ import psutil
 import torch
 from PIL import Image
 
-from wsss import evaluate, model, presets, process
+from wsss import evaluate, model, presets, process, protocols
 from wsss.data.voc import Split
-from wsss.inference import predict, protocols, runs
+from wsss.inference import multi_scale, predict, runs
 from wsss.inference.predict import Shard
 from wsss.inference.predictions import Job, finish
 from wsss.model import SegmentationModel
@@ -64,9 +64,7 @@ class Infer(Bench):
         are made beside it, and `crf_seconds` the time that the CRF takes of one core. `ratio`: seconds over (operations
         at the rate of the matrix product in the same type + CRF seconds / cores). `outside`: see `_outside`.
         """
-        protocol = protocols.protocol(
-            self.protocol, scales=self.scales, flip=self.flip, crf=self.crf, merge=self.crf_merge
-        )
+        protocol = protocols.get(self.protocol, scales=self.scales, flip=self.flip, crf=self.crf, merge=self.crf_merge)
         config = presets.get(
             self.protocol,
             **{"model.backbone": self.backbone, "model.pretrained": False, "model.checkpoint": ""},
@@ -124,7 +122,7 @@ def _evaluate(
 
 @contextmanager
 def _clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]:
-    """Add up seconds in the network, in `protocols.scores` and in all that makes jobs in `spent`, which gets the peak
+    """Add up seconds in the network, in `multi_scale.scores` and in all that makes jobs in `spent`, which gets the peak
     memory of the workers in 10^9 bytes, too, where /proc tells it. Yields the passes of the encoder: images, patch
     tokens, and whether a gradient is asked for."""
     passes: Passes = []
@@ -138,7 +136,7 @@ def _clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]
         synchronise()
         spent[name] = spent.get(name, 0.0) + time.perf_counter() - since.pop()
 
-    def scores(*arguments: Any, work: Callable[..., Any] = protocols.scores) -> Any:
+    def scores(*arguments: Any, work: Callable[..., Any] = multi_scale.scores) -> Any:
         start()
         result = work(*arguments)
         stop("scores")
@@ -163,7 +161,7 @@ def _clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]
         net.register_forward_hook(lambda *_: stop("network")),
         machine.record_passes(net, passes),
     ]
-    with patch.object(protocols, "scores", scores), patch.object(Shard, "jobs", jobs):
+    with patch.object(multi_scale, "scores", scores), patch.object(Shard, "jobs", jobs):
         yield passes
     for hook in hooks:
         hook.remove()
@@ -197,7 +195,7 @@ def _outside(protocol: protocols.Protocol, settings: Infer) -> dict[str, float]:
         lap("resizing")
         rows, columns = image.shape[2] // _PATCH, image.shape[3] // _PATCH
         coarse = torch.from_numpy(random.normal(0, 4, (len(image), classes, 4, 5)) + level).float()
-        logits = protocols.resize(coarse, (rows, columns)) + torch.randn(rows, columns)
+        logits = multi_scale.resize(coarse, (rows, columns)) + torch.randn(rows, columns)
         clock[0] = time.process_time()
         return logits
 
@@ -206,10 +204,10 @@ def _outside(protocol: protocols.Protocol, settings: Infer) -> dict[str, float]:
         images = Split(machine.draw(folder / "set", count, size, classes - 1), "val", True, labels=False)
         for name, file, mask in zip(images.ids, images.files, images.masks, strict=True):
             picture = Image.open(file)
-            image = protocols.pixels(picture, protocol)[None].float()
+            image = multi_scale.pixels(picture, protocol)[None].float()
             job = Job(name, folder / f"{name}.png", classes, None, np.asarray(picture), mask=mask)
             clock[0] = time.process_time()
-            combined = protocols.scores(network, image, [picture.size[::-1]], protocol, _PATCH)[0]
+            combined = multi_scale.scores(network, image, [picture.size[::-1]], protocol, _PATCH)[0]
             lap("resizing")
             finish(replace(job, scores=combined.softmax(0).numpy(), crf=asdict(protocol.crf)))
             lap("ours")

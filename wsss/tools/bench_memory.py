@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import psutil
 import tyro
 
+from wsss import protocols
 from wsss.data import sets
 from wsss.data.voc import Split
-from wsss.inference import protocols, runs
+from wsss.inference import runs
 from wsss.model import describe
 from wsss.paths import UserError
 from wsss.tools import machine
@@ -43,7 +44,7 @@ class Memory(Bench):
         number of images done, at each look."""
         opened = runs.open_run(self.run, data_root=self.data_root)
         images = Split(sets.locate(opened.config.data), self.split, None, labels=False)
-        protocol, samples = protocols.protocol(self.protocol), []
+        protocol, samples = protocols.get(self.protocol), []
         with tempfile.TemporaryDirectory() as scratch:
             folder, started = Path(scratch) / "predictions", time.monotonic()
             flags = ["--protocol", self.protocol, "--split", self.split, "--workers", str(self.workers)]

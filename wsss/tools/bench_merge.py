@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
-from wsss import evaluate, process
+from wsss import evaluate, process, protocols
 from wsss.data.pictures import read_image
 from wsss.data.voc import Split
 from wsss.explore import sources
-from wsss.inference import protocols
+from wsss.inference import multi_scale
 from wsss.inference.crf import dense_crf
 from wsss.paths import UserError
 from wsss.tools.machine import Bench
@@ -52,14 +52,14 @@ class Merge(Bench):
         process.keep_freed()  # as the workers of an evaluation do
         seer, _ = sources.of_run(self.run) if self.run else sources.shipped()
         images = Split(self.data_root, self.split, labels=False)
-        protocol = protocols.protocol("voc", scales=self.scales, flip=self.flip)
+        protocol = protocols.get("voc", scales=self.scales, flip=self.flip)
         places = np.unique(np.linspace(0, len(images.ids) - 1, min(self.images, len(images.ids))).astype(int))
         photographs, logits = [], []
         for place in tqdm(places, desc="network", unit="image"):
             photograph = read_image(images.files[place])
-            image = seer.model.normalise(protocols.pixels(photograph, protocol)[None])
+            image = seer.model.normalise(multi_scale.pixels(photograph, protocol)[None])
             size = [photograph.size[::-1]]
-            logits += protocols.scores(lambda x: seer.model(x).segmentation, image, size, protocol, seer.model.patch)
+            logits += multi_scale.scores(lambda x: seer.model(x).segmentation, image, size, protocol, seer.model.patch)
             photographs.append(np.asarray(photograph))
         known = len(logits[0])
         if self.classes < known or len(places) * (known - 1) < self.classes - 1:

@@ -133,11 +133,13 @@ def plan(experiment: Experiment, sweep: Sweep) -> list[Job]:
                 continue
             folder = stored.run_folder(output / dataset, row.variant, seed)
             commands = {folder.with_name(f"{seed}.json"): ("train", *row.arguments(seed), *root, *moved)}
-            finals = sorted(experiment.finals, key=lambda final: not final.crf)  # with CRF, that without comes along
+            # with CRF first, since that without comes along
+            finals = sorted(experiment.finals, key=lambda final: not final.protocol.crf)
             for final in finals if row.segments else ():
                 if final.seeds and seed not in final.seeds:
                     continue
-                commands[folder.with_name(f"{seed}.{final.stem}.json")] = ("evaluate", str(folder), *final.arguments())
+                name = f"{seed}.{final.protocol.stem()}.json"
+                commands[folder.with_name(name)] = ("evaluate", str(folder), *final.arguments())
             wanted = {
                 record: tuple(arguments)
                 for record, arguments in commands.items()

@@ -1,22 +1,13 @@
-"""The final protocols: segmentation scores of photographs at several scales, with their mirror images."""
+"""The final protocols, and what evaluations by them are called in names of files and in records. No torch."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
-from PIL import Image
-from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
-
-from wsss import transforms
 from wsss.paths import UserError, did_you_mean
 
-_COMBINE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "max": torch.maximum}
 SCALES = (1.0, 1.25, 1.5)
 _LARGEST = 8.0
 """The largest scale that is taken for one that was meant."""
@@ -44,7 +35,7 @@ class Protocol:
     kind: str
     """voc or coco."""
     size: int | None
-    """Side of the square that photographs are squashed to; None: their own size."""
+    """Side of the square that photographs are squashed to, which a run replaces by its own; None: their own size."""
     over_flip: str
     """Combination of the logits of an image and of its mirror image, at one scale: sum or max."""
     over_scales: str
@@ -57,8 +48,8 @@ class Protocol:
     plain_squash: bool = False
     """Squash without antialiasing, as the run's compat says (Deviations D18)."""
 
-    def changes(self) -> list[str]:
-        """Name what departs from the protocol, the CRF's absence aside, in a part of a file's name; empty: nothing."""
+    def _changes(self) -> list[str]:
+        """Name what departs from the protocol, the CRF's absence aside; empty: nothing."""
         merge = self.crf.merge if self.crf else None
         names = {
             f"merge{merge}": merge is not None,
@@ -67,6 +58,18 @@ class Protocol:
             f"longest{self.longest}": self.longest is not None,
         }
         return [name for name, departs in names.items() if departs]
+
+    def stem(self, *others: str) -> str:
+        """Part of a file's name: KIND[-crf][-others][-what departs from the protocol]; `others` depart beside it."""
+        return "-".join([self.kind, *["crf"] * bool(self.crf), *others, *self._changes()])
+
+    def name(self, *others: str, usual: str) -> str:
+        """Name in records: final[-KIND][-without-crf][-others][-what departs], KIND where it is not the `usual` one.
+
+        Whatever is called "final", with or without CRF, may stand in the tables beside the papers' numbers.
+        """
+        kind, crf = [self.kind] * (self.kind != usual), ["without-crf"] * (not self.crf)
+        return "-".join(["final", *kind, *crf, *others, *self._changes()])
 
     def numbers(self) -> dict[str, Any]:
         """Return all of it as plain values, for records; without what older records do not have and this one does not
@@ -87,9 +90,8 @@ PROTOCOLS = {
 }
 
 
-def protocol(
+def get(
     kind: str,
-    size: int = 448,
     scales: Sequence[float] = (),
     *,
     flip: bool | None = None,
@@ -97,8 +99,7 @@ def protocol(
     merge: float | None = None,
     longest: int | None = None,
 ) -> Protocol:
-    """Return the protocol of that name, with what is given in the place of its own; `size` is the side that coco
-    squashes to.
+    """Return the protocol of that name, with what is given in the place of its own.
 
     Raises UserError for an unknown name, a scale that is repeated or not between 0 and 8, `merge` outside 0..1 or
     without CRF, `longest` below 1.
@@ -122,7 +123,6 @@ def protocol(
     return dataclasses.replace(
         usual,
         longest=longest,
-        size=size if usual.size else None,
         scales=chosen,
         flip=usual.flip if flip is None else flip,
         crf=None if crf is False else Crf(merge=merge),
@@ -135,56 +135,7 @@ def limited(size: Size, longest: int | None) -> Size:
     return max(1, round(size[0] * share)), max(1, round(size[1] * share))
 
 
-def limit(photograph: Image.Image, longest: int | None) -> Image.Image:
-    """Shrink a photograph to its limited size: bilinear, with antialiasing."""
-    size = limited(photograph.size, longest)
-    return photograph if size == photograph.size else photograph.resize(size, Image.Resampling.BILINEAR)
-
-
-def pixels(photograph: Image.Image, protocol: Protocol) -> UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"]:
-    """Read the photograph at scale 1, not normalised: its own size, or squashed."""
-    if not protocol.size:
-        return pil_to_tensor(photograph)
-    return transforms.resize_square(photograph, protocol.size, protocol.plain_squash)
-
-
 def scaled_size(size: Size, scale: float, patch: int) -> Size:
     """Height and width at a scale, rounded down, but never less than one patch."""
     height, width = (max(patch, int(side * scale)) for side in size)
     return height, width
-
-
-@torch.inference_mode()
-def scores(
-    network: Callable[[Tensor], Tensor],
-    image: Float[Tensor, "b 3 h w"],
-    sizes: Sequence[Size],
-    protocol: Protocol,
-    patch: int,
-) -> list[Float[Tensor, "c p q"]]:
-    """Combined logits in float32 of images of one size, each at the size (p, q) of its own photograph.
-
-    `network` gives logits on the token grid; sides that are no multiple of the patch lose their remainder there (and
-    keep one patch at least), and the logits are stretched over the whole photograph. The logits of every pass are
-    resized, bilinearly, *before* anything is combined, since the maximum of resized maps is not the resized maximum.
-    voc: per scale logits + mirrored logits, then the maximum over scales; coco: the maximum over the mirror pair, then
-    the sum over scales. Source: the base's evaluation (page 'Data and evaluation').
-    """
-    combined: list[Tensor | None] = [None] * len(sizes)
-    over_flip, over_scales = _COMBINE[protocol.over_flip], _COMBINE[protocol.over_scales]
-    for scale in protocol.scales:
-        scaled = resize(image, scaled_size(tuple(image.shape[2:]), scale, patch))
-        logits = network(torch.cat([scaled, scaled.flip(3)]) if protocol.flip else scaled).float()
-        for row, size in enumerate(sizes):
-            maps = resize(logits[row :: len(sizes)], size)
-            single = over_flip(maps[0], maps[1].flip(2)) if protocol.flip else maps[0]
-            before = combined[row]
-            combined[row] = single if before is None else over_scales(before, single)
-    return combined
-
-
-def resize(maps: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c p q"]:
-    """Bilinear, pixel centres aligned, without antialiasing; maps of that size already stay as they are."""
-    if tuple(maps.shape[2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
