@@ -5,8 +5,7 @@ torch is loaded before that, so that help is there at once.
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ import tyro
 
 from wsss import command, presets
 from wsss.config import Config
+from wsss.inference.commands import summary
 from wsss.paths import UserError, is_first, project_root
 
 _USAGE = """\
@@ -84,7 +84,7 @@ class _Train(Config):
 
         record = train.run(config, not self.no_resume, gates.Gate if self.gate else None)
         if not self.gate:
-            return _summary(record)
+            return summary(record)
         if "gate" not in record:
             raise UserError(f"{record['path']} is the record of the whole run, before which a gate comes; see its log")
         if is_first():
@@ -97,139 +97,6 @@ _TRAIN = command.Group(
     {name: _Train(**vars(config), preset=name) for name, config in presets.PRESETS.items()},
     "preset",
 )
-
-
-def _summary(record: Mapping[str, Any]) -> str:
-    """Say the main numbers of a run's record and where the rest lies."""
-    results, path = record["results"], Path(record["path"])
-
-    def number(value: float | None) -> str:
-        return "undefined" if value is None else f"{value:.1f}"
-
-    kinds = ("segmentation", "cam", "aux_cam")
-    numbers = ", ".join(f"{kind} {number(results[kind]['miou_headline'])}" for kind in kinds)
-    run = f"{record['dataset']}/{record['variant']} seed {record['seed']}"
-    lines = [
-        f"{run}, {record['images']} images of {record['split']}:",
-        f"mIoU in percent: {numbers}; classification mAP {number(results['classification']['map_headline'])}",
-    ]
-    if results["segmentation"]["miou_headline"] is None:
-        lines.append(f"undefined: no mask of {record['split']} shows a class that counts")
-    if "other_data" in record:
-        lines.append(f"other data than the run's: {record['other_data']} differ")
-    folder = path.with_name(path.name.partition(".")[0])
-    return "\n".join([*lines, f"record: {path}; weights, log and examples: {folder}"])
-
-
-@dataclass(frozen=True)
-class _Evaluate:
-    """Evaluate a run's weights and write a record. `training` is the protocol of validation in training; `voc` (native
-    size) and `coco` (squashed) are the final ones, with CRF; they write index PNGs, and the same words go on with
-    those of an interrupted evaluation."""
-
-    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
-    """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
-    checkpoint: Path | None = None
-    """Instead of RUN: a file of weights that were trained elsewhere, such as the base's released .pth. It becomes
-    the run OUTPUT/DATASET/PRESET-foreign-DIGEST/0, whose records say that the weights are foreign."""
-    preset: str = ""
-    """With --checkpoint: the preset whose network and way of evaluation fit, such as voc-toco."""
-    output: Path | None = None
-    """With --checkpoint: the folder OUTPUT."""
-    protocol: str = "training"
-    """training, voc or coco."""
-    weights: str = "last"
-    """last or best; records of the best say so in their names (SEED.best.json)."""
-    data_root: str = ""
-    """Folder of the data set, if it has moved; or of another one with the same classes, whose record stands apart."""
-    split: str = ""
-    """List to evaluate on; empty: the run's own for training, val for voc and coco."""
-    scales: tuple[float, ...] = ()
-    """Scales of the image; empty: the protocol's, 1 1.25 1.5."""
-    flip: bool | None = None
-    """Score the mirror image, too; None: as the protocol does (True)."""
-    crf: bool | None = None
-    """Refine by the dense CRF; None: as the protocol does (True)."""
-    crf_merge: float | None = None
-    """Classes whose probability is below this everywhere in the image take part in the CRF as one, which saves time
-    (0.05, say); the record says so in its name. None: the whole CRF."""
-    bfloat16: bool = False
-    """Compute in bfloat16 where the device does; records are made in float32."""
-    longest: int | None = None
-    """Photographs with a longer side above this are scaled down for network and CRF, their labels scaled back; the
-    record says so in its name. None: at their own size, where 12 megapixels take hours and gigabytes: both are said
-    before."""
-    save: Path | None = None
-    """Folder of the PNGs; None: RUN/predictions/PROTOCOL-SPLIT."""
-    batch: int = 1
-    """Images of one size that go through the network at once; 1 is the same to the last bit anywhere."""
-    workers: int | None = None
-    """Processes for the CRF; None: one a core, or fewer where memory is small; 0: none beside this one, which hears a
-    stop only between two steps of a CRF."""
-
-    def __call__(self) -> str:
-        elsewhere = (self.checkpoint, self.preset, self.output)
-        if bool(self.run) == any(elsewhere) or any(elsewhere) != all(elsewhere):
-            raise UserError("wsss evaluate takes a RUN, or --checkpoint FILE with --preset and --output; see --help")
-        of_final = ("scales", "flip", "crf", "crf_merge", "bfloat16", "longest", "save", "batch", "workers")
-        final = {name: getattr(self, name) for name in of_final}
-        given = [name for name, value in final.items() if value != getattr(_Evaluate, name)]
-        if self.protocol == "training" and given:
-            raise UserError(f"--{given[0]} is of the protocols voc and coco; add --protocol voc or --protocol coco")
-        from wsss.inference import runs
-
-        run = self.run
-        if run is None:
-            from wsss.inference import foreign
-
-            run = foreign.adopt(self.checkpoint, self.preset, self.output, self.data_root)
-        if self.protocol == "training":
-            return _summary(runs.evaluate_run(run, self.weights, self.data_root, self.split))
-        request = runs.Request(run, self.weights, self.data_root, self.split or "val", self.protocol, **final)
-        return runs.run(request).sentence()
-
-
-@dataclass(frozen=True)
-class _Predict:
-    """Write what a run's model sees in photographs. DIR/segmentation, DIR/cam and DIR/pseudo_label get index PNGs with
-    VOC's palette, of each photograph's size, 255 where the pseudo label is unsure; DIR/scores.csv the probability of
-    every class. CAM and pseudo label need the classes of an image: those of the list, or, of other photographs, those
-    that the model predicts. The same words go on with an interrupted one."""
-
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
-    photos: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PHOTOS|SPLIT")]
-    """A photograph, a folder of photographs, or a list of the run's data set (train_aug, say)."""
-    save: Path
-    """Folder of what is written."""
-    weights: str = "last"
-    """last or best."""
-    data_root: str = ""
-    """Folder of the data set, if it has moved."""
-
-    def __call__(self) -> str:
-        from wsss.inference import export
-
-        return export.run(self.run, self.photos, self.save, self.weights, self.data_root)
-
-
-@dataclass(frozen=True)
-class _Score:
-    """Compare index PNGs with the truth; prints miou (percent), iou by class, accuracies and the image count."""
-
-    predictions: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PREDICTIONS")]
-    """Folder of ID.png with class numbers."""
-    truth: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TRUTH")]
-    """Folder of ID.png; 255 is not counted. Every mask here, or of --ids, needs its prediction."""
-    num_classes: int
-    """Classes with background, e.g. 21 for VOC."""
-    ids: Path | None = None
-    """List of the ids to score, such as ImageSets/Segmentation/val.txt; None: every mask of TRUTH."""
-
-    def __call__(self) -> str:
-        from wsss.inference import scoring
-
-        return json.dumps(scoring.score(self.predictions, self.truth, self.num_classes, self.ids))
 
 
 @dataclass(frozen=True)
@@ -274,15 +141,15 @@ class _Publish:
 
 COMMANDS: dict[str, Any] = {
     "train": _TRAIN,
-    "evaluate": _Evaluate,
-    "predict": _Predict,
+    "evaluate": "wsss.inference.commands:Evaluate",
+    "predict": "wsss.inference.commands:Predict",
     "sweep": "wsss.tools.sweep:Sweep",
     "explore": "wsss.explore.command:Explore",
     "export": "wsss.explore.command:Export",
-    "score": _Score,
+    "score": "wsss.inference.commands:Score",
     "data": "wsss.data.commands:DATA",
     "pretrain": "wsss.tools.pretrain:Pretrain",
-    "submit": "wsss.inference.submit:Submit",
+    "submit": "wsss.inference.commands:Submit",
     "tables": _Tables,
     "verify": "wsss.tools.verify:Verify",
     "bench": "wsss.tools.bench:BENCHES",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from wsss import checkpoint, distributed, evaluate, process, protocols, settings
+from wsss import checkpoint, distributed, evaluate, process, settings
 from wsss.config import Config
 from wsss.data import identity, sets
 from wsss.data.identity import Evaluated
@@ -16,9 +16,10 @@ from wsss.data.pictures import upright_size
 from wsss.data.voc import Split
 from wsss.inference import predict, predictions, workload
 from wsss.inference.predict import Shard
+from wsss.inference.request import Request
 from wsss.model import SegmentationModel, build
 from wsss.paths import UserError, sha256
-from wsss.protocols import Protocol
+from wsss.protocols import Protocol, limited
 from wsss.registry import DATASETS
 from wsss.report import records
 from wsss.tally import Counts, counts_by_image
@@ -117,26 +118,6 @@ def _stamp() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Request:
-    """Settings of a final evaluation; empty values stand for the protocol's or the run's."""
-
-    run: Path
-    weights: str = "last"
-    data_root: str = ""
-    split: str = "val"
-    protocol: str = "voc"
-    scales: tuple[float, ...] = ()
-    flip: bool | None = None
-    crf: bool | None = None
-    crf_merge: float | None = None
-    bfloat16: bool = False
-    save: Path | None = None
-    batch: int = 1
-    workers: int | None = None
-    longest: int | None = None
-
-
-@dataclass(frozen=True)
 class Outcome:
     """Result of `run`."""
 
@@ -163,7 +144,9 @@ class Outcome:
         )
 
 
-def run(request: Request, truth: bool = True, check: Callable[[Split], None] | None = None) -> Outcome:
+def run(
+    request: Request, protocol: Protocol, truth: bool = True, check: Callable[[Split], None] | None = None
+) -> Outcome:
     """Predict a split by a final protocol: PNGs to RUN/predictions/PROTOCOL-SPLIT (or `save`), then the record.
 
     The record goes to OUTPUT/DATASET/VARIANT/SEED.PROTOCOL.json, its counts beside it; a split without masks, or
@@ -176,8 +159,6 @@ def run(request: Request, truth: bool = True, check: Callable[[Split], None] | N
     if request.batch < 1 or (request.workers or 0) < 0:
         raise UserError("--batch must be at least 1 and --workers at least 0")
     opened = open_run(request.run, request.weights, request.data_root)
-    changes = {"flip": request.flip, "crf": request.crf, "merge": request.crf_merge, "longest": request.longest}
-    protocol = protocols.get(request.protocol, request.scales, **changes)
     if protocol.size:
         config = opened.config
         protocol = replace(protocol, size=config.augment.squashed, plain_squash=config.compat.plain_squash)
@@ -224,7 +205,7 @@ def _save(request: Request, opened: Opened, shard: Shard, images: list[Counts], 
         counted.merge(image)
     counted.sort()
     usual = DATASETS[config.data.name].protocol if config.data.name in DATASETS else "voc"
-    names = [shard.protocol.name(*_changes(request), usual=usual), *[listed.name] * (listed.name != "val")]
+    names = [shard.protocol.name(*request.departures(), usual=usual), *[listed.name] * (listed.name != "val")]
     names += ["other-data"] * bool(opened.data.differ)
     described = {"name": "-".join(names), **shard.protocol.numbers(), "bfloat16": shard.bfloat16}
     dataset, origin = sets.name_of(config.data, listed.kit.root, listed.name), opened.origin()
@@ -260,9 +241,7 @@ def _shard(request: Request, opened: Opened, protocol: Protocol, images: Split, 
 
     places: Sequence[int] = range(distributed.rank(), len(images.ids), distributed.world_size())
     if request.batch > 1 and not protocol.size:  # images of one size fill a batch
-        places = sorted(
-            places, key=lambda place: protocols.limited(upright_size(images.files[place]), protocol.longest)
-        )
+        places = sorted(places, key=lambda place: limited(upright_size(images.files[place]), protocol.longest))
     both = protocol.crf and images.masks and not request.save
     plain = claimed(replace(protocol, crf=None)) if both else None
     return Shard(model, images, places, protocol, claimed(protocol), device, bfloat16, request.batch, plain)
@@ -276,12 +255,7 @@ def crf_workers(wanted: int | None, protocol: Protocol) -> int:
     return max(1, process.cores() // distributed.local_world_size())
 
 
-def _changes(request: Request) -> list[str]:
-    """Name what departs from the final evaluation beside its protocol: other weights, half precision."""
-    return [request.weights] * (request.weights != "last") + ["bfloat16"] * request.bfloat16
-
-
 def _label(request: Request, protocol: Protocol, val: str) -> str:
     """PROTOCOL[-crf][-what departs from it][-SPLIT], for files; `val` is what the split val is called there."""
     split = val if request.split == "val" else request.split
-    return "-".join([protocol.stem(*_changes(request)), *[split] * bool(split)])
+    return "-".join([protocol.stem(*request.departures()), *[split] * bool(split)])

@@ -21,6 +21,7 @@ from wsss.data.voc import Split
 from wsss.inference import multi_scale, predict, runs
 from wsss.inference.predict import Shard
 from wsss.inference.predictions import Job, finish
+from wsss.inference.request import Choice
 from wsss.model import SegmentationModel
 from wsss.registry import DATASETS
 from wsss.tools import machine
@@ -28,7 +29,7 @@ from wsss.tools.machine import Bench, Passes, device, gemm_seconds, peak_memory_
 
 
 @dataclass(frozen=True)
-class Infer(Bench):
+class Infer(Choice, Bench):
     """A final evaluation of drawn photographs: reading, network at all scales, CRF, PNGs, counts."""
 
     images: int = 20
@@ -39,16 +40,6 @@ class Infer(Bench):
     """Height of a photograph in pixels."""
     backbone: str = "deit_base_patch16_224"
     """timm name of the ViT; its weights are random."""
-    protocol: Literal["voc", "coco"] = "voc"
-    """Final protocol: its scales, its way to combine them, its number of classes."""
-    scales: tuple[float, ...] = ()
-    """Scales of the image; empty: the protocol's."""
-    flip: bool = True
-    """Score the mirror image, too."""
-    crf: bool = True
-    """Refine by the dense CRF."""
-    crf_merge: float | None = None
-    """As `wsss evaluate --crf-merge`; None: the whole CRF."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: under autocast."""
     batch: int = 1
@@ -64,7 +55,7 @@ class Infer(Bench):
         are made beside it, and `crf_seconds` the time that the CRF takes of one core. `ratio`: seconds over (operations
         at the rate of the matrix product in the same type + CRF seconds / cores). `outside`: see `_outside`.
         """
-        protocol = protocols.get(self.protocol, scales=self.scales, flip=self.flip, crf=self.crf, merge=self.crf_merge)
+        protocol = self.chosen()
         config = presets.get(
             self.protocol,
             **{"model.backbone": self.backbone, "model.pretrained": False, "model.checkpoint": ""},
@@ -80,6 +71,8 @@ class Infer(Bench):
             "bench": "infer",
             **vars(settings),
             "scales": list(protocol.scales),
+            "flip": protocol.flip,
+            "crf": bool(protocol.crf),
             "seconds": round(seconds, 3),
             "images_a_second": round(self.images / seconds, 4),
             "phases": {name: round(value, 3) for name, value in _phases(seconds, spent).items()},
@@ -90,7 +83,7 @@ class Infer(Bench):
             "tflop": round(operations / 1e12, 3),
             "best_seconds": round(best, 3),
             "ratio": round(seconds / best, 3),
-            "outside": _outside(protocol, self) if self.crf else None,
+            "outside": _outside(protocol, self) if protocol.crf else None,
             "peak_memory_gb": round(peak_memory_gb(), 2),
             "workers_memory_gb": round(spent["workers"], 2),
             "threads": torch.get_num_threads(),
