@@ -36,8 +36,17 @@ class Request:
     """Processes for the CRF; None: one a core, or fewer where memory is small; 0: none beside this one, which hears a
     stop only between two steps of a CRF."""
 
-    def departures(self) -> list[str]:
-        """Name what departs from the final evaluation beside its protocol: other weights, half precision."""
+    def stem(self, protocol: Protocol, val: str) -> str:
+        """Name files: PROTOCOL[-crf][-what departs from it][-SPLIT]; `val` is what the split val is called there."""
+        split = val if self.split == "val" else self.split
+        return "-".join([protocol.stem(*self._departures()), *[split] * bool(split)])
+
+    def name(self, protocol: Protocol, usual: str) -> str:
+        """Name the protocol in records: final, and what departs from a final evaluation by the `usual` protocol."""
+        return "-".join([protocol.name(*self._departures(), usual=usual), *[self.split] * (self.split != "val")])
+
+    def _departures(self) -> list[str]:
+        """Name what departs beside the protocol: other weights, half precision."""
         return [self.weights] * (self.weights != "last") + ["bfloat16"] * self.bfloat16
 
 

@@ -33,8 +33,6 @@ class Opened:
     config: Config
     file: Path
     step: int
-    data: Evaluated | None = None
-    """Data of the evaluation, once they are known."""
 
     def model(self, classes: int, device: torch.device) -> SegmentationModel:
         """Build the network with these weights; what the run started from is not read, and may be gone."""
@@ -48,9 +46,13 @@ class Opened:
         model.adopt(checkpoint.metadata(self.file))
         return model.eval()
 
+    def path(self, *parts: str) -> Path:
+        """Name a record of the run: OUTPUT/DATASET/VARIANT/SEED[.PART ...].json."""
+        return self.folder.with_name(".".join([self.folder.name, *parts, "json"]))
+
     def record(self) -> dict[str, Any]:
         """Read the run's own record. Raises UserError."""
-        path = self.folder.with_name(f"{self.folder.name}.json")
+        path = self.path()
         if not path.is_file():
             raise UserError(f"{self.folder} is not finished: there is no {path}; the same `wsss train` goes on with it")
         return records.load(path)
@@ -61,8 +63,7 @@ class Opened:
 
     def origin(self) -> dict[str, Any]:
         """Seconds so far and the stamp of the code that made the weights, from the run's record if there is one."""
-        path = self.folder.with_name(f"{self.folder.name}.json")
-        known = records.load(path) if path.is_file() else {}
+        known = records.load(self.path()) if self.path().is_file() else {}
         kept = ("seconds", "processes", "threads", "validations", *evaluate.stamp())
         return {name: known[name] for name in kept if name in known}
 
@@ -100,11 +101,10 @@ def evaluate_run(folder: Path, weights: str = "last", data_root: str = "", split
     with distributed.group() as device:
         root = distributed.main_first(lambda: sets.locate(config.data))
         opened = Split(root, config.data.val_split, masks=True)
-        path = run.folder.with_name(".".join([run.folder.name, *other, "json"]))
         digests = distributed.from_main(lambda: identity.digests(opened))
-        data = identity.evaluated(run.folder, run.config.data, (root, opened.name), digests, path)
+        data = identity.evaluated(run.folder, run.config.data, (root, opened.name), digests, run.path(*other))
         model = run.model(len(opened.kit.classes), device)
-        path = run.folder.with_name(".".join([run.folder.name, *other, *data.of_record(), "json"]))
+        path = run.path(*other, *data.of_record())
         origin = run.origin() | data.fields() | {"evaluated_by": _stamp()}
         return evaluate.write_record(model, opened, config, device, path, origin)
 
@@ -167,84 +167,91 @@ def run(
         images = Split(root, request.split, None if truth else False, labels=False)
         if check:
             check(images)
-        path, digests = _record_path(request, opened, protocol), distributed.from_main(lambda: identity.digests(images))
-        opened = replace(
-            opened, data=identity.evaluated(opened.folder, opened.config.data, (root, images.name), digests, path)
-        )
-        path, shard = _record_path(request, opened, protocol), _shard(request, opened, protocol, images, device)
+        digests = distributed.from_main(lambda: identity.digests(images))
+        before = opened.path(request.stem(protocol, val=""))
+        data = identity.evaluated(opened.folder, opened.config.data, (root, images.name), digests, before)
+        final = _Final(request, opened, images, data)
+        shard = final.shard(protocol, device)
         started = time.monotonic()
         workers = workload.prepare(shard, crf_workers(request.workers, protocol), fixed=request.workers is not None)
         parts = distributed.all_gather(predict.finish(shard, workers))
         if not images.masks:
-            return Outcome(shard.folder, images, None, opened.data.differ)
+            return Outcome(shard.folder, images, None, data.differ)
         if distributed.rank() == 0:
             seconds = round(time.monotonic() - started, 1)
             finished = [image for part in parts for image in part]
-            _save(request, opened, shard, [image.counts for image in finished], seconds)
+            final.save(shard, [image.counts for image in finished], seconds)
             if shard.plain:  # its time is that of the record with the CRF
                 without = replace(shard, protocol=replace(protocol, crf=None), folder=shard.plain)
-                _save(request, opened, without, [image.plain for image in finished], 0.0)
+                final.save(without, [image.plain for image in finished], 0.0)
         distributed.barrier()
-        return Outcome(shard.folder, images, records.load(path), opened.data.differ)
+        return Outcome(shard.folder, images, records.load(final.path(protocol)), data.differ)
 
 
-def _record_path(request: Request, opened: Opened, protocol: Protocol) -> Path:
-    """OUTPUT/DATASET/VARIANT/SEED.PROTOCOL.json."""
-    other = opened.data.of_record() if opened.data else []
-    return opened.folder.with_name(f"{opened.folder.name}.{'-'.join([_label(request, protocol, val=''), *other])}.json")
+@dataclass(frozen=True)
+class _Final:
+    """A final evaluation whose data are known."""
 
+    request: Request
+    run: Opened
+    images: Split
+    data: Evaluated
 
-def _save(request: Request, opened: Opened, shard: Shard, images: list[Counts], seconds: float) -> None:
-    """Write the counts and the record of a final evaluation that took `seconds`.
+    def path(self, protocol: Protocol) -> Path:
+        """OUTPUT/DATASET/VARIANT/SEED.PROTOCOL.json."""
+        return self.run.path("-".join([self.request.stem(protocol, val=""), *self.data.of_record()]))
 
-    The protocol is named final where the tables may set it beside the papers' numbers: the data set's own protocol,
-    its scales and flip, the whole CRF, last weights, split val, the run's own data. Departures are added to the name.
-    """
-    config, listed, counted = opened.config, shard.images, Counts()
-    for image in images:
-        counted.merge(image)
-    counted.sort()
-    usual = DATASETS[config.data.name].protocol if config.data.name in DATASETS else "voc"
-    names = [shard.protocol.name(*request.departures(), usual=usual), *[listed.name] * (listed.name != "val")]
-    names += ["other-data"] * bool(opened.data.differ)
-    described = {"name": "-".join(names), **shard.protocol.numbers(), "bfloat16": shard.bfloat16}
-    dataset, origin = sets.name_of(config.data, listed.kit.root, listed.name), opened.origin()
-    record = {
-        **evaluate.record(counted, config, listed.kit, dataset, described),
-        **shard.model.origin(),
-        "split": listed.name,
-        "batch": shard.batch,
-        "steps": opened.step,
-        "evaluated_by": _stamp(),
-        **opened.data.fields(),
-        **origin,
-        "seconds": {**origin.get("seconds", {}), "evaluate": seconds},
-        "processes": distributed.world_size(),
-    }
-    path = _record_path(request, opened, shard.protocol)
-    records.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
-    records.save(record, path)
+    def shard(self, protocol: Protocol, device: torch.device) -> Shard:
+        """Choose this process's part, its folders claimed for these weights and this protocol."""
+        request, images = self.request, self.images
+        bfloat16 = request.bfloat16 and distributed.computes_bfloat16(device)
+        model = self.run.model(len(images.kit.classes), device)
+        made_by = {"bfloat16": bfloat16, "weights": sha256(self.run.file)}
+        made_by |= {"images": self.data.digests["ids"], "photographs": self.data.digests["photographs"]}
 
+        def claimed(protocol: Protocol) -> Path:
+            name = "-".join([request.stem(protocol, val="val"), *self.data.of_predictions()])
+            folder = request.save or self.run.folder / "predictions" / name
+            distributed.main_first(lambda: predictions.claim(folder, protocol.numbers() | made_by))
+            return folder
 
-def _shard(request: Request, opened: Opened, protocol: Protocol, images: Split, device: torch.device) -> Shard:
-    """Choose this process's part, its folders claimed for these weights and this protocol."""
-    bfloat16 = request.bfloat16 and distributed.computes_bfloat16(device)
-    model = opened.model(len(images.kit.classes), device)
-    made_by = {"bfloat16": bfloat16, "weights": sha256(opened.file)}
-    made_by |= {"images": opened.data.digests["ids"], "photographs": opened.data.digests["photographs"]}
+        places: Sequence[int] = range(distributed.rank(), len(images.ids), distributed.world_size())
+        if request.batch > 1 and not protocol.size:  # images of one size fill a batch
+            places = sorted(places, key=lambda place: limited(upright_size(images.files[place]), protocol.longest))
+        both = protocol.crf and images.masks and not request.save
+        plain = claimed(replace(protocol, crf=None)) if both else None
+        return Shard(model, images, places, protocol, claimed(protocol), device, bfloat16, request.batch, plain)
 
-    def claimed(protocol: Protocol) -> Path:
-        name = "-".join([_label(request, protocol, val="val"), *opened.data.of_predictions()])
-        folder = request.save or opened.folder / "predictions" / name
-        distributed.main_first(lambda: predictions.claim(folder, protocol.numbers() | made_by))
-        return folder
+    def save(self, shard: Shard, images: list[Counts], seconds: float) -> None:
+        """Write the counts of all processes and the record; the evaluation took `seconds`.
 
-    places: Sequence[int] = range(distributed.rank(), len(images.ids), distributed.world_size())
-    if request.batch > 1 and not protocol.size:  # images of one size fill a batch
-        places = sorted(places, key=lambda place: limited(upright_size(images.files[place]), protocol.longest))
-    both = protocol.crf and images.masks and not request.save
-    plain = claimed(replace(protocol, crf=None)) if both else None
-    return Shard(model, images, places, protocol, claimed(protocol), device, bfloat16, request.batch, plain)
+        The protocol is named final where the tables may set it beside the papers' numbers: the data set's own protocol,
+        its scales and flip, the whole CRF, last weights, split val, the run's own data. Departures are added to the
+        name.
+        """
+        config, listed, counted = self.run.config, self.images, Counts()
+        for image in images:
+            counted.merge(image)
+        counted.sort()
+        usual = DATASETS[config.data.name].protocol if config.data.name in DATASETS else "voc"
+        name = self.request.name(shard.protocol, usual) + "-other-data" * bool(self.data.differ)
+        described = {"name": name, **shard.protocol.numbers(), "bfloat16": shard.bfloat16}
+        dataset, origin = sets.name_of(config.data, listed.kit.root, listed.name), self.run.origin()
+        record = {
+            **evaluate.record(counted, config, listed.kit, dataset, described),
+            **shard.model.origin(),
+            "split": listed.name,
+            "batch": shard.batch,
+            "steps": self.run.step,
+            "evaluated_by": _stamp(),
+            **self.data.fields(),
+            **origin,
+            "seconds": {**origin.get("seconds", {}), "evaluate": seconds},
+            "processes": distributed.world_size(),
+        }
+        path = self.path(shard.protocol)
+        records.save_counts(path.with_suffix(".npz"), counted.ids, **counts_by_image(counted))
+        records.save(record, path)
 
 
 def crf_workers(wanted: int | None, protocol: Protocol) -> int:
@@ -253,9 +260,3 @@ def crf_workers(wanted: int | None, protocol: Protocol) -> int:
     if wanted is not None or not protocol.crf:
         return wanted or 0
     return max(1, process.cores() // distributed.local_world_size())
-
-
-def _label(request: Request, protocol: Protocol, val: str) -> str:
-    """PROTOCOL[-crf][-what departs from it][-SPLIT], for files; `val` is what the split val is called there."""
-    split = val if request.split == "val" else request.split
-    return "-".join([protocol.stem(*request.departures()), *[split] * bool(split)])

@@ -77,15 +77,15 @@ class Ship:
 
 def _checked(opened: runs.Opened) -> tuple[Record, datasets.Split]:
     """Return the run's record and its validation images. Raises UserError where they are not what may be shipped."""
-    path = opened.folder.with_name(f"{opened.folder.name}.json")
-    record = records.load(path)
+    record = opened.record()
     if record["dirty"]:
         raise UserError(
             f"{records.describe(record)} was made on a tree with uncommitted changes; commit and run it again"
         )
     root = sets.locate(opened.config.data)
     split = datasets.Split(root, opened.config.data.val_split, masks=True)
-    data = identity.evaluated(opened.folder, opened.config.data, (root, split.name), identity.digests(split), path)
+    digests = identity.digests(split)
+    data = identity.evaluated(opened.folder, opened.config.data, (root, split.name), digests, opened.path())
     if data.differ:
         raise UserError(f"{root} holds other data than those of {opened.folder}: {data.differ} differ; see --data-root")
     return record, split
