@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from wsss import evaluate, transforms
 from wsss.data.pictures import read_image
-from wsss.explore import engine, graph, sources
+from wsss.explore import engine, onnx_graph, sources
 from wsss.explore import payload as kept
 from wsss.explore import scene as scenes
 from wsss.paths import UserError
@@ -337,7 +337,7 @@ def taking(made, tmp_path_factory):
     if engine.runtime() is None:
         missing("onnxruntime-web is not in the cache, and npm cannot fetch it")
     seer, place = made[0][0], tmp_path_factory.mktemp("taking")
-    graph.write(seer, place / "model.onnx")
+    onnx_graph.write(seer, place / "model.onnx")
     content = kept.payload(made[1], ("cup", "jug"), 0.3, model=scenes.page_model(seer))
     described, parts = engine.pack(place / "model.onnx")
     (place / "inline.html").write_text(kept.page(content | {"engine": described}, "Try it", [], parts))

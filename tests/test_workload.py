@@ -21,7 +21,7 @@ from running import Photo, command, environment, folder, own_set, redraw, run, t
 from wsss import model, protocols
 from wsss.data import pictures, voc
 from wsss.data.pictures import read_mask
-from wsss.inference import multi_scale, predict, runs, workload
+from wsss.inference import multi_scale, runs, stream, workload
 from wsss.inference.workload import Plan
 from wsss.report import records
 
@@ -46,10 +46,10 @@ def plan(*sizes: tuple[int, int], workers: int = 0, **protocol: object) -> Plan:
     return Plan(names, sizes, protocols.get("voc", **protocol), 21, 16, 192, 1, workers, 1)
 
 
-def shard_of(place: Path, save: Path) -> predict.Shard:
+def shard_of(place: Path, save: Path) -> stream.Shard:
     images = voc.Split(place.parents[3] / "own", "val", None, labels=False)
     net = runs.open_run(place).model(2, torch.device("cpu"))
-    return predict.Shard(net, images, range(3), protocols.get("voc"), save / "png", torch.device("cpu"), False, 1)
+    return stream.Shard(net, images, range(3), protocols.get("voc"), save / "png", torch.device("cpu"), False, 1)
 
 
 def test_size_tokens_time_and_memory_are_said_before_anything_is_predicted(made, tmp_path, capsys, monkeypatch):
@@ -89,7 +89,7 @@ def test_expected_seconds_are_those_of_a_network_that_takes_known_ones(made, tmp
         clock[0] += 2e-3 * tokens + 1e-4 * tokens**2
         return image
 
-    monkeypatch.setattr(predict.Shard, "network", network)
+    monkeypatch.setattr(stream.Shard, "network", network)
     monkeypatch.setattr(workload, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     asked = replace(plan(*[(48, 32)] * 20, scales=(1.0, 1.5), crf=False), patch=8)
     by_hand = 20 * 2 * (2e-3 * (24 + 54) + 1e-4 * (24**2 + 54**2))

@@ -46,7 +46,7 @@ class Explore:
             raise UserError(f"{self.images} does not exist; name a picture, a folder of pictures or a data set")
         if self.output.is_dir():
             raise UserError(f"--output {self.output} is a folder; name a file for the page")
-        from wsss.explore import engine, graph, payload, scene, sources
+        from wsss.explore import engine, onnx_graph, payload, scene, sources
 
         seers, classes = sources.of_runs(self.run)
         if (self.images / "JPEGImages").is_dir():
@@ -60,7 +60,7 @@ class Explore:
         content, parts = payload.payload(scenes, classes, seers[-1].config.cam.background, model=model), []
         if self.drop:
             with tempfile.TemporaryDirectory() as folder:
-                graph.write(seers[-1], Path(folder) / "model.onnx")
+                onnx_graph.write(seers[-1], Path(folder) / "model.onnx")
                 packed = engine.pack(Path(folder) / "model.onnx")
             if packed is None:
                 raise UserError("the page cannot hold a model without its runtime; install npm, or leave --drop out")
@@ -91,9 +91,9 @@ class Export:
     def __call__(self) -> str:
         if self.output.suffix != ".onnx":
             raise UserError(f"--output is {self.output}; the graph's name ends in .onnx")
-        from wsss.explore import graph, sources
+        from wsss.explore import onnx_graph, sources
 
         seer, _ = sources.of_run(self.run, self.weights) if self.run else sources.shipped()
-        weights = graph.write(seer, self.output)
+        weights = onnx_graph.write(seer, self.output)
         sizes = [f"{path}: {path.stat().st_size / 1e6:.1f} MB" for path in (self.output, weights)]
         return "; ".join(sizes)

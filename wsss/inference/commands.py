@@ -97,9 +97,9 @@ class Predict:
     """Folder of the data set, if it has moved."""
 
     def __call__(self) -> str:
-        from wsss.inference import export
+        from wsss.inference import photographs
 
-        return export.run(self.run, self.photos, self.save, self.weights, self.data_root)
+        return photographs.run(self.run, self.photos, self.save, self.weights, self.data_root)
 
 
 @dataclass(frozen=True)

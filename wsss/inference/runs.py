@@ -14,9 +14,9 @@ from wsss.data import identity, sets
 from wsss.data.identity import Evaluated
 from wsss.data.pictures import upright_size
 from wsss.data.voc import Split
-from wsss.inference import predict, predictions, workload
-from wsss.inference.predict import Shard
+from wsss.inference import predictions, stream, workload
 from wsss.inference.request import Request
+from wsss.inference.stream import Shard
 from wsss.model import SegmentationModel, build
 from wsss.paths import UserError, sha256
 from wsss.protocols import Protocol, limited
@@ -174,7 +174,7 @@ def run(
         shard = final.shard(protocol, device)
         started = time.monotonic()
         workers = workload.prepare(shard, crf_workers(request.workers, protocol), fixed=request.workers is not None)
-        parts = distributed.all_gather(predict.finish(shard, workers))
+        parts = distributed.all_gather(stream.finish(shard, workers))
         if not images.masks:
             return Outcome(shard.folder, images, None, data.differ)
         if distributed.rank() == 0:

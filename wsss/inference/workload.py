@@ -15,7 +15,7 @@ from wsss import distributed, protocols
 from wsss.data import pictures
 from wsss.data.pool import AHEAD
 from wsss.inference.crf import dense_crf
-from wsss.inference.predict import Shard
+from wsss.inference.stream import Shard
 from wsss.paths import UserError
 from wsss.protocols import Protocol, Size
 

@@ -18,10 +18,10 @@ from PIL import Image
 
 from wsss import evaluate, model, presets, process, protocols
 from wsss.data.voc import Split
-from wsss.inference import multi_scale, predict, runs
-from wsss.inference.predict import Shard
+from wsss.inference import multi_scale, runs, stream
 from wsss.inference.predictions import Job, finish
 from wsss.inference.request import Choice
+from wsss.inference.stream import Shard
 from wsss.model import SegmentationModel
 from wsss.registry import DATASETS
 from wsss.tools import machine
@@ -104,11 +104,11 @@ def _evaluate(
         net, images, range(1), protocol, scratch / "warm", device(), settings.dtype == "bfloat16", settings.batch
     )
     with machine.counted_flops() as counter:
-        predict.finish(work, 0)
+        stream.finish(work, 0)
     work = replace(work, places=range(1, settings.images + 1), folder=scratch / "made")
     with _clocks(net, spent) as passes:
         started = time.perf_counter()
-        done = predict.finish(work, settings.workers)
+        done = stream.finish(work, settings.workers)
         seconds = time.perf_counter() - started
     return seconds, sum(image.crf_seconds for image in done), passes, settings.images * counter.get_total_flops()
 

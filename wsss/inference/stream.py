@@ -15,8 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wsss import distributed, process
+from wsss.data import pool
 from wsss.data.pictures import read_image
-from wsss.data.pool import stream
 from wsss.data.voc import Split
 from wsss.inference import multi_scale, predictions
 from wsss.inference.predictions import Finished, Job
@@ -138,7 +138,7 @@ def finish(shard: Shard, workers: int) -> list[Finished]:
     bar = tqdm(**options, disable=distributed.rank() > 0)
     with stop_signals() as stop, within_seconds(leave), bar:
         try:
-            for image in stream(predictions.finish, shard.jobs(stop), workers):
+            for image in pool.stream(predictions.finish, shard.jobs(stop), workers):
                 done.append(image)
                 bar.update()
         except (SystemExit, UserError, Interrupted):  # the workers, too, may have been told to stop

@@ -8,7 +8,7 @@ from running import folder, one_thread, own_set, run, tiny
 
 from wsss import evaluate
 from wsss.data.pictures import read_image
-from wsss.explore import graph, sources
+from wsss.explore import onnx_graph, sources
 from wsss.paths import project_root
 from wsss.transforms import resize_square
 
@@ -83,6 +83,6 @@ def test_what_cannot_be_exported_is_said(made, tmp_path, monkeypatch, capsys):
     _, place, _ = made
     assert run("export", place, "--output", tmp_path / "model.pt") == 1
     assert "ends in .onnx" in capsys.readouterr().err
-    monkeypatch.setattr(graph, "LIMIT", 1000)
+    monkeypatch.setattr(onnx_graph, "LIMIT", 1000)
     assert run("export", place, "--output", tmp_path / "model.onnx") == 1
     assert "a page may hold" in capsys.readouterr().err and not list(tmp_path.iterdir())

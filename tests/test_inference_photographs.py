@@ -13,7 +13,7 @@ from running import folder, hashes, redraw, run
 
 from wsss import datasets, evaluate
 from wsss.data import pictures
-from wsss.inference import export, runs
+from wsss.inference import photographs, runs
 
 KINDS = ("segmentation", "cam", "pseudo_label")
 
@@ -88,18 +88,18 @@ def test_a_stopped_prediction_of_photographs_goes_on(made, photos, tmp_path, mon
     monkeypatch.setattr(evaluate, "BATCH", 1)
     words = ("predict", made, photos, "--save")
     assert run(*words, tmp_path / "whole") == 0
-    real = export._predict
+    real = photographs._predict
 
     def stopping(*rest):
         yield from real(*rest)
         os.kill(os.getpid(), signal.SIGTERM)
 
     save = tmp_path / "out"
-    monkeypatch.setattr(export, "_predict", stopping)
+    monkeypatch.setattr(photographs, "_predict", stopping)
     assert run(*words, save) == 143
     assert "the same words go on from there" in capsys.readouterr().err
     assert set(scores(save)) == {"a"} and not (save / "cam/more/b.png").exists() and not list(save.rglob(".*"))
-    monkeypatch.setattr(export, "_predict", real)
+    monkeypatch.setattr(photographs, "_predict", real)
     times = {kind: (save / f"{kind}/a.png").stat().st_mtime_ns for kind in KINDS}
     assert run(*words, save) == 0
     assert {kind: (save / f"{kind}/a.png").stat().st_mtime_ns for kind in KINDS} == times, "predicted once"
