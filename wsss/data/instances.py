@@ -18,7 +18,6 @@ from wsss.config import IGNORE
 from wsss.data import names
 from wsss.paths import UserError
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 _OFFICIAL = re.compile(r"COCO_(?:train|val|test)\d{4}_(\d{12})")
 """File names of 2014; those of 2017 are the number alone."""
 _Outline = list[np.ndarray] | np.ndarray
@@ -110,7 +109,7 @@ def _category(row: dict[str, Any]) -> tuple[int, str]:
 
 def _photo(row: dict[str, Any]) -> tuple[int, Photo]:
     file, size = row["file_name"], (row["height"], row["width"])
-    if not isinstance(file, str) or Path(file).name != file or Path(file).suffix.lower() not in _SUFFIXES:
+    if not isinstance(file, str) or Path(file).name != file or Path(file).suffix.lower() not in names.PHOTOGRAPHS:
         raise ValueError(f"{file!r} is not the plain name of a JPEG or PNG file")
     if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > (Image.MAX_IMAGE_PIXELS or 1e8):
         raise ValueError(f"a photograph cannot be of height and width {size}")

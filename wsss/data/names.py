@@ -21,7 +21,7 @@ from wsss.config import IGNORE
 from wsss.paths import UserError, did_you_mean
 
 PHOTOGRAPHS = (".jpg", ".png", ".jpeg")
-"""Suffixes, in any case; the first that there is counts."""
+"""Suffixes of a data set's photographs, in any case; the first that there is counts."""
 MASKS = (".png",)
 _LONGEST_ID = 200
 """Characters; file systems refuse names of more than 255 bytes."""

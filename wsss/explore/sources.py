@@ -10,10 +10,10 @@ from PIL import Image
 
 from wsss import datasets, stored
 from wsss.config import Config
-from wsss.data import identity, names, voc
+from wsss.data import identity, voc
 from wsss.data.pictures import read_image
 from wsss.explore.scene import Photo, Seer
-from wsss.inference import runs
+from wsss.inference import photographs, runs
 from wsss.model import build
 from wsss.paths import UserError, note, project_root, read_json, sha256
 from wsss.report import experiments, records
@@ -21,22 +21,17 @@ from wsss.report.records import Record
 
 SHIPPED = "data/weights/vit_tiny_voc_animals.json"
 """Card of the model that is there without any training."""
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-
-def _classes_of(record: Record) -> tuple[str, ...]:
-    """Names of the foreground classes that a record's model knows."""
-    return tuple(record["results"]["segmentation"]["iou"])[1:]
 
 
 def of_run(folder: Path, weights: str = "last") -> tuple[Seer, tuple[str, ...]]:
     """Open the model of a finished run, and the names of its classes. Raises UserError."""
     opened = runs.open_run(folder, weights)
-    path = opened.folder.with_name(f"{opened.folder.name}.json")
-    if not path.is_file():
-        raise UserError(f"{opened.folder} is not finished: there is no {path}; the same `wsss train` goes on with it")
-    record = records.load(path)
-    classes = _classes_of(record)
+    return _seer(opened, opened.record())
+
+
+def _seer(opened: runs.Opened, record: Record) -> tuple[Seer, tuple[str, ...]]:
+    """Build the model of a run with its record, and name its classes."""
+    classes = runs.classes_of(record)
     model = opened.model(len(classes), torch.device("cpu"))
     return Seer(_name(opened.config), _about(record), model, opened.config, sha256(opened.file)), classes
 
@@ -71,10 +66,9 @@ def shipped() -> tuple[Seer, tuple[str, ...]]:
         raise UserError(f"the shipped model's card {path} is not there; name a finished run by --run")
     card = read_json(path)
     record = records.load(project_root() / card["record"])
-    config, classes = stored.from_dict(record["config"]), _classes_of(record)
-    opened = runs.Opened(path.parent, config, path.with_suffix(".safetensors"), record["steps"])
-    model = opened.model(len(classes), torch.device("cpu"))
-    return Seer("the small model", _about(record), model, config, sha256(opened.file)), classes
+    config = stored.from_dict(record["config"])
+    seer, classes = _seer(runs.Opened(path.parent, config, path.with_suffix(".safetensors"), record["steps"]), record)
+    return replace(seer, name="the small model"), classes
 
 
 def _name(config: Config) -> str:
@@ -97,12 +91,11 @@ def of_folder(path: Path, limit: int) -> list[Photo]:
     """Read the picture at `path`, or the first `limit` of a folder, by name. Raises UserError."""
     if not path.exists():
         raise UserError(f"{path} does not exist; name a picture or a folder of pictures")
-    files = [path]
-    if path.is_dir():
-        pictures = (file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
-        files = sorted(file for file in pictures if not names.hidden(file.name))[:limit]
+    files = photographs.of_folder(path, deep=False)[:limit] if path.is_dir() else [path]
     if not files:
-        raise UserError(f"{path} holds no picture ({', '.join(_SUFFIXES)}); name a picture or a folder that does")
+        raise UserError(
+            f"{path} holds no picture ({', '.join(photographs.SUFFIXES)}); name a picture or a folder that does"
+        )
     return [Photo(file.stem, read_image(file)) for file in files]
 
 

@@ -19,13 +19,21 @@ from wsss.model import SegmentationModel
 from wsss.paths import UserError, atomic, sha256
 from wsss.process import Interrupted, stop_signals
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES = (*names.PHOTOGRAPHS, ".bmp", ".webp", ".tif", ".tiff")
+"""Suffixes of photographs that are in no data set, in any case."""
 _SCORES = "scores.csv"
 _LARGEST = 2048
 """Labels of photographs with a longer side above this are made at this size, and enlarged: the network sees them
 smaller still, and the logits of 81 classes at 12 megapixels would take 4 GB."""
 _EVERY = 32
 """Batches after which the scores are written."""
+
+
+def of_folder(folder: Path, deep: bool = True) -> list[Path]:
+    """List the photographs of a folder that is no data set, sorted: those at any depth, or only those in it."""
+    inside = folder.rglob("*") if deep else folder.iterdir()
+    listed = (file for file in inside if file.suffix.lower() in SUFFIXES and file.is_file())
+    return sorted(file for file in listed if not names.hidden(file.relative_to(folder)))
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ def run(folder: Path, photos: str, save: Path, weights: str = "last", data_root:
     the same photographs, stays. Raises UserError, and Interrupted when it was asked to stop.
     """
     opened = runs.open_run(folder, weights, data_root)
-    classes, config = opened.classes(), opened.config
+    classes, config = runs.classes_of(opened.record()), opened.config
     photographs = _photographs(photos, save, config, classes)
     listed = photographs[0].label is not None
     kinds = ("segmentation", "cam", "pseudo_label") if config.segmentation.weight else ("cam", "pseudo_label")
@@ -89,14 +97,13 @@ def _photographs(photos: str, save: Path, config: Config, classes: tuple[str, ..
         if save.resolve().is_relative_to(given.resolve()):
             raise UserError(f"--save {save} lies in the folder of photographs; choose another")
         files: dict[str, Path] = {}
-        for path in sorted(file.relative_to(given) for file in given.rglob("*")):
-            if path.suffix.lower() in _SUFFIXES and (given / path).is_file() and not names.hidden(path):
-                name = path.with_suffix("").as_posix()
-                if name in files:
-                    raise UserError(f"{given / path} and {files[name]} would both give {name}.png; rename one of them")
-                files[name] = given / path
+        for path in of_folder(given):
+            name = path.relative_to(given).with_suffix("").as_posix()
+            if name in files:
+                raise UserError(f"{path} and {files[name]} would both give {name}.png; rename one of them")
+            files[name] = path
         if not files:
-            raise UserError(f"{given} holds no photograph ({', '.join(_SUFFIXES)}); name a folder that does")
+            raise UserError(f"{given} holds no photograph ({', '.join(SUFFIXES)}); name a folder that does")
         return [_Photograph(name, file, None) for name, file in files.items()]
     root = sets.locate(config.data)
     if not (root / f"ImageSets/Segmentation/{photos}.txt").is_file():

@@ -22,6 +22,7 @@ from wsss.paths import UserError, sha256
 from wsss.protocols import Protocol, limited
 from wsss.registry import DATASETS
 from wsss.report import records
+from wsss.report.records import Record
 from wsss.tally import Counts, counts_by_image
 
 
@@ -57,15 +58,16 @@ class Opened:
             raise UserError(f"{self.folder} is not finished: there is no {path}; the same `wsss train` goes on with it")
         return records.load(path)
 
-    def classes(self) -> tuple[str, ...]:
-        """Names of the foreground classes that the network knows, from the run's record. Raises UserError."""
-        return tuple(self.record()["results"]["segmentation"]["iou"])[1:]
-
     def origin(self) -> dict[str, Any]:
         """Seconds so far and the stamp of the code that made the weights, from the run's record if there is one."""
         known = records.load(self.path()) if self.path().is_file() else {}
         kept = ("seconds", "processes", "threads", "validations", *evaluate.stamp())
         return {name: known[name] for name in kept if name in known}
+
+
+def classes_of(record: Record) -> tuple[str, ...]:
+    """Names of the foreground classes that a record's network knows."""
+    return tuple(record["results"]["segmentation"]["iou"])[1:]
 
 
 def open_run(folder: Path, weights: str = "last", data_root: str = "") -> Opened:

@@ -28,6 +28,7 @@ from wsss.data.drawn import generate
 from wsss.data.pictures import read_image
 from wsss.datasets import derive_seed
 from wsss.encoder import build_encoder
+from wsss.inference import photographs
 from wsss.model import describe
 from wsss.normalisation import IMAGENET
 from wsss.paths import UserError, atomic, write_json
@@ -224,12 +225,7 @@ def folders(root: Path, size: int) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor
     """Read all photographs of a folder of class folders, squashed to `size`. Raises UserError."""
     inside = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     classes = sorted(name for name in inside if not names.hidden(name))
-    files = [
-        (file, number)
-        for number, name in enumerate(classes)
-        for file in sorted((root / name).rglob("*"))
-        if file.suffix.lower() in names.PHOTOGRAPHS and not names.hidden(file.relative_to(root))
-    ]
+    files = [(file, number) for number, name in enumerate(classes) for file in photographs.of_folder(root / name)]
     if len(classes) < 2 or len(files) < 2:
         raise UserError(
             f"{root} is no folder of at least two class folders with photographs; give such a folder or '{_DRAWN}'"
