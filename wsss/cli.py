@@ -14,7 +14,7 @@ import tyro
 
 from wsss import command, presets
 from wsss.config import Config
-from wsss.inference.commands import summary
+from wsss.inference import commands
 from wsss.paths import UserError, is_first, project_root
 
 _USAGE = """\
@@ -84,7 +84,7 @@ class _Train(Config):
 
         record = train.run(config, not self.no_resume, gates.Gate if self.gate else None)
         if not self.gate:
-            return summary(record)
+            return commands.summary(record)
         if "gate" not in record:
             raise UserError(f"{record['path']} is the record of the whole run, before which a gate comes; see its log")
         if is_first():
@@ -141,15 +141,15 @@ class _Publish:
 
 COMMANDS: dict[str, Any] = {
     "train": _TRAIN,
-    "evaluate": "wsss.inference.commands:Evaluate",
-    "predict": "wsss.inference.commands:Predict",
+    "evaluate": commands.Evaluate,
+    "predict": commands.Predict,
     "sweep": "wsss.tools.sweep:Sweep",
     "explore": "wsss.explore.command:Explore",
     "export": "wsss.explore.command:Export",
-    "score": "wsss.inference.commands:Score",
+    "score": commands.Score,
     "data": "wsss.data.commands:DATA",
     "pretrain": "wsss.tools.pretrain:Pretrain",
-    "submit": "wsss.inference.commands:Submit",
+    "submit": commands.Submit,
     "tables": _Tables,
     "verify": "wsss.tools.verify:Verify",
     "bench": "wsss.tools.bench:BENCHES",
