@@ -51,7 +51,7 @@ class Opened:
         """Name a record of the run: OUTPUT/DATASET/VARIANT/SEED[.PART ...].json."""
         return self.folder.with_name(".".join([self.folder.name, *parts, "json"]))
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Read the run's own record. Raises UserError."""
         path = self.path()
         if not path.is_file():
