@@ -290,7 +290,7 @@ class Explorer {
     await this.more();
     if (this.data.more) return;
     const last = this.data.images[0].variants.length - 1;
-    this.choose({ image: this.scene.own ? 0 : this.at("image"), view: "segmentation", label: -1, variant: last - 1, beside: `model ${last}` });
+    this.choose({ image: this.scene.own ? 0 : this.at("image"), view: "segmentation", variant: last - 1, label: -1, beside: `model ${last}` });
     this.find("[data-key=beside]").focus();
   }
 
