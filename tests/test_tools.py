@@ -152,6 +152,10 @@ def test_the_file_is_the_runs_last_weights_in_half_precision(made, tmp_path):
     again = ("--variant", "again", "--model.checkpoint", str(tmp_path / "few.safetensors"))
     assert run(*tiny(Path(data), tmp_path / "runs", *again)) == 0, "the file starts a run"
     assert all(0 <= card["images_in_percent"][name] <= 100 for name in ("named", "outlined"))
+    source.with_suffix(".json").write_text(json.dumps(found | {"dirty": False, "teacher": {"run": "pets/base/3"}}))
+    assert command.main("ship", ship.Ship, [str(source), "student", "--output", str(tmp_path)]) == 0
+    student = json.loads((tmp_path / "student.json").read_text())
+    assert student["made_by"] == "python -m wsss.tools.distil runs/pets/base/3 --seed 0 --steps 4 --data-root ROOT"
 
 
 def test_a_run_of_an_uncommitted_tree_and_a_large_one_are_refused(made, tmp_path, monkeypatch, capsys):

@@ -81,9 +81,11 @@ def _name(config: Config) -> str:
 def _about(record: Record) -> str:
     """Where a model comes from, in a sentence."""
     seconds = record["seconds"].get("train")
+    teacher = f"student of {record['teacher']['run']}, " if "teacher" in record else ""
     return (
-        f"{records.describe(record)}: {record['steps']:,} steps on {record['dataset_title']}, {record['backbone']}, "
-        f"commit {record['commit']}, {record['device']}" + (f", {seconds:.0f} s." if seconds else ".")
+        f"{records.describe(record)}: {teacher}{record['steps']:,} steps on {record['dataset_title']}, "
+        f"{record['backbone']}, commit {record['commit']}, {record['device']}"
+        + (f", {seconds:.0f} s." if seconds else ".")
     )
 
 

@@ -59,7 +59,7 @@ class Ship:
         card = {
             "sha256": digest,
             "record": f"data/results/{records.describe(record)}.json",
-            "made_by": " ".join(["wsss train", *presets.words(stored.from_dict(record["config"])), "--data.root ROOT"]),
+            "made_by": _command(record),
             **{name: record[name] for name in ("dataset", "variant", "seed", "steps", "backbone", "commit", "date")},
             "train_images": record["protocol"]["train_images"],
             "evaluated_on": f"{record['images']} images of {record['split']}",
@@ -73,6 +73,15 @@ class Ship:
         }
         write_json(path.with_suffix(".json"), card)
         return str(path)
+
+
+def _command(record: Record) -> str:
+    """Command that made a run."""
+    config = stored.from_dict(record["config"])
+    if "teacher" in record:
+        options = f"--seed {config.seed} --steps {config.optim.steps} --data-root ROOT"
+        return f"python -m wsss.tools.distil runs/{record['teacher']['run']} {options}"
+    return " ".join(["wsss train", *presets.words(config), "--data.root ROOT"])
 
 
 def _checked(opened: runs.Opened) -> tuple[Record, datasets.Split]:
