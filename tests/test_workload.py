@@ -155,6 +155,15 @@ def test_the_limit_that_is_proposed_fits():
     assert plan((500, 375), (8000, 6000), longest=2048).bytes() <= 4e9 < plan((8000, 6000), longest=3072).bytes()
 
 
+def test_the_memory_of_an_accelerator_counts_for_the_network_alone():
+    host = replace(plan((500, 375), (8000, 6000)), workers=1)
+    beside = replace(host, accelerator=4 * 10**9)
+    assert beside.bytes() == beside.crf_bytes() < host.bytes()
+    with pytest.raises(workload.UserError, match=r"on the accelerator, and 4\.0 GB are free; --longest \d+ fits"):
+        beside.refuse(10**12)
+    replace(host, accelerator=10**12).refuse(10**12)
+
+
 def test_fewer_workers_are_started_where_memory_is_small_unless_they_were_named(made, tmp_path, monkeypatch):
     opened = shard_of(made, tmp_path)
     needs = [workload.Plan.of(opened, workers).bytes() for workers in (1, 2, 3)]

@@ -53,6 +53,8 @@ class Plan:
     """CRF processes beside each of the `processes`; 0: none beside it."""
     processes: int
     """On this machine."""
+    accelerator: int | None = None
+    """Free bytes of the accelerator that the network runs on; None: it runs on the host."""
 
     def _seen(self) -> list[Size]:
         """Height and width of each photograph as the CRF sees it."""
@@ -88,7 +90,7 @@ class Plan:
     def bytes(self) -> int:
         """Peak of all processes on this machine."""
         # without workers beside it, a process either scores or refines; it keeps what it has freed
-        network, crf = self.network_bytes(), self.crf_bytes()
+        network, crf = self.network_bytes() * (self.accelerator is None), self.crf_bytes()
         return self.processes * (network + crf if self.workers else max(network, crf))
 
     @classmethod
@@ -107,11 +109,13 @@ class Plan:
             batch=shard.batch,
             workers=workers,
             processes=processes,
+            accelerator=torch.cuda.mem_get_info(shard.device)[0] if shard.device.type == "cuda" else None,
         )
 
     def refuse(self, free: int) -> None:
-        """Raise UserError, with a limit that would fit, if the plan takes more than `free` bytes."""
-        if self.bytes() <= free:
+        """Raise UserError, with a limit that would fit, if the plan takes more than `free` bytes, or its network more
+        than the accelerator has."""
+        if self._fits(free):
             return
         number = self.largest()
         smaller = (
@@ -119,13 +123,19 @@ class Plan:
             for limit in _LIMITS
             if limit < max(self.sizes[number])
         )
-        fits = next((other for other in smaller if other.bytes() <= free), None)
-        advice = f"--longest {fits.protocol.longest} takes about {_bytes(fits.bytes())}" if fits else "free some memory"
+        fits = next((other for other in smaller if other._fits(free)), None)
+        advice = f"--longest {fits.protocol.longest} fits" if fits else "free some memory"
         others = ", or ask for fewer --workers" if self.workers else ""
+        taken, there, where = self.bytes(), free, "memory"
+        if taken <= free:
+            taken, there, where = self.network_bytes(), self.accelerator, "memory on the accelerator"
         raise UserError(
             f"photograph {self.names[number]} has {_pixels(self.sizes[number])}: predicting it takes about "
-            f"{_bytes(self.bytes())} of memory, and {_bytes(free)} are free; {advice}{others}"
+            f"{_bytes(taken)} of {where}, and {_bytes(there)} are free; {advice}{others}"
         )
+
+    def _fits(self, free: int) -> bool:
+        return self.bytes() <= free and (self.accelerator is None or self.network_bytes() <= self.accelerator)
 
     def sentence(self, expected: float, split: str) -> str:
         """Size and tokens of the largest photograph, time and memory of the whole."""
