@@ -215,8 +215,8 @@ STUDENT = {
 """A ViT-Ti/16 that learns from a finished run of voc-animals in the place of the method's terms.
 
 Command: python -m wsss.tools.distil RUN
-Hardware: two CPU cores. Time: hours.
-Expected: not run by this project."""
+Hardware: one CPU core with bfloat16. Time: 50 minutes for the teacher's maps, 30 for 1,000 steps.
+Expected: the card of data/weights/vit_tiny_voc_animals, of 2,000 steps."""
 
 WITHOUT_PATCH_TOKENS = {"msc.patch_weight": 0.0}
 UNDECOUPLED = {"msc.orthogonality_weight": 0.0, "msc.decorrelation_weight": 0.0}
