@@ -216,7 +216,7 @@ STUDENT = {
 
 Command: python -m wsss.tools.distil RUN
 Hardware: one CPU core with bfloat16. Time: 50 minutes for the teacher's maps, 30 for 1,000 steps.
-Expected: the card of data/weights/vit_tiny_voc_animals, of 2,000 steps."""
+Expected: not enough yet; the record of 2,000 steps is far below its teacher (page Experiments)."""
 
 WITHOUT_PATCH_TOKENS = {"msc.patch_weight": 0.0}
 UNDECOUPLED = {"msc.orthogonality_weight": 0.0, "msc.decorrelation_weight": 0.0}
