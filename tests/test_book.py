@@ -76,7 +76,7 @@ FAULTS = {
     ".. results-table:: voc\n   :commands: nowhere": "no page nowhere",
     ".. results-figure:: nothing": "no figure named nothing",
     ".. results-figure:: a#0": "results-figure: .*a.ipynb",
-    ".. gpu-table:: nothing": "no table nothing",
+    ".. cost-table:: nothing": "no table nothing",
     ".. bench-table:: infer": "infer.json is not a line of wsss bench infer",
 }
 """What a page may ask for in vain, and what the strict build says to it."""
@@ -147,7 +147,7 @@ def test_benches_are_shown_each_on_its_own(project):
 
 
 def test_estimates_for_gpus_are_made_when_the_page_is_built(project):
-    code, said, page = build(project, ".. gpu-table:: runs\n\n.. gpu-table:: memory\n   :caption: Words.")
+    code, said, page = build(project, ".. cost-table:: runs\n\n.. cost-table:: memory\n   :caption: Words.")
     assert code == 0, said
     assert (
         "torchrun --nproc_per_node 2 -m wsss train PRESET --seed 0" in re.sub("<[^>]+>", "", page) and "Words." in page
@@ -205,7 +205,7 @@ def test_every_switch_has_its_row_among_the_deviations():
 
 
 EQUATIONS = {
-    "cam.py": {"class_scores": "scores", "normalise": "cam", "training_labels": "labels"}
+    "cam.py": {"class_scores": "scores", "to_unit_range": "cam", "training_labels": "labels"}
     | {"evaluation_labels": "evaluation"},
     "contrast.py": {"affinity_labels": "pairs", "patch_contrast_loss": "ptc", "class_contrast_loss": "ctc"},
     "method.py": {"classification_loss": "cls", "segmentation_loss": "seg", "objective": "objective"}

@@ -96,7 +96,7 @@ class Trainer:
         parts = (self.model.trunk_parameters(), self.model.head_parameters(), self.model.decoder.parameters())
         self.optimizer = optim.build(*parts, config.optim)
         self.main, self.stamp = distributed.rank() == 0, evaluate.stamp()
-        self.places: list[provenance.Place] = []  # where the run was trained, in order
+        self.places: list[dict[str, Any]] = []  # where the run was trained, in order
         datasets.TrainSampler(
             len(train), config, 0
         )  # refuses a batch that cannot be shared, before anything is written

@@ -320,10 +320,12 @@ def pairing_key(record: Record) -> tuple[int, str, int | None, int]:
 def processors(records: Iterable[Record]) -> str:
     """Which seeds ran on which processor: "seeds 0, 1 on a CPU with 1 thread, seed 3 on another"."""
     seeds: dict[tuple[str, int | None, int], set[int]] = {}
+    of_sets: dict[str, set[int]] = {}
     for record in records:
         seed, *where = pairing_key(record)
         seeds.setdefault(tuple(where), set()).add(seed)
-    parts, several = [], len({at_once for *_, at_once in seeds}) > 1
+        of_sets.setdefault(record["dataset"], set()).add(where[-1])
+    parts, several = [], any(len(at_once) > 1 for at_once in of_sets.values())
     for (device, threads, at_once), known in sorted(seeds.items(), key=lambda item: min(item[1])):
         used = [f"{threads} thread{'s' * (threads > 1)}"] if threads else []
         used += [f"{at_once} image{'s' * (at_once > 1)} at once"] * several
