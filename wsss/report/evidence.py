@@ -273,9 +273,9 @@ def build(name: str, runs: Sequence[Record]) -> Picture:
         return over_training(runs, scale, (("base", f"{scale}-base"), ("base + both", scale)))
     match name:
         case "modules":
-            scales = ("voc", "coco", "voc-animals", "mini")
-            first, *others = (experiments.get(f"{scale}-components") for scale in scales)
-            return differences(first, runs, *others, experiments.get("voc-animals-11-blocks"))
+            names = ("voc-components", "coco-components", "voc-animals-components", "voc-animals-11-blocks")
+            first, *others = map(experiments.get, (*names, "mini-components"))
+            return differences(first, runs, *others)
         case "coverage_bars":
             return coverage_bars(experiments.get("mini-components"), runs)
         case "published_curves":

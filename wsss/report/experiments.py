@@ -173,7 +173,7 @@ def _ablations(scale: str) -> dict[str, tuple[str, _Rows]]:
 
 def _titled(scale: str, title: str) -> str:
     """Make a title with its scale. Numbers of photographs from CLIP's start say so wherever they stand."""
-    return f"{'CLIP ViT-B/16' if scale == 'voc-animals' else scale}: {title}"
+    return f"{'CLIP ViT-B/16, 12 blocks' if scale == 'voc-animals' else scale}: {title}"
 
 
 def _ablation(scale: str, title: str, rows: _Rows, *more: Row) -> Experiment:
