@@ -113,7 +113,7 @@ class _Tables:
     def __call__(self) -> str:
         from wsss.report import records, tables
 
-        if missing := [str(folder) for folder in self.records if not records.find(folder)]:
+        if missing := [folder for folder in self.records if not records.files(folder)]:
             raise UserError(f"{missing[0]} holds no record DATASET/VARIANT/SEED.json; name a folder such as runs")
         chosen = records.find(*self.records) if self.records else records.published()
         built = {name: tables.build(name, chosen) for name in self.names or tables.TABLES}

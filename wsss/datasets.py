@@ -1,6 +1,5 @@
 """Data sets in memory: training views as batches in a reproducible order, and images with truth for evaluation."""
 
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from wsss.data import voc
 from wsss.data.pictures import read_image, read_mask
 from wsss.data.voc import Split
 from wsss.paths import UserError, note
-from wsss.process import cores
+from wsss.process import cores, leave_stop_to_parent
 
 
 def root_of(config: Data) -> Path:
@@ -102,6 +101,17 @@ def collate(items: list[tuple]) -> Batch:
     return Batch(list(ids), *(None if column[0] is None else torch.stack(column) for column in columns))
 
 
+def micro_batches(config: Config) -> int:
+    """Count the micro-batches of a step over all processes; UserError where they cannot share its images."""
+    parts = distributed.world_size() * config.optim.accumulate
+    if config.optim.batch % parts:
+        raise UserError(
+            f"optim.batch ({config.optim.batch}) cannot be shared by {distributed.world_size()} processes with "
+            f"{config.optim.accumulate} micro-batches each; choose a multiple of {parts}"
+        )
+    return parts
+
+
 class TrainSampler:
     """Micro-batches of (index, seed) from a given step on; each depends on seed, step and place alone.
 
@@ -112,12 +122,7 @@ class TrainSampler:
     def __init__(self, length: int, config: Config, first_step: int):
         self.length, self.config, self.first_step = length, config, first_step
         self._epoch, self._permutation = -1, []
-        self.parts = distributed.world_size() * config.optim.accumulate
-        if config.optim.batch % self.parts:
-            raise UserError(
-                f"optim.batch ({config.optim.batch}) cannot be shared by {distributed.world_size()} processes with "
-                f"{config.optim.accumulate} micro-batches each; choose a multiple of {self.parts}"
-            )
+        self.parts = micro_batches(config)
 
     def __len__(self) -> int:
         return (self.config.optim.steps - self.first_step) * self.config.optim.accumulate
@@ -149,11 +154,6 @@ def num_workers(wanted: int | None) -> int:
     return min(4, max(1, cores() // distributed.local_world_size())) if torch.cuda.is_available() else 0
 
 
-def _leave_stop_to_parent(_: int) -> None:
-    """Ignore SIGTERM, which torchrun and SLURM send to whole groups: the parent saves first, and ends this process."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
 def training_batches(split: Split, config: Config, first_step: int) -> Iterator[Batch]:
     """Yield the micro-batches of this process, in order, from `first_step` on. Raises UserError."""
     sampler = TrainSampler(len(split), config, first_step)
@@ -162,7 +162,7 @@ def training_batches(split: Split, config: Config, first_step: int) -> Iterator[
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=num_workers(config.data.workers),
-        worker_init_fn=_leave_stop_to_parent,
+        worker_init_fn=leave_stop_to_parent,
         pin_memory=torch.cuda.is_available(),
     )
     try:

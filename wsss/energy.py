@@ -4,7 +4,6 @@ Everything here lives at half the image's size, rounded down: S is halved biline
 halved by taking every second pixel.
 """
 
-import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +21,7 @@ from wsss import host
 from wsss.cam import upcast
 from wsss.config import IGNORE
 from wsss.paths import UserError
-from wsss.process import obey_parent
+from wsss.process import leave_stop_to_parent, obey_parent
 
 _THREAD = ThreadPoolExecutor(1, "energy")
 _Copies = Callable[[], tuple[Tensor, ...]]
@@ -128,9 +127,9 @@ def _process() -> ProcessPoolExecutor:
 
 
 def _begin() -> None:
-    """Ignore SIGTERM: the parent needs the filter for its last step, and this process ends with the parent."""
+    """Set up the filter's process: its parent needs it for the last step, even after a stop."""
     obey_parent()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_stop_to_parent()
 
 
 def _filter_tensors(

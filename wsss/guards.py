@@ -17,11 +17,10 @@ def require_sizes(config: Config, patch: int) -> None:
     UserError where an image is smaller than one patch, or the crop is no whole number of patches. Local crops that are
     no whole number of patches get a warning on stderr: only their class token is used.
     """
-    least = min(1.0, *config.cam.scales)
-    augment = config.augment
+    augment, least = config.augment, min(1.0, *config.cam.scales)
     sides = {"augment.crop": augment.crop * least, "augment.evaluation_size": augment.squashed * least}
     if "views" in config.needs:
-        sides["augment.local_size"] = config.augment.local_size
+        sides["augment.local_size"] = augment.local_size
     for path, side in sides.items():
         if side < patch:
             raise UserError(f"an image of {side:g} pixels is smaller than one patch of {patch}; raise --{path}")

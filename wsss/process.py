@@ -68,6 +68,12 @@ def obey_parent() -> None:
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
+def leave_stop_to_parent(*_: object) -> None:
+    """Ignore SIGTERM, which torchrun and SLURM send to whole groups: the parent has work to end and to save first, and
+    then ends this process."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 @contextmanager
 def within_seconds(leave: Callable[[], str]) -> Iterator[None]:
     """End a process that does not stop GRACE seconds after a signal of `stop_signals`: exit code 143.

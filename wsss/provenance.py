@@ -39,24 +39,26 @@ Place = dict[str, Any]
 def arrive(places: Sequence[Place], stamp: Mapping[str, Any], threads: int, run: Path) -> list[Place]:
     """Return a run's places with the present one; a line on stderr where it was begun elsewhere: its bits differ."""
     here = {name: stamp[name] for name in ("device", "commit", "dirty")} | {"threads": threads}
-    if places and places[-1] != here:
+    if here in places[-1:]:
+        return list(places)
+    if places:
         was, now = (f"{_named(place)}, commit {place['commit']}" for place in (places[-1], here))
         note(f"note: {run} was trained on {was}, and goes on on {now}; its record names both")
-    return [*places, *([] if here in places[-1:] else [here])]
+    return [*places, here]
 
 
 def made_on(places: Sequence[Place]) -> dict[str, Any]:
     """Device, threads, commit and dirty of a record, where there were several all of them; nothing of none."""
+    if not places:
+        return {}
     threads = {place["threads"] for place in places}
     alike = len(threads) == 1
-    devices = (place["device"] if alike else _named(place) for place in places)
-    fields = {
-        "device": _joined(devices),
+    return {
+        "device": _joined(place["device"] if alike else _named(place) for place in places),
         "threads": threads.pop() if alike else None,
         "commit": _joined(place["commit"] for place in places),
         "dirty": any(place["dirty"] for place in places),
     }
-    return fields if places else {}
 
 
 def _named(place: Place) -> str:

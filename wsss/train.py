@@ -97,9 +97,7 @@ class Trainer:
         self.optimizer = optim.build(*parts, config.optim)
         self.main, self.stamp = distributed.rank() == 0, evaluate.stamp()
         self.places: list[dict[str, Any]] = []  # where the run was trained, in order
-        datasets.TrainSampler(
-            len(train), config, 0
-        )  # refuses a batch that cannot be shared, before anything is written
+        datasets.micro_batches(config)  # refuses a batch that cannot be shared, before anything is written
         guards.require_sizes(config, self.model.patch)
         step = checkpoint.latest(folder)
         if step is not None:

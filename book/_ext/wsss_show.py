@@ -190,7 +190,7 @@ def compared(name: str) -> list[tuple[ablation.Difference, OverSeeds, float]]:
 
 
 def judged(test: OverSeeds, p: float) -> str:
-    """A difference in the words that were fixed before the runs on photographs: shown, small, no effect or open."""
+    """A difference in the words of the rule that was fixed beforehand: shown, small, no effect or open."""
     if p < LEVEL:
         return "shown" if abs(test.mean) >= SMALLEST else "shown, but small"
     return "no effect" if test.low > -SMALLEST and test.high < SMALLEST else "open"
@@ -204,12 +204,6 @@ def one_of(text: str) -> tuple[ablation.Difference, OverSeeds, float] | None:
     if row not in labels or endpoint not in ("CAM", "segmentation"):
         raise UserError(f"{name} has no row {row} or endpoint {endpoint}; rows are {', '.join(sorted(labels))}")
     return next((line for line in compared(name) if (line[0].row, line[0].endpoint) == (row, endpoint)), None)
-
-
-def planned(text: str, line: ablation.Difference) -> int:
-    """How many seeds the experiment asks of a row."""
-    rows = experiments.get(text.partition("/")[0]).rows
-    return next(len(row.seeds) for row in rows if row.label == line.row)
 
 
 def without_pairs(text: str) -> str:
@@ -237,12 +231,12 @@ def answer(text: str) -> str:
         if known is None:
             return without_pairs(text)
         line, test, p = known
-        seeds = f"{test.n} seed{'s' * (test.n > 1)}{' so far' * (test.n < planned(text, line))}"
+        seeds = f"{test.n} seed{'s' * (test.n > 1)}{' so far' * (test.n < line.planned)}"
         return f"{signed(test.mean)}, {judged(test, p)} ({seeds})"
     lines = compared(text)
     if not lines:
         return "not run yet"
-    so_far = " so far" * any(test.n < planned(text, line) for line, test, _ in lines)
+    so_far = " so far" * any(test.n < line.planned for line, test, _ in lines)
     verdicts = {kind: [] for kind in ("shown", "shown, but small", "no effect", "open")}
     for line, test, p in lines:
         verdicts[judged(test, p)].append(f"{line.row} {signed(test.mean)} in {line.endpoint}")

@@ -85,6 +85,8 @@ class Difference:
     endpoint: str
     kind: str
     pairs: Pairs
+    planned: int
+    """Seeds that the experiment asks of the row."""
     primary: bool
     """Whether it is tested: segmentation and CAM by the protocol of evaluation in training, which has no CRF."""
 
@@ -111,7 +113,7 @@ def compared(experiment: Experiment, runs: Sequence[Record]) -> list[Difference]
         for title, protocol, kind in endpoints if row is not base else ():
             sides = (records.select(runs, experiment.dataset, side.variant, protocol) for side in (row, base))
             if pairs := paired_runs(*sides, kind):
-                gains.append(Difference(row.label, title, kind, pairs, protocol == _TRAINING))
+                gains.append(Difference(row.label, title, kind, pairs, len(row.seeds), protocol == _TRAINING))
     return gains
 
 
@@ -213,8 +215,10 @@ def cell(runs: Sequence[Record], key: str) -> str:
 
 def _over_images(line: Difference) -> float | None:
     """p of swapping the results of images, see `statistics.paired`; None where counts by image are missing."""
+    if not line.primary:
+        return None
     counts = [[headline_counts(record, line.kind) for record in pair] for pair in line.pairs]
-    if not line.primary or not all(known for pair in counts for known in pair):
+    if not all(known for pair in counts for known in pair):
         return None
     sides = [np.stack([of_image for _, of_image in side]) for side in zip(*counts, strict=True)]
     ids = [names for pair in counts for names, _ in pair]

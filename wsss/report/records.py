@@ -199,6 +199,12 @@ def load_counts(record: Record) -> dict[str, np.ndarray]:
         raise UserError(f"the counts {path} cannot be read ({error}); evaluate the run again") from error
 
 
+def files(root: Path | str) -> list[Path]:
+    """List the files ROOT/DATASET/VARIANT/*.json, sorted, without what a system or an editor keeps beside them."""
+    paths = sorted(Path(root).glob("*/*/*.json"))
+    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+
+
 def find(*roots: Path | str) -> list[Record]:
     """Load all records ROOT/DATASET/VARIANT/SEED.json, and SEED.WORDS.json of other protocols, lists or weights.
 
@@ -209,9 +215,7 @@ def find(*roots: Path | str) -> list[Record]:
     firsts: dict[tuple[str, str, str], tuple[int, Record]] = {}
     left: list[str] = []
     for number, root in enumerate(roots):
-        for path in sorted(Path(root).glob("*/*/*.json")):
-            if any(part.startswith(".") for part in path.relative_to(root).parts):
-                continue  # what a system or an editor keeps beside the files
+        for path in files(root):
             record = load(path)
             first, known = firsts.setdefault((record["dataset"], record["variant"], _stem(record)), (number, record))
             protocol = "the protocol" * (known["protocol"] != record["protocol"])

@@ -113,13 +113,13 @@ def _side_by_side(
 
 def of_run(record: Record) -> Table:
     """Tabulate one run's numbers; the note says what they were measured on, with what and by whom."""
-    rows = []
+    rows, counts = [], records.load_counts(record)
     for label, key in _QUANTITIES:
         if not records.has(record, key):
             continue
         interval = records.value(record, f"{key}_interval") if records.has(record, f"{key}_interval") else None
         kind, _, last = key.partition(".")
-        if last == "miou" and kind in (counts := records.load_counts(record)):
+        if last == "miou" and kind in counts:
             interval = bootstrap_miou(counts[kind])  # earlier records have it for classes of a single image, too
         known = interval is not None and math.isfinite(interval[0])
         bounds = f"{interval[0]:.1f} to {interval[1]:.1f}" if known else ABSENT

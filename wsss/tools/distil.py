@@ -5,7 +5,6 @@ student's folder: class scores of the tokens of both layers, probabilities of th
 The student sees training views as in any run. Each of its tokens learns the teacher's values at that place.
 """
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from wsss import command, datasets, finite, method, presets, train, transforms
+from wsss import command, datasets, distributed, finite, method, presets, train, transforms
 from wsss.batch import Batch, Output
 from wsss.cam import upcast
 from wsss.config import Config
@@ -57,8 +56,6 @@ class Distil:
     """Steps of the student; None: the preset's."""
 
     def __call__(self) -> str:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise UserError("a student is trained by one process; start it without torchrun")
         opened = runs.open_run(self.run, data_root=self.data_root)
         if opened.config.data.supervision == "masks":
             raise UserError(f"{opened.folder} has learnt from masks; a student of it would be fully supervised, too")
@@ -161,6 +158,8 @@ class Student(train.Trainer):
     """A run that learns the outputs of a finished one."""
 
     def __init__(self, *arguments: Any, opened: Opened):
+        if distributed.world_size() > 1:
+            raise UserError("a student is trained by one process; start it without torchrun")
         train_split = arguments[1]
         self.teacher = opened.model(len(train_split.kit.classes), torch.device("cpu"))
         self.known = {"run": "/".join(opened.folder.parts[-3:]), "weights": sha256(opened.file)}
