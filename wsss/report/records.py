@@ -200,7 +200,7 @@ def load_counts(record: Record) -> dict[str, np.ndarray]:
 
 
 def files(root: Path | str) -> list[Path]:
-    """List the files ROOT/DATASET/VARIANT/*.json, sorted, without what a system or an editor keeps beside them."""
+    """List the files ROOT/DATASET/VARIANT/NAME.json, sorted, without what a system or an editor keeps beside them."""
     paths = sorted(Path(root).glob("*/*/*.json"))
     return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts)]
 
