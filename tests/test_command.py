@@ -98,18 +98,10 @@ def test_spellings(line):
     assert found == value and type(found) is type(value)
 
 
-@pytest.mark.parametrize(
-    "line", ["--model.patch-size 0", "--model.depth=0", "--data.workers -1", "--segmentation.levels 0,0"]
-)
-def test_what_stood_for_automatic_is_none_and_said(line, capsys):
-    path = re.split("[ =]", line)[0][2:].replace("-", "_")
-    config = request("mini", [*line.split(), "--seed", "3"]).config
-    assert get(config, path) is None and config.seed == 3
-    assert f"--{path}" in (said := capsys.readouterr().err) and "which is None today" in said
-
-
 REFUSED = {
     "--variant ../x": "variant is '../x', but must be the name of one folder",
+    "--model.depth=0": "model.depth is 0, but must lie between 3 and 100000 or be None, which is automatic",
+    "--msc.level class": "there is no setting named msc.level",
     "--optim.step 5": "there is no setting named optim.step; did you mean optim.steps?",
     "5": "5 is no setting; settings are written --NAME VALUE",
     "--optim.steps many": "Error parsing --optim.steps: invalid literal for int() with base 10: 'many'",

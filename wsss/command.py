@@ -15,7 +15,7 @@ from typing import Any
 import tyro
 
 from wsss import settings
-from wsss.paths import Echo, UserError, did_you_mean, is_first, note
+from wsss.paths import Echo, UserError, did_you_mean, is_first
 from wsss.process import Interrupted, clean_exit
 
 
@@ -87,13 +87,13 @@ def run(command: str, target: Any, arguments: Sequence[str]) -> int | str | None
 def parse(target: Any, arguments: Sequence[str], command: str) -> Any:
     """Fill a dataclass whose docstrings are the help, or an instance of one, from the arguments after `command`.
 
-    A switch may stand alone for True; numbers of a tuple, and texts of an instance's, may be joined by commas. What
-    once stood for automatic (`--model.depth 0`) is None, and a line on stderr says so. Raises UserError.
+    A switch may stand alone for True; numbers of a tuple, and texts of an instance's, may be joined by commas. Raises
+    UserError.
     """
     kind = target if isinstance(target, type) else type(target)
     options: dict[str, Any] = {} if kind is target else {"default": target}
     kinds, printed = settings.kinds(kind), io.StringIO()
-    spelled = _spelled(arguments, kinds, only_flags=kind is not target)  # before stderr is tyro's, since it may print
+    spelled = _spelled(arguments, kinds, only_flags=kind is not target)
     try:
         with contextlib.redirect_stderr(printed):
             value, rest = tyro.cli(
@@ -111,8 +111,8 @@ def parse(target: Any, arguments: Sequence[str], command: str) -> Any:
     if rest and not rest[0].startswith("-"):
         raise UserError(f"{rest[0]} is no setting; settings are written --NAME VALUE")
     if rest:
-        name, _, text = rest[0].lstrip("-").partition("=")
-        raise UserError(settings.unknown(name.replace("-", "_"), text or ",".join(rest[1:2]), kinds))
+        path = rest[0].lstrip("-").partition("=")[0].replace("-", "_")
+        raise UserError(f"there is no setting named {path}{did_you_mean(path, kinds)}")
     return value
 
 
@@ -120,8 +120,7 @@ _SWITCH = ("True", "False", "None")
 
 
 def _spelled(arguments: Sequence[str], kinds: Mapping[str, Any], only_flags: bool) -> list[str]:
-    """Spell the arguments as tyro takes them: True after a switch that stands alone, numbers that commas join apart,
-    None for what once stood for automatic.
+    """Spell the arguments as tyro takes them: True after a switch that stands alone, numbers that commas join apart.
 
     With `only_flags` the command has no positional arguments, so that what follows a switch is its value, and texts may
     be joined by commas as numbers are.
@@ -141,9 +140,6 @@ def _spelled(arguments: Sequence[str], kinds: Mapping[str, Any], only_flags: boo
             if bool in types and not equals and alone and settings.texts(following, kind)[0] not in _SWITCH:
                 values = ["True"]
         for text in values:
-            if kind and settings.replacement(path, text) == {path: None}:
-                note(f"note: --{path} {text} is automatic, which is None today")
-                text = "None"
             whole = kind is None or (str in types and not only_flags)
             spelled += [text] if whole else settings.texts(text, kind)
             kind = kind if kind and tuple in types else None  # all others have one value

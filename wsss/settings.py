@@ -1,8 +1,8 @@
-"""Settings of nested frozen dataclasses by dotted path: read, list, replace, check; their earlier names."""
+"""Settings of nested frozen dataclasses by dotted path: read, list, replace, check."""
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -95,13 +95,12 @@ def check(config: Any, steps: int = 0) -> None:
 def override(config: T, changes: Mapping[str, Any]) -> T:
     """Replace settings of `config` by dotted path, e.g. {"patch_contrast.weight": 0}.
 
-    Raises UserError for a value of the wrong kind, and for an unknown path; it suggests the nearest one, or today's
-    name of an old one.
+    Raises UserError for a value of the wrong kind, and for an unknown path, with the nearest one.
     """
     known = kinds(type(config))
-    for path, value in changes.items():
+    for path in changes:
         if path not in known:
-            raise UserError(unknown(path, value, known))
+            raise UserError(f"there is no setting named {path}{did_you_mean(path, known)}")
     return _replace(config, {path: _convert(value, known[path], path) for path, value in changes.items()})
 
 
@@ -163,56 +162,3 @@ def paths(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         flat |= paths(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
-
-
-# Settings of earlier versions: what is on disk is read in today's words; whoever types an old one is told the new one.
-
-RENAMED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "msc.level": {
-        "class": {"msc.patch_weight": 0.0},
-        "patch": {"class_contrast.weight": 0.0},
-        "both": {},
-    },
-    "msc.decoupling": {
-        "none": {"msc.orthogonality_weight": 0.0, "msc.decorrelation_weight": 0.0},
-        "orth": {"msc.decorrelation_weight": 0.0},
-        "dec": {"msc.orthogonality_weight": 0.0},
-        "both": {},
-    },
-}
-"""Setting that is gone -> its value -> settings of today."""
-AUTOMATIC: Mapping[str, tuple[float, ...]] = {
-    **dict.fromkeys((f"model.{name}" for name in ("patch_size", "image_size", "width", "depth", "heads")), (0,)),
-    **{"model.decoder_width": (0,), "augment.evaluation_size": (0,), "segmentation.levels": (0, 0)},
-    **{"schedule.modules_start": (-1,), "data.workers": (-1,)},
-}
-"""Setting -> the numbers that stood for automatic, which is None today."""
-
-
-def replacement(path: str, value: Any) -> Mapping[str, Any] | None:
-    """Translate an old setting, or an old value of a setting, to today's settings; None if it is not old."""
-    if path in RENAMED:
-        return RENAMED[path].get(str(value))
-    try:
-        numbers = tuple(float(text) for text in texts(value, tuple[float, ...]))
-    except ValueError:
-        return None
-    return {path: None} if numbers == AUTOMATIC.get(path) else None
-
-
-def current(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate the old ones among settings by dotted path to today's; the others stay."""
-    new = {path: replacement(path, value) for path, value in changes.items()}
-    kept = {path: changes[path] for path, ways in new.items() if ways is None}
-    return kept | {path: value for ways in new.values() for path, value in (ways or {}).items()}
-
-
-def unknown(path: str, value: Any, known: Iterable[str]) -> str:
-    """Say of a setting that does not exist what to type today, or which name is nearest."""
-    ways = {
-        key: "type " + " ".join(f"--{name} {x:g}" for name, x in changes.items()) if changes else "leave it out"
-        for key, changes in RENAMED.get(path, {}).items()
-    }
-    if not ways:
-        return f"there is no setting named {path}{did_you_mean(path, known)}"
-    return f"{path} is gone: " + ways.get(value, "; ".join(f"for {key} {way}" for key, way in ways.items()))

@@ -1,14 +1,22 @@
-"""Read the configuration, variant and folder of runs on disk, those of earlier versions too."""
+"""Read the configuration and the variant of runs on disk, those of earlier versions too."""
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from wsss.config import Config
 from wsss.paths import UserError
-from wsss.presets import LONGEST, PRESETS
-from wsss.settings import current, flatten, override, paths
+from wsss.settings import override, paths
+
+_RENAMED = {
+    "msc.level=class": "msc.patch_weight=0.0",
+    "msc.level=patch": "class_contrast.weight=0.0",
+    "msc.decoupling=none": "msc.orthogonality_weight=0.0+msc.decorrelation_weight=0.0",
+    "msc.decoupling=orth": "msc.decorrelation_weight=0.0",
+    "msc.decoupling=dec": "msc.orthogonality_weight=0.0",
+}
+"""Changes in the words of an earlier version -> in today's."""
+_AUTOMATIC = {"model.decoder_width": 0, "data.workers": -1, "segmentation.levels": [0.0, 0.0]}
+"""Setting -> the number that once stood for automatic, which is None today."""
 
 
 def from_dict(tree: Any) -> Config:
@@ -16,30 +24,14 @@ def from_dict(tree: Any) -> Config:
     translated. Raises UserError."""
     if not isinstance(tree, Mapping):
         raise UserError("the configuration is no mapping of settings; train the run again")
-    today = current(paths(tree))
-    return override(Config(), today | {"variant": current_variant(str(tree.get("variant", "")))})
+    flat = paths(tree) | {"variant": current_variant(str(tree.get("variant", "")))}
+    flat |= {path: None for path, number in _AUTOMATIC.items() if flat.get(path) == number}
+    for path in ("msc.level", "msc.decoupling"):
+        change = _RENAMED.get(f"{path}={flat.pop(path, 'both')}", "")
+        flat |= dict(part.split("=") for part in change.split("+") if part)
+    return override(Config(), flat)
 
 
 def current_variant(variant: str) -> str:
-    """Translate a variant's name into today's settings. A name that is cut off, or not PRESET+PATH=VALUE..., stays."""
-    name, *parts = re.split(r"\+(?=[a-z_.]+=)", variant)
-    old = dict(part.split("=", 1) for part in parts)
-    new = current(old)
-    if new == old or name not in PRESETS or len(variant) == LONGEST:
-        return variant
-    preset = flatten(PRESETS[name])
-    changed = [path for path in preset if path in new and new[path] != preset[path]]
-    return "+".join([name, *(f"{path}={new[path]}" for path in changed)])
-
-
-def run_folder(parent: Path, variant: str, seed: int) -> Path:
-    """Return the folder PARENT/VARIANT/SEED, or that of the variant's earlier name if only that one exists.
-
-    The run's record is the same path with .json.
-    """
-    folder = parent / variant / str(seed)
-    if not (folder.exists() or folder.with_name(f"{seed}.json").exists()):
-        for old in sorted(parent.glob("*+*")):
-            if current_variant(old.name) == variant and ((old / str(seed)).exists() or (old / f"{seed}.json").exists()):
-                return old / str(seed)
-    return folder
+    """Translate the changes in a variant's name to today's words."""
+    return "+".join(_RENAMED.get(part, part) for part in variant.split("+"))

@@ -24,7 +24,6 @@ from wsss import (
     process,
     provenance,
     schedule,
-    stored,
     tally,
 )
 from wsss import config as configuration
@@ -71,7 +70,7 @@ def _digests(train: Split, val: Split, watched: Sequence[Split]) -> records.Data
 def run_folder(config: Config, root: Path) -> Path:
     """OUTPUT/DATASET/VARIANT/SEED; the record is the same path with .json."""
     output = Path(config.output) if config.output else project_root() / "runs"
-    return stored.run_folder(output / sets.name_of(config.data, root), config.variant, config.seed)
+    return output / sets.name_of(config.data, root) / config.variant / str(config.seed)
 
 
 class Trainer:

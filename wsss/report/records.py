@@ -274,11 +274,10 @@ def has(record: Record, key: str) -> bool:
 
 
 def select(records: Iterable[Record], dataset: str, variant: str, protocol: str = "training") -> list[Record]:
-    """Select the records of a variant, by its name today or an earlier one, and protocol: one a seed.
+    """Select the records of a variant and protocol: one a seed.
 
     Of the protocol of training only SEED.json counts: the run's validation list and its last weights.
     """
-    variant = stored.current_variant(variant)
     wanted = (dataset, variant, protocol)
     chosen = [r for r in records if (r["dataset"], r["variant"], r["protocol"].get("name")) == wanted]
     if protocol != "training":

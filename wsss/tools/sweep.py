@@ -16,7 +16,6 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from wsss import stored
 from wsss.data import identity, sets, voc
 from wsss.paths import UserError, atomic, note, project_root
 from wsss.process import Interrupted, cores, stop_signals
@@ -131,7 +130,7 @@ def plan(experiment: Experiment, sweep: Sweep) -> list[Job]:
         for row in experiment.rows:
             if sweep.seeds is None and seed not in row.seeds:
                 continue
-            folder = stored.run_folder(output / dataset, row.variant, seed)
+            folder = output / dataset / row.variant / str(seed)
             commands = {folder.with_name(f"{seed}.json"): ("train", *row.arguments(seed), *root, *moved)}
             # with CRF first, since that without comes along
             finals = sorted(experiment.finals, key=lambda final: not final.protocol.crf)
