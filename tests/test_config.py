@@ -72,6 +72,7 @@ def test_values_may_come_as_text_or_lists(path, text, value):
         ("augment.scale", [1.0], "augment.scale must be of type tuple"),
         ("augment.scale", 1.0, "augment.scale must be of type tuple"),
         ("cam.scales", ["a"], r"cam.scales must be of type tuple\[float, ...\], but is \['a'\]"),
+        ("cam.scales", "1,,0.5", r"cam.scales must be of type tuple\[float, ...\], but is '1,,0.5'"),
         ("cam.low", 0.7, r"cam.low \(0.7\) must be below cam.high"),
         ("augment.crop", 64, r"augment.local_size \(96\) is larger than augment.crop \(64\)"),
         ("augment.scale", [2.0, 0.5], r"augment.scale is \(2.0, 0.5\), but must be a range"),

@@ -27,7 +27,7 @@ from running import (
     write_photo,
 )
 
-from wsss import protocols
+from wsss import protocols, provenance
 from wsss.cli import main
 from wsss.data import pool, voc
 from wsss.data.pictures import VOC_PALETTE, write_mask
@@ -293,13 +293,16 @@ def test_what_is_not_whole_is_predicted_again(evaluated):
     assert pictures(place) == before
 
 
-def test_pictures_by_other_settings_are_refused(done, refused):
+def test_pictures_by_other_settings_or_other_code_are_refused(done, refused, monkeypatch):
     words = ("evaluate", done, "--protocol", "voc", "--save", done / "mine", *HERE)
     assert run(*words) == 0
     before = pictures(done / "mine")
     said = refused(*words, "--flip", "False", "--scales", 1)
     assert "holds predictions made otherwise (protocol.json differs in scales, flip)" in said
     assert "differs in weights" in refused(*words, "--weights", "best")
+    with monkeypatch.context() as context:
+        context.setattr(provenance, "_git_state", lambda: ("0123456", False))
+        assert "differs in commit" in refused(*words)
     assert pictures(done / "mine") == before
     (done / "mine/protocol.json").unlink()
     assert "holds PNGs, but no protocol.json" in refused(*words)

@@ -128,7 +128,7 @@ def texts(value: Any, kind: Any) -> list[str]:
         parts = value
     elif tuple in made_of and made_of & {int, float, str}:
         plain = str(value) if str in made_of else str(value).strip("()[] ")
-        parts = [part.strip() for part in plain.split(",") if part.strip()]
+        parts = [part.strip() for part in plain.removesuffix(",").split(",")] if plain else []
     if int in made_of:  # half of an even number, say
         parts = [int(part) if isinstance(part, float) and part.is_integer() else part for part in parts]
     known = {"none": "None"} if NoneType in made_of else {}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from wsss import provenance
 from wsss.config import IGNORE
 from wsss.data import names, pictures
 from wsss.data.pictures import read_mask
@@ -113,9 +114,11 @@ def fault(path: Path, size: tuple[int, int], classes: int, gaps: bool = False) -
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
     """Make `folder` the place for predictions by `settings` (plain values), and clear what a killed process left.
 
-    PNGs that are there stay, where protocol.json says that they were made by the same settings. Raises UserError else.
+    PNGs that are there stay, where protocol.json says that they were made by the same settings and the same commit of
+    this package. Raises UserError else.
     """
-    plain, known = json.loads(json.dumps(settings)), folder / _PROTOCOL
+    plain = json.loads(json.dumps({**settings, "commit": provenance.stamp()["commit"]}))
+    known = folder / _PROTOCOL
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     if known.is_file():
         before = read_json(known)
