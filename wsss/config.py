@@ -72,9 +72,6 @@ class Model:
     """Number of blocks; None: the architecture's own."""
     heads: Automatic = None
     """Attention heads; None: the architecture's own."""
-    rank: Automatic = None
-    """Rank of the matrices of blocks, decoder and contrast head: each is a product of two, which makes a small model
-    of a large one. None: full matrices, as in the paper."""
     decoder_width: Automatic = None
     """Channels of the decoder; None: the token width, at most 512."""
     classifier_scale: NonNegative = 1.0

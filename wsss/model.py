@@ -25,29 +25,6 @@ _OLDER = "ImageNet's, for the file of the weights names none"
 _UNKNOWN = '{"sha256": null, "source": "unknown"}'
 
 
-class Product(nn.Sequential):
-    """A linear layer or a convolution as a product of two: to `rank` channels, then pointwise to all."""
-
-    def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int):
-        bias = layer.bias is not None
-        if isinstance(layer, nn.Linear):
-            super().__init__(nn.Linear(layer.in_features, rank, bias=False), nn.Linear(rank, layer.out_features, bias))
-        else:
-            shape = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding", "dilation")}
-            narrow = nn.Conv2d(layer.in_channels, rank, **shape, bias=False)
-            super().__init__(narrow, nn.Conv2d(rank, layer.out_channels, 1, bias=bias))
-
-
-def _factorise(module: nn.Module, rank: int) -> None:
-    """Replace each linear layer and convolution within `module` that has more than `rank` inputs and outputs."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.Linear | nn.Conv2d):
-            if rank < min(child.weight.shape[0], child.weight[0].numel()):
-                setattr(module, name, Product(child, rank))
-        else:
-            _factorise(child, rank)
-
-
 class Decoder(nn.Module):
     """LargeFOV decoder: two 3x3 convolutions of dilation 5 and a 1x1 one; tensor names are the base's."""
 
@@ -127,9 +104,6 @@ class SegmentationModel(nn.Module):
         self.aux_classifier = nn.Conv2d(width, classes, 1, bias=False)
         self.decoder = Decoder(width, config.model.decoder_width or min(512, width), classes + 1)
         self.proj_head = ContrastHead(width, config.class_contrast, config.msc)
-        if config.model.rank:
-            for part in (self.encoder.blocks, self.decoder, self.proj_head):
-                _factorise(part, config.model.rank)
         # The teacher starts equal to the student and then follows it (`update_teacher`).
         self.proj_head_t = copy.deepcopy(self.proj_head).requires_grad_(False)
         self.extra_classifiers = nn.ModuleList(nn.Conv2d(width, classes, 1, bias=False) for _ in self.extra_blocks)

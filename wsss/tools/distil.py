@@ -5,9 +5,8 @@ student's folder: class scores of the tokens of both layers, probabilities of th
 The student sees training views as in any run. Each of its tokens learns the teacher's values at that place.
 """
 
-import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -25,20 +24,18 @@ from tqdm import tqdm
 from wsss import command, datasets, distributed, finite, method, presets, train, transforms
 from wsss.batch import Batch, Output
 from wsss.cam import upcast
-from wsss.config import AUX, Config
+from wsss.config import Config
 from wsss.data import pictures
 from wsss.inference import runs
 from wsss.inference.runs import Opened
 from wsss.method import classification_loss
-from wsss.model import Product, SegmentationModel
+from wsss.model import SegmentationModel
 from wsss.paths import UserError, atomic, read_json, sha256, write_json
 
 STUDENT = "voc-animals-student"
 _TEACHER = "teacher.json"
 WEIGHTS = {"classification": 1.0, "cam": 1.0, "aux_cam": 1.0, "segmentation": 1.0, "codes": 0.5}
 """Weights of the terms."""
-_PHOTOGRAPHS = 64
-"""Training photographs over which principal components are taken."""
 _MAPS = ("cam", "aux_cam", "segmentation", "codes")
 """Maps (channels, i, j) on the teacher's token grid; codes are the embeddings in the subspaces, side by side."""
 
@@ -57,6 +54,8 @@ class Distil:
     """The one source of randomness."""
     steps: int | None = None
     """Steps of the student; None: the preset's."""
+    start: str = ""
+    """File of a ViT-Ti/8 in timm's names to start from; empty: a random start, which learns much more slowly."""
 
     def __call__(self) -> str:
         opened = runs.open_run(self.run, data_root=self.data_root)
@@ -64,7 +63,7 @@ class Distil:
             raise UserError(f"{opened.folder} has learnt from masks; a student of it would be fully supervised, too")
         same = {"data": opened.config.data, "msc": opened.config.msc}
         changes = {f"{part}.{name}": value for part, group in same.items() for name, value in vars(group).items()}
-        changes |= {"seed": self.seed, "output": self.output}
+        changes |= {"seed": self.seed, "output": self.output, "model.checkpoint": self.start}
         changes |= {} if self.steps is None else {"optim.steps": self.steps}
         record = train.run(presets.get(STUDENT, **changes), trainer=partial(Student, opened=opened))
         return f"{record['path']}: segmentation {record['results']['segmentation']['miou_headline']:.1f}"
@@ -170,21 +169,6 @@ class Student(train.Trainer):
         self.origin, self.kept = {"teacher": self.known}, self.folder / "teacher"
         self._store_maps()
 
-    def build(self, classes: int) -> SegmentationModel:
-        """Build the student with its teacher's function, as far as its rank allows (`compress`)."""
-        student = super().build(classes)
-        draw = np.random.default_rng(self.config.seed)
-        count = min(_PHOTOGRAPHS, len(self.train_split))
-        places = draw.choice(len(self.train_split), count, replace=False).tolist()
-        compress(self.teacher, student, map(self._pixels, tqdm(places, "principal components", unit="image")))
-        student.set_normalisation(self.teacher.normalisation)
-        student.start = {"sha256": self.known["weights"], "source": f"principal components of {self.known['run']}"}
-        return student
-
-    def _pixels(self, place: int) -> UInt8[Tensor, "3 h w"]:
-        """Read the training photograph at `place` of the list."""
-        return torch.from_numpy(np.array(pictures.read_image(self.train_split.files[place]))).permute(2, 0, 1)
-
     def _store_maps(self) -> None:
         """Store the teacher's maps of every training photograph that has none yet."""
         known = self.known
@@ -195,9 +179,10 @@ class Student(train.Trainer):
         split, teacher = self.train_split, self.teacher.to(self.device)
         for place, name in enumerate(tqdm(split.ids, "teacher", unit="image")):
             if not self._file(name).is_file():
+                pixels = torch.from_numpy(np.array(pictures.read_image(split.files[place]))).permute(2, 0, 1)
                 label = torch.from_numpy(split.labels[place])
                 with self._autocast():  # half of the time, and the maps are stored in half precision anyway
-                    taught = _teacher_maps(teacher, self._pixels(place).to(self.device), label.to(self.device))
+                    taught = _teacher_maps(teacher, pixels.to(self.device), label.to(self.device))
                 with atomic(self._file(name)) as scratch, open(scratch, "wb") as file:
                     np.savez(file, **{kind: value.half().cpu().numpy() for kind, value in taught.items()})
 
@@ -237,49 +222,6 @@ class Student(train.Trainer):
         means = self._checked(values)
         self.optimizer.step()
         return means
-
-
-@torch.inference_mode()
-def compress(
-    teacher: SegmentationModel, student: SegmentationModel, photographs: Iterable[UInt8[Tensor, "3 h w"]]
-) -> None:
-    """Fill a student, whose matrices have a lower rank and which may have fewer blocks, with its teacher's function.
-
-    Each product of two projects the teacher's layer on the principal components of that layer's outputs over the
-    photographs. No other product of this rank gives outputs that are nearer in the mean square. All other tensors are
-    the teacher's.
-    """
-    deep, shallow = len(teacher.encoder.blocks), len(student.encoder.blocks)
-    top = AUX + 1  # the last blocks, from the aux block on, are all there; the others are evenly spaced
-    places = [round(place) for place in np.linspace(0, deep - top - 1, shallow - top)] + list(range(deep - top, deep))
-
-    def origin(name: str) -> str:
-        return re.sub(r"^encoder\.blocks\.(\d+)", lambda match: f"encoder.blocks.{places[int(match[1])]}", name)
-
-    products = {name: part for name, part in student.named_modules() if isinstance(part, Product)}
-    products = {name: part for name, part in products.items() if not name.startswith("proj_head_t.")}
-    moments = dict.fromkeys(products, 0)
-
-    def add(name: str, layer: nn.Module, _: tuple, output: Tensor) -> None:
-        rows = (output.movedim(1, -1) if isinstance(layer, nn.Conv2d) else output).flatten(0, -2)
-        moments[name] = moments[name] + rows.mT @ rows
-
-    layers = {name: teacher.get_submodule(origin(name)) for name in products}
-    hooks = [layer.register_forward_hook(partial(add, name)) for name, layer in layers.items()]
-    for photograph in photographs:
-        _token_maps(teacher, teacher(teacher.normalise(photograph[None])))
-    for hook in hooks:
-        hook.remove()
-    tensors = {name: teacher.state_dict().get(origin(name)) for name in student.state_dict()}
-    for name, (narrow, wide) in products.items():
-        components = torch.linalg.eigh(moments[name])[1][:, -len(narrow.weight) :]
-        layer = layers[name]
-        tensors[f"{name}.0.weight"] = (components.mT @ layer.weight.flatten(1)).view_as(narrow.weight)
-        tensors[f"{name}.1.weight"] = components.reshape(wide.weight.shape)
-        if layer.bias is not None:
-            tensors[f"{name}.1.bias"] = components @ (components.mT @ layer.bias)
-    tensors |= {f"proj_head_t.{name}": tensors[f"proj_head.{name}"] for name in student.proj_head.state_dict()}
-    student.load_state_dict(tensors)
 
 
 if __name__ == "__main__":

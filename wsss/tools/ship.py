@@ -79,7 +79,8 @@ def _command(record: Record) -> str:
     """Command that made a run."""
     config = stored.from_dict(record["config"])
     if "teacher" in record:
-        options = f"--seed {config.seed} --steps {config.optim.steps} --data-root ROOT"
+        start = f"--start {config.model.checkpoint} " * bool(config.model.checkpoint)
+        options = f"--seed {config.seed} --steps {config.optim.steps} {start}--data-root ROOT"
         return f"python -m wsss.tools.distil runs/{record['teacher']['run']} {options}"
     return " ".join(["wsss train", *presets.words(config), "--data.root ROOT"])
 
