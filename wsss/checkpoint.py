@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save as to_bytes
-from torch import Tensor, nn
+from torch import nn
 
 from wsss import stored
 from wsss.config import Config
@@ -23,23 +23,17 @@ from wsss.weights import fill, header, metadata, read, start_file
 def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> str:
     """Write all tensors of `module` to a safetensors file, atomically, with `metadata`; returns its sha256."""
     # By way of bytes: the library's own writer has other errors for a full disk, and hides the file from other users.
-    data = _sorted({key: value.contiguous() for key, value in module.state_dict().items()}, metadata or {})
+    tensors = {key: value.contiguous() for key, value in module.state_dict().items()}
+    data = to_bytes(tensors, dict(metadata or {}) or None)
+    if metadata:  # the library's order changes from process to process, and the same weights are to be the same bytes
+        entries, stop = header(io.BytesIO(data))
+        entries["__metadata__"] = dict(sorted(metadata.items()))
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # the format wants the data to begin at a multiple of 8 bytes
+        data = len(text).to_bytes(8, "little") + text + data[stop:]
     with atomic(path) as temporary:
         temporary.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
-
-
-def _sorted(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Make a safetensors file whose metadata are sorted."""
-    # The library's order changes from process to process, and the same weights are to be the same bytes.
-    data = to_bytes(dict(tensors), dict(metadata) or None)
-    if not metadata:
-        return data
-    entries, stop = header(io.BytesIO(data))
-    entries["__metadata__"] = dict(sorted(metadata.items()))
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format wants the data to begin at a multiple of 8 bytes
-    return len(text).to_bytes(8, "little") + text + data[stop:]
 
 
 def save(run: Path, step: int, module: nn.Module, state: Mapping[str, Any]) -> None:
@@ -56,13 +50,9 @@ def save(run: Path, step: int, module: nn.Module, state: Mapping[str, Any]) -> N
 
 def latest(run: Path) -> int | None:
     """Find the last step whose weights and state are both there."""
-    steps = {kind: {_step(file) for file in run.glob(f"step-*{kind}")} for kind in (".safetensors", ".pt")}
+    named = [re.fullmatch(r"step-(\d+)(\.safetensors|\.pt)", file.name) for file in run.glob("step-*")]
+    steps = {kind: {int(name[1]) for name in named if name and name[2] == kind} for kind in (".safetensors", ".pt")}
     return max(steps[".safetensors"] & steps[".pt"], default=None)
-
-
-def _step(file: Path) -> int:
-    match = re.fullmatch(r"step-(\d+)", file.stem)
-    return int(match[1]) if match else -1
 
 
 def load(run: Path, step: int, module: nn.Module) -> dict[str, Any]:

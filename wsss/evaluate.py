@@ -25,13 +25,7 @@ from wsss.model import SegmentationModel, describe
 from wsss.paths import UserError, atomic
 from wsss.registry import title
 from wsss.report import records
-from wsss.tally import (
-    Counts,
-    Predicted,
-    count,
-    counts_by_image,
-    scores,
-)
+from wsss.tally import Counts, Predicted, count, counts_by_image, scores
 
 BATCH = 8
 """Images evaluated at once; all are squashed to one size."""

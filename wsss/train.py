@@ -119,7 +119,15 @@ class Trainer:
         process.keep_freed()
         wrapped = method.Forward(self.model, self.config)
         if distributed.world_size() > 1:
-            wrapped = self._shared(wrapped)
+            # Steps of classification alone leave parameters unused, and so does a run without contrast of tokens the
+            # contrast head: DDP then has to look for them. No static_graph: DDP does not see into an `Output`, and
+            # would leave the first step's gradients to each process.
+            wrapped = DistributedDataParallel(
+                wrapped,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=schedule.classification_only(0, self.config) or not self.config.trains_head,
+            )
         batches = self.batches()
         save_every = max(1, round(self.config.save_every * config.steps))
         self._validate_if_due()  # where the run stopped between saving and validating
@@ -141,18 +149,6 @@ class Trainer:
                     raise Interrupted(
                         f"stopped at step {self.step} of {total}; saved in {self.folder}, start again to go on"
                     )
-
-    def _shared(self, step: nn.Module) -> DistributedDataParallel:
-        """Wrap `step` so that its gradients are averaged over the processes."""
-        # Steps of classification alone leave parameters unused, and so does a run without contrast of tokens the
-        # contrast head: DDP then has to look for them. No static_graph: DDP
-        # does not see into an `Output`, and would leave the first step's gradients to each process.
-        return DistributedDataParallel(
-            step,
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            find_unused_parameters=schedule.classification_only(0, self.config) or not self.config.trains_head,
-        )
 
     def batches(self) -> Iterator[Batch]:
         """Yield this process's micro-batches from the present step on."""
@@ -185,7 +181,8 @@ class Trainer:
                     loss = method.objective(terms, table) / config.optim.accumulate
                 pending.append((batch.ids, finite.values(terms)))
                 loss.backward()  # out of autocast, in the types that the forward pass had
-        means = self._checked(pending)
+        means, without = finite.means(pending, config.compat.undefined_segmentation, self.step, self.folder)
+        self.undefined += without
         method.complete_gradients(self.model, config)
         self.optimizer.step()
         return means
@@ -195,13 +192,6 @@ class Trainer:
         blocks without autocast see to that. Validation is in float32."""
         enabled = self.config.optim.bfloat16 and distributed.computes_bfloat16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-
-    def _checked(self, pending: Sequence[finite.Pending]) -> dict[str, float | None]:
-        """Average the terms by `finite.means`, and count the steps without a segmentation loss."""
-        undefined = self.config.compat.undefined_segmentation
-        means, without = finite.means(pending, undefined, self.step, self.folder)
-        self.undefined += without
-        return means
 
     def _log(self, terms: dict[str, float | None], bar: tqdm) -> None:
         bar.update()

@@ -177,19 +177,18 @@ def prepare(shard: Shard, workers: int, fixed: bool) -> int:
 
     Raises UserError where the largest photograph does not fit into memory.
     """
-    return distributed.from_main(lambda: _prepare(shard, workers, fixed))
 
+    def estimate() -> int:
+        plan, free = Plan.of(shard, workers), available()
+        if not plan.names:
+            return workers
+        while plan.bytes() > free and plan.workers and not fixed:
+            plan = replace(plan, workers=plan.workers - 1)
+        plan.refuse(free)
+        print(plan.sentence(plan.seconds(shard), shard.images.name), file=sys.stderr)
+        return plan.workers
 
-def _prepare(shard: Shard, workers: int, fixed: bool) -> int:
-    plan = Plan.of(shard, workers)
-    if not plan.names:
-        return workers
-    free = available()
-    while plan.bytes() > free and plan.workers and not fixed:
-        plan = replace(plan, workers=plan.workers - 1)
-    plan.refuse(free)
-    print(plan.sentence(plan.seconds(shard), shard.images.name), file=sys.stderr)
-    return plan.workers
+    return distributed.from_main(estimate)
 
 
 def available() -> int:

@@ -9,7 +9,7 @@ from wsss.config import Config
 from wsss.presets import PRESETS
 from wsss.registry import BENCHMARKS, DATASETS
 from wsss.report import costs, gate, records
-from wsss.report.experiments import EXPERIMENTS, SEEDS, Experiment
+from wsss.report.experiments import EXPERIMENTS, SEEDS
 from wsss.report.table import ABSENT, Table
 
 _Bench = Mapping[str, Any]
@@ -88,14 +88,10 @@ def runs_table(benches: Sequence[_Bench]) -> Table:
     same = "; ".join(f"{names[0]}: {', '.join(names[1:])}" for names in groups.values() if names[1:])
     commands = (f"{name.upper()} by `{_launcher(name)} train PRESET --seed 0`" for name in BENCHMARKS)
     note = f"{', '.join(commands)}. The same holds beside {same}. "
-    note += (
-        f"An estimate for the base's GPUs ({gpus}), measured by nobody: from the base's stated hours x the share of "
-    )
-    note += (
-        "its PFLOP, if time goes with operations, to its stated hours as they are, if nothing is gained. GPU hours = "
-    )
-    note += "GPUs x hours; on one such GPU they are the hours. PFLOP in all = steps x TFLOP a step, where steps of "
-    note += "classification alone take the main pass only. bfloat16, the default here, is not reckoned with."
+    note += f"An estimate for the base's GPUs ({gpus}), measured by nobody: from the base's stated hours x the share "
+    note += "of its PFLOP, if time goes with operations, to its stated hours as they are, if nothing is gained. GPU "
+    note += "hours = GPUs x hours; on one such GPU they are the hours. PFLOP in all = steps x TFLOP a step, where "
+    note += "steps of classification alone take the main pass only. bfloat16, the default here, is not reckoned with."
     return Table("Runs of the benchmarks, estimated", columns, rows, note)
 
 
@@ -104,32 +100,20 @@ def ablations_table(benches: Sequence[_Bench]) -> Table:
     rows = []
     for dataset in BENCHMARKS:
         experiments = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset == dataset}
-        rows += [_experiment_line(name, experiment) for name, experiment in experiments.items()]
-        together = list({row.variant: row for item in experiments.values() for row in item.rows}.values())
-        hours = costs.sweep_hours(together)
-        rows.append(
-            (f"all of {dataset.upper()}, each run once", ABSENT, *_counted(len(together)), *_sums(dataset, hours))
-        )
+        command = f'wsss sweep {{}} --only-list True --launcher "{_launcher(dataset)}"'
+        lines = [(item.title, command.format(name), item.rows) for name, item in experiments.items()]
+        together = {row.variant: row for item in experiments.values() for row in item.rows}
+        lines.append((f"all of {dataset.upper()}, each run once", ABSENT, tuple(together.values())))
+        gpus = costs.base_time(dataset).gpus
+        for title, words, runs in lines:
+            low, high = costs.sweep_hours(runs)
+            hours = (f"{low:,.0f} to {high:,.0f}", f"{gpus * low:,.0f} to {gpus * high:,.0f}")
+            rows.append((title, words, str(len(runs)), str(len(runs) * len(SEEDS)), *hours))
     columns = ("experiment", "command", "rows", "runs", "hours, estimate", "GPU hours")
     note = f"Runs = rows x {len(SEEDS)} seeds. Hours: the runs one after the other on the base's GPUs, sums of the "
     note += "bounds of every run as in the table of runs; rows without class token contrast or without any CAM have "
     note += "fewer passes. Final evaluations come on top. A run that stands in several experiments is made once."
     return Table("Experiments of the benchmarks, estimated", columns, tuple(rows), note)
-
-
-def _experiment_line(name: str, experiment: Experiment) -> tuple[str, ...]:
-    command = f'wsss sweep {name} --only-list True --launcher "{_launcher(experiment.dataset)}"'
-    hours = costs.sweep_hours(experiment.rows)
-    return (experiment.title, command, *_counted(len(experiment.rows)), *_sums(experiment.dataset, hours))
-
-
-def _counted(rows: int) -> tuple[str, str]:
-    return str(rows), str(rows * len(SEEDS))
-
-
-def _sums(dataset: str, hours: tuple[float, float]) -> tuple[str, str]:
-    gpus, (low, high) = costs.base_time(dataset).gpus, hours
-    return f"{low:,.0f} to {high:,.0f}", f"{gpus * low:,.0f} to {gpus * high:,.0f}"
 
 
 def evaluation_table(benches: Sequence[_Bench]) -> Table:
@@ -148,17 +132,13 @@ def evaluation_table(benches: Sequence[_Bench]) -> Table:
         rows.append((f"{dataset.upper()} {split}, in training", *_evaluation(config, images, passes), ABSENT, ABSENT))
     columns = ("evaluation", "images", "TFLOP an image", "PFLOP", "minutes on one GPU, estimate")
     columns += ("CRF, core seconds an image", "CRF, core hours")
-    note = "Minutes: PFLOP at the rate that the base reached in training, a GPU ("
-    note += (
-        ", ".join(f"{d.upper()} {costs.Run(PRESETS[d]).rate():.1f} TFLOP/s" for d in BENCHMARKS)
-        + "); nobody measured it. "
-    )
+    rates = ", ".join(f"{name.upper()} {costs.Run(PRESETS[name]).rate():.1f} TFLOP/s" for name in BENCHMARKS)
+    note = f"Minutes: PFLOP at the rate that the base reached in training, a GPU ({rates}); nobody measured it. "
     if measured:
-        note += f"CRF: measured on {measured['images']} drawn photographs of {measured['width']} x "
-        note += (
-            f"{measured['height']} with the 21 classes of VOC, on a CPU, where it runs on any machine; core hours = "
-        )
-        note += "images x core seconds, to be divided by the number of cores."
+        size = f"{measured['width']} x {measured['height']}"
+        note += f"CRF: measured on {measured['images']} drawn photographs of {size} with the 21 classes of VOC, on a "
+        note += "CPU, where it runs on any machine; core hours = images x core seconds, to be divided by the number of "
+        note += "cores."
     return Table("Evaluations, estimated", columns, tuple(rows), note)
 
 
@@ -184,18 +164,15 @@ def _memory_table(benches: Sequence[_Bench]) -> Table:
         if bench["bench"] == "step" and bench["file"] == f"{bench['preset']}-{bench['dtype']}{options}":
             micro = bench["batch"] // bench["accumulate"]
             how = "inputs of the blocks" if options else "all activations"
-            cells = (str(micro), str(bench["accumulate"]), bench["dtype"], how)
-            rows.append((bench["preset"], *cells, f"{costs.Run(PRESETS[bench['preset']]).kept_gb():.1f}", _peak(bench)))
+            cells = (bench["preset"], str(micro), str(bench["accumulate"]), bench["dtype"], how)
+            kept = costs.Run(PRESETS[bench["preset"]]).kept_gb()
+            rows.append((*cells, f"{kept:.1f}", f"{bench['peak_memory_gb']:.1f}"))
     columns = ("step", "images of a micro-batch", "micro-batches", "type", "kept for the backward pass")
     columns += ("weights, gradients, AdamW: GB", "peak, measured: GB")
     note = "Peak: of the whole process, on a CPU, by `wsss bench step`. Weights, gradients and AdamW's two moments: "
     note += "4 bytes x (parameters + 3 x trained parameters). What a GPU takes is not known: its kernels and its "
     note += "allocator differ."
     return Table("Memory of a process in training", columns, tuple(rows), note)
-
-
-def _peak(bench: _Bench) -> str:
-    return f"{bench['peak_memory_gb']:.1f}"
 
 
 def _disk_table(benches: Sequence[_Bench]) -> Table:
@@ -205,11 +182,9 @@ def _disk_table(benches: Sequence[_Bench]) -> Table:
         weights, state = costs.Run(PRESETS[dataset]).disk_gb()
         rows.append((dataset, f"{weights:.2f}", f"{state:.2f}", f"{2 * weights + state:.1f}", f"{weights + state:.1f}"))
     columns = ("run of", "weights, GB", "optimizer, GB", "folder, GB", "more while a checkpoint is written, GB")
-    note = (
-        "4 bytes a parameter, 8 a trained one for the optimizer. Folder = last weights + best weights + optimizer; a "
-    )
-    note += "checkpoint is removed when the next one is whole. Predictions are index PNGs, no logits (D11); their size "
-    note += "is not known."
+    note = "4 bytes a parameter, 8 a trained one for the optimizer. Folder = last weights + best weights + optimizer; "
+    note += "a checkpoint is removed when the next one is whole. Predictions are index PNGs, no logits (D11); their "
+    note += "size is not known."
     return Table("Disk space of a run, by arithmetic", columns, tuple(rows), note)
 
 

@@ -68,13 +68,12 @@ def _steps_table(benches: Sequence[_Bench]) -> Table:
 def _phases_table(benches: Sequence[_Bench]) -> Table:
     """Make a table, a row a step, a column a phase, in units; phases in the order in which a step comes to them."""
     phases = tuple(dict.fromkeys(phase for bench in benches for phase in bench["phases"]))
-    rows = tuple((_name(bench), *(_units(bench, phase) for phase in phases)) for bench in benches)
+    rows = []
+    for bench in benches:
+        units = {phase: f"{seconds / bench['gemm_seconds']:.2f}" for phase, seconds in bench["phases"].items()}
+        rows.append((_name(bench), *(units.get(phase, ABSENT) for phase in phases)))
     note = "A wait for the energy's filter counts for the main pass, in newer rows for the other losses."
-    return Table("The same steps by phases, in units", ("step", *phases), rows, note)
-
-
-def _units(bench: _Bench, phase: str) -> str:
-    return f"{bench['phases'][phase] / bench['gemm_seconds']:.2f}" if phase in bench["phases"] else ABSENT
+    return Table("The same steps by phases, in units", ("step", *phases), tuple(rows), note)
 
 
 _INFER = {

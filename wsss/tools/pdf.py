@@ -24,24 +24,19 @@ _OPTIONS = (
 )
 
 
-def _browser() -> str:
-    """Find the first Chromium on the PATH. Raises UserError where there is none."""
-    program = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    if program is None:
-        raise UserError(f"there is no Chromium on the PATH ({', '.join(BROWSERS)}); install one to print the book")
-    return program
-
-
 def print_page(page: Path, target: Path, seconds: float = 3600.0) -> None:
     """Print a page to target, whole or not at all. Raises UserError in the browser's last words where that fails."""
     if not page.is_file():
         raise UserError(f"there is no page {page} to print; `make pdf` builds it")
+    program = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    if program is None:
+        raise UserError(f"there is no Chromium on the PATH ({', '.join(BROWSERS)}); install one to print the book")
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to run as root with it
     with tempfile.TemporaryDirectory() as profile, atomic(target) as temporary:
         options = [*_OPTIONS, *sandbox, f"--user-data-dir={profile}", f"--print-to-pdf={temporary.resolve()}"]
         try:
             done = subprocess.run(
-                [_browser(), *options, page.resolve().as_uri()], capture_output=True, text=True, timeout=seconds
+                [program, *options, page.resolve().as_uri()], capture_output=True, text=True, timeout=seconds
             )
         except subprocess.TimeoutExpired as error:
             raise UserError(f"printing {page} took more than {seconds:.0f} s and was stopped; try again") from error

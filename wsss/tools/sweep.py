@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -32,7 +32,8 @@ _PAUSE = 0.2
 @dataclass(frozen=True)
 class Sweep:
     """Train and evaluate every run of an experiment that is not finished, seed by seed. Interrupted, the same words go
-    on. What is left is printed first, and written as a list of commands for other hosts or a SLURM array."""
+    on. What is left is printed first, and written to OUTPUT/sweeps/TABLE.txt, a run a line, for other hosts or a SLURM
+    array."""
 
     table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
     """Name of the experiment, such as mini-components."""
@@ -61,7 +62,9 @@ class Sweep:
         known = records.find(project_root() / "data" / "results", self.folder)
         print(overview(experiment, jobs, known, self.jobs).text())
         left = [job for job in jobs if job.left()]
-        listed = _write_list(left, self)
+        listed = self.folder / "sweeps" / f"{self.table}.txt"
+        with atomic(listed) as temporary:
+            temporary.write_text("".join(f"{job.line(self.launcher)}\n" for job in left), encoding="utf-8")
         print(f"{len(jobs) - len(left)} of {len(jobs)} runs are finished; commands of the others: {listed}")
         if left and not self.only_list:
             threads, why = threads_for(self.jobs, jobs, cores(), os.getloadavg()[0])
@@ -202,14 +205,6 @@ def overview(experiment: Experiment, jobs: Sequence[Job], known: Sequence[Record
     return Table(experiment.title, ("run", "seed", "state", "minutes"), tuple(rows), f"{note}. Minutes: from records.")
 
 
-def _write_list(jobs: Sequence[Job], sweep: Sweep) -> Path:
-    """Write what is left to OUTPUT/sweeps/TABLE.txt, a run a line; returns the path."""
-    path = sweep.folder / "sweeps" / f"{sweep.table}.txt"
-    with atomic(path) as temporary:
-        temporary.write_text("".join(f"{job.line(sweep.launcher)}\n" for job in jobs), encoding="utf-8")
-    return path
-
-
 # Running.
 
 
@@ -253,14 +248,14 @@ class _Worker:
 def work(jobs: Sequence[Job], side_by_side: int, threads: int) -> None:
     """Run the jobs; one that fails does not hold up the others. Raises UserError at the end if any failed, and
     Interrupted, once all have saved, when asked to stop."""
-    waiting, failed = list(jobs), []
-    with stop_signals() as stop, tqdm(total=len(jobs), desc="sweep", unit="run") as bar, _stopping() as running:
+    waiting, running, failed = list(jobs), [], []
+    with stop_signals() as stop, tqdm(total=len(jobs), desc="sweep", unit="run") as bar, ExitStack() as stack:
         while waiting or running:
             while waiting and len(running) < side_by_side:
-                running.append(_Worker(waiting.pop(0), threads))
-                tqdm.write(
-                    f"{running[-1].job.label}, seed {running[-1].job.seed}: {running[-1].job.log}", file=sys.stderr
-                )
+                job = waiting.pop(0)
+                running.append(_Worker(job, threads))
+                stack.callback(running[-1].stop)  # no worker outlives this block
+                tqdm.write(f"{job.label}, seed {job.seed}: {job.log}", file=sys.stderr)
             for worker in [worker for worker in running if worker.done()]:
                 running.remove(worker)
                 failed += [worker.job] * bool(worker.process.returncode)
@@ -271,14 +266,3 @@ def work(jobs: Sequence[Job], side_by_side: int, threads: int) -> None:
     if failed:
         named = "; ".join(f"{job.label}, seed {job.seed} (see {job.log})" for job in failed)
         raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {named}; mend it, and the same words go on")
-
-
-@contextmanager
-def _stopping() -> Iterator[list[_Worker]]:
-    """Yield a list of workers, of which none outlives the block."""
-    running: list[_Worker] = []
-    try:
-        yield running
-    finally:
-        for worker in running:
-            worker.stop()
