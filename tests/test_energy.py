@@ -9,7 +9,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from builders import IGNORE, QUICK, forward, label_maps, noise, seeds, tensor, tiny, training_batch
+from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -235,14 +235,3 @@ def test_finite_and_float32_under_autocast():
     assert loss.isfinite() and loss < 0 and logits.grad.isfinite().all() and logits.grad.any()
     exact = half_probability(log_probability(logits.detach().float(), (10, 13)))
     torch.testing.assert_close(loss.detach(), energy_loss(exact, filtered(image, exact, valid), labels, valid))
-
-
-@pytest.mark.parametrize("across", [False, True])
-def test_D17_the_switch_decides_whether_a_step_builds_the_kernel_of_padding(across):
-    """Colours of the padding change the filtered values of the photograph with the predecessor's lattice only."""
-    config = tiny(compat__energy_across_box=across)
-    batch = training_batch(config)
-    _, output, targets = forward(config, batch)
-    given = batch.image, output.probability, targets.valid
-    one, two = (filtered(*given, across_box=flag) for flag in (False, True))
-    assert torch.equal(targets.filtered(), two if across else one) and not torch.equal(one, two)

@@ -328,14 +328,14 @@ def named_share(label: Float[np.ndarray, "m k"], logits: Float[np.ndarray, "m k"
     return _share(int(label[known, logits[known].argmax(1)].sum()), int(known.sum()))
 
 
-def outlined_share(counted: Int[np.ndarray, "m c 3"], classes: Sequence[int], least: float = 0.5) -> float | None:
-    """Images of which the largest of some `classes`, by its pixels of truth, is segmented with an IoU of `least` or
+def outlined_share(counted: Int[np.ndarray, "m c 3"], classes: Sequence[int]) -> float | None:
+    """Images of which the largest of some `classes`, by its pixels of truth, is segmented with an IoU of one half or
     more, in percent; of images that show any of them."""
     counted = counted[:, list(classes)]
     sizes = counted[..., 0] + counted[..., 2]
     shown = sizes.any(1)
     chosen = np.take_along_axis(counted, sizes.argmax(1)[:, None, None], 1)[shown, 0]
-    return _share(int((chosen[:, 0] >= least * chosen.sum(1)).sum()), int(shown.sum()))
+    return _share(int((2 * chosen[:, 0] >= chosen.sum(1)).sum()), int(shown.sum()))
 
 
 def centre_guess(label: Float[np.ndarray, " k"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:

@@ -121,7 +121,7 @@ def prepare_animals(output: Path, root: Path, ids: Path | None = None) -> str:
         rows = _label_rows(kit, names)
         for name in tqdm(names, desc="read photographs and masks", unit="image", leave=False):
             image, mask = voc.read_pair(kit, name)
-            size = reduced_size(image.size)
+            size = _reduced_size(image.size)
             image.resize(size, Image.Resampling.LANCZOS).save(scratch / f"JPEGImages/{name}.jpg", quality=_QUALITY)
             small = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
             write_mask(scratch / _AUG / f"{name}.png", np.asarray(small))
@@ -129,7 +129,7 @@ def prepare_animals(output: Path, root: Path, ids: Path | None = None) -> str:
     return _summary(output, "voc-animals", ids is not None, splits)
 
 
-def reduced_size(size: tuple[int, int]) -> tuple[int, int]:
+def _reduced_size(size: tuple[int, int]) -> tuple[int, int]:
     """Width and height with the longest side 320, the other rounded to the nearest pixel and at least one."""
     width, height = (max(round(side * _LONGEST / max(size)), 1) for side in size)
     return width, height

@@ -16,7 +16,7 @@ _Bench = Mapping[str, Any]
 """A line that `wsss bench` printed, with the name of its file."""
 _KINDS = ("", "-msc", "-csa", "-base", "-toco", "-plain", "-deit", "-deit-base", "-deit-toco")
 """Suffixes of the data set in the names of presets."""
-UNKNOWN = "not known"
+_UNKNOWN = "not known"
 
 
 def _launcher(dataset: str) -> str:
@@ -65,7 +65,7 @@ _DERIVED = {
 """Lines of the table of the base, and where each comes from."""
 
 
-def runs_table(benches: Sequence[_Bench]) -> Table:
+def _runs_table(benches: Sequence[_Bench]) -> Table:
     """Make a table, a line for all presets of the benchmarks that take the same; takes no benches."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in (f"{dataset}{kind}" for dataset in BENCHMARKS for kind in _KINDS):
@@ -95,7 +95,7 @@ def runs_table(benches: Sequence[_Bench]) -> Table:
     return Table("Runs of the benchmarks, estimated", columns, rows, note)
 
 
-def ablations_table(benches: Sequence[_Bench]) -> Table:
+def _ablations_table(benches: Sequence[_Bench]) -> Table:
     """Make a table, a line an experiment of the benchmarks, and their sum with every run once; takes no benches."""
     rows = []
     for dataset in BENCHMARKS:
@@ -116,7 +116,7 @@ def ablations_table(benches: Sequence[_Bench]) -> Table:
     return Table("Experiments of the benchmarks, estimated", columns, tuple(rows), note)
 
 
-def evaluation_table(benches: Sequence[_Bench]) -> Table:
+def _evaluation_table(benches: Sequence[_Bench]) -> Table:
     """Make a table, a line an evaluation: counted operations, and the CRF as an `infer` record measured it."""
     measured = next((bench for bench in benches if bench["bench"] == "infer" and bench["crf"]), None)
     rows = []
@@ -151,7 +151,7 @@ def _evaluation(config: Config, images: int, passes: Sequence[costs.Pass]) -> tu
 
 def _crf(measured: _Bench | None, dataset: str, images: int) -> tuple[str, str]:
     if measured is None or measured["protocol"] != dataset:
-        return UNKNOWN, UNKNOWN
+        return _UNKNOWN, _UNKNOWN
     seconds = measured["crf_seconds"] / measured["images"]
     return f"{seconds:.1f}", f"{images * seconds / 3600:.1f}"
 
@@ -191,9 +191,9 @@ def _disk_table(benches: Sequence[_Bench]) -> Table:
 TABLES: dict[str, Callable[[Sequence[_Bench]], Table]] = {
     "gate": lambda benches: gate.bounds_table(),
     "base": _base_table,
-    "runs": runs_table,
-    "ablations": ablations_table,
-    "evaluation": evaluation_table,
+    "runs": _runs_table,
+    "ablations": _ablations_table,
+    "evaluation": _evaluation_table,
     "memory": _memory_table,
     "disk": _disk_table,
 }

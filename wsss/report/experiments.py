@@ -81,7 +81,7 @@ class Experiment:
     finals: tuple[Final, ...] = ()
 
 
-FINALS: Mapping[str, tuple[Final, ...]] = {
+_FINALS: Mapping[str, tuple[Final, ...]] = {
     "smoke": (Final(protocols.get("voc", (1.0,), crf=False)),),
     "mini": (),
     "voc-animals": tuple(Final(protocols.get("voc", (0.6, 0.8, 1.0), crf=crf), SEEDS) for crf in (False, True)),
@@ -182,7 +182,7 @@ def _ablation(scale: str, title: str, rows: _Rows, *more: Row) -> Experiment:
     same = next((row for row in changed if row.variant == scale), None)
     full = () if same else (Row(_FULL, scale),)
     rows_of_all = (*more, *changed, *full)
-    return Experiment(_titled(scale, title), scale, rows_of_all, same.label if same else _FULL, FINALS[scale])
+    return Experiment(_titled(scale, title), scale, rows_of_all, same.label if same else _FULL, _FINALS[scale])
 
 
 def _components(scale: str) -> Experiment:
@@ -195,7 +195,7 @@ def _components(scale: str) -> Experiment:
         for term in ("patch_contrast", "class_contrast"):
             row = Row(f"{_FULL}, without {term.replace('_', ' ')}", scale, {f"{term}.weight": 0.0})
             rows += [row] * (row.variant != scale)  # a scale may be without it anyway
-    return Experiment(_titled(scale, "components"), dataset, tuple(rows), "base", FINALS[dataset])
+    return Experiment(_titled(scale, "components"), dataset, tuple(rows), "base", _FINALS[dataset])
 
 
 def _steps(scale: str) -> Experiment:
@@ -210,11 +210,11 @@ def _steps(scale: str) -> Experiment:
         "+ patch tokens": {},
     }
     rows = (Row("base", f"{scale}-base"), *(Row(label, f"{scale}-msc", line) for label, line in lines.items()))
-    return Experiment(_titled(scale, "Module A step by step"), scale, rows, "base", FINALS[scale])
+    return Experiment(_titled(scale, "Module A step by step"), scale, rows, "base", _FINALS[scale])
 
 
 def _all() -> Iterator[tuple[str, Experiment]]:
-    for scale in FINALS:
+    for scale in _FINALS:
         yield f"{scale}-components", _components(scale)
         if "views" in presets.PRESETS[scale].needs:
             yield f"{scale}-steps", _steps(scale)
@@ -224,7 +224,7 @@ def _all() -> Iterator[tuple[str, Experiment]]:
         base, faults = f"{scale}-base", vars(presets.PRESETS[scale].compat)
         rows = (Row("base", base), *(Row(f"with {name}", base, {f"compat.{name}": True}) for name in faults))
         title = _titled(scale, "deviations, one by one")
-        yield f"{scale}-compat", Experiment(title, scale, rows, "base", FINALS[scale])
+        yield f"{scale}-compat", Experiment(title, scale, rows, "base", _FINALS[scale])
     for backbone in ("voc-deit", "coco-deit"):
         yield f"{backbone}-components", _components(backbone)
     # The photographs without the ViT's last block, where the last layer leads from the start and therefore teaches.

@@ -103,12 +103,12 @@ def verdict(judged: list[Row]) -> tuple[bool, list[str]]:
     return False, causes
 
 
-def bounds_table(preset: str = "voc-toco") -> Table:
-    """*step | mIoU of | base's log | bounds*, nothing measured."""
-    cells = tuple(row.cells()[:4] for row in rows(preset)[0])
+def bounds_table() -> Table:
+    """*step | mIoU of | base's log | bounds* of voc-toco, nothing measured."""
+    cells = tuple(row.cells()[:4] for row in rows("voc-toco")[0])
     note = f"Bounds: {SLACK:.0f} points to either side of the log, and what the log gains there in {_AHEAD} steps. A "
     note += "decoder that has not learnt yet must lie below 100 / 21, which one class everywhere can reach."
-    return Table(f"The gate of {preset}", _COLUMNS[:4], cells, note)
+    return Table("The gate of voc-toco", _COLUMNS[:4], cells, note)
 
 
 def verdict_table(judged: list[Row], passed: bool | None, causes: list[str], path: Path) -> Table:

@@ -47,13 +47,13 @@ _MEASURES = {
     "tokens backward": lambda bench: f"{bench['tokens']['backward']:,}",
     "TFLOP": lambda bench: f"{bench['tflop']:.2f}",
     "utilisation": lambda bench: f"{bench['utilisation']:.0%}",
-    "product, TFLOP/s": lambda bench: f"{product_rate(bench):.2f}",
+    "product, TFLOP/s": lambda bench: f"{_product_rate(bench):.2f}",
     "s of one unit": lambda bench: f"{bench['gemm_seconds']:.3f}",
     "on": lambda bench: f"{bench['device']}, {bench['threads']} threads",
 }
 
 
-def product_rate(bench: _Bench) -> float:
+def _product_rate(bench: _Bench) -> float:
     """TFLOP/s of the matrix product in the step's own type, which the utilisation is over."""
     return bench["tflop"] / bench["seconds"] / bench["utilisation"]
 
@@ -160,7 +160,7 @@ def waterfall(folder: Path) -> Picture:
         texts.append(f"{label}: {units:.1f}")
         before = units
     last = known[_WATERFALL[-2][1]]
-    floor = last["tflop"] / product_rate(last) / last["gemm_seconds"]
+    floor = last["tflop"] / _product_rate(last) / last["gemm_seconds"]
     axis.axvline(floor, color=figures.BLACK, linestyle="--", linewidth=1)
     axis.set_yticks(range(len(_WATERFALL)), [label for label, _ in _WATERFALL])
     axis.set(xlabel="units: products of two 4,096 x 4,096 matrices in float32", ylim=(len(_WATERFALL) - 0.5, -0.5))

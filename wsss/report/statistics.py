@@ -63,13 +63,13 @@ def _summary(numbers: Sequence[float]) -> Summary:
     return Summary(array.mean().item(), array.std(ddof=1).item() if len(array) > 1 else math.nan, len(array))
 
 
-def prediction_interval(numbers: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Interval that holds one further draw: mean -+ t sd sqrt(1 + 1/n), with Student's t of n - 1 degrees.
+def prediction_interval(numbers: Sequence[float]) -> tuple[float, float]:
+    """Interval that holds one further draw with 95 %: mean -+ t sd sqrt(1 + 1/n), with Student's t of n - 1 degrees.
 
     For normal draws; at least two numbers.
     """
     mean, sd, n = _summary(numbers)
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * sd * math.sqrt(1 + 1 / n)
+    half = float(stdtrit(n - 1, 0.975)) * sd * math.sqrt(1 + 1 / n)
     return mean - half, mean + half
 
 
@@ -101,9 +101,9 @@ def holm(probabilities: Sequence[float]) -> list[float]:
     return corrected
 
 
-def bootstrap(numerators: np.ndarray, denominators: np.ndarray, n: int = 1000, seed: int = 0) -> tuple[float, float]:
+def bootstrap(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
     """95 % percentile interval of sum(numerators) / sum(denominators), images (first axis) redrawn."""
-    weights = _redraws(len(numerators), n, seed)
+    weights = _redraws(len(numerators))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = (weights @ np.asarray(numerators, float)) / (weights @ np.asarray(denominators, float))
     return _percentiles(ratios)
@@ -114,13 +114,13 @@ def miou(counts: np.ndarray) -> float:
     return float(_mean_iou(counts.reshape(-1, *counts.shape[-2:]).sum(0)[None])[0])
 
 
-def bootstrap_miou(counts: np.ndarray, n: int = 1000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_miou(counts: np.ndarray) -> tuple[float, float]:
     """95 % percentile interval of the mean IoU (percent) of counts (images, classes, 3), images redrawn.
 
     Not numbers where a class of the truth is missing in more than _RARE of the samples, as one of two images is: their
     means are over fewer classes than the mean that the interval is for, and lie apart from it.
     """
-    sums = np.tensordot(_redraws(len(counts), n, seed).astype(float), counts.astype(float), axes=1)
+    sums = np.tensordot(_redraws(len(counts)).astype(float), counts.astype(float), axes=1)
     in_truth = sums[..., 0] + sums[..., 2] > 0
     if (in_truth.mean(0)[in_truth.any(0)] < 1 - _RARE).any():
         return math.nan, math.nan
@@ -173,7 +173,7 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _redraws(images: int, n: int, seed: int) -> np.ndarray:
+def _redraws(images: int, n: int = 1000, seed: int = 0) -> np.ndarray:
     """(n, images): how often each image is drawn in each of n samples with replacement."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(images, np.full(images, 1 / images), size=n)
@@ -188,10 +188,10 @@ def signed(points: float) -> str:
     return f"{round(points, digits) + 0.0:+.{digits}f}"
 
 
-def mean_text(summary: Summary, digits: int = 1) -> str:
+def mean_text(summary: Summary) -> str:
     """ "41.2 ± 0.9 (3 seeds)", or "41.2 (1 seed)"."""
-    spread = "" if math.isnan(summary.sd) else f" ± {summary.sd:.{digits}f}"
-    return f"{summary.mean:.{digits}f}{spread} ({summary.n} seed{'s' if summary.n > 1 else ''})"
+    spread = "" if math.isnan(summary.sd) else f" ± {summary.sd:.1f}"
+    return f"{summary.mean:.1f}{spread} ({summary.n} seed{'s' if summary.n > 1 else ''})"
 
 
 def interval_text(test: OverSeeds) -> str:
