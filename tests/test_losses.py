@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import reference
 import torch
@@ -10,7 +9,6 @@ from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss.cam import upcast
 from wsss.method import classification_loss, log_probability, segmentation_loss
 
 
@@ -84,17 +82,3 @@ def test_finite_under_autocast(scale):
     (one + two).backward()
     assert one.dtype == two.dtype == torch.float32
     assert one.isfinite() and two.isfinite() and logits.grad.isfinite().all()
-
-
-def test_upcast_lifts_half_types_only():
-    kinds = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
-    for kind in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
-        assert upcast(torch.zeros(1, dtype=kind)).dtype == kinds.get(kind, kind)
-
-
-def test_slow_bilinear_is_the_packages():
-    """The slow loop that other tests lean on, against the function the package uses."""
-    plane = noise(0, 3, 5)
-    for size in ((6, 10), (7, 4), (1, 1)):
-        fast = torch.nn.functional.interpolate(tensor(plane)[None, None], size, mode="bilinear", align_corners=False)
-        np.testing.assert_allclose(reference.bilinear(plane, size), fast[0, 0], atol=1e-12)

@@ -39,17 +39,6 @@ def test_adamw_is_the_predecessors():
     assert sorted(parts) == sorted(id(p) for p in net.parameters() if p.requires_grad)
 
 
-def test_one_step_by_hand():
-    """The first step of AdamW moves by its rate against the sign of the gradient, after the decay."""
-    weight = torch.nn.Parameter(torch.tensor([2.0, -1.0]))
-    config = Optim(steps=10, warmup=0.0, lr=0.1, weight_decay=0.5)
-    optimizer = optim.build([weight], [torch.nn.Parameter(torch.ones(1))], [], config)
-    assert optim.set_rate(optimizer, 0, config) == 0.1
-    weight.grad = torch.tensor([3.0, -4.0])
-    optimizer.step()
-    torch.testing.assert_close(weight.detach(), torch.tensor([2.0, -1.0]) * (1 - 0.05) - torch.tensor([0.1, -0.1]))
-
-
 def test_terms_of_weight_zero_still_run_the_counters():
     """In the first phase the decoder has zero gradients, not absent ones: its counters run and only decay moves it."""
     config = tiny(schedule__segmentation_start=1.0, optim__warmup=0.0, optim__lr=1e-2)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wsss import metrics, paths, presets, tally
+from wsss import paths, presets, tally
 from wsss.data import voc
 from wsss.report import records
 
@@ -86,20 +86,6 @@ def test_agreement_of_labels_counts_all_pixels():
     assert found["difference"] == pytest.approx(np.mean([image(n).agreement[0] for n in (0, 1)]), abs=1e-4)
 
 
-def test_counts_beside_a_record_of_voc_val_fit_in_half_a_megabyte(tmp_path):
-    """One to three classes an image, as in VOC."""
-    rng, counted = np.random.default_rng(0), tally.Counts()
-    for _ in range(1449):
-        rows = np.zeros((21, 3), int)
-        rows[rng.choice(21, 3, replace=False)] = rng.integers(0, 200_000, (3, 3))
-        for kind in (*tally.KINDS, "pseudo_label"):
-            counted.counts.setdefault(kind, []).append(rows)
-    saved = tally.counts_by_image(counted)
-    assert {*tally.KINDS, "pseudo_label"} == set(saved)
-    records.save_counts(tmp_path / "0.npz", records.split_ids("voc-val"), **saved)
-    assert (tmp_path / "0.npz").stat().st_size <= 500_000
-
-
 # Guesses stand over the same classes as the results beside them: on the photographs over the headline classes.
 
 
@@ -127,12 +113,3 @@ def test_guesses_on_the_photographs(shared):
     for record in records.select(records.published(), "voc-animals", "voc-animals-base"):
         assert record["fingerprint"] == found["fingerprint"], "on the images and masks of the published records"
         assert records.value(record, "guesses.centre.miou") == pytest.approx(found["centre"]["miou"], abs=1e-4)
-
-
-def test_without_headline_classes_both_means_are_the_same():
-    counts = np.random.default_rng(0).integers(1, 100, (3, 3))
-    for headline in ((), ("background", "cup", "jug")):
-        found = tally.guess_scores(counts, ("background", "cup", "jug"), headline)
-        assert found["miou"] == found["miou_headline"]
-    alone = tally.guess_scores(counts, ("background", "cup", "jug"), ("jug",))
-    assert alone["miou_headline"] == pytest.approx(metrics.iou(counts)[2], abs=1e-4) != alone["miou"]

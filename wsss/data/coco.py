@@ -3,7 +3,6 @@
 JPEGImages  SegmentationClass  ImageSets/Segmentation  classes.txt  image_labels.txt  crowds.txt
 """
 
-import fcntl
 import os
 import re
 import shutil
@@ -150,8 +149,6 @@ def prepare(
     for split, rows in photos.items():
         _require_photographs(images[split], rows)
     with _growing(root, card) as scratch:
-        if scratch is None:
-            return _accept(root, card)
         for split, rows in photos.items():
             write = partial(_write_photo, scratch, images[split], len(classes))
             done = stream(write, rows, workers, chunk=8)
@@ -211,47 +208,28 @@ def _require_photographs(folder: Path, photos: Sequence[Photo]) -> None:
 
 
 @contextmanager
-def _growing(root: Path, card: Mapping[str, Any]) -> Iterator[Path | None]:
-    """ROOT.partial, held against other processes; moved to `root` at the end, kept if something goes wrong.
-
-    None where another process finished the set in the meantime. Raises UserError where ROOT.partial is something else.
-    """
+def _growing(root: Path, card: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield ROOT.partial, moved to `root` at the end, kept if something goes wrong. Raises UserError where it is
+    something else."""
     scratch = root.with_name(f"{root.name}.partial")
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        with open(scratch / ".lock", "w") as lock:
-            _wait_for(lock.fileno(), root)
-            if root.exists():
-                yield None
-            else:
-                if (scratch / _CARD).exists():
-                    if read_json(scratch / _CARD) != card:
-                        raise UserError(
-                            f"{scratch} is an unfinished set of other annotations; remove it or name another folder"
-                        )
-                elif any(path.name != ".lock" for path in scratch.iterdir()):
-                    raise UserError(f"{scratch} exists and is no unfinished set; remove it or name another folder")
-                else:
-                    write_json(scratch / _CARD, card)
-                for folder in (_DRAFTS, "JPEGImages", "SegmentationClass", voc.LISTS):
-                    (scratch / folder).mkdir(parents=True, exist_ok=True)
-                yield scratch
-                shutil.rmtree(scratch / _DRAFTS)
-                os.replace(scratch, root)
-        (root / ".lock").unlink(missing_ok=True)
+        if (scratch / _CARD).exists():
+            if read_json(scratch / _CARD) != card:
+                raise UserError(
+                    f"{scratch} is an unfinished set of other annotations; remove it or name another folder"
+                )
+        elif any(scratch.iterdir()):
+            raise UserError(f"{scratch} exists and is no unfinished set; remove it or name another folder")
+        else:
+            write_json(scratch / _CARD, card)
+        for folder in (_DRAFTS, "JPEGImages", "SegmentationClass", voc.LISTS):
+            (scratch / folder).mkdir(parents=True, exist_ok=True)
+        yield scratch
+        shutil.rmtree(scratch / _DRAFTS)
+        os.replace(scratch, root)
     except OSError as error:
         raise UserError(f"cannot write {error.filename or scratch}: {error.strerror or error}") from error
-
-
-def _wait_for(lock: int, root: Path) -> None:
-    """Hold the lock; where the disk knows none, go on without."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        note(f"another process is preparing {root}; waiting for it")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:
-        pass
 
 
 def _accept(root: Path, card: Mapping[str, Any]) -> Path:
