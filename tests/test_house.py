@@ -38,7 +38,7 @@ NO_TORCH = [
     *("wsss.report.figures", "wsss.tools.reproduce", "wsss.explore.payload", "wsss.explore.command"),
     *("wsss.protocols", "wsss.inference.crf", "wsss.inference.commands"),
 ]
-CLOSURE = 2655
+CLOSURE = 2637
 """Lines of code of all modules that `import wsss.method, wsss.datasets` loads: a ceiling that only sinks. The aim is
 2,000."""
 MANY_ARGUMENTS = """

@@ -100,15 +100,15 @@ def _ablations_table(benches: Sequence[_Bench]) -> Table:
     rows = []
     for dataset in BENCHMARKS:
         experiments = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset == dataset}
-        command = f'wsss sweep {{}} --only-list True --launcher "{_launcher(dataset)}"'
-        lines = [(item.title, command.format(name), item.rows) for name, item in experiments.items()]
+        sweep = f'wsss sweep {{}} --only-list True --launcher "{_launcher(dataset)}"'
+        lines = [(item.title, sweep.format(name), item.rows) for name, item in experiments.items()]
         together = {row.variant: row for item in experiments.values() for row in item.rows}
         lines.append((f"all of {dataset.upper()}, each run once", ABSENT, tuple(together.values())))
         gpus = costs.base_time(dataset).gpus
-        for title, words, runs in lines:
+        for title, command, runs in lines:
             low, high = costs.sweep_hours(runs)
             hours = (f"{low:,.0f} to {high:,.0f}", f"{gpus * low:,.0f} to {gpus * high:,.0f}")
-            rows.append((title, words, str(len(runs)), str(len(runs) * len(SEEDS)), *hours))
+            rows.append((title, command, str(len(runs)), str(len(runs) * len(SEEDS)), *hours))
     columns = ("experiment", "command", "rows", "runs", "hours, estimate", "GPU hours")
     note = f"Runs = rows x {len(SEEDS)} seeds. Hours: the runs one after the other on the base's GPUs, sums of the "
     note += "bounds of every run as in the table of runs; rows without class token contrast or without any CAM have "
