@@ -89,6 +89,11 @@ def test_infer(capsys):
     passes = costs.evaluation_passes(40, 50, (1.0, 1.25, 1.5), 16)
     assert found["tflop"] == pytest.approx(3 * costs.tflop(passes, costs.Vit(192, 12, 16, 14), 20), abs=6e-4)
     assert found["peak_memory_gb"] > 0.1 and found["workers_memory_gb"] > 0.05
+    outside = found["outside"]
+    assert outside["ratio"] == pytest.approx(outside["base"] / outside["ours"], abs=0.06) and found["classes"] == 21
+    assert outside["base"] > outside["resizing"] < outside["ours"]
+    _, table = (make([found, found | {"outside": None}]) for make in speed.TABLES["infer"])
+    assert [row[:3] for row in table.rows] == [("voc", "21", "whole")]
 
 
 def test_merge(capsys, refused, tmp_path):

@@ -102,6 +102,18 @@ def _infer_table(benches: Sequence[_Bench]) -> Table:
     return Table("Evaluations, measured", ("photographs", *_INFER), rows)
 
 
+def _outside_table(benches: Sequence[_Bench]) -> Table:
+    """Make a table, a row an evaluation whose time outside the network was taken."""
+    rows = []
+    for bench in (bench for bench in benches if bench.get("outside")):
+        merge, outside = f"merged below {bench['crf_merge']:g}" if bench.get("crf_merge") else "whole", bench["outside"]
+        seconds = (f"{outside[way]:.2f}" for way in ("ours", "base"))
+        rows.append((bench["protocol"], str(bench["classes"]), merge, *seconds, f"{outside['ratio']:.1f}"))
+    columns = ("protocol", "classes", "CRF", "here, core s", "the base's way, core s", "ratio")
+    note = "The base's way writes the combined logits to disk and runs the whole CRF in a second pass."
+    return Table("Time outside the network, core seconds a photograph", columns, tuple(rows), note)
+
+
 def _merge_table(benches: Sequence[_Bench]) -> Table:
     """Make a table, a row a number of classes and a probability below which classes are merged."""
     rows, notes = [], []
@@ -123,7 +135,7 @@ def _merge_table(benches: Sequence[_Bench]) -> Table:
     return Table("Dense CRF with merged classes beside the whole one", columns, tuple(rows), note + " ".join(notes))
 
 
-TABLES = {"step": (_steps_table, _phases_table), "infer": (_infer_table,), "merge": (_merge_table,)}
+TABLES = {"step": (_steps_table, _phases_table), "infer": (_infer_table, _outside_table), "merge": (_merge_table,)}
 """Tables of each bench; the caption is the first one's."""
 
 

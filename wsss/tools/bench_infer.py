@@ -6,18 +6,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
 
+import numpy as np
 import psutil
 import torch
+from PIL import Image
 
 from wsss import evaluate, model, presets, process, protocols
 from wsss.data.voc import Split
 from wsss.inference import multi_scale, runs, stream
-from wsss.inference.predictions import Job
+from wsss.inference.predictions import Job, finish
 from wsss.inference.request import Choice
 from wsss.inference.stream import Shard
 from wsss.model import SegmentationModel
@@ -51,7 +53,7 @@ class Infer(Choice, Bench):
 
         `phases` add up to `seconds`; crf is the time that this process waits for CRF, PNGs and counts, most of which
         are made beside it, and `crf_seconds` the time that the CRF takes of one core. `ratio`: seconds over (operations
-        at the rate of the matrix product in the same type + CRF seconds / cores).
+        at the rate of the matrix product in the same type + CRF seconds / cores). `outside`: see `_outside`.
         """
         protocol = self.chosen()
         config = presets.get(
@@ -77,6 +79,7 @@ class Infer(Choice, Bench):
             "scales": list(protocol.scales),
             "flip": protocol.flip,
             "crf": bool(protocol.crf),
+            "classes": net.decoder.conv8.out_channels,
             "seconds": round(seconds, 3),
             "images_a_second": round(self.images / seconds, 4),
             "phases": {name: round(value, 3) for name, value in phases.items()},
@@ -87,6 +90,7 @@ class Infer(Choice, Bench):
             "tflop": round(operations / 1e12, 3),
             "best_seconds": round(best, 3),
             "ratio": round(seconds / best, 3),
+            "outside": _outside(protocol, self) if protocol.crf else None,
             "peak_memory_gb": round(peak_memory_gb(), 2),
             "workers_memory_gb": round(spent["workers"], 2),
             "threads": torch.get_num_threads(),
@@ -161,3 +165,58 @@ def _clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]
         yield passes
     for hook in hooks:
         hook.remove()
+
+
+_PATCH = 16
+"""Side of a patch in pixels."""
+_COMPETING = 10
+"""Classes, background among them, whose probability passes 0.05 somewhere in a photograph: as `wsss bench merge` counts
+them over 81 classes."""
+_OUTSIDE = 3
+"""Photographs at most whose time outside the network is taken."""
+
+
+def _outside(protocol: protocols.Protocol, settings: Infer) -> dict[str, float]:
+    """CPU seconds of one core an image from the network's logits to PNG and counts: ours, and the base's way, which
+    writes the combined logits to disk (.npy) and makes softmax, whole CRF, PNG and counts in a second pass.
+
+    `resizing` is part of both. The logits are drawn so that _COMPETING classes matter: with the random weights of the
+    bench's network all classes would be alike.
+    """
+    random, count = np.random.default_rng(0), min(settings.images, _OUTSIDE)
+    size, classes = (settings.width, settings.height), DATASETS[settings.protocol].classes + 1  # with background
+    level = np.where(np.arange(classes) < _COMPETING, 0.0, -9.0)[:, None, None]
+    spent, clock = dict.fromkeys(("resizing", "ours", "base"), 0.0), [0.0]
+
+    def lap(name: str) -> None:
+        now = time.process_time()
+        spent[name], clock[0] = spent[name] + now - clock[0], now
+
+    def network(image: torch.Tensor) -> torch.Tensor:
+        """Smooth objects on the token grid; the time is not counted."""
+        lap("resizing")
+        rows, columns = image.shape[2] // _PATCH, image.shape[3] // _PATCH
+        coarse = torch.from_numpy(random.normal(0, 4, (len(image), classes, 4, 5)) + level).float()
+        logits = multi_scale.resize(coarse, (rows, columns)) + torch.randn(rows, columns)
+        clock[0] = time.process_time()
+        return logits
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        images = Split(machine.draw(folder / "set", count, size, classes - 1), "val", True, labels=False)
+        for name, file, mask in zip(images.ids, images.files, images.masks, strict=True):
+            picture = Image.open(file)
+            image = multi_scale.pixels(picture, protocol)[None].float()
+            job = Job(name, folder / f"{name}.png", classes, None, np.asarray(picture), mask=mask)
+            clock[0] = time.process_time()
+            combined = multi_scale.scores(network, image, [picture.size[::-1]], protocol, _PATCH)[0]
+            lap("resizing")
+            finish(replace(job, scores=combined.softmax(0).numpy(), crf=asdict(protocol.crf)))
+            lap("ours")
+            np.save(folder / "logits.npy", combined.numpy())
+            probability = torch.from_numpy(np.load(folder / "logits.npy")).softmax(0).numpy()
+            finish(replace(job, scores=probability, crf=asdict(replace(protocol.crf, merge=None))))
+            lap("base")
+    resizing, ours, base = (round(seconds / count, 3) for seconds in spent.values())
+    whole = {"ours": resizing + ours, "base": resizing + base}
+    return {**whole, "resizing": resizing, "ratio": round(whole["base"] / whole["ours"], 2)}
