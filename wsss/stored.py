@@ -15,7 +15,8 @@ _RENAMED = {
     "msc.decoupling=dec": "msc.orthogonality_weight=0.0",
 }
 """Changes in the words of an earlier version -> in today's."""
-_AUTOMATIC = {"model.decoder_width": 0, "data.workers": -1, "segmentation.levels": [0.0, 0.0]}
+_SHAPE = ("patch_size", "image_size", "width", "depth", "heads", "decoder_width")
+_AUTOMATIC = {f"model.{name}": 0 for name in _SHAPE} | {"data.workers": -1, "segmentation.levels": [0.0, 0.0]}
 """Setting -> the number that once stood for automatic, which is None today."""
 
 
