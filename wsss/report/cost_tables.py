@@ -165,8 +165,8 @@ def _memory_table(benches: Sequence[_Bench]) -> Table:
             micro = bench["batch"] // bench["accumulate"]
             how = "inputs of the blocks" if options else "all activations"
             cells = (bench["preset"], str(micro), str(bench["accumulate"]), bench["dtype"], how)
-            kept = costs.Run(PRESETS[bench["preset"]]).kept_gb()
-            rows.append((*cells, f"{kept:.1f}", f"{bench['peak_memory_gb']:.1f}"))
+            whole, trained = costs.Run(PRESETS[bench["preset"]]).parameters()
+            rows.append((*cells, f"{4 * (whole + 3 * trained) / 1e9:.1f}", f"{bench['peak_memory_gb']:.1f}"))
     columns = ("step", "images of a micro-batch", "micro-batches", "type", "kept for the backward pass")
     columns += ("weights, gradients, AdamW: GB", "peak, measured: GB")
     note = "Peak: of the whole process, on a CPU, by `wsss bench step`. Weights, gradients and AdamW's two moments: "
@@ -179,7 +179,8 @@ def _disk_table(benches: Sequence[_Bench]) -> Table:
     """Make a table, a line a data set: the size of a run's folder; takes no benches."""
     rows = []
     for dataset in BENCHMARKS:
-        weights, state = costs.Run(PRESETS[dataset]).disk_gb()
+        whole, trained = costs.Run(PRESETS[dataset]).parameters()
+        weights, state = 4 * whole / 1e9, 8 * trained / 1e9
         rows.append((dataset, f"{weights:.2f}", f"{state:.2f}", f"{2 * weights + state:.1f}", f"{weights + state:.1f}"))
     columns = ("run of", "weights, GB", "optimizer, GB", "folder, GB", "more while a checkpoint is written, GB")
     note = "4 bytes a parameter, 8 a trained one for the optimizer. Folder = last weights + best weights + optimizer; "

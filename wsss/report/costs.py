@@ -115,15 +115,9 @@ class Run:
         whole = base_time(self.config.data.name).hours
         return whole * self.pflop() / self.base().pflop(), whole
 
-    def kept_gb(self) -> float:
-        """10^9 bytes of weights, gradients and AdamW's two moments, in float32."""
-        whole, trained = parameters(self.config, self.vit, self._classes)
-        return (4 * whole + 12 * trained) / 1e9
-
-    def disk_gb(self) -> tuple[float, float]:
-        """10^9 bytes of a model's weights on disk, and of the optimizer's state, in float32."""
-        whole, trained = parameters(self.config, self.vit, self._classes)
-        return 4 * whole / 1e9, 8 * trained / 1e9
+    def parameters(self) -> tuple[int, int]:
+        """Count the parameters of the whole model, and those that are trained."""
+        return parameters(self.config, self.vit, self._classes)
 
     @property
     def _classes(self) -> int:
