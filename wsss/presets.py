@@ -209,7 +209,7 @@ STUDENT = {
     "augment.scale": (0.35, 0.65),
     "optim.steps": 5000,
     "optim.batch": 16,
-    "optim.lr": 1e-3,
+    "optim.lr": 3e-4,
     "optim.head_factor": 1.0,
     "optim.decoder_factor": 1.0,
     "optim.restart": 0.0,
