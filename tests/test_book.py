@@ -122,7 +122,7 @@ def test_a_table_and_a_figure_offer_their_data(project):
     assert '<svg class="wsss-figure" role="img" aria-label="mIoU over steps in the published logs' in page
     table, figure = ((project / "_html" / link).read_text() for link in re.findall(r'href="(_down[^"]+csv)"', page))
     assert table == tables.build("voc", []).csv()
-    assert figure.startswith("panel,series,x,y\n") and 'vit-b, thousand steps",CAM,20,72.334' in figure
+    assert figure.startswith("panel,series,x,y\n") and 'ViT-B, thousand steps",CAM,20,72.334' in figure
 
 
 INFER = {"bench": "infer", "images": 20, "width": 500, "height": 375, "protocol": "voc", "backbone": "deit", "units": 9}
@@ -322,6 +322,27 @@ def test_a_difference_and_its_verdict_come_from_records(project):
         "+0.3 [+0.1 to +0.5] (3 seeds, shown, but small) +0.3, shown, but small (3 seeds) not run yet not run yet"
         in text_of(page)
     )
+
+
+def test_what_is_shown_and_what_maps_miss_come_from_records_and_a_model_s_numbers_from_its_card(project):
+    for seed in range(3):
+        for variant, miou, under in (("mini-base", 40.0, 30.0), ("mini", 43.0 + seed / 10, 28.0 + seed / 10)):
+            labels = {"miou_headline": miou, "miou": miou, "under_activation": under}
+            made = record(variant=variant, seed=seed, results={"segmentation": labels, "cam": labels})
+            records.save(made, project / "data" / "results" / "mini" / variant / f"{seed}.json")
+    measured = {f"{kind}.miou_headline": 12.34 for kind in ("segmentation", "cam", "aux_cam")}
+    card = {"run": measured | {"classification.map_headline": 59.6}, "backbone": "vit_tiny, patch 8", "steps": 2000}
+    card |= {"train_images": 3131, "evaluated_on": "300 images of val", "protocol": {"size": 160}}
+    put(project / "data" / "weights" / "x.json", card)
+    text = ":difference:`mini-components/base + both/CAM#under_activation` :missed:`base + both`\n\n"
+    code, said, page = build(project, text + ".. shown::\n\n.. card:: data/weights/x.json")
+    assert code == 0, said
+    shown = text_of(page)
+    assert "-1.9 [-2.1 to -1.7] (3 seeds) falls on drawn images" in shown
+    assert shown.count("base + both, not base") == 2 and "+3.1" in shown
+    assert "12.3" in shown and "vit_tiny, 2,000 steps, 3,131 photographs" in shown
+    records.save(record(), project / "data" / "results" / "mini" / "mini" / "0.json")
+    assert "is not shown to fall" in text_of(build(project)[2])
 
 
 def test_no_two_pages_have_one_title():

@@ -37,7 +37,7 @@ def test_a_run_stands_before_the_published_curves(run):
         assert len(behind) == 4 and len({line.get_linestyle() for line in behind}) == 4
         assert all(to_rgb(line.get_color()) == to_rgb("0.6") != to_rgb(own.get_color()) for line in behind)
         assert all(line.get_xdata()[-1] == 100 and 0 < line.get_xdata()[0] <= 10 for line in behind)
-    assert behind[0].get_label() == "base: VOC, vit-b (published)"
+    assert behind[0].get_label() == "base: VOC, ViT-B (published)"
     assert behind[0].get_ydata()[-1] == pytest.approx(69.2, abs=0.1), "as the base's log ends"
     assert "CAM 10.0 at 25 %, 40.0 at 100 %" in picture.alt and "not comparable in level" in picture.alt
     (legend,) = picture.legends

@@ -145,7 +145,9 @@ def _cell(text: str) -> list[nodes.Node]:
     """A command or a setting as code; else text that breaks between the parts that WHOLE finds, not within them."""
     if text.startswith(("wsss ", "torchrun ", "--")):
         return [nodes.literal(text, text)]
-    parts = ["", text] if len(text) <= SHORT else WHOLE.split(text)
+    parts = WHOLE.split(text)
+    if len(parts) == 1 and len(text) <= SHORT:
+        parts = ["", text]
     whole = {"classes": ["wsss-whole"]}
     return [nodes.inline(part, part, **whole) if i % 2 else nodes.Text(part) for i, part in enumerate(parts) if part]
 
@@ -326,9 +328,9 @@ IMAGE = r'<img class="wsss-figure" alt="([^"]*)" src="data:image/(?:png|jpeg);ba
 class ResultsFigure(Captioned):
     """{results-figure}: a picture of records, drawn in the page's own colours and fonts, once for a phone; or
     NOTEBOOK#2, the third one of an executed notebook, with :strip: in two halves on a phone (:strip: 12 where titles
-    take the first 12 % of its width). With its alternative text."""
+    take the first 12 % of its width, :cut: 45 where its halves are not equal). With its alternative text."""
 
-    option_spec = Captioned.option_spec | {"strip": directives.percentage}
+    option_spec = Captioned.option_spec | {"strip": directives.percentage, "cut": directives.percentage}
 
     def show(self, name: str) -> list[nodes.Node]:
         if "#" in name:
@@ -341,7 +343,8 @@ class ResultsFigure(Captioned):
             origin = records.notebook_origin(notebook["metadata"].get("wsss", {}))
             uri = self.made(f"{name}.{suffix(picture)}", picture)
             alt = self.options.get("alt", alt)
-            strip = ["wsss-strip", f"wsss-strip-{self.options['strip']}"] if "strip" in self.options else []
+            strip = [f"wsss-{name}-{self.options[name]}" for name in ("strip", "cut") if name in self.options]
+            strip += ["wsss-strip"] * bool(strip)
             image: nodes.Node = nodes.image(uri=uri, alt=alt, classes=["wsss-figure", *strip])
         else:
             drawn = evidence.build(name, records.published())

@@ -8,6 +8,10 @@
                                                   verdict, by the rules of the page "What was found"
     {answer}`mini-components/base + MSC/CAM`      the verdict alone
     {answer}`mini-subspaces`                      that of a whole experiment, short enough for a heading
+    {difference}`mini-components/base + MSC/CAM#under_activation`  the same of another measure, without a verdict
+    {missed}`base + both`                         whether its CAMs miss less of the objects than the base's, in words
+    ```{shown}                                    every difference whose verdict is "shown", of all experiments
+    ```{card} data/weights/NAME.json              what a shipped model measured, from its card
 
 All of them are made when the book is built. What is missing is a warning, which the strict build turns into a failure;
 an experiment that was not run is said to be so.
@@ -29,7 +33,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 from wsss_book import FAULTS, MISSING, ROOT, Captioned
 
-from wsss.paths import UserError
+from wsss.paths import UserError, read_json
 from wsss.presets import PRESETS
 from wsss.report import ablation, experiments, records
 from wsss.report.statistics import OverSeeds, holm, interval_text, over_seeds, signed
@@ -215,13 +219,43 @@ def without_pairs(text: str) -> str:
 
 
 def difference(text: str) -> str:
-    """+0.5 [-0.4 to +1.4] (3 seeds, open)."""
+    """+0.5 [-0.4 to +1.4] (3 seeds, open); of another measure than mIoU, which is not tested, without the verdict."""
+    text, _, measure = text.partition("#")
     known = one_of(text)
     if known is None:
         return without_pairs(text)
-    _, test, p = known
+    line, test, p = known
+    if measure:
+        test = over_seeds(further(line, measure))
     interval = f" [{interval_text(test)}]" if test.n > 1 else ""
-    return f"{signed(test.mean)}{interval} ({test.n} seed{'s' * (test.n > 1)}, {judged(test, p)})"
+    verdict = "" if measure else f", {judged(test, p)}"
+    return f"{signed(test.mean)}{interval} ({test.n} seed{'s' * (test.n > 1)}{verdict})"
+
+
+def further(line: ablation.Difference, measure: str) -> list[float]:
+    """How far apart the pairs of a difference lie in another measure of the same labels, one number a pair."""
+    first, second = ([records.value(pair[side], f"{line.kind}.{measure}") for pair in line.pairs] for side in (0, 1))
+    return [a - b for a, b in zip(first, second, strict=True)]
+
+
+SETS = {
+    "mini-components": "drawn images",
+    "voc-animals-components": "photographs with 12 blocks",
+    "voc-animals-11-blocks": "photographs with 11 blocks",
+}
+"""Experiments that have all modules at the scale of a CPU -> their images."""
+
+
+def missed(row: str) -> str:
+    """Whether CAMs of a row leave out less of the objects than the base's, by the rule of the verdicts over SETS."""
+    known = {images: one_of(f"{name}/{row}/CAM") for name, images in SETS.items()}
+    tests = {images: over_seeds(further(line[0], "under_activation")) for images, line in known.items() if line}
+    shown = [
+        test for test, p in zip(tests.items(), holm([test.p for test in tests.values()]), strict=True) if p < LEVEL
+    ]
+    falls, rises = ([images for images, test in shown if sign * test.mean > 0] for sign in (-1, 1))
+    words = f"falls on {' and '.join(falls)}" if falls else "is not shown to fall"
+    return words + f"; it rises on {' and '.join(rises)}" * bool(rises)
 
 
 def answer(text: str) -> str:
@@ -245,13 +279,63 @@ def answer(text: str) -> str:
     return ("no difference is shown" if verdicts["open"] else "no effect") + so_far
 
 
+class Shown(Captioned):
+    """{shown}: the differences that are shown, a line each; a sentence where there is none."""
+
+    required_arguments = 0
+
+    def show(self, name: str) -> list[nodes.Node]:
+        known = [(experiments.get(name), *found) for name in experiments.EXPERIMENTS for found in compared(name)]
+        known = [found for found in known if found[-1] < LEVEL]
+        if not known:
+            return [nodes.paragraph("", "No difference is shown yet.")]
+        rows = [
+            (
+                each.title,
+                f"{line.row}, not {each.against}",
+                line.endpoint,
+                signed(test.mean),
+                interval_text(test),
+                f"{test.n}",
+            )
+            for each, line, test, _ in known
+        ]
+        titles = ("experiment", "what changes", "mIoU of", "points", "95 % interval", "seeds")
+        runs = [run for _, line, *_ in known for pair in line.pairs for run in pair]
+        return self.table(Table("Differences that are shown", titles, tuple(rows), "", runs))
+
+
+MEASURES = {
+    "classification.map_headline": "names the classes (mAP)",
+    "segmentation.miou_headline": "segmentation (mIoU)",
+    "cam.miou_headline": "CAM (mIoU)",
+    "aux_cam.miou_headline": "aux CAM (mIoU)",
+}
+"""What a reader of a card asks for -> its name."""
+
+
+class Card(Captioned):
+    """{card}: the numbers of a shipped model on photographs that it did not learn from, from its card."""
+
+    def show(self, name: str) -> list[nodes.Node]:
+        card = read_json(ROOT / name)
+        measured = card.get("this_file", card["run"])
+        rows = tuple((label, f"{measured[key]:.1f}") for key, label in MEASURES.items())
+        note = (
+            f"{card['backbone'].partition(',')[0]}, {card['steps']:,} steps on {card['train_images']:,} photographs. "
+        )
+        note += f"Measured on {card['evaluated_on']}, squashed to {card['protocol']['size']} pixels. Card: `{name}`."
+        self.env.note_dependency(str(ROOT / name))
+        return self.table(Table("The model in the page", ("what", "percent"), rows, note))
+
+
 class Found(SphinxRole):
-    """{difference} and {answer}."""
+    """{difference}, {answer} and {missed}."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         self.env.note_reread()
         try:
-            text = (difference if self.name == "difference" else answer)(self.text)
+            text = {"difference": difference, "answer": answer, "missed": missed}[self.name](self.text)
         except FAULTS as error:
             log.warning("%s %s: %s", self.name, self.text, error, location=self.get_location(), type="wsss")
             text = MISSING
@@ -265,6 +349,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("source", Source)
     app.add_directive("drawing", Drawing)
     app.add_directive("paper-table", PaperTable)
-    app.add_role("difference", Found())
-    app.add_role("answer", Found())
+    app.add_directive("shown", Shown)
+    app.add_directive("card", Card)
+    for name in ("difference", "answer", "missed"):
+        app.add_role(name, Found())
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -29,7 +29,8 @@ document.addEventListener("DOMContentLoaded", () => {
   const roles = { thead: "rowgroup", tbody: "rowgroup", tr: "row", th: "columnheader", td: "cell" };
   for (const table of document.querySelectorAll("article table")) {
     const titles = [...table.querySelectorAll("thead tr:first-child th")].map((cell) => cell.textContent.trim());
-    const many = titles.length > 3 || (titles.length === 3 && table.textContent.length > 1500);
+    const wide = table.textContent.length > 1500 || table.offsetWidth > table.parentElement.clientWidth;
+    const many = titles.length > 3 || (titles.length === 3 && wide);
     if (!many || table.querySelector("[rowspan], [colspan]") || table.tHead.rows.length > 1) continue;
     table.classList.add("wsss-stack");
     // A link in the caption would be a child that the role forbids; such a table keeps the one of its tag.
@@ -68,7 +69,8 @@ document.addEventListener("DOMContentLoaded", () => {
 });
 
 // A strip of panels is too small to read on a phone: there its two halves stand one above the other, each with the
-// titles of the rows, which take the first PERCENT of the width (class wsss-strip-PERCENT).
+// titles of the rows, which take the first PERCENT of the width (class wsss-strip-PERCENT). The cut lies in the middle of
+// the rest, or at wsss-cut-PERCENT.
 document.addEventListener("DOMContentLoaded", () => {
   const piece = (strip, first, stop) => {
     const box = document.createElement("div"), copy = Object.assign(document.createElement("img"), { src: strip.src, alt: "" });
@@ -80,10 +82,11 @@ document.addEventListener("DOMContentLoaded", () => {
   };
   for (const strip of document.querySelectorAll("img.wsss-strip")) {
     const halves = document.createElement("div"), titles = Number(strip.className.match(/wsss-strip-(\d+)/)[1]) / 100;
+    const cut = Number(strip.className.match(/wsss-cut-(\d+)/)?.[1] ?? 50 * (1 + titles)) / 100;
     halves.className = "wsss-halves";
     halves.setAttribute("role", "img");
     halves.setAttribute("aria-label", strip.alt);
-    for (const [first, stop] of [[titles, (1 + titles) / 2], [(1 + titles) / 2, 1]]) {
+    for (const [first, stop] of [[titles, cut], [cut, 1]]) {
       const half = document.createElement("div");
       half.append(...(titles ? [piece(strip, 0, titles)] : []), piece(strip, first, stop));
       halves.append(half);

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.lines import Line2D
@@ -10,7 +11,7 @@ from wsss.paths import UserError, project_root, read_json
 from wsss.report import ablation, experiments, figures, records, speed
 from wsss.report.experiments import Experiment
 from wsss.report.figures import BLACK, PALETTE
-from wsss.report.picture import Picture
+from wsss.report.picture import Picture, compress
 from wsss.report.records import Record
 from wsss.report.statistics import interval_text, over_seeds, signed
 
@@ -24,6 +25,16 @@ _CAUSES = (
 )
 """What the modules act on."""
 _MODULES = ("base + MSC", "base + CSA", "base + both")
+_LANDING = {
+    "voc-components": "VOC",
+    "coco-components": "COCO",
+    "voc-animals-components": "photographs, 12 blocks",
+    "voc-animals-11-blocks": "photographs, 11 blocks",
+    "mini-components": "drawn images",
+}
+"""Experiments of the figure of the modules -> what it calls their images."""
+_SPAN = 10
+"""Points that an axis of shares spans at least."""
 
 
 class NotMeasured(UserError):
@@ -34,7 +45,8 @@ def differences(experiment: Experiment, runs: Sequence[Record], *others: Experim
     """Draw a forest plot: how far each row lies above the row `against`, a panel for each primary endpoint.
 
     A dot is a seed; the diamond is the mean of the paired differences, with its 95 % t interval over seeds. With
-    further experiments, lines are each one's modules. Raises NotMeasured if no pair of runs is on record.
+    further experiments, lines are each one's modules. Where some rows reach far, the axis is compressed (`compress`),
+    so that small differences stay visible. Raises NotMeasured if no pair of runs is on record.
     """
     lines = []
     for each in (experiment, *others):
@@ -45,6 +57,7 @@ def differences(experiment: Experiment, runs: Sequence[Record], *others: Experim
         raise NotMeasured(f"no pair of runs of {experiment.title} is on record; `wsss sweep` makes them")
     labels = list(dict.fromkeys(label for label, _ in lines))
     endpoints = sorted({line.endpoint for _, line in lines}, reverse=True)  # segmentation, CAM
+    measured = {(label, line.endpoint) for label, line in lines}
     height = (0.5 + 0.3 * len(labels)) * len(endpoints) + 0.9
     picture, texts = Picture(figsize=(6.4, height), layout="constrained"), []
     panels = picture.subplots(len(endpoints), 1, squeeze=False, sharex=True)[:, 0]
@@ -56,12 +69,19 @@ def differences(experiment: Experiment, runs: Sequence[Record], *others: Experim
             axis.plot(points, [place - 0.18] * len(points), "o", color=PALETTE[0], gid=f"{label}, seeds {seeds}")
             axis.plot([test.low, test.high], [place + 0.15] * 2, color=BLACK, gid=f"{label}, 95 % interval")  # or nan
             axis.plot([test.mean], [place + 0.15], "D", color=BLACK, markersize=5, gid=f"{label}, mean")
+            axis.text(1.02, place, signed(test.mean), transform=axis.get_yaxis_transform(), va="center", fontsize=8)
             interval = f", 95 % {interval_text(test)}" if test.n > 1 else ""
             texts.append(f"{label}, {endpoint} {signed(test.mean)}{interval} ({test.n} seed{'s' * (test.n > 1)})")
-        axis.set_title(f"{endpoint} mIoU", fontsize=10)
+        absent = [place for place, label in enumerate(labels) if (label, endpoint) not in measured]
+        for place in absent:  # plain classification trains no decoder
+            axis.text(0.02, place, "not measured", transform=axis.get_yaxis_transform(), va="center", fontsize=8)
+        axis.set_title(f"{endpoint} mIoU", loc="left", fontsize=10)
         axis.set_yticks(range(len(labels)), labels)
         axis.set_ylim(len(labels) - 0.5, -0.5)
-    panels[-1].set_xlabel(f"points above {experiment.against}")
+        axis.set_title("mean", loc="right", fontsize=8)
+        axis.grid(axis="x", color="0.5", alpha=0.25, linewidth=0.6)
+    grey = " (grey: compressed)" * compress(picture.axes)
+    panels[-1].set_xlabel(f"points above {experiment.against}{grey}")
     dots = Line2D([], [], linestyle="", marker="o", color=PALETTE[0], label="a seed")
     mean = Line2D([], [], marker="D", markersize=5, color=BLACK, label="mean with 95 % interval over seeds")
     picture.legend_below([dots, mean])
@@ -78,7 +98,7 @@ def causes(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     neither seen nor correlated. Raises NotMeasured if no run of the experiment has the result.
     """
     groups = _measured(experiment, runs, "cam.miou_headline")
-    picture, texts = Picture(figsize=(9, 5.6), layout="constrained"), []
+    picture, texts = Picture(figsize=(7.6, 5.2), layout="constrained"), []
     panels = picture.subplots(2, 3, sharey=True)
     for axis, (title, cause) in zip(panels.flat, _CAUSES, strict=True):
         known = [(label, run) for label, group in groups.items() for run in group if records.has(run, cause)]
@@ -91,11 +111,13 @@ def causes(experiment: Experiment, runs: Sequence[Record]) -> Picture:
         if not known:
             axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes, fontsize=9)
             axis.set_xticks([])
-        elif len(x) > 2 and x.std() > 0 and y.std() > 0:
+        else:
+            axis.locator_params(axis="x", nbins=5)
+        if len(x) > 3 and x.std() > 0 and y.std() > 0:
             r = np.corrcoef(x, y)[0, 1]
             axis.set_title(f"correlation {r:+.2f}, {len(x)} runs", fontsize=8)
             texts.append(f"{title.removesuffix(', %')} {r:+.2f}")
-        axis.set_xlabel(title, fontsize=9)
+        axis.set_xlabel(title, fontsize=8)
         axis.tick_params(labelsize=8)
     for axis in panels[:, 0]:
         axis.set_ylabel("CAM mIoU, %", fontsize=9)
@@ -145,7 +167,7 @@ def threshold_curves(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     of the experiment has a sweep.
     """
     groups = _measured(experiment, runs, "sweep.cam.miou_headline")
-    picture, texts = Picture(figsize=(9, 4.2), layout="constrained"), []
+    picture, texts = Picture(figsize=(7.4, 4), layout="constrained"), []
     panels = picture.subplots(1, 2, sharey=True)
     colours = (*PALETTE[:-1], BLACK)  # nobody sees a yellow line on white
     for axis, (title, kind) in zip(panels, (("last layer's CAM", "cam"), ("aux layer's CAM", "aux_cam")), strict=True):
@@ -184,6 +206,9 @@ def extent(experiment: Experiment, runs: Sequence[Record]) -> Picture:
             y = [100 - records.value(run, "cam.under_activation") for run in group]
         axis.plot(x, y, linestyle="", markersize=7, label=label, **_look(place))
         texts.append(f"{label} {np.mean(x):.1f} and {np.mean(y):.1f}")
+    for bounds, widen in ((axis.get_xlim(), axis.set_xlim), (axis.get_ylim(), axis.set_ylim)):
+        room = max(0, _SPAN - (bounds[1] - bounds[0])) / 2  # runs that lie close together are seen to do so
+        widen(bounds[0] - room, bounds[1] + room)
     axis.set_xlabel("of the CAM beside the objects (over-activation), %")
     axis.set_ylabel(f"of the objects{' beyond the part' if parts else ''} covered, %")
     picture.legend(loc="outside right center", fontsize=8, frameon=False)
@@ -219,9 +244,9 @@ def over_training(runs: Sequence[Record], dataset: str, variants: Sequence[tuple
     Of each variant (label, name) it shows the run with most validations. Raises NotMeasured if there is none.
     """
     chosen = [(label, _most_checked(runs, dataset, name)) for label, name in variants]
-    picture, texts = Picture(figsize=(10, 3.6), layout="constrained"), []
+    picture, texts = Picture(figsize=(7.6, 3.6), layout="constrained"), []
     panels = picture.subplots(1, 3)
-    titles = ("CAM mIoU at its best threshold, %", "pixel AUC of the CAM, %", "mean difference of the layers' CAMs, %")
+    titles = ("CAM mIoU, best threshold, %", "pixel AUC of the CAM, %", "difference of the CAMs, %")
     for place, (label, run) in enumerate(chosen):
         end = run["config"]["optim"]["steps"]
         rows = [row for row in run["validations"] if row["step"] < end]
@@ -273,8 +298,7 @@ def build(name: str, runs: Sequence[Record]) -> Picture:
         return over_training(runs, scale, (("base", f"{scale}-base"), ("base + both", scale)))
     match name:
         case "modules":
-            names = ("voc-components", "coco-components", "voc-animals-components", "voc-animals-11-blocks")
-            first, *others = map(experiments.get, (*names, "mini-components"))
+            first, *others = (replace(experiments.get(each), title=title) for each, title in _LANDING.items())
             return differences(first, runs, *others)
         case "coverage_bars":
             return coverage_bars(experiments.get("mini-components"), runs)

@@ -174,15 +174,15 @@ def learning_curves(log: Path | str) -> Picture:
 
 def published_curves() -> Picture:
     """Draw mIoU over steps in the base's published logs, VOC val and COCO val_part; not measured here."""
-    picture, ends = Picture(figsize=(9, 5.2), layout="constrained"), []
+    picture, ends = Picture(figsize=(7.4, 5.4), layout="constrained"), []
     for axis, (run, rows) in zip(picture.subplots(2, 2).flat, _base_logs().items(), strict=True):
         for label, name, value, style in _KINDS:
             x, y = [int(row["step"]) / 1000 for row in rows], [float(row[name]) for row in rows]
             axis.plot(x, y, style, color=value, label=label)
         axis.set(title=run, xlabel="thousand steps", ylabel="mIoU, %")
-        axis.legend(fontsize=8, frameon=False)
         last = ", ".join(f"{label} {rows[-1][name]}" for label, name, *_ in _KINDS)
         ends.append(f"{run}: {last}")
+    picture.legend_below(picture.axes[0].get_lines())
     picture.alt = f"mIoU over steps in the published logs of ToCo, four panels. At the end: {'; '.join(ends)}."
     return picture
 
@@ -192,7 +192,8 @@ def _base_logs() -> dict[str, list[dict[str, str]]]:
     logs: dict[str, list[dict[str, str]]] = {}
     for row in sorted(published_rows("toco_logs"), key=lambda row: int(row["step"])):
         if row["class"] == "mIoU":
-            logs.setdefault(f"{row['dataset'].upper()}, {row['backbone']}", []).append(row)
+            backbone = row["backbone"].replace("vit-b", "ViT-B").replace("deit-b", "DeiT-B")
+            logs.setdefault(f"{row['dataset'].upper()}, {backbone}", []).append(row)
     return dict(sorted(logs.items(), reverse=True))
 
 

@@ -11,12 +11,16 @@ from collections.abc import Sequence
 import PIL.Image
 from matplotlib import rc_context
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wsss.report.records import Record
 
 _PHONE, _LONG = 3.7, 18
 """Width of a figure on a phone, in inches; letters of a name there before it takes another line."""
+_LINEAR = 5
+"""Points on either side of zero up to which an axis stays linear."""
+_TICKS = (-100, -20, -5, -2, 0, 2, 5, 20, 100)
 
 
 class Picture(Figure):
@@ -105,6 +109,24 @@ class Picture(Figure):
         from IPython.display import display  # present wherever this is called
 
         display({"text/html": self.html(), "text/plain": self.alt}, raw=True)
+
+
+def compress(panels: Sequence[Axes]) -> bool:
+    """Compress the x axis that panels share beyond _LINEAR on either side of zero, in grey, where something lies more
+    than twice as far; returns whether it does."""
+    low, high = panels[0].get_xlim()
+    if max(-low, high) <= 2 * _LINEAR:
+        return False
+    low, high = (bound * (1.3 if abs(bound) > _LINEAR else 1) for bound in (low, high))
+    panels[0].set_xscale("symlog", linthresh=_LINEAR)
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    panels[0].set_xticks(ticks, [f"{tick:+}" if tick else "0" for tick in ticks])
+    for axis in panels:
+        axis.axvspan(min(low, -_LINEAR), -_LINEAR, color="0.5", alpha=0.15, linewidth=0)
+        axis.axvspan(_LINEAR, max(high, _LINEAR), color="0.5", alpha=0.15, linewidth=0)
+    panels[0].set_xlim(low, high)
+    panels[0].minorticks_off()
+    return True
 
 
 def _wrapped(name: str, width: int = _LONG) -> str:

@@ -157,7 +157,7 @@ def waterfall(folder: Path) -> Picture:
     record says so."""
     files = {name: folder / f"{name}.json" for _, name in _WATERFALL}
     known = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
-    picture, texts, before = Picture(figsize=(9, 4.2), layout="constrained"), [], None
+    picture, texts, before = Picture(figsize=(7.4, 4.2), layout="constrained"), [], None
     axis = picture.subplots()
     for row, (label, name) in enumerate(_WATERFALL):
         if name not in known:
@@ -176,7 +176,7 @@ def waterfall(folder: Path) -> Picture:
     axis.axvline(floor, color=figures.BLACK, linestyle="--", linewidth=1)
     axis.set_yticks(range(len(_WATERFALL)), [label for label, _ in _WATERFALL])
     axis.set(xlabel="units: products of two 4,096 x 4,096 matrices in float32", ylim=(len(_WATERFALL) - 0.5, -0.5))
-    axis.margins(x=0.1)
+    axis.margins(x=0.15)
     picture.alt = (
         f"Units of a training step, bar by bar: {'; '.join(texts)}. The operations alone, in bfloat16: {floor:.1f}."
     )
