@@ -114,6 +114,21 @@ def test_differences_are_a_dot_a_seed_with_mean_and_interval():
     assert segmentation.get_lines()[1].get_xdata().tolist() == [-1.0] * 3
 
 
+def test_a_large_difference_hides_no_small_one_and_what_was_not_measured_says_so():
+    def run(variant, cam, **more):
+        numbers = {"cam": {"miou_headline": cam}} | {kind: {"miou_headline": value} for kind, value in more.items()}
+        return record(variant=variant, seed=0, results=numbers)
+
+    records = [run("mini", 40.0, segmentation=30.0), run("mini-msc", 41.0), run("mini+csa.balance=False", 82.0)]
+    records += [run("mini+csa.background=False", 39.0, segmentation=29.0)]
+    segmentation, cam = evidence.differences(MINI, records).axes
+    zero, one = cam.transData.transform([(0, 0), (1, 0)])[:, 0]
+    assert one - zero > cam.bbox.width / 20 and cam.get_xlim()[1] > 42, "one point beside 42"
+    assert [text.get_text() for text in cam.texts] == ["+1.0", "-1.0", "+42.0"]
+    assert [text.get_text() for text in segmentation.texts].count("not measured") == 2
+    assert "compressed" in cam.get_xlabel()
+
+
 def test_curves_over_thresholds_are_means_with_a_dot_at_the_fixed_one():
     def swept(variant, seed, curve):
         sweep = {"thresholds": [0.1, 0.5, 0.9], "miou_headline": curve}
