@@ -335,12 +335,12 @@ def test_what_is_shown_and_what_maps_miss_come_from_records_and_a_model_s_number
     card |= {"train_images": 3131, "evaluated_on": "300 images of val", "protocol": {"size": 160}}
     put(project / "data" / "weights" / "x.json", card)
     text = ":difference:`mini-components/base + both/CAM#under_activation` :missed:`base + both`\n\n"
-    code, said, page = build(project, text + ".. shown::\n\n.. card:: data/weights/x.json")
+    code, said, page = build(project, text + ".. shown::\n\n.. model-card:: data/weights/x.json")
     assert code == 0, said
     shown = text_of(page)
     assert "-1.9 [-2.1 to -1.7] (3 seeds) falls on drawn images" in shown
-    assert shown.count("base + both, not base") == 2 and "+3.1" in shown
-    assert "12.3" in shown and "vit_tiny, 2,000 steps, 3,131 photographs" in shown
+    assert shown.count("base + both against base") == 2 and "+3.1" in shown
+    assert "12.3" in shown and "vit_tiny, 2,000 steps on 3,131 photographs" in shown
     records.save(record(), project / "data" / "results" / "mini" / "mini" / "0.json")
     assert "is not shown to fall" in text_of(build(project)[2])
 

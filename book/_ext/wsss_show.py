@@ -11,7 +11,7 @@
     {difference}`mini-components/base + MSC/CAM#under_activation`  the same of another measure, without a verdict
     {missed}`base + both`                         whether its CAMs miss less of the objects than the base's, in words
     ```{shown}                                    every difference whose verdict is "shown", of all experiments
-    ```{card} data/weights/NAME.json              what a shipped model measured, from its card
+    ```{model-card} data/weights/NAME.json              what a shipped model measured, from its card
 
 All of them are made when the book is built. What is missing is a warning, which the strict build turns into a failure;
 an experiment that was not run is said to be so.
@@ -292,7 +292,7 @@ class Shown(Captioned):
         rows = [
             (
                 each.title,
-                f"{line.row}, not {each.against}",
+                f"{line.row} against {each.against}",
                 line.endpoint,
                 signed(test.mean),
                 interval_text(test),
@@ -314,8 +314,8 @@ MEASURES = {
 """What a reader of a card asks for -> its name."""
 
 
-class Card(Captioned):
-    """{card}: the numbers of a shipped model on photographs that it did not learn from, from its card."""
+class ModelCard(Captioned):
+    """{model-card}: the numbers of a shipped model on photographs that it did not learn from, from its card."""
 
     def show(self, name: str) -> list[nodes.Node]:
         card = read_json(ROOT / name)
@@ -350,7 +350,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("drawing", Drawing)
     app.add_directive("paper-table", PaperTable)
     app.add_directive("shown", Shown)
-    app.add_directive("card", Card)
+    app.add_directive("model-card", ModelCard)
     for name in ("difference", "answer", "missed"):
         app.add_role(name, Found())
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
