@@ -37,7 +37,7 @@ from wsss.paths import UserError, read_json
 from wsss.presets import PRESETS
 from wsss.report import ablation, experiments, records
 from wsss.report.statistics import OverSeeds, holm, interval_text, over_seeds, signed
-from wsss.report.table import UNPAIRED, Table
+from wsss.report.table import NOT_MEASURED, UNPAIRED, Table
 from wsss.settings import flatten
 
 log = logging.getLogger(__name__)
@@ -226,16 +226,19 @@ def difference(text: str) -> str:
         return without_pairs(text)
     line, test, p = known
     if measure:
-        test = over_seeds(further(line, measure))
+        if not (points := further(line, measure)):
+            return NOT_MEASURED
+        test = over_seeds(points)
     interval = f" [{interval_text(test)}]" if test.n > 1 else ""
     verdict = "" if measure else f", {judged(test, p)}"
     return f"{signed(test.mean)}{interval} ({test.n} seed{'s' * (test.n > 1)}{verdict})"
 
 
 def further(line: ablation.Difference, measure: str) -> list[float]:
-    """How far apart the pairs of a difference lie in another measure of the same labels, one number a pair."""
-    first, second = ([records.value(pair[side], f"{line.kind}.{measure}") for pair in line.pairs] for side in (0, 1))
-    return [a - b for a, b in zip(first, second, strict=True)]
+    """How far apart the pairs of a difference lie in another measure of the same labels, where both have it."""
+    key = f"{line.kind}.{measure}"
+    known = [pair for pair in line.pairs if all(records.has(run, key) for run in pair)]
+    return [records.value(first, key) - records.value(second, key) for first, second in known]
 
 
 SETS = {
@@ -249,7 +252,8 @@ SETS = {
 def missed(row: str) -> str:
     """Whether CAMs of a row leave out less of the objects than the base's, by the rule of the verdicts over SETS."""
     known = {images: one_of(f"{name}/{row}/CAM") for name, images in SETS.items()}
-    tests = {images: over_seeds(further(line[0], "under_activation")) for images, line in known.items() if line}
+    points = {images: further(line[0], "under_activation") for images, line in known.items() if line}
+    tests = {images: over_seeds(numbers) for images, numbers in points.items() if numbers}
     shown = [
         test for test, p in zip(tests.items(), holm([test.p for test in tests.values()]), strict=True) if p < LEVEL
     ]
