@@ -116,6 +116,8 @@ def test_every_table_builds_with_and_without_benches(name):
         table = cost_tables.TABLES[name](benches)
         assert all(len(row) == len(table.columns) for row in table.rows) and table.note
         assert table.rows or (name == "memory" and not benches)
+    coco, of = {"bench": "infer", "protocol": "coco", "crf": True}, cost_tables.TABLES["evaluation"]
+    assert of([coco, *BENCHES]) == of(BENCHES), "the CRF of VOC has fewer classes"
     rows = {row[0]: row for row in cost_tables.TABLES["ablations"]([]).rows}
     own = [experiment for experiment in EXPERIMENTS.values() if experiment.dataset == "voc"]
     variants = [row.variant for experiment in own for row in experiment.rows]

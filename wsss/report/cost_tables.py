@@ -118,7 +118,8 @@ def _ablations_table(benches: Sequence[_Bench]) -> Table:
 
 def _evaluation_table(benches: Sequence[_Bench]) -> Table:
     """Make a table, a line an evaluation: counted operations, and the CRF as an `infer` record measured it."""
-    measured = next((bench for bench in benches if bench["bench"] == "infer" and bench["crf"]), None)
+    of_voc = (bench for bench in benches if bench["bench"] == "infer" and bench["protocol"] == "voc")
+    measured = next((bench for bench in of_voc if bench["crf"] and not bench.get("crf_merge")), None)
     rows = []
     for dataset, split in (("voc", "val"), ("voc", "test"), ("coco", "val")):
         config, images = PRESETS[dataset], len(records.split_ids(f"{dataset}-{split}"))
