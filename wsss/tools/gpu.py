@@ -4,7 +4,6 @@ Without a GPU it says so and does nothing, unless `--toy True` is given: every p
 """
 
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +42,9 @@ _NUMBERS = ("seconds", "peak_memory_gb", "utilisation", "busy", "host")
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """Relative difference of a term or of the gradient's norm from the CPU in float32: rounding adds up over 12 blocks and
 the CAM is compared with thresholds, where one token more moves a term by far more than rounding does."""
+
+_LIMIT = 300.0
+"""Seconds that a run in a process of its own may take: one that hangs must not take the other parts along."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,8 @@ def _resumed(check: Check) -> dict[str, Any]:
     """Stop a run on drawn photographs after its first checkpoint, and let it go on to its end."""
     with tempfile.TemporaryDirectory() as scratch:
         arguments = _train(check, Path(scratch), "--optim.steps", str(check.steps))
-        first = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while first.poll() is None and not list(Path(scratch).glob("runs/*/*/0/step-*.pt")):
-            time.sleep(0.05)
-        first.send_signal(signal.SIGTERM)
-        codes = [first.wait(), subprocess.run(arguments, capture_output=True).returncode]
+        saved = lambda: list(Path(scratch).glob("runs/*/*/0/step-*.pt"))  # noqa: E731
+        codes = [_code(arguments, until=saved), _code(arguments)]
         rows = [json.loads(line) for line in next(Path(scratch).glob("runs/*/*/0/log.jsonl")).read_text().splitlines()]
     last = [row for row in rows if "seconds" in row][-1]
     return {"codes": codes, "seconds a step": last["seconds"] / last["step"], "ok": codes == [143, 0]}
@@ -160,7 +159,7 @@ def _ranks(check: Check) -> dict[str, Any]:
     for more, start in (((), launcher), (("--optim.accumulate", "2"), ())):
         with tempfile.TemporaryDirectory() as scratch:
             arguments = _train(check, Path(scratch), *same, *more)
-            codes.append(subprocess.run([arguments[0], *start, *arguments[1:]], capture_output=True).returncode)
+            codes.append(_code([arguments[0], *start, *arguments[1:]]))
             weights += [load_file(file) for file in Path(scratch).glob("runs/*/*/0/step-*.safetensors")]
     if any(codes):
         return {"codes": codes, "ok": False}
@@ -170,6 +169,28 @@ def _ranks(check: Check) -> dict[str, Any]:
         for other in (weights[1], begin)
     )
     return {"codes": codes, "apart": float(apart / moved), "ok": bool(apart <= 0.05 * moved)}
+
+
+def _code(arguments: list[str], until: Callable[[], Any] = lambda: False) -> int:
+    """Exit code of a command, which is asked to stop when `until` says so; an error's last line goes to stderr. Raises
+    TimeoutError where it takes more than _LIMIT seconds."""
+    end = time.monotonic() + _LIMIT
+    with tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=errors)
+        while child.poll() is None and time.monotonic() < end and not until():
+            time.sleep(0.05)
+        child.terminate()  # torchrun then ends its processes; to one that has ended this says nothing
+        try:
+            code = child.wait(60)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            code = child.wait()
+        errors.seek(0)
+        if code and (lines := errors.read().splitlines()):
+            print(lines[-1], file=sys.stderr)
+    if time.monotonic() > end:
+        raise TimeoutError(f"a run took more than {_LIMIT:.0f} seconds")
+    return code
 
 
 def _train(check: Check, scratch: Path, *more: str) -> list[str]:
