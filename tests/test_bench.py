@@ -11,7 +11,7 @@ from running import folder, run
 
 from wsss import distributed, model, train
 from wsss.report import costs, speed
-from wsss.tools import bench, machine
+from wsss.tools import bench, gpu, machine
 
 STEP = ("bench", "step", "--backbone", "vit_tiny_patch16_224", "--crop", "64", "--repeats", "1")
 
@@ -41,6 +41,8 @@ def test_step(capsys, refused, monkeypatch):
     # 4 x 4 tokens at scale 1, 2 x 2 at 0.5, 6 x 6 at 1.5; local crops are the whole crop: 8 of 16 tokens. A block that
     # is computed again in the backward pass embeds no patches again.
     assert found["tokens"] == {"forward": 4 * (16 + 16 + 4 + 4 + 36 + 36 + 16 + 128), "backward": 4 * (16 + 16 + 128)}
+    fastest, slowest = found["spread"]
+    assert 0 < fastest <= found["seconds"] <= slowest
     assert found["utilisation"] > 0 and found["peak_memory_gb"] > 0.1 and len(found["host"]) == 5
     assert {"commit", "dirty", "device", "versions", "date"} <= set(found)
     monkeypatch.setattr(distributed, "computes_bfloat16", lambda device: False)
@@ -49,10 +51,11 @@ def test_step(capsys, refused, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch.compile asks for it
-def test_a_compiled_step_is_not_compiled_again_after_the_warm_up(capsys):
-    """Four sizes of image, with gradients and without, in the steps that are timed and in the one before them."""
-    assert run(*STEP, "--preset", "voc", "--compile", "True") == 0
-    assert answer(capsys)["recompiled"] == 0 < bench._graphs()
+def test_a_compiled_step_is_not_compiled_again_after_the_warm_up():
+    """Four sizes of image, with gradients and without, in the steps that are timed and in the one before them; by the
+    part of `make gpu`."""
+    found = gpu.PARTS["compiled"](gpu.Check(toy=True, repeats=1))
+    assert found["ok"] and found["recompiled"] == 0 < bench._graphs()
 
 
 @pytest.mark.parametrize("kind", ["refine", "energy", "crf"])

@@ -41,6 +41,7 @@ def _name(bench: _Bench) -> str:
 _OPTIONS = ("activation_checkpointing", "compile")
 _MEASURES = {
     "s": lambda bench: f"{bench['seconds']:.2f}",
+    "fastest to slowest": lambda bench: "{:.2f} to {:.2f}".format(*bench["spread"]) if "spread" in bench else ABSENT,
     "units": lambda bench: f"{bench['units']:.1f}",
     "GB": lambda bench: f"{bench['peak_memory_gb']:.1f}",
     "tokens forward": lambda bench: f"{bench['tokens']['forward']:,}",
@@ -96,7 +97,8 @@ def _infer_table(benches: Sequence[_Bench]) -> Table:
 
     def label(bench: _Bench) -> str:
         size, note = f"{bench['width']}x{bench['height']}", f" ({bench['note']})" if bench.get("note") else ""
-        return f"{bench['images']} of {size}, {bench['protocol']}, {bench['backbone']}, {bench['dtype']}{note}"
+        merged = f", classes below {bench['crf_merge']:g} merged" if bench.get("crf_merge") else ""
+        return f"{bench['images']} of {size}, {bench['protocol']}, {bench['backbone']}, {bench['dtype']}{merged}{note}"
 
     rows = tuple((label(bench), *(show(bench) for show in _INFER.values())) for bench in benches)
     return Table("Evaluations, measured", ("photographs", *_INFER), rows)

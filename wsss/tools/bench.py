@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -72,7 +73,7 @@ class Step(Bench):
     """torch.compile the encoder's blocks."""
     fused_from: int | None = None
     """Fewest tokens for fused attention on a CPU; None: the preset's."""
-    repeats: int = 3
+    repeats: int = 5
     """Steps that are timed, after three to warm up."""
 
     def config(self) -> Config:
@@ -96,9 +97,10 @@ class Step(Bench):
     def measure(self) -> dict[str, Any]:
         """Return seconds, units, tokens, operations, utilisation and memory of the trainer's own step.
 
-        `phases` are those of one more step, under PyTorch's profiler, which waits for the device after each; `busy` is
-        the share of such a step in which a GPU works, `host` the operations that take the host longest. `tflop` is
-        counted by PyTorch. `recompiled`: graphs that torch.compile made after the warm-up. Raises UserError.
+        `seconds` is the median of the timed steps, `spread` the fastest and the slowest of them. `phases` are those of
+        one more step, under PyTorch's profiler, which waits for the device after each; `busy` is the share of such a
+        step in which a GPU works, `host` the operations that take the host longest. `tflop` is counted by PyTorch.
+        `recompiled`: graphs that torch.compile made after the warm-up. Raises UserError.
         """
         if self.dtype == "bfloat16" and not distributed.computes_bfloat16(device()):
             raise UserError("this machine does not compute in bfloat16, nor would training; leave --dtype out")
@@ -109,7 +111,8 @@ class Step(Bench):
             for _ in range(_WARM_UP):
                 update()
             graphs = _graphs()
-            seconds = timed(update, self.repeats)
+            laps = [timed(update, 1) for _ in range(self.repeats)]
+            seconds = median(laps)
             recompiled = _graphs() - graphs
             peak = peak_memory_gb()
             phases, busy, host = _profiled(update)
@@ -123,6 +126,7 @@ class Step(Bench):
             "bench": "step",
             **vars(self),
             "seconds": round(seconds, 4),
+            "spread": [round(min(laps), 4), round(max(laps), 4)],
             "phases": {name: round(value, 4) for name, value in phases.items()},
             "busy": busy,
             "host": host,
