@@ -12,7 +12,7 @@ from builders import noise, tiny
 from PIL import Image
 
 from wsss import protocols
-from wsss.inference import multi_scale
+from wsss.inference import multi_scale, predictions
 from wsss.inference.crf import dense_crf
 from wsss.model import build
 from wsss.paths import UserError
@@ -201,6 +201,12 @@ def test_any_size(shape, classes):
     image = np.random.RandomState(0).randint(0, 256, (*shape, 3)).astype(np.uint8)
     q = dense_crf(image, softmax(noise(0, classes, *shape)))
     assert q.shape == (classes, *shape) and np.abs(q.sum(0) - 1).max() < 1e-5
+
+
+def test_a_label_is_the_first_of_the_largest_scores(tmp_path):
+    scores = np.random.RandomState(0).randint(0, 3, (5, 6, 7)).astype(np.float32)
+    predictions.finish(predictions.Job("a", tmp_path / "a.png", 5, scores))
+    assert np.array_equal(np.array(Image.open(tmp_path / "a.png")), scores.argmax(0))
 
 
 def test_leaves_its_inputs_and_takes_read_only_and_strided_ones():
