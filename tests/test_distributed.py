@@ -42,6 +42,14 @@ def test_two_processes_equal_one_that_accumulates(pair, own, tmp_path):
 
 
 @pytest.mark.slow
+def test_four_processes_equal_one_that_accumulates(own, tmp_path):
+    done = process(*tiny(own, tmp_path / "four", *EXACT), processes=4)
+    assert done.returncode == 0, done.stderr
+    assert run(*tiny(own, tmp_path / "one", *EXACT, "--optim.accumulate", "4")) == 0
+    assert_same_weights(tmp_path / "one", tmp_path / "four")
+
+
+@pytest.mark.slow
 def test_two_processes_train_without_the_contrast_head(own, tmp_path):
     """Of a base without class contrast, whose other terms join at once, the head has no gradient in any step."""
     zero = (
