@@ -111,8 +111,7 @@ def parse(target: Any, arguments: Sequence[str], command: str) -> Any:
     if rest and not rest[0].startswith("-"):
         raise UserError(f"{rest[0]} is no setting; settings are written --NAME VALUE")
     if rest:
-        path = rest[0].lstrip("-").partition("=")[0].replace("-", "_")
-        raise UserError(f"there is no setting named {path}{did_you_mean(path, kinds)}")
+        settings.require_known(rest[0].lstrip("-").partition("=")[0].replace("-", "_"), kinds)
     return value
 
 

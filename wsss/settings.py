@@ -99,9 +99,14 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
     """
     known = kinds(type(config))
     for path in changes:
-        if path not in known:
-            raise UserError(f"there is no setting named {path}{did_you_mean(path, known)}")
+        require_known(path, known)
     return _replace(config, {path: _convert(value, known[path], path) for path, value in changes.items()})
+
+
+def require_known(path: str, known: Mapping[str, Any]) -> None:
+    """Raise UserError where no setting is named `path`, with the nearest name."""
+    if path not in known:
+        raise UserError(f"there is no setting named {path}{did_you_mean(path, known)}")
 
 
 def _replace(config: T, changes: Mapping[str, Any]) -> T:

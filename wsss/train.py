@@ -181,10 +181,16 @@ class Trainer:
                     loss = method.objective(terms, table) / config.optim.accumulate
                 pending.append((batch.ids, finite.values(terms)))
                 loss.backward()  # out of autocast, in the types that the forward pass had
-        means, without = finite.means(pending, config.compat.undefined_segmentation, self.step, self.folder)
-        self.undefined += without
+        means = self._means(pending)
         method.complete_gradients(self.model, config)
         self.optimizer.step()
+        return means
+
+    def _means(self, pending: Sequence[finite.Pending]) -> dict[str, float | None]:
+        """Average the step's terms; UserError where one is not finite. Counts steps whose segmentation is undefined."""
+        undefined = self.config.compat.undefined_segmentation
+        means, without = finite.means(pending, undefined, self.step, self.folder)
+        self.undefined += without
         return means
 
     def _autocast(self) -> torch.autocast:

@@ -12,7 +12,8 @@ LOGS = {"voc-toco": ("voc", "vit-b"), "voc-deit-toco": ("voc", "deit-b")}
 """Preset -> data set and backbone of its log in data/published/toco_logs.csv."""
 _EVALUATIONS = 2
 """The gate ends with the second evaluation of the log: steps 2,000 and 4,000 of 20,000."""
-KINDS = ("cam", "aux_cam", "segmentation")
+KINDS = {"cam": "CAM", "aux_cam": "aux CAM", "segmentation": "segmentation"}
+"""What the log and the gate have numbers of, and its name in tables."""
 SLACK = 5.0
 """Points of mean IoU that a right run may lie off the log, and AHEAD, steps that it may be ahead or behind.
 
@@ -63,7 +64,7 @@ class Row:
         """Write the row as text."""
         ours = ABSENT if math.isnan(self.measured) else f"{self.measured:.1f}"
         bounds = f"{self.low:.1f} to {self.high:.1f}"
-        return f"{self.step:,}", self.kind, f"{self.published:.1f}", bounds, ours, self.state
+        return f"{self.step:,}", KINDS[self.kind], f"{self.published:.1f}", bounds, ours, self.state
 
 
 def rows(preset: str) -> tuple[list[Row], int]:

@@ -51,6 +51,7 @@ _MEASURES = {
     "product, TFLOP/s": lambda bench: f"{_product_rate(bench):.2f}",
     "s of one unit": lambda bench: f"{bench['gemm_seconds']:.3f}",
     "on": lambda bench: f"{bench['device']}, {bench['threads']} threads",
+    "commit": lambda bench: bench.get("commit") or ABSENT,
 }
 
 
@@ -89,6 +90,7 @@ _INFER = {
     "GB": lambda bench: f"{bench['peak_memory_gb']:.1f}",
     "s of one unit": lambda bench: f"{bench['gemm_seconds']:.3f}",
     "on": lambda bench: f"{bench['device']}, {bench['threads']} threads, {bench['workers']} CRF workers",
+    "commit": lambda bench: bench.get("commit") or ABSENT,
 }
 
 

@@ -217,9 +217,9 @@ class Student(train.Trainer):
         with self._autocast():
             terms = _losses(self.model, lesson)
             loss = method.objective(terms, WEIGHTS)
-        values = [(lesson.ids, finite.values(terms))]
+        pending = [(lesson.ids, finite.values(terms))]
         loss.backward()
-        means, _ = finite.means(values, self.config.compat.undefined_segmentation, self.step, self.folder)
+        means = self._means(pending)
         self.optimizer.step()
         return means
 
