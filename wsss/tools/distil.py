@@ -1,7 +1,7 @@
 """`python -m wsss.tools.distil RUN`: train a small student on the outputs of a finished run, without masks.
 
-The teacher sees each training photograph once, at its own size, and its mirror image. Its maps are stored in the
-student's folder: class scores of the tokens of both layers, probabilities of the decoder, embeddings in the subspaces.
+The teacher sees each training photograph once, at its own size. Its maps are stored in the student's folder: class
+scores of the tokens of both layers, probabilities of the decoder, embeddings in the subspaces.
 The student sees training views as in any run. Each of its tokens learns the teacher's values at that place.
 """
 
@@ -112,17 +112,14 @@ def sampled(
 
 @torch.inference_mode()
 def _teacher_maps(teacher: SegmentationModel, photograph: Tensor, label: Tensor) -> dict[str, Float[Tensor, "d p q"]]:
-    """Compute the teacher's maps of a photograph (3, h, w), the mean over it and its mirror image.
+    """Compute the teacher's maps of a photograph (3, h, w).
 
     Probabilities of the decoder are kept for the background and the classes of the image label alone.
     """
-    image = teacher.normalise(photograph)
-    output = teacher(torch.stack([image, image.flip(2)]))
-    maps = dict(zip(_MAPS, _token_maps(teacher, output), strict=True))
-    maps["segmentation"] = maps["segmentation"].softmax(1)
-    taught = {name: (value[0] + value[1].flip(2)) / 2 for name, value in maps.items()}
+    maps = _token_maps(teacher, teacher(teacher.normalise(photograph)[None]))
+    taught = {name: value[0] for name, value in zip(_MAPS, maps, strict=True)}
     allowed = torch.cat([label.new_ones(1), label])[:, None, None]
-    taught["segmentation"] = F.normalize(taught["segmentation"] * allowed, p=1, dim=0)
+    taught["segmentation"] = F.normalize(taught["segmentation"].softmax(0) * allowed, p=1, dim=0)
     return taught
 
 
