@@ -52,8 +52,20 @@ def test_a_decoder_that_nothing_trained_has_no_number(tmp_path):
     experiment = experiments.get("mini-components")
     table = ablation.numbers("mini-components", experiment, own)
     assert line(table, "plain classification")[-1] == ABSENT != line(table, "base")[-1]
+    assert ablation.cell(own[:1], "coverage.segmentation.rest") == ABSENT
     rows = ablation.differences("mini-components", experiment, own).rows
     assert [row[1] for row in rows if row[0] == "plain classification"] == ["CAM"]
+
+
+def test_a_mean_with_a_rare_class_has_no_interval_over_images(tmp_path):
+    """Earlier records hold one, which lies apart from the mean."""
+    one, counts = put(tmp_path, "mini", 0, 0.8)
+    one["results"]["segmentation"]["miou_interval"] = [1.0, 2.0]
+    assert ablation.interval_over_images(one, "segmentation.miou") == [1.0, 2.0]
+    counts[2:, 1] = 0  # the second class is in two images
+    records.save_counts(tmp_path / "mini" / "mini" / "0.npz", IDS, segmentation=counts)
+    assert ablation.interval_over_images(one, "segmentation.miou") is None
+    assert ablation.cell([one], "segmentation.miou") == f"{one['results']['segmentation']['miou']:.1f} (1 seed)"
 
 
 def test_a_final_evaluation_fills_its_own_column():

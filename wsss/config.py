@@ -15,12 +15,19 @@ AUX = 2
 
 # None is automatic, a weight of 0 leaves a term out. Bounds also refuse NaN and infinity.
 NonNegative = Annotated[float, Bound(0, 1e6)]
+"""A number of at least 0."""
 Positive = Annotated[float, Bound(1e-6, 1e6)]
+"""A number above 0."""
 Share = Annotated[float, Bound(0, 1)]
+"""A number from 0 to 1."""
 OfRun = Annotated[float, Fraction()]
+"""A number from 0 to 1, a fraction of the run's steps."""
 Count = Annotated[int, Bound(1, 1e6)]
+"""A whole number of at least 1."""
 Pixels = Annotated[int, Bound(1, 1e5)]
+"""A whole number of pixels, at least 1."""
 Automatic = Annotated[int | None, Bound(1, 1e5)]
+"""A whole number of at least 1, or None for the architecture's own."""
 
 
 @dataclass(frozen=True)

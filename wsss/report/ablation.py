@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from wsss.report.experiments import Experiment
 from wsss.report.records import Record
 from wsss.report.statistics import (
     Pairs,
+    has_rare_class,
     headline_counts,
     holm,
     interval_text,
@@ -59,8 +61,10 @@ def numbers(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
         )
         rows.append((row.label, *cells))
         if MISSING in rows[-1]:
-            time = minutes(experiment, row.variant, runs)
-            finals = " by the final protocol" * (MISSING not in rows[-1][1 : len(_QUANTITIES) + 1])
+            trained = MISSING not in rows[-1][1 : len(_QUANTITIES) + 1]
+            train, final = minutes(experiment, row.variant, runs)
+            time = final if trained else train and train + (final or 0)
+            finals = " by the final protocol" * trained
             idle.append(f"{row.label}{finals} ({'not timed' if time is None else f'{time:.0f} minutes a seed'})")
     shown = sum(sum(groups.values(), []), [])
     where = f": {records.processors(shown)}." if shown else "."
@@ -170,19 +174,19 @@ def _title(experiment: Experiment, runs: Sequence[Record]) -> str:
     return f"{experiment.title} ({title}, {first['images']:,} images of {first['split']})"
 
 
-def minutes(experiment: Experiment, variant: str, runs: Sequence[Record]) -> float | None:
-    """Minutes of a run with its final evaluations: mean over records of the variant, else of the other rows."""
+def minutes(experiment: Experiment, variant: str, runs: Sequence[Record]) -> tuple[float | None, float | None]:
+    """Minutes of a run and of its final evaluations: means over records of the variant, else of the other rows; None
+    where nobody has timed one."""
     variants = {row.variant for row in experiment.rows}
     known = [r for r in runs if r["dataset"] == experiment.dataset and r["variant"] in {variant, *variants}]
     chosen = [r for r in known if r["variant"] == variant] or known
     trained = [sum(r["seconds"].values()) for r in chosen if r["protocol"]["name"] == _TRAINING]
-    if not trained:
-        return None
-    seconds = sum(trained) / len(trained)
-    for final in experiment.finals:
-        finals = [r["seconds"].get("evaluate", 0) for r in chosen if r["protocol"]["name"] == final.name]
-        seconds += sum(finals) / max(len(finals), 1)
-    return seconds / 60
+    finals = [
+        [r["seconds"]["evaluate"] for r in chosen if r["protocol"]["name"] == final.name and "evaluate" in r["seconds"]]
+        for final in experiment.finals
+    ]
+    train = mean(trained) / 60 if trained else None
+    return train, sum(map(mean, finals)) / 60 if all(finals) else None
 
 
 def groups_of(runs: Sequence[Record], experiment: Experiment, protocol: str = _TRAINING) -> list[list[Record]]:
@@ -202,15 +206,28 @@ def cell(runs: Sequence[Record], key: str) -> str:
     if not runs:
         return MISSING
     decoders = (record["config"].get("segmentation", {}).get("weight", 1) for record in runs)
-    if key.startswith("segmentation.") and not all(decoders):
+    if "segmentation" in key.split(".") and not all(decoders):
         return ABSENT  # classification alone leaves the decoder as it starts
     if not all(records.has(record, key) for record in runs):
         return ABSENT if key.startswith("subspaces.") else NOT_MEASURED  # a run without Module A has no subspaces
     text = mean_text(summarise(runs, key))
-    if not all(records.has(record, f"{key}_interval") for record in runs):
+    intervals = [interval for record in runs if (interval := interval_over_images(record, key))]
+    if len(intervals) < len(runs):
         return text
-    lows, highs = zip(*(records.value(record, f"{key}_interval") for record in runs), strict=True)
+    lows, highs = zip(*intervals, strict=True)
     return f"{text} [{min(lows):.1f}, {max(highs):.1f}]"
+
+
+def interval_over_images(record: Record, key: str) -> Sequence[float] | None:
+    """Look up the 95 % bootstrap interval of the result at `key`; None where it is not defined.
+
+    Earlier records have one of the mean over all present classes where a class is rare, too: it is left out.
+    """
+    kind, _, last = key.partition(".")
+    if not records.has(record, f"{key}_interval"):
+        return None
+    counts = records.load_counts(record) if last == "miou" else {}
+    return None if kind in counts and has_rare_class(counts[kind]) else records.value(record, f"{key}_interval")
 
 
 def _over_images(line: Difference) -> float | None:

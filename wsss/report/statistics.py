@@ -117,14 +117,18 @@ def miou(counts: np.ndarray) -> float:
 def bootstrap_miou(counts: np.ndarray) -> tuple[float, float]:
     """95 % percentile interval of the mean IoU (percent) of counts (images, classes, 3), images redrawn.
 
-    Not numbers where a class of the truth is missing in more than _RARE of the samples, as one of two images is: their
-    means are over fewer classes than the mean that the interval is for, and lie apart from it.
+    Not numbers where a class is rare (`has_rare_class`).
     """
-    sums = np.tensordot(_redraws(len(counts)).astype(float), counts.astype(float), axes=1)
-    in_truth = sums[..., 0] + sums[..., 2] > 0
-    if (in_truth.mean(0)[in_truth.any(0)] < 1 - _RARE).any():
+    if has_rare_class(counts):
         return math.nan, math.nan
-    return _percentiles(_mean_iou(sums))
+    return _percentiles(_mean_iou(np.tensordot(_redraws(len(counts)).astype(float), counts.astype(float), axes=1)))
+
+
+def has_rare_class(counts: np.ndarray) -> bool:
+    """Whether a class is in the truth of so few images that many bootstrap samples lack it. The means of such samples
+    are over fewer classes than the mean that the interval is for, and lie apart from it."""
+    share = (counts[..., 0] + counts[..., 2] > 0).mean(0)
+    return bool(((1 - share[share > 0]) ** len(counts) > _RARE).any())
 
 
 def paired(

@@ -1,6 +1,5 @@
 """Tables from records and data/published, nothing else: no number is typed here. No torch."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ from wsss.report import ablation, records
 from wsss.report.experiments import EXPERIMENTS
 from wsss.report.literature import ANIMALS, COCO, VOC, beside_published, headline, published_number, single_stage
 from wsss.report.records import Record, images
-from wsss.report.statistics import bootstrap_miou, mean_text, summarise
+from wsss.report.statistics import mean_text, summarise
 from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table
 from wsss.settings import flatten
 
@@ -113,16 +112,12 @@ def _side_by_side(
 
 def of_run(record: Record) -> Table:
     """Tabulate one run's numbers; the note says what they were measured on, with what and by whom."""
-    rows, counts = [], records.load_counts(record)
+    rows = []
     for label, key in _QUANTITIES:
         if not records.has(record, key):
             continue
-        interval = records.value(record, f"{key}_interval") if records.has(record, f"{key}_interval") else None
-        kind, _, last = key.partition(".")
-        if last == "miou" and kind in counts:
-            interval = bootstrap_miou(counts[kind])  # earlier records have it for classes of a single image, too
-        known = interval is not None and math.isfinite(interval[0])
-        bounds = f"{interval[0]:.1f} to {interval[1]:.1f}" if known else ABSENT
+        interval = ablation.interval_over_images(record, key)
+        bounds = ABSENT if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}"
         rows.append((label, f"{records.value(record, key):.1f}", bounds))
     used, changed = record["protocol"], ", with uncommitted changes" if record["dirty"] else ""
     note = (

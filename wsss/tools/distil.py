@@ -93,7 +93,7 @@ class _Lesson(Batch):
     shown: Bool[Tensor, "b i j"] | None = None
     """Tokens whose middle shows the photograph."""
     taught: dict[str, Float[Tensor, "b d i j"]] | None = None
-    """One map for each of MAPS; without meaning where `shown` is False."""
+    """Each of the teacher's maps; without meaning where `shown` is False."""
 
 
 def sampled(
@@ -124,7 +124,7 @@ def _teacher_maps(teacher: SegmentationModel, photograph: Tensor, label: Tensor)
 
 
 def _token_maps(model: SegmentationModel, output: Output) -> tuple[Float[Tensor, "b d i j"], ...]:
-    """Compute MAPS: class scores of the tokens of the last and the aux layer, decoder logits, codes."""
+    """Compute the maps: class scores of the tokens of the last and the aux layer, decoder logits, codes."""
     pairs = zip(output.layers[:2], model.class_weights()[:2], strict=True)
     scores = [F.linear(tokens, weight).mT.unflatten(2, output.grid) for tokens, weight in pairs]
     codes = model.proj_head(output.tokens).flatten(2).mT.unflatten(2, output.grid)

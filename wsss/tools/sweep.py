@@ -192,16 +192,19 @@ def _require_same_data(experiment: Experiment, sweep: Sweep, jobs: Sequence[Job]
 def overview(experiment: Experiment, jobs: Sequence[Job], known: Sequence[Record], side_by_side: int) -> Table:
     """Make a table *run | seed | state | minutes*, and in its note what is left, by the measured minutes of records."""
     rows: list[tuple[str, ...]] = []
-    total, unknown = 0.0, 0
+    total, unknown, finals_unknown = 0.0, 0, False
     for job in jobs:
-        minutes = ablation.minutes(experiment, job.variant, known)
+        minutes, finals = ablation.minutes(experiment, job.variant, known)
+        minutes = None if minutes is None else minutes + (finals or 0)
         if job.left():
             total, unknown = total + (minutes or 0), unknown + (minutes is None)
+            finals_unknown |= finals is None
         begun = len(job.left()) < len(job.commands) or (job.folder / "log.jsonl").is_file()
         state = "finished" if not job.left() else "begun" if begun else "left"
         rows.append((job.label, str(job.seed), state, ABSENT if minutes is None else f"{minutes:.0f}"))
     note = f"Left: {total:.0f} minutes of computing, {total / side_by_side:.0f} with {side_by_side} side by side"
     note += f", and {unknown} runs that nobody has timed" * bool(unknown)
+    note += ", without final evaluations, which nobody has timed" * finals_unknown
     return Table(experiment.title, ("run", "seed", "state", "minutes"), tuple(rows), f"{note}. Minutes: from records.")
 
 

@@ -1,8 +1,8 @@
-"""The mini set: a drawn data set in the VOC2012 format that has the paper's problem by construction.
+"""The mini set: a drawn data set in the VOC2012 format, made so that a classifier could look at a part alone.
 
-Nine classes share three bodies; only a small part, a badge with a pattern, tells the classes of one body apart. A
-classifier may therefore look at the badge alone, and its class activation map covers little else. Two classes come with
-a context (water, mountains) that is labelled background. Everything is drawn, nothing is photographed.
+Nine classes share three bodies; only a small part, a badge with a pattern, tells the classes of one body apart. Two
+classes come with a context (water, mountains) that is labelled background. Everything is drawn, nothing is
+photographed. Measured maps cover much more than the badge: the page "What was found" says how much.
 
     JPEGImages  SegmentationClass  SegmentationPart  Annotations  ImageSets/Segmentation  classes.txt  mini.json
 """
