@@ -101,13 +101,6 @@ def test_thresholds_belong_to_the_lower_side():
     assert cam.foreground_certainty(maps, label, 0.25, 0.75).tolist() == [[[0, 1, 2, 2]]]
 
 
-def test_absent_classes_never_label():
-    maps, label = random_maps(0)
-    maps[:, -1] = 1.0
-    labels = cam.training_labels(tensor(maps), tensor(label), torch.ones(2, 5, 4, dtype=torch.bool), 0.25, 0.7)
-    assert not (labels == 3).any()
-
-
 def test_mirrored_scores_equal_the_slow_loop():
     plain, mirrored = noise(0, 1, 2, 2, 3), noise(1, 1, 2, 2, 3)
     fast = cam.mirrored_scores(tensor(plain), tensor(mirrored), (4, 6))

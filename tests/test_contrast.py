@@ -27,14 +27,6 @@ def test_patch_contrast_equals_the_slow_loop(labels, seed):
     assert loss.item() == pytest.approx(reference.patch_contrast(tokens, affinity.numpy()), rel=1e-12)
 
 
-@QUICK
-@given(label_maps(classes=3, side=3), seeds())
-def test_affinity_is_symmetric_and_leaves_itself_out(labels, seed):
-    affinity = contrast.affinity_labels(tensor(labels))
-    assert torch.equal(affinity, affinity.mT)
-    assert (affinity.diagonal(dim1=1, dim2=2) == IGNORE).all()
-
-
 def test_patch_contrast_closed_forms():
     """Two equal pairs of one label: 4 ordered positives, 8 negatives of cosine 0; then all tokens alike."""
     affinity = contrast.affinity_labels(torch.tensor([[[0, 0, 1, 1]]]))
@@ -210,16 +202,6 @@ def test_the_teacher_of_a_step_is_the_head_that_follows():
         _, output, targets = forward(config, batch, net=net)
         torch.testing.assert_close(targets.teacher[0], net.proj_head_t(output.class_token))
     assert (targets.teacher - output.student[:2]).abs().max() > 1e-2
-
-
-@QUICK
-@given(seeds(), st.integers(1, 5))
-def test_window_sums_equal_the_slow_loop(seed, size):
-    values = np.random.RandomState(seed).randint(0, 3, (2, 6, 5))
-    found = contrast.window_sums(tensor(values), size)
-    assert found.shape == (2, 7 - size, 6 - size)
-    for b, i, j in np.ndindex(*found.shape):
-        assert found[b, i, j] == values[b, i : i + size, j : j + size].sum()
 
 
 @pytest.mark.parametrize(("pixels", "code", "flag"), [(4, 1, 0), (4, 2, 1), (5, 1, 0), (6, 1, 1)])

@@ -144,18 +144,6 @@ def test_D16_refinement_does_not_cross_the_edge_of_the_box():
     assert (compat[0] != compat[1]).any()
 
 
-@QUICK
-@given(seeds(), spans(SIZE[0]), spans(SIZE[1]))
-def test_a_boxed_image_is_refined_as_the_crop_of_it_and_repeats_its_edge_outside(seed, rows, columns):
-    image, masks = pictures(seed), tensor(noise(seed, 2, 2, *SIZE))
-    region = np.s_[..., slice(*rows), slice(*columns)]
-    found = refine.refine(image, masks, torch.tensor([[*rows, *columns]] * 2), 2)
-    crop = refine.refine(image[region], masks[region], None, 2)
-    torch.testing.assert_close(found[region], crop, rtol=1e-9, atol=1e-12)
-    assert torch.equal(found, refine.repeat_edge(found, torch.tensor([[*rows, *columns]] * 2)))
-    assert torch.equal(found[0, :, 0, 0], found[0, :, rows[0], columns[0]])
-
-
 def test_masks_of_another_size_are_resized_with_aligned_corners():
     masks = torch.tensor([[[[0.0, 3.0], [6.0, 9.0]]]])
     found = refine.refine(torch.zeros(1, 3, 2, 4), masks, iterations=0)
