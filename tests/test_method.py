@@ -337,9 +337,11 @@ def test_a_step_under_autocast_is_near_that_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         net, output, targets = forward(config, batch)
         terms = method.losses(output, targets, config)
-    method.objective(terms, dict.fromkeys(terms, 1.0)).backward()
+    outside = method.losses(output, targets, config)
     assert targets.cams[0].dtype == torch.float32
     assert all(value.dtype == torch.float32 and value.isfinite() for value in terms.values())
+    assert all(torch.equal(value, outside[name]) for name, value in terms.items()), "a loss is rounded within autocast"
+    method.objective(terms, dict.fromkeys(terms, 1.0)).backward()
     for name in ("classification", "aux_classification"):
         assert terms[name].item() == pytest.approx(exact[name].item(), rel=0.02)
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
