@@ -149,6 +149,9 @@ def test_the_record_says_what_was_done(evaluated):
     assert other["protocol"]["name"] == "final-without-crf-best-s1+0.5-noflip-train"
     assert (other["protocol"]["crf"], other["protocol"]["bfloat16"], other["split"]) == (None, False, "train")
     assert records.load_counts(other)["segmentation"].shape == (5, 3, 3)
+    assert run(*words, "--crf-merge", 0.4, "--flip", "False", "--scales", 1) == 0
+    merged = records.load(evaluated.with_name("0.voc-crf-merge0.4-s1-noflip.json"))["protocol"]
+    assert merged["name"] == "final-merge0.4-s1-noflip" and merged["crf"]["merge"] == 0.4
     assert run("evaluate", evaluated, "--protocol", "coco", "--crf", "False") == 0
     squashed = records.load(evaluated.with_name("0.coco.json"))["protocol"]
     assert squashed["name"] == "final-coco-without-crf", "no final number of a data set in VOC's way"
@@ -156,17 +159,6 @@ def test_the_record_says_what_was_done(evaluated):
     assert run("evaluate", evaluated, "--protocol", "voc", "--crf", "False", "--bfloat16", "True") == 0
     halved = records.load(evaluated.with_name("0.voc-bfloat16.json"))["protocol"]
     assert halved["name"] == "final-without-crf-bfloat16", "half precision is no final number"
-
-
-def test_a_record_names_the_merged_crf(done, refused):
-    words = ("evaluate", done, "--protocol", "voc", "--scales", 1, "--flip", "False", "--crf-merge")
-    assert run(*words, 0.4, *HERE) == 0
-    used = records.load(done.with_name("0.voc-crf-merge0.4-s1-noflip.json"))["protocol"]
-    assert used["name"] == "final-merge0.4-s1-noflip" and used["crf"]["merge"] == 0.4
-    plain = records.load(done.with_name("0.voc-s1-noflip.json"))["protocol"]
-    assert plain["name"] == "final-without-crf-s1-noflip" and plain["crf"] is None
-    assert "--crf-merge is 2;" in refused(*words, 2)
-    assert "but --crf is False" in refused(*words, 0.4, "--crf", "False")
 
 
 def test_the_crf_refines_probabilities_of_the_whole_photograph(done, own, monkeypatch):
@@ -253,33 +245,6 @@ def test_some_masks_missing_is_an_error(own, tmp_path):
 # Stopped and resumed.
 
 
-def test_stopped_and_resumed_is_the_same(done, monkeypatch, capsys):
-    """SIGTERM after two images: what is there is whole, nothing else is; the same words do the rest alone."""
-    words = ("evaluate", done, "--protocol", "voc", *HERE)
-    assert run(*words, "--save", done / "whole") == 0
-    expected = records.load(done.with_name("0.voc-crf.json"))
-    done.with_name("0.voc-crf.json").unlink()
-    real, count = predictions.finish, iter(range(100))
-
-    def finish(job: Job):
-        if next(count) == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(job)
-
-    monkeypatch.setattr(predictions, "finish", finish)
-    assert run(*words) == 143
-    assert "the same words go on from there" in capsys.readouterr().err
-    place = done / "predictions/voc-crf-val"
-    there = pictures(place)
-    assert 2 <= len(there) < 5 and {path.name for path in place.iterdir()} == {*there, "protocol.json"}
-    assert not done.with_name("0.voc-crf.json").exists()
-    times = {name: (place / name).stat().st_mtime_ns for name in there}
-    assert run(*words) == 0
-    assert pictures(place) == pictures(done / "whole")
-    assert {name: (place / name).stat().st_mtime_ns for name in there} == times, "predicted once"
-    assert records.load(done.with_name("0.voc-crf.json"))["results"] == expected["results"]
-
-
 def test_what_is_not_whole_is_predicted_again(evaluated):
     place = evaluated / "predictions/voc-crf-val"
     before = pictures(place)
@@ -345,6 +310,8 @@ def test_an_error_of_a_worker_is_raised(tmp_path):
         (("--protocol", "voc", "--batch", "0"), "--batch must be at least 1"),
         (("--protocol", "voc", "--workers", "-1"), "--workers at least 0"),
         (("--flip", "False"), "--flip is of the protocols voc and coco"),
+        (("--protocol", "voc", "--crf-merge", "2"), "--crf-merge is 2;"),
+        (("--protocol", "voc", "--crf-merge", "0.4", "--crf", "False"), "but --crf is False"),
         (("--scales", "1", "2"), "--scales is of the protocols voc and coco"),
         (("--longest", "60"), "--longest is of the protocols voc and coco"),
         (("--protocol", "voc", "--longest", "-5"), "--longest is -5; it is a number of pixels above 0"),
