@@ -1,6 +1,5 @@
 """The predecessor's released checkpoints: read safely, loaded strictly and whole, their heads as by hand."""
 
-import os
 import pickle
 
 import pytest
@@ -8,6 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from builders import UNDECOUPLED, tiny
+from running import Hostile
 
 from wsss import checkpoint, model
 from wsss.paths import UserError
@@ -154,24 +154,14 @@ def test_loading_is_strict(tmp_path, name, value, words):
         model.build(configuration(model__checkpoint=str(path)), CLASSES)
 
 
-class Code:
-    """Makes a folder when it is unpickled by a reader that runs what it reads."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("protocol", [None, 2, 4], ids=["torch.save", "pickle", "newer pickle"])
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, protocol):
     path, trap = tmp_path / "released.pth", tmp_path / "was run"
-    content = {"module.classifier.weight": torch.zeros(2), "module.other": Code(trap)}
+    content = {"module.classifier.weight": torch.zeros(2), "module.other": Hostile(trap)}
     if protocol is None:
         torch.save(content, path)
     else:
-        path.write_bytes(pickle.dumps(Code(trap), protocol=protocol))
+        path.write_bytes(pickle.dumps(Hostile(trap), protocol=protocol))
     # torch's reader of weights gives up at the first instruction of a newer pickle, before it sees a name.
     words = "cannot be read" if protocol == 4 else r"holds \w+.mkdir beside its tensors, .* is never run"
     with pytest.raises(UserError, match=words) as refused:

@@ -135,14 +135,6 @@ FAULTS = {
         lambda t: {"conv1.weight": torch.zeros(2)},
         "no patch_embed.proj.weight, so it is no ViT in timm's names",
     ),
-    "part of the blocks is missing": (
-        lambda t: {name: x for name, x in t.items() if name != "blocks.1.norm1.bias"},
-        r"1 missing \(blocks.1.norm1.bias\)",
-    ),
-    "more than a plain ViT": (
-        lambda t: {**t, "blocks.0.ls1.gamma": torch.zeros(WIDTH)},
-        r"1 unexpected \(blocks.0.ls1.gamma\)",
-    ),
     "another grid": (
         lambda t: {**t, "pos_embed": torch.zeros(1, 1 + 36, WIDTH)},
         "its positions are those of 6 x 6 patches: give --model.image-size 48",
