@@ -93,8 +93,7 @@ def test_infer(capsys):
     assert found["tflop"] == pytest.approx(3 * costs.tflop(passes, costs.Vit(192, 12, 16, 14), 20), abs=6e-4)
     assert found["peak_memory_gb"] > 0.1 and found["workers_memory_gb"] > 0.05
     outside = found["outside"]
-    assert outside["ratio"] == pytest.approx(outside["base"] / outside["ours"], abs=0.06) and found["classes"] == 21
-    assert outside["base"] > outside["resizing"] < outside["ours"]
+    assert outside["base"] > outside["resizing"] < outside["ours"] and found["classes"] == 21
     _, table = (make([found, found | {"outside": None}]) for make in speed.TABLES["infer"])
     assert [row[:3] for row in table.rows] == [("voc", "21", "whole")]
 

@@ -104,12 +104,7 @@ def test_an_estimate_is_a_share_of_the_stated_time():
     (low, high), stated = run.hours(), costs.base_time("coco")
     assert high == pytest.approx(3 + 43 / 60) and (stated.gpus, stated.gpu, stated.hours) == (4, "A100", 27.0)
     assert low / high == pytest.approx(run.step_tflop() / base.step_tflop())
-    plain = costs.Run(PRESETS["voc-plain"])
-    # The rate is that of the base's run, whatever the row.
-    assert plain.rate() * 2 * 3600 * high == pytest.approx(80_000 / 4 * base.step_tflop())
-    assert plain.hours()[0] < low
-    rows = EXPERIMENTS["voc-subspaces"].rows
-    assert costs.sweep_hours(rows) == pytest.approx((3 * len(rows) * low, 3 * len(rows) * high))
+    assert costs.Run(PRESETS["voc-plain"]).hours()[0] < low
 
 
 @pytest.mark.parametrize("name", cost_tables.TABLES)

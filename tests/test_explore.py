@@ -18,7 +18,7 @@ from wsss import evaluate, metrics
 from wsss.explore import payload as kept
 from wsss.explore import pictures, sources, widget
 from wsss.explore import scene as scenes
-from wsss.paths import UserError, project_root
+from wsss.paths import UserError
 from wsss.presets import PLAIN
 
 
@@ -55,10 +55,6 @@ def test_a_mask_is_kept_as_runs(values):
     found = np.array(kept.runs(np.array([values], np.uint8))).reshape(-1, 2)
     assert np.repeat(found[:, 0], found[:, 1]).tolist() == values
     assert (found[1:, 0] != found[:-1, 0]).all() and (found[:, 1] > 0).all()
-
-
-def test_no_mask_stays_none():
-    assert kept.runs(None) is None
 
 
 def test_maps_are_kept_in_steps_of_a_255th():
@@ -320,14 +316,12 @@ def test_two_runs_of_one_name_are_told_apart(made):
     assert [seer.name for seer in sources.of_runs([made[1], made[1]])[0]] == ["tiny (1)", "tiny (2)"]
 
 
-def test_without_a_run_the_shipped_model_is_taken(made, monkeypatch):
-    if not (project_root() / sources.SHIPPED).is_file():
-        monkeypatch.setattr(sources, "SHIPPED", "data/weights/nothing.json")
-        with pytest.raises(UserError, match="name a finished run by --run"):
-            sources.shipped()
-        return
+def test_without_a_run_the_shipped_model_is_taken(monkeypatch):
     seer, classes = sources.shipped()
     assert {"cat", "dog"} <= set(classes) and not seer.model.training
+    monkeypatch.setattr(sources, "SHIPPED", "data/weights/nothing.json")
+    with pytest.raises(UserError, match="name a finished run by --run"):
+        sources.shipped()
 
 
 # Live.

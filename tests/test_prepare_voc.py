@@ -97,11 +97,12 @@ def assert_refused(says: str, words: list[str], place: Path, refused: Callable[.
 
 @pytest.mark.parametrize("words", [[*FOLDERS, "--test", "test"], TARS], ids=["folders", "archives"])
 def test_builds_the_set(place, capsys, words):
-    """VOC's masks win, and they alone ignore contours."""
+    """VOC's masks win, and they alone ignore contours; the set is sound."""
     pack(place)
     assert prepare(*words, "--partial") == 0
     assert capsys.readouterr().out == "out/VOC2012: train 1, train_aug 3, val 1, test 1\n"
     root = Path("out/VOC2012")
+    assert not check.check(root)[1]
     lists = {path.stem: path.read_text().split() for path in (root / IDS).iterdir()}
     assert lists == {"train": [TRAIN], "train_aug": [TRAIN, LOW, HIGH], "val": [VAL], "test": [TEST]}, "VOC val is out"
     assert {path.stem for path in (root / "JPEGImages").iterdir()} == {*SIZES, TEST}
@@ -114,11 +115,6 @@ def test_builds_the_set(place, capsys, words):
             mask = np.array(image)
             assert image.mode == "P" and image.getpalette() == VOC_PALETTE and image.size == SIZES[name]
         assert mask[5, 5] == value and mask[15, 15] == 0 and (mask[0, 0] == IGNORE) == (value == 11)
-
-
-def test_a_prepared_set_is_sound(place):
-    assert prepare(*FOLDERS, "--partial") == 0
-    assert not check.check(Path("out/VOC2012"))[1]
 
 
 def test_folders_are_linked_where_the_disk_allows_it(place, monkeypatch):

@@ -289,8 +289,6 @@ def test_training_needs_no_masks(own, tmp_path):
 
 
 def test_mini_is_drawn_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
-    from wsss.data.drawn import generate
-
     whole = generate.generate
     monkeypatch.setattr(generate, "generate", lambda root: whole(root, {"train": 1, "val": 1}))
     for _ in range(2):
