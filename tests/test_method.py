@@ -133,17 +133,6 @@ def test_local_crops_are_chosen_by_the_aux_cam():
         assert (method.local_crops(batch, targets, config, generator())[1][:, 2:] == flag).all()
 
 
-def test_a_step_depends_on_the_generator_alone():
-    config = tiny()
-    batch = training_batch(config)
-    net = model.build(config, 4)
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    (_, one, first), (_, two, second) = (forward(config, batch, 3, net) for _ in range(2))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(one.student, two.student) and torch.equal(first.cams[0], second.cams[0])
-
-
 def test_losses_are_the_parts_put_together():
     config = tiny(cam__low=0.6, segmentation__refinements=0)
     batch = training_batch(config)

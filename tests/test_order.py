@@ -58,11 +58,6 @@ def test_a_batch_that_cannot_be_shared():
         order(10, 3, 8, accumulate=3)
 
 
-def test_mix_keeps_near_numbers_apart():
-    found = {datasets.derive_seed(seed, kind, place) for seed in range(4) for kind in range(3) for place in range(50)}
-    assert len(found) == 600 and min(found) >= 0 and max(found) < 2**63
-
-
 @pytest.mark.parametrize(
     ("wanted", "gpu", "there", "processes", "expected"),
     [(3, False, 2, 1, 3), (0, True, 8, 1, 0), (None, False, 8, 1, 0), (None, True, 8, 1, 4), (None, True, 2, 1, 2)]

@@ -322,16 +322,6 @@ def test_what_cannot_be_done_is_one_sentence(done, refused, words, says):
     assert not list(done.rglob("*.png"))
 
 
-def test_weights_that_are_missing_or_broken_are_one_sentence(done, refused):
-    (done / "best.safetensors").write_bytes(b"no")
-    assert "cannot be read as safetensors" in refused("evaluate", done, "--protocol", "voc", "--weights", "best")
-    (done / "best.safetensors").unlink()
-    assert "has no best weights" in refused("evaluate", done, "--protocol", "voc", "--weights", "best")
-    next(done.glob("step-*.safetensors")).unlink()
-    assert "has no last weights" in refused("evaluate", done, "--protocol", "voc")
-    assert "cannot read" in refused("evaluate", done / "nothing", "--protocol", "coco")
-
-
 def test_training_s_protocol_on_another_split(done):
     before = done.with_suffix(".json").read_bytes()
     assert run("evaluate", done, "--split", "train", "--weights", "best") == 0

@@ -13,7 +13,7 @@ from PIL import Image
 from running import assert_same_run, folder, hashes, log, own_set, record, run, tiny, write_mask
 from safetensors.torch import load_file
 
-from wsss import checkpoint, method, presets, train
+from wsss import checkpoint, method, train
 from wsss.paths import UserError, sha256
 from wsss.report import figures, records
 from wsss.report.records import FIELDS
@@ -234,15 +234,6 @@ def test_a_weight_of_zero_keeps_the_term_in_the_log(own, tmp_path):
     last = log(tmp_path)[-1]
     assert last["weights"]["patch_contrast"] == 0 and last["patch_contrast"] > 0
     assert "class_contrast" not in last
-
-
-def test_a_long_variant_is_cut_to_a_name_that_a_disk_takes(own, tmp_path):
-    long = [word for n in ("crop", "evaluation_size", "local_size") for word in (f"--augment.{n}", "32")]
-    more = ["--model.checkpoint", "", "--optim.steps", "1", "--optim.lr", "0.00012345", "--cam.background", "0.41"]
-    more += ["--class_contrast.temperature", "0.4321", "--schedule.contrast_start", "0.01", "--cam.low", "0.2"]
-    assert run("train", "smoke", "--data.root", own, "--output", tmp_path, *long, *more) == 0
-    name = folder(tmp_path).parent.name
-    assert name.startswith("smoke+augment.crop=32") and len(name) == presets.LONGEST
 
 
 @pytest.mark.slow

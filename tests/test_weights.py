@@ -2,14 +2,13 @@
 
 import argparse
 import json
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import timm
 import torch
 from builders import tiny
-from running import own_set, run
+from running import run
 from running import tiny as tiny_run
 
 from wsss import checkpoint, model, normalisation, weights
@@ -19,11 +18,6 @@ from wsss.presets import PRESETS
 from wsss.report import records
 
 WIDTH, DEPTH, CLIP = 24, 3, "0.48145466 0.4578275 0.40821073; 0.26862954 0.26130258 0.27577711"
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    return own_set(tmp_path / "own")
 
 
 def published(depth: int = DEPTH, seed: int = 1) -> dict[str, torch.Tensor]:

@@ -133,15 +133,6 @@ def test_expected_memory_is_that_of_a_process():
         assert 2 / 3 < said / int(measured) < 1.8, done.stdout
 
 
-def test_memory_grows_with_workers_classes_and_batch_and_shrinks_with_the_limit():
-    large = plan(*[(4000, 3000)] * 8)
-    assert plan(*[(4000, 3000)] * 8, workers=2).bytes() > 2 * large.bytes()
-    assert large.bytes() > 10e9 > 1e9 > plan(*[(4000, 3000)] * 8, longest=1000).bytes()
-    assert plan((4000, 3000), crf=False).crf_bytes() == 0
-    one_large = plan((4000, 3000), *[(40, 30)] * 8, workers=4)
-    assert one_large.crf_bytes() < 1.5 * plan((4000, 3000)).crf_bytes(), "the small ones beside it cost little"
-
-
 def test_what_does_not_fit_is_refused_before_it_is_tried(made, tmp_path, refused, monkeypatch):
     monkeypatch.setattr(workload, "available", lambda: 30 * 10**6)
     said = refused("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png")
