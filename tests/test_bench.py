@@ -131,8 +131,3 @@ def test_memory(trained, capsys, tmp_path):
     assert (folder(tmp_path / "runs").parent / "0.voc-crf.json").is_file()
     assert run("bench", "memory", folder(tmp_path / "runs"), "--split", "nowhere") == 1
     assert "nowhere.txt does not exist" in capsys.readouterr().err
-
-
-def test_no_such_bench(capsys, refused):
-    assert run("bench") == 2 and "usage: wsss bench" in capsys.readouterr().out
-    assert "did you mean step?" in refused("bench", "stepp")

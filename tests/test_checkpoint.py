@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from builders import UNDECOUPLED, tiny
 from running import Hostile
 
-from wsss import checkpoint, model
+from wsss import checkpoint, model, presets
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 
@@ -101,22 +101,10 @@ SHAPES = {
 
 @pytest.mark.parametrize("preset", ["voc-toco", "voc-deit-toco"])
 def test_full_size_shapes_are_the_predecessors(preset):
-    config = tiny(PRESETS[preset], **FULL)
+    config = presets.get(preset, model__pretrained=False)
     with torch.device("meta"):
         own = {name: tuple(value.shape) for name, value in model.SegmentationModel(config, 20).state_dict().items()}
     assert own | SHAPES == own
-
-
-FULL = {
-    "model__image_size": None,
-    "model__width": None,
-    "model__depth": None,
-    "model__heads": None,
-    "class_contrast__hidden": 2048,
-    "class_contrast__bottleneck": 256,
-    "msc__dimension": 1024,
-}
-"""What makes a tiny preset as large as it was."""
 
 
 def test_subspaces_do_not_fit_and_the_settings_that_do_are_named(tmp_path):

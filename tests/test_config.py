@@ -10,7 +10,7 @@ from typing import Literal, get_origin
 
 import pytest
 
-from wsss.config import TERMS, Config, to_dict
+from wsss.config import Config, to_dict
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 from wsss.settings import bound_of, flatten, get, kinds, override
@@ -126,17 +126,6 @@ OF_RUN = "is a fraction of the run"
 def test_a_bound_explains_itself(path, value, sentence):
     with pytest.raises(UserError, match=re.escape(sentence)):
         override(Config(), {path: value})
-
-
-def test_a_weight_of_zero_switches_a_term_off():
-    config = Config()
-    assert config.needs == {"cam", "views", "anchors", "projection", "students", "filter"} and config.trains_subspaces
-    off = {path: 0 for path in kinds(Config) if path.endswith("weight")}
-    assert not override(config, off).needs and not override(config, off).trains_subspaces
-    for path in off:
-        assert "cam" in override(config, {**off, path: 0.5}).needs, f"{path} alone needs the CAM"
-    one = override(config, {"msc.subspaces": 1})
-    assert "projection" not in one.needs and not TERMS["decorrelation"].weight(one)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -147,21 +147,6 @@ def test_what_is_started_is_not_changed_by_later_writes():
     assert torch.equal(pending(), expected)
 
 
-def test_filter_has_no_gradient_and_takes_what_autocast_gives():
-    values = probability(0, 1, 2, 4, 4).requires_grad_()
-    plain = filtered(mixed(8, 8), values, whole(1, 8, 8))
-    half = filtered(mixed(8, 8), values.bfloat16(), whole(1, 8, 8))
-    assert not plain.requires_grad
-    assert half.dtype == torch.float32
-    torch.testing.assert_close(half, plain, rtol=1e-2, atol=1e-2)
-
-
-@pytest.mark.parametrize("sigmas", [(0.0, 15.0), (100.0, -1.0)])
-def test_sigmas_must_be_positive(sigmas):
-    with pytest.raises(ValueError, match="must be positive"):
-        start(mixed(8, 8), probability(0, 1, 2, 4, 4), whole(1, 8, 8), sigmas)
-
-
 def slow_energy(values, k, labels, box, weight):
     total, gradient = 0.0, np.zeros(values.shape)
     for b, c, i, j in np.ndindex(*values.shape):

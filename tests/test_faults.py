@@ -4,7 +4,6 @@ import pickle
 import re
 import resource
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 from running import Hostile, command, cut, environment, hashes, own_set, run, sentence, tiny, write_mask
 from safetensors.torch import load_file, save_file
+from test_resume import ask_to_stop
 
 from wsss import train
 from wsss.data import voc
@@ -26,15 +26,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """DATA: an own data set with labels as text; OUT: a finished run of seed 0, one of seed 1 stopped at step 2."""
     base = tmp_path_factory.mktemp("made")
     own_set(base / "data", labels=("cup", "jug", "cup jug", ""))
-    update = train.Trainer._update
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(base)  # relative words, so that a copy is a run of the same words
         assert run(*tiny(Path("data"), Path("out"))) == 0
-        patch.setattr(
-            train.Trainer,
-            "_update",
-            lambda self, *rest: (signal.raise_signal(signal.SIGTERM) if self.step else None, update(self, *rest))[1],
-        )
+        ask_to_stop(patch, 2)
         assert run(*train_words()) == 143
     return base
 

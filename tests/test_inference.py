@@ -225,12 +225,9 @@ def test_leaves_its_inputs_and_takes_read_only_and_strided_ones():
     ("image", "probability"),
     [
         (np.zeros((4, 6, 3), np.float32), np.ones((2, 4, 6))),
-        (np.zeros((3, 4, 6), np.uint8), np.ones((2, 4, 6))),
         (np.zeros((4, 6), np.uint8), np.ones((2, 4, 6))),
         (np.zeros((4, 6, 3), np.uint8), np.ones((2, 6, 4))),
-        (np.zeros((4, 6, 3), np.uint8), np.ones((4, 6))),
         (np.zeros((4, 6, 3), np.uint8), np.ones((0, 4, 6))),
-        (np.zeros((0, 6, 3), np.uint8), np.ones((2, 0, 6))),
     ],
 )
 def test_refuses_what_does_not_fit(image, probability):

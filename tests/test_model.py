@@ -7,9 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from builders import tiny
-from safetensors.torch import save_file
 
-from wsss import checkpoint, model
+from wsss import model
 from wsss.paths import UserError
 
 
@@ -216,16 +215,3 @@ def test_teacher_starts_as_a_copy_and_follows_by_its_momentum():
     before = copy.deepcopy(net.proj_head_t.state_dict())
     net.update_teacher(1.0)
     assert all(torch.equal(before[name], value) for name, value in net.proj_head_t.state_dict().items())
-
-
-def test_a_checkpoint_fills_backbone_or_whole_model(tmp_path):
-    start, path = network(seed=1), tmp_path / "weights.safetensors"
-    checkpoint.write_weights(start, path)
-    whole = network(seed=2, model__checkpoint=str(path))
-    assert all(torch.equal(x, start.state_dict()[name]) for name, x in whole.state_dict().items())
-    half = {name: x.half() for name, x in start.encoder.state_dict().items()}
-    save_file(half, path)
-    backbone = network(seed=2, model__checkpoint=str(path))
-    for name, x in backbone.encoder.state_dict().items():
-        assert x.dtype == torch.float32 and torch.equal(x, half[name].float())
-    assert torch.equal(backbone.decoder.conv6.weight, network(seed=2).decoder.conv6.weight)
