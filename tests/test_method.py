@@ -29,17 +29,6 @@ def step(config, batch, seed=0):
     return output, targets, method.losses(output, targets, config)
 
 
-def passes(net, config, batch):
-    """Shapes of the inputs of every encoder pass of a step, with whether it keeps a graph."""
-    seen = []
-    hook = net.encoder.patch_embed.register_forward_hook(
-        lambda _, inputs, __: seen.append((tuple(inputs[0].shape), torch.is_grad_enabled()))
-    )
-    forward(config, batch, net=net)
-    hook.remove()
-    return seen
-
-
 def naive_multi_scale_cam(net, image, scales):
     """Two passes a scale, nothing reused, the scores by a slow loop over classes."""
     sums = [0.0, 0.0]
@@ -66,26 +55,6 @@ def test_D8_multi_scale_cam_equals_the_naive_one(scales):
     for mine, raw in zip(computed, wanted, strict=True):
         assert not mine.requires_grad and raw.max() > 0
         np.testing.assert_allclose(mine, reference.normalise(raw.double().numpy()), atol=1e-4)
-
-
-def test_D8_every_pass_of_a_step_once():
-    """The whole list: main with view 2, its mirror image, one pass for both at each other scale, local crops."""
-    config = tiny(cam__scales=(1.0, 0.5, 1.5))
-    net, batch = model.build(config, 4), training_batch(config)
-    side = config.augment.crop
-    sizes = (4, side), (2, side), (4, side // 2), (4, side * 3 // 2)
-    main, mirror, half, more = ((n, 3, s, s) for n, s in sizes)
-    local = (2 * config.augment.local_crops, 3, 16, 16)
-    wanted = [(main, True), (mirror, False), (half, False), (more, False), (local, True)]
-    assert passes(net, config, batch) == wanted
-
-
-def test_plain_classification_takes_the_main_pass_alone():
-    config = tiny(PRESETS["mini-plain"])
-    net, batch = model.build(config, 4), training_batch(config)
-    assert passes(net, config, batch) == [((2, 3, 32, 32), True)]
-    output, targets, terms = step(config, batch)
-    assert not targets.cams and output.segmentation is None and set(terms) == {"classification", "aux_classification"}
 
 
 def test_output_of_a_step_has_its_shapes():

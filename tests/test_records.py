@@ -90,15 +90,6 @@ def test_voc_takes_only_voc_val():
         records.require_split(record(), "voc-vall")
 
 
-def test_save_and_load(tmp_path):
-    path = tmp_path / "mini" / "mini" / "0.json"
-    records.save(record(), path)
-    loaded = records.load(path)
-    assert loaded == record() | {"path": str(path)}
-    records.save(loaded, path)
-    assert "path" not in json.loads(path.read_text())
-
-
 @pytest.mark.parametrize("field", [*records.FIELDS, "schema"])
 def test_a_record_lacking_a_field_is_neither_written_nor_read(tmp_path, field):
     broken = record()
