@@ -163,14 +163,3 @@ def test_the_base_as_released_is_compared_as_it_is_evaluated_and_the_note_says_s
     table = ablation.differences("coco-components", coco, chosen)
     assert line(table, "base as released", "segmentation, final, with CRF")
     assert "squashed without antialiasing (D18): coco-toco." in table.note
-
-
-def test_runs_trained_on_other_data_are_no_pair():
-    """Image labels of train: nothing that is measured tells them apart. A run that does not tell its data passes."""
-    numbers, sides = {"cam": {"miou_headline": 40.0}}, {}
-    for variant, labels in (("mini", "some"), ("mini-msc", "others")):
-        sides[variant] = record(variant=variant, results=numbers, data={"train": {"labels": labels}, "val": {}})
-    with pytest.raises(UserError, match=r"differ in their data \(the image labels of train\)"):
-        ablation.differences(NAME, MINI, list(sides.values()))
-    older = record(results=numbers)
-    assert ablation.differences(NAME, MINI, [older, sides["mini-msc"]]).rows
