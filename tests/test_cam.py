@@ -32,20 +32,6 @@ def test_token_mask_equals_the_slow_loop(rows, columns, patch):
     np.testing.assert_array_equal(mask[0].numpy(), reference.token_mask((*rows, *columns), patch, grid))
 
 
-@QUICK
-@given(boxes(6), boxes(5))
-def test_box_mask_equals_the_slow_loop(rows, columns):
-    mask = cam.box_mask(torch.tensor([[*rows, *columns]]), (6, 5))[0].numpy()
-    wanted = [[reference.inside((*rows, *columns), row, column) for column in range(5)] for row in range(6)]
-    np.testing.assert_array_equal(mask, wanted)
-
-
-def test_scores_equal_the_slow_loop_and_put_tokens_row_by_row():
-    tokens, weight = noise(0, 2, 6, 4), noise(1, 3, 4)
-    fast = cam.class_scores(tensor(tokens), tensor(weight), (2, 3))
-    np.testing.assert_allclose(fast, reference.cam_scores(tokens, weight, (2, 3)), rtol=1e-12)
-
-
 def test_scores_keep_float32_under_autocast():
     tokens, weight = tensor(noise(0, 1, 4, 64)).float(), tensor(noise(1, 2, 64)).float()
     with torch.autocast("cpu", torch.bfloat16):

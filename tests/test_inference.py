@@ -209,18 +209,6 @@ def test_a_label_is_the_first_of_the_largest_scores(tmp_path):
     assert np.array_equal(np.array(Image.open(tmp_path / "a.png")), scores.argmax(0))
 
 
-def test_leaves_its_inputs_and_takes_read_only_and_strided_ones():
-    image, bright = halves(12, 16)
-    probability = softmax(np.stack([~bright, bright]) + noise(0, 2, 12, 16))
-    copies = image.copy(), probability.copy()
-    expected = dense_crf(image, probability)
-    assert np.array_equal(image, copies[0]) and np.array_equal(probability, copies[1])
-    image.flags.writeable = probability.flags.writeable = False
-    assert np.array_equal(dense_crf(image, probability), expected)
-    strided = np.repeat(image, 2, 0)[::2], np.asfortranarray(probability)
-    assert np.array_equal(dense_crf(*strided), expected)
-
-
 @pytest.mark.parametrize(
     ("image", "probability"),
     [

@@ -144,12 +144,6 @@ def test_D16_refinement_does_not_cross_the_edge_of_the_box():
     assert (compat[0] != compat[1]).any()
 
 
-def test_masks_of_another_size_are_resized_with_aligned_corners():
-    masks = torch.tensor([[[[0.0, 3.0], [6.0, 9.0]]]])
-    found = refine.refine(torch.zeros(1, 3, 2, 4), masks, iterations=0)
-    torch.testing.assert_close(found[0, 0], torch.tensor([[0.0, 1.0, 2.0, 3.0], [6.0, 7.0, 8.0, 9.0]]))
-
-
 def test_the_stronger_of_two_classes_wins_and_a_tie_with_the_background_is_background():
     maps = torch.tensor([[0.8, 0.95, 0.9], [0.95, 0.8, 0.9], [0.7, 0.7, 0.9], [0.25, 0.25, 0.9]])[..., None, None]
     label = torch.tensor([[1.0, 1.0, 0.0]]).expand(4, 3)

@@ -12,7 +12,7 @@ from test_records import record
 from wsss import cli, presets
 from wsss.command import parse
 from wsss.paths import UserError
-from wsss.report import ablation, experiments, records
+from wsss.report import experiments, records
 from wsss.report.experiments import EXPERIMENTS
 from wsss.tools import sweep
 
@@ -95,16 +95,6 @@ def test_states_are_left_begun_and_finished(tmp_path):
     jobs = [sweep.Job(k, k, 0, tmp_path / k, {path: ("train",) for path in paths}) for k, paths in files.items()]
     rows = sweep.overview(experiments.get("smoke-level"), jobs, [], 1).rows
     assert [row[2] for row in rows] == ["finished", "finished", "begun", "begun", "left"]
-
-
-def test_minutes_are_those_of_the_variant_else_of_the_others():
-    experiment = experiments.get("smoke-level")
-    final = {"name": experiment.finals[0].name}
-    own = [record("smoke", "smoke", seed, seconds={"train": 50.0, "evaluate": 10.0}) for seed in (0, 1)]
-    own.append(record("smoke", "smoke", protocol=final, seconds={"train": 50.0, "evaluate": 60.0}))
-    assert ablation.minutes(experiment, "smoke", own) == pytest.approx(2)
-    assert ablation.minutes(experiment, experiment.rows[0].variant, own) == pytest.approx(2)
-    assert ablation.minutes(experiment, "smoke", []) is None
 
 
 @pytest.mark.parametrize(

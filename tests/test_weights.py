@@ -273,13 +273,6 @@ def test_a_run_keeps_its_normalisation_and_start_weights(own, tmp_path):
     assert checkpoint.metadata(folder / "best.safetensors")["normalisation"] == "clip"
 
 
-def test_the_same_weights_are_the_same_bytes(tmp_path):
-    """safetensors writes metadata in an order that changes from call to call."""
-    layer, words = torch.nn.BatchNorm1d(3), {name: name for name in "abcdefgh"}
-    assert len({checkpoint.write_weights(layer, tmp_path / "w.safetensors", words) for _ in range(9)}) == 1
-    assert len({safetensors.torch.save(layer.state_dict(), words) for _ in range(9)}) > 1, "the test could not fail"
-
-
 def test_a_run_is_not_continued_on_other_start_weights(own, tmp_path, capsys, refused):
     """Neither a finished one nor one without its record, where the file of the same name holds others; one whose file
     is gone is returned."""
