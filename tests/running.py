@@ -4,15 +4,17 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -73,6 +75,28 @@ def process(*words: str, processes: int = 0, **extra: str) -> subprocess.Complet
     """Run the command as a real process to its end."""
     done = command(*words, processes=processes)
     return subprocess.run(done, capture_output=True, text=True, env=environment(**extra), timeout=600)
+
+
+def stop_when(holds: Callable[[], object], words: list[str], number: int) -> tuple[int, str]:
+    """Start a command, send it a signal when something holds, and wait for its end; its exit code and stderr. SIGKILL
+    goes to all that torchrun started, too, which would outlive it."""
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, env=environment(), **streams) as child:
+        below = []
+        try:
+            wait_until(lambda: holds() or child.poll() is not None, 400)
+            assert child.poll() is None, f"it ended before: {child.stderr.read()}"
+            if "torch.distributed.run" in words:
+                below = psutil.Process(child.pid).children(recursive=True)
+            child.send_signal(number)
+            for each in below if number == signal.SIGKILL else ():
+                each.kill()
+            err = child.communicate(timeout=200)[1]
+        finally:
+            for each in (child, *below):
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
+    return child.returncode, err
 
 
 def sentence(err: str, alone: bool = False) -> str:

@@ -98,6 +98,18 @@ def source(tmp_path: Path) -> Path:
     return root
 
 
+def add_images(source: Path, numbers: range, objects: int = 1) -> None:
+    """Photographs more to train, with so many cups each."""
+    path = source / "annotations/instances_train2014.json"
+    rows = json.loads(path.read_text())
+    photo = (source / "train2014/COCO_train2014_000000000001.jpg").read_bytes()
+    for number in numbers:
+        rows["images"].append(dict(id=number, file_name=f"{number}.jpg", height=30, width=40))
+        rows["annotations"] += [thing(number, 7, [box(number % 17, 3, 8, 8)], 64)] * objects
+        (source / f"train2014/{number}.jpg").write_bytes(photo)
+    path.write_text(json.dumps(rows))
+
+
 def prepare(source: Path, output: Path, *more: str) -> int:
     """The command's words on the tiny set, in this process unless told otherwise."""
     words = [str(output), "--annotations", str(source / "annotations"), "--images", str(source), "--partial"]
@@ -148,15 +160,7 @@ def test_a_set_of_every_kind_of_object(source, tmp_path, capsys):
 
 
 def test_one_and_two_processes_write_the_same(source, tmp_path):
-    path = source / "annotations/instances_train2014.json"
-    many = json.loads(path.read_text())
-    shutil.copy(source / "train2014/COCO_train2014_000000000001.jpg", tmp_path / "one.jpg")
-    for number in range(100, 117):
-        row = dict(id=number, file_name=f"{number}.jpg", height=30, width=40)
-        many["images"].append(row)
-        many["annotations"].append(thing(number, 7, [box(number - 100, 3, 8, 8)], 64))
-        shutil.copy(tmp_path / "one.jpg", source / f"train2014/{number}.jpg")
-    path.write_text(json.dumps(many))
+    add_images(source, range(100, 117))
     for workers in ("1", "2"):
         prepare(source, tmp_path / f"out{workers}", "--workers", workers)
     assert hashes(tmp_path / "out1") == hashes(tmp_path / "out2")
@@ -224,14 +228,7 @@ def test_an_unfinished_set_of_something_else_is_not_gone_on_with(source, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_process_leaves_no_half_and_no_worker(source, tmp_path, kind):
-    path = source / "annotations/instances_train2014.json"
-    many = json.loads(path.read_text())
-    photo = (source / "train2014/COCO_train2014_000000000001.jpg").read_bytes()
-    for number in range(100, 400):
-        many["images"].append(dict(id=number, file_name=f"{number}.jpg", height=30, width=40))
-        many["annotations"] += [thing(number, 7, [box(9, 3, 8, 8)], 64)] * 30
-        (source / f"train2014/{number}.jpg").write_bytes(photo)
-    path.write_text(json.dumps(many))
+    add_images(source, range(100, 400), objects=30)
     words = ["data", "prepare", "coco", tmp_path / "out", "--annotations", source / "annotations", "--images", source]
     words = command(*words, "--partial", "--workers", "2")
     started = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)

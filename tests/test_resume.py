@@ -6,11 +6,10 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
-from running import assert_same_run, command, environment, folder, log, process, record, run, tiny, wait_until
+from running import assert_same_run, command, folder, log, process, record, run, stop_when, tiny
 
 from wsss import checkpoint, datasets, evaluate, presets, train
 
@@ -149,26 +148,6 @@ def test_killed_between_the_two_files_of_a_checkpoint(trained, own, tmp_path, mo
 LONG = ("--optim.steps", "12", "--save_every", "0.17", "--validate_every", "0.5")
 
 
-def start(words: list[str], output: Path, step: int, processes: int) -> subprocess.Popen:
-    child = subprocess.Popen(
-        command(*words, processes=processes), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
-    words = f'{{"step": {step},'
-    reached = lambda: any(words in file.read_text() for file in output.glob("*/*/*/log.jsonl"))  # noqa: E731
-    wait_until(lambda: reached() or child.poll() is not None)
-    assert child.poll() is None, f"the run ended before step {step}: {child.stderr.read().decode()}"
-    return child
-
-
-def kill(child: subprocess.Popen) -> None:
-    below = psutil.Process(child.pid).children(recursive=True)
-    child.kill()
-    for each in below:
-        each.kill()
-    assert child.wait(30) == -signal.SIGKILL
-    child.stderr.close()
-
-
 def finish(words: list[str], processes: int) -> None:
     """Run to the end, in this process or by torchrun."""
     if not processes:
@@ -185,7 +164,12 @@ def test_killed_at_a_random_step_and_resumed(own, tmp_path, processes):
     print(f"killed at step {step}")
     one, other = tmp_path / "one", tmp_path / "other"
     finish(tiny(own, one, *LONG), processes)
-    kill(start(tiny(own, other, *LONG), other, step, processes))
+
+    def reached() -> bool:
+        return any(f'{{"step": {step},' in file.read_text() for file in other.glob("*/*/*/log.jsonl"))
+
+    words = command(*tiny(own, other, *LONG), processes=processes)
+    assert stop_when(reached, words, signal.SIGKILL)[0] == -signal.SIGKILL
     finish(tiny(own, other, *LONG), processes)
     assert_same_run(one, other)
 

@@ -1,10 +1,8 @@
 """Final evaluation of a run: PNGs, record and counts agree; interrupted, resumed and shared, they are the same."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +13,14 @@ from running import (
     Photo,
     command,
     cut,
-    environment,
     folder,
     hashes,
     own_set,
     process,
     redraw,
     run,
+    stop_when,
     tiny,
-    wait_until,
     write_photo,
 )
 
@@ -351,29 +348,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root, folder(base / "runs")
 
 
-def children(pid: int) -> list[int]:
-    """Processes that a process has started."""
-    file = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(word) for word in file.read_text().split()] if file.is_file() else []
-
-
-def stopped(place: Path, words: list[str], number: int) -> None:
-    """Start a command, wait for two PNGs in `place`, and send it the signal; SIGKILL to what torchrun started, too."""
-    launched = "torch.distributed.run" in words
-    with subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True) as started:
-        try:
-            wait_until(lambda: len(list(place.glob("*.png"))) >= 2 or started.poll() is not None, 400)
-            assert started.poll() is None
-            for pid in children(started.pid) if launched and number == signal.SIGKILL else ():
-                os.kill(pid, number)
-            started.send_signal(number)
-            started.communicate(timeout=200)
-            assert started.returncode
-        finally:  # torchrun's processes outlive it when it is killed
-            for pid in [*(children(started.pid) if launched else ()), *([started.pid] * (started.poll() is None))]:
-                os.kill(pid, signal.SIGKILL)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "number"),
@@ -386,7 +360,9 @@ def test_killed_and_resumed_is_the_same_by_one_and_two_processes(large, tmp_path
     assert run(*words, *HERE, "--save", tmp_path / "whole") == 0
     record = records.load(place.with_name("0.voc-crf.json"))
     mine = tmp_path / "mine"
-    stopped(mine, command(*words, "--save", str(mine), "--workers", "2", processes=processes), number)
+    more = ("--save", str(mine), "--workers", "2")
+    code, _ = stop_when(lambda: len([*mine.glob("*.png")]) > 1, command(*words, *more, processes=processes), number)
+    assert code
     there = pictures(mine)
     assert len(there) < 9, "it was stopped in the middle"
     assert there.items() <= pictures(tmp_path / "whole").items()
