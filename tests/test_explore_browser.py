@@ -11,7 +11,7 @@ import pytest
 import torch
 from browser import axe, missing, opened, served
 from PIL import Image, ImageCms
-from running import folder, one_thread, own_set, run, tiny
+from running import one_thread
 from torch.nn import functional
 
 from wsss import evaluate, transforms
@@ -26,18 +26,12 @@ IGNORE = 255
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(models):
     """Two models, a plain one last, and what they see in three images."""
-    root, output = own_set(tmp_path_factory.mktemp("data") / "own"), tmp_path_factory.mktemp("runs")
-    assert run(*tiny(root, output / "both")) == 0
-    plain = [w for n in ("patch_contrast", "csa", "segmentation", "energy") for w in (f"--{n}.weight", "0")]
-    assert run(*tiny(root, output / "plain", *plain, "--variant", "plain")) == 0
-    models = [sources.of_run(folder(output / name)) for name in ("both", "plain")]
-    pictures = sources.of_set(root, "val", models[0][1], 3)
+    root, *runs = models
+    seers, classes = sources.of_runs(runs)
     with one_thread():
-        return [seer for seer, _ in models], [
-            scenes.scene(picture, [seer for seer, _ in models]) for picture in pictures
-        ]
+        return seers, [scenes.scene(picture, seers) for picture in sources.of_set(root, "val", classes, 3)]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import nbformat
 import pytest
 from browser import opened
-from running import environment, folder, own_set, run, tiny
+from running import environment, folder
 
 pytestmark = pytest.mark.slow
 
@@ -66,10 +66,8 @@ def wait_for(address, server, log):
     raise AssertionError(log.read_text())
 
 
-def test_a_slider_is_read_by_the_kernel_and_the_kernel_answers(browser, tmp_path):
-    root, output = own_set(tmp_path / "own"), tmp_path / "runs"
-    assert run(*tiny(root, output)) == 0
-    cells = [SHOW.format(run=str(folder(output)), root=str(root)), READ]
+def test_a_slider_is_read_by_the_kernel_and_the_kernel_answers(browser, own, trained, tmp_path):
+    cells = [SHOW.format(run=str(folder(trained)), root=str(own)), READ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells], metadata=kernel
@@ -86,7 +84,7 @@ def test_a_slider_is_read_by_the_kernel_and_the_kernel_answers(browser, tmp_path
         title = "CAM, last layer (block 3), above 0.73, refined"
         page.wait_for_selector(f".wsss-explorer [data-key=view][value='{title}']:checked", state="attached")
         assert read(page) == f"read 0.73 1 1 {title}"
-        page.locator(".wsss-explorer input[type=file]").set_input_files(root / "JPEGImages/val_2.jpg")
+        page.locator(".wsss-explorer input[type=file]").set_input_files(own / "JPEGImages/val_2.jpg")
         page.wait_for_selector(".wsss-explorer [data-image='2'][aria-pressed=true]")
         assert read(page) == f"read 0.73 -1 2 {title}"  # another photograph: no class is chosen
         assert not [fault for fault in faults if fault.startswith(("asks", "script"))]
