@@ -62,7 +62,6 @@ def label_maps(classes: int, images: int = 3, side: int = 4):
 
 
 def seeds():
-    """Seeds of `noise`."""
     return st.integers(0, 2**31 - 1)
 
 
@@ -72,7 +71,6 @@ def noise(seed: int, *shape: int) -> np.ndarray:
 
 
 def tensor(array) -> torch.Tensor:
-    """A tensor of the array's type."""
     return torch.from_numpy(np.array(array))
 
 

@@ -110,7 +110,6 @@ def sentence(err: str, alone: bool = False) -> str:
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 180) -> None:
-    """Look every few milliseconds until something holds."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"waited for {seconds} seconds"
@@ -118,7 +117,6 @@ def wait_until(holds: Callable[[], object], seconds: float = 180) -> None:
 
 
 def cut(path: Path | str, share: float = 0.5) -> None:
-    """Leave the first part of a file."""
     data = Path(path).read_bytes()
     Path(path).write_bytes(data[: int(len(data) * share)])
 
@@ -151,7 +149,6 @@ def redraw(place: Path, seed: int) -> None:
 
 
 def record(output: Path) -> dict:
-    """The one run's record."""
     return json.loads(folder(output).with_suffix(".json").read_text())
 
 
@@ -258,7 +255,6 @@ def paint(root: Path, pattern: str, value: int) -> None:
 
 
 def write_photo(root: Path, name: str, photo: Photo, random: np.random.Generator) -> None:
-    """Image and mask of one id."""
     width, height = photo.size
     pixels = Image.fromarray(random.integers(0, 256, (height, width, 4), dtype=np.uint8), "RGBA")
     pixels.convert(photo.mode).save(root / "JPEGImages" / (name + photo.suffix))
@@ -269,7 +265,6 @@ def write_photo(root: Path, name: str, photo: Photo, random: np.random.Generator
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
-    """Class numbers as a palette image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.frombytes("P", mask.shape[::-1], np.ascontiguousarray(mask).tobytes())
     image.putpalette([value for index in range(256) for value in (index, 255 - index, index)])

@@ -58,7 +58,6 @@ def save(project, variant, seed, kinds=("segmentation",), **numbers):
 
 
 def text_of(page):
-    """What a reader sees of a page."""
     return re.sub("<[^>]+>", "", page)
 
 

