@@ -261,19 +261,7 @@ def show(monkeypatch):
     return wsss_show
 
 
-TEXT = "".join(page.read_text() for page in sorted(BOOK.glob("*.md")))
-SHOWN = sorted(set(re.findall(r"^```\{source\} (.+)$", TEXT, re.MULTILINE)))
 DRAWINGS = sorted((BOOK / "_static" / "drawings").glob("*.svg"))
-
-
-@pytest.mark.parametrize("names", SHOWN)
-def test_source_on_a_page_is_of_the_package_and_has_no_docstring(show, names):
-    for name in names.split():
-        file, code, _ = show.source_of(name)
-        assert (ROOT / file).is_file() and name.rpartition(".")[2] in code
-        tree = ast.parse(code)
-        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-        assert not any(map(ast.get_docstring, functions))
 
 
 def test_source_names_its_equation(show):

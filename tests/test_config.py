@@ -61,6 +61,9 @@ def test_values_may_come_as_text_or_lists(path, text, value):
     assert found == value and type(found) is type(value)
 
 
+OF_RUN = "is a fraction of the run"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
@@ -68,16 +71,20 @@ def test_values_may_come_as_text_or_lists(path, text, value):
         ("optim.lr", None, "optim.lr must be of type float"),
         ("compat.second_flip", "perhaps", "compat.second_flip must be of type bool"),
         ("augment.scale", [1.0], "augment.scale must be of type tuple"),
-        ("cam.scales", ["a"], r"cam.scales must be of type tuple\[float, ...\], but is \['a'\]"),
-        ("cam.scales", "1,,0.5", r"cam.scales must be of type tuple\[float, ...\], but is '1,,0.5'"),
-        ("cam.low", 0.7, r"cam.low \(0.7\) must be below cam.high"),
-        ("augment.crop", 64, r"augment.local_size \(96\) is larger than augment.crop \(64\)"),
-        ("augment.scale", [2.0, 0.5], r"augment.scale is \(2.0, 0.5\), but must be a range"),
+        ("cam.scales", "1,,0.5", "cam.scales must be of type tuple[float, ...], but is '1,,0.5'"),
+        ("cam.low", 0.7, "cam.low (0.7) must be below cam.high"),
+        ("augment.crop", 64, "augment.local_size (96) is larger than augment.crop (64)"),
+        ("augment.scale", [2.0, 0.5], "augment.scale is (2.0, 0.5), but must be a range"),
         ("cam.scales", [], "cam.scales is"),
+        ("schedule.segmentation_start", 2000, f"is 2000, but it {OF_RUN}: 2000 of 20000 steps is 0.1; change"),
+        ("schedule.contrast_start", 30_000, f"{OF_RUN} and must lie between 0 and 1; change"),
+        ("schedule.modules_start", -1, "must lie between 0 and 1 or be None, which is automatic; change"),
+        ("optim.head_factor", -10, "optim.head_factor is -10, but must lie between 0 and 1e+06; change"),
+        ("csa.direction", "up", "csa.direction is 'up', but must be one of aux_to_last, last_to_aux, both, scheduled"),
     ],
 )
 def test_values_that_are_refused(path, value, words):
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=re.escape(words)):
         override(Config(), {path: value})
 
 
@@ -103,26 +110,6 @@ def test_a_number_beyond_its_bound_nan_and_infinity_are_refused(path):
     for number in beyond:
         with pytest.raises(UserError, match=f"^{path} is .*change --{path}"):
             override(Config(), {path: [number] * count if count else number})
-
-
-OF_RUN = "is a fraction of the run"
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "sentence"),
-    [
-        ("schedule.segmentation_start", 2000, f"is 2000, but it {OF_RUN}: 2000 of 20000 steps is 0.1; change"),
-        ("optim.warmup", 1500, f"it {OF_RUN}: 1500 of 20000 steps is 0.075"),
-        ("schedule.contrast_start", 30_000, f"{OF_RUN} and must lie between 0 and 1; change"),
-        ("schedule.modules_start", -1, "must lie between 0 and 1 or be None, which is automatic; change"),
-        ("optim.head_factor", -10, "optim.head_factor is -10, but must lie between 0 and 1e+06; change"),
-        ("segmentation.levels", [0.6, 0.2], "segmentation.levels is (0.6, 0.2), but must be a range, low before high"),
-        ("csa.direction", "up", "csa.direction is 'up', but must be one of aux_to_last, last_to_aux, both, scheduled"),
-    ],
-)
-def test_a_bound_explains_itself(path, value, sentence):
-    with pytest.raises(UserError, match=re.escape(sentence)):
-        override(Config(), {path: value})
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -430,25 +430,6 @@ def test_what_is_no_picture_is_said(browser, taking, tmp_path):
         )
 
 
-@pytest.mark.parametrize("name", ["explore.html", "runs/explore.html"])
-@pytest.mark.parametrize("way", ["file", "http"])
-def test_those_in_the_built_book_answer(browser, book, way, name):
-    with served(book) as server:
-        address = (book / name).as_uri() if way == "file" else f"{server}/{name}"
-        with opened(browser, address) as (page, faults):
-            page.wait_for_selector(".wsss-explorer[data-ready]")
-            for values in (
-                {"view": "labels"},
-                {"image": 1},
-                {"view": "alike", "alike": 1},
-                {"threshold": 0.2, "view": "cam"},
-            ):
-                before = pixels(page)
-                choose(page, **values)
-                assert (pixels(page).shape != before.shape) or (pixels(page) != before).any(), values
-            assert not faults
-
-
 def test_the_book_takes_a_photograph(browser, book):
     photograph = kept.FOLDER.parents[1] / "data/photographs/cow.jpg"
     content = json.loads((photograph.parent / "explorer.json").read_text())

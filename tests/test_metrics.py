@@ -244,18 +244,6 @@ def eroded(mask, times):
 
 
 @QUICK
-@given(
-    arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.sampled_from([0, 1, IGNORE])),
-    st.integers(1, 3),
-)
-def test_boundaries_equal_repeated_erosion(labels, width):
-    found = metrics.boundary(labels, width)
-    for value in (0, 1):
-        mask = labels == value
-        np.testing.assert_array_equal(found & mask, mask & ~eroded(mask, width))
-
-
-@QUICK
 @given(seeds(), st.sampled_from([((7, 9), 1), ((60, 80), 2)]))
 def test_boundary_counts_equal_bands_class_by_class(seed, case):
     """Nine blocks of labels, so that there is something inside the bands, which are 2 % of the diagonal wide."""
