@@ -1,7 +1,6 @@
 """Records, their fingerprints, publishing."""
 
 import json
-import math
 import re
 
 import numpy as np
@@ -77,18 +76,6 @@ def test_mask_digest_sees_shape_and_values():
     assert records.mask_digest(flat) == records.mask_digest(flat.astype(np.int64))
 
 
-def test_voc_takes_only_voc_val():
-    lengths = {"voc-train": 1464, "voc-val": 1449, "voc-test": 1456, "coco-val-part": 5000}
-    assert {name: len(set(records.split_ids(name))) for name in lengths} == lengths
-    ids = records.split_ids("voc-val")
-    records.require_split(record("voc", ids=ids), "voc-val")
-    for other in (("a", "b"), ids[:-1], (*ids[:-1], "2099_000001")):
-        with pytest.raises(UserError, match="leave it out"):
-            records.require_split(record("voc", ids=other), "voc-val")
-    with pytest.raises(UserError, match="no list"):
-        records.require_split(record(), "voc-vall")
-
-
 @pytest.mark.parametrize("field", [*records.FIELDS, "schema"])
 def test_a_record_lacking_a_field_is_neither_written_nor_read(tmp_path, field):
     broken = record()
@@ -131,12 +118,6 @@ def test_find_leaves_out_what_must_not_be_averaged_with_the_first_root(tmp_path,
     said = r"note: 2 records are left out.* first differ \S*1\.json .*\(the protocol\)"
     assert re.search(said, capsys.readouterr().err)
     assert len(records.find(tmp_path / "two")) == 4, "within a root nothing is left out"
-
-
-def test_summary_over_seeds():
-    mean, sd, n = statistics.summarise([record(seed=seed) for seed in (0, 1, 2)], "segmentation.miou")
-    assert (mean, sd, n) == (41.0, 1.0, 3)
-    assert math.isnan(statistics.summarise([record()], "segmentation.miou").sd)
 
 
 @pytest.mark.parametrize(
