@@ -283,6 +283,13 @@ def test_a_step_under_autocast_is_near_that_in_float32():
         net, output, targets = forward(config, batch)
         terms = method.losses(output, targets, config)
     outside = method.losses(output, targets, config)
+    students = method.student_cams(net, output, targets.token_valid, config)
+    log_probability = method.log_probability(output.segmentation, (32, 32))
+    probability = energy.half_probability(log_probability)
+    label = method.pseudo_label(batch.image, targets.cams[0], batch.label, config, batch.box)
+    made = (*output.student_cams, output.log_probability, output.probability, targets.pseudo_label)
+    assert all(map(torch.equal, made, (*students, log_probability, probability, label))), "a part is rounded"
+    torch.testing.assert_close(output.student.norm(dim=-1), torch.ones(4, 2, 4), rtol=0, atol=1e-6)
     assert targets.cams[0].dtype == torch.float32
     assert all(value.dtype == torch.float32 and value.isfinite() for value in terms.values())
     assert all(torch.equal(value, outside[name]) for name, value in terms.items()), "a loss is rounded within autocast"
