@@ -104,14 +104,6 @@ def test_refine_equals_the_slow_loop(seed, rows, columns, dilations, iterations)
         np.testing.assert_allclose(fast[one].numpy()[region], slow[region], rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 5), (3, 2), (9, 7)])
-def test_refine_without_a_box_is_the_slow_loop_over_the_whole_image(size):
-    """The 48 neighbours of the method; all images but the last kind are smaller than most of its dilations."""
-    image, masks = pictures(0, 1, size), tensor(noise(0, 1, 2, *size))
-    slow = slow_refine(image[0].numpy(), masks[0].numpy(), (0, size[0], 0, size[1]), 10, (1, 2, 4, 8, 12, 24))
-    np.testing.assert_allclose(refine.refine(image, masks)[0], slow, rtol=1e-7, atol=1e-10)
-
-
 @pytest.mark.parametrize("iterations", [0, 1, 10])
 def test_segmentation_labels_equal_the_slow_loop(iterations):
     image, label, box = pictures(5, 2, (17, 22)), torch.tensor([[1, 0, 1], [0, 1, 0]]), [(0, 17, 0, 22), (3, 17, 0, 19)]
