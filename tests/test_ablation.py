@@ -107,15 +107,6 @@ def test_holm_counts_the_primary_endpoints_of_the_table_alone():
     assert line(table, "base + MSC", "segmentation, final, no CRF")[-1] == ABSENT
 
 
-def test_rows_are_shown_over_the_seeds_that_they_share():
-    numbers = {"cam": {"miou_headline": 40.0}}
-    own = [record(variant=v, seed=s, results=numbers) for v, s in (("mini", 0), ("mini", 1), ("mini-msc", 1))]
-    shown = {row[0]: row[2] for row in ablation.numbers(NAME, MINI, own).rows}
-    assert shown["no alignment"] == shown["base + both"] == "40.0 (1 seed)" and shown["intensity alone"] == "not run"
-    apart = [record(variant=v, seed=s, results=numbers) for v, s in (("mini", 0), ("mini-msc", 1))]
-    assert [row[2] for row in ablation.numbers(NAME, MINI, apart).rows].count("40.0 (1 seed)") == 2
-
-
 def test_pairs_of_all_processors_have_a_mean_difference_and_a_mean_is_of_one():
     """Three seeds on two processors, each of whose runs lie at a level of its own: differences go over all three."""
     level = {0: 40.0, 3: 60.0, 4: 61.0}

@@ -3,18 +3,15 @@
 import ast
 import dataclasses
 import inspect
-import json
 import math
 import re
 from typing import Literal, get_origin
 
 import pytest
 
-from wsss.config import Config, to_dict
+from wsss.config import Config
 from wsss.paths import UserError
-from wsss.presets import PRESETS
 from wsss.settings import bound_of, flatten, get, kinds, override
-from wsss.stored import from_dict
 
 
 def test_override_changes_what_it_names_and_nothing_else():
@@ -110,13 +107,6 @@ def test_a_number_beyond_its_bound_nan_and_infinity_are_refused(path):
     for number in beyond:
         with pytest.raises(UserError, match=f"^{path} is .*change --{path}"):
             override(Config(), {path: [number] * count if count else number})
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_survives_json(name):
-    config = PRESETS[name]
-    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
-    assert override(Config(), flatten(config)) == config
 
 
 def test_every_field_says_what_it_is():

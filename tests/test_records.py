@@ -69,13 +69,6 @@ def test_fingerprint_knows_images_and_masks_but_not_their_order():
         records.fingerprint(["a", "a"], ["01", "02"])
 
 
-def test_mask_digest_sees_shape_and_values():
-    flat = np.arange(4, dtype=np.uint8)
-    digests = {records.mask_digest(mask) for mask in (flat.reshape(2, 2), flat.reshape(1, 4), flat.reshape(2, 2).T)}
-    assert len(digests) == 3
-    assert records.mask_digest(flat) == records.mask_digest(flat.astype(np.int64))
-
-
 @pytest.mark.parametrize("field", [*records.FIELDS, "schema"])
 def test_a_record_lacking_a_field_is_neither_written_nor_read(tmp_path, field):
     broken = record()

@@ -26,7 +26,7 @@ from running import (
 
 from wsss import protocols, provenance
 from wsss.cli import main
-from wsss.data import pool, voc
+from wsss.data import pool
 from wsss.data.pictures import VOC_PALETTE, write_mask
 from wsss.inference import multi_scale, predictions, runs
 from wsss.inference.predictions import Job
@@ -228,15 +228,6 @@ def test_a_split_without_truth_gives_pictures_alone(done, own, tmp_path, capsys)
     assert str(place) in capsys.readouterr().out
     assert {path.name for path in place.iterdir()} == {"val_0.png", "val_2.png", "protocol.json"}
     assert set(done.parent.iterdir()) == before, "no record"
-
-
-def test_some_masks_missing_is_an_error(own, tmp_path):
-    root = shutil.copytree(own, tmp_path / "own")
-    assert len(voc.Split(root, "val", None, labels=False).masks) == 5
-    assert voc.Split(root, "val", labels=False).masks == []
-    (root / "SegmentationClass/val_3.png").unlink()
-    with pytest.raises(UserError, match=r"image val_3 has no mask"):
-        voc.Split(root, "val", None, labels=False)
 
 
 # Stopped and resumed.
