@@ -74,6 +74,14 @@ def tensor(array) -> torch.Tensor:
     return torch.from_numpy(np.array(array))
 
 
+def views(seed: int, images: int = 2, crops: int = 4, width: int = 6, scale: float = 1.0, subspaces: tuple = ()):
+    """Student and teacher outputs of 2 + crops views, and flags with the global views positive."""
+    shape = (images, *subspaces, width)
+    flags = (noise(seed + 2, images, 2 + crops) > 0).astype(int)
+    flags[:, :2] = 1
+    return scale * noise(seed, 2 + crops, *shape), scale * noise(seed + 1, 2, *shape), flags
+
+
 def pixels(image: torch.Tensor) -> torch.Tensor:
     """Images of mean 0 and deviation 1 as uint8 pixels."""
     return (58 * image + 116).round().clamp(0, 255).byte()

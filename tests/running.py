@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -156,6 +157,13 @@ def log(output: Path) -> list[dict]:
     """Rows of the one run's log, without the time they took."""
     rows = [json.loads(line) for line in (folder(output) / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def answer(capsys: pytest.CaptureFixture) -> dict:
+    """What a command printed: one line of JSON."""
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    return json.loads(lines[0])
 
 
 def hashes(output: Path) -> dict[str, str]:

@@ -1,13 +1,12 @@
 """Benches: one JSON line, honest counts of tokens and operations, phases that add up. No time is asserted."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from builders import tiny
-from running import folder, run
+from running import answer, folder, run
 
 from wsss import distributed, model, train
 from wsss.report import costs, speed
@@ -19,12 +18,6 @@ STEP = ("bench", "step", "--backbone", "vit_tiny_patch16_224", "--crop", "64", "
 @pytest.fixture(autouse=True)
 def small_unit(monkeypatch):
     monkeypatch.setattr(machine, "GEMM", 512)
-
-
-def answer(capsys) -> dict:
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1
-    return json.loads(lines[0])
 
 
 def test_step(capsys, refused, monkeypatch):

@@ -22,19 +22,16 @@ PAGES = re.findall(r"file: (\S+)", (BOOK / "_toc.yml").read_text())
 RUN_PAGES = [page.removeprefix("runs/") for page in PAGES if page.startswith("runs/")]
 
 
-def one_record(root):
+@pytest.fixture
+def project(tmp_path):
     """A project of one record, with the book's own extension and no page yet."""
+    root = tmp_path
     (root / "_config.yml").touch()
     (root / "wsss").symlink_to(ROOT / "wsss")
     shutil.copytree(BOOK / "_ext", root / "book" / "_ext", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "data" / "published", root / "data" / "published")
     records.save(record(), root / "data" / "results" / "mini" / "mini" / "0.json")
     return root
-
-
-@pytest.fixture
-def project(tmp_path):
-    return one_record(tmp_path)
 
 
 def build(project, text="", **environment):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from builders import IGNORE, QUICK, forward, label_maps, noise, seeds, tensor, tiny, training_batch
+from builders import IGNORE, QUICK, forward, label_maps, noise, seeds, tensor, tiny, training_batch, views
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,14 +30,6 @@ def test_patch_contrast_gradient():
     affinity = contrast.affinity_labels(torch.tensor([[[0, 1, 1], [2, 0, IGNORE]]]))
     tokens = tensor(noise(0, 1, 6, 4)).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: contrast.patch_contrast_loss(x, affinity), tokens)
-
-
-def views(seed, images=2, crops=4, width=6, scale=1.0):
-    """Student and teacher outputs of 2 + crops views, and flags with the global views positive."""
-    student, teacher = scale * noise(seed, 2 + crops, images, width), scale * noise(seed + 1, 2, images, width)
-    flags = (noise(seed + 2, images, 2 + crops) > 0).astype(int)
-    flags[:, :2] = 1
-    return student, teacher, flags
 
 
 @QUICK

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from running import folder, hashes, record, run, write_mask
+from running import answer, folder, hashes, record, run, write_mask
 from safetensors.torch import load_file, save_file
 
 from wsss import cam, datasets, evaluate, presets, refine, tally
@@ -205,9 +205,7 @@ def write(folder: Path, **masks: np.ndarray) -> Path:
 
 def score(capsys: pytest.CaptureFixture, *words: object) -> dict:
     assert run("score", *words) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1
-    return json.loads(lines[0])
+    return answer(capsys)
 
 
 def test_score_equals_the_numbers_by_hand(tmp_path, capsys):

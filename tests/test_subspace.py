@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor
+from builders import IGNORE, QUICK, label_maps, noise, seeds, tensor, views
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,14 +67,6 @@ def anchors(labels, seed, subspaces=2, width=3):
     return unit(noise(seed, len(images), subspaces, width)), flat[images, tokens], images
 
 
-def views(seed, images=2, crops=3, subspaces=2, width=4):
-    """Student and teacher outputs of 2 + crops views, and flags with the global views positive."""
-    shape = (images, subspaces, width)
-    flags = (noise(seed + 2, images, 2 + crops) > 0).astype(int)
-    flags[:, :2] = 1
-    return unit(noise(seed, 2 + crops, *shape)), unit(noise(seed + 1, 2, *shape)), flags
-
-
 # Six anchors in two images: classes with and without a partner, background in both images.
 LABELS, IMAGES = torch.tensor([1, 1, 2, 0, 0, 0]), torch.tensor([0, 1, 0, 0, 0, 1])
 
@@ -98,7 +90,7 @@ def test_project_equals_the_slow_loop(seed, subspaces, normalise):
 
 @pytest.mark.parametrize(("raw", "extra"), [(False, False), (False, True), (True, False), (True, True)])
 def test_class_term_is_the_mean_of_the_bases_over_subspaces(raw, extra):
-    student, teacher, flags = map(tensor, views(0, images=3, subspaces=4))
+    student, teacher, flags = map(tensor, views(0, images=3, crops=3, width=4, subspaces=(4,)))
     switches = {"raw_exponentials": raw, "extra_term": extra}
     loss = subspace.subspace_contrast_loss(student, teacher, flags, 0.5, **switches)
     each = [contrast.class_contrast_loss(student[:, :, k], teacher[:, :, k], flags, 0.5, **switches) for k in range(4)]
