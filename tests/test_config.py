@@ -23,41 +23,6 @@ def test_override_changes_what_it_names_and_nothing_else():
         config.seed = 1
 
 
-@pytest.mark.parametrize(
-    ("path", "hint"),
-    [
-        ("patch_contrast.wieght", "; did you mean patch_contrast.weight"),
-        ("sead", "; did you mean seed"),
-        ("cam.treshold", "; did you mean cam."),
-        ("zzzzqqqq", "$"),
-        ("optim", ""),
-    ],
-)
-def test_an_unknown_setting_suggests_the_nearest(path, hint):
-    with pytest.raises(UserError, match=f"no setting named {path}{hint}"):
-        override(Config(), {path: 1})
-
-
-@pytest.mark.parametrize(
-    ("path", "text", "value"),
-    [
-        ("optim.lr", "1e-3", 1e-3),
-        ("optim.steps", 30.0, 30),
-        ("cam.scales", [1, 0.5], (1.0, 0.5)),
-        ("cam.scales", "1,0.5", (1.0, 0.5)),
-        ("cam.scales", 1, (1.0,)),
-        ("augment.scale", "0.5,1", (0.5, 1.0)),
-        ("data.headline", "cat,dog", ("cat", "dog")),
-        ("data.headline", "", ()),
-        ("compat.second_flip", "true", True),
-        ("compat.second_flip", 0, False),
-    ],
-)
-def test_values_may_come_as_text_or_lists(path, text, value):
-    found = get(override(Config(), {path: text}), path)
-    assert found == value and type(found) is type(value)
-
-
 OF_RUN = "is a fraction of the run"
 
 

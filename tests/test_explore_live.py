@@ -3,14 +3,13 @@
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import nbformat
 import pytest
 from browser import opened
-from running import environment, folder
+from running import environment, folder, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -48,21 +47,18 @@ def lab(home):
     with open(home / "lab.log", "wb") as log:
         server = subprocess.Popen(command, env=environment(**own), stdout=log, stderr=log, cwd=home)
         try:
-            yield wait_for(f"http://127.0.0.1:{port}", server, home / "lab.log")
+            wait_until(lambda: answers(server, port))
+            yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
             server.wait()
 
 
-def wait_for(address, server, log):
-    for _ in range(900):
-        assert server.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(f"{address}/api", timeout=5).close()
-            return address
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(log.read_text())
+def answers(server, port):
+    assert server.poll() is None, "JupyterLab has ended; see lab.log"
+    with suppress(OSError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=5).close()
+        return True
 
 
 def test_a_slider_is_read_by_the_kernel_and_the_kernel_answers(browser, own, trained, tmp_path):

@@ -82,10 +82,6 @@ def spans(side):
     return st.tuples(st.integers(0, side - 1), st.integers(1, side)).map(lambda s: (min(s[0], s[1] - 1), s[1]))
 
 
-def whole(images, size):
-    return torch.tensor([[0, size[0], 0, size[1]]]).expand(images, 4)
-
-
 def pseudo_label(pixels, maps, label, box, across_box=False, iterations=10):
     return refine.segmentation_labels(pixels, maps, label, box, LOW, HIGH, across_box=across_box, iterations=iterations)
 
@@ -140,7 +136,7 @@ def test_the_stronger_of_two_classes_wins_and_a_tie_with_the_background_is_backg
     maps = torch.tensor([[0.8, 0.95, 0.9], [0.95, 0.8, 0.9], [0.7, 0.7, 0.9], [0.25, 0.25, 0.9]])[..., None, None]
     label = torch.tensor([[1.0, 1.0, 0.0]]).expand(4, 3)
     image = torch.full((4, 3, 4, 4), 50.0)
-    found = pseudo_label(image, maps.expand(4, 3, 4, 4).contiguous(), label, whole(4, (4, 4)))
+    found = pseudo_label(image, maps.expand(4, 3, 4, 4).contiguous(), label, torch.tensor([[0, 4, 0, 4]] * 4))
     assert found[:, 0, 0].tolist() == [2, 1, IGNORE, 0]
 
 
