@@ -186,26 +186,6 @@ def test_activation_errors_equal_the_slow_loops(both):
         assert (mine is None) == (theirs is None) and (mine is None or mine == pytest.approx(theirs, abs=1e-4))
 
 
-PSEUDO = {
-    "gaps": ([0, 255, 1, 0], {"miou": 50.0, "coverage": 75.0, "precision": 200 / 3}),
-    "all right": ([0, 0, 1, 1], {"miou": 100.0, "coverage": 100.0, "precision": 100.0}),
-    "all wrong": ([1, 1, 0, 0], {"miou": 0.0, "coverage": 100.0, "precision": 0.0}),
-    "a half": ([0, 255, 1, 255], {"miou": 100.0, "coverage": 50.0, "precision": 100.0}),
-    "background alone": ([0, 0, 255, 255], {"miou": None, "coverage": 50.0, "precision": 100.0}),
-    "nothing": ([255] * 4, {"miou": None, "coverage": 0.0, "precision": None}),
-}
-
-
-@pytest.mark.parametrize("case", PSEUDO)
-def test_pseudo_label_closed_forms(case):
-    values, wanted = PSEUDO[case]
-    pseudo, truth = np.array([values], np.uint8), np.array([[0, 0, 1, 1]], np.uint8)
-    labelled = np.where(pseudo == IGNORE, IGNORE, truth).astype(np.uint8)
-    totals = metrics.counts(metrics.confusion(labelled, pseudo, 2))
-    found = metrics.pseudo_label_scores(totals, truth.size, NAMES[:2])
-    assert found == pytest.approx({**wanted, "miou_headline": wanted["miou"]}, abs=1e-4)
-
-
 def test_agreement_leaves_out_images_without_a_class():
     pairs_of = np.array([[10.0, 2.0], [math.nan, math.nan], [30.0, 4.0]])
     totals = np.array([[6, 2, 2], [0, 0, 0], [5, 0, 0]])

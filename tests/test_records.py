@@ -84,19 +84,11 @@ def test_a_record_lacking_a_field_is_neither_written_nor_read(tmp_path, field):
             records.load(tmp_path / "0.json")
 
 
-def test_find_takes_the_first_root(tmp_path):
-    for root, seeds in (("one", (0,)), ("two", (0, 1))):
-        for seed in seeds:
-            records.save(record(seed=seed, commit=root), tmp_path / root / "mini" / "mini" / f"{seed}.json")
-    put(tmp_path / "one" / "mini" / "mini" / "0" / "config.json", {})  # a run's own folder holds no records
-    found = records.find(tmp_path / "one", tmp_path / "two")
-    assert [(r["seed"], r["commit"]) for r in found] == [(0, "one"), (1, "two")]
-
-
 def test_find_leaves_out_what_must_not_be_averaged_with_the_first_root(tmp_path, capsys):
-    """Another size or other images in a later root; another protocol's record is another matter."""
+    """Its own run again, another size or other images in a later root; another protocol's record is another matter."""
     own = {"0.json": record(), "0.voc-crf.json": record(protocol={"name": "final"})}
     others = {
+        "0.json": record(commit="two"),
         "1.json": record(seed=1, protocol={"name": "training", "size": 96}),
         "2.json": record(seed=2, ids=("a", "c")),
         "3.json": record(seed=3),
@@ -108,9 +100,10 @@ def test_find_leaves_out_what_must_not_be_averaged_with_the_first_root(tmp_path,
     found = records.find(tmp_path / "one", tmp_path / "two")
     kinds = ("training", "final")
     assert [(r["seed"], r["protocol"]["name"]) for r in found] == [(seed, kind) for seed in (0, 3) for kind in kinds]
+    assert found[0]["commit"] != "two"
     said = r"note: 2 records are left out.* first differ \S*1\.json .*\(the protocol\)"
     assert re.search(said, capsys.readouterr().err)
-    assert len(records.find(tmp_path / "two")) == 4, "within a root nothing is left out"
+    assert len(records.find(tmp_path / "two")) == 5, "within a root nothing is left out"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A run from the command line to its record, and what stops one."""
 
+import itertools
 import json
 import math
 import re
@@ -187,27 +188,20 @@ def test_crops_are_whole_numbers_of_patches(own, tmp_path, capsys, refused):
 
 @pytest.mark.parametrize("term", ["classification", "patch_contrast", "segmentation"])
 def test_a_loss_that_is_not_finite_stops_the_run(term, own, tmp_path, monkeypatch, capsys):
-    losses = method.losses
+    losses, calls = method.losses, itertools.count(1)
+
+    def broken(*arguments):
+        terms = losses(*arguments)
+        return terms | ({term: terms[term] * math.nan} if next(calls) > 3 else {})
+
     with monkeypatch.context() as patch:
-        patch.setattr(method, "losses", broken_after(losses, term, 3))
+        patch.setattr(method, "losses", broken)
         assert run(*tiny(own, tmp_path)) == 1
     found = re.split(r"[\r\n]", capsys.readouterr().err.strip())[-1]
     assert found.startswith(f"wsss: error: the loss is not finite at step 3: {term} on the images train_")
     assert re.search(r"on the images train_\d, train_\d; the last good checkpoint .* is untouched", found)
     assert checkpoint.latest(folder(tmp_path)) == 2
     assert run(*tiny(own, tmp_path)) == 0, "with the cause gone the run goes on"
-
-
-def broken_after(losses, term: str, step: int):
-    calls = 0
-
-    def broken(*arguments):
-        nonlocal calls
-        calls += 1
-        terms = losses(*arguments)
-        return terms | ({term: terms[term] * math.nan} if calls > step else {})
-
-    return broken
 
 
 @pytest.mark.parametrize("step", [1, 3])
