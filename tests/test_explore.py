@@ -67,11 +67,6 @@ def test_cosines_of_codes_stay():
     assert kept.quantised_codes(np.zeros((1, 4))).tolist() == [[0, 0, 0, 0]]
 
 
-def test_nothing_to_explore_is_said():
-    with pytest.raises(UserError, match="nothing to explore"):
-        kept.payload([], ["cup"])
-
-
 # What the models see.
 
 

@@ -148,29 +148,22 @@ def test_killed_between_the_two_files_of_a_checkpoint(trained, own, tmp_path, mo
 LONG = ("--optim.steps", "12", "--save_every", "0.17", "--validate_every", "0.5")
 
 
-def finish(words: list[str], processes: int) -> None:
-    """Run to the end, in this process or by torchrun."""
-    if not processes:
-        assert run(*words) == 0
-        return
-    done = process(*words, processes=processes)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [0, 2], ids=["one-process", "two-processes"])
 def test_killed_at_a_random_step_and_resumed(own, tmp_path, processes):
     step = random.SystemRandom().randrange(1, 12)
     print(f"killed at step {step}")
     one, other = tmp_path / "one", tmp_path / "other"
-    finish(tiny(own, one, *LONG), processes)
+    whole = process(*tiny(own, one, *LONG), processes=processes)
+    assert whole.returncode == 0, whole.stderr
 
     def reached() -> bool:
         return any(f'{{"step": {step},' in file.read_text() for file in other.glob("*/*/*/log.jsonl"))
 
     words = command(*tiny(own, other, *LONG), processes=processes)
     assert stop_when(reached, words, signal.SIGKILL)[0] == -signal.SIGKILL
-    finish(tiny(own, other, *LONG), processes)
+    rest = process(*tiny(own, other, *LONG), processes=processes)
+    assert rest.returncode == 0, rest.stderr
     assert_same_run(one, other)
 
 
