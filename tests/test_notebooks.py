@@ -12,7 +12,7 @@ import pytest
 from wsss.tools.papermill import defaults
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = sorted({path.stem for path in (ROOT / "notebooks").glob("*.*")})
+NAMES = sorted({path.stem for path in (ROOT / "notebooks").glob("[a-z]*.*")})
 
 
 @pytest.mark.parametrize("name", NAMES)
