@@ -62,7 +62,6 @@ def label_maps(classes: int, images: int = 3, side: int = 4):
 
 
 def seeds():
-    """Seeds of `noise`."""
     return st.integers(0, 2**31 - 1)
 
 
@@ -72,8 +71,15 @@ def noise(seed: int, *shape: int) -> np.ndarray:
 
 
 def tensor(array) -> torch.Tensor:
-    """A tensor of the array's type."""
     return torch.from_numpy(np.array(array))
+
+
+def views(seed: int, images: int = 2, crops: int = 4, width: int = 6, scale: float = 1.0, subspaces: tuple = ()):
+    """Student and teacher outputs of 2 + crops views, and flags with the global views positive."""
+    shape = (images, *subspaces, width)
+    flags = (noise(seed + 2, images, 2 + crops) > 0).astype(int)
+    flags[:, :2] = 1
+    return scale * noise(seed, 2 + crops, *shape), scale * noise(seed + 1, 2, *shape), flags
 
 
 def pixels(image: torch.Tensor) -> torch.Tensor:

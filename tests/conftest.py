@@ -60,6 +60,19 @@ def trained(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.fixture(scope="session")
+def models(own: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """The set `own`, and the folders of `trained` and of a plain run. Tests read them and leave them as they are."""
+    from running import folder, run, tiny
+
+    from wsss.presets import PLAIN
+
+    output = tmp_path_factory.mktemp("plain")
+    off = [word for path, value in PLAIN.items() if value == 0 for word in (f"--{path}", "0")]
+    assert run(*tiny(own, output, *off, "--variant", "plain")) == 0
+    return own, folder(trained), folder(output)
+
+
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """Run a command that must end with exit code 1 and one sentence, and return the sentence."""

@@ -147,7 +147,6 @@ def class_contrast(student, teacher, flags, temperature, epsilon=0.0, extra=Fals
 
 
 def classification(logits, label):
-    """Multilabel soft margin."""
     total = 0.0
     for b, k in np.ndindex(*logits.shape):
         probability = 1 / (1 + math.exp(-logits[b, k]))

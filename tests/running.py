@@ -4,15 +4,18 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -75,6 +78,28 @@ def process(*words: str, processes: int = 0, **extra: str) -> subprocess.Complet
     return subprocess.run(done, capture_output=True, text=True, env=environment(**extra), timeout=600)
 
 
+def stop_when(holds: Callable[[], object], words: list[str], number: int) -> tuple[int, str]:
+    """Start a command, send it a signal when something holds, and wait for its end; its exit code and stderr. SIGKILL
+    goes to all that torchrun started, too, which would outlive it."""
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, env=environment(), **streams) as child:
+        below = []
+        try:
+            wait_until(lambda: holds() or child.poll() is not None, 400)
+            assert child.poll() is None, f"it ended before: {child.stderr.read()}"
+            if "torch.distributed.run" in words:
+                below = psutil.Process(child.pid).children(recursive=True)
+            child.send_signal(number)
+            for each in below if number == signal.SIGKILL else ():
+                each.kill()
+            err = child.communicate(timeout=200)[1]
+        finally:
+            for each in (child, *below):
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
+    return child.returncode, err
+
+
 def sentence(err: str, alone: bool = False) -> str:
     """The one sentence of an error on stderr; `alone`: it is the last line, and before it stand progress bars only."""
     lines = [line.strip() for line in re.split(r"[\r\n]", err) if line.strip()]
@@ -86,7 +111,6 @@ def sentence(err: str, alone: bool = False) -> str:
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 180) -> None:
-    """Look every few milliseconds until something holds."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"waited for {seconds} seconds"
@@ -94,9 +118,18 @@ def wait_until(holds: Callable[[], object], seconds: float = 180) -> None:
 
 
 def cut(path: Path | str, share: float = 0.5) -> None:
-    """Leave the first part of a file."""
     data = Path(path).read_bytes()
     Path(path).write_bytes(data[: int(len(data) * share)])
+
+
+class Hostile:
+    """Makes a folder where it is unpickled by a reader that runs what it reads."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
 
 
 def folder(output: Path) -> Path:
@@ -117,7 +150,6 @@ def redraw(place: Path, seed: int) -> None:
 
 
 def record(output: Path) -> dict:
-    """The one run's record."""
     return json.loads(folder(output).with_suffix(".json").read_text())
 
 
@@ -125,6 +157,13 @@ def log(output: Path) -> list[dict]:
     """Rows of the one run's log, without the time they took."""
     rows = [json.loads(line) for line in (folder(output) / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def answer(capsys: pytest.CaptureFixture) -> dict:
+    """What a command printed: one line of JSON."""
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    return json.loads(lines[0])
 
 
 def hashes(output: Path) -> dict[str, str]:
@@ -224,7 +263,6 @@ def paint(root: Path, pattern: str, value: int) -> None:
 
 
 def write_photo(root: Path, name: str, photo: Photo, random: np.random.Generator) -> None:
-    """Image and mask of one id."""
     width, height = photo.size
     pixels = Image.fromarray(random.integers(0, 256, (height, width, 4), dtype=np.uint8), "RGBA")
     pixels.convert(photo.mode).save(root / "JPEGImages" / (name + photo.suffix))
@@ -235,7 +273,6 @@ def write_photo(root: Path, name: str, photo: Photo, random: np.random.Generator
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
-    """Class numbers as a palette image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.frombytes("P", mask.shape[::-1], np.ascontiguousarray(mask).tobytes())
     image.putpalette([value for index in range(256) for value in (index, 255 - index, index)])

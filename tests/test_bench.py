@@ -1,13 +1,12 @@
 """Benches: one JSON line, honest counts of tokens and operations, phases that add up. No time is asserted."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from builders import tiny
-from running import folder, run
+from running import answer, folder, run
 
 from wsss import distributed, model, train
 from wsss.report import costs, speed
@@ -19,12 +18,6 @@ STEP = ("bench", "step", "--backbone", "vit_tiny_patch16_224", "--crop", "64", "
 @pytest.fixture(autouse=True)
 def small_unit(monkeypatch):
     monkeypatch.setattr(machine, "GEMM", 512)
-
-
-def answer(capsys) -> dict:
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1
-    return json.loads(lines[0])
 
 
 def test_step(capsys, refused, monkeypatch):
@@ -93,8 +86,7 @@ def test_infer(capsys):
     assert found["tflop"] == pytest.approx(3 * costs.tflop(passes, costs.Vit(192, 12, 16, 14), 20), abs=6e-4)
     assert found["peak_memory_gb"] > 0.1 and found["workers_memory_gb"] > 0.05
     outside = found["outside"]
-    assert outside["ratio"] == pytest.approx(outside["base"] / outside["ours"], abs=0.06) and found["classes"] == 21
-    assert outside["base"] > outside["resizing"] < outside["ours"]
+    assert outside["base"] > outside["resizing"] < outside["ours"] and found["classes"] == 21
     _, table = (make([found, found | {"outside": None}]) for make in speed.TABLES["infer"])
     assert [row[:3] for row in table.rows] == [("voc", "21", "whole")]
 
@@ -132,8 +124,3 @@ def test_memory(trained, capsys, tmp_path):
     assert (folder(tmp_path / "runs").parent / "0.voc-crf.json").is_file()
     assert run("bench", "memory", folder(tmp_path / "runs"), "--split", "nowhere") == 1
     assert "nowhere.txt does not exist" in capsys.readouterr().err
-
-
-def test_no_such_bench(capsys, refused):
-    assert run("bench") == 2 and "usage: wsss bench" in capsys.readouterr().out
-    assert "did you mean step?" in refused("bench", "stepp")

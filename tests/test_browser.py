@@ -22,7 +22,6 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def address(book: Path) -> Iterator[str]:
-    """The book over http."""
     with served(book) as address:
         yield address
 
@@ -151,6 +150,7 @@ def test_markup(book: Path, page: str) -> None:
         text for text in tree.find_all(string=re.compile("```|:::")) if not text.find_parent(["pre", "code", "script"])
     ]
     found += [f"not read as a directive: {text.strip()[:80]}" for text in left]
+    found += re.findall(r'(?:src|<link[^>]+href)="(?:https?:)?//[^"]+', (book / page).read_text())
     # The theme puts the title a second time outside the article, for print only.
     titles = [tree.find("title"), *tree.select("main h1" if page == "search.html" else "article h1")]
     assert not found, "\n".join(found)

@@ -1,4 +1,4 @@
-"""CAMs and labels: equal to their slow loops, properties, deviation D15."""
+"""CAMs and labels: equal to their slow loops, thresholds, float32."""
 
 import numpy as np
 import reference
@@ -32,20 +32,6 @@ def test_token_mask_equals_the_slow_loop(rows, columns, patch):
     np.testing.assert_array_equal(mask[0].numpy(), reference.token_mask((*rows, *columns), patch, grid))
 
 
-@QUICK
-@given(boxes(6), boxes(5))
-def test_box_mask_equals_the_slow_loop(rows, columns):
-    mask = cam.box_mask(torch.tensor([[*rows, *columns]]), (6, 5))[0].numpy()
-    wanted = [[reference.inside((*rows, *columns), row, column) for column in range(5)] for row in range(6)]
-    np.testing.assert_array_equal(mask, wanted)
-
-
-def test_scores_equal_the_slow_loop_and_put_tokens_row_by_row():
-    tokens, weight = noise(0, 2, 6, 4), noise(1, 3, 4)
-    fast = cam.class_scores(tensor(tokens), tensor(weight), (2, 3))
-    np.testing.assert_allclose(fast, reference.cam_scores(tokens, weight, (2, 3)), rtol=1e-12)
-
-
 def test_scores_keep_float32_under_autocast():
     tokens, weight = tensor(noise(0, 1, 4, 64)).float(), tensor(noise(1, 2, 64)).float()
     with torch.autocast("cpu", torch.bfloat16):
@@ -62,19 +48,6 @@ def test_normalise_equals_the_slow_loop(seed, masked, rows, columns):
     valid = cam.box_mask(box, (5, 4)) if masked else None
     wanted = reference.normalise(raw, valid.numpy() if masked else None)
     np.testing.assert_allclose(cam.to_unit_range(tensor(raw), valid), wanted, atol=1e-9)
-
-
-def test_D15_padding_in_minimum_and_maximum():
-    """A hot column in the padding halves the object's CAM in the predecessor and leaves it alone here."""
-    raw = torch.tensor([[[[1.0, 2.0, 4.0], [1.0, 1.5, 4.0]]]])
-    valid = cam.box_mask(torch.tensor([[0, 2, 0, 2]]), (2, 3))
-    predecessor, fixed = cam.to_unit_range(raw), cam.to_unit_range(raw, valid)
-    torch.testing.assert_close(predecessor[0, 0, 0], torch.tensor([0, 1 / 3, 1]), atol=1e-4, rtol=0)
-    torch.testing.assert_close(fixed[0, 0, 0], torch.tensor([0.0, 1.0, 1.0]), atol=1e-4, rtol=0)
-    everywhere = torch.ones_like(valid)
-    torch.testing.assert_close(cam.to_unit_range(raw, everywhere), predecessor)
-    nowhere = torch.zeros_like(valid)
-    assert cam.to_unit_range(raw, nowhere).isfinite().all()
 
 
 @QUICK
@@ -99,25 +72,3 @@ def test_thresholds_belong_to_the_lower_side():
     assert cam.training_labels(maps, label, whole, 0.25, 0.75).tolist() == [[[0, IGNORE, IGNORE, 1]]]
     assert cam.evaluation_labels(maps, label, 0.5).tolist() == [[[0, 0, 1, 1]]]
     assert cam.foreground_certainty(maps, label, 0.25, 0.75).tolist() == [[[0, 1, 2, 2]]]
-
-
-def test_absent_classes_never_label():
-    maps, label = random_maps(0)
-    maps[:, -1] = 1.0
-    labels = cam.training_labels(tensor(maps), tensor(label), torch.ones(2, 5, 4, dtype=torch.bool), 0.25, 0.7)
-    assert not (labels == 3).any()
-
-
-def test_mirrored_scores_equal_the_slow_loop():
-    plain, mirrored = noise(0, 1, 2, 2, 3), noise(1, 1, 2, 2, 3)
-    fast = cam.mirrored_scores(tensor(plain), tensor(mirrored), (4, 6))
-    for k in range(2):
-        one, two = (reference.bilinear(x, (4, 6)) for x in (plain[0, k], mirrored[0, k, :, ::-1]))
-        np.testing.assert_allclose(fast[0, k], np.maximum(np.maximum(one, two), 0), atol=1e-12)
-
-
-def test_gradient_of_the_normalised_cam():
-    raw = tensor(noise(0, 1, 2, 3, 3)).abs().requires_grad_()
-    assert torch.autograd.gradcheck(cam.to_unit_range, raw)
-    tokens, weight = tensor(noise(1, 1, 6, 3)).requires_grad_(), tensor(noise(2, 2, 3)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda f, w: cam.class_scores(f, w, (2, 3)), (tokens, weight))

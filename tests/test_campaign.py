@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 from running import Photo, hashes, run, tiny, write_annotations, write_photo
 from scipy.io import savemat
+from test_resume import ask_to_stop
 
-from wsss import train
 from wsss.data.drawn import generate, twin
 from wsss.registry import VOC_CLASSES
 
@@ -271,11 +271,10 @@ def download_coco() -> None:
 
 def train_runs() -> None:
     """Seed 0: finished, and predicted by a final protocol; seed 1: stopped after the first step."""
-    update = train.Trainer._update
     for stage in ("again", "evaluate, final"):
         assert run(*STAGES[stage].words) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Trainer, "_update", lambda *rest: (signal.raise_signal(signal.SIGTERM), update(*rest))[1])
+        ask_to_stop(patch, 1)
         assert run(*STAGES["resume"].words) == 143
     min(Path(RUN).glob("0/predictions/*/*.png")).unlink()  # so that one is to be made, the other to be counted
 

@@ -1,6 +1,5 @@
 """The predecessor's released checkpoints: read safely, loaded strictly and whole, their heads as by hand."""
 
-import os
 import pickle
 
 import pytest
@@ -8,8 +7,9 @@ import timm
 import torch
 import torch.nn.functional as F
 from builders import UNDECOUPLED, tiny
+from running import Hostile
 
-from wsss import checkpoint, model
+from wsss import checkpoint, model, presets
 from wsss.paths import UserError
 from wsss.presets import PRESETS
 
@@ -101,22 +101,10 @@ SHAPES = {
 
 @pytest.mark.parametrize("preset", ["voc-toco", "voc-deit-toco"])
 def test_full_size_shapes_are_the_predecessors(preset):
-    config = tiny(PRESETS[preset], **FULL)
+    config = presets.get(preset, model__pretrained=False)
     with torch.device("meta"):
         own = {name: tuple(value.shape) for name, value in model.SegmentationModel(config, 20).state_dict().items()}
     assert own | SHAPES == own
-
-
-FULL = {
-    "model__image_size": None,
-    "model__width": None,
-    "model__depth": None,
-    "model__heads": None,
-    "class_contrast__hidden": 2048,
-    "class_contrast__bottleneck": 256,
-    "msc__dimension": 1024,
-}
-"""What makes a tiny preset as large as it was."""
 
 
 def test_subspaces_do_not_fit_and_the_settings_that_do_are_named(tmp_path):
@@ -154,24 +142,14 @@ def test_loading_is_strict(tmp_path, name, value, words):
         model.build(configuration(model__checkpoint=str(path)), CLASSES)
 
 
-class Code:
-    """Makes a folder when it is unpickled by a reader that runs what it reads."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("protocol", [None, 2, 4], ids=["torch.save", "pickle", "newer pickle"])
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, protocol):
     path, trap = tmp_path / "released.pth", tmp_path / "was run"
-    content = {"module.classifier.weight": torch.zeros(2), "module.other": Code(trap)}
+    content = {"module.classifier.weight": torch.zeros(2), "module.other": Hostile(trap)}
     if protocol is None:
         torch.save(content, path)
     else:
-        path.write_bytes(pickle.dumps(Code(trap), protocol=protocol))
+        path.write_bytes(pickle.dumps(Hostile(trap), protocol=protocol))
     # torch's reader of weights gives up at the first instruction of a newer pickle, before it sees a name.
     words = "cannot be read" if protocol == 4 else r"holds \w+.mkdir beside its tensors, .* is never run"
     with pytest.raises(UserError, match=words) as refused:

@@ -3,18 +3,15 @@
 import ast
 import dataclasses
 import inspect
-import json
 import math
 import re
 from typing import Literal, get_origin
 
 import pytest
 
-from wsss.config import TERMS, Config, to_dict
+from wsss.config import Config
 from wsss.paths import UserError
-from wsss.presets import PRESETS
 from wsss.settings import bound_of, flatten, get, kinds, override
-from wsss.stored import from_dict
 
 
 def test_override_changes_what_it_names_and_nothing_else():
@@ -26,61 +23,30 @@ def test_override_changes_what_it_names_and_nothing_else():
         config.seed = 1
 
 
-@pytest.mark.parametrize(
-    ("path", "hint"),
-    [
-        ("patch_contrast.wieght", "; did you mean patch_contrast.weight"),
-        ("sead", "; did you mean seed"),
-        ("cam.treshold", "; did you mean cam."),
-        ("zzzzqqqq", "$"),
-        ("optim", ""),
-    ],
-)
-def test_an_unknown_setting_suggests_the_nearest(path, hint):
-    with pytest.raises(UserError, match=f"no setting named {path}{hint}"):
-        override(Config(), {path: 1})
-
-
-@pytest.mark.parametrize(
-    ("path", "text", "value"),
-    [
-        ("optim.lr", "1e-3", 1e-3),
-        ("optim.steps", "30", 30),
-        ("optim.steps", 30.0, 30),
-        ("cam.scales", [1, 0.5], (1.0, 0.5)),
-        ("cam.scales", "1,0.5", (1.0, 0.5)),
-        ("cam.scales", 1, (1.0,)),
-        ("augment.scale", "0.5,1", (0.5, 1.0)),
-        ("data.headline", "cat,dog", ("cat", "dog")),
-        ("data.headline", "", ()),
-        ("compat.second_flip", "true", True),
-        ("compat.second_flip", 0, False),
-    ],
-)
-def test_values_may_come_as_text_or_lists(path, text, value):
-    found = get(override(Config(), {path: text}), path)
-    assert found == value and type(found) is type(value)
+OF_RUN = "is a fraction of the run"
 
 
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
         ("optim.steps", "many", "optim.steps must be of type int, but is 'many'"),
-        ("optim.steps", 1.5, "optim.steps must be of type int"),
         ("optim.lr", None, "optim.lr must be of type float"),
         ("compat.second_flip", "perhaps", "compat.second_flip must be of type bool"),
         ("augment.scale", [1.0], "augment.scale must be of type tuple"),
-        ("augment.scale", 1.0, "augment.scale must be of type tuple"),
-        ("cam.scales", ["a"], r"cam.scales must be of type tuple\[float, ...\], but is \['a'\]"),
-        ("cam.scales", "1,,0.5", r"cam.scales must be of type tuple\[float, ...\], but is '1,,0.5'"),
-        ("cam.low", 0.7, r"cam.low \(0.7\) must be below cam.high"),
-        ("augment.crop", 64, r"augment.local_size \(96\) is larger than augment.crop \(64\)"),
-        ("augment.scale", [2.0, 0.5], r"augment.scale is \(2.0, 0.5\), but must be a range"),
+        ("cam.scales", "1,,0.5", "cam.scales must be of type tuple[float, ...], but is '1,,0.5'"),
+        ("cam.low", 0.7, "cam.low (0.7) must be below cam.high"),
+        ("augment.crop", 64, "augment.local_size (96) is larger than augment.crop (64)"),
+        ("augment.scale", [2.0, 0.5], "augment.scale is (2.0, 0.5), but must be a range"),
         ("cam.scales", [], "cam.scales is"),
+        ("schedule.segmentation_start", 2000, f"is 2000, but it {OF_RUN}: 2000 of 20000 steps is 0.1; change"),
+        ("schedule.contrast_start", 30_000, f"{OF_RUN} and must lie between 0 and 1; change"),
+        ("schedule.modules_start", -1, "must lie between 0 and 1 or be None, which is automatic; change"),
+        ("optim.head_factor", -10, "optim.head_factor is -10, but must lie between 0 and 1e+06; change"),
+        ("csa.direction", "up", "csa.direction is 'up', but must be one of aux_to_last, last_to_aux, both, scheduled"),
     ],
 )
 def test_values_that_are_refused(path, value, words):
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=re.escape(words)):
         override(Config(), {path: value})
 
 
@@ -106,44 +72,6 @@ def test_a_number_beyond_its_bound_nan_and_infinity_are_refused(path):
     for number in beyond:
         with pytest.raises(UserError, match=f"^{path} is .*change --{path}"):
             override(Config(), {path: [number] * count if count else number})
-
-
-OF_RUN = "is a fraction of the run"
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "sentence"),
-    [
-        ("schedule.segmentation_start", 2000, f"is 2000, but it {OF_RUN}: 2000 of 20000 steps is 0.1; change"),
-        ("optim.warmup", 1500, f"it {OF_RUN}: 1500 of 20000 steps is 0.075"),
-        ("schedule.contrast_start", 30_000, f"{OF_RUN} and must lie between 0 and 1; change"),
-        ("schedule.modules_start", -1, "must lie between 0 and 1 or be None, which is automatic; change"),
-        ("optim.head_factor", -10, "optim.head_factor is -10, but must lie between 0 and 1e+06; change"),
-        ("segmentation.levels", [0.6, 0.2], "segmentation.levels is (0.6, 0.2), but must be a range, low before high"),
-        ("csa.direction", "up", "csa.direction is 'up', but must be one of aux_to_last, last_to_aux, both, scheduled"),
-    ],
-)
-def test_a_bound_explains_itself(path, value, sentence):
-    with pytest.raises(UserError, match=re.escape(sentence)):
-        override(Config(), {path: value})
-
-
-def test_a_weight_of_zero_switches_a_term_off():
-    config = Config()
-    assert config.needs == {"cam", "views", "anchors", "projection", "students", "filter"} and config.trains_subspaces
-    off = {path: 0 for path in kinds(Config) if path.endswith("weight")}
-    assert not override(config, off).needs and not override(config, off).trains_subspaces
-    for path in off:
-        assert "cam" in override(config, {**off, path: 0.5}).needs, f"{path} alone needs the CAM"
-    one = override(config, {"msc.subspaces": 1})
-    assert "projection" not in one.needs and not TERMS["decorrelation"].weight(one)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_survives_json(name):
-    config = PRESETS[name]
-    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
-    assert override(Config(), flatten(config)) == config
 
 
 def test_every_field_says_what_it_is():

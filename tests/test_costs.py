@@ -13,7 +13,6 @@ from wsss.presets import PRESETS
 from wsss.protocols import PROTOCOLS
 from wsss.registry import DATASETS
 from wsss.report import cost_tables, costs
-from wsss.report.experiments import EXPERIMENTS
 from wsss.settings import override
 from wsss.tools.machine import record_passes
 
@@ -104,12 +103,7 @@ def test_an_estimate_is_a_share_of_the_stated_time():
     (low, high), stated = run.hours(), costs.base_time("coco")
     assert high == pytest.approx(3 + 43 / 60) and (stated.gpus, stated.gpu, stated.hours) == (4, "A100", 27.0)
     assert low / high == pytest.approx(run.step_tflop() / base.step_tflop())
-    plain = costs.Run(PRESETS["voc-plain"])
-    # The rate is that of the base's run, whatever the row.
-    assert plain.rate() * 2 * 3600 * high == pytest.approx(80_000 / 4 * base.step_tflop())
-    assert plain.hours()[0] < low
-    rows = EXPERIMENTS["voc-subspaces"].rows
-    assert costs.sweep_hours(rows) == pytest.approx((3 * len(rows) * low, 3 * len(rows) * high))
+    assert costs.Run(PRESETS["voc-plain"]).hours()[0] < low
 
 
 @pytest.mark.parametrize("name", cost_tables.TABLES)
@@ -120,7 +114,3 @@ def test_every_table_builds_with_and_without_benches(name):
         assert table.rows or (name == "memory" and not benches)
     coco, of = {"bench": "infer", "protocol": "coco", "crf": True}, cost_tables.TABLES["evaluation"]
     assert of([coco, *BENCHES]) == of(BENCHES), "the CRF of VOC has fewer classes"
-    rows = {row[0]: row for row in cost_tables.TABLES["ablations"]([]).rows}
-    own = [experiment for experiment in EXPERIMENTS.values() if experiment.dataset == "voc"]
-    variants = [row.variant for experiment in own for row in experiment.rows]
-    assert int(rows["all of VOC, each run once"][2]) == len(set(variants)) < len(variants)

@@ -107,12 +107,6 @@ def test_another_teacher_is_refused(teacher, own, tmp_path):
         student(teacher, tmp_path)
 
 
-def test_the_command_refuses_a_start_that_is_not_there(teacher, own, tmp_path, capsys):
-    words = [str(teacher), "--data-root", str(own), "--output", str(tmp_path), "--start", "no.safetensors"]
-    assert command.main("distil", distil.Distil, words) == 1
-    assert "the checkpoint no.safetensors does not exist" in capsys.readouterr().err
-
-
 def test_the_command_refuses_a_teacher_that_saw_masks(own, tmp_path, capsys):
     assert run(*tiny(own, tmp_path, "--data.supervision", "masks")) == 0
     assert command.main("distil", distil.Distil, [str(folder(tmp_path)), "--data-root", str(own)]) == 1

@@ -13,7 +13,6 @@ from running import Photo, folder, own_set, process, record, run, tiny
 from safetensors.torch import load_file
 
 from wsss import checkpoint, distributed, train
-from wsss.paths import UserError
 from wsss.report import records
 
 PHOTOS = (Photo(), Photo(classes=(2,)), Photo(classes=(1, 2)), Photo(classes=(2,), size=(31, 57)), Photo())
@@ -39,14 +38,6 @@ def pair(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_equal_one_that_accumulates(pair, own, tmp_path):
     assert run(*tiny(own, tmp_path, *EXACT, "--optim.accumulate", "2")) == 0
     assert_same_weights(tmp_path, pair)
-
-
-@pytest.mark.slow
-def test_four_processes_equal_one_that_accumulates(own, tmp_path):
-    done = process(*tiny(own, tmp_path / "four", *EXACT), processes=4)
-    assert done.returncode == 0, done.stderr
-    assert run(*tiny(own, tmp_path / "one", *EXACT, "--optim.accumulate", "4")) == 0
-    assert_same_weights(tmp_path / "one", tmp_path / "four")
 
 
 @pytest.mark.slow
@@ -175,26 +166,3 @@ def test_more_processes_than_gpus_share_them_by_gloo(machine, capsys):
     assert not capsys.readouterr().err
     machine(0, 3, 2)
     assert "3 processes share 2 GPUs" in capsys.readouterr().err
-
-
-def test_one_process_needs_no_group():
-    with distributed.group() as device:
-        assert device.type in ("cpu", "cuda")
-        assert (distributed.rank(), distributed.world_size()) == (0, 1)
-        assert distributed.all_reduce_sum(3, 4) == [3, 4] and distributed.all_gather("x") == ["x"]
-        assert distributed.main_first(lambda: 7) == 7
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_an_error_of_process_0_is_raised_by_all(monkeypatch, rank):
-    """Process 0 hands it on in the place of its answer, so that the others do not wait for one."""
-    sent: list[object] = []
-    monkeypatch.setattr(distributed, "rank", lambda: rank)
-    monkeypatch.setattr(distributed, "all_gather", lambda value: (sent.append(value), [UserError("broken"), None])[1])
-
-    def work() -> int:
-        raise UserError("broken")
-
-    with pytest.raises(UserError, match="broken"):
-        distributed.from_main(work)
-    assert [str(value) for value in sent] == ["broken" if rank == 0 else "None"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from running import folder, hashes, record, run, write_mask
+from running import answer, folder, hashes, record, run, write_mask
 from safetensors.torch import load_file, save_file
 
 from wsss import cam, datasets, evaluate, presets, refine, tally
@@ -203,17 +203,11 @@ def write(folder: Path, **masks: np.ndarray) -> Path:
     return folder
 
 
-def score(capsys: pytest.CaptureFixture, *words: object) -> dict:
-    assert run("score", *words) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1
-    return json.loads(lines[0])
-
-
 def test_score_equals_the_numbers_by_hand(tmp_path, capsys):
     truth = write(tmp_path / "truth", a=TRUTH, b=np.zeros((2, 2), np.uint8))
     mine = write(tmp_path / "mine", a=PREDICTION, b=np.zeros((2, 2), np.uint8), extra=TRUTH)
-    found = score(capsys, mine, truth, "--num-classes", 4)
+    assert run("score", mine, truth, "--num-classes", 4) == 0
+    found = answer(capsys)
     assert list(found) == ["miou", "iou", "pixel_accuracy", "mean_accuracy", "images"]
     iou = {"0": 700 / 10, "1": 300 / 5, "2": 100 / 2, "3": None}
     assert found["iou"] == pytest.approx({k: v for k, v in iou.items() if v} | {"3": None})

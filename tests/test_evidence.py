@@ -38,13 +38,6 @@ def test_a_panel_holds_the_runs_that_have_the_cause():
     assert len(looks) == 2, "no two rows look alike"
 
 
-def test_what_a_seed_brings_to_all_rows_is_not_correlated():
-    """Seed 1 has 10 more of both in every row; within a seed the CAM falls where over-activation rises."""
-    rows = [("mini", 40.0, 20.0), ("mini-msc", 38.0, 22.0)]
-    records = [one(name, seed, cam + 10 * seed, over + 10 * seed) for name, cam, over in rows for seed in (0, 1)]
-    assert evidence.causes(MINI, records).axes[0].get_title() == "correlation -1.00, 4 runs"
-
-
 def test_bars_are_means_over_shared_seeds_row_by_row():
     def covers(variant, seed, part, rest):
         return record(variant=variant, seed=seed, results={"coverage": {"cam": {"part": part, "rest": rest}}})

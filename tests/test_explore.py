@@ -12,32 +12,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from running import folder, one_thread, own_set, record, run, tiny
+from running import one_thread, own_set, record, run
 
 from wsss import evaluate, metrics
 from wsss.explore import payload as kept
 from wsss.explore import pictures, sources, widget
 from wsss.explore import scene as scenes
-from wsss.paths import UserError, project_root
-from wsss.presets import PLAIN
+from wsss.paths import UserError
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A data set, a run with both modules and a plain one on it."""
-    root, output = own_set(tmp_path_factory.mktemp("data") / "own"), tmp_path_factory.mktemp("runs")
-    assert run(*tiny(root, output / "both")) == 0
-    weights = [path for path, value in PLAIN.items() if value == 0]
-    assert run(*tiny(root, output / "plain", *(word for path in weights for word in (f"--{path}", "0")))) == 0
-    return root, folder(output / "both"), folder(output / "plain")
-
-
-@pytest.fixture(scope="module")
-def looked(made):
+def looked(models):
     """The set's images, both models and what they see."""
-    root, *runs = made
-    models = [sources.of_run(one) for one in runs]
-    seers, classes = [seer for seer, _ in models], models[0][1]
+    root, *runs = models
+    seers, classes = sources.of_runs(runs)
     pictures = sources.of_set(root, "val", classes, 3)
     with one_thread():
         return pictures, seers, classes, [scenes.scene(picture, seers) for picture in pictures]
@@ -55,10 +43,6 @@ def test_a_mask_is_kept_as_runs(values):
     found = np.array(kept.runs(np.array([values], np.uint8))).reshape(-1, 2)
     assert np.repeat(found[:, 0], found[:, 1]).tolist() == values
     assert (found[1:, 0] != found[:-1, 0]).all() and (found[:, 1] > 0).all()
-
-
-def test_no_mask_stays_none():
-    assert kept.runs(None) is None
 
 
 def test_maps_are_kept_in_steps_of_a_255th():
@@ -83,15 +67,10 @@ def test_cosines_of_codes_stay():
     assert kept.quantised_codes(np.zeros((1, 4))).tolist() == [[0, 0, 0, 0]]
 
 
-def test_nothing_to_explore_is_said():
-    with pytest.raises(UserError, match="nothing to explore"):
-        kept.payload([], ["cup"])
-
-
 # What the models see.
 
 
-def test_a_view_holds_the_models_maps_codes_and_labels(made, looked):
+def test_a_view_holds_the_models_maps_codes_and_labels(models, looked):
     images, seers, classes, found = looked
     view, seer = found[0].views[0], seers[0]
     config, size = seer.config, seer.config.augment.squashed
@@ -162,16 +141,16 @@ def test_the_payload_is_plain_and_whole(looked):
 
 
 @pytest.fixture(scope="module")
-def all_seen(made):
+def all_seen(models):
     """All images of the list, as the model with both modules and the same before training see them."""
-    seers, classes = sources.of_runs([made[1]])
+    seers, classes = sources.of_runs([models[1]])
     with one_thread():
         start = sources.before_training(seers[0])
-        return [scenes.scene(one, [start, *seers]) for one in sources.of_set(made[0], "val", classes, 99)]
+        return [scenes.scene(one, [start, *seers]) for one in sources.of_set(models[0], "val", classes, 99)]
 
 
-def test_the_gram_picture_has_the_redundancy_of_the_record(made, all_seen):
-    found = record(made[1].parents[2])["results"]["subspaces"]["redundancy"]
+def test_the_gram_picture_has_the_redundancy_of_the_record(models, all_seen):
+    found = record(models[1].parents[2])["results"]["subspaces"]["redundancy"]
     picture = pictures.gram(all_seen)
     words = re.search(r"before training ([\d.]+) %; tiny ([\d.]+) %", picture.alt)
     assert float(words.group(2)) == pytest.approx(found, abs=0.06) and words.group(1) != words.group(2)
@@ -192,9 +171,9 @@ def test_a_patch_is_most_like_itself_and_the_words_are_the_means(all_seen):
     assert f"tiny, subspace 1: {own[0]:.2f} and {own[1]:.2f}" in pictures.like_a_patch(scene).alt
 
 
-def test_the_layers_picture_has_the_agreement_of_the_evaluation(made, all_seen):
-    (seer,), classes = sources.of_runs([made[1]])
-    image, label = sources.of_set(made[0], "val", classes, 99)[2], all_seen[2].present
+def test_the_layers_picture_has_the_agreement_of_the_evaluation(models, all_seen):
+    (seer,), classes = sources.of_runs([models[1]])
+    image, label = sources.of_set(models[0], "val", classes, 99)[2], all_seen[2].present
     with one_thread(), torch.inference_mode():
         pixels = scenes._pixels(image.image, seer)
         prediction = evaluate.predict(seer.model, pixels, image.label[None], seer.config)
@@ -236,10 +215,10 @@ def test_an_element_closes_only_its_own_script(looked):
     assert json.loads(inner) == json.loads(json.dumps(found))
 
 
-def test_the_command_writes_one_page_that_needs_no_network(made, tmp_path, monkeypatch, capsys):
+def test_the_command_writes_one_page_that_needs_no_network(models, tmp_path, monkeypatch, capsys):
     opened = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
-    root, both, plain = made
+    root, both, plain = models
     page = tmp_path / "page.html"
     assert run("explore", root, "--run", plain, both, "--output", page, "--limit", "2") == 0
     text = page.read_text()
@@ -253,8 +232,8 @@ def test_the_command_writes_one_page_that_needs_no_network(made, tmp_path, monke
     assert "2 pictures" in capsys.readouterr().out
 
 
-def test_the_command_takes_a_picture_or_a_folder(made, tmp_path):
-    root, both, _ = made
+def test_the_command_takes_a_picture_or_a_folder(models, tmp_path):
+    root, both, _ = models
     photographs = root / "JPEGImages"
     for what, count in ((photographs / "val_1.jpg", 1), (photographs, 3)):
         page = tmp_path / "page.html"
@@ -263,10 +242,10 @@ def test_the_command_takes_a_picture_or_a_folder(made, tmp_path):
         assert len(inner["images"]) == count and all(not image["known"] for image in inner["images"])
 
 
-def test_a_camera_picture_is_shown_smaller_and_that_is_said_before(made, tmp_path, capsys):
+def test_a_camera_picture_is_shown_smaller_and_that_is_said_before(models, tmp_path, capsys):
     """24 megapixels: the page stays small, and nothing takes longer than for other pictures."""
     Image.new("RGB", (6000, 4000), (200, 30, 30)).save(tmp_path / "camera.jpg")
-    _, both, _ = made
+    _, both, _ = models
     words = ("explore", tmp_path / "camera.jpg", "--run", both, "--output", tmp_path / "page.html", "--open", "False")
     assert run(*words) == 0
     said = capsys.readouterr().err.splitlines()[0]
@@ -291,18 +270,18 @@ def test_a_camera_picture_is_shown_smaller_and_that_is_said_before(made, tmp_pat
         (["{root}", "--run", "{empty}"], "config.json"),
     ],
 )
-def test_what_cannot_be_explored_is_said(made, tmp_path, capsys, words, said):
+def test_what_cannot_be_explored_is_said(models, tmp_path, capsys, words, said):
     (tmp_path / "empty").mkdir()
-    places = {"root": made[0], "empty": tmp_path / "empty"}
+    places = {"root": models[0], "empty": tmp_path / "empty"}
     words = [word.format(**places) for word in words]
     page = [] if "--output" in words else ["--output", str(tmp_path / "page.html")]
-    model = [] if "--run" in words else ["--run", str(made[1])]
+    model = [] if "--run" in words else ["--run", str(models[1])]
     assert run("explore", *words, *page, *model, "--open", "False") == 1
     assert said in capsys.readouterr().err and not (tmp_path / "page.html").exists()
 
 
-def test_a_run_that_is_not_finished_and_a_set_of_other_classes_are_refused(made, tmp_path):
-    root, both, _ = made
+def test_a_run_that_is_not_finished_and_a_set_of_other_classes_are_refused(models, tmp_path):
+    root, both, _ = models
     other = own_set(tmp_path / "other", names=("cup", "pot"))
     with pytest.raises(UserError, match="other classes than the model, which knows cup, jug"):
         sources.of_set(other, "val", ("cup", "jug"), 2)
@@ -316,18 +295,16 @@ def test_a_run_that_is_not_finished_and_a_set_of_other_classes_are_refused(made,
         path.write_text(text)
 
 
-def test_two_runs_of_one_name_are_told_apart(made):
-    assert [seer.name for seer in sources.of_runs([made[1], made[1]])[0]] == ["tiny (1)", "tiny (2)"]
+def test_two_runs_of_one_name_are_told_apart(models):
+    assert [seer.name for seer in sources.of_runs([models[1], models[1]])[0]] == ["tiny (1)", "tiny (2)"]
 
 
-def test_without_a_run_the_shipped_model_is_taken(made, monkeypatch):
-    if not (project_root() / sources.SHIPPED).is_file():
-        monkeypatch.setattr(sources, "SHIPPED", "data/weights/nothing.json")
-        with pytest.raises(UserError, match="name a finished run by --run"):
-            sources.shipped()
-        return
+def test_without_a_run_the_shipped_model_is_taken(monkeypatch):
     seer, classes = sources.shipped()
     assert {"cat", "dog"} <= set(classes) and not seer.model.training
+    monkeypatch.setattr(sources, "SHIPPED", "data/weights/nothing.json")
+    with pytest.raises(UserError, match="name a finished run by --run"):
+        sources.shipped()
 
 
 # Live.

@@ -3,14 +3,13 @@
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import nbformat
 import pytest
 from browser import opened
-from running import environment, folder, own_set, run, tiny
+from running import environment, folder, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -48,28 +47,22 @@ def lab(home):
     with open(home / "lab.log", "wb") as log:
         server = subprocess.Popen(command, env=environment(**own), stdout=log, stderr=log, cwd=home)
         try:
-            yield wait_for(f"http://127.0.0.1:{port}", server, home / "lab.log")
+            wait_until(lambda: answers(server, port))
+            yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
             server.wait()
 
 
-def wait_for(address, server, log):
-    """The address, when something answers there."""
-    for _ in range(900):
-        assert server.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(f"{address}/api", timeout=5).close()
-            return address
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(log.read_text())
+def answers(server, port):
+    assert server.poll() is None, "JupyterLab has ended; see lab.log"
+    with suppress(OSError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=5).close()
+        return True
 
 
-def test_a_slider_is_read_by_the_kernel_and_the_kernel_answers(browser, tmp_path):
-    root, output = own_set(tmp_path / "own"), tmp_path / "runs"
-    assert run(*tiny(root, output)) == 0
-    cells = [SHOW.format(run=str(folder(output)), root=str(root)), READ]
+def test_a_slider_is_read_by_the_kernel_and_the_kernel_answers(browser, own, trained, tmp_path):
+    cells = [SHOW.format(run=str(folder(trained)), root=str(own)), READ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells], metadata=kernel
@@ -86,7 +79,7 @@ def test_a_slider_is_read_by_the_kernel_and_the_kernel_answers(browser, tmp_path
         title = "CAM, last layer (block 3), above 0.73, refined"
         page.wait_for_selector(f".wsss-explorer [data-key=view][value='{title}']:checked", state="attached")
         assert read(page) == f"read 0.73 1 1 {title}"
-        page.locator(".wsss-explorer input[type=file]").set_input_files(root / "JPEGImages/val_2.jpg")
+        page.locator(".wsss-explorer input[type=file]").set_input_files(own / "JPEGImages/val_2.jpg")
         page.wait_for_selector(".wsss-explorer [data-image='2'][aria-pressed=true]")
         assert read(page) == f"read 0.73 -1 2 {title}"  # another photograph: no class is chosen
         assert not [fault for fault in faults if fault.startswith(("asks", "script"))]
@@ -105,6 +98,5 @@ def execute(page, number):
 
 
 def read(page):
-    """Run the last cell; what it prints."""
     execute(page, 1)
     return page.locator(".jp-CodeCell").nth(1).locator(".jp-OutputArea-output").text_content().strip()

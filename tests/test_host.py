@@ -83,30 +83,21 @@ PLANTED = {
     "cpu": lambda x: x.cpu(),
     "to": lambda x: x.to("cpu"),
     "item": lambda x: x[0].item(),
-    "tolist": lambda x: x.tolist(),
-    "numpy": lambda x: x.numpy(),
     "__bool__": lambda x: bool(x[0]),
-    "__int__": lambda x: int(x[0]),
-    "__float__": lambda x: float(x[0]),
-    "__contains__": lambda x: 1 in x,
     "__getitem__": lambda x: x[x > 0],
     "__setitem__": lambda x: x.__setitem__(x > 0, 0.0),
     "tensor": lambda x: torch.tensor([1.0], device=x.device),
-    "new_tensor": lambda x: x.new_tensor([1.0]),
     "nonzero": lambda x: x.nonzero(),
     "index": lambda x: torch.ops.aten.index(x, [x > 0]),
-    "masked_select": lambda x: x.masked_select(x > 0),
     "multinomial": lambda x: torch.multinomial(x, 1),
-    "unique_consecutive": lambda x: x.unique_consecutive(),
     "repeat_interleave": lambda x: x.repeat_interleave(x.long()),
-    "_local_scalar_dense": lambda x: torch.ops.aten._local_scalar_dense(x[0]),
     "": lambda x: x[x.argsort()] * x.to(torch.float64) + x.to("cpu", non_blocking=True).masked_fill(x > 0.5, 1),
 }
 
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_question_is_counted_once(name):
-    """The last one asks nothing."""
+    """One of each way to ask; the last one asks nothing."""
     x = torch.ones(2)
     with Waits() as waits:
         PLANTED[name](x)

@@ -240,14 +240,3 @@ def test_no_local_paths() -> None:
         if path.suffix in TEXT and path != Path(__file__):
             found += [f"{path.relative_to(ROOT)}: {m}" for m in LOCAL.findall(path.read_text(errors="replace"))]
     assert not found, f"paths of one machine in {found}"
-
-
-def test_what_is_ignored_and_what_is_not() -> None:
-    def ignored(name: str) -> bool:
-        done = subprocess.run(["git", "-C", ROOT, "check-ignore", "-q", name], capture_output=True)
-        return done.returncode == 0
-
-    if subprocess.run(["git", "-C", ROOT, "rev-parse"], capture_output=True).returncode:
-        pytest.skip("no git repository here")
-    assert all(map(ignored, ("runs/x", "_build/x", ".venv/x", "data/mini/x", "data/downloads/x")))
-    assert not any(map(ignored, ("book/runs/x.ipynb", "data/results/mini/mini/0.json", "data/weights/x")))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import cut, folder, hashes, own_set, record, run, tiny, write_labels, write_mask
+from running import folder, hashes, own_set, record, run, tiny, write_labels, write_mask
 
 from wsss.data import identity, voc
 from wsss.paths import UserError, read_json, write_json
@@ -266,17 +266,6 @@ def test_digests_are_kept_and_given_up_with_the_file(own, tmp_path, monkeypatch)
     for store in (tmp_path / "cache/wsss/digests").iterdir():
         store.write_text('{"val_0.jpg": 3}')
     assert digests(moved) == first
-
-
-def test_a_damaged_photograph_ends_a_run_before_it_belongs_to_it(own, tmp_path, refused):
-    path = own / "JPEGImages/train_3.jpg"
-    whole = path.read_bytes()
-    cut(path)
-    words = tiny(own, tmp_path / "new")
-    assert "train_3.jpg cannot be decoded" in refused(*words)
-    assert not [*(tmp_path / "new").rglob(identity._FILE)]
-    path.write_bytes(whole)
-    assert run(*words) == 0
 
 
 def test_a_sweep_does_not_take_other_data_for_finished(own, tmp_path, capsys, refused):

@@ -9,10 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from builders import noise, tiny
-from PIL import Image
 
 from wsss import protocols
-from wsss.inference import multi_scale, predictions
+from wsss.inference import multi_scale
 from wsss.inference.crf import dense_crf
 from wsss.model import build
 from wsss.paths import UserError
@@ -91,14 +90,6 @@ def test_scores_stay_float32_under_bfloat16(model):
     assert got.dtype == torch.float32
     (exact,) = multi_scale.scores(network(model), image((40, 48)), [(40, 48)], protocols.get("voc"), PATCH)
     assert 0 < (got - exact).abs().max() < 0.05 * exact.abs().max()
-
-
-@pytest.mark.parametrize(("kind", "size"), [("voc", (3, 31, 57)), ("coco", (3, 32, 32))])
-def test_what_the_network_sees(kind, size):
-    photograph = Image.fromarray(np.full((31, 57), 200, np.uint8)).convert("RGB")
-    seen = multi_scale.pixels(photograph, squashing(protocols.get(kind), 32))
-    assert seen.shape == size
-    assert (seen == 200).all() and seen.dtype == torch.uint8
 
 
 NAMES = [
@@ -203,34 +194,13 @@ def test_any_size(shape, classes):
     assert q.shape == (classes, *shape) and np.abs(q.sum(0) - 1).max() < 1e-5
 
 
-def test_a_label_is_the_first_of_the_largest_scores(tmp_path):
-    scores = np.random.RandomState(0).randint(0, 3, (5, 6, 7)).astype(np.float32)
-    predictions.finish(predictions.Job("a", tmp_path / "a.png", 5, scores))
-    assert np.array_equal(np.array(Image.open(tmp_path / "a.png")), scores.argmax(0))
-
-
-def test_leaves_its_inputs_and_takes_read_only_and_strided_ones():
-    image, bright = halves(12, 16)
-    probability = softmax(np.stack([~bright, bright]) + noise(0, 2, 12, 16))
-    copies = image.copy(), probability.copy()
-    expected = dense_crf(image, probability)
-    assert np.array_equal(image, copies[0]) and np.array_equal(probability, copies[1])
-    image.flags.writeable = probability.flags.writeable = False
-    assert np.array_equal(dense_crf(image, probability), expected)
-    strided = np.repeat(image, 2, 0)[::2], np.asfortranarray(probability)
-    assert np.array_equal(dense_crf(*strided), expected)
-
-
 @pytest.mark.parametrize(
     ("image", "probability"),
     [
         (np.zeros((4, 6, 3), np.float32), np.ones((2, 4, 6))),
-        (np.zeros((3, 4, 6), np.uint8), np.ones((2, 4, 6))),
         (np.zeros((4, 6), np.uint8), np.ones((2, 4, 6))),
         (np.zeros((4, 6, 3), np.uint8), np.ones((2, 6, 4))),
-        (np.zeros((4, 6, 3), np.uint8), np.ones((4, 6))),
         (np.zeros((4, 6, 3), np.uint8), np.ones((0, 4, 6))),
-        (np.zeros((0, 6, 3), np.uint8), np.ones((2, 0, 6))),
     ],
 )
 def test_refuses_what_does_not_fit(image, probability):

@@ -186,37 +186,6 @@ def test_activation_errors_equal_the_slow_loops(both):
         assert (mine is None) == (theirs is None) and (mine is None or mine == pytest.approx(theirs, abs=1e-4))
 
 
-def test_activation_errors_closed_form():
-    """Three of four pixels painted on an object of two pixels: one of three is wrong, none is missed."""
-    truth, painted = np.array([[0, 0, 1, 1]], np.uint8), np.array([[0, 1, 1, 1]], np.uint8)
-    found = metrics.activation_errors(metrics.counts(metrics.confusion(truth, painted, 2)))
-    assert found == {"over_activation": pytest.approx(100 / 3, abs=1e-4), "under_activation": 0.0}
-    found = metrics.activation_errors(metrics.counts(metrics.confusion(painted, truth, 2)))
-    assert found == {"over_activation": 0.0, "under_activation": pytest.approx(100 / 3, abs=1e-4)}
-    swapped = metrics.activation_errors(metrics.counts(metrics.confusion(truth, truth * 2, 3)))
-    assert swapped == {"over_activation": 100.0, "under_activation": 100.0}
-
-
-PSEUDO = {
-    "gaps": ([0, 255, 1, 0], {"miou": 50.0, "coverage": 75.0, "precision": 200 / 3}),
-    "all right": ([0, 0, 1, 1], {"miou": 100.0, "coverage": 100.0, "precision": 100.0}),
-    "all wrong": ([1, 1, 0, 0], {"miou": 0.0, "coverage": 100.0, "precision": 0.0}),
-    "a half": ([0, 255, 1, 255], {"miou": 100.0, "coverage": 50.0, "precision": 100.0}),
-    "background alone": ([0, 0, 255, 255], {"miou": None, "coverage": 50.0, "precision": 100.0}),
-    "nothing": ([255] * 4, {"miou": None, "coverage": 0.0, "precision": None}),
-}
-
-
-@pytest.mark.parametrize("case", PSEUDO)
-def test_pseudo_label_closed_forms(case):
-    values, wanted = PSEUDO[case]
-    pseudo, truth = np.array([values], np.uint8), np.array([[0, 0, 1, 1]], np.uint8)
-    labelled = np.where(pseudo == IGNORE, IGNORE, truth).astype(np.uint8)
-    totals = metrics.counts(metrics.confusion(labelled, pseudo, 2))
-    found = metrics.pseudo_label_scores(totals, truth.size, NAMES[:2])
-    assert found == pytest.approx({**wanted, "miou_headline": wanted["miou"]}, abs=1e-4)
-
-
 def test_agreement_leaves_out_images_without_a_class():
     pairs_of = np.array([[10.0, 2.0], [math.nan, math.nan], [30.0, 4.0]])
     totals = np.array([[6, 2, 2], [0, 0, 0], [5, 0, 0]])
@@ -252,18 +221,6 @@ def eroded(mask, times):
             kept[row, column] = all(0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and mask[y, x] for y, x in around)
         mask = kept
     return mask
-
-
-@QUICK
-@given(
-    arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.sampled_from([0, 1, IGNORE])),
-    st.integers(1, 3),
-)
-def test_boundaries_equal_repeated_erosion(labels, width):
-    found = metrics.boundary(labels, width)
-    for value in (0, 1):
-        mask = labels == value
-        np.testing.assert_array_equal(found & mask, mask & ~eroded(mask, width))
 
 
 @QUICK

@@ -48,7 +48,6 @@ def server() -> Iterator[subprocess.Popen]:
 
 
 def run_tests(process: subprocess.Popen, package: Path, tests: list[str]) -> tuple[int, str]:
-    """Exit code and output of pytest."""
     log = package / "log.txt"
     process.stdin.write(json.dumps([str(package), str(log), [f"{ROOT}/tests/{test}" for test in tests]]) + "\n")
     process.stdin.flush()

@@ -12,11 +12,7 @@ import pytest
 from wsss.tools.papermill import defaults
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("train_voc", "train_coco", "results", "cam_figures", "explore", "modules")
-
-
-def test_these_are_all() -> None:
-    assert {path.stem for path in (ROOT / "notebooks").glob("*")} == set(NAMES)
+NAMES = sorted({path.stem for path in (ROOT / "notebooks").glob("[a-z]*.*")})
 
 
 @pytest.mark.parametrize("name", NAMES)

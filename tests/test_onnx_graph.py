@@ -26,7 +26,6 @@ def made(tmp_path_factory):
 
 
 def seen(path, pixels, label):
-    """What the graph computes, by name."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -3,9 +3,9 @@
 import pytest
 import reference
 import torch
-from builders import tiny, training_batch
+from builders import tiny
 
-from wsss import method, model, optim, schedule
+from wsss import model, optim
 from wsss.config import Optim
 from wsss.presets import PRESETS
 
@@ -37,24 +37,6 @@ def test_adamw_is_the_predecessors():
         assert group["betas"] == (0.9, 0.999) and group["eps"] == 1e-8 and group["weight_decay"] == 0.01
     parts = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(parts) == sorted(id(p) for p in net.parameters() if p.requires_grad)
-
-
-def test_terms_of_weight_zero_still_run_the_counters():
-    """In the first phase the decoder has zero gradients, not absent ones: its counters run and only decay moves it."""
-    config = tiny(schedule__segmentation_start=1.0, optim__warmup=0.0, optim__lr=1e-2)
-    net, batch = model.build(config, 4), training_batch(config)
-    optimizer = optim.build(net.trunk_parameters(), net.head_parameters(), net.decoder.parameters(), config.optim)
-    before = net.decoder.conv6.weight.detach().clone()
-    for step in range(2):
-        rate = optim.set_rate(optimizer, step, config.optim)
-        output, targets = method.forward(net, batch, config, step, torch.Generator().manual_seed(step))
-        weights = schedule.term_weights(step, config)
-        method.objective(method.losses(output, targets, config), weights).backward()
-        assert net.decoder.conv6.weight.grad is not None and not net.decoder.conv6.weight.grad.any()
-        optimizer.step()
-        before *= 1 - 10 * rate * 0.01
-    assert optimizer.state[net.decoder.conv6.weight]["step"] == 2
-    torch.testing.assert_close(net.decoder.conv6.weight.detach(), before)
 
 
 def test_a_restart_is_two_runs_one_after_the_other():

@@ -19,7 +19,6 @@ IDS = "ImageSets/Segmentation"
 
 
 def few(root: Path, split: str, count: int) -> Path:
-    """A list `few` of the first images of a split."""
     ids = voc.read_ids(root, split)[:count]
     path = root / IDS / "few.txt"
     path.write_text("\n".join(ids) + "\n")

@@ -98,6 +98,18 @@ def source(tmp_path: Path) -> Path:
     return root
 
 
+def add_images(source: Path, numbers: range, objects: int = 1) -> None:
+    """Photographs more to train, with so many cups each."""
+    path = source / "annotations/instances_train2014.json"
+    rows = json.loads(path.read_text())
+    photo = (source / "train2014/COCO_train2014_000000000001.jpg").read_bytes()
+    for number in numbers:
+        rows["images"].append(dict(id=number, file_name=f"{number}.jpg", height=30, width=40))
+        rows["annotations"] += [thing(number, 7, [box(number % 17, 3, 8, 8)], 64)] * objects
+        (source / f"train2014/{number}.jpg").write_bytes(photo)
+    path.write_text(json.dumps(rows))
+
+
 def prepare(source: Path, output: Path, *more: str) -> int:
     """The command's words on the tiny set, in this process unless told otherwise."""
     words = [str(output), "--annotations", str(source / "annotations"), "--images", str(source), "--partial"]
@@ -148,15 +160,7 @@ def test_a_set_of_every_kind_of_object(source, tmp_path, capsys):
 
 
 def test_one_and_two_processes_write_the_same(source, tmp_path):
-    path = source / "annotations/instances_train2014.json"
-    many = json.loads(path.read_text())
-    shutil.copy(source / "train2014/COCO_train2014_000000000001.jpg", tmp_path / "one.jpg")
-    for number in range(100, 117):
-        row = dict(id=number, file_name=f"{number}.jpg", height=30, width=40)
-        many["images"].append(row)
-        many["annotations"].append(thing(number, 7, [box(number - 100, 3, 8, 8)], 64))
-        shutil.copy(tmp_path / "one.jpg", source / f"train2014/{number}.jpg")
-    path.write_text(json.dumps(many))
+    add_images(source, range(100, 117))
     for workers in ("1", "2"):
         prepare(source, tmp_path / f"out{workers}", "--workers", workers)
     assert hashes(tmp_path / "out1") == hashes(tmp_path / "out2")
@@ -224,14 +228,7 @@ def test_an_unfinished_set_of_something_else_is_not_gone_on_with(source, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_process_leaves_no_half_and_no_worker(source, tmp_path, kind):
-    path = source / "annotations/instances_train2014.json"
-    many = json.loads(path.read_text())
-    photo = (source / "train2014/COCO_train2014_000000000001.jpg").read_bytes()
-    for number in range(100, 400):
-        many["images"].append(dict(id=number, file_name=f"{number}.jpg", height=30, width=40))
-        many["annotations"] += [thing(number, 7, [box(9, 3, 8, 8)], 64)] * 30
-        (source / f"train2014/{number}.jpg").write_bytes(photo)
-    path.write_text(json.dumps(many))
+    add_images(source, range(100, 400), objects=30)
     words = ["data", "prepare", "coco", tmp_path / "out", "--annotations", source / "annotations", "--images", source]
     words = command(*words, "--partial", "--workers", "2")
     started = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -288,15 +285,12 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing": (edit(lambda t: t["annotations"].clear()), "no image of the split train has an object"),
     "path": (edit(lambda t: t["images"][0].update(file_name="../x.jpg")), "not the plain name of"),
     "blank": (edit(lambda t: t["images"][0].update(file_name=" a.jpg")), "begins with a dot or a blank"),
-    "side of 0": (edit(lambda t: t["images"][0].update(height=0)), r"height and width \(0, 40\)"),
     "vast": (edit(lambda t: t["images"][0].update(height=60000, width=60000)), "cannot be of height"),
     "area that is none": (edit(lambda t: t["annotations"][0].update(area=float("nan"))), "an area of nan"),
     "odd polygon": (shape([[1, 1, 9, 1, 9, 9, 1]]), "annotation number 1 is malformed: a polygon of 7 numbers"),
-    "polygon of nests": (shape([[[1, 2], [3, 4]]]), "annotation number 1 is malformed"),
     "undefined polygon": (shape([[1, 1, float("nan"), 1, 9, 9]]), "a polygon far outside"),
     "other size": (shape(LONG | {"size": [40, 30]}), r"run lengths of size \(40, 30\) in an image of \(30, 40\)"),
     "cut run lengths": (shape(LONG | {"counts": ""}), "do not add up to 30 x 40"),
-    "negative": (shape({"counts": [1300, -100], "size": [30, 40]}), "do not add up to 30 x 40"),
     "odd characters": (shape(LONG | {"counts": "~é"}), "annotation number 1 is malformed"),
     "no photograph": (lambda s: (s / PHOTO).unlink(), "1 of the 4 images with objects are not in .*first COCO_train"),
     "other photograph": (lambda s: Image.new("RGB", (8, 9)).save(s / PHOTO), "is 8x9, but its annotations are for 40"),

@@ -110,6 +110,8 @@ def test_a_variant_is_named_by_what_differs():
     assert changed.variant == "mini+patch_contrast.weight=0.0+optim.steps=7"
     assert presets.get("mini", variant="own", optim__steps=7).variant == "own"
     assert "/" not in presets.get("mini", model__checkpoint="a/b").variant
+    many = {path: value / 2 for path, value in flatten(PRESETS["voc"]).items() if path.endswith("weight") and value}
+    assert len(presets.get("voc", **many).variant) == presets.LONGEST, "what a disk takes"
 
 
 def test_the_book_names_every_setting_in_which_the_photographs_differ_from_voc():

@@ -1,21 +1,17 @@
 """A run that is stopped anywhere goes on to the same bits as one that was not."""
 
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
-import torch
-from running import assert_same_run, command, environment, folder, log, process, record, run, tiny, wait_until
+from running import assert_same_run, command, folder, log, process, record, run, stop_when, tiny
 
 from wsss import checkpoint, datasets, evaluate, presets, train
-from wsss.paths import UserError
 
 
 def in_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
@@ -149,65 +145,7 @@ def test_killed_between_the_two_files_of_a_checkpoint(trained, own, tmp_path, mo
     assert_same_run(trained, tmp_path)
 
 
-def test_the_older_pair_stays_until_the_newer_is_whole(tmp_path, monkeypatch):
-    model, write = torch.nn.Linear(2, 2), Path.write_bytes
-    model.metadata = dict
-    checkpoint.save(tmp_path, 1, model, {"optimizer": {}})
-
-    def full(self: Path, data: bytes) -> int:
-        if self.suffix == ".pt":
-            raise OSError(28, "No space left on device")
-        return write(self, data)
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        checkpoint.save(tmp_path, 2, model, {"optimizer": {}})
-    assert checkpoint.latest(tmp_path) == 1
-    monkeypatch.undo()
-    checkpoint.save(tmp_path, 2, model, {"optimizer": {}})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002.pt", "step-00000002.safetensors"]
-
-
 LONG = ("--optim.steps", "12", "--save_every", "0.17", "--validate_every", "0.5")
-
-
-def descendants(parent: int) -> list[int]:
-    """Process ids below `parent`, from /proc."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (OSError, IndexError):
-            continue
-    found = [child for child, above in parents.items() if above == parent]
-    return found + [below for child in found for below in descendants(child)]
-
-
-def start(words: list[str], output: Path, step: int, processes: int) -> subprocess.Popen:
-    child = subprocess.Popen(
-        command(*words, processes=processes), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
-    words = f'{{"step": {step},'
-    reached = lambda: any(words in file.read_text() for file in output.glob("*/*/*/log.jsonl"))  # noqa: E731
-    wait_until(lambda: reached() or child.poll() is not None)
-    assert child.poll() is None, f"the run ended before step {step}: {child.stderr.read().decode()}"
-    return child
-
-
-def kill(child: subprocess.Popen) -> None:
-    for number in [child.pid, *descendants(child.pid)]:
-        os.kill(number, signal.SIGKILL)
-    assert child.wait(30) == -signal.SIGKILL
-    child.stderr.close()
-
-
-def finish(words: list[str], processes: int) -> None:
-    """Run to the end, in this process or by torchrun."""
-    if not processes:
-        assert run(*words) == 0
-        return
-    done = process(*words, processes=processes)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
@@ -216,22 +154,17 @@ def test_killed_at_a_random_step_and_resumed(own, tmp_path, processes):
     step = random.SystemRandom().randrange(1, 12)
     print(f"killed at step {step}")
     one, other = tmp_path / "one", tmp_path / "other"
-    finish(tiny(own, one, *LONG), processes)
-    kill(start(tiny(own, other, *LONG), other, step, processes))
-    finish(tiny(own, other, *LONG), processes)
+    whole = process(*tiny(own, one, *LONG), processes=processes)
+    assert whole.returncode == 0, whole.stderr
+
+    def reached() -> bool:
+        return any(f'{{"step": {step},' in file.read_text() for file in other.glob("*/*/*/log.jsonl"))
+
+    words = command(*tiny(own, other, *LONG), processes=processes)
+    assert stop_when(reached, words, signal.SIGKILL)[0] == -signal.SIGKILL
+    rest = process(*tiny(own, other, *LONG), processes=processes)
+    assert rest.returncode == 0, rest.stderr
     assert_same_run(one, other)
-
-
-@pytest.mark.slow
-def test_sigterm_saves_and_exits_143(own, tmp_path):
-    words = tiny(own, tmp_path, "--optim.steps", "1000", "--save_every", "1")
-    child = start(words, tmp_path, 3, 0)
-    child.send_signal(signal.SIGTERM)
-    message = child.communicate(timeout=60)[1].decode()
-    assert child.returncode == 143 and "Traceback" not in message
-    step = checkpoint.latest(folder(tmp_path))
-    assert step >= 3 and f"stopped at step {step} of 1000; saved in" in message
-    assert log(tmp_path)[-1]["step"] == step
 
 
 def test_no_resume_refuses_to_touch_what_is_there(own, tmp_path, monkeypatch, refused):

@@ -17,7 +17,6 @@ from running import (
     run,
     tiny,
     write_annotations,
-    write_labels,
     write_mask,
 )
 
@@ -281,16 +280,7 @@ def test_augmented_masks_are_preferred(own, tmp_path):
     assert log(tmp_path / "out")[0]["data"]["masks"] == "SegmentationClassAug"
 
 
-def test_training_needs_no_masks(own, tmp_path):
-    write_labels(own, "cup", "cup", "cup", "cup")
-    for path in (own / "SegmentationClass").glob("train*"):
-        path.unlink()
-    assert run(*tiny(own, tmp_path / "out")) == 0
-
-
 def test_mini_is_drawn_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
-    from wsss.data.drawn import generate
-
     whole = generate.generate
     monkeypatch.setattr(generate, "generate", lambda root: whole(root, {"train": 1, "val": 1}))
     for _ in range(2):

@@ -1,10 +1,8 @@
 """Final evaluation of a run: PNGs, record and counts agree; interrupted, resumed and shared, they are the same."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +13,20 @@ from running import (
     Photo,
     command,
     cut,
-    environment,
     folder,
     hashes,
     own_set,
     process,
     redraw,
     run,
+    stop_when,
     tiny,
-    wait_until,
     write_photo,
 )
 
 from wsss import protocols, provenance
 from wsss.cli import main
-from wsss.data import pool, voc
+from wsss.data import pool
 from wsss.data.pictures import VOC_PALETTE, write_mask
 from wsss.inference import multi_scale, predictions, runs
 from wsss.inference.predictions import Job
@@ -149,6 +146,9 @@ def test_the_record_says_what_was_done(evaluated):
     assert other["protocol"]["name"] == "final-without-crf-best-s1+0.5-noflip-train"
     assert (other["protocol"]["crf"], other["protocol"]["bfloat16"], other["split"]) == (None, False, "train")
     assert records.load_counts(other)["segmentation"].shape == (5, 3, 3)
+    assert run(*words, "--crf-merge", 0.4, "--flip", "False", "--scales", 1) == 0
+    merged = records.load(evaluated.with_name("0.voc-crf-merge0.4-s1-noflip.json"))["protocol"]
+    assert merged["name"] == "final-merge0.4-s1-noflip" and merged["crf"]["merge"] == 0.4
     assert run("evaluate", evaluated, "--protocol", "coco", "--crf", "False") == 0
     squashed = records.load(evaluated.with_name("0.coco.json"))["protocol"]
     assert squashed["name"] == "final-coco-without-crf", "no final number of a data set in VOC's way"
@@ -156,17 +156,6 @@ def test_the_record_says_what_was_done(evaluated):
     assert run("evaluate", evaluated, "--protocol", "voc", "--crf", "False", "--bfloat16", "True") == 0
     halved = records.load(evaluated.with_name("0.voc-bfloat16.json"))["protocol"]
     assert halved["name"] == "final-without-crf-bfloat16", "half precision is no final number"
-
-
-def test_a_record_names_the_merged_crf(done, refused):
-    words = ("evaluate", done, "--protocol", "voc", "--scales", 1, "--flip", "False", "--crf-merge")
-    assert run(*words, 0.4, *HERE) == 0
-    used = records.load(done.with_name("0.voc-crf-merge0.4-s1-noflip.json"))["protocol"]
-    assert used["name"] == "final-merge0.4-s1-noflip" and used["crf"]["merge"] == 0.4
-    plain = records.load(done.with_name("0.voc-s1-noflip.json"))["protocol"]
-    assert plain["name"] == "final-without-crf-s1-noflip" and plain["crf"] is None
-    assert "--crf-merge is 2;" in refused(*words, 2)
-    assert "but --crf is False" in refused(*words, 0.4, "--crf", "False")
 
 
 def test_the_crf_refines_probabilities_of_the_whole_photograph(done, own, monkeypatch):
@@ -241,43 +230,7 @@ def test_a_split_without_truth_gives_pictures_alone(done, own, tmp_path, capsys)
     assert set(done.parent.iterdir()) == before, "no record"
 
 
-def test_some_masks_missing_is_an_error(own, tmp_path):
-    root = shutil.copytree(own, tmp_path / "own")
-    assert len(voc.Split(root, "val", None, labels=False).masks) == 5
-    assert voc.Split(root, "val", labels=False).masks == []
-    (root / "SegmentationClass/val_3.png").unlink()
-    with pytest.raises(UserError, match=r"image val_3 has no mask"):
-        voc.Split(root, "val", None, labels=False)
-
-
 # Stopped and resumed.
-
-
-def test_stopped_and_resumed_is_the_same(done, monkeypatch, capsys):
-    """SIGTERM after two images: what is there is whole, nothing else is; the same words do the rest alone."""
-    words = ("evaluate", done, "--protocol", "voc", *HERE)
-    assert run(*words, "--save", done / "whole") == 0
-    expected = records.load(done.with_name("0.voc-crf.json"))
-    done.with_name("0.voc-crf.json").unlink()
-    real, count = predictions.finish, iter(range(100))
-
-    def finish(job: Job):
-        if next(count) == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(job)
-
-    monkeypatch.setattr(predictions, "finish", finish)
-    assert run(*words) == 143
-    assert "the same words go on from there" in capsys.readouterr().err
-    place = done / "predictions/voc-crf-val"
-    there = pictures(place)
-    assert 2 <= len(there) < 5 and {path.name for path in place.iterdir()} == {*there, "protocol.json"}
-    assert not done.with_name("0.voc-crf.json").exists()
-    times = {name: (place / name).stat().st_mtime_ns for name in there}
-    assert run(*words) == 0
-    assert pictures(place) == pictures(done / "whole")
-    assert {name: (place / name).stat().st_mtime_ns for name in there} == times, "predicted once"
-    assert records.load(done.with_name("0.voc-crf.json"))["results"] == expected["results"]
 
 
 def test_what_is_not_whole_is_predicted_again(evaluated):
@@ -345,6 +298,8 @@ def test_an_error_of_a_worker_is_raised(tmp_path):
         (("--protocol", "voc", "--batch", "0"), "--batch must be at least 1"),
         (("--protocol", "voc", "--workers", "-1"), "--workers at least 0"),
         (("--flip", "False"), "--flip is of the protocols voc and coco"),
+        (("--protocol", "voc", "--crf-merge", "2"), "--crf-merge is 2;"),
+        (("--protocol", "voc", "--crf-merge", "0.4", "--crf", "False"), "but --crf is False"),
         (("--scales", "1", "2"), "--scales is of the protocols voc and coco"),
         (("--longest", "60"), "--longest is of the protocols voc and coco"),
         (("--protocol", "voc", "--longest", "-5"), "--longest is -5; it is a number of pixels above 0"),
@@ -353,16 +308,6 @@ def test_an_error_of_a_worker_is_raised(tmp_path):
 def test_what_cannot_be_done_is_one_sentence(done, refused, words, says):
     assert says in refused("evaluate", done, *words)
     assert not list(done.rglob("*.png"))
-
-
-def test_weights_that_are_missing_or_broken_are_one_sentence(done, refused):
-    (done / "best.safetensors").write_bytes(b"no")
-    assert "cannot be read as safetensors" in refused("evaluate", done, "--protocol", "voc", "--weights", "best")
-    (done / "best.safetensors").unlink()
-    assert "has no best weights" in refused("evaluate", done, "--protocol", "voc", "--weights", "best")
-    next(done.glob("step-*.safetensors")).unlink()
-    assert "has no last weights" in refused("evaluate", done, "--protocol", "voc")
-    assert "cannot read" in refused("evaluate", done / "nothing", "--protocol", "coco")
 
 
 def test_training_s_protocol_on_another_split(done):
@@ -394,29 +339,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root, folder(base / "runs")
 
 
-def children(pid: int) -> list[int]:
-    """Processes that a process has started."""
-    file = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(word) for word in file.read_text().split()] if file.is_file() else []
-
-
-def stopped(place: Path, words: list[str], number: int) -> None:
-    """Start a command, wait for two PNGs in `place`, and send it the signal; SIGKILL to what torchrun started, too."""
-    launched = "torch.distributed.run" in words
-    with subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True) as started:
-        try:
-            wait_until(lambda: len(list(place.glob("*.png"))) >= 2 or started.poll() is not None, 400)
-            assert started.poll() is None
-            for pid in children(started.pid) if launched and number == signal.SIGKILL else ():
-                os.kill(pid, number)
-            started.send_signal(number)
-            started.communicate(timeout=200)
-            assert started.returncode
-        finally:  # torchrun's processes outlive it when it is killed
-            for pid in [*(children(started.pid) if launched else ()), *([started.pid] * (started.poll() is None))]:
-                os.kill(pid, signal.SIGKILL)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "number"),
@@ -429,7 +351,9 @@ def test_killed_and_resumed_is_the_same_by_one_and_two_processes(large, tmp_path
     assert run(*words, *HERE, "--save", tmp_path / "whole") == 0
     record = records.load(place.with_name("0.voc-crf.json"))
     mine = tmp_path / "mine"
-    stopped(mine, command(*words, "--save", str(mine), "--workers", "2", processes=processes), number)
+    more = ("--save", str(mine), "--workers", "2")
+    code, _ = stop_when(lambda: len([*mine.glob("*.png")]) > 1, command(*words, *more, processes=processes), number)
+    assert code
     there = pictures(mine)
     assert len(there) < 9, "it was stopped in the middle"
     assert there.items() <= pictures(tmp_path / "whole").items()

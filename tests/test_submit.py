@@ -142,12 +142,3 @@ def test_a_fault_is_named_and_nothing_is_packed(fault, place, images, tmp_path):
     with pytest.raises(UserError, match="nothing was packed: .*" + re.escape(says)):
         submit.pack(place, images, output)
     assert output.read_bytes() == before, "the archive before is untouched"
-
-
-def test_photographs_and_lists_that_are_missing_are_one_sentence(done, devkit, tmp_path, refused):
-    root = shutil.copytree(devkit, tmp_path / "moved")
-    (root / f"JPEGImages/{IDS[1]}.jpg").unlink()
-    words = (done, "--partial", "True", "--data-root", root)
-    assert f"image {IDS[1]} is listed, but" in refused("submit", *words)
-    (root / "ImageSets/Segmentation/test.txt").unlink()
-    assert "test.txt does not exist" in refused("submit", *words)

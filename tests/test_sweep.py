@@ -6,13 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from running import command, environment, process, run, wait_until
+from running import command, process, run, stop_when
 from test_records import record
 
 from wsss import cli, presets
 from wsss.command import parse
 from wsss.paths import UserError
-from wsss.report import ablation, experiments, records
+from wsss.report import experiments, records
 from wsss.report.experiments import EXPERIMENTS
 from wsss.tools import sweep
 
@@ -153,11 +153,9 @@ def test_a_sweep_stops_saves_and_goes_on(tmp_path, capsys):
     """SIGTERM in the midst of training ends every process; the same words finish all, and a third time do nothing."""
     words = ("sweep", "smoke-level", "--seeds", "0", "-j", "2", "--output", str(tmp_path))
     log = tmp_path / "smoke" / experiments.get("smoke-level").rows[0].variant / "0" / "log.jsonl"
-    started = subprocess.Popen(command(*words), env=environment(), stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: log.is_file() and log.read_text().count("\n") > 2)
-    started.send_signal(signal.SIGTERM)
-    _, said = started.communicate(timeout=120)
-    assert started.returncode == 143 and "the same words go on" in said
+    begun = lambda: log.is_file() and log.read_text().count("\n") > 2  # noqa: E731
+    code, said = stop_when(begun, command(*words), signal.SIGTERM)
+    assert code == 143 and "the same words go on" in said
     assert not alive(tmp_path), "no process outlives the sweep"
     done = process(*words)
     assert done.returncode == 0, done.stderr

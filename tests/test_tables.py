@@ -9,7 +9,7 @@ from test_records import record
 
 from wsss import cli, paths
 from wsss.paths import UserError
-from wsss.report import literature, records, tables
+from wsss.report import records, tables
 from wsss.report.experiments import SEEDS
 
 
@@ -21,27 +21,12 @@ def seg(miou):
     return {"segmentation": {"miou": miou, "miou_headline": miou}}
 
 
-def test_numbers_of_the_paper_come_from_the_published_file():
-    assert literature.published_number("segmentation/This paper/voc_val") == "71.8"
-    assert literature.published_number("segmentation/ToCo (21k)/voc_test") == "72.2"
-    assert literature.published_number("toco_logs/voc/vit-b/cam") == "72.334"
-    for path in ("segmentation/Nobody/voc_val", "segmentation/ToCo/x", "nothing/a/b"):
-        with pytest.raises(UserError, match="published"):
-            literature.published_number(path)
-
-
 @pytest.mark.parametrize("name", tables.TABLES)
 def test_every_table_builds_from_no_records(name):
     table = tables.build(name, [])
     assert all(len(row) == len(table.columns) for row in table.rows)
     if name not in ("literature", "records", "settings") and not name.endswith("-tries"):
         assert "not run" in table.text() and ("wsss train" in table.text() or "wsss sweep " in table.text())
-
-
-@pytest.mark.parametrize("name", ["headlines", "zzz"])
-def test_an_unknown_table_names_the_nearest_or_the_known_ones(name):
-    with pytest.raises(UserError, match="headline"):
-        tables.build(name, [])
 
 
 def test_experiments_that_nobody_ran_are_named_and_printed_when_asked_for(tmp_path, capsys):

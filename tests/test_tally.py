@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 
 from wsss import paths, presets, tally
 from wsss.data import voc
@@ -61,15 +62,12 @@ def test_the_scores_of_processes_put_together_are_those_of_one():
 
 def test_pseudo_labels_count_where_they_label_and_their_coverage_where_truth_is_known():
     found = tally.scores(tallied(0, 1), NAMES, ())["pseudo_label"]
-    known = labelled = right = 0
-    for number in (0, 1):
-        shown = image(number)
-        for truth, guess in zip(shown.mask.flat, shown.maps["pseudo_label"].flat, strict=True):
-            known += truth != 255
-            labelled += truth != 255 and guess != 255
-            right += truth == guess != 255
-    assert found["coverage"] == pytest.approx(100 * labelled / known, abs=1e-4)
-    assert found["precision"] == pytest.approx(100 * right / labelled, abs=1e-4)
+    shown = [image(number) for number in (0, 1)]
+    truth, guess = np.stack([x.mask for x in shown]), np.stack([x.maps["pseudo_label"] for x in shown])
+    wanted = reference.segmentation_scores(np.where(guess == 255, 255, truth), guess, CLASSES)
+    assert found["miou"] == pytest.approx(wanted["miou"], abs=1e-4)
+    assert found["precision"] == pytest.approx(wanted["pixel_accuracy"], abs=1e-4)
+    assert found["coverage"] == pytest.approx(100 * (guess[truth != 255] != 255).mean(), abs=1e-4)
 
 
 def test_agreement_of_labels_counts_all_pixels():

@@ -2,14 +2,13 @@
 
 import argparse
 import json
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import timm
 import torch
 from builders import tiny
-from running import own_set, run
+from running import run
 from running import tiny as tiny_run
 
 from wsss import checkpoint, model, normalisation, weights
@@ -19,11 +18,6 @@ from wsss.presets import PRESETS
 from wsss.report import records
 
 WIDTH, DEPTH, CLIP = 24, 3, "0.48145466 0.4578275 0.40821073; 0.26862954 0.26130258 0.27577711"
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    return own_set(tmp_path / "own")
 
 
 def published(depth: int = DEPTH, seed: int = 1) -> dict[str, torch.Tensor]:
@@ -134,14 +128,6 @@ FAULTS = {
     "no ViT": (
         lambda t: {"conv1.weight": torch.zeros(2)},
         "no patch_embed.proj.weight, so it is no ViT in timm's names",
-    ),
-    "part of the blocks is missing": (
-        lambda t: {name: x for name, x in t.items() if name != "blocks.1.norm1.bias"},
-        r"1 missing \(blocks.1.norm1.bias\)",
-    ),
-    "more than a plain ViT": (
-        lambda t: {**t, "blocks.0.ls1.gamma": torch.zeros(WIDTH)},
-        r"1 unexpected \(blocks.0.ls1.gamma\)",
     ),
     "another grid": (
         lambda t: {**t, "pos_embed": torch.zeros(1, 1 + 36, WIDTH)},
@@ -285,13 +271,6 @@ def test_a_run_keeps_its_normalisation_and_start_weights(own, tmp_path):
         assert record["weights"] == wanted
         assert record["normalisation"]["mean"][0] == 0.48145466 and "metadata" in record["normalisation"]["source"]
     assert checkpoint.metadata(folder / "best.safetensors")["normalisation"] == "clip"
-
-
-def test_the_same_weights_are_the_same_bytes(tmp_path):
-    """safetensors writes metadata in an order that changes from call to call."""
-    layer, words = torch.nn.BatchNorm1d(3), {name: name for name in "abcdefgh"}
-    assert len({checkpoint.write_weights(layer, tmp_path / "w.safetensors", words) for _ in range(9)}) == 1
-    assert len({safetensors.torch.save(layer.state_dict(), words) for _ in range(9)}) > 1, "the test could not fail"
 
 
 def test_a_run_is_not_continued_on_other_start_weights(own, tmp_path, capsys, refused):

@@ -1,6 +1,5 @@
 """Large photographs by the final protocols: what is said before, the limit, memory, and a stop in the middle of one."""
 
-import json
 import os
 import platform
 import signal
@@ -23,7 +22,6 @@ from wsss.data import pictures, voc
 from wsss.data.pictures import read_mask
 from wsss.inference import multi_scale, runs, stream, workload
 from wsss.inference.workload import Plan
-from wsss.report import records
 
 SIZE = (300, 200)
 """Of the largest photograph in `made`; patches have 8 pixels."""
@@ -133,15 +131,6 @@ def test_expected_memory_is_that_of_a_process():
         assert 2 / 3 < said / int(measured) < 1.8, done.stdout
 
 
-def test_memory_grows_with_workers_classes_and_batch_and_shrinks_with_the_limit():
-    large = plan(*[(4000, 3000)] * 8)
-    assert plan(*[(4000, 3000)] * 8, workers=2).bytes() > 2 * large.bytes()
-    assert large.bytes() > 10e9 > 1e9 > plan(*[(4000, 3000)] * 8, longest=1000).bytes()
-    assert plan((4000, 3000), crf=False).crf_bytes() == 0
-    one_large = plan((4000, 3000), *[(40, 30)] * 8, workers=4)
-    assert one_large.crf_bytes() < 1.5 * plan((4000, 3000)).crf_bytes(), "the small ones beside it cost little"
-
-
 def test_what_does_not_fit_is_refused_before_it_is_tried(made, tmp_path, refused, monkeypatch):
     monkeypatch.setattr(workload, "available", lambda: 30 * 10**6)
     said = refused("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png")
@@ -192,15 +181,6 @@ def test_the_limit_scales_photographs_down_and_labels_back(made, tmp_path):
     rows, columns = (np.arange(200) + 0.5) * 40 / 200, (np.arange(300) + 0.5) * 60 / 300
     np.testing.assert_array_equal(limited, before[rows.astype(int)][:, columns.astype(int)])
     assert read_mask(tmp_path / "limited/val_0.png", None, 2).shape == (40, 48), "what is smaller stays as it is"
-
-
-def test_a_limited_evaluation_never_passes_for_the_final_one(made, refused):
-    assert run("evaluate", made, "--protocol", "coco", "--longest", 60, "--workers", 0) == 0
-    record = records.load(made.with_name("0.coco-crf-longest60.json"))
-    assert record["protocol"]["name"].endswith("-longest60") and record["protocol"]["longest"] == 60
-    place = made / "predictions/coco-crf-longest60-val"
-    assert json.loads((place / "protocol.json").read_text())["longest"] == 60
-    assert "differs in longest" in refused("evaluate", made, "--protocol", "coco", "--workers", 0, "--save", place)
 
 
 def test_limited_sizes():
