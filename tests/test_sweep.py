@@ -12,7 +12,7 @@ from test_records import record
 from wsss import cli, presets
 from wsss.command import parse
 from wsss.paths import UserError
-from wsss.report import experiments, records
+from wsss.report import ablation, experiments, records
 from wsss.report.experiments import EXPERIMENTS
 from wsss.tools import sweep
 
