@@ -127,6 +127,20 @@ def _text(asset: Any) -> str:
     return f"{getattr(asset, 'filename', asset)} {getattr(asset, 'attributes', {}).get('body', '')}"
 
 
+def quote_shapes(
+    app: Sphinx, what: str, name: str, documented: Any, options: Any, arguments: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Put the shapes of arrays into quotes again. autoapi drops them; then Sphinx can neither link nor break a line."""
+
+    def quoted(match: re.Match[str]) -> str:
+        return f"{match[1]}[{match[2]}, '{match[3].strip()}']" if match[3] else f"{match[1]}[{match[2]}]"
+
+    def tidied(text: str | None) -> str | None:
+        return text and re.sub(r"jaxtyping\.(\w+)\[(?:torch|numpy|np)\.(\w+)(?:, ([^\]]+))?\]", quoted, text)
+
+    return tidied(arguments), tidied(returns)
+
+
 def plain_roles(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Leave out roles that Sphinx gives a bibliography: one is deprecated, and its list holds more than items."""
     if "body" in context:
@@ -146,6 +160,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx's entry point."""
     app.connect("config-inited", set_address)
     app.connect("builder-inited", tidy_api, priority=900)  # after autoapi has read the package
+    app.connect("autodoc-process-signature", quote_shapes)
     app.connect("source-read", own_notebook)
     app.connect("doctree-read", stamp_run)
     app.connect("doctree-read", mark_short)
