@@ -155,3 +155,4 @@ COMMANDS: dict[str, Any] = {
     "bench": "wsss.tools.bench:BENCHES",
     "publish": _Publish,
 }
+"""Every command of `wsss`, by name."""

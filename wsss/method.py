@@ -13,7 +13,7 @@ from wsss.model import SegmentationModel
 
 
 class Forward(nn.Module):
-    """`forward` as a module of a model and a configuration, for DistributedDataParallel to wrap."""
+    """Wrap `forward` as a module, which DistributedDataParallel asks for."""
 
     def __init__(self, model: SegmentationModel, config: Config):
         super().__init__()

@@ -37,6 +37,7 @@ _NAMED: Mapping[str, Normalisation] = {
     "half": Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 IMAGENET = _NAMED["imagenet"]
+"""ImageNet's mean and deviation."""
 
 
 def parse(text: str, source: str) -> Normalisation:

@@ -223,7 +223,9 @@ Hardware: one CPU core with bfloat16. Time: 50 minutes for the teacher's maps, 9
 Expected: see its record on the page Experiments."""
 
 WITHOUT_PATCH_TOKENS = {"msc.patch_weight": 0.0}
+"""Module A on class tokens alone."""
 UNDECOUPLED = {"msc.orthogonality_weight": 0.0, "msc.decorrelation_weight": 0.0}
+"""Module A without its two penalties."""
 PLAIN = {
     **WITHOUT_PATCH_TOKENS,
     **UNDECOUPLED,
@@ -289,6 +291,7 @@ _ROWS = (
 PRESETS: dict[str, Config] = {}
 for _name, _start, _changes in _ROWS:
     PRESETS[_name] = override(PRESETS.get(_start, Config()), {"name": _name, **_changes})
+"""Every preset by name."""
 
 NOT_IN_VARIANT = (
     "seed",

@@ -9,10 +9,12 @@ from typing import Any
 from wsss.paths import UserError, did_you_mean
 
 SCALES = (1.0, 1.25, 1.5)
+"""Scales of the base's final protocol."""
 _LARGEST = 8.0
 """The largest scale that is taken for one that was meant."""
 
 Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ PROTOCOLS = {
     "voc": Protocol("voc", size=None, over_flip="sum", over_scales="max"),
     "coco": Protocol("coco", size=448, over_flip="max", over_scales="sum"),
 }
+"""Final protocols by name, as the base's programs have them."""
 
 
 def get(

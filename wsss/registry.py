@@ -67,7 +67,9 @@ DATASETS: Mapping[str, DataSet] = {
         "mini as COCO (drawn; a smoke test)", 9, {"train": 160, "val": 40}, drawn=True, protocol="coco", smoke=True
     ),
 }
+"""Every data set by name."""
 BENCHMARKS = tuple(name for name, known in DATASETS.items() if known.benchmark)
+"""Those that the paper reports."""
 SUPERVISED = "-fully-supervised"
 """Suffix of a data set's name in records of runs that learn from its masks: no table of this task asks for it."""
 

@@ -13,7 +13,9 @@ from wsss.config import IGNORE
 from wsss.report import records
 
 KINDS = ("segmentation", "cam", "aux_cam")
+"""Label maps that are measured on every image."""
 GUESSES = ("background", "centre")
+"""Label maps that need no network."""
 LAYERS = ("cam", "aux_cam")
 """Kinds whose labels depend on a background threshold."""
 _PRIOR = "centre"

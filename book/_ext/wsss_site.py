@@ -56,7 +56,7 @@ def stamp_run(app: Sphinx, doctree: nodes.document) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in stamp.get("versions", {}).items())
     words = (
         f"{whose} of {stamp.get('notebook', name)}, {stamp.get('date', 'undated')}: "
-        f"{stamp.get('seconds', '?')} s on {stamp.get('device', 'an unknown device')}; "
+        f"the notebook took {stamp.get('seconds', '?')} s on {stamp.get('device', 'an unknown device')}; "
         f"{versions or 'unknown versions'}; commit {stamp.get('commit')}"
         f"{', with uncommitted changes' if stamp.get('dirty') else ''}; {given}."
     )

@@ -24,20 +24,35 @@ class Explorer(anywidget.AnyWidget):
     _esm = f"{_SCRIPT}\nexport default {{ render: globalThis.WsssExplorer.render }};\n"
     _css = FOLDER / "explorer.css"
     payload = traitlets.Dict().tag(sync=True)
+    """What the page is built from, packed by `payload`."""
     image = traitlets.Int(0).tag(sync=True)
-    variant = traitlets.Int(0, help="Which model.").tag(sync=True)
-    label = traitlets.Int(0, help="Class by number, background being 0.").tag(sync=True)
-    layer = traitlets.Int(0, help="0 the last layer, 1 the aux layer.").tag(sync=True)
-    view = traitlets.Unicode("cam", help="What is drawn over the picture.").tag(sync=True)
-    beside = traitlets.Unicode("", help="What is drawn right of the line; empty: there is none.").tag(sync=True)
-    split = traitlets.Float(0.5, help="Place of the line, 0..1.").tag(sync=True)
-    alike = traitlets.Int(0, help="Codes by which patches are compared.").tag(sync=True)
+    """Which image."""
+    variant = traitlets.Int(0).tag(sync=True)
+    """Which model."""
+    label = traitlets.Int(0).tag(sync=True)
+    """Class by number, background being 0."""
+    layer = traitlets.Int(0).tag(sync=True)
+    """0 the last layer, 1 the aux layer."""
+    view = traitlets.Unicode("cam").tag(sync=True)
+    """What is drawn over the picture."""
+    beside = traitlets.Unicode("").tag(sync=True)
+    """What is drawn right of the line; empty: there is none."""
+    split = traitlets.Float(0.5).tag(sync=True)
+    """Place of the line, 0..1."""
+    alike = traitlets.Int(0).tag(sync=True)
+    """Codes by which patches are compared."""
     threshold = traitlets.Float(0.5).tag(sync=True)
+    """Background threshold of the pseudo label, 0..1."""
     opacity = traitlets.Float(0.6).tag(sync=True)
-    row = traitlets.Int(-1, help="Of the chosen patch.").tag(sync=True)
+    """Opacity of what is drawn over the picture, 0..1."""
+    row = traitlets.Int(-1).tag(sync=True)
+    """Row of the chosen patch, -1 for none."""
     column = traitlets.Int(-1).tag(sync=True)
+    """Column of the chosen patch, -1 for none."""
     request = traitlets.Dict().tag(sync=True)
+    """What the browser asks of Python."""
     answer = traitlets.Dict().tag(sync=True)
+    """What Python last answered."""
 
     def __init__(self, pictures: Sequence[Photo], seers: Sequence[Seer], classes: Sequence[str]):
         self.pictures, self.seers = list(pictures), list(seers)

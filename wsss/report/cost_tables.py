@@ -199,3 +199,4 @@ TABLES: dict[str, Callable[[Sequence[_Bench]], Table]] = {
     "memory": _memory_table,
     "disk": _disk_table,
 }
+"""Tables of the pages on costs, by name."""

@@ -12,6 +12,7 @@ from wsss.protocols import Protocol
 from wsss.settings import flatten
 
 SEEDS = (0, 1, 2)
+"""Seeds of a row that asks for no others."""
 _FIVE = (0, 1, 2, 3, 4)
 
 

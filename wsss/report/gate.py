@@ -15,7 +15,7 @@ _EVALUATIONS = 2
 KINDS = {"cam": "CAM", "aux_cam": "aux CAM", "segmentation": "segmentation"}
 """What the log and the gate have numbers of, and its name in tables."""
 SLACK = 5.0
-"""Points of mean IoU that a right run may lie off the log, and AHEAD, steps that it may be ahead or behind.
+"""Points of mean IoU that a right run may lie off the log.
 
 Chosen before any run of ours on VOC. The log is one run of one seed, and so is the gate. In their second half the
 base's four logs scatter by .2 to 1.1 points around a straight line through the neighbouring evaluations. Early in a run

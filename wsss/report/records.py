@@ -17,6 +17,7 @@ from wsss.registry import BENCHMARKS, DATASETS
 
 SCHEMA = 1
 Record = dict[str, Any]
+"""One finished run, as its JSON file holds it: the fields are listed in data/results/README.md."""
 
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "dataset": str,

@@ -206,6 +206,7 @@ def interval_text(test: OverSeeds) -> str:
 # Records of several seeds, and pairs of runs.
 
 Pairs = tuple[tuple[Record, Record], ...]
+"""Pairs of runs of one seed on one kind of processor."""
 
 
 def headline_counts(record: Record, kind: str) -> tuple[list[str], np.ndarray] | None:

@@ -210,6 +210,7 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     "settings": _of_presets,
     "records": _listing,
 }
+"""Every table of `wsss tables`, by name: a function of the records."""
 
 
 def build(name: str, runs: Sequence[Record] | None = None, yours: Sequence[Record] = ()) -> Table:

@@ -70,9 +70,9 @@ class Pretrain:
     smoothing: Annotated[float, Bound(0, 1)] = 0.1
     """Label smoothing."""
     drop: Annotated[float, Bound(0, 0.99)] = 0.5
-    """Share of the patch tokens left out ..."""
+    """Share of the patch tokens left out until `drop_until`."""
     drop_until: Annotated[float, Bound(0, 1)] = 0.8
-    """... until this fraction of the run."""
+    """Fraction of the run until which patch tokens are left out."""
     warmup: Annotated[float, Bound(1e-6, 1)] = 0.05
     """Fraction of the run with linear warm-up; cosine decay after it."""
     seed: Annotated[int, Bound(0, 2**31 - 1)] = 0
