@@ -93,6 +93,15 @@ def test_student_views_are_the_main_pass_view_2_and_the_crops_of_the_local_sourc
                     torch.testing.assert_close(targets.teacher[place, image], net.proj_head_t(class_token)[0])
 
 
+def test_local_crops_are_chosen_by_the_aux_cam():
+    config = tiny()
+    batch, valid = training_batch(config), torch.ones(2, 32, 32, dtype=torch.bool)
+    nothing, sure = torch.zeros(2, 4, 32, 32), torch.ones(2, 4, 32, 32)
+    for aux, final, flag in ((nothing, sure, 0), (sure, nothing, 1)):
+        targets = Targets(batch.label, valid, cams=(final, aux))
+        assert (method.local_crops(batch, targets, config, generator())[1][:, 2:] == flag).all()
+
+
 def test_losses_are_the_parts_put_together():
     config = tiny(cam__low=0.6, segmentation__refinements=0)
     batch = training_batch(config)

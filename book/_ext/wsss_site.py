@@ -130,7 +130,7 @@ def _text(asset: Any) -> str:
 def quote_shapes(
     app: Sphinx, what: str, name: str, documented: Any, options: Any, arguments: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Put the shapes of arrays into quotes again. autoapi drops them; then Sphinx can neither link nor break a line."""
+    """Put the shapes of arrays into quotes again. autoapi drops them; then Sphinx links nothing in it."""
 
     def quoted(match: re.Match[str]) -> str:
         return f"{match[1]}[{match[2]}, '{match[3].strip()}']" if match[3] else f"{match[1]}[{match[2]}]"
