@@ -219,7 +219,7 @@ STUDENT = {
 
 Patches and images have half the teacher's size, so both have the same tokens.
 Command: python -m wsss.tools.distil RUN --start FILE
-Hardware: one CPU core with bfloat16. Time: 90 minutes for the steps, after one pass of the teacher over each photograph.
+Hardware: one CPU core with bfloat16. Time: 90 minutes, after one pass of the teacher a photograph.
 Expected: no such run is on record yet."""
 
 WITHOUT_PATCH_TOKENS = {"msc.patch_weight": 0.0}
