@@ -103,8 +103,8 @@ def test_minutes_are_those_of_the_variant_else_of_the_others():
     own = [record("smoke", "smoke", seed, seconds={"train": 50.0, "evaluate": 10.0}) for seed in (0, 1)]
     own.append(record("smoke", "smoke", protocol=final, seconds={"train": 50.0, "evaluate": 60.0}))
     assert ablation.minutes(experiment, "smoke", own[:2]) == (1, None)
-    assert ablation.minutes(experiment, "smoke", own) == (1, 1)
-    assert ablation.minutes(experiment, experiment.rows[0].variant, own) == (1, 1)
+    assert ablation.minutes(experiment, "smoke", own) == (2, 1)
+    assert ablation.minutes(experiment, experiment.rows[0].variant, own) == (2, 1)
     assert ablation.minutes(experiment, "smoke", []) == (None, None)
 
 

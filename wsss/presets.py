@@ -219,7 +219,8 @@ STUDENT = {
 
 Patches and images have half the teacher's size, so both have the same tokens.
 Command: python -m wsss.tools.distil RUN --start FILE
-Hardware: one CPU core with bfloat16. Time: 90 minutes, after one pass of the teacher a photograph.
+Hardware: one CPU core with bfloat16. Time: 90 minutes for the steps. The teacher's pass over every photograph comes
+before them.
 Expected: no such run is on record yet."""
 
 WITHOUT_PATCH_TOKENS = {"msc.patch_weight": 0.0}
@@ -289,9 +290,9 @@ _ROWS = (
 """Name, the preset that it changes (none: the defaults of Config), changes."""
 
 PRESETS: dict[str, Config] = {}
+"""Every preset by name."""
 for _name, _start, _changes in _ROWS:
     PRESETS[_name] = override(PRESETS.get(_start, Config()), {"name": _name, **_changes})
-"""Every preset by name."""
 
 NOT_IN_VARIANT = (
     "seed",

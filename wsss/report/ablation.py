@@ -62,8 +62,7 @@ def numbers(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
         rows.append((row.label, *cells))
         if MISSING in rows[-1]:
             trained = MISSING not in rows[-1][1 : len(_QUANTITIES) + 1]
-            train, final = minutes(experiment, row.variant, runs)
-            time = final if trained else train and train + (final or 0)
+            time = minutes(experiment, row.variant, runs)[trained]  # what is left: all, or the finals
             finals = " by the final protocol" * trained
             idle.append(f"{row.label}{finals} ({'not timed' if time is None else f'{time:.0f} minutes a seed'})")
     shown = sum(sum(groups.values(), []), [])
@@ -175,8 +174,8 @@ def _title(experiment: Experiment, runs: Sequence[Record]) -> str:
 
 
 def minutes(experiment: Experiment, variant: str, runs: Sequence[Record]) -> tuple[float | None, float | None]:
-    """Minutes of a run and of its final evaluations: means over records of the variant, else of the other rows; None
-    where nobody has timed one."""
+    """Minutes of a run with its final evaluations, as far as those are timed, and of these alone; None where nobody has
+    timed one. Means over records of the variant, else of the other rows."""
     variants = {row.variant for row in experiment.rows}
     known = [r for r in runs if r["dataset"] == experiment.dataset and r["variant"] in {variant, *variants}]
     chosen = [r for r in known if r["variant"] == variant] or known
@@ -185,8 +184,8 @@ def minutes(experiment: Experiment, variant: str, runs: Sequence[Record]) -> tup
         [r["seconds"]["evaluate"] for r in chosen if r["protocol"]["name"] == final.name and "evaluate" in r["seconds"]]
         for final in experiment.finals
     ]
-    train = mean(trained) / 60 if trained else None
-    return train, sum(map(mean, finals)) / 60 if all(finals) else None
+    alone = sum(map(mean, finals)) / 60 if all(finals) else None
+    return mean(trained) / 60 + (alone or 0) if trained else None, alone
 
 
 def groups_of(runs: Sequence[Record], experiment: Experiment, protocol: str = _TRAINING) -> list[list[Record]]:

@@ -195,7 +195,6 @@ def overview(experiment: Experiment, jobs: Sequence[Job], known: Sequence[Record
     total, unknown, finals_unknown = 0.0, 0, False
     for job in jobs:
         minutes, finals = ablation.minutes(experiment, job.variant, known)
-        minutes = None if minutes is None else minutes + (finals or 0)
         if job.left():
             total, unknown = total + (minutes or 0), unknown + (minutes is None)
             finals_unknown |= finals is None
