@@ -87,7 +87,7 @@ def test_infer(capsys):
     assert found["peak_memory_gb"] > 0.1 and found["workers_memory_gb"] > 0.05
     outside = found["outside"]
     assert outside["base"] > outside["resizing"] < outside["ours"] and found["classes"] == 21
-    _, table = (make([found, found | {"outside": None}]) for make in speed.TABLES["infer"])
+    _, table = (make([found, found | {"outside": None}]) for make in speed.SPEED_TABLES["infer"])
     assert [row[:3] for row in table.rows] == [("voc", "21", "whole")]
 
 
@@ -102,7 +102,7 @@ def test_merge(capsys, refused, tmp_path):
         assert row["pixels"] == 5 * 40 * 32 and row["whole_core_seconds"] > 0
         assert none["different_pixels"] == 0 and some["classes_kept"] <= none["classes_kept"]
         assert none["equal"] == 100 and some["equal_in_worst"] <= some["equal"]
-    (table,) = (make([found]) for make in speed.TABLES["merge"])
+    (table,) = (make([found]) for make in speed.SPEED_TABLES["merge"])
     assert [row[:2] for row in table.rows] == [
         (classes, least) for classes in ("21", "81") for least in ("1e-06", "0.2")
     ]

@@ -106,11 +106,11 @@ def test_an_estimate_is_a_share_of_the_stated_time():
     assert costs.Run(PRESETS["voc-plain"]).hours()[0] < low
 
 
-@pytest.mark.parametrize("name", cost_tables.TABLES)
+@pytest.mark.parametrize("name", cost_tables.COST_TABLES)
 def test_every_table_builds_with_and_without_benches(name):
     for benches in (BENCHES, []):
-        table = cost_tables.TABLES[name](benches)
+        table = cost_tables.COST_TABLES[name](benches)
         assert all(len(row) == len(table.columns) for row in table.rows) and table.note
         assert table.rows or (name == "memory" and not benches)
-    coco, of = {"bench": "infer", "protocol": "coco", "crf": True}, cost_tables.TABLES["evaluation"]
+    coco, of = {"bench": "infer", "protocol": "coco", "crf": True}, cost_tables.COST_TABLES["evaluation"]
     assert of([coco, *BENCHES]) == of(BENCHES), "the CRF of VOC has fewer classes"

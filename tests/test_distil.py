@@ -111,4 +111,4 @@ def test_the_command_refuses_a_teacher_that_saw_masks(own, tmp_path, capsys):
     assert run(*tiny(own, tmp_path, "--data.supervision", "masks")) == 0
     assert command.main("distil", distil.Distil, [str(folder(tmp_path)), "--data-root", str(own)]) == 1
     assert "has learnt from masks" in capsys.readouterr().err
-    assert presets.get(distil.STUDENT).model.patch_size == 8
+    assert presets.get(distil.PRESET).model.patch_size == 8

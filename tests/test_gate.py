@@ -45,7 +45,7 @@ def test_a_gate_stops_judges_nothing_unlike_and_the_whole_run_goes_on(tmp_path, 
 
 @pytest.mark.parametrize(("high", "code"), [(100.0, 0), (-1.0, 1)])
 def test_the_exit_code_is_the_verdict(tmp_path, monkeypatch, capsys, high, code):
-    numbers = [gate.Row(step, kind, 50.0, -1.0, high) for step in (2000, 4000) for kind in gate.KINDS]
+    numbers = [gate.GateRow(step, kind, 50.0, -1.0, high) for step in (2000, 4000) for kind in gate.TITLES]
     monkeypatch.setattr(gate, "rows", lambda preset: (numbers, 20_000))
     monkeypatch.setattr(gated.Gate, "_unlike", lambda trainer: "")
     assert run(*words(own_set(tmp_path / "own"), tmp_path / "out", "--gate")) == code
@@ -59,10 +59,10 @@ def test_a_preset_without_a_log_is_refused_before_anything_is_done(refused):
     assert "mini has none of; it is for voc-toco, voc-deit-toco" in refused("train", "mini", "--gate")
 
 
-def judged(preset: str = "voc-toco", **measured: float) -> list[gate.Row]:
+def judged(preset: str = "voc-toco", **measured: float) -> list[gate.GateRow]:
     """The published numbers themselves, but for those named KIND_STEP."""
     return [
-        gate.Row(**vars(row) | {"measured": measured.get(f"{row.kind}_{row.step}", row.published)})
+        gate.GateRow(**vars(row) | {"measured": measured.get(f"{row.kind}_{row.step}", row.published)})
         for row in gate.rows(preset)[0]
     ]
 

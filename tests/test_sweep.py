@@ -92,7 +92,7 @@ def test_states_are_left_begun_and_finished(tmp_path):
     (tmp_path / "stopped" / "log.jsonl").touch()
     files = {"all": (done,), "published": (), "evaluation left": (done, missing)}
     files |= {"stopped": (missing,), "new": (missing,)}
-    jobs = [sweep.Job(k, k, 0, tmp_path / k, {path: ("train",) for path in paths}) for k, paths in files.items()]
+    jobs = [sweep.PlannedRun(k, k, 0, tmp_path / k, {path: ("train",) for path in paths}) for k, paths in files.items()]
     rows = sweep.overview(experiments.get("smoke-level"), jobs, [], 1).rows
     assert [row[2] for row in rows] == ["finished", "finished", "begun", "begun", "left"]
 
@@ -123,8 +123,8 @@ def test_what_cannot_be_swept_is_one_sentence(words, says, tmp_path, refused):
 
 def test_a_run_that_fails_does_not_hold_up_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "_PAUSE", 0.01)
-    good = sweep.Job("good", "g", 0, tmp_path / "g" / "0", {tmp_path / "g.json": ("--help",)})
-    bad = sweep.Job(
+    good = sweep.PlannedRun("good", "g", 0, tmp_path / "g" / "0", {tmp_path / "g.json": ("--help",)})
+    bad = sweep.PlannedRun(
         "bad", "b", 0, tmp_path / "b" / "0", {tmp_path / "b.json": ("nonsense",), tmp_path / "c": ("tables",)}
     )
     with pytest.raises(UserError, match=f"1 of 2 runs failed: bad, seed 0 .see {bad.log}"):

@@ -81,7 +81,7 @@ def test_a_label_map_may_differ_in_one_of_a_thousand():
     for differing, share in ((2, 1e-3), (3, 1.5e-3)):
         theirs.flat[:differing] = 255
         assert verify.error(mine, theirs, True) == share
-    assert verify.Row("x", 1e-3, verify.LABEL_TOLERANCE).ok and not verify.Row("x", 1.5e-3, 1e-3).ok
+    assert verify.Comparison("x", 1e-3, verify.LABEL_TOLERANCE).ok and not verify.Comparison("x", 1.5e-3, 1e-3).ok
     assert np.isnan(verify.error(mine, np.where(theirs == 255, np.nan, 0), True))
 
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from wsss.paths import Echo, UserError, note
 
-T = TypeVar("T")
+_T = TypeVar("T")
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def barrier() -> None:
     all_reduce_sum(0)
 
 
-def from_main(work: Callable[[], T]) -> T:
+def from_main(work: Callable[[], _T]) -> _T:
     """Return `work()` of process 0 to all: what takes long is done once. Its UserError ends all, so that none waits
     for a process that has ended; the others raise it as Echo, which prints nothing."""
     try:
@@ -102,7 +102,7 @@ def from_main(work: Callable[[], T]) -> T:
     return answer
 
 
-def main_first(work: Callable[[], T]) -> T:
+def main_first(work: Callable[[], _T]) -> _T:
     """Return `work()`, run in process 0 and then in all others: what it makes on disk is made once."""
     if rank():
         barrier()

@@ -30,7 +30,7 @@ from wsss.tally import Counts, Predicted, count, counts_by_image, scores
 BATCH = 8
 """Images evaluated at once; all are squashed to one size."""
 
-Pixels = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
+Images = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
 
 
 def require_headline(config: Data, classes: tuple[str, ...]) -> None:
@@ -69,7 +69,7 @@ class Prediction:
 
 
 @torch.inference_mode()
-def predict(model: SegmentationModel, image: Pixels, label: Float[Tensor, "b k"], config: Config) -> Prediction:
+def predict(model: SegmentationModel, image: Images, label: Float[Tensor, "b k"], config: Config) -> Prediction:
     """Predict a batch whose image labels are `label`: they mask the CAMs."""
     normalised = model.normalise(image)
     output = model(normalised)
@@ -81,7 +81,7 @@ def predict(model: SegmentationModel, image: Pixels, label: Float[Tensor, "b k"]
 
 
 @torch.inference_mode()
-def predicted_label(model: SegmentationModel, image: Pixels) -> Float[Tensor, "b k"]:
+def predicted_label(model: SegmentationModel, image: Images) -> Float[Tensor, "b k"]:
     """Predict the image label: the classes of a probability above one half, or the most probable one."""
     return probable_label(model(model.normalise(image), segment=False).logits.sigmoid())
 

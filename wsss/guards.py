@@ -36,7 +36,7 @@ def require_sizes(config: Config, patch: int) -> None:
             note(f"warning: {sentence}")
 
 
-def finished(folder: Path, config: Config, resume: bool, root: Path, data: records.Data) -> dict[str, Any] | None:
+def finished(folder: Path, config: Config, resume: bool, root: Path, data: records.Digests) -> dict[str, Any] | None:
     """Return the record of a finished run; UserError where the folder holds another configuration or other data.
 
     A folder with neither record nor checkpoint is used as if it were empty.

@@ -10,7 +10,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveTypeInfo
 
 from wsss.paths import UserError, did_you_mean
 
-T = TypeVar("T")
+_T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def check(config: Any, steps: int = 0) -> None:
             raise UserError(f"{path} is {value}, but must be a range, low before high; change --{path}")
 
 
-def override(config: T, changes: Mapping[str, Any]) -> T:
+def override(config: _T, changes: Mapping[str, Any]) -> _T:
     """Replace settings of `config` by dotted path, e.g. {"patch_contrast.weight": 0}.
 
     Raises UserError for a value of the wrong kind, and for an unknown path, with the nearest one.
@@ -109,7 +109,7 @@ def require_known(path: str, known: Mapping[str, Any]) -> None:
         raise UserError(f"there is no setting named {path}{did_you_mean(path, known)}")
 
 
-def _replace(config: T, changes: Mapping[str, Any]) -> T:
+def _replace(config: _T, changes: Mapping[str, Any]) -> _T:
     new: dict[str, Any] = {path: value for path, value in changes.items() if "." not in path}
     for name in {path.partition(".")[0] for path in changes} - set(new):
         inner = {path.partition(".")[2]: value for path, value in changes.items() if path.startswith(f"{name}.")}

@@ -62,7 +62,7 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
         return made.finish(data)
 
 
-def _digests(train: Split, val: Split, watched: Sequence[Split]) -> records.Data:
+def _digests(train: Split, val: Split, watched: Sequence[Split]) -> records.Digests:
     digests = {"train": identity.digests(train), "val": identity.digests(val)}
     return digests | {identity.WATCHED + split.name: identity.digests(split) for split in watched}
 
@@ -286,7 +286,7 @@ class Trainer:
         self.step, self.best, self.seconds = step, state["best"], state["seconds"]
         self.undefined, self.places = state.get("undefined", 0), state.get("places", [])
 
-    def finish(self, data: records.Data) -> dict[str, Any]:
+    def finish(self, data: records.Digests) -> dict[str, Any]:
         """Evaluate the last weights and write the record, with its data and what the validations found; they are the
         best where no validation found better ones."""
         path, seconds = self.folder.with_suffix(".json"), {"train": round(self.seconds, 1)}

@@ -285,7 +285,7 @@ class BenchTable(Captioned):
         measured = speed.read(project_root() / "data" / "results" / "bench", kind)
         if not measured:
             raise NotMeasured(f"there is no record of `wsss bench {kind}`")
-        first, *others = (make(measured) for make in speed.TABLES[kind])
+        first, *others = (make(measured) for make in speed.SPEED_TABLES[kind])
         more = [table for table in others if table.rows]  # older records do not have what a later table shows
         return [*self.table(first), *(n for table in more for n in table_node(table, [nodes.Text(f"{table.title}.")]))]
 
@@ -294,11 +294,11 @@ class CostTable(Captioned):
     """{cost-table}: a table of estimates, from published times, counted operations and benches."""
 
     def show(self, name: str) -> list[nodes.Node]:
-        if name not in cost_tables.TABLES:
-            raise UserError(f"there is no table {name}; there are {', '.join(cost_tables.TABLES)}")
+        if name not in cost_tables.COST_TABLES:
+            raise UserError(f"there is no table {name}; there are {', '.join(cost_tables.COST_TABLES)}")
         folder = project_root() / "data" / "results" / "bench"
-        measured = [bench for kind in speed.TABLES for bench in speed.read(folder, kind)]
-        return self.table(cost_tables.TABLES[name](measured))
+        measured = [bench for kind in speed.SPEED_TABLES for bench in speed.read(folder, kind)]
+        return self.table(cost_tables.COST_TABLES[name](measured))
 
 
 class Verdict(Captioned):

@@ -199,7 +199,7 @@ class _Kind:
     leading /, so what is unpacked stays where it belongs whatever the archive says."""
 
 
-VOC = _Kind(
+TRAINVAL = _Kind(
     "VOC 2012",
     "JPEGImages",
     re.compile(

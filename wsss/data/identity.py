@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from wsss.config import Data as Settings
+from wsss.config import Data
 from wsss.data import pictures, voc
 from wsss.paths import UserError, atomic, note, read_json, sha256, write_json
 from wsss.process import cores
 from wsss.report import records
-from wsss.report.records import Data
+from wsss.report.records import Digests
 
-_Digests = dict[str, str]
-"""Digests of one list by kind: see `records.DATA`."""
+_ListDigests = dict[str, str]
+"""Digests of one list by kind: see `records.DIGESTS`."""
 _FILE = "data.json"
 """File in a run's folder: digests of the data that it was started on, as in its record."""
 WATCHED = "watched "
@@ -38,7 +38,7 @@ _MANY = 2000
 """Files from which on a progress bar is shown."""
 
 
-def digests(split: voc.Split) -> _Digests:
+def digests(split: voc.Split) -> _ListDigests:
     """sha256 of a list's ids, class names and the bytes of its photographs, and of what else was opened: image labels,
     decoded masks.
 
@@ -55,7 +55,7 @@ def digests(split: voc.Split) -> _Digests:
     return made
 
 
-def of_run(folder: Path) -> Data:
+def of_run(folder: Path) -> Digests:
     """Read the digests of the data that the run at `folder` was started on; empty if unknown. Raises UserError."""
     path = folder / _FILE
     if path.is_file():
@@ -66,7 +66,7 @@ def of_run(folder: Path) -> Data:
     return records.data_of(records.load(path)) if path.is_file() else {}
 
 
-def require_same(folder: Path, data: Data, root: Path) -> None:
+def require_same(folder: Path, data: Digests, root: Path) -> None:
     """Raise UserError where the run at `folder`, begun or finished, belongs to other data than `data`, those of `root`;
     a note on stderr where an older run does not tell."""
     path = folder.with_name(f"{folder.name}.json")
@@ -84,7 +84,7 @@ def require_same(folder: Path, data: Data, root: Path) -> None:
         )
 
 
-def claim(folder: Path, data: Data, begun: bool) -> Data:
+def claim(folder: Path, data: Digests, begun: bool) -> Digests:
     """Keep in the run's folder to which data it belongs; returns what its record says of them. What an older run that
     has `begun` was trained on stays unknown."""
     if not begun:
@@ -96,7 +96,7 @@ def claim(folder: Path, data: Data, begun: bool) -> Data:
 class Evaluated:
     """The data of an evaluation, beside those that its run was started on."""
 
-    digests: _Digests
+    digests: _ListDigests
     """Digests of the evaluated list."""
     train: Mapping[str, str]
     """Digests of the list that the run was trained on; empty if unknown."""
@@ -120,7 +120,7 @@ class Evaluated:
         return {"data": {"train": self.train, "val": self.digests}, **other}
 
 
-def evaluated(folder: Path, config: Settings, listed: tuple[Path, str], measured: _Digests, path: Path) -> Evaluated:
+def evaluated(folder: Path, config: Data, listed: tuple[Path, str], measured: _ListDigests, path: Path) -> Evaluated:
     """Hold the digests `measured` of `listed`, a root and its list, against the data of the run at `folder`; of a list
     that the run did not use, against the record at `path` and, by the run's validation list, the root as a whole.
 

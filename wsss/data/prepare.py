@@ -72,7 +72,7 @@ class PrepareVoc:
         with atomic(self.output) as scratch:
             folders = {}
             for name, path in paths.items():
-                kind = archives.SBD if name == "sbd" else archives.VOC
+                kind = archives.SBD if name == "sbd" else archives.TRAINVAL
                 folders[name] = archives.unpack(path, kind, scratch.with_name(f"{scratch.name}-{name}"))
             try:
                 notes = _build(scratch, folders, self.partial)

@@ -37,7 +37,7 @@ class Seer:
 
 
 @dataclass(frozen=True)
-class Photo:
+class Example:
     """An image to look at, with its image labels and truth where they are known."""
 
     name: str
@@ -48,7 +48,7 @@ class Photo:
 
 
 @torch.inference_mode()
-def scene(photo: Photo, seers: Sequence[Seer]) -> Scene:
+def scene(photo: Example, seers: Sequence[Seer]) -> Scene:
     """Look at a photograph with each of the models, which know the same classes.
 
     Where the image labels are not known, those that the *last* model predicts (above one half, else the most probable)
@@ -75,7 +75,7 @@ def scene(photo: Photo, seers: Sequence[Seer]) -> Scene:
     return Scene(photo.name, np.asarray(small), present, photo.label is not None, truth, views)
 
 
-def shrunk(pictures: Sequence[Photo], seers: Sequence[Seer]) -> str:
+def shrunk(pictures: Sequence[Example], seers: Sequence[Seer]) -> str:
     """Say at which sizes pictures are shown and seen; empty if all are shown as they are."""
     largest = max(pictures, key=lambda photo: math.prod(photo.image.size))
     width, height = largest.image.size
@@ -91,7 +91,7 @@ def shrunk(pictures: Sequence[Photo], seers: Sequence[Seer]) -> str:
 
 def _view(
     seer: Seer,
-    pixels: evaluate.Pixels,
+    pixels: evaluate.Images,
     output: Output,
     label: Float[Tensor, " k"],
     shown: Bool[Tensor, " k"],
@@ -163,14 +163,14 @@ def _numpy(value: Tensor) -> np.ndarray:
     return value.float().cpu().numpy()
 
 
-def _small(photo: Photo) -> Image.Image:
+def _small(photo: Example) -> Image.Image:
     """Scale the photograph to the size at which it is shown."""
     scale = min(1, LARGEST / max(photo.image.size))
     width, height = (max(1, int(side * scale + 0.5)) for side in photo.image.size)
     return photo.image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _pixels(photograph: Image.Image, seer: Seer) -> evaluate.Pixels:
+def _pixels(photograph: Image.Image, seer: Seer) -> evaluate.Images:
     size = seer.config.augment.squashed
     return transforms.resize_square(photograph.convert("RGB"), size, seer.config.compat.plain_squash)[None]
 
@@ -179,7 +179,9 @@ def _pixels(photograph: Image.Image, seer: Seer) -> evaluate.Pixels:
 
 
 @torch.inference_mode()
-def refined(photo: Photo, seer: Seer, present: Sequence[int], threshold: float, layer: int) -> UInt8[np.ndarray, "h w"]:
+def refined(
+    photo: Example, seer: Seer, present: Sequence[int], threshold: float, layer: int
+) -> UInt8[np.ndarray, "h w"]:
     """Label by the CAM with one background level, `threshold`, refined by the photograph's colours (PAR)."""
     pixels = _pixels(photo.image, seer)
     image = seer.model.normalise(pixels)
@@ -194,7 +196,7 @@ def refined(photo: Photo, seer: Seer, present: Sequence[int], threshold: float, 
 
 
 @torch.inference_mode()
-def with_crf(photo: Photo, seer: Seer) -> UInt8[np.ndarray, "h w"]:
+def with_crf(photo: Example, seer: Seer) -> UInt8[np.ndarray, "h w"]:
     """Segment, then apply a dense CRF with the final protocol's numbers."""
     logits = seer.model(seer.model.normalise(_pixels(photo.image, seer))).segmentation
     pixels = np.asarray(_small(photo))

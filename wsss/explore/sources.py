@@ -12,7 +12,7 @@ from wsss import datasets, stored
 from wsss.config import Config
 from wsss.data import identity, voc
 from wsss.data.pictures import read_image
-from wsss.explore.scene import Photo, Seer
+from wsss.explore.scene import Example, Seer
 from wsss.inference import photographs, runs
 from wsss.model import build
 from wsss.paths import UserError, note, project_root, read_json, sha256
@@ -89,7 +89,7 @@ def _about(record: Record) -> str:
     )
 
 
-def of_folder(path: Path, limit: int) -> list[Photo]:
+def of_folder(path: Path, limit: int) -> list[Example]:
     """Read the picture at `path`, or the first `limit` of a folder, by name. Raises UserError."""
     if not path.exists():
         raise UserError(f"{path} does not exist; name a picture or a folder of pictures")
@@ -98,10 +98,10 @@ def of_folder(path: Path, limit: int) -> list[Photo]:
         raise UserError(
             f"{path} holds no picture ({', '.join(photographs.SUFFIXES)}); name a picture or a folder that does"
         )
-    return [Photo(file.stem, read_image(file)) for file in files]
+    return [Example(file.stem, read_image(file)) for file in files]
 
 
-def of_set(root: Path, split: str, classes: Sequence[str], count: int) -> list[Photo]:
+def of_set(root: Path, split: str, classes: Sequence[str], count: int) -> list[Example]:
     """Read `count` images of a data set's list, evenly spaced, with image labels and truth. Raises UserError where the
     set has other classes than the model."""
     listed = datasets.Split(root, split, masks=True)
@@ -113,7 +113,7 @@ def of_set(root: Path, split: str, classes: Sequence[str], count: int) -> list[P
     for place in np.linspace(0, len(listed) - 1, min(count, len(listed))).astype(int):
         photograph, mask = voc.read_pair(listed.kit, listed.ids[place])
         label = torch.from_numpy(listed.labels[place])
-        pictures.append(Photo(listed.ids[place], photograph, label, mask))
+        pictures.append(Example(listed.ids[place], photograph, label, mask))
     return pictures
 
 
@@ -121,8 +121,8 @@ _PUBLIC_DOMAIN = {"cat": "chelsea", "astronaut": "astronaut", "cameraman": "came
 """Name here -> function of skimage.data, whose docstrings say that these pictures are in the public domain."""
 
 
-def public_domain() -> list[Photo]:
+def public_domain() -> list[Example]:
     """Read photographs that come with scikit-image and may be shown anywhere; nobody has drawn their truth."""
     from skimage import data
 
-    return [Photo(name, Image.fromarray(getattr(data, known)())) for name, known in _PUBLIC_DOMAIN.items()]
+    return [Example(name, Image.fromarray(getattr(data, known)())) for name, known in _PUBLIC_DOMAIN.items()]

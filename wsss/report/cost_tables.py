@@ -190,7 +190,7 @@ def _disk_table(benches: Sequence[_Bench]) -> Table:
     return Table("Disk space of a run, by arithmetic", columns, tuple(rows), note)
 
 
-TABLES: dict[str, Callable[[Sequence[_Bench]], Table]] = {
+COST_TABLES: dict[str, Callable[[Sequence[_Bench]], Table]] = {
     "gate": lambda benches: gate.bounds_table(),
     "base": _base_table,
     "runs": _runs_table,

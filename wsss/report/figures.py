@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 from matplotlib import colors, lines, patches
 
+from wsss.config import IGNORE
 from wsss.paths import UserError
 from wsss.report import records
 from wsss.report.literature import published_rows
@@ -32,7 +33,6 @@ _CLASSES = (
 )  # fmt: skip
 """Of the first twenty classes. Those of the drawn set, and VOC's cat, cow, dog, horse, person and sheep, are also told
 apart by those who do not see red, green or blue."""
-IGNORE = 255
 _GREY = 0.85
 """What is ignored."""
 

@@ -12,7 +12,7 @@ LOGS = {"voc-toco": ("voc", "vit-b"), "voc-deit-toco": ("voc", "deit-b")}
 """Preset -> data set and backbone of its log in data/published/toco_logs.csv."""
 _EVALUATIONS = 2
 """The gate ends with the second evaluation of the log: steps 2,000 and 4,000 of 20,000."""
-KINDS = {"cam": "CAM", "aux_cam": "aux CAM", "segmentation": "segmentation"}
+TITLES = {"cam": "CAM", "aux_cam": "aux CAM", "segmentation": "segmentation"}
 """What the log and the gate have numbers of, and its name in tables."""
 SLACK = 5.0
 """Points of mean IoU that a right run may lie off the log.
@@ -45,7 +45,7 @@ CAUSES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class GateRow:
     """A number of the base's log, the bounds of the gate, and ours; NaN where ours is undefined."""
 
     step: int
@@ -64,10 +64,10 @@ class Row:
         """Write the row as text."""
         ours = ABSENT if math.isnan(self.measured) else f"{self.measured:.1f}"
         bounds = f"{self.low:.1f} to {self.high:.1f}"
-        return f"{self.step:,}", KINDS[self.kind], f"{self.published:.1f}", bounds, ours, self.state
+        return f"{self.step:,}", TITLES[self.kind], f"{self.published:.1f}", bounds, ours, self.state
 
 
-def rows(preset: str) -> tuple[list[Row], int]:
+def rows(preset: str) -> tuple[list[GateRow], int]:
     """Look up the rows of a preset's gate, nothing measured, and the steps of the base's whole run. Raises
     UserError."""
     if preset not in LOGS:
@@ -78,15 +78,15 @@ def rows(preset: str) -> tuple[list[Row], int]:
     constant = 100 / (len({r["class"] for r in log}) - 1)  # no single class everywhere reaches more
     steps, made = sorted(means), []
     for step, after in zip(steps[:_EVALUATIONS], steps[1:], strict=False):
-        for kind in KINDS:
+        for kind in TITLES:
             value, later = float(means[step][kind]), float(means[after][kind])
             slack = SLACK + abs(later - value) * _AHEAD / (after - step)
             bounds = (0.0, constant) if value < constant else (value - slack, value + slack)
-            made.append(Row(step, kind, value, *bounds))
+            made.append(GateRow(step, kind, value, *bounds))
     return made, steps[-1]
 
 
-def verdict(judged: list[Row]) -> tuple[bool, list[str]]:
+def verdict(judged: list[GateRow]) -> tuple[bool, list[str]]:
     """Whether every number lies within its bounds, and what a failure can mean, by the last evaluation that fails."""
     failed = [row for row in judged if row.state != "right"]
     if not failed:
@@ -97,7 +97,7 @@ def verdict(judged: list[Row]) -> tuple[bool, list[str]]:
     if {"cam", "aux_cam"} <= low:
         causes.append(CAUSES["low: cam aux_cam"])
     elif low:
-        causes += [CAUSES[f"low: {kind}"] for kind in KINDS if kind in low]
+        causes += [CAUSES[f"low: {kind}"] for kind in TITLES if kind in low]
     causes += [CAUSES["high"]] * any(row.low > 0 and row.state == "high" for row in failed)
     if failed[-1].step < judged[-1].step:
         causes.append("only the first evaluation fails: the warm-up, or a seed that learns early or late; try another")
@@ -112,7 +112,7 @@ def bounds_table() -> Table:
     return Table("The gate of voc-toco", _COLUMNS[:4], cells, note)
 
 
-def verdict_table(judged: list[Row], passed: bool | None, causes: list[str], path: Path) -> Table:
+def verdict_table(judged: list[GateRow], passed: bool | None, causes: list[str], path: Path) -> Table:
     """Make a table of the numbers beside the log's, the verdict and where the record lies."""
     cells = tuple(row.cells() if passed is not None else (*row.cells()[:5], ABSENT) for row in judged)
     title = {None: "Gate: not judged", True: "Gate: passed", False: "Gate: FAILED"}[passed]

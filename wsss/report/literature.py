@@ -112,16 +112,16 @@ _TEST = replace(
     split="voc-test",
     missing="needs the PASCAL VOC server",
 )
-VOC = (_final("voc")[0], _TEST, *_final("voc")[1:], *_training("voc", "voc-val"))
-COCO = (*_final("coco"), *_training("coco", "coco-val-part"))
+VOC_ROWS = (_final("voc")[0], _TEST, *_final("voc")[1:], *_training("voc", "voc-val"))
+COCO_ROWS = (*_final("coco"), *_training("coco", "coco-val-part"))
 ANIMALS = "VOC 2012 animals, 320 px, CLIP ViT-B/16"
 _SHALLOW = "voc-animals-11-blocks"
 _VARIANTS = {row.label: row.variant for row in EXPERIMENTS[_SHALLOW].rows}
 _animals = partial(_Row, dataset="voc-animals", key="segmentation.miou_headline")
 _HEADLINE = (
-    (replace(VOC[0], label="PASCAL VOC 2012 val"), "voc-base"),
-    (replace(VOC[1], label="PASCAL VOC 2012 test"), "voc-base"),
-    (replace(COCO[0], label="MS COCO 2014 val"), "coco-base"),
+    (replace(VOC_ROWS[0], label="PASCAL VOC 2012 val"), "voc-base"),
+    (replace(VOC_ROWS[1], label="PASCAL VOC 2012 test"), "voc-base"),
+    (replace(COCO_ROWS[0], label="MS COCO 2014 val"), "coco-base"),
     (_animals(f"{ANIMALS}, 12 blocks", preset="voc-animals"), "voc-animals-base"),
     (_animals(f"{ANIMALS}, 11 blocks", preset=_VARIANTS["base + both"], sweep=_SHALLOW), _VARIANTS["base"]),
     (_Row("mini (drawn)", "mini", "mini", "segmentation.miou_headline"), "mini-base"),

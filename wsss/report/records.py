@@ -73,7 +73,7 @@ def lines_digest(lines: Iterable[str]) -> str:
 
 # Data: to which classes, image labels, masks and photographs a run belongs.
 
-DATA = {
+DIGESTS = {
     "ids": "listed images",
     "classes": "classes",
     "labels": "image labels",
@@ -81,11 +81,11 @@ DATA = {
     "photographs": "photographs",
 }
 """Digests that `data` of a record has for each list (`data.identity` makes them), and what they are of."""
-Data = Mapping[str, Mapping[str, str]]
+Digests = Mapping[str, Mapping[str, str]]
 """{"train": digests, "val": digests, "watched LIST": digests}; a digest that is not there is unknown."""
 
 
-def data_of(record: Record) -> Data:
+def data_of(record: Record) -> Digests:
     """Find the data a record belongs to; of an older one what its fingerprint and its class names tell."""
     names, mark = record["results"].get("segmentation", {}).get("iou", {}), record["fingerprint"]
     classes = {"classes": lines_digest(list(names)[1:])} if names else {}
@@ -100,7 +100,7 @@ def check_data(data: Any, where: str) -> None:
         raise UserError(f"{where} holds no digests of train and val; move it away to go on without them")
 
 
-def differences(first: Data, second: Data) -> str:
+def differences(first: Digests, second: Digests) -> str:
     """Say what is known to differ between two data: "the image labels of train, the masks of train and val".
 
     Empty where nothing is known to differ. Lists of other images differ in everything; only ids and classes are named.
@@ -108,11 +108,11 @@ def differences(first: Data, second: Data) -> str:
     named: dict[str, list[str]] = {}
     for name in first.keys() & second.keys():
         a, b = first[name], second[name]
-        kinds = [kind for kind in DATA if kind in a and kind in b and a[kind] != b[kind]]
+        kinds = [kind for kind in DIGESTS if kind in a and kind in b and a[kind] != b[kind]]
         for kind in kinds if "ids" not in kinds else [kind for kind in kinds if kind in ("ids", "classes")]:
             named.setdefault(kind, []).append(name)
     of = {kind: f" of {' and '.join(sorted(names))}" * (kind != "classes") for kind, names in named.items()}
-    return ", ".join(f"the {title}{of[kind]}" for kind, title in DATA.items() if kind in named)
+    return ", ".join(f"the {title}{of[kind]}" for kind, title in DIGESTS.items() if kind in named)
 
 
 def split_ids(name: str) -> list[str]:

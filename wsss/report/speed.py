@@ -21,7 +21,7 @@ def read(folder: Path, kind: str = "step") -> list[_Bench]:
         try:
             bench = json.loads(path.read_text(encoding="utf-8"))
             if bench["bench"] == kind:
-                [table([bench]) for table in TABLES[kind]]
+                [table([bench]) for table in SPEED_TABLES[kind]]
                 benches.append(bench | {"file": path.stem})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
@@ -139,7 +139,11 @@ def _merge_table(benches: Sequence[_Bench]) -> Table:
     return Table("Dense CRF with merged classes beside the whole one", columns, tuple(rows), note + " ".join(notes))
 
 
-TABLES = {"step": (_steps_table, _phases_table), "infer": (_infer_table, _outside_table), "merge": (_merge_table,)}
+SPEED_TABLES = {
+    "step": (_steps_table, _phases_table),
+    "infer": (_infer_table, _outside_table),
+    "merge": (_merge_table,),
+}
 """Tables of each bench; the caption is the first one's."""
 
 

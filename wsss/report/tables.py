@@ -10,7 +10,15 @@ from wsss.presets import NOT_IN_VARIANT, PRESETS
 from wsss.registry import DATASETS
 from wsss.report import ablation, records
 from wsss.report.experiments import EXPERIMENTS
-from wsss.report.literature import ANIMALS, COCO, VOC, beside_published, headline, published_number, single_stage
+from wsss.report.literature import (
+    ANIMALS,
+    COCO_ROWS,
+    VOC_ROWS,
+    beside_published,
+    headline,
+    published_number,
+    single_stage,
+)
 from wsss.report.records import Record, images
 from wsss.report.statistics import mean_text, summarise
 from wsss.report.table import ABSENT, MISSING, NOT_MEASURED, Table
@@ -194,8 +202,8 @@ REPORTED = {name: experiment for name, experiment in EXPERIMENTS.items() if expe
 
 TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     "headline": headline,
-    "voc": partial(beside_published, "PASCAL VOC 2012", VOC),
-    "coco": partial(beside_published, "MS COCO 2014", COCO),
+    "voc": partial(beside_published, "PASCAL VOC 2012", VOC_ROWS),
+    "coco": partial(beside_published, "MS COCO 2014", COCO_ROWS),
     "voc-animals": partial(
         _side_by_side,
         ANIMALS,

@@ -32,7 +32,7 @@ from wsss.method import classification_loss
 from wsss.model import SegmentationModel
 from wsss.paths import UserError, atomic, read_json, sha256, write_json
 
-STUDENT = "voc-animals-student"
+PRESET = "voc-animals-student"
 _TEACHER = "teacher.json"
 WEIGHTS = {"classification": 1.0, "cam": 1.0, "aux_cam": 1.0, "segmentation": 1.0, "codes": 0.5}
 """Weights of the terms."""
@@ -65,7 +65,7 @@ class Distil:
         changes = {f"{part}.{name}": value for part, group in same.items() for name, value in vars(group).items()}
         changes |= {"seed": self.seed, "output": self.output, "model.checkpoint": self.start}
         changes |= {} if self.steps is None else {"optim.steps": self.steps}
-        record = train.run(presets.get(STUDENT, **changes), trainer=partial(Student, opened=opened))
+        record = train.run(presets.get(PRESET, **changes), trainer=partial(Student, opened=opened))
         return f"{record['path']}: segmentation {record['results']['segmentation']['miou_headline']:.1f}"
 
 

@@ -26,7 +26,7 @@ class Gate(train.Trainer):
         """Whether the log has an evaluation at this step; no other is made."""
         return self.step in self.due.values()
 
-    def finish(self, data: records.Data) -> dict[str, Any]:
+    def finish(self, data: records.Digests) -> dict[str, Any]:
         """Judge what the log of the run says of these steps, and write it down. Raises UserError."""
         distributed.barrier()  # until process 0 has written the last validation
         known = {row["step"]: row["validation"] for row in self.log.validations(self.last)}
@@ -36,7 +36,7 @@ class Gate(train.Trainer):
                 " with another --output"
             )
         measured = [
-            gate.Row(**vars(row) | {"measured": math.nan if value is None else value})
+            gate.GateRow(**vars(row) | {"measured": math.nan if value is None else value})
             for row in self.rows
             for value in [known[self.due[row.step]][row.kind]]
         ]

@@ -27,7 +27,7 @@ _PACKAGE = "wsss/**/*.py"
 
 
 @dataclass(frozen=True)
-class Step:
+class Stage:
     """One command, the file that it makes and patterns of those it reads; paths are relative to the project."""
 
     name: str
@@ -58,18 +58,18 @@ class Step:
         print(f"[{self.name}] {time.monotonic() - started:.0f} s", flush=True)
 
 
-def steps() -> list[Step]:
+def steps() -> list[Stage]:
     """List all that comes before the verdict, in order."""
 
-    def train(preset: str) -> Step:
+    def train(preset: str) -> Stage:
         dataset = PRESETS[preset].data.name
         training = (sys.executable, "-m", "wsss", "train", preset, "--seed", "0")
-        return Step(preset, training, f"runs/{dataset}/{preset}/0.json")
+        return Stage(preset, training, f"runs/{dataset}/{preset}/0.json")
 
-    def notebook(name: str, *reads: str) -> Step:
+    def notebook(name: str, *reads: str) -> Stage:
         source, output = f"notebooks/{name}.ipynb", f"runs/notebooks/{name}.ipynb"
         execution = (sys.executable, "-m", "papermill", source, output, "--log-output", "--no-progress-bar")
-        return Step(name, execution, output, (source, _PACKAGE, *reads))
+        return Stage(name, execution, output, (source, _PACKAGE, *reads))
 
     photographs = [train("voc-animals"), train("voc-animals-base")]  # half an hour more
     root, folder = (os.environ.get(name, "") for name in ("WSSS_ANIMALS_ROOT", "WSSS_WEIGHTS"))
@@ -78,7 +78,7 @@ def steps() -> list[Step]:
         print(f"photographs are left out: WSSS_ANIMALS_ROOT must name them, and WSSS_WEIGHTS hold {weights.name}")
         photographs = []
     return [
-        Step("mini set", (sys.executable, "-m", "wsss", "data", "mini"), "data/mini/mini.json"),
+        Stage("mini set", (sys.executable, "-m", "wsss", "data", "mini"), "data/mini/mini.json"),
         notebook("train_voc", "data/mini/mini.json"),
         train("mini-base"),
         notebook("train_coco"),
@@ -124,7 +124,7 @@ class Reproduce:
             for step in steps():
                 step.run()
             rows, passed = judge(started)
-            Step("book", (builder, "build", "book"), index, (*pages, "runs/verdict.json")).run()
+            Stage("book", (builder, "build", "book"), index, (*pages, "runs/verdict.json")).run()
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; `make reproduce` goes on from there") from None
         print(f"\n{verdict.table(rows).text()}")

@@ -78,7 +78,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedRun:
     """One run: a row of the experiment and a seed."""
 
     label: str
@@ -103,7 +103,7 @@ class Job:
         return self.folder.with_suffix(".log")
 
 
-def threads_for(side_by_side: int, jobs: Sequence[Job], available: int, load: float) -> tuple[int, str]:
+def threads_for(side_by_side: int, jobs: Sequence[PlannedRun], available: int, load: float) -> tuple[int, str]:
     """Choose the threads of each run, and say why: OMP_NUM_THREADS; as many as most finished runs of the sweep had,
     since sums in another order come out otherwise and such runs are not compared; or a share of the cores that `load`,
     the system's mean over a minute, leaves free. Threads that share a core wait for one another: two busy processes of
@@ -121,14 +121,14 @@ def threads_for(side_by_side: int, jobs: Sequence[Job], available: int, load: fl
     return max(1, (available - busy) // side_by_side), why + "; they will wait for one another" * crowded
 
 
-def plan(experiment: Experiment, sweep: Sweep) -> list[Job]:
+def plan(experiment: Experiment, sweep: Sweep) -> list[PlannedRun]:
     """List the runs, all rows of the first seed first. With `published`, without those whose records are in
     data/results."""
     known = {(r["dataset"], r["variant"], Path(r["path"]).name) for r in records.published()} if sweep.published else ()
     output, root = sweep.folder, ["--data.root", sweep.data_root] * bool(sweep.data_root)
     dataset, _ = _place(experiment, sweep)
     moved = ["--output", str(sweep.output)] * (sweep.output is not None)
-    jobs: list[Job] = []
+    jobs: list[PlannedRun] = []
     for seed in sweep.seeds or sorted({seed for row in experiment.rows for seed in row.seeds}):
         for row in experiment.rows:
             if sweep.seeds is None and seed not in row.seeds:
@@ -147,7 +147,7 @@ def plan(experiment: Experiment, sweep: Sweep) -> list[Job]:
                 for record, arguments in commands.items()
                 if (dataset, row.variant, record.name) not in known
             }
-            jobs.append(Job(row.label, row.variant, seed, folder, wanted))
+            jobs.append(PlannedRun(row.label, row.variant, seed, folder, wanted))
     return jobs
 
 
@@ -167,7 +167,7 @@ def _place(experiment: Experiment, sweep: Sweep) -> tuple[str, Path | None]:
     return sets.name_of(data, root), root
 
 
-def _require_same_data(experiment: Experiment, sweep: Sweep, jobs: Sequence[Job]) -> None:
+def _require_same_data(experiment: Experiment, sweep: Sweep, jobs: Sequence[PlannedRun]) -> None:
     """Raise UserError where runs, finished or begun, belong to other data than those that the sweep would use; where
     either are not there or an older run does not tell, nothing is held against one another."""
     _, root = _place(experiment, sweep)
@@ -189,7 +189,7 @@ def _require_same_data(experiment: Experiment, sweep: Sweep, jobs: Sequence[Job]
         )
 
 
-def overview(experiment: Experiment, jobs: Sequence[Job], known: Sequence[Record], side_by_side: int) -> Table:
+def overview(experiment: Experiment, jobs: Sequence[PlannedRun], known: Sequence[Record], side_by_side: int) -> Table:
     """Make a table *run | seed | state | minutes*, and in its note what is left, by the measured minutes of records."""
     rows: list[tuple[str, ...]] = []
     total, unknown, finals_unknown = 0.0, 0, False
@@ -213,7 +213,7 @@ def overview(experiment: Experiment, jobs: Sequence[Job], known: Sequence[Record
 class _Worker:
     """A job's processes, one after the other, their output in its log."""
 
-    def __init__(self, job: Job, threads: int):
+    def __init__(self, job: PlannedRun, threads: int):
         self.job, self.commands = job, iter(job.commands.items())
         self.environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
         self.process: subprocess.Popen | None = None
@@ -247,7 +247,7 @@ class _Worker:
         self.process.wait()
 
 
-def work(jobs: Sequence[Job], side_by_side: int, threads: int) -> None:
+def work(jobs: Sequence[PlannedRun], side_by_side: int, threads: int) -> None:
     """Run the jobs; one that fails does not hold up the others. Raises UserError at the end if any failed, and
     Interrupted, once all have saved, when asked to stop."""
     waiting, running, failed = list(jobs), [], []

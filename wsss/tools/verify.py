@@ -202,7 +202,7 @@ _CASES: dict[str, Callable[[_Case], _Found]] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class Comparison:
     """One output or gradient against the file's, or a sentence why there is no number."""
 
     name: str
@@ -259,21 +259,21 @@ def error(mine: Any, theirs: np.ndarray, labels: bool = False) -> float:
     return float(np.abs(mine - theirs).max() / (np.abs(theirs).max() or 1.0))
 
 
-def _compare(case: _Case) -> list[Row]:
+def _compare(case: _Case) -> list[Comparison]:
     """Make a row for every output and gradient of one case."""
     kind = re.sub(r"^ctc_T\d+(\.\d+)?$", "ctc_T<number>", case.name)
     if kind not in _CASES:
-        return [Row(case.name, fault=f"unknown case{did_you_mean(case.name, _CASES)}")]
+        return [Comparison(case.name, fault=f"unknown case{did_you_mean(case.name, _CASES)}")]
     try:
         outputs = _CASES[kind](case)
     except Exception as error:  # whatever arrays that do not fit one another lead to: the other cases still count
-        return [Row(case.name, fault=_sentence(error))]
+        return [Comparison(case.name, fault=_sentence(error))]
     unknown = [name for name in case.arrays if name not in outputs and not name.startswith(("in/", "weight/"))]
     rows = [_row(case, name, value) for name, value in outputs.items()]
-    return rows + [Row(f"{case.name}/{name}", fault="unknown output") for name in unknown]
+    return rows + [Comparison(f"{case.name}/{name}", fault="unknown output") for name in unknown]
 
 
-def _row(case: _Case, name: str, mine: Any) -> Row:
+def _row(case: _Case, name: str, mine: Any) -> Comparison:
     full, implied = f"{case.name}/{name}", _IMPLIED.get(case.name, {})
     labels, tolerance = name.partition("/")[2] in _LABELS, _TOLERANCES.get(case.name, _TOLERANCE)
     try:
@@ -282,9 +282,9 @@ def _row(case: _Case, name: str, mine: Any) -> Row:
             mine, theirs = (np.where(np.isnan(mine) & np.isnan(theirs), 0, x) for x in (mine, theirs))
         elif case.name == "metrics":
             tolerance = max(tolerance, _ROUNDING / float(np.abs(theirs).max() or 1.0))
-        return Row(full, error(mine, theirs, labels), LABEL_TOLERANCE if labels else tolerance)
+        return Comparison(full, error(mine, theirs, labels), LABEL_TOLERANCE if labels else tolerance)
     except Exception as fault:
-        return Row(full, fault=_sentence(fault))
+        return Comparison(full, fault=_sentence(fault))
 
 
 def _sentence(error: Exception) -> str:
