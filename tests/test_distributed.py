@@ -12,7 +12,7 @@ import torch.distributed as dist
 from running import Photo, folder, own_set, process, record, run, tiny
 from safetensors.torch import load_file
 
-from wsss import checkpoint, distributed, train
+from wsss import checkpoint, distributed, presets, train
 from wsss.report import records
 
 PHOTOS = (Photo(), Photo(classes=(2,)), Photo(classes=(1, 2)), Photo(classes=(2,), size=(31, 57)), Photo())
@@ -166,3 +166,27 @@ def test_more_processes_than_gpus_share_them_by_gloo(machine, capsys):
     assert not capsys.readouterr().err
     machine(0, 3, 2)
     assert "3 processes share 2 GPUs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("device", "own"), [("cuda:1", [torch.device("cuda:1")]), ("cpu", None)])
+@pytest.mark.parametrize("start", [0, 0.1])
+def test_gradients_are_averaged_on_the_gpu_of_the_process(monkeypatch, device, own, start):
+    """Without `device_ids` DDP does not move its inputs; parameters without a gradient are looked for where the
+    schedule begins with classification alone."""
+    asked: dict[str, object] = {}
+
+    def wrap(module: torch.nn.Module, **options: object) -> None:
+        asked.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "DistributedDataParallel", wrap)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(train.method, "Forward", lambda model, config: model)
+    trainer = train.Trainer.__new__(train.Trainer)
+    trainer.config = presets.get(
+        "smoke", **dict.fromkeys(("schedule.contrast_start", "schedule.segmentation_start"), start)
+    )
+    trainer.model, trainer.device, trainer.last = torch.nn.Identity(), torch.device(device), 1
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert asked == {"device_ids": own, "gradient_as_bucket_view": True, "find_unused_parameters": start > 0}
