@@ -1,21 +1,20 @@
 """What is declared once stays in step: pyproject, environment.yml, installed versions, the book's group."""
 
 import re
-import shutil
 import tomllib
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
+import numpy as np
 import papermill.engines  # loads the engine, as papermill does; the engine alone cannot be imported first
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from test_records import record
 
 import wsss
-from wsss import command
-from wsss.report import records
+from wsss.paths import read_json
+from wsss.report import figures
 from wsss.tools import readme
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,14 +73,18 @@ def test_readme_starts_with_the_two_lines_and_its_links_exist():
     assert all((ROOT / link).is_file() for link in links), links
 
 
-def test_readme_takes_no_picture_of_a_run_of_an_uncommitted_tree(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(readme, "project_root", lambda: tmp_path)
-    shutil.copy(ROOT / "README.md", tmp_path)
-    records.save(record(dirty=True), tmp_path / "runs" / "mini" / "mini" / "0.json")
-    (tmp_path / "runs" / "mini" / "mini" / "0").mkdir()
-    (tmp_path / "runs" / "mini" / "mini" / "0" / "cams.npz").touch()
-    assert command.main("readme", readme.Readme, []) == 1 and "uncommitted changes" in capsys.readouterr().err
-    assert not (tmp_path / "book").exists()
+def test_readme_picture_is_of_the_photographs_as_two_networks_see_them():
+    content = read_json(ROOT / "data" / "photographs" / "base_and_ours.json")
+    entry = next(entry for entry in content["images"] if entry["name"] == "cat")
+    truth, segmentation = content["classes"].index("cat"), entry["variants"][1]["segmentation"]
+    picture = figures.explored_rows(content, ["cat"])
+    shown = np.asarray(picture.axes[4].images[0].get_array())
+    counts = sum(n for label, n in zip(segmentation[::2], segmentation[1::2], strict=True) if label == truth)
+    assert (shown == figures.class_colours(np.array(truth))).all(-1).sum() == counts > 1000
+    assert [axis.get_title() for axis in picture.axes] == picture.alt.split(": ")[1].removesuffix(". Classes").split(
+        ", "
+    )
+    assert [axis.images[0].get_array().shape[:2] for axis in picture.axes[:1]] == [tuple(entry["size"])]
 
 
 # The publishing workflow calls make targets that CI calls as well, and names nobody and no address.

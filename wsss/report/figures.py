@@ -4,6 +4,8 @@ Each function returns a `Picture`: a matplotlib Figure that carries the words fo
 shows itself in a notebook with them. Colours are Okabe and Ito's (lines, the first classes) and cividis (values).
 """
 
+import base64
+import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -103,6 +105,35 @@ def cam_rows(samples: Mapping[str, np.ndarray], rows: int = 4) -> Picture:
     picture.alt = (
         f"{rows} images in rows: image, aux CAM, CAM, pseudo label, prediction and truth. Classes: {', '.join(names)}."
     )
+    return picture
+
+
+def explored_rows(content: Mapping[str, Any], names: Sequence[str]) -> Picture:
+    """Draw photographs of an explorer's file with two models, a row each: photograph, CAMs of the last layer for its
+    first class (0..1), segmentations.
+
+    `content` is a payload of `wsss explore`; `names` are those of the photographs.
+    """
+    entries = [next(entry for entry in content["images"] if entry["name"] == name) for name in names]
+    picture = Picture(figsize=(9, 1.35 * len(names) + 0.5), layout="constrained")
+    masks = []
+    for axes, entry in zip(picture.subplots(len(names), 5, squeeze=False), entries, strict=True):
+        size, (first, *_) = entry["size"], entry["present"]
+        axes[0].imshow(PIL.Image.open(io.BytesIO(base64.b64decode(entry["picture"].partition(",")[2]))))
+        for place, view in enumerate(entry["variants"]):
+            layer = view["layers"][0]
+            maps = np.frombuffer(base64.b64decode(layer["data"]), np.uint8).reshape(-1, *layer["grid"])
+            cam, extent = maps[view["shown"].index(first)], (0, size[1], size[0], 0)
+            axes[1 + place].imshow(cam, cmap="cividis", vmin=0, vmax=255, extent=extent, interpolation="bilinear")
+            masks.append(np.repeat(view["segmentation"][::2], view["segmentation"][1::2]))
+            axes[3 + place].imshow(class_colours(masks[-1].reshape(size)), interpolation="nearest")
+    heads = [f"{kind} ({view['name']})" for kind in ("CAM", "segmentation") for view in entries[0]["variants"]]
+    for axis, title in zip(picture.axes, ["photograph", *heads], strict=False):
+        axis.set_title(title, fontsize=9)
+    for axis in picture.axes:
+        axis.set_axis_off()
+    shown = _class_legend(picture, content["classes"], np.concatenate(masks))
+    picture.alt = f"{', '.join(names)}, in rows: photograph, {', '.join(heads)}. Classes: {', '.join(shown)}."
     return picture
 
 

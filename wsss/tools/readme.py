@@ -1,13 +1,14 @@
-"""`python -m wsss.tools.readme`: write README.md's table from records, its picture from the examples of a run."""
+"""`python -m wsss.tools.readme`: write README.md's table from records, its picture from the photographs of the book."""
 
 import sys
 from dataclasses import dataclass
 
 from wsss import command
-from wsss.paths import UserError, atomic, project_root
-from wsss.report import figures, records, tables
+from wsss.paths import UserError, atomic, project_root, read_json
+from wsss.report import figures, tables
 
 _START, _END = "<!-- table headline: written by python -m wsss.tools.readme -->", "<!-- end of table -->"
+_PHOTOGRAPHS = ("cow", "cat", "sheep", "horses")
 
 
 def refreshed(text: str) -> str:
@@ -21,20 +22,14 @@ def refreshed(text: str) -> str:
 
 @dataclass(frozen=True)
 class Readme:
-    """Write README.md's table from records, and its picture where the published run's examples are at hand."""
+    """Write README.md's table from records, and its picture from the photographs that the two networks were shown."""
 
     def __call__(self) -> None:
         root = project_root()
-        examples = root / "runs" / "mini" / "mini" / "0" / "cams.npz"
         text = refreshed((root / "README.md").read_text(encoding="utf-8"))
-        if examples.is_file():
-            if records.load(examples.parent.with_suffix(".json"))["dirty"]:
-                raise UserError(
-                    f"{examples.parent} was run on a tree with uncommitted changes; commit and run it again, or move "
-                    "it away to keep the picture as it is"
-                )
-            with atomic(root / "book" / "_static" / "overview.png") as temporary:
-                temporary.write_bytes(figures.cam_rows(figures.load_samples(examples)).png())
+        shown = figures.explored_rows(read_json(root / "data" / "photographs" / "base_and_ours.json"), _PHOTOGRAPHS)
+        with atomic(root / "book" / "_static" / "photographs.jpg") as temporary:
+            temporary.write_bytes(shown.encoded())
         with atomic(root / "README.md") as temporary:
             temporary.write_text(text, encoding="utf-8")
 
