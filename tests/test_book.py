@@ -309,7 +309,8 @@ def test_what_is_shown_and_what_maps_miss_come_from_records_and_a_model_s_number
         save(project, "mini-base", seed, both, miou_headline=40.0, under_activation=30.0)
         save(project, "mini", seed, both, miou_headline=43.0 + seed / 10, under_activation=28.0 + seed / 10)
     measured = {f"{kind}.miou_headline": 12.34 for kind in ("segmentation", "cam", "aux_cam")}
-    card = {"run": measured | {"classification.map_headline": 59.6}, "backbone": "vit_tiny, patch 8", "steps": 2000}
+    card = {"this_file": measured | {"classification.map_headline": 59.6}, "backbone": "vit_tiny, patch 8"}
+    card |= {"images_in_percent": {"named": 57.7, "outlined": 30.3}, "steps": 2000}
     card |= {"train_images": 3131, "evaluated_on": "300 images of val", "protocol": {"size": 160}}
     put(project / "data" / "weights" / "x.json", card)
     text = ":difference:`mini-components/base + both/CAM#under_activation` :missed:`base + both`\n\n"
@@ -318,7 +319,8 @@ def test_what_is_shown_and_what_maps_miss_come_from_records_and_a_model_s_number
     shown = text_of(page)
     assert "-1.9 [-2.1 to -1.7] (3 seeds) falls on drawn images" in shown
     assert shown.count("base + both against base") == 2 and "+3.1" in shown
-    assert "12.3" in shown and "vit_tiny, 2,000 steps on 3,131 photographs" in shown
+    assert all(number in shown for number in ("12.3", "59.6", "57.7", "30.3"))
+    assert "vit_tiny, 2,000 steps on 3,131 photographs" in shown
     save(project, "mini", 0, both, miou_headline=43.0, under_activation=45.0)
     assert "is not shown to fall" in text_of(build(project)[2])
 

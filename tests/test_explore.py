@@ -105,7 +105,7 @@ def test_a_plain_model_has_neither_labels_of_a_decoder_nor_subspaces(looked):
 
 def test_labels_that_are_not_known_are_predicted_by_the_last_model(looked):
     images, seers, _, _ = looked
-    unknown = scenes.Photo("mine", images[0].image)
+    unknown = scenes.Example("mine", images[0].image)
     with one_thread():
         found = scenes.scene(unknown, seers)
         score = seers[-1].model(seers[-1].model.normalise(scenes._pixels(unknown.image, seers[-1]))).logits[0].sigmoid()
@@ -116,7 +116,7 @@ def test_labels_that_are_not_known_are_predicted_by_the_last_model(looked):
 def test_large_photographs_are_shown_smaller_and_their_truth_with_them(looked):
     truth = np.zeros((1200, 900), np.uint8)
     truth[:600] = 1
-    picture = scenes.Photo("large", Image.new("L", (900, 1200)), torch.tensor([1.0, 0.0]), truth)
+    picture = scenes.Example("large", Image.new("L", (900, 1200)), torch.tensor([1.0, 0.0]), truth)
     with one_thread():
         found = scenes.scene(picture, looked[1][:1])
     assert found.pixels.shape == (400, 300, 3)
@@ -191,7 +191,7 @@ def test_a_comparison_has_a_row_an_image_and_leaves_out_what_is_not_known(looked
     assert len(drawn) == 3 * (2 + 4 + 2), "image, truth; CAMs, pseudo label, prediction; CAMs of the plain model"
     assert "rows: image, truth, tiny: CAM, aux" in picture.alt and picture.alt.count("prediction") == 1
     with one_thread():
-        unknown = [scenes.scene(scenes.Photo("mine", images[0].image), seers[:1])]
+        unknown = [scenes.scene(scenes.Example("mine", images[0].image), seers[:1])]
     assert "truth" not in pictures.comparison(unknown).alt
 
 

@@ -330,7 +330,7 @@ def seen_by_python(path, seer):
     photograph = read_image(path)
     with one_thread():
         seer.model.half().float()
-        scene, pixels = scenes.scene(scenes.Photo(path.stem, photograph), [seer]), scenes._pixels(photograph, seer)
+        scene, pixels = scenes.scene(scenes.Example(path.stem, photograph), [seer]), scenes._pixels(photograph, seer)
         prediction = evaluate.predict(seer.model, pixels, evaluate.predicted_label(seer.model, pixels), seer.config)
     return scene, evaluate.to_labels(prediction, scene.pixels.shape[:2], seer.config)
 

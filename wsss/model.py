@@ -232,6 +232,13 @@ class SegmentationModel(nn.Module):
             segmentation=self.decoder(encoded.tokens.mT.unflatten(2, grid)) if segment else None,
         )
 
+    def for_inference(self) -> "SegmentationModel":
+        """Copy the network in half precision, without the moving average of the contrast head, which serves training
+        alone."""
+        half = copy.deepcopy(self).half()
+        del half.proj_head_t
+        return half
+
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
         """Move the teacher head to momentum * teacher + (1 - momentum) * student."""

@@ -192,8 +192,12 @@ def fetched_file(config: Model) -> Path | None:
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
     """Load `tensors` into `module` and convert them to its types. UserError lists the keys that do not fit.
 
-    A position grid of another size does not fit either: sizes are part of the model.
+    A position grid of another size does not fit either: sizes are part of the model. A file may leave out the moving
+    average of the contrast head, which only training needs; it is then that of the start, the head itself.
     """
+    if not any(key.startswith("proj_head_t.") for key in tensors):
+        heads = {key: value for key, value in tensors.items() if key.startswith("proj_head.")}
+        tensors = {**tensors, **{key.replace("proj_head", "proj_head_t", 1): value for key, value in heads.items()}}
     state = module.state_dict()
     missing, unexpected = sorted(state.keys() - tensors.keys()), sorted(tensors.keys() - state.keys())
     reshaped = [key for key in sorted(state.keys() & tensors.keys()) if state[key].shape != tensors[key].shape]

@@ -314,6 +314,8 @@ MEASURES = {
     "segmentation.miou_headline": "segmentation (mIoU)",
     "cam.miou_headline": "CAM (mIoU)",
     "aux_cam.miou_headline": "aux CAM (mIoU)",
+    "named": "photographs whose most probable class is one of theirs",
+    "outlined": "photographs whose largest animal is outlined (IoU of at least 0.5)",
 }
 """What a reader of a card asks for -> its name."""
 
@@ -323,7 +325,7 @@ class ModelCard(Captioned):
 
     def show(self, name: str) -> list[nodes.Node]:
         card = read_json(ROOT / name)
-        measured = card.get("this_file", card["run"])
+        measured = card["this_file"] | card["images_in_percent"]
         rows = tuple((label, f"{measured[key]:.1f}") for key, label in MEASURES.items())
         note = (
             f"{card['backbone'].partition(',')[0]}, {card['steps']:,} steps on {card['train_images']:,} photographs. "

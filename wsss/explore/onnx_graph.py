@@ -1,6 +1,5 @@
 """`wsss export RUN`: a run's network as an ONNX graph, from pixels to all that the explorer shows."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +32,7 @@ def write(seer: Seer, path: Path) -> Path:
 
     Weights that lie there already and are the same stay. Raises UserError for a network that is too large for a page.
     """
-    half = copy.deepcopy(seer.model).half()
+    half = seer.model.for_inference()
     size = 2 * sum(value.numel() for value in half.state_dict().values())
     if size > LIMIT:
         raise UserError(

@@ -12,7 +12,7 @@ import traitlets
 
 from wsss.data.pictures import read_image
 from wsss.explore.payload import FOLDER, element, image_entry, payload, runs
-from wsss.explore.scene import Photo, Seer, refined, scene, with_crf
+from wsss.explore.scene import Example, Seer, refined, scene, with_crf
 from wsss.paths import UserError
 
 _SCRIPT = (FOLDER / "explorer.js").read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ class Explorer(anywidget.AnyWidget):
     answer = traitlets.Dict().tag(sync=True)
     """What Python last answered."""
 
-    def __init__(self, pictures: Sequence[Photo], seers: Sequence[Seer], classes: Sequence[str]):
+    def __init__(self, pictures: Sequence[Example], seers: Sequence[Seer], classes: Sequence[str]):
         self.pictures, self.seers = list(pictures), list(seers)
         self.scenes = [scene(picture, self.seers) for picture in self.pictures]
         content = payload(self.scenes, classes, self.seers[-1].config.cam.background, live=True)
@@ -92,7 +92,7 @@ class Explorer(anywidget.AnyWidget):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "photograph"
             path.write_bytes(file)
-            picture = Photo(name, read_image(path))
+            picture = Example(name, read_image(path))
         self.pictures.append(picture)
         self.scenes.append(scene(picture, self.seers))
         image = image_entry(self.scenes[-1], self.payload["classes"])

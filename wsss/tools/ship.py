@@ -1,7 +1,7 @@
 """`python -m wsss.tools.ship RUN NAME`: a finished run's weights in half precision, with a card, to data/weights."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -44,14 +44,13 @@ class Ship:
     def __call__(self) -> str:
         opened = runs.open_run(self.run, data_root=self.data_root)
         record, split = _checked(opened)
-        model = opened.model(len(split.kit.classes), torch.device("cpu")).half()
+        model = opened.model(len(split.kit.classes), torch.device("cpu")).for_inference()
         size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
         if size > _LIMIT:
             raise UserError(f"the weights of {records.describe(record)} take {size / 1e6:.0f} MB; a file may have 13")
         path = (self.output or project_root() / "data" / "weights") / f"{self.name}.safetensors"
         digest = checkpoint.write_weights(model, path, model.metadata())
-        checkpoint.fill(model.float(), checkpoint.read(path), str(path))
-        model.adopt(checkpoint.metadata(path))
+        model = replace(opened, file=path).model(len(split.kit.classes), torch.device("cpu"))
         counted = evaluate.tally(model, split, opened.config, torch.device("cpu"))
         measured = record | {"results": tally.scores(counted, split.kit.classes, opened.config.data.headline)}
         objects = [place for place, name in enumerate(split.kit.classes, 1) if name in _OUTLINED]
