@@ -76,6 +76,20 @@ def test_a_final_evaluation_fills_its_own_column():
     assert line(table, "base") == (*["not run"] * 6, "33.0 (1 seed)", "not run")
 
 
+def test_a_column_of_other_seeds_is_said_to_be_no_comparison():
+    """One seed's final result lower than another's seed in training tells nothing about the protocol."""
+    final = {"name": "final-without-crf-s0.6+0.8+1"}
+
+    def table(*seeds: int) -> str:
+        numbers = {"segmentation": {"miou_headline": 12.34}}
+        chosen = [record("voc-animals", "voc-animals-base", seed, results=numbers) for seed in (0, 1)]
+        chosen += [record("voc-animals", "voc-animals-base", seed, results=numbers, protocol=final) for seed in seeds]
+        return ablation.numbers("x", experiments.EXPERIMENTS["voc-animals-components"], chosen).note
+
+    assert "final, no CRF: seed 1 on" in table(1) and "not to be compared" in table(1)
+    assert "not to be compared" not in table(0, 1)
+
+
 def test_a_difference_is_over_the_seeds_that_both_have(tmp_path):
     own = [put(tmp_path, "mini-msc", seed, 0.7) for seed in (0, 1, 2)]
     base = [put(tmp_path, "mini", seed, 0.8) for seed in (1, 2, 3)]
