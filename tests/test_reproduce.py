@@ -11,7 +11,7 @@ from test_records import record
 from wsss import command
 from wsss.paths import UserError, read_json
 from wsss.tools import reproduce
-from wsss.tools.reproduce import Step
+from wsss.tools.reproduce import Stage
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def step(code: str = "open('count', 'a').write('x')", makes: str = "count") -> Step:
+def step(code: str = "open('count', 'a').write('x')", makes: str = "count") -> Stage:
     """A step that leaves one letter in `count` each time that it runs."""
-    return Step("count", (sys.executable, "-c", code), makes, ("*.txt",))
+    return Stage("count", (sys.executable, "-c", code), makes, ("*.txt",))
 
 
 def runs(folder: Path) -> int:
@@ -53,10 +53,10 @@ def test_a_failed_step_stops_in_words_and_runs_again(folder):
 
 
 def test_stopped_it_says_how_to_go_on(folder, monkeypatch, capsys):
-    def stop(step: Step) -> None:
+    def stop(step: Stage) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Step, "run", stop)
+    monkeypatch.setattr(Stage, "run", stop)
     assert command.main("reproduce", reproduce.Reproduce, []) == 130
     assert "`make reproduce` goes on" in capsys.readouterr().err
 
@@ -92,7 +92,7 @@ def published(*variants: str) -> list[dict]:
 def test_the_verdict_is_the_exit_code(folder, monkeypatch, capsys, miou, code):
     put(folder, "mini", 0, miou=miou)
     put(folder, "mini-base", 0)
-    monkeypatch.setattr(Step, "run", lambda step: None)
+    monkeypatch.setattr(Stage, "run", lambda step: None)
     monkeypatch.setattr(reproduce.records, "published", lambda: published("mini"))
     assert command.main("reproduce", reproduce.Reproduce, []) == code
     (row, *_) = read_json(folder / "runs/verdict.json")["rows"]
