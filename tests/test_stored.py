@@ -43,8 +43,9 @@ def test_a_published_record_is_its_preset_of_today_with_the_changes_of_its_name(
     record = records.load(path)
     name, *changes = record["variant"].split("+")
     used = flatten(from_dict(record["config"]))
-    named = dict(part.split("=") for part in changes if "teacher" not in record)
-    if "teacher" in record:  # its name is too long and cut; the contrast is that of its teacher
+    if "teacher" not in record:
+        named = dict(part.split("=") for part in changes)
+    else:  # its name is too long and cut; the contrast is that of its teacher
         taught = records.load(path.parents[2] / f"{record['teacher']['run']}.json")["config"]
         named = {key: value for key, value in flatten(from_dict(taught)).items() if key.startswith("msc.")}
         named["model.checkpoint"] = used["model.checkpoint"]

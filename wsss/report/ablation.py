@@ -72,10 +72,10 @@ def numbers(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
         f"seeds that all rows have on one processor{where}"
     )
     note += "" if all(map(share_draws, groups.values())) else UNLIKE
-    seeds = {name: {record["seed"] for record in sum(group, [])} for name, group in groups.items()}
     for final in experiment.finals:
-        if seeds[final.name] and seeds[final.name] != seeds[_TRAINING]:
-            of = records.processors(sum(groups[final.name], []))
+        trained, evaluated = (sum(groups[protocol], []) for protocol in (_TRAINING, final.name))
+        if not share_draws((trained, evaluated)):
+            of = records.processors(evaluated)
             note += f" {final.label}: {of} alone, so not to be compared with the columns of other seeds."
     note += f" Best threshold: of the sweep on these masks. {BRACKETS}"
     prior = [r for r in runs if r["dataset"] == experiment.dataset and records.has(r, "auc.centre")]
