@@ -79,7 +79,7 @@ live
 #
 # The model that comes with the package learnt from photographs of animals. Here it looks at three photographs in the
 # public domain that come with scikit-image. Nobody outlined the objects in them, so nothing is compared. The model is
-# small: it names animals and people fairly well and outlines them poorly.
+# small: it often takes one animal for another, and it outlines them poorly.
 
 # %%
 shipped, names = sources.of_runs([])
