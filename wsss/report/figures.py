@@ -137,27 +137,35 @@ def explored_rows(content: Mapping[str, Any], names: Sequence[str]) -> Picture:
     return picture
 
 
-def _class_legend(picture: Picture, names: Sequence[str], masks: np.ndarray) -> list[str]:
+def _class_legend(picture: Picture, names: Sequence[str], masks: np.ndarray, ncols: int = 6) -> list[str]:
     """Name the colours of masks below all panels; returns the names of the classes in them."""
     present = [int(index) for index in np.unique(masks) if index not in (0, IGNORE)]
     shown = [(names[index], class_colours(np.array(index))) for index in present]
     shown += [("background", BLACK), ("ignored", str(_GREY))]
-    picture.legend_below([patches.Patch(color=value, label=name) for name, value in shown], ncols=6)
+    picture.legend_below([patches.Patch(color=value, label=name) for name, value in shown], ncols)
     return [names[index] for index in present]
 
 
+_SIDE_BY_SIDE = 4
+"""Images of a row, few enough for a phone."""
+
+
 def set_examples(root: Path | str, split: str = "train", count: int = 8) -> Picture:
-    """Draw the first images of a VOC-format set with their masks below, and their names."""
+    """Draw the first images of a VOC-format set with their masks below, four side by side, and name their classes."""
     root = Path(root)
     ids = (root / "ImageSets" / "Segmentation" / f"{split}.txt").read_text().split()[:count]
     names = ["background", *(root / "classes.txt").read_text().splitlines()]
     masks = [np.array(PIL.Image.open(root / "SegmentationClass" / f"{name}.png")) for name in ids]
-    picture = Picture(figsize=(9, 2.9), layout="constrained")
-    for (above, below), name, mask in zip(picture.subplots(2, len(ids), squeeze=False).T, ids, masks, strict=True):
-        above.imshow(PIL.Image.open(root / "JPEGImages" / f"{name}.jpg"))
-        below.imshow(class_colours(mask), interpolation="nearest")
-        above.set_axis_off(), below.set_axis_off()
-    shown = _class_legend(picture, names, np.concatenate([mask.ravel() for mask in masks]))
+    rows = -(-len(ids) // _SIDE_BY_SIDE)
+    picture = Picture(figsize=(6.4, 3.3 * rows + 0.6), layout="constrained")
+    panels = picture.subplots(2 * rows, _SIDE_BY_SIDE, squeeze=False)
+    for place, (name, mask) in enumerate(zip(ids, masks, strict=True)):
+        row, column = divmod(place, _SIDE_BY_SIDE)
+        panels[2 * row, column].imshow(PIL.Image.open(root / "JPEGImages" / f"{name}.jpg"))
+        panels[2 * row + 1, column].imshow(class_colours(mask), interpolation="nearest")
+    for axis in picture.axes:
+        axis.set_axis_off()
+    shown = _class_legend(picture, names, np.concatenate([mask.ravel() for mask in masks]), ncols=4)
     picture.alt = f"{len(ids)} images of the set, with their masks below. Classes shown: {', '.join(shown)}."
     return picture
 
