@@ -1,4 +1,4 @@
-"""`python -m wsss`, which is what torchrun starts."""
+"""Entry point of `python -m wsss`; torchrun starts it."""
 
 import sys
 

@@ -1,7 +1,8 @@
-"""The command line: `wsss COMMAND`. Every error a user can act on is one sentence and a non-zero exit.
+"""The command line: `wsss COMMAND`.
 
-A command is a frozen dataclass: its fields are the flags, their docstrings the help, and calling it does the work. No
-torch is loaded before that, so that help is there at once.
+A command is a frozen dataclass. Its fields are the flags, their docstrings are the help, and calling the instance does
+the work. torch is loaded only in that call, so that help appears at once. An error that a user can act on is printed as
+one sentence, with a non-zero exit code.
 """
 
 import dataclasses
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class _Train(Config):
-    """One run."""
+    """Train and evaluate one run."""
 
     preset: Annotated[str, tyro.conf.Suppress] = ""
     """The preset whose values are the defaults."""
@@ -78,7 +79,7 @@ class _Train(Config):
         if self.gate:
             from wsss.report import gate
 
-            gate.rows(config.name)  # says which presets have a gate
+            gate.rows(config.name)  # raises UserError before training if the preset has no gate
         from wsss import train
         from wsss.tools import gate as gates
 
@@ -101,10 +102,10 @@ _TRAIN = command.Group(
 
 @dataclass(frozen=True)
 class _Tables:
-    """Print the tables from records: paper, published base, measured, or the command that is still to be run."""
+    """Print the tables: numbers of the paper, of the published base and of records, or the command still to be run."""
 
     names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TABLE")] = ()
-    """Tables to print; none: all but the experiments that nobody has run, which are named at the end."""
+    """Tables to print. Without names: all, except experiments that nobody has run; the last line lists those."""
     records: tuple[Path, ...] = ()
     """Folders of records; empty: data/results of the project."""
     format: Literal["text", "markdown", "csv"] = "text"

@@ -1,4 +1,5 @@
-"""Run commands: tyro fills a typed dataclass from the command line; every fault is one sentence and an exit code."""
+"""Run commands: tyro fills a typed dataclass from the command line; every fault becomes one sentence and an exit
+code."""
 
 import contextlib
 import importlib
@@ -21,19 +22,19 @@ from wsss.process import Interrupted, clean_exit
 
 @dataclass(frozen=True)
 class Group:
-    """Commands by name, and the usage that is printed where none is named."""
+    """Commands by name, and the usage text that is printed if no name is given."""
 
     usage: str
     commands: Mapping[str, Any]
     """Targets of `run`."""
     kind: str = "command"
-    """Word for the names in an error."""
+    """Word for a name in error messages."""
 
 
 def main(command: str, target: Any, arguments: Sequence[str] | None = None) -> int:
     """Run `target` with the arguments after `command` (None: those of the command line) and return the exit code.
 
-    The target's answer is an exit code or a text to print. Each error that a user can act on is one sentence on stderr.
+    The target returns an exit code or a text to print. An error that a user can act on is one sentence on stderr.
     """
     try:
         with clean_exit():
@@ -41,13 +42,14 @@ def main(command: str, target: Any, arguments: Sequence[str] | None = None) -> i
         if isinstance(outcome, str) and is_first():
             print(outcome)
         return outcome if isinstance(outcome, int) else 0
-    except Echo:
+    except Echo:  # the process that failed has printed its error
         return 1
     except UserError as error:
         return _fail(str(error))
-    except BrokenPipeError:  # the reader of the output, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of the output, e.g. `head`, has closed it
+        # Python flushes stdout once more at its exit, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return 141  # here and below 128 + the number of the signal, as shells report it
     except OSError as error:
         return _fail(f"{error.filename or 'a file'}: {error.strerror or error}; what was there is untouched")
     except Interrupted as stopped:
@@ -64,10 +66,14 @@ def _fail(sentence: str) -> int:
 
 
 def run(command: str, target: Any, arguments: Sequence[str]) -> int | str | None:
-    """Find the command that the arguments name, fill it and call it. Raises UserError.
+    """Call the command that the arguments name and return its answer. Raises UserError.
 
-    A target is a frozen dataclass, whose fields are the flags, whose docstrings are their help, and which is called; an
-    instance of one, whose values are the defaults; a Group; or one of these as MODULE:NAME, imported when needed.
+    A target is one of:
+
+    * a frozen dataclass: its fields are the flags, their docstrings are the help, and its instance is called
+    * an instance of such a class: its values are the defaults
+    * a Group of targets
+    * MODULE:NAME of one of these, imported only when needed
     """
     if isinstance(target, str):
         module, _, name = target.partition(":")
@@ -85,10 +91,10 @@ def run(command: str, target: Any, arguments: Sequence[str]) -> int | str | None
 
 
 def parse(target: Any, arguments: Sequence[str], command: str) -> Any:
-    """Fill a dataclass whose docstrings are the help, or an instance of one, from the arguments after `command`.
+    """Return an instance of the dataclass `target`, filled from the arguments after `command`. Raises UserError.
 
-    A switch may stand alone for True; numbers of a tuple, and texts of an instance's, may be joined by commas. Raises
-    UserError.
+    If `target` is itself an instance, its values are the defaults. A switch alone means True. Numbers of a tuple may be
+    joined by commas; texts only if `target` is an instance.
     """
     kind = target if isinstance(target, type) else type(target)
     options: dict[str, Any] = {} if kind is target else {"default": target}
@@ -119,10 +125,10 @@ _SWITCH = ("True", "False", "None")
 
 
 def _spelled(arguments: Sequence[str], kinds: Mapping[str, Any], only_flags: bool) -> list[str]:
-    """Spell the arguments as tyro takes them: True after a switch that stands alone, numbers that commas join apart.
+    """Rewrite the arguments as tyro reads them: True after a lone switch, and comma lists of numbers split.
 
-    With `only_flags` the command has no positional arguments, so that what follows a switch is its value, and texts may
-    be joined by commas as numbers are.
+    With `only_flags` the command has no positional arguments. Then the word after a switch is its value, and texts may
+    be joined by commas, too.
     """
     spelled: list[str] = []
     path, kind = "", None
@@ -132,7 +138,7 @@ def _spelled(arguments: Sequence[str], kinds: Mapping[str, Any], only_flags: boo
         if argument.startswith("--"):
             path = name[2:].replace("-", "_")
             types = settings.types(kinds.get(path))
-            kind = kinds[path] if types & {tuple, bool, NoneType} else None
+            kind = kinds[path] if types & {tuple, bool, NoneType} else None  # tyro reads all others as they are
             spelled.append(name if kind else argument)
             values = [value] if kind and equals else []
             alone = not only_flags or not following or following.startswith("--")
@@ -141,15 +147,15 @@ def _spelled(arguments: Sequence[str], kinds: Mapping[str, Any], only_flags: boo
         for text in values:
             whole = kind is None or (str in types and not only_flags)
             spelled += [text] if whole else settings.texts(text, kind)
-            kind = kind if kind and tuple in types else None  # all others have one value
+            kind = kind if kind and tuple in types else None  # all others take one value
     return spelled
 
 
 def _sentence(printed: str) -> str:
-    """Take the sentence out of tyro's box, which is drawn in lines or in blanks.
+    """Return the error sentence from tyro's box, which is drawn with lines or with blanks.
 
-    It stands between the title, which may be ruled off, and the next rule. Explanations of options are indented far
-    and left out.
+    The sentence stands between the title, which may have a rule below it, and the next rule. Lines that are indented
+    far explain options and are left out.
     """
     lines = [line.rstrip(" │").lstrip("│") for line in re.sub(r"\x1b\[[0-9;]*m", "", printed).splitlines()[1:]]
     rules = [number for number, line in enumerate(lines) if line.strip() and set(line.strip()) <= set("─-╰╯")]

@@ -11,7 +11,7 @@ from wsss.settings import Bound, Fraction, check
 IGNORE = 255
 """Label of pixels and pairs that no loss and no measure counts."""
 AUX = 2
-"""The aux layer lies this many blocks before the last."""
+"""The aux layer is this many blocks before the last one."""
 
 # None is automatic, a weight of 0 leaves a term out. Bounds also refuse NaN and infinity.
 NonNegative = Annotated[float, Bound(0, 1e6)]
@@ -35,24 +35,24 @@ class Data:
     """Images, labels and masks (VOC2012 devkit layout)."""
 
     name: str = "mini"
-    """Name of the data set in records. A root that holds another set than the preset's is named after its folder."""
+    """Name of the data set in records. If the root holds another set than the preset's, its folder's name is used."""
     root: str = ""
-    """Folder that holds JPEGImages. Empty: data/NAME for drawn sets, else $WSSS_VOC_ROOT, $WSSS_ANIMALS_ROOT or
-    $WSSS_COCO_ROOT, or data/NAME without."""
+    """Folder that holds JPEGImages. Empty: data/NAME for drawn sets; for others $WSSS_VOC_ROOT, $WSSS_ANIMALS_ROOT or
+    $WSSS_COCO_ROOT, and data/NAME if that variable is not set."""
     train_split: str = "train"
     """Name of the list in ImageSets to train on."""
     val_split: str = "val"
     """Name of the list in ImageSets to evaluate on."""
     watch: tuple[str, ...] = ()
-    """Further lists, with masks, that every validation and the end of the run measure for the log."""
+    """More lists with masks. Every validation and the end of the run measure them for the log."""
     supervision: Literal["labels", "masks"] = "labels"
-    """labels: a run learns from image labels alone. masks: the true masks of its training list take the place of the
-    pseudo labels. This is a ceiling and no result of this task: its records bear another data set's name."""
+    """labels: the run learns from image labels alone. masks: the true masks of the training list replace the pseudo
+    labels. That gives a ceiling, not a result of this task, so its records bear another data set's name."""
     headline: tuple[str, ...] = ()
     """Classes of the headline mean IoU; empty: all classes present in the truth."""
     workers: Annotated[int | None, Bound(0, 1024)] = None
-    """Loader processes of each process, 0 for none. None: 4, or one a core of fewer, beside a GPU, and 0 beside a
-    CPU. The augmentation does not depend on their number."""
+    """Loader processes of each training process; 0: none. None: with a GPU 4, or one per core if there are fewer cores;
+    without a GPU 0. The augmentation does not depend on their number."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Model:
     backbone: str = "vit_base_patch16_224.orig_in21k_ft_in1k"
     """timm architecture and weight tag; always name the tag when `pretrained` is on."""
     pretrained: bool = False
-    """Start from the tag's weights on timm's hub; a `checkpoint` takes their place."""
+    """Start from the tag's weights on timm's hub; `checkpoint` overrides this."""
     checkpoint: str = ""
-    """Weights to start from, a file of safetensors or of torch.save: a backbone in timm's names, whose classifier is
-    left out, or a whole model, the base's too."""
+    """File of weights to start from, made by safetensors or torch.save. It holds a backbone in timm's names, whose
+    classifier is left out, or a whole model; files of the base work, too."""
     normalisation: Literal["tag", "imagenet", "clip", "half"] = "tag"
-    """Mean and deviation of images where the file of the weights names none in its metadata. tag: those of timm's
-    configuration of a tagged backbone whose weights are used, else ImageNet's."""
+    """Mean and standard deviation that normalise images, unless the metadata of the weights' file names them. tag:
+    those in timm's configuration if the tagged weights of a backbone are used, else ImageNet's."""
     patch_size: Automatic = None
     """Patch size in pixels; None: the architecture's own."""
     image_size: Automatic = None
@@ -82,12 +82,12 @@ class Model:
     decoder_width: Automatic = None
     """Channels of the decoder; None: the token width, at most 512."""
     classifier_scale: NonNegative = 1.0
-    """Factor on PyTorch's default start of the two max-pooled classifiers."""
+    """Factor on PyTorch's default initial weights of the two max-pooled classifiers."""
     fused_from: Annotated[int, Bound(0, 1e9)] = 500
-    """Fewest tokens for which PyTorch's fused attention is used on a CPU, twice as many in bfloat16 with gradients;
-    below, the unfused one is faster there. An accelerator always fuses. Measured on the page 'Speed'."""
+    """A CPU uses PyTorch's fused attention from this many tokens on, in bfloat16 with gradients from twice as many.
+    With fewer tokens the unfused one is faster there. An accelerator always fuses. Measured on the page 'Speed'."""
     activation_checkpointing: bool = False
-    """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, more time."""
+    """Keep only the blocks' inputs for the backward pass and recompute the rest: less memory, more time."""
     compile: bool = False
     """Compile the encoder's blocks with torch.compile; worth it on accelerators, needs a C++ compiler on CPUs."""
 
@@ -113,24 +113,24 @@ class Augment:
     local_size: Pixels = 96
     """Side in pixels of the local crops for class token contrast."""
     local_crops: Annotated[int, Bound(1, 1000)] = 8
-    """Number of local crops an image."""
+    """Number of local crops per image."""
 
     @property
     def squashed(self) -> int:
-        """Side in pixels of the square that evaluation squashes images to."""
+        """Return the side in pixels of the square that evaluation squashes images to."""
         return self.evaluation_size or self.crop
 
 
 @dataclass(frozen=True)
 class Cam:
-    """Class activation maps and the labels made of them."""
+    """Class activation maps and the labels made from them."""
 
     scales: Annotated[tuple[float, ...], Bound(1e-3, 100)] = (1.0, 0.5, 1.5)
     """Scales of the multi-scale CAM; each with its mirror image."""
     high: Share = 0.7
     """CAM value above which a pixel is sure foreground."""
     low: Share = 0.25
-    """CAM value up to which a pixel is sure background; between the two it is ignored."""
+    """CAM value up to which a pixel is sure background; a pixel between `low` and `high` is ignored."""
     background: Share = 0.5
     """CAM value up to which a pixel counts as background at evaluation."""
 
@@ -148,7 +148,7 @@ class ClassContrast:
     """Class token contrast between views and local crops, with a teacher head: L_ctc of the base, A1 in subspaces."""
 
     weight: NonNegative = 0.5
-    """Weight in the objective; 0 saves its encoder passes as well."""
+    """Weight in the objective; 0 also saves its encoder passes."""
     temperature: Positive = 0.125
     """Temperature of normalised projections (base: 0.5 on outputs of norm about 2)."""
     momentum: Share = 0.9
@@ -176,19 +176,19 @@ class Msc:
     patch_temperature: Positive = 0.1
     """Temperature of A2."""
     anchors_per_class: Count = 64
-    """Most anchors of one label in one image."""
+    """Largest number of anchors of one label in one image."""
     anchors: Count = 512
-    """Most anchors of a micro-batch on a device."""
+    """Largest number of anchors of a micro-batch on a device."""
     across_images: bool = True
-    """Anchors of one class in different images attract each other in A2; else such a pair is left out."""
+    """A2 attracts anchors of one class in different images; if False, such pairs are left out."""
     across_backgrounds: bool = False
-    """Background anchors of different images attract each other in A2, too; else they are neither near nor far."""
+    """A2 also attracts background anchors of different images; if False, these are neither positives nor negatives."""
     orthogonality_weight: NonNegative = 0.05
     """Weight of L_orth, which keeps the rows of the subspaces apart (A3)."""
     decorrelation_weight: NonNegative = 0.05
     """Weight of L_dec, which keeps the embeddings in the subspaces apart (A3)."""
     centring: Literal["label", "all"] = "label"
-    """Mean that is subtracted from embeddings in L_dec: that of their label or that of all anchors."""
+    """Mean that L_dec subtracts from embeddings: that of their label or that of all anchors."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,8 @@ class Csa:
     structure: NonNegative = 1.0
     """Weight beta of the spatial structure term."""
     layers: Annotated[tuple[int, ...], Bound(1, 1000)] = (2,)
-    """Aligned layers, as blocks before the last; 2 is the aux layer (10 of 12). Others get a classifier each."""
+    """Aligned layers, counted as blocks before the last one; 2 is the aux layer (10 of 12). Each other layer gets a
+    classifier of its own."""
     direction: Literal["aux_to_last", "last_to_aux", "both", "scheduled"] = "scheduled"
     """Layer that learns: aux_to_last (the last one), last_to_aux (the earlier one), both, or scheduled (first the last
     one, then the earlier one)."""
@@ -211,29 +212,29 @@ class Csa:
     ramp: OfRun = 0.1
     """Fraction of the run over which `scheduled` changes direction."""
     smooth: Share = 0.1
-    """Difference up to which the intensity term is quadratic."""
+    """The intensity term is quadratic up to this difference."""
     floor: Annotated[float, Bound(1e-12, 1)] = 1e-3
-    """Least range that a student CAM is normalised by."""
+    """Lower bound of the range (maximum - minimum) that a student CAM is divided by."""
     through_classifier: bool = False
-    """Let the gradient of a student CAM flow into its classifier, too."""
+    """Let the gradient of a student CAM also flow into its classifier."""
     sampling: Literal["bilinear", "area"] = "bilinear"
     """Resampling of a teacher CAM to the token grid: bilinear, or area (the mean over a token)."""
     background: bool = True
-    """Begin the vectors of the structure term with a background channel."""
+    """Put a background channel first in the vectors of the structure term."""
     balance: bool = True
     """Weigh similar and dissimilar pairs of the structure term equally."""
     similar: Share = 0.5
-    """The teacher's affinity from which a pair counts as similar."""
+    """A pair counts as similar from this affinity of the teacher on."""
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Decoder trained on labels made of the CAM (L_seg)."""
+    """Decoder trained on labels made from the CAM (L_seg)."""
 
     weight: NonNegative = 0.1
     """Weight in the objective."""
     levels: Annotated[tuple[float, float] | None, Bound(0, 1, rising=True)] = None
-    """CAM values (low, high) of its labels: background up to the first, foreground from the second; None: cam.low and
+    """CAM values (low, high) that make its labels: background up to low, foreground from high on; None: cam.low and
     cam.high, as in the base."""
     refinements: Annotated[int, Bound(0, 1000)] = 10
     """Iterations of pixel-adaptive refinement of those labels; 0 leaves it out."""
@@ -244,9 +245,9 @@ class Energy:
     """Dense energy of the prediction (L_reg): neighbours of like colour should get like labels."""
 
     weight: NonNegative = 0.05
-    """Weight in the objective; 0 saves the filter as well."""
+    """Weight in the objective; 0 also saves the filter."""
     scale: NonNegative = 1e-7
-    """Factor inside the term, the base's."""
+    """Factor inside the term; the value is the base's."""
     sigma_xy: Annotated[float, Bound(1e-3, 1e6)] = 100.0
     """Reach in pixels of the crop."""
     sigma_rgb: Annotated[float, Bound(1e-3, 1e6)] = 15.0
@@ -264,11 +265,11 @@ class Schedule:
     segmentation_start: OfRun = 0.1
     """The segmentation loss joins here."""
     final_cam_start: OfRun = 0.0
-    """Until here the segmentation labels come from the aux CAM, afterwards from the final CAM."""
+    """Up to here the segmentation labels come from the aux CAM, afterwards from the final CAM."""
 
     @property
     def joining(self) -> float:
-        """Start of A2, A3 and alignment: `modules_start`, else `contrast_start`."""
+        """Return the start of A2, A3 and alignment: `modules_start`, else `contrast_start`."""
         return self.contrast_start if self.modules_start is None else self.modules_start
 
 
@@ -279,9 +280,9 @@ class Optim:
     steps: Annotated[int, Bound(1, 1e9)] = 20_000
     """Optimizer steps of the run."""
     batch: Count = 4
-    """Images a step over all processes."""
+    """Images per step over all processes."""
     accumulate: Count = 1
-    """Micro-batches a process computes one after the other for each step."""
+    """Micro-batches per step that each process computes one after the other."""
     lr: Annotated[float, Bound(0, 10)] = 6e-5
     """Learning rate of the backbone."""
     head_factor: NonNegative = 10.0
@@ -295,17 +296,16 @@ class Optim:
     power: Annotated[float, Bound(0, 100)] = 0.9
     """Exponent of the polynomial decay."""
     restart: Annotated[float, Fraction(0, 0.99)] = 0.0
-    """Fraction of the run at which warm-up and decay begin anew for what is left of it; 0: never, as in the base."""
+    """Fraction of the run at which warm-up and decay start again for the remaining steps; 0: never, as in the base."""
     restart_factor: Annotated[float, Bound(0, 100)] = 1.0
     """Factor on every rate after the restart."""
     bfloat16: bool = True
-    """Autocast to bfloat16 where the device computes in it."""
+    """Autocast to bfloat16 on devices that compute in it."""
 
 
 @dataclass(frozen=True)
 class Compat:
-    """Differences between the predecessor and a correct implementation: True behaves as the predecessor
-    (Deviations)."""
+    """Differences between the predecessor and a correct implementation (Deviations); True is as in the predecessor."""
 
     box_in_pixels: bool = False
     """D1: the pixel box is applied to the token grid."""
@@ -320,7 +320,7 @@ class Compat:
     extra_contrast_term: bool = False
     """D6: every image adds -log(1 / (1 + N)) to the class token contrast."""
     raw_exponentials: bool = False
-    """D7: class token contrast by exponentials with 1e-4, in place of logsumexp."""
+    """D7: class token contrast uses exponentials and an epsilon of 1e-4, not logsumexp."""
     plain_positions: bool = False
     """D13: position embeddings are resampled without antialiasing."""
     padding_in_cam: bool = False
@@ -328,7 +328,7 @@ class Compat:
     refine_across_box: bool = False
     """D16: pixel-adaptive refinement reads neighbours beyond the photograph's edge."""
     energy_across_box: bool = False
-    """D17: the dense energy's kernel is built of padding too."""
+    """D17: the kernel of the dense energy includes padding."""
     plain_squash: bool = False
     """D18: photographs are squashed for evaluation without antialiasing."""
 
@@ -339,12 +339,12 @@ TOCO = Compat(**{row.name: True for row in dataclasses.fields(Compat)})
 
 @dataclass(frozen=True)
 class Config:
-    """One run."""
+    """All settings of one run."""
 
     name: str = "mini"
     """The preset's name."""
     variant: str = ""
-    """Name of the run in records; empty: the preset's name and what was overridden."""
+    """Name of the run in records; empty: the preset's name and the settings that differ from it."""
     seed: Annotated[int, Bound(0, 2**31 - 1)] = 0
     """Seed of all randomness."""
     output: str = ""
@@ -371,18 +371,18 @@ class Config:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Collect what the terms with a weight need beside the main pass; see `Term.needs`."""
+        """Return the parts of a step that the terms with a weight need beside the main pass; see `Term.needs`."""
         needs = frozenset(need for term in TERMS.values() if term.weight(self) for need in term.needs)
         return needs | {"cam"} if needs else needs
 
     @property
     def trains_subspaces(self) -> bool:
-        """Whether several subspaces are trained."""
+        """Return whether several subspaces are trained."""
         return self.msc.subspaces > 1 and self.trains_head
 
     @property
     def trains_head(self) -> bool:
-        """Whether the contrast head sees tokens."""
+        """Return whether a term of the objective feeds tokens to the contrast head."""
         return bool(self.needs & {"views", "anchors"})
 
     def __post_init__(self) -> None:
@@ -391,7 +391,7 @@ class Config:
 
 
 def _check_sizes(config: Config) -> None:
-    """Raise UserError where settings do not fit one another."""
+    """Raise UserError if settings do not fit one another."""
     cam, msc, augment, width = config.cam, config.msc, config.augment, config.class_contrast.bottleneck
     if not cam.scales:
         raise UserError("cam.scales is empty, but the CAM needs at least one scale; change --cam.scales")
@@ -425,27 +425,34 @@ class Term:
     weight: Callable[[Config], float]
     """Weight once the term has joined; a weight of 0 leaves the term out."""
     start: str = ""
-    """Field of `Schedule`: the fraction of the run at which it joins. Empty: from the first step on."""
+    """Field of `Schedule` with the fraction of the run at which the term joins. Empty: from the first step on."""
     needs: tuple[str, ...] = ()
-    """Parts of a step that it needs: cam (CAMs of all layers, their labels and the decoder; each of the others includes
-    it), views (class tokens of view 2 and the local crops), anchors (embeddings of labelled tokens), projection (the
-    subspaces' matrix), students (CAMs with gradient), filter (the dense kernel). Classification needs nothing."""
+    """Parts of a step that the term needs; classification needs none.
+
+    * cam: CAMs of all layers, their labels and the decoder; each of the other parts includes it
+    * views: class tokens of view 2 and of the local crops
+    * anchors: embeddings of labelled tokens
+    * projection: the matrix of the subspaces
+    * students: CAMs with gradient
+    * filter: the dense kernel
+    """
     learner: str = ""
-    """last or aux: the layer that learns, for the two directions of alignment."""
+    """Layer that learns in this direction of alignment, last or aux; empty for all other terms."""
 
     def start_of(self, config: Config) -> float:
-        """Fraction of the run at which the term joins."""
+        """Return the fraction of the run at which the term joins."""
         return getattr(config.schedule, self.start) if self.start else 0.0
 
 
 def _apart(config: Config, weight: float) -> float:
-    """Weight of a term that keeps subspaces apart: 0 for one subspace, which has nothing to be kept apart from."""
+    """Return the weight of a term that keeps subspaces apart; 0 if there is only one subspace."""
     return weight * (config.msc.subspaces > 1)
 
 
 TERMS: dict[str, Term] = {
     "classification": Term(lambda config: 1.0),
     "aux_classification": Term(lambda config: 1.0),
+    # Aligned layers other than the aux layer have classifiers of their own, which must learn, too.
     "extra_classification": Term(lambda config: float(config.csa.weight > 0 and set(config.csa.layers) != {AUX})),
     "patch_contrast": Term(lambda config: config.patch_contrast.weight, "contrast_start", ("cam",)),
     "class_contrast": Term(lambda config: config.class_contrast.weight, "contrast_start", ("views",)),
@@ -463,5 +470,5 @@ TERMS: dict[str, Term] = {
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Nested plain values, ready for JSON; `stored.from_dict` reads them."""
+    """Return the settings as nested plain values, ready for JSON; `stored.from_dict` reads them."""
     return dataclasses.asdict(config)

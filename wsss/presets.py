@@ -1,7 +1,7 @@
-"""Presets: each scale is one table of what differs from the defaults of `wsss.config`, which are the base's numbers.
+"""Presets: each scale is a table of changes to the defaults of `wsss.config`, which are the base's numbers.
 
-No scale starts from another one: what several share is a table of its own. Each other preset is a scale with a few
-settings changed, in the words of the command line.
+No scale builds on another one; settings that several share are a table of their own. Every other preset is a scale with
+a few settings changed, in the words of the command line.
 """
 
 import hashlib
@@ -18,14 +18,13 @@ _PUBLISHED = {
     "model.normalisation": "imagenet",
     "validate_every": 0.1,
 }
-"""Shared by voc and coco. As in the base, ImageNet's mean and deviation normalise images, though timm's configuration
-of the backbone's tag says .5."""
+"""Shared by voc and coco. As in the base, ImageNet's mean and deviation normalise images; timm's tag would say 0.5."""
 
 VOC = {**_PUBLISHED, "data.name": "voc", "csa.crossing": 0.45}
 """The paper's VOC 2012 scale: the base's numbers.
 
 Command: torchrun --nproc_per_node 2 -m wsss train voc --data.root VOC2012
-Hardware: 2 GPUs with 2 images each a step. Time: the base's run took 3 h 43 min on 2 A100.
+Hardware: 2 GPUs with 2 images each per step. Time: the base's run took 3 h 43 min on 2 A100.
 Expected: the base's log ends at 69.2 (ViT-B/16, single scale, no CRF). Not run by this project."""
 
 COCO = {
@@ -46,7 +45,7 @@ COCO = {
 """The paper's COCO 2014 scale, in three phases.
 
 Command: torchrun --nproc_per_node 4 -m wsss train coco --data.root COCO2014
-Hardware: 4 GPUs with 2 images each a step. Time: the base's run took 27 h on 4 A100.
+Hardware: 4 GPUs with 2 images each per step. Time: the base's run took 27 h on 4 A100.
 Expected: see the base's numbers in `wsss tables coco-components`. Not run by this project."""
 
 _DRAWN = {
@@ -65,8 +64,8 @@ _DRAWN = {
     "optim.lr": 1e-3,
     "optim.warmup": 0.04,
 }
-"""Shared by mini, mini-coco and smoke: a small ViT, and the augmentation and rates of drawn images. The scale range
-keeps most of the image in a crop: a crop without the object that its label names teaches the background."""
+"""Shared by mini, mini-coco and smoke: a small ViT, and the augmentation and rates for drawn images. The scale range
+keeps most of an image in its crop: a crop that misses the labelled object would teach the background instead."""
 
 _SMALL_VIT = {
     "model.checkpoint": "data/weights/vit_mini_drawn.safetensors",
@@ -80,8 +79,8 @@ _SMALL_VIT = {
     "msc.dimension": 16,
     "optim.batch": 8,
 }
-"""Shared by mini and mini-coco: the network of `wsss pretrain drawn`. An image is evaluated at 112 px, near the size at
-which training shows it. Class token contrast is off: its passes would double a step, which two cores cannot afford."""
+"""Shared by mini and mini-coco: the network of `wsss pretrain drawn`. Images are evaluated at 112 px, near the size
+that training shows. Class token contrast is off: its passes would double the time of a step, too much for two cores."""
 
 MINI = {
     **_DRAWN,
@@ -109,11 +108,11 @@ Command: wsss train mini
 Hardware: two CPU cores. Time: ten minutes.
 Expected: segmentation 34.5 on val, as in `wsss tables mini-components`.
 
-First come 650 steps of classification alone. After them the last layer's CAM is smeared over the background and the aux
-layer's is tight. Then the rates start anew, small but for the decoder, and every other term joins; patch token contrast
-has a weight that cleans the background. With larger rates, or a larger weight of segmentation, the trunk follows the
-decoder and the maps flood. Rates, weights, thresholds, scales and starts were chosen on training images with seeds that
-are not reported."""
+The first 650 steps train classification alone. Then the last layer's CAM is smeared over the background, and the aux
+layer's is tight. Now the learning rates restart, small except for the decoder, and every other term joins; the weight
+of patch token contrast is high enough to clean the background. With larger rates or more segmentation weight, the trunk
+follows the decoder and the maps flood the image. Rates, weights, thresholds, scales and starts were chosen on training
+images with seeds that are not reported."""
 
 MINI_COCO = {
     **_DRAWN,
@@ -127,7 +126,7 @@ MINI_COCO = {
     "optim.steps": 60,
     "optim.decoder_factor": 2.0,
 }
-"""The drawn set by way of COCO json and rasteriser, in three phases and with COCO's thresholds. A smoke test.
+"""The drawn set, written as COCO json and rasterised again; three phases and COCO's thresholds. A smoke test.
 
 Command: wsss train mini-coco
 Hardware: two CPU cores. Time: half a minute.
@@ -156,7 +155,7 @@ SMOKE = {
     "optim.decoder_factor": 30.0,
     "log_every": 1,
 }
-"""Every part of a run once, on a few drawn images, from random weights.
+"""A run that uses every part once, on a few drawn images, from random weights.
 
 Command: wsss train smoke
 Hardware: one CPU core. Time: seconds.
@@ -189,8 +188,8 @@ VOC_ANIMALS = {
     "optim.restart_factor": 0.5,
     "validate_every": 1.0,
 }
-"""Photographs on a CPU by the paper's architecture: VOC 2012 images with cats, cows, dogs, horses or sheep, longest
-side 320. The start is CLIP's ViT-B/16, which has seen text. Heads, subspaces and weights of the terms are voc's.
+"""Photographs on a CPU with the paper's architecture: VOC 2012 images of cats, cows, dogs, horses or sheep, longest
+side 320 px. Training starts from CLIP's ViT-B/16, which has seen text. Heads, subspaces and term weights are voc's.
 
 Command: WSSS_WEIGHTS=FOLDER wsss train voc-animals --data.root VOC2012_ANIMALS
 FOLDER holds vit_base_patch16_clip_quickgelu_224.openai.safetensors; without it timm fetches these weights from its hub.
@@ -215,9 +214,9 @@ STUDENT = {
     "optim.decoder_factor": 10.0,
     "optim.restart": 0.0,
 }
-"""A ViT-Ti/8 that learns from a finished run of voc-animals in the place of the method's terms.
+"""A ViT-Ti/8 that learns from a finished run of voc-animals instead of from the method's terms.
 
-Patches and images have half the teacher's size, so both have the same tokens.
+Its patches and images have half the teacher's size, so both have the same grid of tokens.
 Command: python -m wsss.tools.distil RUN --start FILE
 Hardware: one CPU core with bfloat16. Time: 80 minutes for the steps, after 20 for the teacher's pass over every
 photograph.
@@ -246,16 +245,17 @@ BASE = {
     "msc.normalise": False,
     "csa.weight": 0.0,
 }
-"""The base, its faults mended: one subspace that is not normalised, contrasted for class tokens alone, no alignment."""
+"""The base with its faults mended: one subspace, not normalised and for class tokens alone, and no alignment."""
 RELEASED = {f"compat.{name}": value for name, value in flatten(TOCO).items()}
 """The base as its authors released it."""
 _DEFINED = {**RELEASED, "compat.undefined_segmentation": False, "compat.plain_squash": False}
-"""RELEASED for CPU scales: without D5, which would leave segmentation out of many of their small batches, and without
-D18, so that all rows of a table are evaluated alike."""
+"""RELEASED for CPU scales, without D5 and D18. D5 would drop the segmentation loss of many of their small batches. D18
+would evaluate these rows of a table differently from the others."""
 
 
 def _family(name: str, base: Mapping[str, Any], released: Mapping[str, Any]) -> tuple[tuple[str, str, Any], ...]:
-    """The components of a scale: X-plain, X-base, X-toco (the base as released), X-msc and X-csa (one module each)."""
+    """Return a scale's components: X-plain, X-base, X-toco (the base as released), X-msc and X-csa (one module
+    each)."""
     return (
         (f"{name}-plain", name, PLAIN),
         (f"{name}-base", name, base),
@@ -287,7 +287,7 @@ _ROWS = (
     ("voc-animals-student", "voc-animals", STUDENT),
     ("voc-animals-ceiling", "voc-animals", {**BASE, "data.supervision": "masks"}),
 )
-"""Name, the preset that it changes (none: the defaults of Config), changes."""
+"""Rows of (name, preset that is changed, changes). An empty preset means the defaults of Config."""
 
 PRESETS: dict[str, Config] = {}
 """Every preset by name."""
@@ -306,9 +306,9 @@ NOT_IN_VARIANT = (
     "save_every",
     "validate_every",
 )
-"""Settings that do not make another variant."""
+"""Settings that do not make a run another variant."""
 LONGEST = 160
-"""Characters of a variant's name; a longer one ends in a digest of the rest."""
+"""Largest number of characters in a variant's name; a longer name is cut and ends in a digest of the whole."""
 
 
 def get(name: str, /, **changes: Any) -> Config:
@@ -323,7 +323,7 @@ def get(name: str, /, **changes: Any) -> Config:
 
 
 def named(config: Config) -> Config:
-    """Give `config` its variant: the preset's name and every setting that differs from the preset. Raises UserError."""
+    """Return `config` with its variant: the preset's name and every setting that differs. Raises UserError."""
     if config.variant:
         if config.variant.startswith(".") or set("/\\") & set(config.variant):
             raise UserError(f"variant is {config.variant!r}, but must be the name of one folder; change --variant")
@@ -336,14 +336,14 @@ def named(config: Config) -> Config:
 
 
 def changes(config: Config) -> dict[str, Any]:
-    """List the settings in which `config` differs from its preset, those of NOT_IN_VARIANT aside."""
+    """Return the settings in which `config` differs from its preset, without those of NOT_IN_VARIANT."""
     preset = flatten(PRESETS[config.name])
     values = flatten(config).items()
     return {path: value for path, value in values if value != preset[path] and path not in NOT_IN_VARIANT}
 
 
 def words(config: Config) -> list[str]:
-    """Spell the words after `wsss train` that make the run of `config`."""
+    """Return the words after `wsss train` that start the run of `config`."""
     typed = [config.name, "--seed", str(config.seed)]
     for path, value in changes(config).items():
         typed += [f"--{path}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
