@@ -20,14 +20,14 @@ from wsss.process import cores, leave_stop_to_parent
 
 
 def root_of(config: Data) -> Path:
-    """Find the folder of the data set as `data.sets.root_of` does; a drawn set is drawn where it is missing."""
-    from wsss.data import sets  # a step needs neither the known sets nor what draws them
+    """Return the folder of the data set, as `data.sets.root_of` does; a missing drawn set is drawn first."""
+    from wsss.data import sets  # imported late: a step needs neither the known sets nor the code that draws them
 
     return sets.root_of(config)
 
 
 ORDER, VIEWS, STEP = 1, 2, 3
-"""What a seed is derived for: the order of a pass over the data, the views of an image, the draws of a micro-batch."""
+"""Purposes of a derived seed: the order of a pass over the data, the views of an image, the draws of a micro-batch."""
 
 
 @dataclass
@@ -36,7 +36,8 @@ class Sample:
 
     id: str
     image: Tensor
-    """(3, q, q) pixels of the photograph squashed to the evaluation size: uint8, or float where that was plain."""
+    """(3, q, q) pixels of the photograph, squashed to the evaluation size: uint8, or float after a plain squash
+    (D18)."""
     pixels: np.ndarray
     """(h, w, 3) uint8, the photograph itself."""
     label: Tensor
@@ -44,11 +45,11 @@ class Sample:
     mask: np.ndarray
     """(h, w) uint8 truth, 255 ignored."""
     part: np.ndarray | None
-    """(h, w) uint8, the class where its distinctive part is visible; None where parts are not known."""
+    """(h, w) uint8, the class where its distinctive part is visible; None if parts are not known."""
 
 
 def sample(split: Split, index: int, size: int, plain: bool = False) -> Sample:
-    """Image and truth of one id, the image squashed to `size` as `transforms.resize_square` does."""
+    """Return image and truth of one id, the image squashed to `size` as `transforms.resize_square` does."""
     kit, name = split.kit, split.ids[index]
     photograph, mask = voc.read_pair(kit, name)
     part = None
@@ -59,7 +60,8 @@ def sample(split: Split, index: int, size: int, plain: bool = False) -> Sample:
 
 
 def require_labels(train: Split, val: Split) -> None:
-    """Raise UserError where no training image has a label; a line on stderr for classes of `val` that none has."""
+    """Raise UserError if no training image has a label; note on stderr the classes of `val` that no training image
+    shows."""
     root, learnt = train.kit.root, train.labels.any(0)
     if not learnt.any():
         raise UserError(
@@ -75,7 +77,8 @@ def require_labels(train: Split, val: Split) -> None:
 
 
 class TrainingViews(Dataset):
-    """Views of photographs. An item is asked for by (index, seed): the same pair gives the same views anywhere."""
+    """Training views of photographs. The key of an item is (index, seed): the same key gives the same views
+    anywhere."""
 
     def __init__(self, split: Split, config: Config):
         self.split, self.config = split, config
@@ -96,13 +99,14 @@ class TrainingViews(Dataset):
 
 
 def collate(items: list[tuple]) -> Batch:
-    """Join items of `TrainingViews` to a batch."""
+    """Join items of `TrainingViews` into a batch."""
     ids, *columns = zip(*items, strict=True)
     return Batch(list(ids), *(None if column[0] is None else torch.stack(column) for column in columns))
 
 
 def micro_batches(config: Config) -> int:
-    """Count the micro-batches of a step over all processes; UserError where they cannot share its images."""
+    """Return the number of micro-batches of a step over all processes. Raises UserError if its images do not divide
+    evenly."""
     parts = distributed.world_size() * config.optim.accumulate
     if config.optim.batch % parts:
         raise UserError(
@@ -115,8 +119,8 @@ def micro_batches(config: Config) -> int:
 class TrainSampler:
     """Micro-batches of (index, seed) from a given step on; each depends on seed, step and place alone.
 
-    Every pass over the data is a new permutation; step s takes the images s * batch .. (s + 1) * batch of that endless
-    sequence. Process r of w computes the micro-batches r, r + w, ... of a step.
+    Every pass over the data is a new permutation, and the passes form one endless sequence. Step s takes its images s *
+    batch .. (s + 1) * batch. Process r of w computes the micro-batches r, r + w, ... of a step.
     """
 
     def __init__(self, length: int, config: Config, first_step: int):
@@ -148,7 +152,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 def num_workers(wanted: int | None) -> int:
-    """Loader processes: `wanted`; for None up to 4 with a GPU, at most the cores per process, and 0 without."""
+    """Return the number of loader processes: `wanted`, or a default if it is None.
+
+    The default with a GPU is 4, at most the cores per process; without a GPU it is 0.
+    """
     if wanted is not None:
         return wanted
     return min(4, max(1, cores() // distributed.local_world_size())) if torch.cuda.is_available() else 0
@@ -167,5 +174,5 @@ def training_batches(split: Split, config: Config, first_step: int) -> Iterator[
     )
     try:
         yield from loader
-    except UserError as error:  # a loader process puts its traceback before the sentence
+    except UserError as error:  # the message of a loader process is its whole traceback; the sentence comes last
         raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None

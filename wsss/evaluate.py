@@ -1,4 +1,5 @@
-"""Evaluation as in the base's training: images squashed, one scale, no CRF; each image once over all processes."""
+"""Evaluation as in the base's training: squashed images, one scale, no CRF. Each image counts once over all
+processes."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ Images = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
 
 
 def require_headline(config: Data, classes: tuple[str, ...]) -> None:
-    """Raise UserError where the classes of the headline are not all among those of the set."""
+    """Raise UserError if a class of the headline is not a class of the set."""
     wrong = next((name for name in config.headline if name not in ("background", *classes)), None)
     if wrong is not None:
         raise UserError(f"data.headline names {names.unknown_class(wrong, classes)}; --data.headline '' means all")
@@ -53,24 +54,24 @@ class Prediction:
     logits: Float[Tensor, "b k"]
     """Logits of the classifier."""
     pseudo_label: Int[Tensor, "b h w"]
-    """Refined pseudo label of the last CAM, 255 where it is unsure."""
+    """Refined pseudo label of the last layer's CAM, 255 where it is unsure."""
     codes: Float[Tensor, "b n q"] | None = None
-    """Embeddings of the tokens in all subspaces side by side; None where no subspaces are trained."""
+    """Embeddings of the tokens in all subspaces, side by side; None if no subspaces are trained."""
 
     def of(self, row: int) -> "Prediction":
-        """Take out one image, as a batch of one."""
+        """Return the prediction of one image, as a batch of one."""
         rows = {name: value if value is None else value[row : row + 1] for name, value in vars(self).items()}
         return Prediction(**rows)
 
     @property
     def layers(self) -> dict[str, Float[Tensor, "b k h w"]]:
-        """The CAMs by `tally.LAYERS`."""
+        """Return the CAMs by the names of `tally.LAYERS`."""
         return {"cam": self.cam, "aux_cam": self.aux_cam}
 
 
 @torch.inference_mode()
 def predict(model: SegmentationModel, image: Images, label: Float[Tensor, "b k"], config: Config) -> Prediction:
-    """Predict a batch whose image labels are `label`: they mask the CAMs."""
+    """Predict a batch of images; their image labels `label` mask the CAMs."""
     normalised = model.normalise(image)
     output = model(normalised)
     main, aux, *_ = method.multi_scale_cams(model, normalised, output, config, present_classes(label))
@@ -82,21 +83,21 @@ def predict(model: SegmentationModel, image: Images, label: Float[Tensor, "b k"]
 
 @torch.inference_mode()
 def predicted_label(model: SegmentationModel, image: Images) -> Float[Tensor, "b k"]:
-    """Predict the image label: the classes of a probability above one half, or the most probable one."""
+    """Predict image labels: the classes with a probability above one half, and always the most probable one."""
     return probable_label(model(model.normalise(image), segment=False).logits.sigmoid())
 
 
 def probable_label(probability: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
-    """Choose the classes of a probability above one half, or the most probable one."""
+    """Return the classes with a probability above one half, and always the most probable one."""
     return ((probability > 0.5) | (probability == probability.amax(1, keepdim=True))).float()
 
 
 @torch.inference_mode()
 def agreement(prediction: Prediction, label: Float[Tensor, "b k"]) -> Float[Tensor, "b 2"]:
-    """Measure how far the CAMs of the last and of the aux layer lie apart on the token grid, in percent, by image.
+    """Measure how much the CAMs of the last and the aux layer differ on the token grid, in percent per image.
 
-    Mean |M^12 - M^10| over present classes and tokens, and mean |A^12 - A^10| over pairs of different tokens, A the
-    structure affinities of Module B. Not a number for an image without a class.
+    First column: mean |M^12 - M^10| over present classes and tokens. Second: mean |A^12 - A^10| over pairs of different
+    tokens; A are the structure affinities of Module B. NaN for an image without a class.
     """
     grid, present = prediction.segmentation.shape[2:], label > 0
     layers = [alignment.teacher_cam(maps, tuple(grid)) for maps in prediction.layers.values()]
@@ -110,18 +111,18 @@ def agreement(prediction: Prediction, label: Float[Tensor, "b k"]) -> Float[Tens
 
 
 _Largest = dict[str, tuple[Float[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]]
-"""Layer -> the largest CAM at each pixel, and the class that it is of."""
+"""Layer -> the largest CAM at each pixel, and the class of that CAM."""
 
 
 def _largest_cams(prediction: Prediction, size: tuple[int, int]) -> _Largest:
-    """Find the largest CAM at each pixel of `size` and its class, of one image's prediction, by layer.
+    """Return by layer the largest CAM at each pixel of `size`, and its class, for the prediction of one image.
 
     Classes without any response are left out: they are never above a threshold.
     """
     largest: _Largest = {}
     for kind, maps in prediction.layers.items():
         present = maps[0].amax((1, 2)) > 0
-        present[0] |= ~present.any()
+        present[0] |= ~present.any()  # keep one class, since a maximum over none is an error
         classes = present.nonzero()[:, 0]
         value, slot = _resized(maps[:, classes], size)[0].max(0)
         largest[kind] = value.cpu().numpy(), (classes[slot] + 1).byte().cpu().numpy()
@@ -131,8 +132,11 @@ def _largest_cams(prediction: Prediction, size: tuple[int, int]) -> _Largest:
 def to_labels(
     prediction: Prediction, size: tuple[int, int], config: Config, largest: _Largest | None = None
 ) -> dict[str, UInt8[np.ndarray, "h w"]]:
-    """Kind -> labels at `size` of one image's prediction: argmax of logits, CAM against background, the pseudo label
-    with 255 where it is unsure. `largest`: `_largest_cams` at that size, where it is known already."""
+    """Return labels at `size` by kind, for the prediction of one image.
+
+    segmentation is the argmax of the logits; cam and aux_cam compare the largest CAM with the background level;
+    pseudo_label has 255 where it is unsure. `largest` is `_largest_cams` at that size, if it is known already.
+    """
     largest = _largest_cams(prediction, size) if largest is None else largest
     above = {kind: value > np.float32(config.cam.background) for kind, (value, _) in largest.items()}
     maps = {kind: np.where(above[kind], label, 0).astype(np.uint8) for kind, (_, label) in largest.items()}
@@ -148,9 +152,10 @@ def _resized(value: Tensor, size: tuple[int, int]) -> Tensor:
 def tally(
     model: SegmentationModel, split: Split, config: Config, device: torch.device, workers: int | None = None
 ) -> Counts:
-    """Count a split; process r of w takes the images r, r + w, ..., and every process gets all counts.
+    """Count a split and return all counts in every process. Process r of w takes the images r, r + w, ....
 
-    `workers` processes measure beside the network; None: those of `datasets.num_workers`, so none without a GPU.
+    `workers` processes measure while the network predicts. None means the number of `datasets.num_workers`, so none
+    without a GPU.
     """
     # Sums over images do not depend on the number of processes, since each image is counted once.
     was_training, counted = model.training, Counts(background=config.cam.background, subspaces=config.msc.subspaces)
@@ -173,7 +178,7 @@ def tally(
 def _predicted(
     model: SegmentationModel, split: Split, config: Config, device: torch.device, places: Sequence[int]
 ) -> Iterator[Predicted]:
-    """Predict the images at `places` in batches; all have the size of the squashed image."""
+    """Yield the predictions of the images at `places`; squashed images of one size are predicted in batches."""
     size, plain = config.augment.squashed, config.compat.plain_squash
     for start in range(0, len(places), BATCH):
         samples = [datasets.sample(split, place, size, plain) for place in places[start : start + BATCH]]
@@ -204,7 +209,7 @@ def _predicted(
 def _examples(
     model: SegmentationModel, split: Split, config: Config, device: torch.device, count: int = 8
 ) -> dict[str, np.ndarray]:
-    """Collect arrays for figures: evenly spaced images with CAMs (0..255, of present classes), labels, prediction,
+    """Return arrays for figures: evenly spaced images with CAMs (0..255, the largest over classes), labels, prediction,
     truth."""
     size = config.augment.squashed
     rows: list[dict[str, np.ndarray]] = []
@@ -242,7 +247,7 @@ def _squashed(pixels: np.ndarray, size: int, nearest: bool) -> np.ndarray:
 
 
 def record(counted: Counts, config: Config, kit: Devkit, dataset: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the part of a record that every protocol has: numbers, configuration and provenance."""
+    """Return the part of a record that every protocol has: numbers, configuration and provenance."""
     return {
         "schema": records.SCHEMA,
         "dataset": dataset,
@@ -254,6 +259,7 @@ def record(counted: Counts, config: Config, kit: Devkit, dataset: str, protocol:
         "fingerprint": records.fingerprint(counted.ids, counted.digests),
         "protocol": {**protocol, "mask_source": kit.mask_source},
         "results": scores(counted, kit.classes, config.data.headline),
+        # Paths of this machine stay out of records.
         "config": configuration.to_dict(config) | {"output": "", "data": vars(config.data) | {"root": ""}},
         "backbone": describe(config.model),
         "processes": distributed.world_size(),
@@ -263,7 +269,7 @@ def record(counted: Counts, config: Config, kit: Devkit, dataset: str, protocol:
 
 
 def _protocol(config: Config, kit: Devkit) -> dict[str, Any]:
-    """Protocol of training's evaluation, for records."""
+    """Return the protocol of training's evaluation, for records."""
     return {
         "name": "training",
         "size": config.augment.squashed,
@@ -280,7 +286,7 @@ def _protocol(config: Config, kit: Devkit) -> dict[str, Any]:
 
 
 def stamp() -> dict[str, Any]:
-    """Collect commit, device (the accelerator, if there is one), versions, date, and whether float32 was TF32."""
+    """Return commit, device (the accelerator, if there is one), versions, date, and whether float32 may run as TF32."""
     known = provenance.stamp() | {"tf32": torch.cuda.is_available() and torch.backends.cudnn.allow_tf32}
     return known | {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else known
 
@@ -288,7 +294,8 @@ def stamp() -> dict[str, Any]:
 def write_record(
     model: SegmentationModel, split: Split, config: Config, device: torch.device, path: Path, origin: dict[str, Any]
 ) -> dict[str, Any]:
-    """Evaluate, then write examples for figures (RUN/cams.npz), per-image counts, and the record, which comes last.
+    """Evaluate and return the record; write examples for figures (RUN/cams.npz), per-image counts and, last, the
+    record.
 
     `origin`: further fields of the record, such as the seconds of training and the stamp of the code that trained.
     """

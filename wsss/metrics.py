@@ -16,38 +16,39 @@ from wsss.report.statistics import bootstrap, bootstrap_miou
 def confusion(
     truth: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"], classes: int
 ) -> Int[np.ndarray, "c c"]:
-    """Counts of (truth, prediction) over pixels whose truth is not 255; `classes` counts background too."""
+    """Count pixels by (truth, prediction), without pixels whose truth is 255; `classes` includes the background."""
     kept = truth != IGNORE
-    # One number a pair of classes, so that one bincount is the whole matrix.
+    # Each pair of classes is one number, so that a single bincount gives the whole matrix.
     pairs = truth[kept].astype(np.int64) * classes + prediction[kept]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def counts(matrix: Int[np.ndarray, "c c"]) -> Int[np.ndarray, "c 3"]:
-    """True positives, false positives and false negatives by class."""
+    """Return true positives, false positives and false negatives by class."""
     hit = np.diag(matrix)
     return np.stack([hit, matrix.sum(0) - hit, matrix.sum(1) - hit], 1)
 
 
 def iou(totals: Int[np.ndarray, "c 3"]) -> Float[np.ndarray, " c"]:
-    """Intersection over union in percent; not a number for a class that is absent from truth and prediction."""
+    """Return the intersection over union by class, in percent; NaN for a class that is absent from truth and
+    prediction."""
     union = totals.sum(1)
     return 100 * np.divide(totals[:, 0], union, out=np.full(len(totals), np.nan), where=union > 0)
 
 
 def _in_truth(totals: Int[np.ndarray, "c 3"]) -> Bool[np.ndarray, " c"]:
-    """Classes with a pixel of truth."""
+    """Return which classes have a pixel of truth."""
     return totals[:, 0] + totals[:, 2] > 0
 
 
 def segmentation_scores(
     totals: Int[np.ndarray, "c 3"], names: Sequence[str], headline: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Scores in percent from summed counts.
+    """Compute scores in percent from summed counts.
 
-    `miou` and `mean_accuracy` are means over the classes present in the truth (Deviations D9), `miou_headline` over
-    the classes of `headline` (all present ones if empty); a class absent from the truth has IoU None. Row 0 is the
-    background: a mean over it alone, and any accuracy without a foreground class in the truth, is None.
+    `miou` and `mean_accuracy` are means over the classes present in the truth (Deviations D9). `miou_headline` is the
+    mean over those of them that are in `headline` (empty: all). A class that is absent from the truth has IoU None. Row
+    0 is the background. A mean over it alone is None; so is every accuracy without a foreground class in the truth.
     """
     present = _in_truth(totals)
     by_class = iou(totals)
@@ -69,8 +70,10 @@ def segmentation_scores(
 def miou_intervals(
     counted: Int[np.ndarray, "m c 3"], names: Sequence[str], headline: Sequence[str] = ()
 ) -> dict[str, list[float]]:
-    """95 % bootstrap intervals over images, in percent, of `miou` and `miou_headline`; without those undefined, and
-    those that classes of very few images leave undefined."""
+    """Return the 95 % bootstrap intervals of `miou` and `miou_headline` over images, in percent.
+
+    An interval is left out if its score is undefined, or if classes of very few images leave the interval undefined.
+    """
     chosen, present = np.array([not headline or name in headline for name in names]), _in_truth(counted.sum(0))
     if not present[1:].any():
         return {}
@@ -83,10 +86,12 @@ def miou_intervals(
 
 
 def activation_errors(totals: Int[np.ndarray, "c 3"]) -> dict[str, float | None]:
-    """Errors of the foreground in percent, its classes pooled: over-activation FP / (TP + FP), the share of pixels
-    given a foreground class that are wrong, and under-activation FN / (TP + FN), the share of foreground pixels
-    that lack their class. One foreground class taken for another counts in both; None without such pixels, and both
-    None without foreground in the truth."""
+    """Return over- and under-activation of the foreground in percent, its classes pooled.
+
+    Over-activation FP / (TP + FP) is the share of wrong pixels among those given a foreground class. Under-activation
+    FN / (TP + FN) is the share of foreground pixels that lack their class. One foreground class taken for another
+    counts in both. A score is None without such pixels; both are None without foreground in the truth.
+    """
     hit, extra, missed = (int(column) for column in totals[1:].sum(0))
     shown = hit + extra if hit + missed else 0
     return {"over_activation": _share(extra, shown), "under_activation": _share(missed, hit + missed)}
@@ -95,8 +100,11 @@ def activation_errors(totals: Int[np.ndarray, "c 3"]) -> dict[str, float | None]
 def pseudo_label_scores(
     totals: Int[np.ndarray, "c 3"], pixels: int, names: Sequence[str], headline: Sequence[str] = ()
 ) -> dict[str, float | None]:
-    """Score labels with gaps, in percent: mean IoU over labelled pixels (classes present in their truth), coverage (the
-    share of the `pixels` of known truth that are labelled) and precision (the share of those that are right)."""
+    """Score labels with gaps, in percent.
+
+    `miou` is the mean IoU over labelled pixels, for classes present in their truth. `coverage` is the share of the
+    `pixels` of known truth that are labelled. `precision` is the share of labelled pixels that are right.
+    """
     scores = segmentation_scores(totals, names, headline)
     labelled = int(totals[:, [0, 2]].sum())
     return {
@@ -108,9 +116,12 @@ def pseudo_label_scores(
 
 
 def agreement_scores(pairs: Float[np.ndarray, "m 2"], totals: Int[np.ndarray, "c 3"]) -> dict[str, float | None]:
-    """Agreement of two layers' CAMs, in percent: difference of the maps and of their affinities (`pairs`, mean over
-    images; not a number for an image without a class), IoU of their labels (`totals`), mean over classes of either;
-    None where both are background alone."""
+    """Score how well the CAMs of two layers agree, in percent.
+
+    `difference` (of the maps) and `affinity` (of their affinities) are means of `pairs` over images; images without a
+    class, which are NaN, are left out. `label_iou` is the mean IoU of their labels (`totals`) over classes of either
+    layer; None if both are background alone.
+    """
     known = pairs[np.isfinite(pairs).all(1)]
     by_class = iou(totals)
     return {
@@ -124,13 +135,17 @@ def agreement_scores(pairs: Float[np.ndarray, "m 2"], totals: Int[np.ndarray, "c
 
 
 def boundary_width(size: tuple[int, int]) -> int:
-    """Width of the boundary band in pixels: 2 % of the image's diagonal, at least 1 (Cheng et al., CVPR 2021)."""
+    """Return the width of the boundary band in pixels: 2 % of the image's diagonal, at least 1 (Cheng et al., CVPR
+    2021)."""
     return max(1, round(0.02 * math.hypot(*size)))
 
 
 def boundary(labels: UInt8[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"]:
-    """Find the inner bands of all masks at once: pixels that `width` erosions by 3 x 3 take from the mask of their own
-    label. The image's edge is a boundary too, as in the definition."""
+    """Return the inner boundary bands of all masks at once.
+
+    A pixel is in a band if `width` erosions by 3 x 3 remove it from the mask of its own label. The image's edge is a
+    boundary too, as in the definition.
+    """
     side = 2 * width + 1
     # A pixel is in a band if another label lies within `width`. Beyond the edge there is 255, a label like any other.
     low = ndimage.minimum_filter(labels, side, mode="nearest")
@@ -140,10 +155,10 @@ def boundary(labels: UInt8[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "
 def boundary_counts(
     truth: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"], classes: int
 ) -> Int[np.ndarray, "c 3"]:
-    """True positives, false positives and false negatives of the boundary bands by class, background among them.
+    """Count true positives, false positives and false negatives of the boundary bands by class, with background.
 
-    Boundary IoU (Cheng et al., CVPR 2021): IoU of the inner bands of truth and prediction. Pixels whose truth is 255
-    are cut out of both, so that what is unlabelled moves both boundaries alike.
+    Boundary IoU (Cheng et al., CVPR 2021) is the IoU of the inner bands of truth and prediction. Pixels whose truth is
+    255 are cut out of both, so that unlabelled pixels move both boundaries alike.
     """
     width = boundary_width(truth.shape)
     cut = np.where(truth == IGNORE, IGNORE, prediction).astype(np.uint8)
@@ -155,7 +170,7 @@ def boundary_counts(
 
 
 def boundary_iou(totals: Int[np.ndarray, "c 3"]) -> float | None:
-    """Mean over classes present in the truth of the IoU of summed boundary counts, in percent; None for background
+    """Return the mean IoU of summed boundary counts over classes in the truth, in percent; None for background
     alone."""
     return _class_mean(iou(totals), _in_truth(totals))
 
@@ -164,7 +179,7 @@ def boundary_iou(totals: Int[np.ndarray, "c 3"]) -> float | None:
 
 
 def thresholds(background: float) -> Float[np.ndarray, " t"]:
-    """0.05, 0.10, ..., 0.95 and the fixed one, in order."""
+    """Return the thresholds 0.05, 0.10, ..., 0.95 and the fixed one, in ascending order."""
     return np.array(sorted({*(step / 20 for step in range(1, 20)), background}))
 
 
@@ -175,8 +190,10 @@ def sweep_counts(
     levels: Float[np.ndarray, " t"],
     classes: int,
 ) -> Int[np.ndarray, "c c u"]:
-    """Pixels by truth, by label of the largest CAM and by how many of the `levels` its value is above (u = t + 1),
-    where the truth is not 255. The confusion matrix of every threshold follows from it (`sweep_totals`)."""
+    """Count pixels by truth, label of the largest CAM, and number of `levels` below its value (u = t + 1).
+
+    Pixels whose truth is 255 are left out. `sweep_totals` makes the confusion matrix of every threshold from it.
+    """
     kept = truth != IGNORE
     above = np.searchsorted(levels.astype(value.dtype), value[kept])  # levels < value: equal is still background
     shape = (classes, classes, len(levels) + 1)
@@ -185,7 +202,7 @@ def sweep_counts(
 
 
 def sweep_totals(histogram: Int[np.ndarray, "c c u"]) -> Int[np.ndarray, "t c 3"]:
-    """TP, FP, FN by class at every threshold: a pixel is background unless its CAM is above it."""
+    """Return TP, FP, FN by class at every threshold: a pixel is background unless its CAM is above the threshold."""
     # At threshold t the pixels above it keep their class (a sum from the right); all others join the background.
     foreground = histogram[..., ::-1].cumsum(2)[..., ::-1][..., 1:]
     matrices = np.moveaxis(foreground, 2, 0).copy()
@@ -199,8 +216,12 @@ def sweep_scores(
     names: Sequence[str],
     headline: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Compute the curve of the mean IoU in percent over the background thresholds, its best and where that lies; the
-    best over the classes of `headline` too, at a threshold of its own; None where the mean IoU is."""
+    """Return the curve of the mean IoU in percent over the background thresholds, its best value and that value's
+    threshold.
+
+    `best_headline` is the best over the classes of `headline`, at a threshold of its own. A value is None where the
+    mean IoU is None.
+    """
     reached = [segmentation_scores(totals, names, headline) for totals in sweep_totals(histogram)]
     curves = {name: [scores[name] for scores in reached] for name in ("miou", "miou_headline")}
     best = {name: max((value for value in curve if value is not None), default=None) for name, curve in curves.items()}
@@ -217,13 +238,15 @@ def sweep_scores(
 # Localisation without a threshold.
 
 _AUC_BINS = 2**16
-"""Values of a map in 0..1 that count as different; ties within a bin count one half."""
+"""Number of bins for the values of a map in 0..1; values in one bin are ties and count one half."""
 
 
 def pixel_auc(value: Float[np.ndarray, "h w"], truth: UInt8[np.ndarray, "h w"], index: int) -> float | None:
-    """Area under the ROC curve of a map in percent: how often a pixel of class `index` has a larger value than a pixel
-    of another class, ties one half; 50 is chance. Pixels of truth 255 are left out; None where all others are of the
-    class or none is. `value` lies in 0..1."""
+    """Return the area under the ROC curve of a map for the class `index`, in percent; 50 is chance.
+
+    It is the share of pairs where a pixel of the class has a larger value than a pixel of another class; ties count one
+    half. `value` lies in 0..1. Pixels of truth 255 are left out. None if all other pixels are of the class, or none is.
+    """
     known = truth != IGNORE
     # Counting in bins instead of sorting: a photograph has 10^5 pixels, and the map has grey levels anyway.
     bins = np.clip(value[known] * _AUC_BINS, 0, _AUC_BINS - 1).astype(np.int64)
@@ -235,14 +258,16 @@ def pixel_auc(value: Float[np.ndarray, "h w"], truth: UInt8[np.ndarray, "h w"], 
 
 
 def centre_prior(size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
-    """Make a map without looking: 1 in the middle of the image, 0 in its corners, falling with the squared distance,
-    each side counted in its own length."""
+    """Return a map that ignores the image: 1 in its middle, 0 in its corners.
+
+    It falls with the squared distance from the middle; each side is measured in its own length.
+    """
     rows, columns = ((2 * np.arange(side) + 1 - side) / side for side in size)  # middles of the pixels, in -1..1
     return 1 - (rows[:, None] ** 2 + columns**2) / 2
 
 
 def auc_scores(pairs: Float[np.ndarray, "p n"], names: Sequence[str]) -> dict[str, float | None]:
-    """Mean over pairs of image and class of each map's pixel AUC in percent; None without a pair."""
+    """Return each map's mean pixel AUC over pairs of image and class, in percent; None without a pair."""
     return {name: _mean(column) for name, column in zip(names, pairs.T, strict=True)}
 
 
@@ -252,9 +277,11 @@ def classification_scores(
     names: Sequence[str],
     headline: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Mean average precision and F1 (macro, at probability 0.5) in percent, over classes with a positive; the former
-    over the headline classes as well (empty: all)."""
-    from sklearn.metrics import average_precision_score  # not for the CRF's workers, who start without it
+    """Return mean average precision and F1 (macro, at probability 0.5) in percent, over classes with a positive.
+
+    `map_headline` is the mean over the headline classes alone (empty: all).
+    """
+    from sklearn.metrics import average_precision_score  # imported late: the CRF's workers start without it
 
     present = label.any(0)
     precision = [average_precision_score(label[:, k], logits[:, k]) for k in np.flatnonzero(present)]
@@ -271,7 +298,7 @@ def classification_scores(
 
 
 def token_labels(mask: Integer[np.ndarray, "h w"], grid: tuple[int, int]) -> Integer[np.ndarray, " n"]:
-    """Take the labels in the middle of every patch, row by row."""
+    """Return the label in the middle of every patch, row by row."""
     middles = [(np.arange(n) + 0.5) * side / n for n, side in zip(grid, mask.shape, strict=True)]
     rows, columns = (places.astype(int) for places in middles)
     return mask[rows[:, None], columns].ravel()
@@ -280,7 +307,8 @@ def token_labels(mask: Integer[np.ndarray, "h w"], grid: tuple[int, int]) -> Int
 def code_sums(
     codes: Float[np.ndarray, "n q"], label: Integer[np.ndarray, " n"], classes: int
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """Compute the sums that `redundancy` and `correlation` take, over tokens with their labels; IGNORE is left out."""
+    """Compute the sums over labelled tokens that `redundancy` and `correlation` take; tokens of label IGNORE are left
+    out."""
     member, codes = (label[:, None] == np.arange(classes)).astype(float), codes.astype(float)
     known = codes[label != IGNORE]
     return {"gram": known.T @ known, "sums": member.T @ codes, "counts": member.sum(0)}
@@ -289,11 +317,14 @@ def code_sums(
 def correlation(
     gram: Float[np.ndarray, "q q"], sums: Float[np.ndarray, "c q"], counts: Float[np.ndarray, " c"]
 ) -> Float[np.ndarray, "q q"]:
-    """Correlation of every dimension of the codes with every other, each code centred by the mean of its label; from
-    the sums that `redundancy` takes."""
+    """Return the correlation of every pair of dimensions of the codes, each code centred by the mean of its label.
+
+    The arguments are the sums that `redundancy` takes.
+    """
     known = counts > 0
     # Sum of z z^T over all tokens less, for each label, n times mean mean^T.
     centred = gram - (sums[known].T / counts[known]) @ sums[known]
+    # Rounding may leave a variance just below 0. 1e-5 is added as in L_dec.
     deviation = np.sqrt(np.clip(np.diag(centred), 0, None) / counts.sum()) + 1e-5
     return centred / counts.sum() / np.outer(deviation, deviation)
 
@@ -301,11 +332,11 @@ def correlation(
 def redundancy(
     gram: Float[np.ndarray, "q q"], sums: Float[np.ndarray, "c q"], counts: Float[np.ndarray, " c"], subspaces: int
 ) -> float | None:
-    """L_dec of Module A in percent over any number of tokens, from sums over them: of z z^T (`gram`), and by label of
-    z (`sums`) and of one (`counts`), the codes z of all subspaces side by side.
+    """Return L_dec of Module A over any number of tokens, in percent: a mean squared correlation.
 
-    Squared correlation of a dimension of one subspace with a dimension of another, mean over all such pairs, each code
-    centred by the mean of its label. None for one subspace or no token.
+    It is the mean over all pairs of dimensions from different subspaces; each code is centred by the mean of its label.
+    A code z holds all subspaces side by side. The arguments are sums over tokens: of z z^T (`gram`), and by label of z
+    (`sums`) and of 1 (`counts`). None for one subspace or no token.
     """
     if subspaces < 2 or not counts.any():
         return None
@@ -315,22 +346,27 @@ def redundancy(
 
 
 def redundancy_floor(counts: Float[np.ndarray, " c"]) -> float | None:
-    """Expected `redundancy` of independent codes, in percent: the mean squared correlation of two variables over n
-    tokens that are independent of one another is 1 / (n - c), where c labels have a mean of their own. Tokens of one
-    photograph are alike, so that the true floor is somewhat higher. None below."""
+    """Return the expected `redundancy` of independent codes, in percent; None without more tokens than labels.
+
+    Over n independent tokens, two independent variables have a mean squared correlation of 1 / (n - c), where c labels
+    have a mean of their own. Tokens of one photograph are alike, so the true floor is somewhat higher.
+    """
     free = counts.sum() - np.count_nonzero(counts)
     return round(100 / float(free), 4) if free > 0 else None
 
 
 def named_share(label: Float[np.ndarray, "m k"], logits: Float[np.ndarray, "m k"]) -> float | None:
-    """Images whose most probable class is one of their image label, in percent; those without a label are left out."""
+    """Return the percentage of images whose most probable class is in their image label; unlabelled images are left
+    out."""
     known = label.any(1)
     return _share(int(label[known, logits[known].argmax(1)].sum()), int(known.sum()))
 
 
 def outlined_share(counted: Int[np.ndarray, "m c 3"], classes: Sequence[int]) -> float | None:
-    """Images of which the largest of some `classes`, by its pixels of truth, is segmented with an IoU of one half or
-    more, in percent; of images that show any of them."""
+    """Return the percentage of images whose largest object has an IoU of at least 0.5.
+
+    An object is all pixels of one class in the truth. Only `classes` count; images without any of them are left out.
+    """
     counted = counted[:, list(classes)]
     sizes = counted[..., 0] + counted[..., 2]
     shown = sizes.any(1)
@@ -339,7 +375,7 @@ def outlined_share(counted: Int[np.ndarray, "m c 3"], classes: Sequence[int]) ->
 
 
 def centre_guess(label: Float[np.ndarray, " k"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """Make a guess without looking: the image's classes side by side in the central half of both sides."""
+    """Return a guess that ignores the image: its classes side by side, in the central half of both sides."""
     guess = np.zeros(size, np.uint8)
     top, left = size[0] // 4, size[1] // 4
     classes = np.flatnonzero(label) + 1
@@ -351,7 +387,8 @@ def centre_guess(label: Float[np.ndarray, " k"], size: tuple[int, int]) -> UInt8
 def coverage_counts(
     prediction: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"], part: UInt8[np.ndarray, "h w"]
 ) -> Int[np.ndarray, " 4"]:
-    """Pixels of parts given their class, of parts, of the rest of objects given their class, of that rest."""
+    """Count pixels of parts that get their class, pixels of parts, and the same two numbers for the rest of the
+    objects."""
     objects = (mask != 0) & (mask != IGNORE)
     inside = objects & (part != 0) & (part != IGNORE)
     rest, right = objects & ~inside, prediction == mask
@@ -359,8 +396,10 @@ def coverage_counts(
 
 
 def coverage_scores(counted: Int[np.ndarray, "m 4"]) -> dict[str, Any]:
-    """Share in percent of part pixels, and of object pixels beyond the part, that get their class; with 95 %
-    bootstrap intervals over images; None without such pixels."""
+    """Return the percentage of part pixels, and of object pixels beyond the part, that get their class.
+
+    Each has a 95 % bootstrap interval over images. Without such pixels the percentage is None and has no interval.
+    """
     scores: dict[str, Any] = {}
     for name, columns in (("part", (0, 1)), ("rest", (2, 3))):
         right, pixels = (counted[:, column] for column in columns)
@@ -371,7 +410,7 @@ def coverage_scores(counted: Int[np.ndarray, "m 4"]) -> dict[str, Any]:
 
 
 def _share(part: int, whole: int) -> float | None:
-    """Percent; None of nothing."""
+    """Return `part` of `whole` in percent; None if `whole` is 0."""
     return round(100 * part / whole, 4) if whole else None
 
 
@@ -380,5 +419,5 @@ def _mean(values: Float[np.ndarray, " n"]) -> float | None:
 
 
 def _class_mean(values: Float[np.ndarray, " c"], chosen: Bool[np.ndarray, " c"]) -> float | None:
-    """Mean over the chosen classes; None where none of them is a foreground class: all but the first are."""
+    """Return the mean over the chosen classes; None if no foreground class is chosen (class 0 is the background)."""
     return _mean(values[chosen]) if chosen[1:].any() else None

@@ -1,5 +1,7 @@
-"""Counts of an evaluation, image by image, and the numbers of a record made of them. Numpy alone, so that the worker
-processes that count start fast."""
+"""Counts of an evaluation, image by image, and the numbers of a record that are made from them.
+
+It needs numpy alone, so that the worker processes that count start fast.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,17 +21,19 @@ GUESSES = ("background", "centre")
 LAYERS = ("cam", "aux_cam")
 """Kinds whose labels depend on a background threshold."""
 _PRIOR = "centre"
-"""The map that knows nothing of the image, beside the layers'."""
+"""Map that ignores the image; it is measured beside the layers' CAMs."""
 PSEUDO = "pseudo_label"
-"""The pseudo label: its pixels of 255 count as unlabelled, not as errors."""
+"""Kind of the pseudo label. Its pixels of 255 count as unlabelled, not as errors."""
 _AGREEMENT = "agreement"
-"""The last layer's labels against the aux layer's, over all pixels."""
+"""Kind that compares the last layer's labels with the aux layer's, over all pixels."""
 
 
 @dataclass
 class Counts:
-    """Counts by image, small enough to keep for every image, so that intervals and paired tests need no pixels. What
-    was not counted is not there: a final protocol counts the segmentation alone."""
+    """Counts of every image, small enough to keep, so that intervals and paired tests need no pixels.
+
+    Fields that were not counted stay empty: a final protocol counts the segmentation alone.
+    """
 
     ids: list[str] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
@@ -39,9 +43,9 @@ class Counts:
     boundary: dict[str, list[np.ndarray]] = field(default_factory=dict)
     """Kind -> per image (c, 3) of the boundary bands: see `metrics.boundary_counts`."""
     coverage: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    """Kind -> per image (4,): see `metrics.coverage_counts`; empty where parts are not known."""
+    """Kind -> per image (4,): see `metrics.coverage_counts`; empty if parts are not known."""
     agreement: list[np.ndarray] = field(default_factory=list)
-    """Per image (2,): difference of the layers' CAMs and of their affinities in percent."""
+    """Per image (2,): differences of the layers' CAMs and of their affinities, in percent."""
     auc: list[np.ndarray] = field(default_factory=list)
     """Per image (p, 3): pixel AUC in percent of LAYERS and _PRIOR, a row for each class of its image label."""
     labels: list[np.ndarray] = field(default_factory=list)
@@ -51,9 +55,9 @@ class Counts:
     codes: dict[str, np.ndarray] = field(default_factory=dict)
     """Sums over the tokens of all images that `metrics.redundancy` takes: gram, sums, counts."""
     background: float = 0.5
-    """The fixed background threshold, which the sweep takes in."""
+    """The fixed background threshold, which the sweep includes."""
     subspaces: int = 1
-    """Number of subspaces that codes lie in."""
+    """Number of subspaces in the codes."""
 
     def merge(self, other: "Counts") -> None:
         """Append the images of `other`."""
@@ -69,7 +73,7 @@ class Counts:
                         mine[key] = mine.get(key, 0) + value
 
     def sort(self) -> None:
-        """Order images by id, whatever process counted them."""
+        """Sort images by id, so that the order does not depend on the process that counted them."""
         order = sorted(range(len(self.ids)), key=self.ids.__getitem__)
         for value in list(vars(self).values()):
             for rows in [value, *(value.values() if isinstance(value, dict) else [])]:
@@ -78,29 +82,29 @@ class Counts:
 
 
 def guess_labels(label: Float[np.ndarray, " k"], size: tuple[int, int]) -> dict[str, UInt8[np.ndarray, "h w"]]:
-    """Labels that need no model, of an image label: all background, and its classes in the centre."""
+    """Return labels that need no model: all background, and the classes of the image label in the centre."""
     return {"background": np.zeros(size, np.uint8), "centre": metrics.centre_guess(label, size)}
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """One image's truth and what training's evaluation measures of its prediction, all at the photograph's size."""
+    """Truth of one image and the outputs that training's evaluation measures, all at the photograph's size."""
 
     name: str
     mask: UInt8[np.ndarray, "h w"]
     part: UInt8[np.ndarray, "h w"] | None
-    """The class where its distinctive part is visible; None where parts are not known."""
+    """The class where its distinctive part is visible; None if parts are not known."""
     label: Float[np.ndarray, " k"]
     logits: Float[np.ndarray, " k"]
     maps: dict[str, UInt8[np.ndarray, "h w"]]
     """Labels by kind: KINDS and PSEUDO."""
     largest: dict[str, tuple[Float[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]]
-    """Layer -> the largest CAM at each pixel and the class that it is of."""
+    """Layer -> the largest CAM at each pixel, and the class of that CAM."""
     cams: dict[str, Float[np.ndarray, "p h w"]]
     """Layer -> the CAM in 0..1 of each class of the image label."""
     agreement: Float[np.ndarray, " 2"]
     codes: Float[np.ndarray, "n q"] | None
-    """The tokens' codes in all subspaces side by side; None where none are trained."""
+    """The tokens' codes in all subspaces, side by side; None if no subspaces are trained."""
     grid: tuple[int, int]
     """Rows and columns of tokens."""
 
@@ -112,7 +116,7 @@ def count_labels(
     classes: int,
     part: UInt8[np.ndarray, "h w"] | None = None,
 ) -> Counts:
-    """Count one image's labels by kind against its truth; `classes` with background."""
+    """Count one image's labels by kind against its truth; `classes` includes the background."""
     counted = Counts([name], [records.mask_digest(mask)])
     for kind, labels in maps.items():
         # A gap of the pseudo label is no error; its coverage is a number of its own.
@@ -126,7 +130,7 @@ def count_labels(
 
 
 def count(image: Predicted, background: float, subspaces: int) -> Counts:
-    """Count all that training's evaluation measures of one image."""
+    """Count everything that training's evaluation measures on one image."""
     mask, classes = image.mask, len(image.label) + 1
     maps = {**image.maps, **guess_labels(image.label, mask.shape)}
     counted = count_labels(image.name, mask, maps, classes, image.part)
@@ -140,7 +144,7 @@ def count(image: Predicted, background: float, subspaces: int) -> Counts:
     prior, rows = metrics.centre_prior(mask.shape), []
     for place, index in enumerate((np.flatnonzero(image.label) + 1).tolist()):
         row = [metrics.pixel_auc(cam, mask, index) for cam in (*(image.cams[kind][place] for kind in LAYERS), prior)]
-        rows += [] if None in row else [row]  # a class that no pixel has, or every one, has no AUC
+        rows += [] if None in row else [row]  # a class of no pixel, or of every pixel, has no AUC
     counted.auc = [np.array(rows, float).reshape(-1, len(LAYERS) + 1)]
     if image.codes is not None:
         counted.codes = metrics.code_sums(image.codes, metrics.token_labels(mask, image.grid), classes)
@@ -148,7 +152,7 @@ def count(image: Predicted, background: float, subspaces: int) -> Counts:
 
 
 def scores(counted: Counts, names: Sequence[str], headline: Sequence[str]) -> dict[str, Any]:
-    """Compute the `results` part of a record, as far as it was counted; `names` of the foreground classes."""
+    """Compute the `results` part of a record from what was counted; `names` are the foreground classes."""
     full = ("background", *names)
     totals = {kind: np.sum(rows, 0) for kind, rows in counted.counts.items()}
     results: dict[str, Any] = {}
@@ -195,6 +199,7 @@ def guess_scores(
 
 
 def counts_by_image(counted: Counts) -> dict[str, np.ndarray]:
-    """Collect the arrays that lie beside a record: per image TP/FP/FN by class of every kind, and coverage counts."""
+    """Return the arrays that lie beside a record: TP, FP, FN per image and class for every kind, and coverage
+    counts."""
     counts = {kind: np.array(counted.counts[kind]) for kind in (*KINDS, PSEUDO) if kind in counted.counts}
     return counts | {f"{kind}_coverage": np.array(rows) for kind, rows in counted.coverage.items()}
