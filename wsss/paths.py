@@ -1,4 +1,4 @@
-"""Write files atomically, find the project, and the error that a user can act on."""
+"""Atomic writes, the project's folder, and the error that a user can act on."""
 
 import difflib
 import hashlib
@@ -18,28 +18,29 @@ class UserError(Exception):
 
 
 class Echo(UserError):
-    """Failure of another process, which reports it itself."""
+    """Failure of another process, which prints the error itself."""
 
 
 def is_first() -> bool:
-    """Whether this is the first of torchrun's processes, or the only one: the one that prints."""
+    """Return whether this is the first of torchrun's processes, or the only one: the one that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def note(sentence: str) -> None:
-    """Print a sentence on stderr; of torchrun's processes only the first one does."""
+    """Print a sentence on stderr; of torchrun's processes only the first prints it."""
     if is_first():
         print(f"wsss: {sentence}", file=sys.stderr)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean X?" with the known word nearest to a mistyped one, or nothing."""
+    """Return "; did you mean X?" with the known word nearest to a mistyped one, or nothing."""
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def project_root() -> Path:
-    """Find the nearest folder above the working directory with `_config.yml` and `wsss/`, else the package's parent."""
+    """Return the nearest folder, from the working directory up, with `_config.yml` and `wsss/`, else the package's
+    parent."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "_config.yml").is_file() and (folder / "wsss").is_dir():
@@ -48,21 +49,22 @@ def project_root() -> Path:
 
 
 def sha256(path: Path) -> str:
-    """Digest of a file's bytes. Raises OSError."""
+    """Return the sha256 of a file's bytes. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write a file or folder at; on success it is moved onto `path`, else removed.
+    """Yield a scratch path to write a file or folder at; on success it is moved onto `path`, else removed.
 
-    The parent folder is made. Whoever reads `path` sees the whole of the old or the whole of the new, never a half.
-    Raises UserError where the disk does not allow it.
+    The parent folder is made. A reader of `path` sees the whole old content or the whole new one, never a half. Raises
+    UserError if the disk does not allow it.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside `path`, since a move is atomic only within one file system.
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error

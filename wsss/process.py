@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 from types import FrameType
 
 GRACE = 5.0
-"""Seconds that what is under way has to come to its end."""
+"""Seconds that work in progress gets to end after a signal."""
 
 
 # Parameters of mallopt(3), from malloc.h.
@@ -22,13 +22,16 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 class Interrupted(Exception):
-    """The work was asked to stop; what it says is where the rest goes on from."""
+    """The work was asked to stop; the message says where it goes on."""
 
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM and Ctrl-C set; a second Ctrl-C ends at once. The handlers before are put back.
-    Handlers belong to the main thread: in another, nothing sets the event."""
+    """Yield an event that SIGTERM and Ctrl-C set; a second Ctrl-C ends at once.
+
+    The earlier handlers are put back at the end. Only the main thread can have handlers: in another one nothing sets
+    the event.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -49,7 +52,7 @@ def stop_signals() -> Iterator[threading.Event]:
 
 @contextmanager
 def clean_exit() -> Iterator[None]:
-    """Make SIGTERM unwind the stack, so that what is half-written is removed; exit code 143."""
+    """Make SIGTERM unwind the stack, so that half-written files are removed; exit code 143."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -69,18 +72,21 @@ def obey_parent() -> None:
 
 
 def leave_stop_to_parent(*_: object) -> None:
-    """Ignore SIGTERM, which torchrun and SLURM send to whole groups: the parent has work to end and to save first, and
-    then ends this process."""
+    """Ignore SIGTERM, which torchrun and SLURM send to all processes of a group.
+
+    The parent first ends its work and saves; then it ends this process.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager
 def within_seconds(leave: Callable[[], str]) -> Iterator[None]:
-    """End a process that does not stop GRACE seconds after a signal of `stop_signals`: exit code 143.
+    """End the process, with exit code 143, if it still runs GRACE seconds after a signal of `stop_signals`.
 
-    Python hears a signal between two operations, and one attention over a large photograph takes many minutes. So
-    the C library writes each signal to a socket, and a thread that waits there calls `leave`, which removes what is
-    half-written and says how to go on. A second Ctrl-C ends the process after a second: exit code 130.
+    Python handles a signal only between two operations, and one attention over a large photograph takes many minutes.
+    So the interpreter's C code writes each signal to a socket, where a thread waits. The thread calls `leave`, which
+    removes half-written files and says how to go on. A second Ctrl-C ends the process after a second, with exit code
+    130.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -114,17 +120,18 @@ def _watch(reader: socket.socket, leave: Callable[[], str]) -> None:
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed() -> None:
-    """Have the C library keep what is freed, until the process ends.
+    """Make the C library keep freed memory until the process ends.
 
-    glibc gives a large block back at once, and the next one, of the same size in the next step, comes page by page
-    and filled with zeros: time that no operation shows. Only glibc can be asked; elsewhere nothing changes.
+    glibc gives a large freed block back to the system at once. The next step asks for one of the same size, which comes
+    page by page, filled with zeros; no operation of a profile shows that time. Only glibc can be asked; elsewhere
+    nothing changes.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)
+        libc.mallopt(_M_MMAP_MAX, 0)  # large blocks come from the heap, too
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # the heap never shrinks

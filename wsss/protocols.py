@@ -1,4 +1,4 @@
-"""The final protocols, and what evaluations by them are called in names of files and in records. No torch."""
+"""The final protocols, and the names of their evaluations in files and records. No torch."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from wsss.paths import UserError, did_you_mean
 SCALES = (1.0, 1.25, 1.5)
 """Scales of the base's final protocol."""
 _LARGEST = 8.0
-"""The largest scale that is taken for one that was meant."""
+"""Largest scale that is accepted; a larger one is taken for a mistake."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Crf:
-    """The dense CRF's numbers, as `crf.dense_crf` takes them."""
+    """Parameters of the dense CRF, as `crf.dense_crf` takes them."""
 
     iterations: int = 10
     gaussian: tuple[float, float] = (1.0, 1.0)
@@ -27,7 +27,8 @@ class Crf:
     bilateral: tuple[float, float, float] = (121.0, 5.0, 4.0)
     """Sigma in pixels, sigma in grey levels, weight."""
     merge: float | None = None
-    """Classes whose probability is below it at every pixel take part as one; None: each by itself (the whole CRF)."""
+    """Classes whose probability is below this at every pixel take part as one class; None: each by itself (the whole
+    CRF)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Protocol:
     kind: str
     """voc or coco."""
     size: int | None
-    """Side of the square that photographs are squashed to, which a run replaces by its own; None: their own size."""
+    """Side of the square that photographs are squashed to (a run puts its own side here); None: their own size."""
     over_flip: str
     """Combination of the logits of an image and of its mirror image, at one scale: sum or max."""
     over_scales: str
@@ -46,12 +47,12 @@ class Protocol:
     flip: bool = True
     crf: Crf | None = Crf()
     longest: int | None = None
-    """Photographs whose longer side has more pixels are scaled down to it; None: their own size."""
+    """Largest longer side in pixels; larger photographs are scaled down to it. None: their own size."""
     plain_squash: bool = False
     """Squash without antialiasing, as the run's compat says (Deviations D18)."""
 
     def _changes(self) -> list[str]:
-        """Name what departs from the protocol, the CRF's absence aside; empty: nothing."""
+        """List the departures from the published protocol, without a missing CRF."""
         merge = self.crf.merge if self.crf else None
         names = {
             f"merge{merge}": merge is not None,
@@ -62,20 +63,22 @@ class Protocol:
         return [name for name, departs in names.items() if departs]
 
     def stem(self, *others: str) -> str:
-        """Part of a file's name: KIND[-crf][-others][-what departs from the protocol]; `others` depart beside it."""
+        """Return the part of a file's name: KIND[-crf][-others][-departures]; `others` are further departures."""
         return "-".join([self.kind, *["crf"] * bool(self.crf), *others, *self._changes()])
 
     def name(self, *others: str, usual: str) -> str:
-        """Name in records: final[-KIND][-without-crf][-others][-what departs], KIND where it is not the `usual` one.
+        """Return the name in records: final[-KIND][-without-crf][-others][-departures]; KIND only if it is not `usual`.
 
-        Whatever is called "final", with or without CRF, may stand in the tables beside the papers' numbers.
+        A result named "final", with or without CRF, may stand in the tables beside the papers' numbers.
         """
         kind, crf = [self.kind] * (self.kind != usual), ["without-crf"] * (not self.crf)
         return "-".join(["final", *kind, *crf, *others, *self._changes()])
 
     def numbers(self) -> dict[str, Any]:
-        """Return all of it as plain values, for records; without what older records do not have and this one does not
-        use, so that equal protocols are equal."""
+        """Return the protocol as plain values, for records.
+
+        Unused values that older records do not have are left out, so that equal protocols have equal records.
+        """
         plain = dataclasses.asdict(self) | {"size": self.size or "native", "scales": list(self.scales)}
         for name in ("plain_squash", "longest"):
             if not plain[name]:
@@ -90,7 +93,7 @@ PROTOCOLS = {
     "voc": Protocol("voc", size=None, over_flip="sum", over_scales="max"),
     "coco": Protocol("coco", size=448, over_flip="max", over_scales="sum"),
 }
-"""Final protocols by name, as the base's programs have them."""
+"""Final protocols by name, as in the base's programs."""
 
 
 def get(
@@ -102,7 +105,7 @@ def get(
     merge: float | None = None,
     longest: int | None = None,
 ) -> Protocol:
-    """Return the protocol of that name, with what is given in the place of its own.
+    """Return the protocol `kind`, with the given values in place of its own.
 
     Raises UserError for an unknown name, a scale that is repeated or not between 0 and 8, `merge` outside 0..1 or
     without CRF, `longest` below 1.
@@ -133,12 +136,12 @@ def get(
 
 
 def limited(size: Size, longest: int | None) -> Size:
-    """Shrink a size so that its longer side is at most `longest`, its shape kept to a pixel; None: as it is."""
+    """Return a size whose longer side is at most `longest`, its shape kept to a pixel; None: the size as it is."""
     share = 1.0 if longest is None else min(1.0, longest / max(size))
     return max(1, round(size[0] * share)), max(1, round(size[1] * share))
 
 
 def scaled_size(size: Size, scale: float, patch: int) -> Size:
-    """Height and width at a scale, rounded down, but never less than one patch."""
+    """Return height and width at a scale, rounded down, but never less than one patch."""
     height, width = (max(patch, int(side * scale)) for side in size)
     return height, width

@@ -1,4 +1,5 @@
-"""Commit, device, versions and date of a number, for its record, and the places a run was trained on. No torch."""
+"""Provenance of a number, for its record: commit, device, versions, date, and the places a run was trained on. No
+torch."""
 
 import contextlib
 import datetime
@@ -17,7 +18,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 
 
 def stamp() -> dict[str, Any]:
-    """Collect the commit (and whether files differ from it), device, versions and date."""
+    """Return the commit (and whether files differ from it), device, versions and date."""
     commit, dirty = _git_state()
     versions = {"python": platform.python_version(), "wsss": wsss.__version__}
     for name in _PACKAGES:
@@ -33,11 +34,12 @@ def stamp() -> dict[str, Any]:
 
 
 Place = dict[str, Any]
-"""Device, threads, commit and whether files differed from it, of a process that trained a run."""
+"""Where a process trained a run: device, threads, commit, and whether files differed from the commit."""
 
 
 def arrive(places: Sequence[Place], stamp: Mapping[str, Any], threads: int, run: Path) -> list[Place]:
-    """Return a run's places with the present one; a line on stderr where it was begun elsewhere: its bits differ."""
+    """Return a run's places with the present one; note on stderr if the run began elsewhere, since its bits then
+    differ."""
     here = {name: stamp[name] for name in ("device", "commit", "dirty")} | {"threads": threads}
     if here in places[-1:]:
         return list(places)
@@ -48,14 +50,14 @@ def arrive(places: Sequence[Place], stamp: Mapping[str, Any], threads: int, run:
 
 
 def made_on(places: Sequence[Place]) -> dict[str, Any]:
-    """Device, threads, commit and dirty of a record, where there were several all of them; nothing of none."""
+    """Return device, threads, commit and dirty for a record, each joined over all places; empty without places."""
     if not places:
         return {}
     threads = {place["threads"] for place in places}
     alike = len(threads) == 1
     return {
         "device": _joined(place["device"] if alike else _named(place) for place in places),
-        "threads": threads.pop() if alike else None,
+        "threads": threads.pop() if alike else None,  # else `device` names them
         "commit": _joined(place["commit"] for place in places),
         "dirty": any(place["dirty"] for place in places),
     }
@@ -70,7 +72,7 @@ def _joined(names: Iterable[str]) -> str:
 
 
 def _git_state() -> tuple[str, bool]:
-    """Ask git for the short commit of the package and whether its files were changed; ("none", True) outside git."""
+    """Return the short commit of the package and whether its files were changed; ("none", True) outside git."""
     source = Path(wsss.__file__).parent
 
     def git(*arguments: str) -> str:
@@ -84,7 +86,7 @@ def _git_state() -> tuple[str, bool]:
 
 
 def _device() -> str:
-    """Name the processor and count its cores. Callers add accelerators."""
+    """Return the processor's name and its number of cores. Callers add accelerators."""
     try:
         rows = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(row.partition(":")[2].strip() for row in rows if row.startswith("model name"))

@@ -1,4 +1,4 @@
-"""The data sets that the project knows by name: one row each, from which everything about them derives. No torch."""
+"""The data sets that the project knows by name, one row each; everything else about them derives from it. No torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class DataSet:
     classes: int
     """Number of foreground classes."""
     splits: Mapping[str, int]
-    """List -> its images: of a drawn set those to draw, else those that the published list has."""
+    """List -> number of images: those to draw for a drawn set, else those of the published list."""
     names: tuple[str, ...] = ()
-    """Names of the classes; empty where the set's classes.txt has them."""
+    """Names of the classes; empty if the set's classes.txt has them."""
     drawn: bool = False
-    """The package draws it at data/NAME; any other set is prepared by `wsss data prepare`."""
+    """Whether the package draws it at data/NAME; any other set is prepared by `wsss data prepare`."""
     lists: str = ""
     """Folder of its published lists below data/lists, and WHAT in `wsss data prepare WHAT`; empty if drawn."""
     variable: str = ""
@@ -31,7 +31,7 @@ class DataSet:
     benchmark: bool = False
     """Whether the literature reports numbers on it; the page What runs cost estimates its runs."""
     smoke: bool = False
-    """Whether it only shows that everything runs; no table of settings has it."""
+    """Whether it only shows that everything runs; it is in no table of settings."""
 
 
 DATASETS: Mapping[str, DataSet] = {
@@ -69,12 +69,12 @@ DATASETS: Mapping[str, DataSet] = {
 }
 """Every data set by name."""
 BENCHMARKS = tuple(name for name, known in DATASETS.items() if known.benchmark)
-"""Those that the paper reports."""
+"""Names of the data sets that the paper reports."""
 SUPERVISED = "-fully-supervised"
-"""Suffix of a data set's name in records of runs that learn from its masks: no table of this task asks for it."""
+"""Suffix of the data set's name in records of runs that learn from masks, so that no table of this task takes them."""
 
 
 def title(name: str) -> str:
-    """Title of a data set in tables; a set of the user's own goes by its name."""
+    """Return the title of a data set in tables; a user's own set goes by its name."""
     known = name.removesuffix(SUPERVISED)
     return (DATASETS[known].title if known in DATASETS else known) + ", fully supervised" * (known != name)

@@ -15,12 +15,12 @@ _T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """Least and largest number that a field may be; of a tuple, each of its numbers."""
+    """Smallest and largest value of a field; for a tuple, of each of its numbers."""
 
     low: int | float
     high: int | float
     rising: bool = False
-    """The numbers of a tuple must not fall."""
+    """Whether the numbers of a tuple must be in ascending order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Fraction(Bound):
 
 
 def get(config: Any, path: str) -> Any:
-    """Read the value at a dotted path."""
+    """Return the value at a dotted path."""
     return functools.reduce(getattr, path.split("."), config)
 
 
@@ -63,14 +63,16 @@ def types(kind: Any) -> frozenset[type]:
 
 
 def bound_of(kind: Any) -> Bound | None:
-    """Find the bound that a field is annotated with."""
+    """Return the bound that a field is annotated with, or None."""
     return next((extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Bound)), None)
 
 
 def check(config: Any, steps: int = 0) -> None:
-    """Raise UserError for the first setting that is no choice or outside its bound, as NaN always is.
+    """Raise UserError for the first setting that is none of its choices or outside its bound; NaN is outside of every
+    bound.
 
-    With the `steps` of the run, the sentence about a fraction says which fraction a number of steps is.
+    With the `steps` of the run, a number of steps given as a fraction is recognised: the error says which fraction it
+    is.
     """
     for path, kind in kinds(type(config)).items():
         value, bound = get(config, path), bound_of(kind)
@@ -93,9 +95,9 @@ def check(config: Any, steps: int = 0) -> None:
 
 
 def override(config: _T, changes: Mapping[str, Any]) -> _T:
-    """Replace settings of `config` by dotted path, e.g. {"patch_contrast.weight": 0}.
+    """Return `config` with settings replaced by dotted path, e.g. {"patch_contrast.weight": 0}.
 
-    Raises UserError for a value of the wrong kind, and for an unknown path, with the nearest one.
+    Raises UserError for a value of the wrong kind, and for an unknown path (the error names the nearest one).
     """
     known = kinds(type(config))
     for path in changes:
@@ -104,7 +106,7 @@ def override(config: _T, changes: Mapping[str, Any]) -> _T:
 
 
 def require_known(path: str, known: Mapping[str, Any]) -> None:
-    """Raise UserError where no setting is named `path`, with the nearest name."""
+    """Raise UserError if no setting is named `path`; the error names the nearest one."""
     if path not in known:
         raise UserError(f"there is no setting named {path}{did_you_mean(path, known)}")
 
@@ -119,14 +121,14 @@ def _replace(config: _T, changes: Mapping[str, Any]) -> _T:
 
 @functools.cache
 def _spec(kind: Any) -> Any:
-    """Look up how tyro reads a value of this type from words."""
+    """Return tyro's rule to read a value of this type from words."""
     return ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, set()))
 
 
 def texts(value: Any, kind: Any) -> list[str]:
-    """Spell a value as the words from which tyro reads this type.
+    """Return the words from which tyro reads a value of this type.
 
-    The value may be a list, or a text with commas as in names of variants; a switch may be 1 or true, None may be none.
+    The value may be a list, or a text with commas as in names of variants. A switch may be 1 or true, None may be none.
     """
     made_of, parts = types(kind), [value]
     if isinstance(value, list | tuple):
@@ -134,7 +136,7 @@ def texts(value: Any, kind: Any) -> list[str]:
     elif tuple in made_of and made_of & {int, float, str}:
         plain = str(value) if str in made_of else str(value).strip("()[] ")
         parts = [part.strip() for part in plain.removesuffix(",").split(",")] if plain else []
-    if int in made_of:  # half of an even number, say
+    if int in made_of:  # 8 / 2 is 4.0, which tyro refuses
         parts = [int(part) if isinstance(part, float) and part.is_integer() else part for part in parts]
     known = {"none": "None"} if NoneType in made_of else {}
     if bool in made_of:
@@ -162,7 +164,7 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
 
 
 def paths(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested plain values to dotted path -> value."""
+    """Flatten nested plain values into {dotted path: value}."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= paths(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}

@@ -1,4 +1,4 @@
-"""Read the configuration and the variant of runs on disk, those of earlier versions too."""
+"""Read the configuration and the variant of runs on disk, also of runs by earlier versions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,15 +14,17 @@ _RENAMED = {
     "msc.decoupling=orth": "msc.decorrelation_weight=0.0",
     "msc.decoupling=dec": "msc.orthogonality_weight=0.0",
 }
-"""Changes in the words of an earlier version -> in today's."""
+"""Change in the words of an earlier version -> the same change in today's words."""
 _SHAPE = ("patch_size", "image_size", "width", "depth", "heads", "decoder_width")
 _AUTOMATIC = {f"model.{name}": 0 for name in _SHAPE} | {"data.workers": -1, "segmentation.levels": [0.0, 0.0]}
-"""Setting -> the number that once stood for automatic, which is None today."""
+"""Setting -> number that meant automatic in an earlier version; today that is None."""
 
 
 def from_dict(tree: Any) -> Config:
-    """Rebuild the configuration that `config.to_dict`, or its JSON, came from. Settings of an earlier version are
-    translated. Raises UserError."""
+    """Return the configuration from what `config.to_dict` gave, or from its JSON. Raises UserError.
+
+    Settings of an earlier version are translated.
+    """
     if not isinstance(tree, Mapping):
         raise UserError("the configuration is no mapping of settings; train the run again")
     flat = paths(tree) | {"variant": current_variant(str(tree.get("variant", "")))}
@@ -34,5 +36,5 @@ def from_dict(tree: Any) -> Config:
 
 
 def current_variant(variant: str) -> str:
-    """Translate the changes in a variant's name to today's words."""
+    """Return a variant's name with its changes in today's words."""
     return "+".join(_RENAMED.get(part, part) for part in variant.split("+"))
