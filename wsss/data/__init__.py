@@ -1,1 +1,1 @@
-"""Data sets on disk: read, checked, prepared, told apart; `drawn` makes those that are drawn."""
+"""Data sets on disk: read, check, prepare and tell them apart; `drawn` makes the drawn ones."""

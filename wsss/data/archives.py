@@ -1,6 +1,6 @@
-"""Official archives: fetched, resumed where an earlier try ended, verified; and opened as folders, packed or not.
+"""Fetch official archives, continue an interrupted download, verify them, and open them as folders, packed or not.
 
-Fetching is ours, since pooch and torchvision begin anew where a connection breaks, and these are gigabytes.
+The download is our own code: pooch and torchvision begin anew if a connection breaks, and these files have gigabytes.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from wsss.paths import UserError
 
 _LARGEST = 16 << 20
-"""Bytes; no photograph, mask or annotation of VOC or SBD comes near."""
+"""Largest number of bytes of a file in an archive; no photograph, mask or annotation of VOC or SBD comes near."""
 _DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, OverflowError, struct.error)
 _BROKEN = (OSError, http.client.HTTPException, EOFError)
 """Errors of a connection that fails; URLError and TimeoutError are OSErrors."""
@@ -37,7 +37,7 @@ class Archive:
     name: str
     url: str
     md5: str = ""
-    """Empty where no checksum is known: then only the length that the server announces is verified."""
+    """Empty if no checksum is known: then only the length that the server announces is verified."""
 
 
 # Addresses and checksums: torchvision/datasets/voc.py (DATASET_YEAR_DICT["2012"]) and torchvision/datasets/sbd.py
@@ -57,15 +57,17 @@ OFFICIAL = {
 
 
 class _Failed(Exception):
-    """An attempt that may be tried again, and why it failed."""
+    """Failure of an attempt that may be tried again; the message says why."""
 
 
 def fetch(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts: int = 5, pause: float = 2.0) -> Path:
-    """Fetch the archive to `folder`, if it is not there; a part that an earlier try left is continued.
+    """Fetch the archive to `folder` and return its path; a file that is there is used, and an unfinished part is
+    continued.
 
-    Gives up after `timeout` seconds without a byte, `attempts` times in a row that get no further than before; waits
-    `pause` seconds after the first of them, and twice as long after each that follows. Raises UserError, and leaves
-    NAME.part to continue from, if the server fails or the disk is full; a file with another md5 is deleted.
+    An attempt fails after `timeout` seconds without a byte. After `attempts` failures in a row that get no further, it
+    gives up. It waits `pause` seconds after the first of them, and twice as long after each later one. Raises UserError
+    if the server fails or the disk is full, and leaves NAME.part to continue from. A download with another md5 is
+    deleted.
     """
     target, part = folder / archive.name, folder / f"{archive.name}.part"
     if target.is_file():
@@ -80,7 +82,7 @@ def fetch(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts: in
                 _attempt(archive, part, timeout)
                 if not left or not _other_md5(archive, part):
                     break
-                part.unlink()  # what was there may have been another file's
+                part.unlink()  # its earlier bytes may have been another file's: begin anew
                 left = failures = furthest = 0
             except _Failed as error:
                 failures = failures + 1 if _size(part) <= furthest else 1
@@ -103,7 +105,7 @@ def fetch(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts: in
 
 
 def _other_md5(archive: Archive, path: Path) -> str:
-    """Return the file's md5 if the archive's is known and another one, else nothing."""
+    """Return the file's md5 if it is not the archive's known one, else nothing."""
     if not archive.md5:
         return ""
     with path.open("rb") as file:
@@ -116,9 +118,9 @@ def _size(path: Path) -> int:
 
 
 def _attempt(archive: Archive, part: Path, timeout: float) -> None:
-    """One request for what is missing. Raises _Failed where another may help, UserError where none can."""
+    """Request the missing bytes once. Raises _Failed if another attempt may help, else UserError."""
     start = _size(part)
-    headers = {"User-Agent": "wsss", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": "wsss", "Accept-Encoding": "identity"}  # compressed bytes would fit no range
     request = urllib.request.Request(archive.url, headers=headers | ({"Range": f"bytes={start}-"} if start else {}))
     try:
         response = urllib.request.urlopen(request, timeout=timeout)
@@ -150,8 +152,8 @@ def _attempt(archive: Archive, part: Path, timeout: float) -> None:
 
 
 def _receive(response: http.client.HTTPResponse, part: Path, start: int, total: int | None) -> None:
-    """Write the body to the part from `start`. Raises _Failed if it ends early, UserError if the disk is too small for
-    it."""
+    """Write the body to the part from `start`. Raises _Failed if it ends early, UserError if the disk is too small."""
+    # A part that is written anew gives its own bytes back.
     free = shutil.disk_usage(part.parent).free + (_size(part) if not start else 0)
     if total is not None and total - start > free:
         raise UserError(f"cannot write {part}: {total - start:,} bytes are to come, but the disk has {free:,} left")
@@ -189,14 +191,14 @@ def _reason(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A download: its name, its digest or size, and the files of it that are wanted."""
+    """A kind of download: its title, a folder that it must hold, and the files that are wanted."""
 
     title: str
     marker: str
     """The folder that it must hold."""
     wanted: re.Pattern[str]
-    """Of a whole path: group 1 is what leads to the set, group 2 the file below it. Group 2 has neither .. nor a
-    leading /, so what is unpacked stays where it belongs whatever the archive says."""
+    """Pattern of a whole path: group 1 leads to the set, group 2 is the file below it. Group 2 has neither .. nor a
+    leading /, so unpacked files stay in their folder whatever the archive says."""
 
 
 TRAINVAL = _Kind(
@@ -211,9 +213,12 @@ SBD = _Kind("SBD", "cls", re.compile(r"(.*dataset/)?(cls/[\w-]+\.mat|train\.txt|
 
 
 def unpack(path: Path, kind: _Kind, scratch: Path) -> Path:
-    """The folder with the files of a download: below a folder `path` the one that holds the kind's marker, of a tar
-    archive (packed or not) `scratch`, to which the wanted files are unpacked. Raises UserError for anything else, and
-    for an archive that is damaged, leaves its folder or holds links or devices in place of files."""
+    """Return the folder with the files of a download.
+
+    If `path` is a folder, this is the one below it (or itself) that holds the kind's marker. If `path` is a tar
+    archive, packed or not, this is `scratch`, to which the wanted files are unpacked. Raises UserError for anything
+    else, and for an archive that is damaged, leaves its folder, or holds links or devices in place of files.
+    """
     if path.is_dir():
         for pattern in ("", "*/", "*/*/"):
             sets = [marker.parent for marker in sorted(path.glob(pattern + kind.marker)) if marker.is_dir()]
@@ -241,7 +246,7 @@ def unpack(path: Path, kind: _Kind, scratch: Path) -> Path:
 
 
 def place(origin: Path, target: Path) -> None:
-    """`origin` at `target` too: a hard link where the disk allows it, else a copy."""
+    """Put `origin` at `target` too: a hard link if the disk allows it, else a copy."""
     try:
         os.link(origin.resolve(), target)
     except OSError:
@@ -249,7 +254,7 @@ def place(origin: Path, target: Path) -> None:
 
 
 def _wanted_files(path: Path, kind: _Kind, scratch: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(what leads to the set, path below it, content) of each wanted file, in one pass."""
+    """Yield (path to the set, path below it, content) of each wanted file, in one pass."""
     try:
         with (
             path.open("rb") as raw,
@@ -260,7 +265,7 @@ def _wanted_files(path: Path, kind: _Kind, scratch: Path) -> Iterator[tuple[str,
                 bar.update(max(raw.tell() - bar.n, 0))
                 wanted = kind.wanted.fullmatch(member.name.removeprefix("./"))
                 try:
-                    tarfile.data_filter(member, str(scratch))  # outside of the folder, links out of it, devices
+                    tarfile.data_filter(member, str(scratch))  # refuses paths and links out of the folder, and devices
                 except tarfile.FilterError as error:
                     raise UserError(f"{path} is refused: {error}") from error
                 if not wanted or member.isdir():
@@ -273,7 +278,8 @@ def _wanted_files(path: Path, kind: _Kind, scratch: Path) -> Iterator[tuple[str,
                 if len(content) != member.size:
                     raise EOFError(f"{member.name} has {len(content)} of {member.size} bytes")
                 yield wanted[1] or "", wanted[2], content
-            # A plain archive ends by its mark, since tarfile takes any odd block as the end; a packed one by its sum.
+            # Is it whole? tarfile takes any odd block as the end, so a plain archive must end in its mark. A packed one
+            # is read to its end, where its checksum is.
             if tar.fileobj is raw:
                 raw.seek(tar.offset)
                 if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

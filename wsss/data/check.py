@@ -1,4 +1,4 @@
-"""Look through a VOC-format data set: everything its lists name is decoded, every fault is named."""
+"""Check a VOC-format data set: decode everything that its lists name, and name every fault."""
 
 import hashlib
 import unicodedata
@@ -17,46 +17,55 @@ from wsss.data.pool import stream
 from wsss.paths import UserError
 
 _MOST = 100
-"""Faults that are named; the rest are counted."""
+"""Largest number of faults that are named; the others are counted."""
 _PAYS = 1000
-"""From so many images on, several processes are worth their start."""
+"""From this many images on, several processes are worth their start."""
 _PALETTE = bytes(pictures.VOC_PALETTE)
 _TWINS = "images have two photographs: .jpg and Unicode's composed form count"
 
 
 @dataclass
 class _Image:
-    """One listed image: what the texts of the set say of it, and, once it was looked at, what it holds."""
+    """One listed image: what the set's text files say about it and, after `_look`, what its files hold."""
 
     name: str
     line: str | None
-    """Its line of image_labels.txt; None without one, or where labels come from elsewhere."""
+    """Its line in image_labels.txt; None if it has none, or if labels come from elsewhere."""
     crowds: str
-    """Classes that its mask may show without a label: its line of crowds.txt."""
+    """Its line in crowds.txt: classes that its mask may show without a label."""
     need_mask: bool
     need_labels: bool
-    """Unless only lists of test images name it."""
+    """Whether a list other than those of test images names it."""
     labels: set[str] | None = None
     pixels: dict[int, int] | None = None
-    """Value of the mask -> number of its pixels; None without a mask that can be read."""
+    """Mask value -> number of pixels; None without a mask that can be read."""
     digest: str = ""
     """sha256 of the photograph's pixels."""
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Kinds of what is odd, but no fault."""
+    """Kinds of oddities that are no faults."""
 
 
 def check(root: Path, splits: Sequence[str] = ()) -> tuple[str, list[str]]:
-    """A summary with notes and a class histogram, and one sentence a fault (at most _MOST, and how many more).
+    """Return a summary with notes and a class histogram, and one sentence per fault (at most _MOST; the rest are
+    counted).
 
-    Lists whose names begin with train are trained on, unless the name holds val, too (trainval); those that begin with
-    val or test are evaluated on. Faults: lists, photographs, masks or labels that cannot be read; sizes, values and
-    palettes that are wrong; pixels of a class that the image labels do not name; a mask missing in a val list; images
-    or photographs that are both trained and evaluated on; training images without any label; a class that is evaluated
-    on and that no training image has; masks to evaluate on without any class. Notes: labels without pixels (annotations
-    of VOC name objects that its masks lack), other palettes, photographs of more than 8 bits, masks missing elsewhere,
-    test images without labels, classes that no image has, files that no list names. Raises UserError where there is
-    nothing to check.
+    A list whose name begins with train is trained on, unless the name also holds val (trainval). A list whose name
+    begins with val or test is evaluated on. Raises UserError if there is nothing to check.
+
+    Faults are:
+
+    * lists, photographs, masks or labels that cannot be read; wrong sizes, values and palettes
+    * pixels of a class that the image labels do not name; a missing mask in a val list
+    * images or photographs that are both trained and evaluated on
+    * no training image with a label; no mask to evaluate on with a class
+    * a class that is evaluated on but is in no training image
+
+    Notes are:
+
+    * labels without pixels, since annotations of VOC name objects that its masks lack
+    * other palettes; photographs of more than 8 bits; masks missing elsewhere; test images without labels
+    * classes that no image has; files that no list names
     """
     kit, wanted = voc.open_devkit(root), splits or voc.list_names(root)
     if not wanted:
@@ -84,7 +93,7 @@ def check(root: Path, splits: Sequence[str] = ()) -> tuple[str, list[str]]:
 
 
 def _listed(kit: voc.Devkit, ids: dict[str, list[str]]) -> tuple[list[_Image], list[str]]:
-    """Collect every listed image once, and faults of the label files as a whole."""
+    """Return every listed image once, and the faults of the label files as a whole."""
     tables: dict[str, dict[str, str]] = {voc.LABEL_FILE: {}, voc.CROWD_FILE: {}}
     faults = []
     for name in tables:
@@ -102,7 +111,7 @@ def _listed(kit: voc.Devkit, ids: dict[str, list[str]]) -> tuple[list[_Image], l
 
 
 def _look(kit: voc.Devkit, image: _Image) -> _Image:
-    """Look at an image for all that is wrong, odd or to be counted."""
+    """Look at an image for faults, oddities and counts; return it with what was found."""
     photograph = None
     try:
         path = voc.image_file(kit.root, image.name)
@@ -111,7 +120,8 @@ def _look(kit: voc.Devkit, image: _Image) -> _Image:
         image.digest = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
         forms = [kit.root / "JPEGImages" / unicodedata.normalize(form, image.name) for form in ("NFC", "NFD")]
         paths = [form.with_name(form.name + suffix) for form in forms for suffix in names.PHOTOGRAPHS]
-        twins = {path.stat().st_ino for path in paths if path.is_file()}  # some file systems hold the forms for one
+        # By inode, since some file systems take both forms for one name.
+        twins = {path.stat().st_ino for path in paths if path.is_file()}
         image.notes += [pictures.DEEP] * deep + [_TWINS] * (len(twins) > 1)
     except UserError as error:
         image.faults.append(str(error))
@@ -139,7 +149,8 @@ def _look(kit: voc.Devkit, image: _Image) -> _Image:
 
 
 def _look_at_mask(kit: voc.Devkit, image: _Image, photograph: tuple[tuple[int, int], Path] | None) -> None:
-    """Its pixels by value; faults of its kind, size, values and palette. `photograph`: its size and file."""
+    """Count an image's pixels by value, and add the faults of its mask. `photograph`: the photograph's size and
+    file."""
     try:
         path = voc.mask_file(kit, image.name)
     except UserError as error:
@@ -164,7 +175,7 @@ def _look_at_mask(kit: voc.Devkit, image: _Image, photograph: tuple[tuple[int, i
 
 
 def _look_at_labels(kit: voc.Devkit, image: _Image) -> None:
-    """Its image labels from annotations or text; faults of them."""
+    """Read an image's labels from annotations or text, and add their faults."""
     there = image.line is not None
     if kit.label_source == "annotations":
         there = names.find(kit.root / "Annotations", image.name, voc.ANNOTATIONS) is not None
@@ -187,7 +198,7 @@ def _in_order(kit: voc.Devkit, chosen: Iterable[str]) -> str:
 
 
 def _both(images: Sequence[_Image], trained: Collection[str], evaluated: dict[str, list[str]]) -> list[str]:
-    """Images, and photographs that are equal to the pixel, that are both trained and evaluated on."""
+    """List images, and pairs of photographs equal to the pixel, that are both trained and evaluated on."""
     faults = [
         f"{len(both)} images of the list {split} are also trained on, first {min(both)}; take them out of one list"
         for split, part in evaluated.items()
@@ -208,12 +219,12 @@ def _both(images: Sequence[_Image], trained: Collection[str], evaluated: dict[st
 
 
 def _degenerate(kit: voc.Devkit, train: Sequence[_Image], val: Sequence[_Image]) -> list[str]:
-    """List the faults of the set as a whole: nothing can be learnt from it, or measured on it."""
+    """List the faults of the set as a whole: nothing can be learnt from it, or nothing measured on it."""
     labels, measured = ({label for image in part for label in image.labels or ()} for part in (train, val))
     measured |= {kit.classes[k - 1] for image in val for k in image.pixels or () if 0 < k <= len(kit.classes)}
 
     def white(images: Sequence[_Image]) -> str:
-        """Advice where masks hold nothing but 0 and 255."""
+        """Return advice if masks hold nothing but 0 and 255, else nothing."""
         values = {value for image in images for value in image.pixels or ()}
         advice = f"all that is not background is {IGNORE}, which is ignored; write a class's number"
         return f": {advice}, 1 for {kit.classes[0]}" if IGNORE in values <= {0, IGNORE} else ""
@@ -231,7 +242,8 @@ def _degenerate(kit: voc.Devkit, train: Sequence[_Image], val: Sequence[_Image])
 
 
 def _histogram(kit: voc.Devkit, images: Sequence[_Image]) -> list[str]:
-    """Images by label and, where there are masks, pixels by class with their share of what is not ignored."""
+    """List images by label and, if there are masks, pixels by class with their share of all pixels that are not
+    ignored."""
     counts = Counter(label for image in images for label in image.labels or ())
     rows = [f"  {name:16} {counts[name]:6} images" for name in kit.classes]
     if all(image.pixels is None for image in images):
@@ -246,8 +258,7 @@ def _histogram(kit: voc.Devkit, images: Sequence[_Image]) -> list[str]:
 
 
 def _notes(kit: voc.Devkit, images: Sequence[_Image], everything: bool) -> list[str]:
-    """List what is odd, but no fault, with counts; files that no list names only where all lists were looked
-    through."""
+    """List the oddities that are no faults, with counts; `everything` adds files that no list names."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for image in images:
         for kind in image.notes:

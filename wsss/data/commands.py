@@ -34,7 +34,7 @@ class _DrawMini:
     """Draw the mini set: 1,000 train, 200 val and 200 test images of 128 pixels in VOC format."""
 
     root: Path = field(default_factory=lambda: project_root() / "data" / "mini")
-    """Folder of the set; one that is there already is left as it is."""
+    """Folder of the set; an existing set is left as it is."""
 
     def __call__(self) -> str:
         from wsss.data.drawn import generate
@@ -44,7 +44,7 @@ class _DrawMini:
 
 @dataclass(frozen=True)
 class _CheckData:
-    """Look through a VOC-format data set: decodes everything its lists name; exit 1 on any fault."""
+    """Look through a VOC-format data set: decode everything its lists name; exit 1 on any fault."""
 
     root: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ROOT")]
     """The folder that holds JPEGImages."""

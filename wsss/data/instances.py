@@ -1,4 +1,4 @@
-"""COCO's instances_*.json: read with every fault in words, and masks of its objects."""
+"""COCO's instances_*.json, read with every fault in words, and the masks of its objects."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from wsss.data import names
 from wsss.paths import UserError
 
 _OFFICIAL = re.compile(r"COCO_(?:train|val|test)\d{4}_(\d{12})")
-"""File names of 2014; those of 2017 are the number alone."""
+"""Pattern of file names of 2014; those of 2017 are the number alone."""
 _Outline = list[np.ndarray] | np.ndarray
 """Polygons (x, y, x, y ...), or run lengths down the columns, background first."""
 
@@ -40,27 +40,27 @@ class Photo:
     """A photograph with its objects in the order of the json."""
 
     name: str
-    """Its id: the file's name without suffix; of COCO_val2014_000000000042 the number 000000000042 alone."""
+    """Its id: the file's name without suffix; for COCO_val2014_000000000042 the number 000000000042 alone."""
     file: str
     size: tuple[int, int]
     """Height and width."""
     things: list[_Thing] = field(default_factory=list)
 
     def numbers(self, crowd: bool = False) -> set[int]:
-        """Classes of its objects, or of its crowds."""
+        """Return the classes of its objects, or of its crowds."""
         return {thing.number for thing in self.things if thing.crowd == crowd}
 
 
 def number_of(name: str) -> str:
-    """Strip an official name of 2014 to its number; leave any other name as it is."""
+    """Reduce an official name of 2014 to its number; return any other name as it is."""
     official = _OFFICIAL.fullmatch(name)
     return official[1] if official else name
 
 
 def read(path: Path) -> tuple[tuple[str, ...], list[Photo]]:
-    """Class names in the order of their category ids, spaces as underscores, and photographs sorted by id.
+    """Return class names in the order of their category ids (spaces as underscores), and photographs sorted by id.
 
-    Raises UserError, naming what is wrong, for a file that is missing, cut short or not of this kind.
+    Raises UserError for a file that is missing, cut short or not of this kind; the error says what is wrong.
     """
     try:
         tree = json.loads(path.read_bytes())
@@ -89,7 +89,7 @@ def read(path: Path) -> tuple[tuple[str, ...], list[Photo]]:
 
 
 def _each(path: Path, kind: str, rows: list[Any], convert: Callable[[Any], Any]) -> Iterator[Any]:
-    """convert(row) of each row; its faults in words."""
+    """Yield convert(row) of each row. Raises UserError that says what is wrong with a row."""
     for place, row in enumerate(rows, 1):
         try:
             if not isinstance(row, dict):
@@ -135,9 +135,9 @@ def _thing(row: dict[str, Any], numbers: dict[int, int], photos: dict[int, Photo
 
 
 def _polygons(rows: Sequence[Any], size: tuple[int, int]) -> list[np.ndarray]:
-    """Polygons as arrays; those of fewer than three points cover nothing and are passed over.
+    """Return polygons as arrays, without those of fewer than three points, which cover nothing. Raises ValueError.
 
-    pycocotools never returns from a coordinate that is infinite or far away, and takes an odd number of them.
+    pycocotools never returns from a coordinate that is infinite or far away, and accepts an odd number of coordinates.
     """
     polygons = [np.asarray(row, np.float64) for row in rows]
     reach = max(size)
@@ -150,7 +150,10 @@ def _polygons(rows: Sequence[Any], size: tuple[int, int]) -> list[np.ndarray]:
 
 
 def _runs(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Run lengths of a list or of COCO's string. pycocotools reads beyond its memory if they do not fill the image."""
+    """Return the run lengths of a list or of COCO's string. Raises ValueError.
+
+    If they did not fill the image, pycocotools would read beyond its memory.
+    """
     if tuple(shape["size"]) != size:
         raise ValueError(f"run lengths of size {tuple(shape['size'])} in an image of {size}")
     counts = shape["counts"]
@@ -161,8 +164,11 @@ def _runs(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
 
 
 def _decompress(text: str) -> list[int]:
-    """Run lengths of COCO's string: five bits a character, lowest first; from the fourth on, change against the run
-    two before."""
+    """Return the run lengths of COCO's string.
+
+    A character holds five bits, the lowest first. From the fourth run on, a value is the change from the run two
+    before.
+    """
     runs: list[int] = []
     value = shift = 0
     for code in text.encode("ascii"):
@@ -172,14 +178,14 @@ def _decompress(text: str) -> list[int]:
         value |= (bits & 31) << shift
         shift += 5
         if not bits & 32:
-            value -= (bits >> 4 & 1) << shift
+            value -= (bits >> 4 & 1) << shift  # the sign, in two's complement
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
             value = shift = 0
     return runs
 
 
 def object_mask(outline: _Outline, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Pixels of one object, as pycocotools fills them."""
+    """Return the mask of one object, as pycocotools fills it."""
     if isinstance(outline, np.ndarray):
         encoded = rle.frPyObjects({"counts": outline.tolist(), "size": list(size)}, *size)
     elif outline:
@@ -192,7 +198,8 @@ def object_mask(outline: _Outline, size: tuple[int, int]) -> Bool[np.ndarray, "h
 
 
 def rasterise(things: Sequence[_Thing], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """Class numbers of an image: crowds first, under every object; then larger objects (`area`) before smaller ones."""
+    """Return a mask of class numbers: crowds are painted first, then objects from the largest `area` to the
+    smallest."""
     mask = np.zeros(size, np.uint8)
     for thing in sorted(things, key=lambda thing: (not thing.crowd, -thing.area)):
         mask[object_mask(thing.outline, size)] = thing.number

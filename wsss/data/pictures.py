@@ -1,4 +1,5 @@
-"""The one way to open a photograph, upright with 8 bits a channel, and a mask, as the class numbers its file stores."""
+"""The only way to open a photograph (upright, 8 bits per channel) or a mask (the class numbers that its file
+stores)."""
 
 import functools
 import multiprocessing
@@ -19,7 +20,7 @@ UNDECODABLE = (
     *(OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
-"""What Pillow raises for a file that is no picture, or claims to be a picture of more than 89 million pixels."""
+"""Pillow's exceptions for a file that is no picture, or that claims to have more than 89 million pixels."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,31 +30,33 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what makes the stored picture upright (EXIF 2.32, tag 0x0112)."""
+"""EXIF orientation -> turn that makes the stored picture upright (EXIF 2.32, tag 0x0112)."""
 SIDEWAYS = (5, 6, 7, 8)
-"""Orientations that swap the sides."""
+"""Orientations that swap width and height."""
 DEEP = "photographs of more than 8 bits a channel are scaled, each by its own smallest and largest value"
 _SCALED = {"L;2": 85, "L;4": 17}
-"""Factor that Pillow multiplies grey values of 2 and 4 bits by."""
+"""Factor by which Pillow multiplies grey values of 2 and 4 bits."""
 VOC_PALETTE = [sum((k >> (3 * bit + c) & 1) << (7 - bit) for bit in range(8)) for k in range(256) for c in range(3)]
-"""The 256 colours of VOC's masks: bits of the index k dealt to red, green, blue from the top down."""
+"""The 256 colours of VOC's masks: the lowest bits of index k are the highest bits of red, green and blue."""
 _VOC_INDEX = {tuple(VOC_PALETTE[3 * index : 3 * index + 3]): index for index in range(256)}
 """Colour of VOC's masks -> its class number."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Pillow's warnings (of broken EXIF). Threads share the filters of warnings, so whoever reads pictures in
-    several holds this around all of them."""
+    """Silence Pillow's warnings of broken EXIF, and make that of a huge picture an error.
+
+    Threads share the filters of warnings, so code that reads pictures in several threads holds this around all of them.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)  # of 89 to 179 million pixels it only warns
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # for 89 to 179 million pixels it only warns
         yield
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture by Pillow; raises one of UNDECODABLE."""
+    """Open a picture with Pillow. Raises one of UNDECODABLE."""
     with quiet(), Image.open(path) as image:
         yield image
 
@@ -62,20 +65,20 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read a photograph as RGB, upright by its EXIF orientation. Of an animation the first picture; transparency is
-    dropped.
+    """Read a photograph as RGB, upright by its EXIF orientation.
 
-    More than 8 bits a channel are scaled by the file's own range, and a line on stderr says so once. Raises UserError
-    where it cannot be decoded or holds numbers of 32 bits.
+    An animation gives its first picture; transparency is dropped. More than 8 bits per channel are scaled by the file's
+    own range, and a line on stderr says so once. Raises UserError if it cannot be decoded or holds numbers of 32 bits.
     """
     image, deep = open_photograph(path)
-    if deep and multiprocessing.parent_process() is None:
+    if deep and multiprocessing.parent_process() is None:  # worker processes stay silent
         _say_once(f"note: {DEEP}")
     return image
 
 
 def open_photograph(path: Path) -> tuple[Image.Image, bool]:
-    """Read a photograph as `read_image` does, without a note, and tell whether it has more than 8 bits a channel."""
+    """Read a photograph as `read_image` does, without a note; return it and whether it has more than 8 bits per
+    channel."""
     try:
         with opened(path) as image:
             deep = ";16" in image.mode + _stored_as(image)
@@ -92,7 +95,8 @@ def open_photograph(path: Path) -> tuple[Image.Image, bool]:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Width and height of a photograph as `read_image` gives it, without its pixels. Raises UserError."""
+    """Return width and height of a photograph as `read_image` gives it, without reading its pixels. Raises
+    UserError."""
     try:
         with opened(path) as image:
             size = image.size
@@ -102,18 +106,18 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation of an opened picture, 1 (upright) to 8; 1 where there is none that can be read."""
+    """Return the EXIF orientation of an opened picture, 1 (upright) to 8; 1 if none can be read."""
     if image.format == "TIFF":
-        image.load()  # Pillow turns it as it loads it
+        image.load()  # Pillow turns a TIFF while it loads it
     try:
         value = image.getexif().get(0x0112, 1)
-    except Exception:  # Pillow has half a dozen kinds for EXIF that is cut short
+    except Exception:  # Pillow raises half a dozen kinds for EXIF that is cut short
         return 1
     return value if value in _TURNS else 1
 
 
 def _stored_as(image: Image.Image) -> str:
-    """Pillow's name of how the pixels of a PNG or TIFF are stored ("RGB;16B"); empty for other formats."""
+    """Return Pillow's name for the storage of a PNG's or TIFF's pixels ("RGB;16B"); empty for other formats."""
     if image.format not in ("PNG", "TIFF") or not image.tile:
         return ""
     layout = image.tile[0][3]
@@ -121,11 +125,11 @@ def _stored_as(image: Image.Image) -> str:
 
 
 def _scaled(path: Path, image: Image.Image) -> UInt8[np.ndarray, "*shape"]:
-    """Pixels (h, w) or (h, w, 3), their smallest value 0 and their largest 255."""
+    """Return pixels (h, w) or (h, w, 3), scaled from their smallest and largest value to 0 and 255."""
     if image.mode.startswith("I"):
         pixels = np.asarray(image).astype(np.float64)
     elif image.format == "PNG":
-        from torchvision.io import decode_png, read_file  # of 16 bits a channel Pillow gives the upper 8 alone
+        from torchvision.io import decode_png, read_file  # Pillow reads the upper 8 of 16 bits alone
 
         colours = decode_png(read_file(str(path))).numpy().astype(np.float64).transpose(1, 2, 0)
         pixels = colours[..., :3] if colours.shape[2] > 2 else colours[..., 0]  # without transparency
@@ -142,7 +146,7 @@ _say_once = functools.cache(note)
 
 
 def write_mask(path: Path, mask: UInt8[np.ndarray, "h w"]) -> None:
-    """Write class numbers as a PNG of indices with VOC's palette."""
+    """Write class numbers as an index PNG with VOC's palette."""
     picture = Image.fromarray(mask)
     picture.putpalette(VOC_PALETTE)
     picture.save(path)
@@ -151,8 +155,11 @@ def write_mask(path: Path, mask: UInt8[np.ndarray, "h w"]) -> None:
 def read_mask(
     path: Path, size: tuple[int, int] | None, classes: int, photograph: Path | None = None
 ) -> UInt8[np.ndarray, "h w"]:
-    """Read an index mask with values 0..classes and 255, of its photograph's `size` (width, height, upright) if that is
-    given; UserError else, also where VOC's colours stand at other indices. `photograph` makes its sentence clearer."""
+    """Read an index mask with values 0..classes and 255. Raises UserError.
+
+    If `size` is given (width, height of the upright photograph), the mask must have it. VOC's colours at other indices
+    are refused. `photograph`, a file, makes the error clearer.
+    """
     mask, palette = read_index(path)
     sentence = size_fault(path, mask, size, photograph) if size else ""
     sentence = sentence or value_fault(path, mask, classes) or palette_fault(path, mask, palette, classes)
@@ -162,7 +169,7 @@ def read_mask(
 
 
 def read_index(path: Path) -> tuple[UInt8[np.ndarray, "h w"], Integer[np.ndarray, "n 3"]]:
-    """Read the class numbers that a PNG stores, whatever its bits, and its palette (none for grey). Raises
+    """Return the class numbers that a PNG stores, at any bit depth, and its palette (empty for grey). Raises
     UserError."""
     try:
         with opened(path) as image:
@@ -186,7 +193,7 @@ def read_index(path: Path) -> tuple[UInt8[np.ndarray, "h w"], Integer[np.ndarray
 
 
 def size_fault(path: Path, mask: UInt8[np.ndarray, "h w"], size: tuple[int, int], photograph: Path | None) -> str:
-    """Return a sentence where the mask is not of the photograph's upright `size` (width, height), else nothing."""
+    """Return a sentence if the mask does not have the photograph's upright `size` (width, height), else nothing."""
     height, width = mask.shape
     if (width, height) == tuple(size):
         return ""
@@ -204,7 +211,7 @@ def size_fault(path: Path, mask: UInt8[np.ndarray, "h w"], size: tuple[int, int]
 
 
 def value_fault(path: Path, mask: UInt8[np.ndarray, "h w"], classes: int) -> str:
-    """Return a sentence where values are neither 0..classes nor 255, else nothing."""
+    """Return a sentence if there are values other than 0..classes and 255, else nothing."""
     wrong = [value for value in _values(mask) if classes < value != IGNORE]
     if not wrong:
         return ""
@@ -213,9 +220,11 @@ def value_fault(path: Path, mask: UInt8[np.ndarray, "h w"], classes: int) -> str
 
 
 def palette_fault(path: Path, mask: UInt8[np.ndarray, "h w"], palette: Integer[np.ndarray, "n 3"], classes: int) -> str:
-    """Return a sentence where all colours in use are VOC's of 0..classes and 255, but not all at their own numbers: a
-    tool has packed the palette and the values lost their meaning. Other palettes are no fault; 255 may be of any
-    colour, and what is white, in which many draw it, tells nothing."""
+    """Return a sentence if a tool has packed VOC's palette, so that the mask's values lost their meaning; else nothing.
+
+    Then all colours in use are VOC's of 0..classes and 255, but not all at their own numbers. Other palettes are no
+    fault. 255 may have any colour. White tells nothing, since many draw 255 in it.
+    """
     used = [value for value in _values(mask) if value != IGNORE]
     if not used or used[-1] >= len(palette):
         return ""

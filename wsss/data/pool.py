@@ -1,6 +1,6 @@
-"""Work spread over processes, its results in order; the processes end with the one that started them.
+"""Work spread over processes, with results in order; the processes end with the one that started them.
 
-Not joblib: its processes stay for later calls, these end with their work and leave Ctrl-C to the parent.
+joblib is not used: its processes stay for later calls. These end with their work and leave Ctrl-C to the parent.
 """
 
 import multiprocessing
@@ -18,16 +18,16 @@ from wsss.paths import UserError
 from wsss.process import cores, obey_parent
 
 AHEAD = 2
-"""Chunks a worker that wait for it: what bounds the memory."""
+"""Chunks per worker that are in work or wait; this bounds the memory."""
 
 
 def stream(
     work: Callable[[Any], Any], items: Iterable[Any], workers: int | None = None, chunk: int = 1
 ) -> Iterator[Any]:
-    """work(item) of each item, in order, by `workers` processes beside this one (None: one a core; 0: by this one).
+    """Yield work(item) of each item, in order, by `workers` processes (None: one per core; 0: by this process alone).
 
     `work` and the items are pickled, `chunk` items at once. An item is taken only when there is room for it: at most
-    AHEAD chunks a worker are anywhere between `items` and the result. A sequence of one chunk is worked on here.
+    AHEAD chunks per worker are between `items` and the result. A sequence of at most one chunk is worked on here.
     Raises the first exception of a worker, and UserError if one dies.
     """
     if workers is None:
@@ -35,7 +35,7 @@ def stream(
     if not workers or (chunk > 1 and isinstance(items, Sequence) and len(items) <= chunk):
         yield from map(work, items)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)  # a fork would copy locks
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)  # a fork would copy held locks
     source, waiting = iter(items), deque[Future]()
     try:
         while taken := list(islice(source, chunk)):
