@@ -1,4 +1,4 @@
-"""`wsss data prepare coco`: COCO json, official or of one's own, to the VOC format of this package.
+"""`wsss data prepare coco`: convert COCO json, official or your own, to the VOC format of this package.
 
 JPEGImages  SegmentationClass  ImageSets/Segmentation  classes.txt  image_labels.txt  crowds.txt
 """
@@ -25,11 +25,11 @@ from wsss.paths import UserError, note, project_root, read_json, sha256, write_j
 from wsss.registry import DATASETS
 
 COUNTS = DATASETS["coco"].splits
-"""Images of 2014 with an object, as in the published lists. For 2017 there is no list to compare with."""
+"""Number of images of 2014 with an object, as in the published lists. For 2017 there is no list to compare with."""
 _CARD = "coco.json"
-"""File at the root of a prepared set: which annotations it was made from, and by which version of `prepare`."""
+"""File at the root of a prepared set. It names its annotations and the version of `prepare`."""
 _DRAFTS = ".drafts"
-"""Folder of a growing set: files that are being written."""
+"""Folder in an unfinished set for files that are being written."""
 _FILE = re.compile(r"instances_(train|val)(2014|2017)\.json")
 _Ids = dict[str, list[str]]
 
@@ -38,14 +38,14 @@ _Ids = dict[str, list[str]]
 class PrepareCoco:
     """COCO 2014 (or 2017) in VOC format: index PNGs of 81 classes, image labels and the lists train, val and val_part.
 
-    Classes are numbered 1 to 80 in the official order. A smaller object is painted over a larger one. Crowd regions are
-    painted first, under every object, and make no image labels (crowds.txt names the classes that an image shows as a
-    crowd only). Images without objects are left out, which leaves 82,081 and 40,137 of 2014. Ids are numbers:
-    000000000042 for COCO_val2014_000000000042.jpg, and files in OUTPUT are named after them. Photographs are
-    hard-linked where the disk allows it, else copied.
+    Classes are numbered 1 to 80 in the official order. Smaller objects are painted over larger ones. Crowd regions are
+    painted first, under every object, and give no image labels; crowds.txt names the classes that an image shows only
+    as a crowd. Images without objects are left out; 82,081 and 40,137 of 2014 remain. Ids are numbers: 000000000042 for
+    COCO_val2014_000000000042.jpg, and files in OUTPUT are named after them. Photographs are hard-linked if the disk
+    allows it, else copied.
 
-    OUTPUT grows as OUTPUT.partial and appears when it is whole; the same words go on after an interruption, and leave
-    a finished OUTPUT as it is. Reading train2014 needs about 3 GB of memory.
+    OUTPUT grows as OUTPUT.partial and appears when it is whole. After an interruption the same command goes on; it
+    leaves a finished OUTPUT as it is. Reading train2014 needs about 3 GB of memory.
     """
 
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
@@ -55,14 +55,14 @@ class PrepareCoco:
     images: Path
     """Folder that holds train2014 and val2014 (or 2017), or the photographs themselves."""
     year: Literal[2014, 2017] | None = None
-    """Needed where the folder of annotations holds both."""
+    """Year of the annotations; needed if their folder holds both."""
     workers: int | None = None
-    """Processes that rasterise beside this one; 0: none. None: one a core."""
+    """Processes that rasterise beside this one; 0: none. None: one per core."""
     partial: bool = False
-    """Take any part of COCO, one split alone too: images and classes are not counted. The word alone will do."""
+    """Accept any part of COCO, even a single split: images and classes are not counted. The word alone will do."""
 
     def __call__(self) -> str:
-        """Prepare the set; returns its folder. Raises UserError."""
+        """Prepare the set and return its folder. Raises UserError."""
         if (self.workers or 0) < 0:
             raise UserError(
                 f"--workers is {self.workers}; give a number of processes, 0 for none, or None for one a core"
@@ -84,8 +84,8 @@ class PrepareCoco:
 
 
 def annotation_files(paths: Sequence[Path], year: int | None, partial: bool) -> tuple[int, dict[str, Path]]:
-    """Find the year and its instances files by split, train first. Raises UserError where they are not clear or not
-    all."""
+    """Return the year and its instances files by split, train first. Raises UserError if they are unclear or
+    incomplete."""
     files = [file for path in paths for file in (sorted(path.glob("instances_*.json")) if path.is_dir() else [path])]
     named = [(match, file) for file in files if (match := _FILE.fullmatch(file.name))]
     years = {int(match[2]) for match, _ in named if year in (None, int(match[2]))}
@@ -106,8 +106,8 @@ def annotation_files(paths: Sequence[Path], year: int | None, partial: bool) -> 
 
 
 def require_whole(ids: _Ids) -> None:
-    """Raise UserError unless train and val of 2014 have the published counts and, where the project has their list,
-    its ids."""
+    """Raise UserError unless train and val of 2014 have the published counts and, if the project has their list, its
+    ids."""
     for split in ("train", "val"):
         if len(ids[split]) != COUNTS[split]:
             raise UserError(
@@ -130,11 +130,11 @@ def prepare(
     workers: int | None = 0,
     lists: Callable[[_Ids], _Ids] = dict,
 ) -> Path:
-    """Make a VOC-format set at `root` from instances_*.json and image folders, both by split; returns `root`.
+    """Make a VOC-format set at `root` from instances_*.json and image folders, both by split, and return `root`.
 
-    The docstring of `PrepareCoco` says what it holds. `lists` gets the ids by split before anything is written and
-    returns those to write; it may refuse them. `workers` as in `pool.stream`. Raises UserError for a missing or broken
-    file.
+    The docstring of `PrepareCoco` describes the set. `lists` gets the ids by split before anything is written and
+    returns those to write; it may raise to refuse them. `workers` is that of `pool.stream`. Raises UserError for a
+    missing or broken file.
     """
     try:
         card = {"version": 1, "annotations": {split: sha256(path) for split, path in annotations.items()}}
@@ -164,7 +164,8 @@ def prepare(
 
 
 def _texts(classes: tuple[str, ...], photos: Sequence[Photo]) -> dict[str, list[str]]:
-    """Lines of the set's text files: classes, image labels, and classes that an image shows as a crowd only."""
+    """Return the lines of the set's text files: classes, image labels, and classes that an image shows only as a
+    crowd."""
     texts: dict[str, list[str]] = {"classes.txt": list(classes), voc.LABEL_FILE: [], voc.CROWD_FILE: []}
     for photo in photos:
         shown, crowds = photo.numbers(), photo.numbers(crowd=True)
@@ -175,7 +176,7 @@ def _texts(classes: tuple[str, ...], photos: Sequence[Photo]) -> dict[str, list[
 
 
 def _read(annotations: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str, list[Photo]]]:
-    """Classes, and the photographs of each split that have an object."""
+    """Return the classes, and by split the photographs that have an object."""
     photos: dict[str, list[Photo]] = {}
     classes: dict[str, tuple[str, ...]] = {}
     for split, path in annotations.items():
@@ -209,8 +210,10 @@ def _require_photographs(folder: Path, photos: Sequence[Photo]) -> None:
 
 @contextmanager
 def _growing(root: Path, card: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield ROOT.partial, moved to `root` at the end, kept if something goes wrong. Raises UserError where it is
-    something else."""
+    """Yield ROOT.partial, which becomes `root` at the end and stays if something goes wrong.
+
+    Raises UserError if it exists and is something else.
+    """
     scratch = root.with_name(f"{root.name}.partial")
     try:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -233,21 +236,21 @@ def _growing(root: Path, card: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _accept(root: Path, card: Mapping[str, Any]) -> Path:
-    """`root` if it holds the set of this card."""
+    """Return `root` if it holds the set of this card. Raises UserError."""
     if not (root / _CARD).is_file() or read_json(root / _CARD) != card:
         raise UserError(f"{root} exists and was not made from these annotations; remove it or name another folder")
     return root
 
 
 def _write_photo(root: Path, images: Path, classes: int, photo: Photo) -> None:
-    """Link one photograph and write its mask, unless a sound one is there. Raises UserError."""
+    """Link one photograph and write its mask, unless sound ones are there. Raises UserError."""
     source, size = images / photo.file, photo.size[::-1]
-    if not source.is_file():  # its name in another of Unicode's forms
+    if not source.is_file():  # the json has its name in another of Unicode's forms
         source = names.find(images, source.stem, names.PHOTOGRAPHS) or source
     try:
         with pictures.opened(source) as image:
             stored = image.size
-            image.draft("L", (1, 1))  # of a JPEG an eighth of each side: fast, but to its last byte
+            image.draft("L", (1, 1))  # decodes a JPEG at an eighth of each side: fast, but to its last byte
             image.load()
             turn = pictures.orientation(image)
     except pictures.UNDECODABLE as error:
@@ -276,8 +279,10 @@ def _write_photo(root: Path, images: Path, classes: int, photo: Photo) -> None:
 
 @contextmanager
 def _draft(root: Path, target: Path) -> Iterator[Path]:
-    """Yield a path in the growing set to write at, then moved onto `target`. Like `atomic`, without a folder for each
-    file, which would take as long as a mask."""
+    """Yield a path in the unfinished set to write at; it is then moved onto `target`.
+
+    This is like `atomic`, but without a folder for each file, which would take as long as a mask.
+    """
     draft = root / _DRAFTS / f"{os.getpid()}-{target.name}"
     try:
         yield draft

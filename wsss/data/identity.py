@@ -1,6 +1,6 @@
-"""Which data a run belongs to: digests of the classes, image labels, masks and photographs of a list. No torch.
+"""Identity of a run's data: digests of the classes, image labels, masks and photographs of a list. No torch.
 
-Digests of files are kept in the user's cache folder and hold as long as the file's size, times and inode do.
+Digests of files are kept in the user's cache folder. They hold as long as the file keeps its size, times and inode.
 """
 
 import json
@@ -27,23 +27,22 @@ from wsss.report.records import Digests
 _ListDigests = dict[str, str]
 """Digests of one list by kind: see `records.DIGESTS`."""
 _FILE = "data.json"
-"""File in a run's folder: digests of the data that it was started on, as in its record."""
+"""File in a run's folder: digests of the data that the run was started on, as in its record."""
 WATCHED = "watched "
 """Prefix of a watched list's name."""
 _VERSION = 2
-"""Version of the cached digests; it changes when `pictures` decodes otherwise."""
+"""Version of the cached digests; it must change when `pictures` decodes differently."""
 _SETTLED = 2.0
-"""Seconds after which a file counts as written: the time stamps of some file systems are no finer."""
+"""Age in seconds from which a file's digest is cached: the time stamps of some file systems are no finer."""
 _MANY = 2000
-"""Files from which on a progress bar is shown."""
+"""Number of files from which a progress bar is shown."""
 
 
 def digests(split: voc.Split) -> _ListDigests:
-    """sha256 of a list's ids, class names and the bytes of its photographs, and of what else was opened: image labels,
-    decoded masks.
+    """Return the sha256 of a list's ids, class names, photograph files and, if opened, image labels and decoded masks.
 
-    No digest hangs on a path or on the order of the list. Raises UserError for a file that cannot be decoded: a run
-    that began on a damaged file would, once that is mended, be one on other data.
+    A digest depends neither on paths nor on the order of the list. Raises UserError for a file that cannot be decoded:
+    once mended, it would make the run one on other data.
     """
     ids, classes = split.ids, split.kit.classes
     made = {"ids": records.ids_digest(ids), "classes": records.lines_digest(classes)}
@@ -56,7 +55,7 @@ def digests(split: voc.Split) -> _ListDigests:
 
 
 def of_run(folder: Path) -> Digests:
-    """Read the digests of the data that the run at `folder` was started on; empty if unknown. Raises UserError."""
+    """Return the digests of the data that the run at `folder` was started on; empty if unknown. Raises UserError."""
     path = folder / _FILE
     if path.is_file():
         data = read_json(path)
@@ -67,8 +66,11 @@ def of_run(folder: Path) -> Digests:
 
 
 def require_same(folder: Path, data: Digests, root: Path) -> None:
-    """Raise UserError where the run at `folder`, begun or finished, belongs to other data than `data`, those of `root`;
-    a note on stderr where an older run does not tell."""
+    """Raise UserError if the run at `folder`, begun or finished, belongs to other data than `data`, the digests of
+    `root`.
+
+    If an older run does not tell, a note on stderr says so.
+    """
     path = folder.with_name(f"{folder.name}.json")
     record = records.data_of(records.load(path)) if path.is_file() else {}
     known = of_run(folder)
@@ -85,8 +87,10 @@ def require_same(folder: Path, data: Digests, root: Path) -> None:
 
 
 def claim(folder: Path, data: Digests, begun: bool) -> Digests:
-    """Keep in the run's folder to which data it belongs; returns what its record says of them. What an older run that
-    has `begun` was trained on stays unknown."""
+    """Write to the run's folder which data it belongs to, and return the digests for its record.
+
+    If an older run has `begun` without this file, its training data stay unknown.
+    """
     if not begun:
         write_json(folder / _FILE, data)
     return data if (folder / _FILE).is_file() else {**data, "train": {}}
@@ -94,37 +98,37 @@ def claim(folder: Path, data: Digests, begun: bool) -> Digests:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The data of an evaluation, beside those that its run was started on."""
+    """The data of an evaluation, compared with the data that its run was started on."""
 
     digests: _ListDigests
     """Digests of the evaluated list."""
     train: Mapping[str, str]
     """Digests of the list that the run was trained on; empty if unknown."""
     differ: str
-    """Kinds that differ from the run's data; empty if none is known to."""
+    """Kinds that are known to differ from the run's data; empty if there are none."""
 
     def of_record(self) -> list[str]:
-        """Suffix of the record's name; empty for the data of the run."""
+        """Return the suffix of the record's name; empty for the data of the run."""
         return [self._mark("ids", "labels", "masks", "photographs")] if self.differ else []
 
     def of_predictions(self) -> list[str]:
-        """Suffix of the folder of predictions; empty for the photographs of the run."""
+        """Return the suffix of the folder of predictions; empty for the photographs of the run."""
         return [self._mark("ids", "photographs")] * any(x in self.differ for x in ("photographs", "listed images"))
 
     def _mark(self, *kinds: str) -> str:
         return f"other-data-{records.lines_digest(self.digests.get(kind, '') for kind in kinds)[:8]}"
 
     def fields(self) -> dict[str, Any]:
-        """Fields of the record."""
+        """Return the fields of the record."""
         other = {"other_data": self.differ} if self.differ else {}
         return {"data": {"train": self.train, "val": self.digests}, **other}
 
 
 def evaluated(folder: Path, config: Data, listed: tuple[Path, str], measured: _ListDigests, path: Path) -> Evaluated:
-    """Hold the digests `measured` of `listed`, a root and its list, against the data of the run at `folder`; of a list
-    that the run did not use, against the record at `path` and, by the run's validation list, the root as a whole.
+    """Compare the digests `measured` of `listed`, a root and its list, with the data of the run at `folder`.
 
-    Raises UserError where the classes are not those of the run.
+    A list that the run did not use is compared with the record at `path`. Then the run's validation list tells whether
+    the root as a whole is the same. Raises UserError if the classes are not those of the run.
     """
     root, split = listed
     known = of_run(folder)
@@ -146,7 +150,7 @@ def evaluated(folder: Path, config: Data, listed: tuple[Path, str], measured: _L
 
 
 def _of_pairs(ids: Sequence[str], values: Iterable[str]) -> str:
-    """Digest of ids and values in pairs, as for the masks of `records.fingerprint`."""
+    """Return the digest of ids and values in pairs, as `records.fingerprint` has it for masks."""
     return records.lines_digest(f"{name} {value}" for name, value in sorted(zip(ids, values, strict=True)))
 
 
@@ -160,8 +164,10 @@ def _mask(classes: int, path: Path) -> str:
 
 
 def _of_files(kind: str, files: Sequence[Path], compute: Callable[[Path], str]) -> list[str]:
-    """compute(file) of each, from the cache where the file is as it was: a JSON file for each folder and kind of
-    digest, {name: [stamp, digest]}."""
+    """Return compute(file) of each file, from the cache if the file is unchanged.
+
+    The cache is a JSON file for each folder and kind of digest: {name: [stamp, digest]}.
+    """
     made: dict[Path, str] = {}
     for folder in dict.fromkeys(file.parent for file in files):
         members = [file for file in files if file.parent == folder]
@@ -170,7 +176,7 @@ def _of_files(kind: str, files: Sequence[Path], compute: Callable[[Path], str]) 
         try:
             stamps = {file: _stamp(file) for file in members}
             fresh = [file for file in members if known.get(file.name, [])[:1] != [stamps[file]]]
-            # Threads, since a process of its own would run the caller's script again.
+            # Threads, since a spawned process would run the caller's script again.
             with pictures.quiet(), ThreadPoolExecutor(cores()) as pool:
                 values = pool.map(compute, fresh)
                 bar = tqdm(values, f"digest {kind}s", len(fresh), unit="file", leave=False, disable=len(fresh) < _MANY)
@@ -179,20 +185,23 @@ def _of_files(kind: str, files: Sequence[Path], compute: Callable[[Path], str]) 
             raise UserError(f"{error.filename} cannot be read ({error.strerror}); replace the file") from error
         kept = {file.name: [stamps[file], digest] for file, digest in new.items() if max(stamps[file][1:3]) < settled}
         if store and kept:
-            with suppress(UserError, OSError), atomic(store) as scratch:  # it costs only time
+            with suppress(UserError, OSError), atomic(store) as scratch:  # without a cache only time is lost
                 scratch.write_text(json.dumps(known | kept), encoding="utf-8")
         made |= {file: new[file] if file in new else known[file.name][1] for file in members}
     return [made[file] for file in files]
 
 
 def _stamp(file: Path) -> list[int]:
-    """Size, times and inode: the time of change tells a file that was put in another's place with its size and date."""
+    """Return the size, times and inode of a file.
+
+    The time of change reveals a file that was put in another's place with the same size and date.
+    """
     stat = os.stat(file)
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _store(kind: str, folder: Path) -> Path | None:
-    """Find the cache file of a folder; None where there is no home."""
+    """Return the cache file of a folder; None if there is no home."""
     with suppress(RuntimeError):
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         name = records.lines_digest([kind, str(_VERSION), str(folder.resolve())])[:32]
@@ -201,7 +210,7 @@ def _store(kind: str, folder: Path) -> Path | None:
 
 
 def _load(store: Path | None) -> dict[str, list]:
-    """{name: [stamp, digest]}; empty where it cannot be read as that."""
+    """Return a cache, {name: [stamp, digest]}; empty if the file cannot be read as one."""
     try:
         content = json.loads(store.read_text(encoding="utf-8")) if store else {}
     except (OSError, ValueError):

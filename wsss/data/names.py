@@ -1,12 +1,12 @@
 """Names of images and classes: one rule each, for every list, label file and folder.
 
 * Names are compared in Unicode's composed form (NFC), whatever the file system or the editor wrote.
-* A file, or a folder, whose name begins with a dot is none of a data set's.
-* An id is a file's path below its folder without suffix: it may hold folders and blanks.
-* A line of a list is an id as a whole where there is such a file; else what may follow the id is "#" and a comment, or
-  on all lines 1, 0 or -1, as in VOC's lists of a class.
-* Names of classes differ in more than case, blanks, "_" and "-", and none of them is the background. What follows "#"
-  on a line of theirs is a comment; numbers before them must be the classes' own.
+* A file or folder whose name begins with a dot does not belong to a data set.
+* An id is a file's path below its folder, without suffix; it may hold folders and blanks.
+* A line of a list is an id if such a file exists. Otherwise "#" and a comment may follow the id, or, if they do on all
+  lines, 1, 0 or -1, as in VOC's lists of a class.
+* Names of classes differ in more than case, blanks, "_" and "-", and none is the background. "#" begins a comment on
+  their lines, too. Numbers before the names must be the classes' own.
 """
 
 import functools
@@ -21,26 +21,27 @@ from wsss.config import IGNORE
 from wsss.paths import UserError, did_you_mean
 
 PHOTOGRAPHS = (".jpg", ".png", ".jpeg")
-"""Suffixes of a data set's photographs, in any case; the first that there is counts."""
+"""Suffixes of a data set's photographs, in any case; if an id has several files, the first suffix counts."""
 MASKS = (".png",)
 _LONGEST_ID = 200
-"""Characters; file systems refuse names of more than 255 bytes."""
+"""Largest number of characters of an id; file systems refuse names of more than 255 bytes."""
 _BACKGROUND = {"background", "bg", "ignore", "ignored", "void", "unlabeled", "unlabelled", "dontcare", "none", "null"}
-"""Names of what is no class, in small letters alone: "0: __Background__" is one of them, "void/background" is two."""
+"""Names that are no class, compared by their small letters alone: "0: __Background__" is one of them, "void/background"
+is two."""
 _BESIDE = {"area", "class", "label", "or", "pixels", "region"}
-"""Words that make no class of them: "ignore_region"."""
+"""Words that may stand beside those and make no class either: "ignore_region"."""
 _NUMBERED = re.compile(r"(\d+)\s*[:;,.)=\s-]\s*\D.*")
 _FLAG = re.compile(r"(\S.*?)\s+-?[01]")
 _COMMENT = re.compile(r"(^|\s+)#.*")
 
 
 def composed(name: str) -> str:
-    """Unicode's composed form (NFC)."""
+    """Return a name in Unicode's composed form (NFC)."""
     return unicodedata.normalize("NFC", name)
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines that say something, stripped; UserError where the file is no text."""
+    """Return the lines of a text file that are not blank, stripped. Raises UserError if the file is no text."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -54,12 +55,12 @@ def read_lines(path: Path) -> list[str]:
 
 
 def hidden(path: Path | str) -> bool:
-    """Whether a relative path or a part of it begins with a dot."""
+    """Return whether a relative path or a part of it begins with a dot."""
     return any(part.startswith(".") for part in Path(path).parts)
 
 
 def files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Id -> file, sorted by id, of the files at any depth with one of the `suffixes`."""
+    """Return id -> file, sorted by id, of the files at any depth with one of the `suffixes`."""
     ranked: list[tuple[str, int, str]] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -73,15 +74,15 @@ def files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def find(folder: Path, name: str, suffixes: Sequence[str]) -> Path | None:
-    """Find the file of an id, None where there is none."""
-    for suffix in suffixes:  # the usual case, without a look at the whole folder
+    """Return the file of an id, or None."""
+    for suffix in suffixes:  # the usual case, without listing the whole folder
         if (path := folder / (name + suffix)).is_file():
             return path
     return _files(folder, tuple(suffixes), folder.stat().st_mtime_ns).get(composed(name)) if folder.is_dir() else None
 
 
 @functools.lru_cache(maxsize=16)
-def _files(folder: Path, suffixes: Sequence[str], _changed: int) -> Mapping[str, Path]:
+def _files(folder: Path, suffixes: Sequence[str], _changed: int) -> Mapping[str, Path]:  # a changed folder is read anew
     return files(folder, suffixes)
 
 
@@ -89,8 +90,11 @@ def _files(folder: Path, suffixes: Sequence[str], _changed: int) -> Mapping[str,
 
 
 def read_ids(path: Path, folder: Path, suffixes: Sequence[str] = PHOTOGRAPHS) -> list[str]:
-    """Read the ids of a list in its order, of files of `folder`; UserError if the list is empty, repeats an id or holds
-    what can be none. An id without blanks may lack its file."""
+    """Return the ids of a list in its order; they name files of `folder`.
+
+    An id without blanks may lack its file. Raises UserError if the list is empty, repeats an id or holds a line that is
+    none.
+    """
     lines = read_lines(path)
     flagged = all(_FLAG.fullmatch(line) and not find(folder, line, suffixes) for line in lines)
     ids = [name for line in lines if (name := _id(path, line, flagged, (folder, suffixes)))]
@@ -104,7 +108,7 @@ def read_ids(path: Path, folder: Path, suffixes: Sequence[str] = PHOTOGRAPHS) ->
 
 
 def _id(path: Path, line: str, flagged: bool, place: tuple[Path, Sequence[str]]) -> str:
-    """Read the id of a line; nothing for a comment. Raises UserError."""
+    """Return the id of a line; nothing for a comment. Raises UserError."""
     if len(line.split()) == 1 and can_be_id(line) and not line.startswith("#"):
         return composed(line)
     flag = _FLAG.fullmatch(line)
@@ -125,14 +129,17 @@ def _id(path: Path, line: str, flagged: bool, place: tuple[Path, Sequence[str]])
 
 
 def can_be_id(name: str) -> bool:
-    """Whether a file may be called so: neither absolute, nor of a folder above, nor hidden, nor of odd letters."""
+    """Return whether a name may be an id: neither absolute, nor above its folder, nor hidden, nor too long, nor of odd
+    letters."""
     plain = all(letter.isprintable() or letter.isspace() for letter in name)
     return plain and len(name) <= _LONGEST_ID and all(name.split("/")) and not hidden(name)
 
 
 def label_lines(path: Path, ids: Collection[str]) -> tuple[dict[str, str], str]:
-    """Id -> what its line says after it, of a file of image labels: the longest beginning of a line that is one of
-    `ids`, else its first word; and a sentence on images with two lines."""
+    """Read a file of image labels: return id -> the rest of its line, and a sentence on images with two lines.
+
+    The id is the longest beginning of the line that is one of `ids`, else the line's first word.
+    """
     rows: dict[str, str] = {}
     twice: dict[str, None] = {}
     blanks = any(len(name.split()) > 1 for name in ids)
@@ -152,7 +159,7 @@ def label_lines(path: Path, ids: Collection[str]) -> tuple[dict[str, str], str]:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Foreground classes, one a line: the first is the class of the value 1. Raises UserError."""
+    """Return the foreground classes, one per line; the first is the class of the value 1. Raises UserError."""
     lines = [name for line in read_lines(path) if (name := class_name(_COMMENT.sub("", line)))]
     classes = check_classes(lines, str(path), "that line")
     numbers = [int(match[1]) for name in classes if (match := _NUMBERED.fullmatch(name))]
@@ -167,19 +174,19 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def class_name(text: str) -> str:
-    """Bring a class name to composed form, its words parted by single blanks."""
+    """Return a class name in composed form, its words separated by single blanks."""
     return " ".join(composed(text).split())
 
 
 def unknown_class(name: str, classes: Collection[str]) -> str:
-    """Write half a sentence on a name that is none of the `classes`, and what to do."""
+    """Return half a sentence on a name that is none of the `classes`, with advice."""
     return f"the class {name!r}, which is not among the classes{did_you_mean(name, classes) or '; correct it'}"
 
 
 def check_classes(classes: Sequence[str], where: str, entry: str) -> tuple[str, ...]:
-    """Return `classes`. UserError unless they are 1 to 254 names that differ, without background.
+    """Return `classes`. Raises UserError unless they are 1 to 254 names that differ, without background.
 
-    `where` is the file that names them, `entry` how its author takes one out.
+    `where` is the file that names them, `entry` the thing to take out of it to drop a class.
     """
     background = next(filter(_is_background, classes), "")
     if background:
@@ -196,19 +203,21 @@ def check_classes(classes: Sequence[str], where: str, entry: str) -> tuple[str, 
 
 
 def _is_background(name: str) -> bool:
-    """Whether the name, or each of its words, is one of _BACKGROUND."""
+    """Return whether the name, or each of its words, is one of _BACKGROUND."""
     parts = re.findall(r"[^\W\d_]+", name.casefold())
     return "".join(parts) in _BACKGROUND or (set(parts) <= _BACKGROUND | _BESIDE and not set(parts) <= _BESIDE)
 
 
 def _plain(name: str) -> str:
-    """Strip a class name of case, blanks, "_" and "-"; two names are alike if the rest is."""
+    """Return a class name without case, blanks, "_" and "-"; names with the same rest are alike."""
     return re.sub(r"[\s_-]+", "", composed(name).casefold())
 
 
 def parse_classes(text: str, classes: tuple[str, ...]) -> list[str]:
-    """Parse the class names that `text` lists, parted by blanks; a name may hold blanks itself. Raises ValueError with
-    what is wrong."""
+    """Return the class names in `text`, separated by blanks; a name may hold blanks itself.
+
+    Raises ValueError that says what is wrong.
+    """
     pieces = composed(text).split()
     longest = max((name.count(" ") + 1 for name in classes), default=1)
     ways = list(islice(_ways(pieces, classes, longest), 2))

@@ -12,9 +12,9 @@ from wsss.registry import DATASETS, SUPERVISED, title
 
 
 def root_of(config: Data) -> Path:
-    """Find the folder that holds JPEGImages, for training; a drawn set is drawn where it is not there yet.
+    """Return the folder that holds JPEGImages, for training; a missing drawn set is drawn first.
 
-    Raises UserError where there is no such folder, and where a preset of a benchmark meets another known set.
+    Raises UserError if there is no such folder, or if a preset with published lists meets another known set.
     """
     root = locate(config)
     known, held = DATASETS.get(config.name), _held(root, config)
@@ -29,7 +29,8 @@ def root_of(config: Data) -> Path:
 
 
 def locate(config: Data) -> Path:
-    """Find the folder that `config` names by root, environment or default, whatever set it holds. Raises UserError."""
+    """Return the folder that `config` names by root, environment or default, whatever set it holds. Raises
+    UserError."""
     known, default = DATASETS.get(config.name), project_root() / "data" / config.name
     if known and known.drawn and not config.root:
         from wsss.data.drawn import generate, twin  # loaded only where a set is drawn
@@ -54,17 +55,21 @@ def locate(config: Data) -> Path:
 
 
 def name_of(config: Data, root: Path, *splits: str) -> str:
-    """Find the data set's name in records: the preset's where `root` holds that set, as its classes and its lists (or
-    `splits`) say, else the folder's. A folder that bears a known name by chance is called own-NAME. With SUPERVISED
-    behind it where the run learns from masks."""
+    """Return the data set's name in records: the preset's if `root` holds that set, else the folder's.
+
+    Classes and lists (or `splits`) tell which set it holds. A folder that bears a known name by chance is called
+    own-NAME. SUPERVISED is appended if the run learns from masks.
+    """
     held, folder = _held(root, config, *splits), root.resolve().name
     other = f"own-{folder}" if folder in DATASETS and folder not in held else folder
     return (config.name if config.name in held[:1] else other) + SUPERVISED * (config.supervision == "masks")
 
 
 def _held(root: Path, config: Data, *splits: str) -> list[str]:
-    """Known sets that have the classes and all ids of the root's lists; first the one whose lists these are exactly,
-    else the preset's."""
+    """Return the known sets that have the classes and all ids of the root's lists.
+
+    First comes the set whose lists these are exactly, else the preset's.
+    """
     if config.name not in DATASETS or (DATASETS[config.name].drawn and not config.root):
         return [config.name]
     classes = voc.read_classes(root)
@@ -73,8 +78,8 @@ def _held(root: Path, config: Data, *splits: str) -> list[str]:
     lists = {split: frozenset(voc.read_ids(root, split)) for split in there}
     fitting = []
     for name, known in DATASETS.items():
-        ids = _ids(name)  # none where the project's lists are not at hand
-        # The number of classes alone tells nothing: a set without published lists and names is its preset's only.
+        ids = _ids(name)  # none if the project's lists are not at hand
+        # The number of classes alone tells nothing: a set without published lists and names fits its own preset only.
         tells = known.drawn or known.lists or known.names or name == config.name
         if (
             tells
@@ -88,7 +93,8 @@ def _held(root: Path, config: Data, *splits: str) -> list[str]:
 
 
 def _ids(name: str, split: str = "") -> frozenset[str]:
-    """List the ids of a known set's list, without `split` of all its lists; none for a list that it does not have."""
+    """Return the ids of a known set's list (of all its lists without `split`); none for a list that it does not
+    have."""
     known = DATASETS[name]
     if known.drawn:
         counts = {split: known.splits.get(split, 0)} if split else known.splits
@@ -98,6 +104,6 @@ def _ids(name: str, split: str = "") -> frozenset[str]:
 
 @cache
 def _listed(folder: Path, pattern: str) -> frozenset[str]:
-    """Read all lines of a folder's lists; the project, and with it the folder, may change within a process."""
+    """Return all lines of a folder's lists; the folder is an argument since the project may change within a process."""
     files = (file for file in folder.glob(f"{pattern}.txt") if file.name != voc.LABEL_FILE)
     return frozenset(line for file in files for line in read_lines(file))
