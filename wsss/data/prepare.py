@@ -1,7 +1,7 @@
-"""`wsss data prepare voc`, VOC 2012 as papers train on it, and `animals`, some of its photographs at 320 pixels.
+"""`wsss data prepare voc`: VOC 2012 as papers train on it; `prepare animals`: some of its photographs at 320 pixels.
 
-Masks of SBD are MATLAB files; where VOC has a mask of the same image, VOC's counts. The list train_aug is SBD's train
-and val and VOC's train, less VOC's val. Only images of the lists are taken over.
+Masks of SBD are MATLAB files; if VOC has a mask of the same image, VOC's is used. The list train_aug is SBD's train and
+val plus VOC's train, without VOC's val. Only images of the lists are taken over.
 
     JPEGImages  Annotations  SegmentationClass  SegmentationClassAug  ImageSets/Segmentation  image_labels.txt
 """
@@ -30,7 +30,7 @@ _CARD = "prepared.json"
 """File that describes a prepared set; a folder without it was made otherwise and is left alone."""
 _AUG = "SegmentationClassAug"
 _LONGEST, _QUALITY = 320, 88
-"""Side in pixels, and JPEG quality, of the photographs with animals."""
+"""Longest side in pixels, and JPEG quality, of the photographs with animals."""
 _Lists = Mapping[str, Sequence[str]]
 """Ids by split."""
 
@@ -39,26 +39,27 @@ _Lists = Mapping[str, Sequence[str]]
 class PrepareVoc:
     """Build the benchmark's VOC 2012 at OUTPUT: photographs, annotations, masks of VOC and SBD, lists, image labels.
 
-    Archives are read as they are; folders that they were unpacked to will do, and their files are then hard-linked.
-    The lists are checked: 1,464 train, 10,582 train_aug, 1,449 val and, with --test, 1,456 test images.
+    Archives are read as they are. Unpacked folders will do, too; their files are then hard-linked. The lists are
+    checked: 1,464 train, 10,582 train_aug, 1,449 val and, with --test, 1,456 test images.
     """
 
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
-    """The new folder, VOCdevkit/VOC2012 say; a set that this command made there before is left as it is."""
+    """New folder, for example VOCdevkit/VOC2012; a set that this command made there before is left as it is."""
     voc: Path | None = None
     """VOCtrainval_11-May-2012.tar, or its folder."""
     sbd: Path | None = None
     """SBD's benchmark.tgz, or its folder."""
     test: Path | None = None
-    """VOC2012test.tar, or its folder: it needs an account at the PASCAL VOC evaluation server. Without it there is no
+    """VOC2012test.tar, or its folder; it needs an account at the PASCAL VOC evaluation server. Without it there is no
     list test."""
     download: Path | None = None
-    """Folder to fetch what --voc and --sbd do not name to (gigabytes), verified; what is there already is used."""
+    """Folder to fetch the archives to that --voc and --sbd do not name (gigabytes); they are verified, and those that
+    are there are used."""
     partial: bool = False
-    """For a part of VOC: counts and lists are not held against the published ones. The word alone will do."""
+    """Accept a part of VOC: counts and lists are not compared with the published ones. The word alone will do."""
 
     def __call__(self) -> str:
-        """Build the set, whole or not at all; returns a summary. Raises UserError."""
+        """Build the set, whole or not at all, and return a summary. Raises UserError."""
         splits = [split for split in DATASETS["voc"].splits if split != "test" or self.test]
         if self.output.exists():
             return _summary(self.output, "voc", self.partial, splits)
@@ -86,22 +87,23 @@ class PrepareVoc:
 
 @dataclass(frozen=True)
 class PrepareAnimals:
-    """Build "VOC 2012 animals, 320 px" at OUTPUT from a VOC 2012 as wsss data prepare voc makes it."""
+    """Build "VOC 2012 animals, 320 px" at OUTPUT from a VOC 2012 made by wsss data prepare voc."""
 
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
-    """The new folder; a set that this command made there before is left as it is."""
+    """New folder; a set that this command made there before is left as it is."""
     root: Path
-    """The folder of VOC 2012 that holds JPEGImages and SegmentationClassAug."""
+    """Folder of VOC 2012 that holds JPEGImages and SegmentationClassAug."""
 
     def __call__(self) -> str:
-        """Build the set of the lists in data/lists/animals; returns a summary. Raises UserError."""
+        """Build the set of the lists in data/lists/animals and return a summary. Raises UserError."""
         return prepare_animals(self.output, self.root)
 
 
 def prepare_animals(output: Path, root: Path, ids: Path | None = None) -> str:
-    """Photographs of the lists in the folder `ids`: longest side 320, Lanczos, JPEG quality 88; masks by nearest pixel.
+    """Build the set of animals at `output`, whole or not at all, and return a summary. Raises UserError.
 
-    Builds the set at `output` whole or not at all; returns a summary. Raises UserError.
+    It has the photographs of the lists in the folder `ids`: longest side 320, Lanczos, JPEG quality 88. Masks are
+    resized by nearest pixel.
     """
     splits = [*DATASETS["voc-animals"].splits]
     if output.exists():
@@ -130,13 +132,13 @@ def prepare_animals(output: Path, root: Path, ids: Path | None = None) -> str:
 
 
 def _reduced_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height with the longest side 320, the other rounded to the nearest pixel and at least one."""
+    """Return width and height with the longest side 320, the other one rounded and at least one pixel."""
     width, height = (max(round(side * _LONGEST / max(size)), 1) for side in size)
     return width, height
 
 
 def check_lists(lists: _Lists) -> None:
-    """Counts, then ids against data/lists/voc where that is at hand. Raises UserError."""
+    """Compare counts, then ids with data/lists/voc if that folder is there. Raises UserError if they differ."""
     published = project_root() / "data" / "lists" / "voc"
     for split, ids in lists.items():
         count = DATASETS["voc"].splits[split]
@@ -153,7 +155,7 @@ def check_lists(lists: _Lists) -> None:
 
 
 def _summary(output: Path, name: str, partial: bool, splits: Sequence[str]) -> str:
-    """Write a line on the set at `output`. Raises UserError if another set is there, or if it lacks a split."""
+    """Return a line about the set at `output`. Raises UserError if another set is there, or if it lacks a split."""
     if not (output / _CARD).is_file():
         raise UserError(f"{output} exists and was not made by wsss data prepare; choose another OUTPUT")
     card, wanted = read_json(output / _CARD), {"set": name, "partial": partial}
@@ -169,7 +171,7 @@ def _read_list(path: Path) -> list[str]:
     """Read the ids of an official list. Raises UserError."""
     if not path.is_file():
         raise UserError(f"the list {path} does not exist; give the complete download")
-    ids = [re.sub(r"\s+-?[01]$", "", line) for line in read_lines(path)]  # lists of a class end in a flag
+    ids = [re.sub(r"\s+-?[01]$", "", line) for line in read_lines(path)]  # lines in the list of a class end in a flag
     odd = next((name for name in ids if not re.fullmatch(r"[\w-]+", name)), None)
     if odd is not None or not ids or len(set(ids)) < len(ids):
         fault = f"names {odd[:20]!r}, which is no id" if odd else "names an image twice" if ids else "is empty"
@@ -178,7 +180,7 @@ def _read_list(path: Path) -> list[str]:
 
 
 def _build(root: Path, folders: Mapping[str, Path], partial: bool) -> list[str]:
-    """Write VOC below `root` from the folders voc, sbd and perhaps test; returns what the user should know of it."""
+    """Write VOC below `root` from the folders voc, sbd and perhaps test; return notes for the user."""
     train, val = (_read_list(folders["voc"] / voc.LISTS / f"{split}.txt") for split in ("train", "val"))
     extra = {name for split in ("train", "val") for name in _read_list(folders["sbd"] / f"{split}.txt")}
     lists = {"train": train, "train_aug": sorted(extra.union(train).difference(val)), "val": val}
@@ -214,7 +216,7 @@ def _build(root: Path, folders: Mapping[str, Path], partial: bool) -> list[str]:
 
 
 def _place_photograph(folder: Path, name: str, root: Path) -> tuple[int, int]:
-    """Take a photograph over if it can be decoded; returns its size."""
+    """Take a photograph over if it can be decoded, and return its size."""
     path = voc.image_file(folder, name)
     size = read_image(path).size
     archives.place(path, root / "JPEGImages" / path.name)
@@ -222,14 +224,14 @@ def _place_photograph(folder: Path, name: str, root: Path) -> tuple[int, int]:
 
 
 def _label_rows(kit: voc.Devkit, names: Sequence[str]) -> list[str]:
-    """Lines of image_labels.txt: each id with its classes in the order of the set."""
+    """Return the lines of image_labels.txt: each id with its classes in the order of the set."""
     labels = voc.read_labels(kit, names)
     shown = [[kit.classes[k] for k in np.flatnonzero(row)] for row in labels]
     return [" ".join([name, *classes]) for name, classes in zip(names, shown, strict=True)]
 
 
 def _read_sbd(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """SBD's mask of class numbers, of its photograph's `size` (width, height). Raises UserError."""
+    """Return SBD's mask of class numbers for a photograph of `size` (width, height). Raises UserError."""
     if not path.is_file():
         raise UserError(f"SBD lists {path.stem}, but {path} does not exist; download SBD again")
     try:
@@ -247,7 +249,7 @@ def _read_sbd(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
 
 
 def _write_texts(root: Path, name: str, partial: bool, lists: _Lists, labels: Sequence[str]) -> None:
-    """Lists, image labels and the card of a set."""
+    """Write the lists, image labels and card of a set."""
     voc.write_texts(root, {voc.LABEL_FILE: labels}, lists)
     counts = {split: len(members) for split, members in lists.items()}
     write_json(root / _CARD, {"set": name, "partial": partial, "images": counts})

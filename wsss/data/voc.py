@@ -1,4 +1,4 @@
-"""Reader of the VOC2012 devkit layout: lists, photographs, masks and image labels, each fault in one sentence."""
+"""Reader of the VOC2012 devkit layout: lists, photographs, masks and image labels. Each fault is one sentence."""
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from wsss.registry import VOC_CLASSES
 _MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
 LABEL_FILE = "image_labels.txt"
 CROWD_FILE = "crowds.txt"
-"""`id class class ...`: what the mask of a prepared image shows as a crowd only, so that its labels do not name it."""
+"""File of lines `id class class ...`: classes that a mask shows only as a crowd, so that the image labels lack them."""
 LISTS = Path("ImageSets") / "Segmentation"
 ANNOTATIONS = (".xml",)
 
@@ -31,15 +31,15 @@ class Devkit:
     root: Path
     classes: tuple[str, ...]
     mask_source: str
-    """SegmentationClassAug or SegmentationClass; empty where there are no masks."""
+    """SegmentationClassAug or SegmentationClass; empty if there are no masks."""
     label_source: str
     """annotations (XML), text (image_labels.txt) or masks."""
     part_source: str = ""
-    """SegmentationPart where the distinctive parts are known (mini), else empty."""
+    """SegmentationPart if the distinctive parts are known (mini), else empty."""
 
 
 def open_devkit(root: Path, need_labels: bool = True) -> Devkit:
-    """Open the data set at `root`; classes.txt there takes the place of VOC's classes. Raises UserError."""
+    """Return the data set at `root`; classes.txt there replaces VOC's classes. Raises UserError."""
     if not (root / "JPEGImages").is_dir():
         raise UserError(f"{root} holds no JPEGImages folder, so it is no VOC-format root; name the folder that does")
     classes = read_classes(root)
@@ -55,11 +55,11 @@ def open_devkit(root: Path, need_labels: bool = True) -> Devkit:
 
 
 class Split:
-    """A list of a data set, its ids sorted, so that a run hangs on the images and not on their order.
+    """A list of a data set. Its ids are sorted, so that a run depends on the images and not on their order.
 
-    All files are looked for when it is opened, and all image labels are read unless `labels` is False: a test split has
-    none. `masks`: True, every image must have one; False, none is looked for; None, where one image has a mask, all
-    must. Raises UserError.
+    Opening it finds all files and reads all image labels, unless `labels` is False: a test split has none. `masks`
+    True: every image must have a mask; False: none is looked for; None: if one image has a mask, all must. Raises
+    UserError.
     """
 
     def __init__(self, root: Path, name: str, masks: bool | None = False, labels: bool = True):
@@ -70,7 +70,7 @@ class Split:
             folder = root / self.kit.mask_source
             masks = any(names.find(folder, image, names.MASKS) for image in self.ids)
         self.masks = [mask_file(self.kit, image) for image in self.ids] if masks else []
-        """One an id, or none at all."""
+        """One per id, or none at all."""
         self.labels = read_labels(self.kit, self.ids) if labels else None
         """(n, k) float32, 0 or 1; None where they were not read."""
 
@@ -79,18 +79,19 @@ class Split:
 
 
 def read_classes(root: Path) -> tuple[str, ...]:
-    """Read the foreground classes: those of classes.txt, else VOC's. Raises UserError."""
+    """Return the foreground classes: those of classes.txt, else VOC's. Raises UserError."""
     path = root / "classes.txt"
     return names.read_classes(path) if path.exists() else VOC_CLASSES
 
 
 def list_names(root: Path) -> list[str]:
-    """Names of the lists of a data set, sorted."""
+    """Return the names of a data set's lists, sorted."""
     return [name for name in names.files(root / LISTS, (".txt",)) if "/" not in name]
 
 
 def read_ids(root: Path, split: str) -> list[str]:
-    """Read the ids of a split in the order of its list, as `names.read_ids`; UserError if the list is missing."""
+    """Return the ids of a split in the order of its list, as `names.read_ids`. Raises UserError if the list is
+    missing."""
     path = root / LISTS / f"{split}.txt"
     if not path.is_file():
         known = ", ".join(list_names(root)) or "none"
@@ -102,7 +103,7 @@ def read_ids(root: Path, split: str) -> list[str]:
 
 
 def image_file(root: Path, name: str) -> Path:
-    """Find the photograph of an id, JPEG or PNG; UserError if there is none."""
+    """Return the photograph of an id, JPEG or PNG. Raises UserError if there is none."""
     path = names.find(root / "JPEGImages", name, names.PHOTOGRAPHS)
     if path is None and (root / "JPEGImages" / name).is_file():
         raise UserError(f"image {name} is listed with the suffix of its file; write ids without it")
@@ -112,7 +113,7 @@ def image_file(root: Path, name: str) -> Path:
 
 
 def mask_file(kit: Devkit, name: str) -> Path:
-    """Find the mask of an id; UserError if there is none."""
+    """Return the mask of an id. Raises UserError if there is none."""
     path = names.find(kit.root / kit.mask_source, name, names.MASKS) if kit.mask_source else None
     if path is None:
         raise UserError(f"image {name} has no mask: {kit.root / kit.mask_source}/{name}.png does not exist; add it")
@@ -127,7 +128,7 @@ def read_pair(kit: Devkit, name: str) -> tuple[Image.Image, UInt8[np.ndarray, "h
 
 
 def read_labels(kit: Devkit, ids: Sequence[str]) -> np.ndarray:
-    """Image labels (len(ids), k), 0 or 1, from the kit's label source. Raises UserError."""
+    """Return image labels (len(ids), k), 0 or 1, from the kit's label source. Raises UserError."""
     index = {name: number for number, name in enumerate(kit.classes)}
     table, twice = text_labels(kit) if kit.label_source == "text" else ({}, "")
     if twice:
@@ -152,7 +153,7 @@ def text_labels(kit: Devkit, file: str = LABEL_FILE) -> tuple[dict[str, str], st
 
 
 def parse_labels(kit: Devkit, name: str, text: str) -> list[str]:
-    """Parse the classes that a line of the label file gives an image. Raises UserError."""
+    """Return the classes that a line of the label file gives an image. Raises UserError."""
     try:
         return names.parse_classes(text, kit.classes)
     except ValueError as error:
@@ -165,14 +166,17 @@ def _wrong_label(kit: Devkit, source: Path, name: str, fault: str) -> UserError:
 
 
 def write_texts(root: Path, texts: Mapping[str, Sequence[str]], lists: Mapping[str, Sequence[str]]) -> None:
-    """Write files of a set, a row a line, and its lists of ids; their folder must be there."""
+    """Write text files of a set, one row per line, and its lists of ids; their folder must exist."""
     for name, rows in {**texts, **{LISTS / f"{split}.txt": ids for split, ids in lists.items()}}.items():
         (root / name).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 
 
 def _read_xml(path: Path) -> ElementTree.Element:
-    """Read the root of an annotation. Raises UserError, also for one with a DOCTYPE: VOC's have none, and the entities
-    that it can declare let a file of a kilobyte fill the memory."""
+    """Return the root element of an annotation. Raises UserError.
+
+    A DOCTYPE is refused: VOC's annotations have none, and the entities that it can declare let a file of a kilobyte
+    fill the memory.
+    """
     try:
         text = path.read_bytes()
         guard = expat.ParserCreate()
@@ -188,7 +192,7 @@ def _refuse_doctype(name: str, *_: object) -> None:
 
 
 def _xml_labels(kit: Devkit, name: str) -> list[str]:
-    """Classes of the objects in an image's annotation."""
+    """Return the classes of the objects in an image's annotation."""
     path = names.find(kit.root / "Annotations", name, ANNOTATIONS) or kit.root / "Annotations" / f"{name}.xml"
     labels = [names.class_name(item.findtext("name", "")) for item in _read_xml(path).iter("object")]
     for label in labels:

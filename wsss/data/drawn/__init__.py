@@ -1,1 +1,1 @@
-"""The drawn data set: shapes, their rasters, the scenes made of them."""
+"""The drawn data set: shapes, their rasters and the scenes made from them."""

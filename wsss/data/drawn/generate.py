@@ -1,6 +1,6 @@
 """The mini set: a drawn data set in the VOC2012 format, made so that a classifier could look at a part alone.
 
-Nine classes share three bodies; only a small part, a badge with a pattern, tells the classes of one body apart. Two
+Nine classes share three bodies. Only a small part, a badge with a pattern, tells the classes of one body apart. Two
 classes come with a context (water, mountains) that is labelled background. Everything is drawn, nothing is
 photographed. Measured maps cover much more than the badge: the page "What was found" says how much.
 
@@ -29,19 +29,20 @@ from wsss.paths import UserError, atomic
 from wsss.registry import DATASETS
 
 VERSION = 2
-"""Version of the generator: changes whenever one byte of its labels or masks does."""
+"""Version of the generator; it changes whenever a byte of its labels or masks changes."""
 _LENGTH = (54, 84)
 """Length of an object, in pixels of a 128 pixel image."""
 _CROWD = 6
-"""Pixels by which the longest object is shorter for each object more in the image."""
+"""Pixels that each further object in an image takes from the largest length."""
 _HUE_JITTER = 25
-"""Degrees either side of a class's hue on its part."""
+"""Largest change of a class's hue on its part, in degrees either way."""
 _OBJECTS = (0.5, 0.32, 0.18)
 """Probability of one, two, three objects."""
 _CONTEXT = (0.9, 0.05)
-"""Probability of a context: with the class it belongs to, with any other."""
+"""Probability of a context: in an image with its class, and in one without."""
 VISIBLE, PART_VISIBLE, PART_SHARE = 0.5, 0.6, 1 / 3
-"""An object shows at least this share of itself and of its part; the part is at most this share of what shows."""
+"""Smallest visible share of an object and of its part, and largest share of the part in what is visible of the
+object."""
 SPLITS = DATASETS["mini"].splits
 
 _HUES = {
@@ -54,7 +55,7 @@ CLASSES: tuple[str, ...] = tuple(_HUES)
 _TURNS = {"fish": 50, "balloon": 20, "boat": 20}
 """Largest turn of a body either way, in degrees."""
 _CONTEXTS = (("checker-balloon", ridge, 0.48), ("moon-boat", water, 0.78))
-"""Class, what is painted behind it, and from how far down the object; far to near."""
+"""Class, painter of its context, and the share of the object's height at which that begins; far to near."""
 PRETRAINING_CLASSES: tuple[str, ...] = tuple(f"{pattern}-{body}" for body in OTHER_BODIES for pattern in OTHER_PATTERNS)
 
 _FOLDERS = ("JPEGImages", "SegmentationClass", "SegmentationPart", "Annotations", "ImageSets/Segmentation")
@@ -69,9 +70,10 @@ class Drawing:
     mask: np.ndarray
     """(h, w) uint8: 0 background, 1..K classes, 255 contours."""
     part: np.ndarray
-    """(h, w) uint8: the class where its distinctive part shows, else 0."""
+    """(h, w) uint8: the class where its distinctive part is visible, else 0."""
     boxes: list[tuple[int, int, int, int, int]]
-    """(class, xmin, ymin, xmax, ymax) of what shows of each object, from 1 and inclusive as in VOC, back to front."""
+    """(class, xmin, ymin, xmax, ymax) of each object's visible pixels, from 1 and inclusive as in VOC, back to
+    front."""
 
 
 def draw(random: RandomState, size: int = 128, first: int | None = None) -> Drawing:
@@ -88,7 +90,7 @@ def draw(random: RandomState, size: int = 128, first: int | None = None) -> Draw
         hue = _HUES[name] + between(random, -_HUE_JITTER, _HUE_JITTER)
         sprites.append(draw_object(random, BODIES[body], PATTERNS[pattern], hue, length, degrees))
     corners, shown = _arrange(random, sprites, size)
-    placed = list(zip(classes, sprites, corners, strict=False))
+    placed = list(zip(classes, sprites, corners, strict=False))  # `_arrange` may leave the last ones out
 
     image = background(random, size)
     extents = {index: (top, len(sprite.part)) for index, sprite, (_, top) in placed}
@@ -112,11 +114,11 @@ def draw(random: RandomState, size: int = 128, first: int | None = None) -> Draw
 
 
 def _arrange(random: RandomState, sprites: list[Sprite], size: int) -> tuple[list[tuple[int, int]], np.ndarray]:
-    """Corners (left, top) of the sprites, back to front, and the (size, size) map of which one shows (0 none, else
-    from 1).
+    """Return corners (left, top) of the sprites, back to front, and a (size, size) map of the visible one (from 1; 0:
+    none).
 
-    Tries places until every object shows enough of itself, outside of the contours, too; after 40 failures the front
-    one is left out.
+    Random places are tried until enough of every object is visible, also without the contours. After every 40 failures
+    the front object is left out. Raises UserError if not even one fits.
     """
     for attempt in range(40 * len(sprites)):
         kept = sprites[: len(sprites) - attempt // 40]
@@ -151,7 +153,7 @@ def _on_image(window: np.ndarray, corner: tuple[int, int], size: int) -> np.ndar
 
 
 def contour(shown: np.ndarray) -> np.ndarray:
-    """Mask of the pixels with another value than a neighbour (left, right, above or below)."""
+    """Return the mask of the pixels with another value than a neighbour (left, right, above or below)."""
     edge = np.zeros(shown.shape, bool)
     across, down = shown[:, 1:] != shown[:, :-1], shown[1:] != shown[:-1]
     edge[:, 1:] |= across
@@ -166,11 +168,11 @@ _RANDOM = RandomState(0)
 
 
 def draw_pretraining(index: int, seed: int, size: int = 64) -> tuple[np.ndarray, int]:
-    """Image number `index` of the pretraining set: (size, size, 3) uint8 and its class in PRETRAINING_CLASSES.
+    """Return image number `index` of the pretraining set, (size, size, 3) uint8, and its class in PRETRAINING_CLASSES.
 
-    One object of a body and a pattern that are not in the mini set, its hue left to chance.
+    It shows one object of a body and a pattern that are not in the mini set; its hue is random.
     """
-    _RANDOM.seed([seed, 1_000_003, index])
+    _RANDOM.seed([seed, 1_000_003, index])  # the mini set has the number of a split, 0 to 2, in the middle
     label = _RANDOM.randint(len(PRETRAINING_CLASSES))
     pattern, body = PRETRAINING_CLASSES[label].split("-")
     image = background(_RANDOM, size, octaves=3)
@@ -183,10 +185,10 @@ def draw_pretraining(index: int, seed: int, size: int = 64) -> tuple[np.ndarray,
 def generate(
     root: Path, splits: Mapping[str, int] = SPLITS, size: int = 128, seed: int = 0, progress: bool = True
 ) -> Path:
-    """Write the set at `root` and return it; at once if it is there already.
+    """Write the set at `root` and return `root`; a set that is there already is kept.
 
-    The folder appears as a whole or not at all. Labels and masks are the same everywhere, JPEG files for one version
-    of Pillow. Raises UserError if something else is at `root`.
+    The folder appears as a whole or not at all. Labels and masks are the same everywhere, JPEG files for one version of
+    Pillow. Raises UserError if something else is at `root`.
     """
     root = Path(root)
     card = {"version": VERSION, "seed": seed, "size": size, "splits": dict(splits), "pillow": PIL.__version__}
@@ -202,7 +204,7 @@ def generate(
         kept = json.loads((root / "mini.json").read_text())
     except (OSError, ValueError):
         kept = None
-    # Pillow's version may differ: only JPEG bytes hang on it
+    # Pillow's version may differ: only JPEG bytes depend on it
     if not isinstance(kept, dict) or {**kept, "pillow": ""} != {**card, "pillow": ""}:
         raise UserError(f"{root} exists and is not this version of the mini set; remove it or name another folder")
     return root
@@ -225,7 +227,7 @@ def _write(root: Path, card: dict[str, Any], progress: bool) -> None:
 
 
 def _annotation(name: str, drawing: Drawing) -> str:
-    """VOC's XML of an image: its size and, of every object, the class and the box of what shows."""
+    """Return VOC's XML of an image: its size and, for every object, the class and the box of its visible pixels."""
     height, width = drawing.mask.shape
     text = (
         f"<annotation>\n  <folder>mini</folder>\n  <filename>{name}.jpg</filename>\n  <size>\n    "

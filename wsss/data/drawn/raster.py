@@ -1,7 +1,8 @@
 """Polygons, colours and noise: a small antialiased renderer in numpy.
 
-Whatever decides a *label* uses integers and IEEE-exact operations (+ - * /) only: no BLAS, no libm, no rasteriser of
-an imaging library, so that masks are the same bytes on every platform. Pillow only scales noise and blurs shadows.
+Everything that decides a *label* uses integers and IEEE-exact operations (+ - * / and roots) alone: no BLAS, no libm,
+no rasteriser of an imaging library. So masks are the same bytes on every platform. Pillow only scales noise and blurs
+shadows.
 """
 
 import math
@@ -19,7 +20,7 @@ Polygon = np.ndarray
 Number = int | float
 
 _SUBROWS = 4
-"""Sample rows in a pixel; along a row the coverage is exact to 1/64 pixel."""
+"""Sample rows per pixel; along a row the coverage is exact to 1/64 pixel."""
 
 
 def between(random: RandomState, low: Number, high: Number) -> float:
@@ -29,7 +30,8 @@ def between(random: RandomState, low: Number, high: Number) -> float:
 
 @lru_cache(None)
 def _turn(degrees: int) -> tuple[float, float]:
-    """Cosine and sine of whole degrees, rounded to six digits: the last bits of libm differ between platforms."""
+    """Return cosine and sine of whole degrees, rounded to six digits: the last bits of libm differ between
+    platforms."""
     angle = math.radians(degrees)
     return round(math.cos(angle), 6), round(math.sin(angle), 6)
 
@@ -84,7 +86,8 @@ class Pose:
 
 @lru_cache(1024)
 def _corners(lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Index the corners of polygons in a row: the next corner of each, the polygons' starts, the polygon of each."""
+    """Index the corners of joined polygons: the corner after each, each polygon's first corner, and each corner's
+    polygon."""
     starts = np.cumsum((0, *lengths))
     following = np.arange(starts[-1]) + 1
     following[starts[1:] - 1] = starts[:-1]
@@ -92,10 +95,10 @@ def _corners(lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def fill(polygons: Sequence[Polygon], height: int, width: int, pose: Pose = Pose(1.0)) -> np.ndarray:
-    """Coverage, (height, width) float32 in [0, 1], of the union of simple polygons, in pixels once posed.
+    """Return the coverage (height, width), float32 in [0, 1], of the union of simple polygons, in pixels once posed.
 
-    Signed-area accumulation: on each sample row every edge adds its step where it crosses the row, and a running sum
-    along the row is the coverage. In integers of 1/64 pixel throughout.
+    It accumulates signed areas: on each sample row every edge adds a step where it crosses the row. A running sum along
+    the row then gives the coverage. All numbers are integers of 1/64 pixel.
     """
     following, starts, polygon_of = _corners(tuple(len(p) for p in polygons))
     x0, y0 = np.floor(pose(np.concatenate(polygons)) * 64 + 0.5).astype(np.int64).T
@@ -131,14 +134,15 @@ def fill(polygons: Sequence[Polygon], height: int, width: int, pose: Pose = Pose
 
 
 def disc(x: Number, y: Number, radius: Number, height: int, width: int) -> np.ndarray:
-    """Coverage, (height, width) float32, of a disc; soft over one pixel around its rim."""
+    """Return the coverage (height, width), float32, of a disc; soft over one pixel around its rim."""
     across, down = np.arange(width) + (0.5 - x), np.arange(height) + (0.5 - y)
     reach = radius + 0.5 - np.sqrt(across * across + (down * down)[:, None])
     return np.minimum(np.maximum(reach, 0), 1).astype(np.float32)
 
 
 def bands(height: int, width: int, degrees: int, gap: Number, share: Number) -> np.ndarray:
-    """Coverage, (height, width) float32, of parallel bands: one every `gap` pixels, `share` of it wide."""
+    """Return the coverage (height, width), float32, of parallel bands: one every `gap` pixels, `share` of the gap
+    wide."""
     c, s = _turn(degrees % 360)
     across = (np.arange(width) * c + (np.arange(height) * s)[:, None]) / gap
     off = np.abs(across - np.floor(across) - 0.5) * 2
@@ -147,13 +151,13 @@ def bands(height: int, width: int, degrees: int, gap: Number, share: Number) -> 
 
 @lru_cache(None)
 def ramp(n: int) -> np.ndarray:
-    """(n,) float32 from -1 to 1."""
+    """Return (n,) float32 from -1 to 1."""
     return np.linspace(-1, 1, n, dtype=np.float32)
 
 
 def oklch(lightness: Number, chroma: Number, hue: Number) -> np.ndarray:
-    """Convert a colour in [0, 1]^3, float32, from OKLCH (Ottosson 2020): even in lightness over hues; clipped to
-    sRGB."""
+    """Convert a colour from OKLCH (Ottosson 2020), even in lightness over hues, to clipped sRGB, float32 in [0,
+    1]^3."""
     a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
@@ -168,7 +172,8 @@ def oklch(lightness: Number, chroma: Number, hue: Number) -> np.ndarray:
 
 
 def noise(random: RandomState, height: int, width: int, cell: Number, octaves: int = 3) -> np.ndarray:
-    """Smooth random field, (height, width) float32 around 0, about within [-1, 1]; `cell` pixels a coarse grid cell."""
+    """Return a smooth random field (height, width), float32, about within [-1, 1]; its coarsest cells are `cell` pixels
+    wide."""
     field = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         rows, columns = (max(2, math.ceil(n * 2**octave / cell) + 1) for n in (height, width))
@@ -179,6 +184,6 @@ def noise(random: RandomState, height: int, width: int, cell: Number, octaves: i
 
 
 def blur(coverage: np.ndarray, radius: Number) -> np.ndarray:
-    """Gaussian blur of a coverage map."""
+    """Return a coverage map blurred by a Gaussian."""
     picture = Image.fromarray((coverage * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
     return np.asarray(picture, np.float32) / np.float32(255)

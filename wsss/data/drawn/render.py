@@ -9,7 +9,8 @@ from wsss.data.drawn.raster import Number, Polygon, Pose, bands, between, blur, 
 from wsss.data.drawn.shapes import Body, Glyph
 
 _PART_SCALE = 1.0
-"""Size of the distinctive part; 1 is 20 to 28 % of an object that shows whole, 19 to 32 pixels across."""
+"""Size of the distinctive part; at 1 it is 20 to 28 % of an object that is fully visible, and 19 to 32 pixels
+across."""
 _PAPER, _INK = (0.50, 0.16), (0.95, 0.03)
 """Lightness and chroma (OKLCH) of the part's ground and of the pattern on it."""
 _TEXTURE = 0.07
@@ -30,17 +31,18 @@ class Sprite:
 
     @property
     def alpha(self) -> np.ndarray:
-        """Opacity (h, w), 0 to 1."""
+        """Return the opacity (h, w), 0 to 1."""
         return self.canvas[..., 3]
 
     @property
     def mask(self) -> np.ndarray:
-        """Mask of the pixels where the object is at least half opaque (h, w)."""
+        """Return the mask (h, w) of the pixels where the object is at least half opaque."""
         return self.alpha >= np.float32(0.5)
 
 
 def _palette(random: RandomState, part_hue: Number) -> dict[str, np.ndarray]:
-    """Opaque colours by role: a body of any hue, a second hue that goes with it, a dark, a light; those of the part."""
+    """Return opaque colours by role: a body of any hue, a second hue that goes with it, a dark, a light, and the
+    part's."""
     hue = between(random, 0, 360)
     lightness, chroma = between(random, 0.60, 0.80), between(random, 0.06, 0.13)
     other = hue + (40, -40, 150, -150, 180)[random.randint(5)]
@@ -58,7 +60,7 @@ def _palette(random: RandomState, part_hue: Number) -> dict[str, np.ndarray]:
 
 
 def draw_object(random: RandomState, body: Body, glyph: Glyph, hue: Number, length: Number, degrees: int) -> Sprite:
-    """Draw a body of `length` pixels, turned and perhaps mirrored, with its pattern in a hue on the part."""
+    """Draw a body of `length` pixels, turned and perhaps mirrored, and on its part the pattern in the given hue."""
     turned = Pose(length, degrees, flip=bool(random.randint(2)))
     palette = _palette(random, hue)
     layers, (x, y, radius) = body(random)
@@ -87,7 +89,8 @@ def draw_object(random: RandomState, body: Body, glyph: Glyph, hue: Number, leng
 
 
 def _texture(random: RandomState, height: int, width: int, length: Number) -> np.ndarray:
-    """Factor on a body's colour and alpha, (height, width, 4): light from above, mottles, perhaps spots or bands."""
+    """Return a factor (height, width, 4) on a body's colour and alpha: light from above, mottles, perhaps spots or
+    bands."""
     factor = 1 - np.float32(_LIGHT) * ramp(height)[:, None]
     factor = factor + np.float32(_TEXTURE) * noise(random, height, width, length / 4, 2)
     kind, strength = random.randint(4), np.float32((-1, 1)[random.randint(2)] * _TEXTURE * 1.4)
@@ -101,14 +104,14 @@ def _texture(random: RandomState, height: int, width: int, length: Number) -> np
 
 
 def _discs(random: RandomState, count: int, extent: tuple[int, int], radius: tuple[Number, Number]) -> list[Polygon]:
-    """Discs of a radius between two, anywhere in an extent (width, height)."""
+    """Return discs anywhere in an extent (width, height), their radii between two numbers."""
     low, high = radius
     return [ellipse(x, y, low + r, corners=12) for x, y, r in random.random_sample((count, 3)) * (*extent, high - low)]
 
 
 def background(random: RandomState, size: int, octaves: int = 4) -> np.ndarray:
-    """Draw a textured ground, (size, size, 3) float32: two muted colours mixed by noise; hatch, soft discs or
-    neither."""
+    """Draw a textured ground, (size, size, 3) float32: two muted colours mixed by noise, perhaps hatch or soft
+    discs."""
     hue = between(random, 0, 360)
     near = oklch(between(random, 0.55, 0.88), between(random, 0.02, 0.07), hue)
     far = oklch(between(random, 0.50, 0.85), between(random, 0.02, 0.07), hue + between(random, -60, 60))
@@ -147,7 +150,7 @@ def water(random: RandomState, image: np.ndarray, level: Number) -> None:
 
 
 def ridge(random: RandomState, image: np.ndarray, level: Number) -> None:
-    """Paint a far ridge with snow on its peaks from about row `level` down, and a near one before it, in place."""
+    """Paint a far ridge with snowy peaks from about row `level` down, and a near ridge in front of it, in place."""
     size = len(image)
     hue = between(random, 240, 300)
     snow = oklch(0.95, 0.015, 250)
@@ -179,7 +182,7 @@ def paste(image: np.ndarray, sprite: Sprite, left: int, top: int, shadow: Number
 
 
 def into(canvas: np.ndarray, window: np.ndarray, left: int, top: int) -> np.ndarray:
-    """Copy a window onto a canvas at (left, top), cut off outside; returns the canvas."""
+    """Copy a window onto a canvas at (left, top), cut off outside, and return the canvas."""
     y, x, v, u = _overlap(canvas, window, left, top)
     canvas[y, x] = window[v, u]
     return canvas
@@ -192,7 +195,7 @@ def _overlap(canvas: np.ndarray, window: np.ndarray, left: int, top: int) -> tup
 
 
 def expose(random: RandomState, image: np.ndarray) -> np.ndarray:
-    """Light, contrast and grain over the whole picture; returns uint8."""
+    """Apply light, contrast and grain to the whole picture; return uint8."""
     size = len(image)
     a, b, c = (np.float32(between(random, -_LIGHT, _LIGHT)) for _ in range(3))
     image = np.clip(image * (1 + a + b * ramp(size)[:, None] + c * ramp(size))[..., None], 0, 1)

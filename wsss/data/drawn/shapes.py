@@ -1,8 +1,8 @@
-"""Shapes to draw: bodies made of several shapes, and the patterns that tell classes with one body apart. Those of the
-pretraining images come last; none of them is in the mini set.
+"""Shapes to draw: bodies made of several shapes, and the patterns that tell classes with one body apart.
 
-A body is a function of a random state that returns its layers from back to front, in units of its length around
-(0, 0), and the place of its part. A pattern is drawn in the unit disc.
+A body is a function of a random state. It returns its layers from back to front, in units of its length around (0, 0),
+and the place of its part. A pattern is drawn in the unit disc. Shapes of the pretraining images come last; none of them
+is in the mini set.
 """
 # fmt: off
 # points of one outline read best in rows

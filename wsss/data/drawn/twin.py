@@ -1,4 +1,5 @@
-"""The drawn set as COCO json, and by way of that in VOC format again: a smoke test of everything that COCO needs."""
+"""The drawn set as COCO json, and converted from that to VOC format again: a smoke test of everything that COCO
+needs."""
 
 import json
 import shutil
@@ -21,9 +22,10 @@ SPLITS = DATASETS["mini-coco"].splits
 
 
 def export(root: Path, splits: Mapping[str, int] = SPLITS) -> Path:
-    """Drawn images as COCO: `ROOT/SPLIT/*.jpg` and `ROOT/annotations/instances_SPLIT.json` with polygons of the masks.
+    """Write drawn images as COCO and return `root`; if it exists, it is left as it is.
 
-    A polygon a connected outline of a class; contours (255) count as the class beside them. Left as it is if there.
+    It holds `ROOT/SPLIT/*.jpg` and `ROOT/annotations/instances_SPLIT.json`. Each connected outline of a class in a mask
+    is one polygon. Contours (255) are in no polygon, so they become background.
     """
     if root.is_dir():
         return root
@@ -38,7 +40,8 @@ def export(root: Path, splits: Mapping[str, int] = SPLITS) -> Path:
 
 
 def draw(root: Path) -> Path:
-    """Draw the drawn set by way of COCO json, in VOC format at `root`; the json stays beside it at ROOT-json."""
+    """Draw the set by way of COCO json, in VOC format at `root`, and return `root`; the json stays beside it at
+    ROOT-json."""
     if root.is_dir():
         return root
     source = export(root.with_name(f"{root.name}-json"))
@@ -64,7 +67,7 @@ def _export_split(source: Path, split: str, folder: Path) -> dict[str, Any]:
 
 
 def _outlines(region: Bool[np.ndarray, "h w"]) -> list[list[float]]:
-    """Closed outlines of a region as COCO polygons (x, y, x, y ...), specks of under 4 pixels left out."""
+    """Return the closed outlines of a region as COCO polygons (x, y, x, y ...) of at least four points."""
     lines = contour_generator(z=np.pad(region.astype(float), 1)).lines(0.5)
     polygons = [(line - 0.5).clip(0).round(1).flatten().tolist() for line in lines]
     return [polygon for polygon in polygons if len(polygon) >= 8]
