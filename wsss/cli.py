@@ -61,7 +61,7 @@ class _Train(Config):
     """Train and evaluate one run."""
 
     preset: Annotated[str, tyro.conf.Suppress] = ""
-    """The preset whose values are the defaults."""
+    """Preset that gives the defaults."""
     no_resume: bool = False
     """Refuse to touch a run that is there already."""
     gate: bool = False

@@ -106,7 +106,7 @@ def parse(target: Any, arguments: Sequence[str], command: str) -> Any:
                 kind,
                 args=spelled,
                 prog=command,
-                config=(tyro.conf.FlagConversionOff,),
+                config=(tyro.conf.FlagConversionOff,),  # --X True and --X False, no --no-X
                 return_unknown_args=True,
                 **options,
             )

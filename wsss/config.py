@@ -324,7 +324,7 @@ class Compat:
     plain_positions: bool = False
     """D13: position embeddings are resampled without antialiasing."""
     padding_in_cam: bool = False
-    """D15: the CAM's minimum and maximum see padded tokens."""
+    """D15: the CAM's minimum and maximum include padded tokens."""
     refine_across_box: bool = False
     """D16: pixel-adaptive refinement reads neighbours beyond the photograph's edge."""
     energy_across_box: bool = False

@@ -134,8 +134,8 @@ def to_labels(
 ) -> dict[str, UInt8[np.ndarray, "h w"]]:
     """Return labels at `size` by kind, for the prediction of one image.
 
-    segmentation is the argmax of the logits; cam and aux_cam compare the largest CAM with the background level;
-    pseudo_label has 255 where it is unsure. `largest` is `_largest_cams` at that size, if it is known already.
+    segmentation: argmax of the logits. cam and aux_cam: the largest CAM against the background level. pseudo_label: 255
+    where it is unsure. `largest` is `_largest_cams` at that size, if it is known already.
     """
     largest = _largest_cams(prediction, size) if largest is None else largest
     above = {kind: value > np.float32(config.cam.background) for kind, (value, _) in largest.items()}

@@ -118,9 +118,9 @@ def pseudo_label_scores(
 def agreement_scores(pairs: Float[np.ndarray, "m 2"], totals: Int[np.ndarray, "c 3"]) -> dict[str, float | None]:
     """Score how well the CAMs of two layers agree, in percent.
 
-    `difference` (of the maps) and `affinity` (of their affinities) are means of `pairs` over images; images without a
-    class, which are NaN, are left out. `label_iou` is the mean IoU of their labels (`totals`) over classes of either
-    layer; None if both are background alone.
+    `difference` (of the maps) and `affinity` (of their affinities) are means of `pairs` over images. Images without a
+    class are NaN and left out. `label_iou` is the mean IoU of their labels (`totals`) over classes of either layer;
+    None if both are background alone.
     """
     known = pairs[np.isfinite(pairs).all(1)]
     by_class = iou(totals)
@@ -348,8 +348,8 @@ def redundancy(
 def redundancy_floor(counts: Float[np.ndarray, " c"]) -> float | None:
     """Return the expected `redundancy` of independent codes, in percent; None without more tokens than labels.
 
-    Over n independent tokens, two independent variables have a mean squared correlation of 1 / (n - c), where c labels
-    have a mean of their own. Tokens of one photograph are alike, so the true floor is somewhat higher.
+    Two independent variables over n independent tokens have a mean squared correlation of 1 / (n - c), if c labels have
+    a mean of their own. Tokens of one photograph are alike, so the true floor is somewhat higher.
     """
     free = counts.sum() - np.count_nonzero(counts)
     return round(100 / float(free), 4) if free > 0 else None

@@ -109,7 +109,7 @@ Hardware: two CPU cores. Time: ten minutes.
 Expected: segmentation 34.5 on val, as in `wsss tables mini-components`.
 
 The first 650 steps train classification alone. Then the last layer's CAM is smeared over the background, and the aux
-layer's is tight. Now the learning rates restart, small except for the decoder, and every other term joins; the weight
+layer's is tight. Now the learning rates restart, small except for the decoder, and every other term joins. The weight
 of patch token contrast is high enough to clean the background. With larger rates or more segmentation weight, the trunk
 follows the decoder and the maps flood the image. Rates, weights, thresholds, scales and starts were chosen on training
 images with seeds that are not reported."""
@@ -314,7 +314,7 @@ LONGEST = 160
 def get(name: str, /, **changes: Any) -> Config:
     """Return the preset `name` with settings replaced, e.g. ``get("mini", optim__steps=8)``.
 
-    Raises UserError for an unknown preset or setting, with the nearest name.
+    Raises UserError for an unknown preset or setting; the error names the nearest one.
     """
     if name not in PRESETS:
         hint = did_you_mean(name, PRESETS) or f"; choose one of {', '.join(PRESETS)}"

@@ -68,6 +68,7 @@ def obey_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent:
+        # sys.exit would end the thread alone.
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
@@ -127,9 +128,8 @@ def cores() -> int:
 def keep_freed() -> None:
     """Make the C library keep freed memory until the process ends.
 
-    glibc gives a large freed block back to the system at once. The next step asks for one of the same size, which comes
-    page by page, filled with zeros; no operation of a profile shows that time. Only glibc can be asked; elsewhere
-    nothing changes.
+    glibc gives a large freed block back to the system at once. The next step asks for one of the same size. That comes
+    page by page, filled with zeros: time that no operation shows. Only glibc can be asked; elsewhere nothing changes.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

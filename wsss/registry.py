@@ -29,7 +29,7 @@ class DataSet:
     protocol: str = "voc"
     """The final protocol that the literature reports (`wsss.protocols`)."""
     benchmark: bool = False
-    """Whether the literature reports numbers on it; the page What runs cost estimates its runs."""
+    """Whether the literature reports numbers on it; the page 'What runs cost' estimates its runs."""
     smoke: bool = False
     """Whether it only shows that everything runs; it is in no table of settings."""
 

@@ -1,6 +1,7 @@
 """Fetch official archives, continue an interrupted download, verify them, and open them as folders, packed or not.
 
-The download is our own code: pooch and torchvision begin anew if a connection breaks, and these files have gigabytes.
+The download is our own code: pooch and torchvision start from zero if a connection breaks, and these files have
+gigabytes.
 """
 
 import hashlib
@@ -82,7 +83,7 @@ def fetch(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts: in
                 _attempt(archive, part, timeout)
                 if not left or not _other_md5(archive, part):
                     break
-                part.unlink()  # its earlier bytes may have been another file's: begin anew
+                part.unlink()  # its earlier bytes may be of another file: start from zero
                 left = failures = furthest = 0
             except _Failed as error:
                 failures = failures + 1 if _size(part) <= furthest else 1
@@ -145,7 +146,7 @@ def _attempt(archive: Archive, part: Path, timeout: float) -> None:
                 raise _Failed("the server sends another range than was asked for")
             total = None if span[2] == "*" else int(span[2])
         else:
-            start = 0  # the server ignores Range and starts anew
+            start = 0  # the server ignores Range and sends the whole file
         if total is None and not archive.md5:
             raise UserError(f"{archive.url} announces no length and no checksum is known, so it cannot be verified")
         _receive(response, part, start, total)
@@ -153,7 +154,7 @@ def _attempt(archive: Archive, part: Path, timeout: float) -> None:
 
 def _receive(response: http.client.HTTPResponse, part: Path, start: int, total: int | None) -> None:
     """Write the body to the part from `start`. Raises _Failed if it ends early, UserError if the disk is too small."""
-    # A part that is written anew gives its own bytes back.
+    # A part that is overwritten gives its own bytes back.
     free = shutil.disk_usage(part.parent).free + (_size(part) if not start else 0)
     if total is not None and total - start > free:
         raise UserError(f"cannot write {part}: {total - start:,} bytes are to come, but the disk has {free:,} left")
@@ -248,7 +249,7 @@ def unpack(path: Path, kind: _Kind, scratch: Path) -> Path:
 def place(origin: Path, target: Path) -> None:
     """Put `origin` at `target` too: a hard link if the disk allows it, else a copy."""
     try:
-        os.link(origin.resolve(), target)
+        os.link(origin.resolve(), target)  # to the file itself, not to a symbolic link
     except OSError:
         shutil.copyfile(origin, target)
 

@@ -230,7 +230,7 @@ def _degenerate(kit: voc.Devkit, train: Sequence[_Image], val: Sequence[_Image])
         return f": {advice}, 1 for {kit.classes[0]}" if IGNORE in values <= {0, IGNORE} else ""
 
     faults = []
-    if train and all(image.labels is not None for image in train):  # else a label may be in what cannot be read
+    if train and all(image.labels is not None for image in train):  # else an unreadable file may have a label
         if not labels:
             faults.append(f"no training image has a label, so there is nothing to learn{white(train)}")
         elif missing := measured - labels:

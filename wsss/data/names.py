@@ -3,8 +3,8 @@
 * Names are compared in Unicode's composed form (NFC), whatever the file system or the editor wrote.
 * A file or folder whose name begins with a dot does not belong to a data set.
 * An id is a file's path below its folder, without suffix; it may hold folders and blanks.
-* A line of a list is an id if such a file exists. Otherwise "#" and a comment may follow the id, or, if they do on all
-  lines, 1, 0 or -1, as in VOC's lists of a class.
+* A line of a list is an id if such a file exists. Otherwise "#" and a comment may follow the id; or, on all lines, 1, 0
+  or -1, as in VOC's lists of a class.
 * Names of classes differ in more than case, blanks, "_" and "-", and none is the background. "#" begins a comment on
   their lines, too. Numbers before the names must be the classes' own.
 """
@@ -82,7 +82,7 @@ def find(folder: Path, name: str, suffixes: Sequence[str]) -> Path | None:
 
 
 @functools.lru_cache(maxsize=16)
-def _files(folder: Path, suffixes: Sequence[str], _changed: int) -> Mapping[str, Path]:  # a changed folder is read anew
+def _files(folder: Path, suffixes: Sequence[str], _changed: int) -> Mapping[str, Path]:  # a changed folder is reread
     return files(folder, suffixes)
 
 

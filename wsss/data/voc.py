@@ -72,7 +72,7 @@ class Split:
         self.masks = [mask_file(self.kit, image) for image in self.ids] if masks else []
         """One per id, or none at all."""
         self.labels = read_labels(self.kit, self.ids) if labels else None
-        """(n, k) float32, 0 or 1; None where they were not read."""
+        """(n, k) float32, 0 or 1; None if they were not read."""
 
     def __len__(self) -> int:
         return len(self.ids)

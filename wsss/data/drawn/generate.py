@@ -41,7 +41,7 @@ _OBJECTS = (0.5, 0.32, 0.18)
 _CONTEXT = (0.9, 0.05)
 """Probability of a context: in an image with its class, and in one without."""
 VISIBLE, PART_VISIBLE, PART_SHARE = 0.5, 0.6, 1 / 3
-"""Smallest visible share of an object and of its part, and largest share of the part in what is visible of the
+"""Smallest visible share of an object, smallest visible share of its part, largest share of the part in the visible
 object."""
 SPLITS = DATASETS["mini"].splits
 
@@ -77,7 +77,7 @@ class Drawing:
 
 
 def draw(random: RandomState, size: int = 128, first: int | None = None) -> Drawing:
-    """Draw one image with one to three objects; `first` (1..9) fixes the class of the one at the back."""
+    """Draw one image with one to three objects; `first` (1..9) fixes the class of the object at the back."""
     count = 1 + int(np.searchsorted(np.cumsum(_OBJECTS)[:-1], random.random_sample(), side="right"))
     classes = [int(c) for c in random.randint(1, len(CLASSES) + 1, count)]
     classes[0] = first or classes[0]
@@ -164,7 +164,7 @@ def contour(shown: np.ndarray) -> np.ndarray:
 
 
 _RANDOM = RandomState(0)
-"""Seeded anew for every image: seeding a state is many times faster than making one."""
+"""Seeded again for every image: seeding a state is many times faster than making one."""
 
 
 def draw_pretraining(index: int, seed: int, size: int = 64) -> tuple[np.ndarray, int]:
@@ -216,6 +216,7 @@ def _write(root: Path, card: dict[str, Any], progress: bool) -> None:
         (root / folder).mkdir(parents=True)
     lists = {split: [f"{split}_{i:05d}" for i in range(count)] for split, count in card["splits"].items()}
     voc.write_texts(root, {"classes.txt": CLASSES}, lists)
+    # `first` takes the classes in turn, so that none is rare.
     for number, (split, names) in enumerate(lists.items()):
         for i, name in enumerate(tqdm(names, f"draw {split}", unit="image", disable=not progress, leave=False)):
             drawing = draw(RandomState([card["seed"], number, i]), card["size"], first=1 + i % len(CLASSES))

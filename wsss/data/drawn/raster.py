@@ -1,8 +1,8 @@
 """Polygons, colours and noise: a small antialiased renderer in numpy.
 
-Everything that decides a *label* uses integers and IEEE-exact operations (+ - * / and roots) alone: no BLAS, no libm,
-no rasteriser of an imaging library. So masks are the same bytes on every platform. Pillow only scales noise and blurs
-shadows.
+Everything that decides a *label* uses integers and IEEE-exact operations (+ - * / and roots) alone. It uses no BLAS, no
+libm and no rasteriser of an imaging library, so that masks are the same bytes on every platform. Pillow only scales
+noise and blurs shadows.
 """
 
 import math
@@ -24,7 +24,7 @@ _SUBROWS = 4
 
 
 def between(random: RandomState, low: Number, high: Number) -> float:
-    """Draw a uniform number; spelled out because the compiled `uniform` may fuse its multiply and add."""
+    """Draw a uniform number; it is spelled out because numpy's compiled `uniform` may fuse its multiply and add."""
     return low + (high - low) * random.random_sample()
 
 

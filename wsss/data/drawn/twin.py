@@ -50,6 +50,7 @@ def draw(root: Path) -> Path:
 
 
 def _export_split(source: Path, split: str, folder: Path) -> dict[str, Any]:
+    # Ids with gaps, as COCO's own.
     categories = [{"id": 10 * number, "name": name} for number, name in enumerate(generate.CLASSES, 1)]
     tree: dict[str, Any] = {"images": [], "annotations": [], "categories": categories}
     for number, name in enumerate(voc.read_ids(source, split), 1):
