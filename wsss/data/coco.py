@@ -36,13 +36,13 @@ _Ids = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class PrepareCoco:
-    """COCO 2014 (or 2017) in VOC format: index PNGs of 81 classes, image labels and the lists train, val and val_part.
+    """Prepare COCO 2014 (or 2017) in VOC format: index PNGs, image labels and the lists train, val and val_part.
 
-    Classes are numbered 1 to 80 in the official order. Smaller objects are painted over larger ones. Crowd regions are
-    painted first, under every object, and give no image labels; crowds.txt names the classes that an image shows only
-    as a crowd. Images without objects are left out; 82,081 and 40,137 of 2014 remain. Ids are numbers: 000000000042 for
-    COCO_val2014_000000000042.jpg, and files in OUTPUT are named after them. Photographs are hard-linked if the disk
-    allows it, else copied.
+    Classes are numbered 1 to 80 in the official order; 0 is the background. Smaller objects are painted over larger
+    ones. Crowd regions are painted first, under every object, and give no image labels; crowds.txt names the classes
+    that an image shows only as a crowd. Images without objects are left out; 82,081 and 40,137 of 2014 remain. Ids are
+    numbers: 000000000042 for COCO_val2014_000000000042.jpg, and files in OUTPUT are named after them. Photographs are
+    hard-linked if the disk allows it, else copied.
 
     OUTPUT grows as OUTPUT.partial and appears when it is whole. After an interruption the same command goes on; it
     leaves a finished OUTPUT as it is. Reading train2014 needs about 3 GB of memory.
