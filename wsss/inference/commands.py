@@ -14,7 +14,7 @@ from wsss.paths import UserError, is_first, note
 
 
 def summary(record: Mapping[str, Any]) -> str:
-    """Say the main numbers of a run's record and where the rest lies."""
+    """Return a text with the main numbers of a run's record and the place of the rest."""
     results, path = record["results"], Path(record["path"])
 
     def number(value: float | None) -> str:
@@ -37,26 +37,26 @@ def summary(record: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Evaluate(Choice, Request):
-    """Evaluate a run's weights and write a record. `training` is the protocol of validation in training; `voc` (native
-    size) and `coco` (squashed) are the final ones, with CRF; they write index PNGs, and the same words go on with
-    those of an interrupted evaluation."""
+    """Evaluate a run's weights and write a record. The protocol `training` is that of validation in training; `voc`
+    (native size) and `coco` (squashed) are the final ones, with CRF. The final ones also write index PNGs. The same
+    command again goes on with an interrupted evaluation."""
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
     """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
     split: str = ""
-    """List to evaluate on; empty: the run's own for training, val for voc and coco."""
+    """List of images to evaluate on; empty: the run's own for `training`, val for `voc` and `coco`."""
     protocol: str = "training"
     """training, voc or coco."""
     checkpoint: Path | None = None
     """Instead of RUN: a file of weights that were trained elsewhere, such as the base's released .pth. It becomes
     the run OUTPUT/DATASET/PRESET-foreign-DIGEST/0, whose records say that the weights are foreign."""
     preset: str = ""
-    """With --checkpoint: the preset whose network and way of evaluation fit, such as voc-toco."""
+    """With --checkpoint: the preset with the right network and way of evaluation, such as voc-toco."""
     output: Path | None = None
     """With --checkpoint: the folder OUTPUT."""
 
     def __call__(self) -> str:
-        elsewhere = (self.checkpoint, self.preset, self.output)
+        elsewhere = (self.checkpoint, self.preset, self.output)  # all three, or none of them and a RUN
         if bool(self.run) == any(elsewhere) or any(elsewhere) != all(elsewhere):
             raise UserError("wsss evaluate takes a RUN, or --checkpoint FILE with --preset and --output; see --help")
         of_final = ("scales", "flip", "crf", "crf_merge", "bfloat16", "longest", "save", "batch", "workers")
@@ -80,17 +80,17 @@ class Evaluate(Choice, Request):
 
 @dataclass(frozen=True)
 class Predict:
-    """Write what a run's model sees in photographs. DIR/segmentation, DIR/cam and DIR/pseudo_label get index PNGs with
-    VOC's palette, of each photograph's size, 255 where the pseudo label is unsure; DIR/scores.csv the probability of
-    every class. CAM and pseudo label need the classes of an image: those of the list, or, of other photographs, those
-    that the model predicts. The same words go on with an interrupted one."""
+    """Predict photographs with a run's model. DIR/segmentation, DIR/cam and DIR/pseudo_label get an index PNG of each
+    photograph, with its size and VOC's palette; 255 marks where the pseudo label is unsure. DIR/scores.csv gets the
+    probability of every class. CAM and pseudo label need the classes of an image: a list has them, for other
+    photographs the model predicts them. The same command again goes on with an interrupted one."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
     photos: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PHOTOS|SPLIT")]
     """A photograph, a folder of photographs, or a list of the run's data set (train_aug, say)."""
     save: Path
-    """Folder of what is written."""
+    """Folder to write to."""
     weights: str = "last"
     """last or best."""
     data_root: str = ""
@@ -104,14 +104,14 @@ class Predict:
 
 @dataclass(frozen=True)
 class Score:
-    """Compare index PNGs with the truth; prints miou (percent), iou by class, accuracies and the image count."""
+    """Compare index PNGs with the truth. Prints miou (percent), iou by class, accuracies and the number of images."""
 
     predictions: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PREDICTIONS")]
     """Folder of ID.png with class numbers."""
     truth: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TRUTH")]
-    """Folder of ID.png; 255 is not counted. Every mask here, or of --ids, needs its prediction."""
+    """Folder of ID.png; pixels of 255 are not counted. Every mask here, or in --ids, needs a prediction."""
     num_classes: int
-    """Classes with background, e.g. 21 for VOC."""
+    """Number of classes, background included, e.g. 21 for VOC."""
     ids: Path | None = None
     """List of the ids to score, such as ImageSets/Segmentation/val.txt; None: every mask of TRUTH."""
 
@@ -124,16 +124,16 @@ class Score:
 @dataclass(frozen=True)
 class Submit(Request):
     """Predict VOC's test images by the protocol voc with CRF, check every PNG, and pack them for the PASCAL VOC
-    evaluation server: results/VOC2012/Segmentation/comp6_test_cls/ID.png in a .tar.gz. The same words go on with an
-    interrupted one."""
+    evaluation server: results/VOC2012/Segmentation/comp6_test_cls/ID.png in a .tar.gz. The same command again goes on
+    with an interrupted one."""
 
     split: str = "test"
     """List of the images; the folder of the data set must hold their photographs."""
     output: Path | None = None
     """The archive; None: RUN/comp6_test_cls.tar.gz."""
     partial: bool = False
-    """Take a list other than VOC's 1,456 test images, or --longest, to try it out; the server refuses the archive. The
-    word alone will do."""
+    """Allow a list other than VOC's 1,456 test images, or --longest, to try the command out; the server refuses such an
+    archive. The flag needs no value."""
 
     def __call__(self) -> str:
         if self.longest and not self.partial:

@@ -1,4 +1,4 @@
-"""Dense CRF, the last step of the final evaluation. Numpy and pydensecrf alone, so that processes start fast."""
+"""Dense CRF, the last step of the final evaluation. Imports only NumPy and pydensecrf, so that workers start fast."""
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -6,7 +6,7 @@ from pydensecrf import densecrf
 
 from wsss.paths import UserError
 
-_CLIP = 1e-5
+_CLIP = 1e-5  # so that -log stays finite
 
 
 def dense_crf(
@@ -18,23 +18,23 @@ def dense_crf(
     *,
     merge: float | None = None,
 ) -> Float32[np.ndarray, "c p q"]:
-    """Mean-field marginals Q after `iterations` steps of a fully connected CRF (Kraehenbuehl and Koltun 2011).
+    """Return the mean-field marginals Q after `iterations` steps of a dense CRF (Kraehenbuehl and Koltun 2011).
 
-    Unary energy -log of the probability, clipped to [1e-5, 1]; Potts terms, symmetrically normalised: `gaussian` is
-    (sigma in pixels, weight), `bilateral` (sigma in pixels, sigma in grey levels of 255, weight). The defaults are
-    the base's. No iterations give the clipped probability back, normalised.
+    The unary energy is -log of the probability, clipped to [1e-5, 1]. The Potts terms are symmetrically normalised.
+    `gaussian` is (sigma in pixels, weight), `bilateral` is (sigma in pixels, sigma in grey levels of 255, weight). The
+    defaults are the base's. With no iterations the result is the clipped probability, normalised.
 
-    `merge`: the classes whose probability is below it at every pixel take part as one class, their sum, and share its
-    marginal in proportion to their probabilities. An iteration takes time in proportion to the classes, and few of 81
-    occur in an image; None: the whole CRF.
-    Raises ValueError where image and probability do not fit or a sigma is not positive, UserError where a probability
-    is not a finite number.
+    `merge`: the classes whose probability is below it at every pixel take part as one class. Their probabilities are
+    summed, and they share its marginal in proportion to them. The time of an iteration grows with the number of
+    classes, and few of 81 occur in an image. None: the whole CRF.
+    Raises ValueError if image and probability do not fit or a sigma is not positive, UserError if a probability is
+    not a finite number.
     """
     _check(image, probability)
     if min(gaussian[0], *bilateral[:2]) <= 0:
         raise ValueError(f"dense CRF: sigmas must be positive, not {gaussian[0]} and {bilateral[:2]}")
     rare = probability.max((1, 2)) < (-np.inf if merge is None else merge)
-    if rare.sum() > 1:
+    if rare.sum() > 1:  # one class alone has none to be merged with
         shares = np.clip(probability[rare], _CLIP, 1.0)
         joined = shares.sum(0)
         q = dense_crf(image, np.concatenate([probability[~rare], joined[None]]), iterations, gaussian, bilateral)
@@ -50,7 +50,7 @@ def dense_crf(
     writable = np.require(image, requirements=["C", "W"])  # pydensecrf takes no read-only array
     field.addPairwiseBilateral(bilateral[0], bilateral[1], writable, bilateral[2], **kind)
     q, *scratch = field.startInference()
-    for _ in range(iterations):  # step by step: pydensecrf holds the GIL, and a signal is heard between two steps
+    for _ in range(iterations):  # step by step: pydensecrf holds the GIL, and Python sees a signal between two steps
         field.stepInference(q, *scratch)
     return np.array(q, np.float32, order="C").reshape(probability.shape)
 

@@ -1,4 +1,4 @@
-"""`wsss evaluate --checkpoint FILE`: weights that were trained elsewhere, the base's released ones say, as a run."""
+"""`wsss evaluate --checkpoint FILE`: make a run of weights trained elsewhere, such as the base's released ones."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,12 +12,12 @@ from wsss.settings import override
 
 
 def adopt(file: Path, preset: str, output: Path, data_root: str = "") -> Path:
-    """Lay the weights of `file`, a whole model in the base's names, out as the run
-    OUTPUT/DATASET/PRESET-foreign-DIGEST/0 and return its folder, which every command takes that takes a run.
+    """Make the weights of `file` the run OUTPUT/DATASET/PRESET-foreign-DIGEST/0, and return its folder.
 
-    `preset` gives the network and the way of evaluation; every tensor must fit. The variant's name and "weights" of the
-    records say that these weights are foreign, so that no table takes them for a run of the preset. What was taken
-    and what was left is said on stderr. Raises UserError.
+    `file` holds a whole model under the base's names. Every command that takes a RUN takes this folder. `preset` gives
+    the network and the way of evaluation; every tensor must fit. The variant's name and "weights" in the records mark
+    these weights as foreign, so that no table takes them for a run of the preset. Notes on stderr say which tensors
+    were taken and which were left out. Raises UserError.
     """
     if not file.is_file():
         raise UserError(f"the checkpoint {file} does not exist; check --checkpoint")

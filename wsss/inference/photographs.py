@@ -20,17 +20,17 @@ from wsss.paths import UserError, atomic, sha256
 from wsss.process import Interrupted, stop_signals
 
 SUFFIXES = (*names.PHOTOGRAPHS, ".bmp", ".webp", ".tif", ".tiff")
-"""Suffixes of photographs that are in no data set, in any case."""
+"""Suffixes of photographs outside a data set, in lower case; files may have them in upper case, too."""
 _SCORES = "scores.csv"
 _LARGEST = 2048
-"""Labels of photographs with a longer side above this are made at this size, and enlarged: the network sees them
-smaller still, and the logits of 81 classes at 12 megapixels would take 4 GB."""
+"""Longer side of label maps at most; those of larger photographs are computed at this size and enlarged. The network
+sees such photographs smaller still, and the logits of 81 classes at 12 megapixels would take 4 GB."""
 _EVERY = 32
-"""Batches after which the scores are written."""
+"""Number of batches from one writing of the scores to the next."""
 
 
 def of_folder(folder: Path, deep: bool = True) -> list[Path]:
-    """List the photographs of a folder that is no data set, sorted: those at any depth, or only those in it."""
+    """Return the photographs of a folder that is no data set, sorted. With `deep`, those of its subfolders, too."""
     inside = folder.rglob("*") if deep else folder.iterdir()
     listed = (file for file in inside if file.suffix.lower() in SUFFIXES and file.is_file())
     return sorted(file for file in listed if not names.hidden(file.relative_to(folder)))
@@ -43,14 +43,14 @@ class _Photograph:
     name: str
     file: Path
     label: np.ndarray | None
-    """(k,) image label; None: it is to be predicted."""
+    """(k,) image label; None: the model predicts it."""
 
 
 def run(folder: Path, photos: str, save: Path, weights: str = "last", data_root: str = "") -> str:
-    """Predict the photographs that `photos` names by the weights of the run at `folder`; returns what was written.
+    """Predict the photographs that `photos` names with the run at `folder`; return a text that says what was written.
 
-    `photos`: a file, a folder, or a list of the run's data set. What `save` holds already, by the same weights and of
-    the same photographs, stays. Raises UserError, and Interrupted when it was asked to stop.
+    `photos` is a file, a folder, or a list of the run's data set. Predictions in `save` that the same weights made of
+    the same photographs stay. Raises UserError, and Interrupted after a request to stop.
     """
     opened = runs.open_run(folder, weights, data_root)
     classes, config = runs.classes_of(opened.record()), opened.config
@@ -148,7 +148,7 @@ def _predict(
 def _is_done(
     photo: _Photograph, folder: Path, kinds: Sequence[str], row: Mapping[str, str] | None, classes: tuple[str, ...]
 ) -> bool:
-    """Whether all PNGs of a photograph are whole and its row of scores is of the same file."""
+    """Return whether all PNGs of a photograph are whole and its row of scores is of the same file and classes."""
     if row is None or row["photograph"] != sha256(photo.file):
         return False
     if photo.label is not None:
@@ -163,12 +163,13 @@ def _is_done(
 
 
 def _read_scores(path: Path, classes: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """Rows by id; none where the file is not there or has other columns."""
+    """Return the rows of scores by id; none if the file does not exist or has other columns."""
     if not path.is_file():
         return {}
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     wanted = {"id", "photograph", "classes", *classes}
+    # csv.DictReader fills the missing cells of a short row with None.
     return {row["id"]: row for row in rows if row.keys() == wanted and None not in row.values()}
 
 

@@ -1,5 +1,5 @@
-"""Predictions on disk: a folder of index PNGs, finished by worker processes, and protocol.json, which says by what
-they were made. No torch, so that workers start fast and stay small."""
+"""Predictions on disk: a folder of index PNGs, finished by worker processes, and protocol.json, which says how they
+were made. No torch, so that workers start fast and stay small."""
 
 import hashlib
 import json
@@ -32,21 +32,21 @@ class Job:
     path: Path
     """Path of the PNG."""
     classes: int
-    """Classes with background."""
+    """Number of classes, background included."""
     scores: np.ndarray | None
-    """(c, h, w) float32 probabilities for the CRF, (h, w) uint8 labels, or None where the PNG is there already."""
+    """(c, h, w) float32 probabilities for the CRF, (h, w) uint8 labels, or None if the PNG exists already."""
     pixels: np.ndarray | None = None
     """(h, w, 3) uint8 photograph, for the CRF."""
     crf: Mapping[str, Any] | None = None
     """Numbers of the CRF."""
     mask: Path | None = None
-    """The truth; None: nothing is counted."""
+    """File of the truth; None: nothing is counted."""
     photograph: Path | None = None
-    """Photograph of the mask, for error sentences."""
+    """File of the photograph, for messages about its mask."""
     size: tuple[int, int] | None = None
-    """Width and height of the PNG, where the photograph was scaled down for the scores; None: theirs."""
+    """Width and height of the PNG; None: those of the scores. They differ if the photograph was scaled down."""
     plain: Path | None = None
-    """Path of the PNG without the CRF, made beside that with it; None: none is made."""
+    """Path of a second PNG, without the CRF; None: none is made."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Finished:
 
 
 def finish(job: Job) -> Finished:
-    """CRF, PNG and counts of one image: the work of a worker."""
+    """Apply the CRF to one image, write its PNG and count it against the truth: the task of a worker."""
     label, seconds = _label(job)
     plain = _label(replace(job, path=job.plain, crf=None))[0] if job.plain else None
     if job.mask is None:
@@ -93,8 +93,8 @@ def _label(job: Job) -> tuple[np.ndarray, float]:
 
 
 def _largest(maps: np.ndarray) -> np.ndarray:
-    """(h, w) uint8 number of the largest of (c, h, w) maps, the first of equal ones. NumPy's argmax over the first axis
-    copies all maps to turn their axes: at 81 classes that took a sixth of all time outside the network."""
+    """Return the (h, w) uint8 index of the largest of (c, h, w) maps, the first of equal ones. NumPy's argmax over the
+    first axis copies all maps to turn their axes: with 81 classes that took a sixth of all time outside the network."""
     best, label = maps[0].copy(), np.zeros(maps.shape[1:], np.uint8)
     for number, values in enumerate(maps[1:], 1):
         label[values > best] = number
@@ -105,8 +105,8 @@ def _largest(maps: np.ndarray) -> np.ndarray:
 def fault(path: Path, size: tuple[int, int], classes: int, gaps: bool = False) -> str:
     """Describe what is wrong with a PNG of predictions; empty if nothing is.
 
-    It must be an index image with VOC's palette, of the photograph's `size` (width, height), its values classes, or
-    IGNORE where `gaps` are allowed.
+    It must be an index image with VOC's palette and the photograph's `size` (width, height). Its values must be
+    classes; with `gaps` they may be IGNORE, too.
     """
     if not path.is_file():
         return f"{path} does not exist"
@@ -122,11 +122,12 @@ def fault(path: Path, size: tuple[int, int], classes: int, gaps: bool = False) -
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make `folder` the place for predictions by `settings` (plain values), and clear what a killed process left.
+    """Claim `folder` for predictions with `settings` (plain values), and remove what a killed process left.
 
-    PNGs that are there stay, where protocol.json says that they were made by the same settings and the same commit of
-    this package. Raises UserError else.
+    PNGs that are there stay if protocol.json names the same settings and the same commit of this package; otherwise
+    raises UserError.
     """
+    # Through JSON, as in the file: tuples become lists, so that equal settings compare as equal.
     plain = json.loads(json.dumps({**settings, "commit": provenance.stamp()["commit"]}))
     known = folder / _PROTOCOL
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
@@ -150,6 +151,6 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove what was not written to its end."""
+    """Remove the scratch folders of files that were not written to their end (`paths.atomic`)."""
     for scratch in folder.rglob(".*.*"):
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Runs on disk, evaluated: their weights, by training's protocol or a final one, and the record of it."""
+"""Evaluation of runs on disk, by the protocol of training or a final one, and its record."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ from wsss.tally import Counts, counts_by_image
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's configuration, and the file and step of the weights that were asked for."""
+    """A run's configuration, and the file and step of the chosen weights."""
 
     folder: Path
     config: Config
@@ -36,7 +36,7 @@ class Opened:
     step: int
 
     def model(self, classes: int, device: torch.device) -> SegmentationModel:
-        """Build the network with these weights; what the run started from is not read, and may be gone."""
+        """Build the network with these weights. The run's start weights are not read, and may be gone."""
         bare = settings.override(self.config, {"model.checkpoint": "", "model.pretrained": False})
         model = build(bare, classes).to(device)
         tensors = checkpoint.read(self.file)
@@ -48,7 +48,7 @@ class Opened:
         return model.eval()
 
     def path(self, *parts: str) -> Path:
-        """Name a record of the run: OUTPUT/DATASET/VARIANT/SEED[.PART ...].json."""
+        """Return the path of a record of the run: OUTPUT/DATASET/VARIANT/SEED[.PART ...].json."""
         return self.folder.with_name(".".join([self.folder.name, *parts, "json"]))
 
     def record(self) -> Record:
@@ -59,20 +59,20 @@ class Opened:
         return records.load(path)
 
     def origin(self) -> dict[str, Any]:
-        """Seconds so far and the stamp of the code that made the weights, from the run's record if there is one."""
+        """Return how the weights were made, from the run's record if there is one: seconds, validations, stamp, ..."""
         known = records.load(self.path()) if self.path().is_file() else {}
         kept = ("seconds", "processes", "threads", "validations", *evaluate.stamp())
         return {name: known[name] for name in kept if name in known}
 
 
 def classes_of(record: Record) -> tuple[str, ...]:
-    """Names of the foreground classes that a record's network knows."""
-    return tuple(record["results"]["segmentation"]["iou"])[1:]
+    """Return the names of the foreground classes that a record's network knows."""
+    return tuple(record["results"]["segmentation"]["iou"])[1:]  # the first is the background
 
 
 def open_run(folder: Path, weights: str = "last", data_root: str = "") -> Opened:
     """Open the run at OUTPUT/DATASET/VARIANT/SEED with its last or best weights. Raises UserError."""
-    folder = folder.resolve() if folder.name in ("", "..") else folder  # what its record is called hangs on its name
+    folder = folder.resolve() if folder.name in ("", "..") else folder  # its record is named after it
     config = checkpoint.configuration(folder)
     if folder.name.isdecimal() and int(folder.name) != config.seed:
         raise UserError(f"{folder}/config.json is that of seed {config.seed}; put back the one of this run")
@@ -92,10 +92,11 @@ def open_run(folder: Path, weights: str = "last", data_root: str = "") -> Opened
 
 
 def evaluate_run(folder: Path, weights: str = "last", data_root: str = "", split: str = "") -> dict[str, Any]:
-    """Evaluate the last or the best weights of a run by the protocol of its training; returns the record.
+    """Evaluate a run's last or best weights by the protocol of training; return the record.
 
-    The last weights' record takes the place of the run's; that of the best goes to SEED.best.json, that of another
-    split than the run's own to SEED.SPLIT.json, that of other data to SEED.other-data-DIGEST.json. Raises UserError.
+    The record of the last weights replaces the run's own. That of the best weights goes to SEED.best.json, that of a
+    split other than the run's own to SEED.SPLIT.json, that of other data to SEED.other-data-DIGEST.json. Raises
+    UserError.
     """
     run = open_run(folder, weights, data_root)
     other = [weights] * (weights != "last") + [split] * (split not in ("", run.config.data.val_split))
@@ -112,7 +113,7 @@ def evaluate_run(folder: Path, weights: str = "last", data_root: str = "", split
 
 
 def _stamp() -> dict[str, Any]:
-    """Stamp of an evaluation; the record's own device, threads and commit are those of the training."""
+    """Return the stamp of an evaluation; the record's own device, threads and commit are those of the training."""
     return evaluate.stamp() | {"threads": torch.get_num_threads()}
 
 
@@ -127,12 +128,12 @@ class Outcome:
     """Folder of the PNGs."""
     images: Split
     record: dict[str, Any] | None
-    """None where the split has no truth, or none was asked for; written by process 0, read by all."""
+    """The record, written by process 0 and read by all; None if the split has no truth or none was wanted."""
     other_data: str
-    """Kinds of data that differ from the run's; empty if none is known to."""
+    """Kinds of data that differ from the run's; empty if none is known to differ."""
 
     def sentence(self) -> str:
-        """Say what was measured, and where it lies."""
+        """Return a text that says what was measured and where it lies."""
         split, where = self.images.name, f"predictions: {self.folder}"
         where += f"\nother data than the run's: {self.other_data} differ" if self.other_data else ""
         if self.record is None:
@@ -149,14 +150,15 @@ class Outcome:
 def run(
     request: Request, protocol: Protocol, truth: bool = True, check: Callable[[Split], None] | None = None
 ) -> Outcome:
-    """Predict a split by a final protocol: PNGs to RUN/predictions/PROTOCOL-SPLIT (or `save`), then the record.
+    """Predict a split by a final protocol: write PNGs to RUN/predictions/PROTOCOL-SPLIT (or `save`), then the record.
 
-    The record goes to OUTPUT/DATASET/VARIANT/SEED.PROTOCOL.json, its counts beside it; a split without masks, or
-    `truth` False, has none. Other data than the run's own go by names of their own, which end in other-data-DIGEST.
-    Process r of w takes the images r, r + w, ...; whole PNGs of the same settings, weights and photographs are kept.
-    With the CRF the results without it come from the same pass of the network: PNGs and a record of their own, unless
-    there is no truth or PNGs go to `save`. `check` sees the images before anything is predicted. Raises UserError, and
-    Interrupted when it was asked to stop.
+    The record goes to OUTPUT/DATASET/VARIANT/SEED.PROTOCOL.json, with its counts beside it. Without masks, or with
+    `truth` False, there is none. For other data than the run's own, names end in other-data-DIGEST. Process r of w
+    takes the images r, r + w, .... Whole PNGs of the same settings, weights and photographs are kept.
+
+    With the CRF, the same pass of the network also gives the results without it: further PNGs and a further record.
+    They are left out if there is no truth or PNGs go to `save`. `check` sees the images before anything is predicted.
+    Raises UserError, and Interrupted after a request to stop.
     """
     if request.batch < 1 or (request.workers or 0) < 0:
         raise UserError("--batch must be at least 1 and --workers at least 0")
@@ -192,7 +194,7 @@ def run(
 
 @dataclass(frozen=True)
 class _Final:
-    """A final evaluation whose data are known."""
+    """A final evaluation, with the comparison of its data and the run's."""
 
     request: Request
     run: Opened
@@ -200,11 +202,11 @@ class _Final:
     data: Evaluated
 
     def path(self, protocol: Protocol) -> Path:
-        """OUTPUT/DATASET/VARIANT/SEED.PROTOCOL.json."""
+        """Return the path of its record: OUTPUT/DATASET/VARIANT/SEED.PROTOCOL.json."""
         return self.run.path("-".join([self.request.stem(protocol, val=""), *self.data.of_record()]))
 
     def shard(self, protocol: Protocol, device: torch.device) -> Shard:
-        """Choose this process's part, its folders claimed for these weights and this protocol."""
+        """Return this process's part of the images, and claim its folders for these weights and this protocol."""
         request, images = self.request, self.images
         bfloat16 = request.bfloat16 and distributed.computes_bfloat16(device)
         model = self.run.model(len(images.kit.classes), device)
@@ -218,18 +220,18 @@ class _Final:
             return folder
 
         places: Sequence[int] = range(distributed.rank(), len(images.ids), distributed.world_size())
-        if request.batch > 1 and not protocol.size:  # images of one size fill a batch
+        if request.batch > 1 and not protocol.size:  # a batch needs images of one size
             places = sorted(places, key=lambda place: limited(upright_size(images.files[place]), protocol.longest))
         both = protocol.crf and images.masks and not request.save
         plain = claimed(replace(protocol, crf=None)) if both else None
         return Shard(model, images, places, protocol, claimed(protocol), device, bfloat16, request.batch, plain)
 
     def save(self, shard: Shard, images: list[Counts], seconds: float) -> None:
-        """Write the counts of all processes and the record; the evaluation took `seconds`.
+        """Write the record and the counts of all processes; the evaluation took `seconds`.
 
-        The protocol is named final where the tables may set it beside the papers' numbers: the data set's own protocol,
-        its scales and flip, the whole CRF, last weights, split val, the run's own data. Departures are added to the
-        name.
+        A protocol is named final if the tables may show it beside the papers' numbers: the data set's own protocol with
+        its scales and flip, the whole CRF, last weights, split val, the run's own data. The name of any other protocol
+        lists its departures.
         """
         config, listed, counted = self.run.config, self.images, Counts()
         for image in images:
@@ -257,8 +259,8 @@ class _Final:
 
 
 def crf_workers(wanted: int | None, protocol: Protocol) -> int:
-    """CRF processes beside this one: as many as wanted; None: one a core, shared by the processes on this machine, or
-    none without CRF."""
+    """Return the number of CRF processes beside this one: as many as `wanted`. None: one for each core, divided among
+    the processes on this machine; none without CRF."""
     if wanted is not None or not protocol.crf:
         return wanted or 0
     return max(1, process.cores() // distributed.local_world_size())

@@ -14,11 +14,10 @@ from wsss.paths import UserError, note
 
 
 def score(predictions: Path, truth: Path, classes: int, ids: Path | None = None) -> dict[str, Any]:
-    """Scores in percent of index PNGs in `predictions` against those of `truth` that the list `ids` names, or all;
-    `classes` counts background.
+    """Return the scores, in percent, of the index PNGs in `predictions` against those in `truth`.
 
-    Ids as in `names.read_ids`; without a list those of all PNGs at any depth of `truth`. Raises UserError for a folder
-    without PNGs, a missing prediction, sizes that differ and values out of range.
+    `classes` includes background. `ids` is a list as `names.read_ids` reads it; None: all PNGs at any depth of `truth`.
+    Raises UserError for a folder without PNGs, a missing prediction, sizes that differ or values out of range.
     """
     if not 2 <= classes <= IGNORE:
         raise UserError(f"--num-classes is {classes}, but must lie between 2 and {IGNORE}, background included")

@@ -1,5 +1,5 @@
-"""Predictions of a split, streamed: network -> CRF workers -> index PNGs and counts. Memory does not grow with the
-split, and nothing but PNGs reaches the disk."""
+"""Predictions of a split as a stream: network -> CRF workers -> index PNGs and counts. Memory does not grow with the
+split, and only PNGs are written to disk."""
 
 import multiprocessing
 import threading
@@ -28,7 +28,7 @@ from wsss.protocols import Protocol, Size, limited
 
 @dataclass(frozen=True)
 class Shard:
-    """One process's part of the work: the images of `places`, with all that scores them."""
+    """One process's part of the work: the images at `places`, with the network and the settings to predict them."""
 
     model: SegmentationModel
     images: Split
@@ -39,12 +39,12 @@ class Shard:
     device: torch.device
     bfloat16: bool
     batch: int
-    """Consecutive images of one size that go through the network at once; `places` bring them together."""
+    """Number of consecutive images of one size that go through the network at once; `places` are sorted for it."""
     plain: Path | None = None
-    """Folder of PNGs without the CRF, made beside those with it."""
+    """Folder of further PNGs, without the CRF; None: none are made."""
 
     def jobs(self, stop: threading.Event) -> Iterator[Job]:
-        """Yield the work that is left for each image, in order: all of it, or only the counting."""
+        """Yield the work that is left for each image, in order: all of it, or only counting if its PNGs are whole."""
         for shape, group in groupby(self._photographs(stop), key=lambda item: self._group(*item)):
             waiting: list[tuple[int, Image.Image]] = []
             for place, photograph in group:
@@ -65,7 +65,7 @@ class Shard:
             yield place, read_image(self.images.files[place])
 
     def _group(self, place: int, photograph: Image.Image) -> tuple[int, int] | None:
-        """Find the size that the network sees, or None where the PNG is whole."""
+        """Return the size that the network sees, or None if the PNGs are whole."""
         paths, classes = [self._path(place, folder) for folder in self.folders], len(self.images.kit.classes) + 1
         if all(path.is_file() and not predictions.fault(path, photograph.size, classes) for path in paths):
             return None
@@ -84,7 +84,7 @@ class Shard:
         return folder / f"{self.images.ids[place]}.png"
 
     def _scored(self, waiting: list[tuple[int, Image.Image]], stop: threading.Event) -> Iterator[Job]:
-        """Yield the jobs of a batch: probabilities for the CRF, or labels. A stop is heard between two passes."""
+        """Yield the jobs of a batch: probabilities for the CRF, or labels. Can stop between two passes."""
 
         def network(image: Tensor) -> Tensor:
             if stop.is_set():
@@ -96,7 +96,7 @@ class Shard:
         sizes = [photograph.size[::-1] for photograph in smaller]
         combined = multi_scale.scores(network, self.model.normalise(image), sizes, self.protocol, self.model.patch)
         for (place, photograph), seen in zip(waiting, smaller, strict=True):
-            logits = combined.pop(0)
+            logits = combined.pop(0)  # out of the list, so that its memory is freed with the job
             if self.protocol.crf:
                 probability, pixels = logits.softmax(0).cpu().numpy(), np.asarray(seen)
                 yield self._job(place, photograph.size, probability, pixels)
@@ -104,7 +104,7 @@ class Shard:
                 yield self._job(place, photograph.size, logits.argmax(0).byte().cpu().numpy())
 
     def network(self, image: Tensor) -> Tensor:
-        """Segmentation logits of one pass."""
+        """Return the segmentation logits of one pass."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             return self.model(image).segmentation
 
@@ -117,16 +117,16 @@ class Shard:
 
 
 def finish(shard: Shard, workers: int) -> list[Finished]:
-    """Predict and count the images of a shard by `workers` processes beside this one (0: by this one).
+    """Predict and count the images of a shard; `workers` processes beside this one finish them (0: this one does).
 
-    Ctrl-C and SIGTERM let what is under way come to its end, then raise Interrupted; what is not at its end within
-    `process.GRACE` seconds, one large photograph say, is given up. On disk are whole PNGs only.
+    After Ctrl-C or SIGTERM, images under way are finished, then Interrupted is raised. What takes more than
+    `process.GRACE` seconds, such as one large photograph, is given up. Only whole PNGs are on disk.
     """
     process.keep_freed()
     stopped = f"stopped; the PNGs in {shard.folder} are whole, and the same words go on from there"
 
     def leave() -> str:
-        for child in multiprocessing.active_children():  # in the CRF's C code they hear no SIGTERM
+        for child in multiprocessing.active_children():  # in the CRF's C code they cannot react to SIGTERM
             child.kill()
             child.join()
         for folder in shard.folders:

@@ -34,8 +34,8 @@ def require_voc_test(images: Split) -> None:
 
 
 def _validate(folder: Path, images: Split) -> None:
-    """Raise UserError, naming up to three faults, unless `folder` holds just one right PNG for each image: of its size,
-    with VOC's palette, its values classes."""
+    """Raise UserError, naming up to three faults, unless `folder` holds exactly one right PNG for each image. A right
+    PNG has the image's size, VOC's palette, and only classes as values."""
     classes, faults = len(images.kit.classes) + 1, []
     for name, file in zip(images.ids, tqdm(images.files, desc="check", unit="image", leave=False), strict=True):
         faults.append(predictions.fault(folder / f"{name}.png", read_image(file).size, classes))
@@ -50,7 +50,7 @@ def _validate(folder: Path, images: Split) -> None:
 def pack(folder: Path, images: Split, output: Path) -> None:
     """Check the PNGs of `folder` and write them to the .tar.gz `output`, whole or not at all.
 
-    The same PNGs give the same bytes: members in the order of their names, without times and owners. Raises UserError.
+    The same PNGs give the same bytes: members are sorted by name and have no times or owners. Raises UserError.
     """
     _validate(folder, images)
     with (

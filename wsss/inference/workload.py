@@ -1,4 +1,4 @@
-"""Estimate what a final evaluation takes, before it begins: sizes, tokens, time and memory."""
+"""Estimate the cost of a final evaluation before it begins: sizes, tokens, time and memory."""
 
 import math
 import sys
@@ -19,58 +19,58 @@ from wsss.inference.stream import Shard
 from wsss.paths import UserError
 from wsss.protocols import Protocol, Size
 
-# Bytes, from peaks of resident memory measured on drawn photographs and on VOC's (ViT-Ti and ViT-B, 3 and 21 classes,
-# 500 x 375 to 2000 x 1500 pixels); they are met within a third.
+# Fitted to peaks of resident memory on drawn photographs and on VOC's (ViT-Ti and ViT-B, 3 and 21 classes, 500 x 375 to
+# 2000 x 1500 pixels). The estimates lie within a third of the measured peaks.
 _TOKEN_FLOATS = 26
 """Floats that a pass of the network holds at its peak, for each token of an image and each number in a token."""
 _LOGIT_MAPS = 6
-"""Maps of one image's logits, of the photograph's size, that are held at once while scales and mirrors are combined."""
+"""Copies of one image's logits, at the photograph's size, held at once while scales and mirror images are combined."""
 _CRF_PIXEL, _CRF_LOGIT = 200, 48
 """Bytes that a CRF takes for each pixel, and for each pixel and class."""
 _FEW = 8
-"""Classes of a CRF that merges the others, for its time; its memory is taken for that of all."""
+"""Classes that the time of a CRF with merged classes is estimated for; its memory is estimated for all classes."""
 _LIMITS = (4096, 3072, 2048, 1536, 1024, 768, 512)
-"""Longer sides to propose where a photograph is too large."""
+"""Longer sides to propose if a photograph is too large."""
 _COMMON = 1024
-"""A longer side above this is larger than any photograph of VOC or COCO, which have at most 640 pixels."""
+"""Longer side above which --longest is mentioned; photographs of VOC and COCO have at most 640 pixels."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The photographs that are still to be predicted, and by what."""
+    """The photographs that are still to be predicted, and what decides the cost."""
 
     names: Sequence[str]
     sizes: Sequence[Size]
-    """Width and height of each as it is stored, which may be lying on its side."""
+    """Width and height of each photograph, upright."""
     protocol: Protocol
     classes: int
-    """With background."""
+    """Background included."""
     patch: int
     width: int
     """Width of a token."""
     batch: int
     workers: int
-    """CRF processes beside each of the `processes`; 0: none beside it."""
+    """CRF processes beside each of the `processes`; 0: none."""
     processes: int
-    """On this machine."""
+    """Processes on this machine."""
     accelerator: int | None = None
     """Free bytes of the accelerator that the network runs on; None: it runs on the host."""
 
     def _seen(self) -> list[Size]:
-        """Height and width of each photograph as the CRF sees it."""
+        """Return height and width of each photograph as the CRF sees it."""
         return [protocols.limited(size, self.protocol.longest)[::-1] for size in self.sizes]
 
     def largest(self) -> int:
-        """Number of the photograph with the most pixels."""
+        """Return the index of the photograph with the most pixels."""
         return max(range(len(self.sizes)), key=lambda number: math.prod(self.sizes[number]))
 
     def tokens(self, size: Size, scale: float) -> int:
-        """Patch tokens of a photograph of (height, width), at a scale."""
+        """Count the patch tokens of a photograph of `size` (height, width) at a scale."""
         size = (self.protocol.size, self.protocol.size) if self.protocol.size else size
         return math.prod(side // self.patch for side in protocols.scaled_size(size, scale, self.patch))
 
     def network_bytes(self) -> int:
-        """Peak of the largest batch in the network and of combining its logits, of one process."""
+        """Estimate the peak memory of one process for the network's largest batch and the combination of its logits."""
         pixels = max(map(math.prod, self._seen()))
         scale, passes = max(self.protocol.scales), self.batch * (2 if self.protocol.flip else 1)
         tokens = max(self.tokens(size, scale) for size in self._seen())
@@ -79,7 +79,7 @@ class Plan:
         return 4 * _TOKEN_FLOATS * tokens * self.width * passes + images + 4 * maps * self.classes * pixels
 
     def crf_bytes(self) -> int:
-        """Peak of the CRF of one process with its workers: the largest photographs at once, the next ones waiting."""
+        """Estimate the CRF's peak memory in one process and its workers: largest photographs, next ones waiting."""
         if not self.protocol.crf:
             return 0
         pixels = sorted(map(math.prod, self._seen()), reverse=True)
@@ -88,14 +88,14 @@ class Plan:
         return working * (_CRF_PIXEL + _CRF_LOGIT * self.classes) + 4 * self.classes * sum(waiting)
 
     def bytes(self) -> int:
-        """Peak of all processes on this machine."""
-        # without workers beside it, a process either scores or refines; it keeps what it has freed
+        """Estimate the peak memory of all processes on this machine."""
+        # Without workers a process either scores or refines. It keeps freed memory, so the larger of both counts.
         network, crf = self.network_bytes() * (self.accelerator is None), self.crf_bytes()
         return self.processes * (network + crf if self.workers else max(network, crf))
 
     @classmethod
     def of(cls, shard: Shard, workers: int) -> "Plan":
-        """Plan the work that is left of all processes' shards; only headers of photographs are read. Raises
+        """Plan the work that is left in the shards of all processes. Reads only headers of photographs. Raises
         UserError."""
         images, processes = shard.images, distributed.local_world_size()
         left = [number for number, name in enumerate(images.ids) if not (shard.folder / f"{name}.png").is_file()]
@@ -113,8 +113,8 @@ class Plan:
         )
 
     def refuse(self, free: int) -> None:
-        """Raise UserError, with a limit that would fit, if the plan takes more than `free` bytes, or its network more
-        than the accelerator has."""
+        """Raise UserError if the plan takes more than `free` bytes, or its network more than the accelerator has. The
+        message names a limit that would fit."""
         if self._fits(free):
             return
         number = self.largest()
@@ -138,7 +138,7 @@ class Plan:
         return self.bytes() <= free and (self.accelerator is None or self.network_bytes() <= self.accelerator)
 
     def sentence(self, expected: float, split: str) -> str:
-        """Size and tokens of the largest photograph, time and memory of the whole."""
+        """Describe the plan: size and tokens of the largest photograph, time (`expected` seconds) and memory in all."""
         number, count = self.largest(), len(self.sizes)
         seen, scale = self._seen()[number], max(self.protocol.scales)
         scaled = f", scaled down to {_pixels(seen[::-1])}" if seen[::-1] != self.sizes[number] else ""
@@ -155,7 +155,7 @@ class Plan:
         )
 
     def seconds(self, shard: Shard) -> float:
-        """Expected seconds: small passes of the network and a small CRF are timed, and scaled by tokens and pixels."""
+        """Estimate the seconds: time small passes of the network and a small CRF, and scale by tokens and pixels."""
         token, pair = _pass_seconds(shard)
         counts = [self.tokens(size, scale) for size in self._seen() for scale in self.protocol.scales]
         network = (
@@ -168,14 +168,15 @@ class Plan:
             * sum(map(math.prod, self._seen()))
             / (max(1, self.workers) * distributed.world_size())
         )
+        # Beside a GPU the CRF workers run at the same time; on a CPU they share its cores with the network.
         return max(network, crf) if shard.device.type == "cuda" and self.workers else network + crf
 
 
 def prepare(shard: Shard, workers: int, fixed: bool) -> int:
-    """Say what the shard's evaluation takes; returns the CRF processes, which are `workers` or, where memory is too
-    small and they are not `fixed`, fewer. All processes get the answer of process 0.
+    """Print what the evaluation takes, and return the number of CRF processes to use.
 
-    Raises UserError where the largest photograph does not fit into memory.
+    These are `workers`, or fewer if memory is too small and the number is not `fixed`. All processes get the answer of
+    process 0. Raises UserError if the largest photograph does not fit into memory.
     """
 
     def estimate() -> int:
@@ -192,7 +193,7 @@ def prepare(shard: Shard, workers: int, fixed: bool) -> int:
 
 
 def available() -> int:
-    """Bytes of memory that this process and those it starts may still take: what is free, or less in a container."""
+    """Return the bytes of memory that this process and its children may still take: free ones, fewer in a container."""
     free, resident = psutil.virtual_memory().available, psutil.Process().memory_info().rss
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # control groups, version 2 and 1
         path = Path("/sys/fs/cgroup") / name
@@ -203,21 +204,22 @@ def available() -> int:
 
 @torch.inference_mode()
 def _pass_seconds(shard: Shard) -> tuple[float, float]:
-    """Seconds of a pass for each token and for each pair of tokens: attention grows with the square."""
+    """Measure the seconds of a pass for each token and each pair of tokens (attention grows with their square)."""
     spent, (few, many) = {}, (14, 28)
     for side in (few, few, many):  # the first one warms up
         image = torch.zeros(1, 3, side * shard.model.patch, side * shard.model.patch, device=shard.device)
         started = time.perf_counter()
         shard.network(image).sum().item()  # waits for a GPU
         spent[side] = (time.perf_counter() - started) / side**2
-    # at best attention runs at the rate of the other products: 4 n d operations a token beside 24 d^2
+    # Lower bound of `pair`: attention runs at best at the rate of the other products. It takes 4 n d operations a token
+    # beside their 24 d^2 (n tokens of width d).
     slowest = spent[many] / (6 * shard.model.encoder.embed_dim + many**2)
     pair = max(slowest, (spent[many] - spent[few]) / (many**2 - few**2))
     return max(0.0, spent[many] - pair * many**2), pair
 
 
 def _crf_seconds(plan: Plan, shard: Shard) -> float:
-    """Core seconds of a CRF for each pixel, from a small copy of the first photograph."""
+    """Measure the core seconds of a CRF for each pixel, on a small copy of the first photograph."""
     place = shard.images.ids.index(plan.names[0])
     photograph = pictures.read_image(shard.images.files[place])
     photograph = photograph.resize(protocols.limited(photograph.size, 192))
@@ -238,7 +240,7 @@ def _bytes(count: int) -> str:
 
 
 def _duration(expected: float) -> str:
-    """Words for seconds: minutes, or from two hours on hours."""
+    """Write seconds as minutes, or as hours from two hours on."""
     if expected < 90:
         return "a minute"
     return f"{expected / 60:.0f} minutes" if expected < 7200 else f"{expected / 3600:.1f} hours"
