@@ -1,4 +1,5 @@
-"""Tables of an experiment: its rows by their numbers, and each against one of them on the same images. No torch."""
+"""Tables of an experiment: the numbers of its rows, and their differences to one of them on the same images. No
+torch."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -35,15 +36,15 @@ _QUANTITIES = (
     ("aux CAM", "aux_cam.miou_headline"),
     ("segmentation", "segmentation.miou_headline"),
 )
-"""What a run's own record says, by the protocol of evaluation in training."""
+"""Columns from a run's own record, made by the protocol of evaluation in training: title and result."""
 UNLIKE = " No seed is common to all on one processor, so that each shows its own seeds: they are not to be compared."
 BRACKETS = "In brackets: 95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
 
 
 def numbers(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
-    """A line for each row: mean and deviation over the seeds that all rows share, and a bootstrap interval over images.
+    """Tabulate the rows: mean and deviation over the seeds that all rows share, and a bootstrap interval over images.
 
-    Raises UserError if records of the experiment were not all measured on the same images.
+    Raises UserError if the records of the experiment were not all measured on the same images.
     """
     columns = [(title, _TRAINING, key) for title, key in _QUANTITIES]
     columns += [(final.label, final.name, "segmentation.miou_headline") for final in experiment.finals]
@@ -62,7 +63,7 @@ def numbers(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
         rows.append((row.label, *cells))
         if MISSING in rows[-1]:
             trained = MISSING not in rows[-1][1 : len(_QUANTITIES) + 1]
-            time = minutes(experiment, row.variant, runs)[trained]  # what is left: all, or the finals
+            time = minutes(experiment, row.variant, runs)[trained]  # of what is still to run: all, or the finals
             finals = " by the final protocol" * trained
             idle.append(f"{row.label}{finals} ({'not timed' if time is None else f'{time:.0f} minutes a seed'})")
     shown = sum(sum(groups.values(), []), [])
@@ -87,29 +88,29 @@ def numbers(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a row of an experiment lies above the row `against`: pairs of runs of one draw, by one protocol."""
+    """The difference of a row of an experiment to the row `against`, by one protocol, from pairs of runs."""
 
     row: str
     endpoint: str
     kind: str
     pairs: Pairs
     planned: int
-    """Seeds that the experiment asks of the row."""
+    """Number of seeds that the experiment asks of the row."""
     primary: bool
-    """Whether it is tested: segmentation and CAM by the protocol of evaluation in training, which has no CRF."""
+    """Whether it is tested. Only segmentation and CAM by the protocol of training are; that protocol has no CRF."""
 
     @property
     def points(self) -> list[float]:
-        """The differences of headline mIoU in points of percent, one a pair."""
+        """Return the differences of headline mIoU in points of percent, one for each pair."""
         key = f"{self.kind}.miou_headline"
         return [records.value(first, key) - records.value(second, key) for first, second in self.pairs]
 
 
 def compared(experiment: Experiment, runs: Sequence[Record]) -> list[Difference]:
-    """Every other row against the row `against`, a `Difference` for each endpoint that both have, over all runs of one
-    seed on one kind of processor with one number of threads.
+    """Compare every other row with the row `against`: a `Difference` for each endpoint that both have.
 
-    Raises UserError if records of a pair differ in images, masks or protocol.
+    A pair is two runs of one seed on one kind of processor with one number of threads. Raises UserError if records of
+    a pair differ in images, masks or protocol.
     """
     base = next(row for row in experiment.rows if row.label == experiment.against)
     gains = []
@@ -126,11 +127,11 @@ def compared(experiment: Experiment, runs: Sequence[Record]) -> list[Difference]
 
 
 def differences(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
-    """A line for each other row and endpoint: mean of the paired differences to the row `against`, its t interval over
-    seeds and, of the primary endpoints, p over seeds after Holm's correction within the table.
+    """Tabulate the differences to the row `against`, a line for each other row and endpoint.
 
-    The note says where the seeds ran, and as a footnote the test over images with what it cannot tell. Raises UserError
-    if records of a pair differ in images, masks or protocol.
+    A line has the mean of the paired differences and its t interval over seeds. Primary endpoints also have p over
+    seeds, after Holm's correction within the table. The note says where the seeds ran. Its footnote gives the test over
+    images, and what that cannot tell. Raises UserError if records of a pair differ in images, masks or protocol.
     """
     lines = compared(experiment, runs)
     tests = [over_seeds(line.points) for line in lines]
@@ -179,8 +180,8 @@ def _title(experiment: Experiment, runs: Sequence[Record]) -> str:
 
 
 def minutes(experiment: Experiment, variant: str, runs: Sequence[Record]) -> tuple[float | None, float | None]:
-    """Minutes of a run with its final evaluations, as far as those are timed, and of these alone; None where nobody has
-    timed one. Means over records of the variant, else of the other rows."""
+    """Return the minutes of a run with its final evaluations (if these are timed), and of the latter alone; None if
+    nobody has timed one. These are means over records of the variant, or else of the other rows."""
     variants = {row.variant for row in experiment.rows}
     known = [r for r in runs if r["dataset"] == experiment.dataset and r["variant"] in {variant, *variants}]
     chosen = [r for r in known if r["variant"] == variant] or known
@@ -194,24 +195,24 @@ def minutes(experiment: Experiment, variant: str, runs: Sequence[Record]) -> tup
 
 
 def groups_of(runs: Sequence[Record], experiment: Experiment, protocol: str = _TRAINING) -> list[list[Record]]:
-    """For each row its records by `protocol`, of the seeds that all measured rows share."""
+    """Return each row's records by `protocol`, of the seeds that all measured rows share."""
     return records.comparable(
         [records.select(runs, experiment.dataset, row.variant, protocol) for row in experiment.rows]
     )
 
 
 def share_draws(groups: Iterable[Sequence[Record]]) -> bool:
-    """Whether all groups that have runs have those of the same seeds, processor and threads."""
+    """Return whether all groups have runs of the same seeds, processor and threads; empty groups are ignored."""
     return len({frozenset(map(records.pairing_key, group)) for group in groups if group}) < 2
 
 
 def cell(runs: Sequence[Record], key: str) -> str:
-    """Mean and deviation over seeds of the result at `key`, with the widest bootstrap interval where there are any."""
+    """Write the result at `key`: mean and deviation over seeds, and a bootstrap interval if every run has one."""
     if not runs:
         return MISSING
     decoders = (record["config"].get("segmentation", {}).get("weight", 1) for record in runs)
     if "segmentation" in key.split(".") and not all(decoders):
-        return ABSENT  # classification alone leaves the decoder as it starts
+        return ABSENT  # plain classification trains no decoder
     if not all(records.has(record, key) for record in runs):
         return ABSENT if key.startswith("subspaces.") else NOT_MEASURED  # a run without Module A has no subspaces
     text = mean_text(summarise(runs, key))
@@ -223,9 +224,9 @@ def cell(runs: Sequence[Record], key: str) -> str:
 
 
 def interval_over_images(record: Record, key: str) -> Sequence[float] | None:
-    """Look up the 95 % bootstrap interval of the result at `key`; None where it is not defined.
+    """Return the 95 % bootstrap interval of the result at `key`; None if it is not defined.
 
-    Earlier records have one of the mean over all present classes where a class is rare, too: it is left out.
+    Earlier records have an interval of the mean over all present classes even if a class is rare. It is left out.
     """
     kind, _, last = key.partition(".")
     if not records.has(record, f"{key}_interval"):
@@ -235,7 +236,7 @@ def interval_over_images(record: Record, key: str) -> Sequence[float] | None:
 
 
 def _over_images(line: Difference) -> float | None:
-    """p of swapping the results of images, see `statistics.paired`; None where counts by image are missing."""
+    """Return p of the test that swaps the results of images (`statistics.paired`); None without per-image counts."""
     if not line.primary:
         return None
     counts = [[headline_counts(record, line.kind) for record in pair] for pair in line.pairs]

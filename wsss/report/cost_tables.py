@@ -20,12 +20,12 @@ _UNKNOWN = "not known"
 
 
 def _launcher(dataset: str) -> str:
-    """Command that starts as many processes as the base had GPUs."""
+    """Return the command that starts as many processes as the base had GPUs."""
     return f"torchrun --nproc_per_node {costs.base_time(dataset).gpus} -m wsss"
 
 
 def _base_table(benches: Sequence[_Bench]) -> Table:
-    """Table of what the base's authors state, and what follows from it; takes no benches."""
+    """Tabulate what the base's authors state, and what follows from it. Uses no benches."""
     columns = [_base_column(dataset) for dataset in BENCHMARKS]
     names = columns[0].keys()
     rows = tuple((name, *(column[name] for column in columns), _DERIVED[name]) for name in names)
@@ -62,11 +62,11 @@ _DERIVED = {
     "GPU seconds an image and step": "GPU hours / (steps x images)",
     "TFLOP/s a GPU": "TFLOP an image and step / GPU seconds",
 }
-"""Lines of the table of the base, and where each comes from."""
+"""Line of the table of the base -> where it comes from."""
 
 
 def _runs_table(benches: Sequence[_Bench]) -> Table:
-    """Make a table, a line for all presets of the benchmarks that take the same; takes no benches."""
+    """Tabulate the costs of the benchmarks' presets; presets of equal cost share a line. Uses no benches."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in (f"{dataset}{kind}" for dataset in BENCHMARKS for kind in _KINDS):
         config = PRESETS[name]
@@ -96,7 +96,7 @@ def _runs_table(benches: Sequence[_Bench]) -> Table:
 
 
 def _ablations_table(benches: Sequence[_Bench]) -> Table:
-    """Make a table, a line an experiment of the benchmarks, and their sum with every run once; takes no benches."""
+    """Tabulate the costs of the benchmarks' experiments, and their sum with every run once. Uses no benches."""
     rows = []
     for dataset in BENCHMARKS:
         experiments = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset == dataset}
@@ -117,7 +117,7 @@ def _ablations_table(benches: Sequence[_Bench]) -> Table:
 
 
 def _evaluation_table(benches: Sequence[_Bench]) -> Table:
-    """Make a table, a line an evaluation: counted operations, and the CRF as an `infer` record measured it."""
+    """Tabulate evaluations, a line each: counted operations, and the CRF as an `infer` record measured it."""
     of_voc = (bench for bench in benches if bench["bench"] == "infer" and bench["protocol"] == "voc")
     measured = next((bench for bench in of_voc if bench["crf"] and not bench.get("crf_merge")), None)
     rows = []
@@ -158,7 +158,7 @@ def _crf(measured: _Bench | None, dataset: str, images: int) -> tuple[str, str]:
 
 
 def _memory_table(benches: Sequence[_Bench]) -> Table:
-    """Make a table, a line a measured training step: its peak memory, and what of it is kept from step to step."""
+    """Tabulate measured training steps, a line each: peak memory, and the part kept from step to step."""
     rows = []
     for bench in benches:
         options = "-checkpointing" * bench.get("activation_checkpointing", False)
@@ -177,7 +177,7 @@ def _memory_table(benches: Sequence[_Bench]) -> Table:
 
 
 def _disk_table(benches: Sequence[_Bench]) -> Table:
-    """Make a table, a line a data set: the size of a run's folder; takes no benches."""
+    """Tabulate the size of a run's folder, a line for each data set. Uses no benches."""
     rows = []
     for dataset in BENCHMARKS:
         whole, trained = costs.Run(PRESETS[dataset]).parameters()

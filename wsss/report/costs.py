@@ -13,7 +13,7 @@ from wsss.schedule import classification_steps
 from wsss.settings import override
 
 _PREFIX = 1
-"""Class token."""
+"""Number of class tokens."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Vit:
     depth: int
     patch: int
     grid: int
-    """Side of its position grid."""
+    """Side of the grid of its position embeddings."""
 
 
 VITS = {name: Vit(768, 12, 16, 14) for name in ("vit_base_patch16_224", "deit_base_patch16_224")}
@@ -33,7 +33,7 @@ VITS = {name: Vit(768, 12, 16, 14) for name in ("vit_base_patch16_224", "deit_ba
 
 @dataclass(frozen=True)
 class Pass:
-    """Passes of the encoder on one photograph's images of one size."""
+    """Passes of the encoder over one photograph's images of one size."""
 
     height: int
     width: int
@@ -42,7 +42,7 @@ class Pass:
     decoder: bool = False
 
     def tokens(self, patch: int) -> int:
-        """Patch tokens of one image."""
+        """Count the patch tokens of one image."""
         return (self.height // patch) * (self.width // patch)
 
 
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def vit(self) -> Vit:
-        """Size of the backbone. Raises UserError for one that no benchmark preset has."""
+        """Return the size of the backbone. Raises UserError for one that no benchmark preset has."""
         model = self.config.model
         name = model.backbone.partition(".")[0]
         if name not in VITS or model.width or model.depth or model.patch_size:
@@ -70,6 +70,7 @@ class Run:
         if "cam" not in config.needs:
             return parts
         for scale in config.cam.scales:
+            # An image and its mirror image. At scale 1 the main pass serves as the first.
             side = int(crop * scale)
             parts.append(Pass(side, side, 2 if self.repeated or scale != 1 else 1, False))
         if "views" in config.needs:
@@ -79,24 +80,24 @@ class Run:
         return parts
 
     def validation_passes(self) -> list[Pass]:
-        """List the passes of one photograph where training evaluates: the segmentation, and the CAM at its scales."""
+        """List the passes of one photograph in a validation: the segmentation, and the CAM at its scales."""
         size = self.config.augment.squashed
         changes = {"augment.crop": size, "augment.local_size": 1, "class_contrast.weight": 0.0}
         first, *cams = Run(override(self.config, changes)).passes()
         return [Pass(first.height, first.width, 1, False, decoder=True), *cams]
 
     def tokens(self) -> tuple[int, int]:
-        """Count the patch tokens that go forward and backward, of one photograph and step."""
+        """Count the patch tokens of one photograph in a step: those that go forward, and those that go backward."""
         patch = self.vit.patch
         parts = [(item.images * item.tokens(patch), item.gradient) for item in self.passes()]
         return sum(count for count, _ in parts), sum(count for count, gradient in parts if gradient)
 
     def step_tflop(self) -> float:
-        """Operations (10^12) of a step with all its images, every term on."""
+        """Count the operations (10^12) of a step with all its images and every term on."""
         return self.config.optim.batch * tflop(self.passes(), self.vit, self._classes)
 
     def pflop(self) -> float:
-        """Operations (10^15) of the whole run; the base, `repeated`, is taken to compute every pass in every step."""
+        """Count the operations (10^15) of the whole run; the base (`repeated`) computes every pass in every step."""
         config, plain = self.config, 0 if self.repeated else classification_steps(self.config)
         main = config.optim.batch * tflop(Run(config).passes()[:1], self.vit, 0) if plain else 0.0
         return (plain * main + (config.optim.steps - plain) * self.step_tflop()) / 1e3
@@ -107,7 +108,7 @@ class Run:
         return Run(override(self.config, same), repeated=True)
 
     def rate(self) -> float:
-        """Operations (10^12) a second and GPU in the base's published time, everything else in it included."""
+        """Return the operations (10^12) per second and GPU in the base's published time, all other work included."""
         return 1e3 * self.base().pflop() / base_time(self.config.data.name).gpu_seconds
 
     def hours(self) -> tuple[float, float]:
@@ -116,7 +117,7 @@ class Run:
         return whole * self.pflop() / self.base().pflop(), whole
 
     def parameters(self) -> tuple[int, int]:
-        """Count the parameters of the whole model, and those that are trained."""
+        """Count the parameters of the whole model, and the trained ones."""
         return parameters(self.config, self.vit, self._classes)
 
     @property
@@ -125,8 +126,11 @@ class Run:
 
 
 def tflop(parts: Sequence[Pass], vit: Vit, classes: int) -> float:
-    """10^12 floating point operations of passes: linear layers, attention, patch embedding and decoder; a backward pass
-    counts as two forward ones, of the embedding as one, since pixels need no gradient. The heads are left out."""
+    """Count the floating point operations (10^12) of passes: linear layers, attention, patch embedding and decoder.
+
+    A backward pass counts as two forward ones. That of the embedding counts as one: pixels need no gradient. The heads
+    are left out.
+    """
     total = 0.0
     for item in parts:
         patches = item.tokens(vit.patch)
@@ -139,19 +143,19 @@ def tflop(parts: Sequence[Pass], vit: Vit, classes: int) -> float:
 
 
 def _decoder_size(vit: Vit, classes: int, width: int | None = None) -> int:
-    """Parameters of the decoder."""
+    """Count the parameters of the decoder."""
     hidden = width or min(512, vit.width)
     return 9 * vit.width * hidden + 9 * hidden**2 + hidden * (classes + 1)
 
 
 def evaluation_passes(height: int, width: int, scales: tuple[float, ...], patch: int) -> list[Pass]:
-    """Passes of one photograph in a final evaluation: each scale with its mirror image."""
+    """List the passes of one photograph in a final evaluation: each scale with its mirror image."""
     sizes = [protocols.scaled_size((height, width), scale, patch) for scale in scales]
     return [Pass(*size, 2, False, decoder=True) for size in sizes]
 
 
 def parameters(config: Config, vit: Vit, classes: int) -> tuple[int, int]:
-    """Parameters of the whole model, and those that are trained."""
+    """Count the parameters of the whole model, and the trained ones."""
     d, h, m = vit.width, config.class_contrast.hidden, config.class_contrast.bottleneck
     blocks = vit.depth * (12 * d**2 + 13 * d)
     positions = (vit.grid**2 + _PREFIX) * d
@@ -160,7 +164,7 @@ def parameters(config: Config, vit: Vit, classes: int) -> tuple[int, int]:
     heads = (2 + extra) * classes * d + _decoder_size(vit, classes, config.model.decoder_width)
     rows = config.msc.subspaces * config.msc.dimension
     contrast = d * h + h + h**2 + h + h * m + m + rows * m
-    frozen = positions + rows + contrast + rows  # positions, the rows' norms, and the teacher head with its own
+    frozen = positions + rows + contrast + rows  # positions, the rows' norms, the teacher head with its norms
     return trunk + heads + contrast + frozen, trunk + heads + contrast
 
 
@@ -174,7 +178,7 @@ class _Published:
 
     @property
     def gpu_seconds(self) -> float:
-        """Seconds of all GPUs together."""
+        """Return the seconds of all GPUs together."""
         return 3600 * self.gpus * self.hours
 
 
@@ -187,6 +191,6 @@ def base_time(dataset: str) -> _Published:
 
 
 def sweep_hours(rows: Sequence[Row]) -> tuple[float, float]:
-    """Sum both bounds over every row and seed."""
+    """Sum the lower and the upper estimate of hours over every row and seed."""
     bounds = [Run(row.config).hours() for row in rows]
     return len(SEEDS) * sum(low for low, _ in bounds), len(SEEDS) * sum(high for _, high in bounds)

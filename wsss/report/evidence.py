@@ -1,4 +1,4 @@
-"""Figures of experiments, from records: gains, what a gain may come from, CAMs over training. No torch."""
+"""Figures of experiments, from records: gains, their possible causes, CAMs over training. No torch."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _CAUSES = (
     ("IoU of their labels, %", "agreement.label_iou"),
     ("redundancy of the subspaces, %", "subspaces.redundancy"),
 )
-"""What the modules act on."""
+"""Quantities that the modules act on: title and result."""
 _MODULES = ("base + MSC", "base + CSA", "base + both")
 _LANDING = {
     "voc-components": "VOC",
@@ -32,21 +32,21 @@ _LANDING = {
     "voc-animals-11-blocks": "photographs, 11 blocks",
     "mini-components": "drawn images",
 }
-"""Experiments of the figure of the modules -> what it calls their images."""
+"""Experiments in the figure of the modules -> its name for their images."""
 _SPAN = 10
-"""Points that an axis of shares spans at least."""
+"""Least span of an axis of shares, in points."""
 
 
 class NotMeasured(UserError):
-    """There is no record to draw; says the command that makes one."""
+    """There is no record to draw; the message names the command that makes one."""
 
 
 def differences(experiment: Experiment, runs: Sequence[Record], *others: Experiment) -> Picture:
     """Draw a forest plot: how far each row lies above the row `against`, a panel for each primary endpoint.
 
     A dot is a seed; the diamond is the mean of the paired differences, with its 95 % t interval over seeds. With
-    further experiments, lines are each one's modules. Where some rows reach far, the axis is compressed (`compress`),
-    so that small differences stay visible. Raises NotMeasured if no pair of runs is on record.
+    `others`, the lines are the modules of each experiment. If some rows reach far, the axis is compressed
+    (`compress`), so that small differences stay visible. Raises NotMeasured if no pair of runs is on record.
     """
     lines = []
     for each in (experiment, *others):
@@ -56,7 +56,7 @@ def differences(experiment: Experiment, runs: Sequence[Record], *others: Experim
     if not lines:
         raise NotMeasured(f"no pair of runs of {experiment.title} is on record; `wsss sweep` makes them")
     labels = list(dict.fromkeys(label for label, _ in lines))
-    endpoints = sorted({line.endpoint for _, line in lines}, reverse=True)  # segmentation, CAM
+    endpoints = sorted({line.endpoint for _, line in lines}, reverse=True)  # segmentation before CAM
     measured = {(label, line.endpoint) for label, line in lines}
     height = (0.5 + 0.3 * len(labels)) * len(endpoints) + 0.9
     picture, texts = Picture(figsize=(6.4, height), layout="constrained"), []
@@ -92,17 +92,18 @@ def differences(experiment: Experiment, runs: Sequence[Record], *others: Experim
 
 
 def causes(experiment: Experiment, runs: Sequence[Record]) -> Picture:
-    """Draw CAM mIoU over each cause, a panel each: a dot a run, a colour and marker a row; seeds that all rows have.
+    """Draw CAM mIoU over each possible cause, a panel each.
 
-    Every value is less its mean over the runs of the same seed and device, so that what a seed brings to all rows is
-    neither seen nor correlated. Raises NotMeasured if no run of the experiment has the result.
+    A dot is a run of a seed that all rows have; colour and marker show its row. The mean over the runs of the same seed
+    and device is subtracted from every value, so that no correlation comes from the seeds. Raises NotMeasured if no run
+    of the experiment has the result.
     """
     groups = _measured(experiment, runs, "cam.miou_headline")
     picture, texts = Picture(figsize=(7.6, 5.2), layout="constrained"), []
     panels = picture.subplots(2, 3, sharey=True)
     for axis, (title, cause) in zip(panels.flat, _CAUSES, strict=True):
         known = [(label, run) for label, group in groups.items() for run in group if records.has(run, cause)]
-        sizes = Counter(records.pairing_key(run) for _, run in known)
+        sizes = Counter(records.pairing_key(run) for _, run in known)  # a run alone would lie at its own mean
         known = [(label, run) for label, run in known if sizes[records.pairing_key(run)] > 1]
         x, y = (_less_seed_means([run for _, run in known], key) for key in (cause, "cam.miou_headline"))
         for place, label in enumerate(groups):
@@ -138,9 +139,9 @@ def _less_seed_means(runs: Sequence[Record], key: str) -> np.ndarray:
 
 
 def coverage_bars(experiment: Experiment, runs: Sequence[Record]) -> Picture:
-    """Draw the share of the distinctive part and of the rest of objects that each row's CAM covers, in percent.
+    """Draw how much each row's CAM covers of the distinctive part of objects and of the rest, in percent.
 
-    Bars are means over the seeds that all rows have, a dot is a seed. Raises NotMeasured if no run has it.
+    Bars are means over the seeds that all rows have, a dot is a seed. Raises NotMeasured if no run has the result.
     """
     groups = _measured(experiment, runs, "coverage.cam.part")
     picture, texts = Picture(figsize=(7, 0.9 + 0.45 * len(groups)), layout="constrained"), []
@@ -161,7 +162,7 @@ def coverage_bars(experiment: Experiment, runs: Sequence[Record]) -> Picture:
 
 
 def threshold_curves(experiment: Experiment, runs: Sequence[Record]) -> Picture:
-    """Draw headline mIoU over the background threshold, a panel for each layer, a colour and line a row.
+    """Draw headline mIoU over the background threshold: a panel for each layer, a line for each row.
 
     Lines are means over the seeds that all rows have, with a mark at the fixed threshold. Raises NotMeasured if no run
     of the experiment has a sweep.
@@ -169,7 +170,7 @@ def threshold_curves(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     groups = _measured(experiment, runs, "sweep.cam.miou_headline")
     picture, texts = Picture(figsize=(7.4, 4), layout="constrained"), []
     panels = picture.subplots(1, 2, sharey=True)
-    colours = (*PALETTE[:-1], BLACK)  # nobody sees a yellow line on white
+    colours = (*PALETTE[:-1], BLACK)  # a yellow line is hard to see on white
     for axis, (title, kind) in zip(panels, (("last layer's CAM", "cam"), ("aux layer's CAM", "aux_cam")), strict=True):
         for place, (label, group) in enumerate(groups.items()):
             levels = records.value(group[0], f"sweep.{kind}.thresholds")
@@ -189,10 +190,10 @@ def threshold_curves(experiment: Experiment, runs: Sequence[Record]) -> Picture:
 
 
 def extent(experiment: Experiment, runs: Sequence[Record]) -> Picture:
-    """Draw how much of the objects a CAM covers, over how much of it lies beside objects.
+    """Draw the share of the objects that a CAM covers, over the share of the CAM that lies beside objects.
 
-    Where records tell an object's distinctive part from the rest, it is the rest that counts. A dot is a run, a colour
-    and marker a row; a better CAM is further up and to the left. Raises NotMeasured if no run of the experiment has it.
+    If records separate an object's distinctive part from the rest, only the rest counts. A dot is a run; colour and
+    marker show its row. A better CAM is further up and to the left. Raises NotMeasured if no run has the result.
     """
     parts = any(records.has(run, "coverage.cam.rest") for run in runs if run["dataset"] == experiment.dataset)
     groups = _measured(experiment, runs, "coverage.cam.rest" if parts else "cam.under_activation")
@@ -207,7 +208,7 @@ def extent(experiment: Experiment, runs: Sequence[Record]) -> Picture:
         axis.plot(x, y, linestyle="", markersize=7, label=label, **_look(place))
         texts.append(f"{label} {np.mean(x):.1f} and {np.mean(y):.1f}")
     for bounds, widen in ((axis.get_xlim(), axis.set_xlim), (axis.get_ylim(), axis.set_ylim)):
-        room = max(0, _SPAN - (bounds[1] - bounds[0])) / 2  # runs that lie close together are seen to do so
+        room = max(0, _SPAN - (bounds[1] - bounds[0])) / 2  # show close runs as close
         widen(bounds[0] - room, bounds[1] + room)
     axis.set_xlabel("of the CAM beside the objects (over-activation), %")
     axis.set_ylabel(f"of the objects{' beyond the part' if parts else ''} covered, %")
@@ -219,13 +220,13 @@ def extent(experiment: Experiment, runs: Sequence[Record]) -> Picture:
 
 
 def _measured(experiment: Experiment, runs: Sequence[Record], key: str) -> dict[str, list[Record]]:
-    """Map each row to its runs with a result at `key`, of the seeds that all rows have. Raises NotMeasured."""
+    """Return row -> its runs with a result at `key`, of the seeds that all rows have. Raises NotMeasured."""
     of_rows = ablation.groups_of(runs, experiment)
     pairs = zip(experiment.rows, of_rows, strict=True)
     groups = {row.label: [record for record in group if records.has(record, key)] for row, group in pairs}
     if not any(groups.values()):
         raise NotMeasured(f"no run of {experiment.title} is on record; `wsss sweep` makes them")
-    if not ablation.share_draws(of_rows):  # means of other seeds, or of other processors, are not to be compared
+    if not ablation.share_draws(of_rows):  # means over different seeds or processors are not comparable
         raise NotMeasured(
             f"the rows of {experiment.title} share no seed on one processor; `wsss sweep` makes the others"
         )
@@ -233,15 +234,15 @@ def _measured(experiment: Experiment, runs: Sequence[Record], key: str) -> dict[
 
 
 def _look(place: int) -> dict[str, str]:
-    """Colour and marker of a row; beyond seven the colours come again, with other markers."""
+    """Return colour and marker of a row; from the eighth row on the colours repeat, with other markers."""
     return {"color": PALETTE[place % 7], "marker": "osD^vP*Xh<>p"[place % 12], "markeredgecolor": "0.2"}
 
 
 def over_training(runs: Sequence[Record], dataset: str, variants: Sequence[tuple[str, str]]) -> Picture:
-    """Draw how right the CAMs of both layers are, and how far they lie apart, over the steps of a run: a panel each for
-    mIoU at the best threshold, pixel AUC and the mean difference.
+    """Draw the quality of both layers' CAMs and their difference over the steps of a run.
 
-    Of each variant (label, name) it shows the run with most validations. Raises NotMeasured if there is none.
+    The panels show mIoU at the best threshold, pixel AUC and the mean difference. Each variant (label, name) is shown
+    by its run with most validations. Raises NotMeasured if there is none.
     """
     chosen = [(label, _most_checked(runs, dataset, name)) for label, name in variants]
     picture, texts = Picture(figsize=(7.6, 3.6), layout="constrained"), []
@@ -284,7 +285,7 @@ def _most_checked(runs: Sequence[Record], dataset: str, variant: str) -> Record:
 
 
 _OF_EXPERIMENTS = {"causes-": causes, "differences-": differences, "thresholds-": threshold_curves, "extent-": extent}
-"""Figures of an experiment: how their names begin -> what draws them."""
+"""Figures of an experiment: prefix of the name -> function that draws it."""
 
 
 def build(name: str, runs: Sequence[Record]) -> Picture:

@@ -12,7 +12,7 @@ from wsss.protocols import Protocol
 from wsss.settings import flatten
 
 SEEDS = (0, 1, 2)
-"""Seeds of a row that asks for no others."""
+"""Seeds of a row by default."""
 _FIVE = (0, 1, 2, 3, 4)
 
 
@@ -27,52 +27,52 @@ class Row:
 
     @cached_property
     def config(self) -> Config:
-        """Its configuration with the variant's name; changes that the preset has anyway make no other variant."""
+        """Return the configuration, with the variant's name; changes that the preset has anyway make no new variant."""
         return presets.get(self.preset, **self.changes)
 
     @property
     def variant(self) -> str:
-        """The name that its records go by."""
+        """Return the variant's name in records."""
         return self.config.variant
 
     @property
     def segments(self) -> bool:
-        """Whether its decoder learns; a final evaluation of one that does not says nothing."""
+        """Return whether the decoder is trained; otherwise a final evaluation says nothing."""
         return self.config.segmentation.weight > 0
 
     def arguments(self, seed: int) -> list[str]:
-        """Spell the arguments of `wsss train`."""
+        """Return the arguments of `wsss train`."""
         return presets.words(presets.get(self.preset, seed=seed, **self.changes))
 
 
 @dataclass(frozen=True)
 class Final:
-    """A final evaluation of every run that segments."""
+    """A final evaluation of every run whose decoder is trained."""
 
     protocol: Protocol
     seeds: tuple[int, ...] = ()
-    """Seeds of the runs that are evaluated so; empty: all."""
+    """Seeds of the runs to evaluate; empty: all."""
 
     def arguments(self) -> list[str]:
-        """Spell the arguments of `wsss evaluate RUN`."""
+        """Return the arguments of `wsss evaluate RUN`."""
         scales = [f"{scale:g}" for scale in self.protocol.scales]
         given = ["--scales", *scales] * (self.protocol.scales != protocols.SCALES)
         return ["--protocol", self.protocol.kind, *given, "--crf", str(bool(self.protocol.crf))]
 
     @property
     def label(self) -> str:
-        """Its column's title."""
+        """Return the title of its column."""
         return f"final, {'with' if self.protocol.crf else 'no'} CRF"
 
     @property
     def name(self) -> str:
-        """The protocol's name in its record."""
+        """Return the protocol's name in records."""
         return self.protocol.name(usual=self.protocol.kind)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs of one scale that differ in one thing; every row is held against the row `against`."""
+    """Runs of one scale that differ in one thing; every row is compared with the row `against`."""
 
     title: str
     dataset: str
@@ -89,7 +89,7 @@ _FINALS: Mapping[str, tuple[Final, ...]] = {
     "voc": tuple(Final(protocols.get("voc", crf=crf)) for crf in (False, True)),
     "coco": tuple(Final(protocols.get("coco", crf=crf)) for crf in (False, True)),
 }
-"""Final evaluations of each scale, which goes by the name of its preset."""
+"""Name of a scale, which is that of its preset -> its final evaluations."""
 _FULL = "base + both"
 _COMPONENTS = {
     "plain classification": "-plain",
@@ -99,11 +99,11 @@ _COMPONENTS = {
     "base + CSA": "-csa",
     _FULL: "",
 }
-"""Row -> what its preset's name has after the scale."""
+"""Row -> suffix of its preset's name, after the scale."""
 
 
 _Rows = Mapping[str, Mapping[str, Any]]
-"""Name of a row -> its changes of the preset."""
+"""Name of a row -> its changes to the preset."""
 _CHANGES: dict[str, tuple[str, _Rows]] = {
     "csa": (
         "terms of the alignment",
@@ -141,9 +141,9 @@ _ORDER = ("csa", "level", "subspaces", "decoupling", "direction", "layers", "tem
 
 
 def _ablations(scale: str) -> dict[str, tuple[str, _Rows]]:
-    """Name -> title and rows of every ablation of the whole method."""
+    """Return the ablations of the whole method: name -> title and rows."""
     preset, values = presets.PRESETS[scale], flatten(presets.PRESETS[scale])
-    width = preset.msc.subspaces * preset.msc.dimension  # of all subspaces together; one has nothing to decouple
+    width = preset.msc.subspaces * preset.msc.dimension  # of all subspaces together; K = 1 has nothing to decouple
     depth = preset.model.depth or 12  # None: the backbone's own, 12 in all such presets
     layers = {"2 before the last": (2,), "3 and 1 before": (3, 1), "4 and 2 before": (4, 2)}
     temperatures = {"temperature of patch tokens": "msc.patch_temperature"}
@@ -157,7 +157,7 @@ def _ablations(scale: str) -> dict[str, tuple[str, _Rows]]:
     }
 
     def factors(settings: Mapping[str, str]) -> _Rows:
-        """Compute half and twice the preset's value of each setting."""
+        """Return rows with half and twice the preset's value of each setting."""
         pairs = ((label, path, factor) for label, path in settings.items() for factor in (0.5, 2))
         return {f"{label} x {factor:g}": {path: factor * values[path]} for label, path, factor in pairs}
 
@@ -173,12 +173,12 @@ def _ablations(scale: str) -> dict[str, tuple[str, _Rows]]:
 
 
 def _titled(scale: str, title: str) -> str:
-    """Make a title with its scale. Numbers of photographs from CLIP's start say so wherever they stand."""
+    """Return the title with its scale. Every title of runs from CLIP's weights says so."""
     return f"{'CLIP ViT-B/16, 12 blocks' if scale == 'voc-animals' else scale}: {title}"
 
 
 def _ablation(scale: str, title: str, rows: _Rows, *more: Row) -> Experiment:
-    """Changes of the whole method, each against it."""
+    """Return the experiment that compares changes of the whole method with it."""
     changed = tuple(Row(label, scale, changes) for label, changes in rows.items())
     same = next((row for row in changed if row.variant == scale), None)
     full = () if same else (Row(_FULL, scale),)
@@ -189,18 +189,18 @@ def _ablation(scale: str, title: str, rows: _Rows, *more: Row) -> Experiment:
 def _components(scale: str) -> Experiment:
     dataset = presets.PRESETS[scale].data.name
     rows = [Row(label, f"{scale}{suffix}") for label, suffix in _COMPONENTS.items()]
-    if scale == "voc-animals":  # the rows that are compared have more seeds, and what the base is made of is not asked
+    if scale == "voc-animals":  # the rows to compare have more seeds; the base's own terms are not ablated
         few = ("plain classification", "base as released")
         rows = [row if row.label in few else replace(row, seeds=_FIVE) for row in rows]
     else:
         for term in ("patch_contrast", "class_contrast"):
             row = Row(f"{_FULL}, without {term.replace('_', ' ')}", scale, {f"{term}.weight": 0.0})
-            rows += [row] * (row.variant != scale)  # a scale may be without it anyway
+            rows += [row] * (row.variant != scale)  # a scale may lack the term anyway
     return Experiment(_titled(scale, "components"), dataset, tuple(rows), "base", _FINALS[dataset])
 
 
 def _steps(scale: str) -> Experiment:
-    """Rows from the base to Module A, one change each."""
+    """Return the experiment that goes from the base to Module A, step by step."""
     msc = presets.PRESETS[scale].msc
     single = {"msc.subspaces": 1, "msc.dimension": msc.subspaces * msc.dimension}
     level, decoupling = presets.WITHOUT_PATCH_TOKENS, presets.UNDECOUPLED
@@ -228,7 +228,8 @@ def _all() -> Iterator[tuple[str, Experiment]]:
         yield f"{scale}-compat", Experiment(title, scale, rows, "base", _FINALS[scale])
     for backbone in ("voc-deit", "coco-deit"):
         yield f"{backbone}-components", _components(backbone)
-    # The photographs without the ViT's last block, where the last layer leads from the start and therefore teaches.
+    # The photographs with a ViT that lacks its last block. There the last layer's CAM is ahead from the start, so it
+    # teaches.
     labels = ("base", "base + MSC", "base + CSA", _FULL)
     shallow = []
     for label in labels:
@@ -237,23 +238,23 @@ def _all() -> Iterator[tuple[str, Experiment]]:
         shallow.append(Row(label, variant, {"model.depth": 11, **direction}, _FIVE))
     title = "CLIP ViT-B/16, 11 of 12 blocks: components"
     yield "voc-animals-11-blocks", Experiment(title, "voc-animals", tuple(shallow), "base")
-    # Choices of the reconstruction on photographs, each against the whole method.
+    # Choices of the reconstruction on photographs, each compared with the whole method.
     changes = {name: rows for name, (_, rows) in _ablations("voc-animals").items()}
     choices = {f"direction {kind}": changes["direction"][kind] for kind in ("last_to_aux", "both", "scheduled")}
     choices |= {f"{label} alone": changes["level"][label] for label in ("class tokens", "patch tokens")}
     choices |= {"without decoupling": presets.UNDECOUPLED, "K = 1": changes["subspaces"]["K = 1"]}
     choices |= {f"modules from {start:g} on": {"schedule.modules_start": start} for start in (0.1, 0.75)}
-    # Where the aux layer leads, the base can learn from it without any alignment.
+    # If the aux layer's CAM is ahead, the base can learn from it without any alignment.
     aux = Row("base, labels from the aux CAM", "voc-animals-base", {"schedule.final_cam_start": 1.0})
     yield "voc-animals-choices", replace(_ablation("voc-animals", "choices", choices, aux), finals=())
 
 
 EXPERIMENTS: Mapping[str, Experiment] = dict(_all())
-"""SCALE-ABLATION, for every scale and ablation, and the components of the weaker backbone."""
+"""Experiments by name: SCALE-ABLATION for every scale and ablation, and the components of the weaker backbone."""
 
 
 def get(name: str) -> Experiment:
-    """Look up the experiment of that name; UserError with the nearest one."""
+    """Return the experiment of that name. Raises UserError, which names the nearest one."""
     if name not in EXPERIMENTS:
         raise UserError(
             f"there is no experiment named {name}{did_you_mean(name, EXPERIMENTS)}; there are {', '.join(EXPERIMENTS)}"

@@ -1,7 +1,7 @@
 """Figures from records, logs and published numbers. No torch.
 
-Each function returns a `Picture`: a matplotlib Figure that carries the words for those who cannot see it, and
-shows itself in a notebook with them. Colours are Okabe and Ito's (lines, the first classes) and cividis (values).
+Each function returns a `Picture`: a matplotlib Figure with an alternative text, which a notebook shows with it.
+Colours are Okabe and Ito's (lines, the first classes) and cividis (values).
 """
 
 import base64
@@ -33,16 +33,16 @@ _CLASSES = (
     *PALETTE, "#2000DF", "#60FF80", "#DF0080", "#60BF20", "#DF20DF", "#FFBF80", "#804060", "#408020", "#FF6080",
     "#80FF20", "#806000", "#BF4040", "#BFFF80",
 )  # fmt: skip
-"""Of the first twenty classes. Those of the drawn set, and VOC's cat, cow, dog, horse, person and sheep, are also told
-apart by those who do not see red, green or blue."""
+"""Colours of the first twenty classes. Those of the drawn set, and of VOC's cat, cow, dog, horse, person and sheep,
+also differ for readers who do not see red, green or blue."""
 _GREY = 0.85
-"""What is ignored."""
+"""Grey level of ignored pixels."""
 
 
 def class_colours(mask: np.ndarray) -> np.ndarray:
     """Colour an index mask (h, w) -> (h, w, 3) in 0..1: background black, IGNORE grey, classes by their index.
 
-    Classes beyond the 90 that have a colour of their own begin again; COCO has 80.
+    After 90 classes the colours repeat; COCO has 80.
     """
     table = np.full((256, 3), _GREY)
     table[:IGNORE] = _colours()[np.r_[0, np.arange(254) % 90 + 1]]
@@ -51,8 +51,8 @@ def class_colours(mask: np.ndarray) -> np.ndarray:
 
 @cache
 def _colours(count: int = 90) -> np.ndarray:
-    """Black, _CLASSES and, up to `count` colours after black, each time that one which is furthest from all before it
-    and from the grey of what is ignored: (count + 1, 3)."""
+    """Return black and `count` colours, (count + 1, 3): first _CLASSES, then each time the candidate that is furthest
+    from all colours before it and from the grey of ignored pixels."""
     axes = np.meshgrid(np.arange(0, 1, 1 / 36), (0.35, 0.65, 1.0), (0.45, 0.7, 1.0), indexing="ij")
     candidates = colors.hsv_to_rgb(np.stack(axes, -1).reshape(-1, 3))
     taken = [np.zeros(3), *map(np.array, map(colors.to_rgb, _CLASSES))]
@@ -64,7 +64,7 @@ def _colours(count: int = 90) -> np.ndarray:
 
 
 def load_samples(path: Path | str) -> dict[str, np.ndarray]:
-    """Read the arrays of a run's cams.npz. Raises UserError where there is none."""
+    """Read the arrays of a run's cams.npz. Raises UserError if there is none."""
     if not Path(path).is_file():  # OUTPUT/DATASET/VARIANT/SEED/cams.npz
         *_, variant, seed, _ = Path(path).absolute().parts
         raise UserError(
@@ -87,7 +87,7 @@ _PANELS = (
 def cam_rows(samples: Mapping[str, np.ndarray], rows: int = 4) -> Picture:
     """Draw image, aux CAM, CAM (0..1, largest over present classes), pseudo label, prediction and truth, side by side.
 
-    `samples` as a run writes them: images (n, h, w, 3), the others (n, h, w), uint8, and class_names.
+    `samples` are what a run writes: images (n, h, w, 3), the others (n, h, w), uint8, and class_names.
     """
     rows = min(rows, len(samples["images"]))
     picture = Picture(figsize=(9, 1.55 * rows + 0.5), layout="constrained")
@@ -109,10 +109,10 @@ def cam_rows(samples: Mapping[str, np.ndarray], rows: int = 4) -> Picture:
 
 
 def explored_rows(content: Mapping[str, Any], names: Sequence[str]) -> Picture:
-    """Draw photographs of an explorer's file with two models, a row each: photograph, CAMs of the last layer for its
-    first class (0..1), segmentations.
+    """Draw photographs of an explorer's file with two models, a row each.
 
-    `content` is a payload of `wsss explore`; `names` are those of the photographs.
+    A row has the photograph, the last layer's CAMs of its first class (0..1) and the segmentations. `content` is a
+    payload of `wsss explore`; `names` are those of the photographs.
     """
     entries = [next(entry for entry in content["images"] if entry["name"] == name) for name in names]
     picture = Picture(figsize=(9, 1.35 * len(names) + 0.5), layout="constrained")
@@ -138,7 +138,7 @@ def explored_rows(content: Mapping[str, Any], names: Sequence[str]) -> Picture:
 
 
 def _class_legend(picture: Picture, names: Sequence[str], masks: np.ndarray, ncols: int = 6) -> list[str]:
-    """Name the colours of masks below all panels; returns the names of the classes in them."""
+    """Add a legend of the masks' colours below all panels; return the names of the classes in them."""
     present = [int(index) for index in np.unique(masks) if index not in (0, IGNORE)]
     shown = [(names[index], class_colours(np.array(index))) for index in present]
     shown += [("background", BLACK), ("ignored", str(_GREY))]
@@ -178,7 +178,7 @@ _KINDS = (
 
 
 def learning_curves(log: Path | str) -> Picture:
-    """Draw each term of the objective before its weight, that weight, and validation, over the steps of a log.jsonl."""
+    """Draw each unweighted term of the objective, its weight, and validation mIoU over the steps of a log.jsonl."""
     rows = [json.loads(line) for line in Path(log).read_text().splitlines()]
     steps = [row for row in rows if "weights" in row]
     checks = [(row["step"], row["validation"]) for row in rows if "validation" in row]
@@ -191,7 +191,7 @@ def learning_curves(log: Path | str) -> Picture:
         weights = axis.twinx()
         weights.fill_between(x, [row["weights"][name] for row in steps], color=ORANGE, alpha=0.3, linewidth=0)
         largest = max(row["weights"][name] for row in steps)
-        weights.set_ylim(0, 1.05 * largest or 1)  # each to its own: weights of one run lie between .003 and 4
+        weights.set_ylim(0, 1.05 * largest or 1)  # an axis each: weights of one run lie between .003 and 4
         weights.tick_params(labelsize=6, colors="#8a5f00")
     for label, name, value, style in _KINDS:
         numbers = [check[name] for _, check in checks]
@@ -212,7 +212,7 @@ def learning_curves(log: Path | str) -> Picture:
 
 
 def published_curves() -> Picture:
-    """Draw mIoU over steps in the base's published logs, VOC val and COCO val_part; not measured here."""
+    """Draw mIoU over steps from the base's published logs, on VOC val and COCO val_part; not measured here."""
     picture, ends = Picture(figsize=(7.4, 5.4), layout="constrained"), []
     for axis, (run, rows) in zip(picture.subplots(2, 2).flat, _base_logs().items(), strict=True):
         for label, name, value, style in _KINDS:
@@ -227,7 +227,7 @@ def published_curves() -> Picture:
 
 
 def _base_logs() -> dict[str, list[dict[str, str]]]:
-    """DATA, BACKBONE -> the mIoU rows of that published log of the base, by step."""
+    """Return the mIoU rows of the base's published logs: "DATA, BACKBONE" -> rows by step."""
     logs: dict[str, list[dict[str, str]]] = {}
     for row in sorted(published_rows("toco_logs"), key=lambda row: int(row["step"])):
         if row["class"] == "mIoU":
@@ -237,9 +237,9 @@ def _base_logs() -> dict[str, list[dict[str, str]]]:
 
 
 def curves_beside_base(record: Record) -> Picture:
-    """Draw validation mIoU over a run's progress, one panel per kind, the base's published logs behind it in grey.
+    """Draw validation mIoU over a run's progress, one panel per kind, with the base's published logs in grey.
 
-    The data sets differ, so levels do not compare.
+    The data sets differ, so levels cannot be compared.
     """
     run = f"{record.get('dataset_title', record['dataset'])}, seed {record['seed']}"
     picture, parts = Picture(figsize=(9, 3.7), layout="constrained"), []
@@ -272,7 +272,10 @@ def curves_beside_base(record: Record) -> Picture:
 
 
 def evaluation_memory(bench: Mapping[str, Any]) -> Picture:
-    """Draw resident memory over the images done, from what `wsss bench memory` printed; one worker is the process."""
+    """Draw resident memory over the images done, from what `wsss bench memory` printed.
+
+    Without workers, one process computes network and CRF.
+    """
     done, process, workers = (np.array(bench[name]) for name in ("done", "process_mb", "workers_mb"))
     picture, parts = Picture(figsize=(7, 3.4), layout="constrained"), []
     axis, tenth = picture.subplots(), done[-1] / 10

@@ -1,4 +1,4 @@
-"""The gate before days of GPUs: the base's log, how far a run may lie off it, what a failure can mean. No torch."""
+"""The gate before days on GPUs: the base's log, how far a run may lie off it, what a failure can mean. No torch."""
 
 import math
 from dataclasses import dataclass
@@ -13,22 +13,23 @@ LOGS = {"voc-toco": ("voc", "vit-b"), "voc-deit-toco": ("voc", "deit-b")}
 _EVALUATIONS = 2
 """The gate ends with the second evaluation of the log: steps 2,000 and 4,000 of 20,000."""
 TITLES = {"cam": "CAM", "aux_cam": "aux CAM", "segmentation": "segmentation"}
-"""What the log and the gate have numbers of, and its name in tables."""
+"""Quantities of the log and the gate -> their names in tables."""
 SLACK = 5.0
-"""Points of mean IoU that a right run may lie off the log.
+"""Points of mean IoU by which a right run may differ from the log.
 
 Chosen before any run of ours on VOC. The log is one run of one seed, and so is the gate. In their second half the
 base's four logs scatter by .2 to 1.1 points around a straight line through the neighbouring evaluations. Early in a run
-seeds differ more: on our drawn set, with a tenth of the images, by 1 to 4.5 points in the midst of training (standard
-deviation over three seeds). If it is 1 point at VOC's size, 5 points are 3.5 standard deviations of the difference of
-two runs. Where the log itself still climbs, a run that is 500 steps ahead or behind is no fault either: what the log
-gains in so many steps is added. Faults that cost less pass; they take whole runs and several seeds to be seen."""
+seeds differ more: on our drawn set, with a tenth of the images, by 1 to 4.5 points in mid-training (standard deviation
+over three seeds). If it is 1 point at VOC's size, 5 points are 3.5 standard deviations of the difference of two runs.
+A right run may also be 500 steps ahead of a log that still climbs, or behind it: what the log gains in so many steps is
+added. Faults that cost less than the slack pass; only whole runs with several seeds show them."""
 _AHEAD = 500
+"""Steps that a right run may be ahead or behind (see SLACK)."""
 IRRELEVANT = {
     *("optim.accumulate", "optim.bfloat16", "model.compile", "model.activation_checkpointing", "model.fused_from"),
     "model.checkpoint",
 }
-"""Settings that a judged gate may change: how a step is computed, and where the same start weights lie."""
+"""Settings that a run may change and still be judged: how a step is computed, and where the same start weights lie."""
 _COLUMNS = ("step of 20,000", "mIoU of", "base's log", "bounds", "this run", "verdict")
 CAUSES = {
     "low: cam aux_cam": "both CAMs are low: start weights, normalisation of images, image labels or learning rate; "
@@ -41,12 +42,12 @@ CAUSES = {
     "early": "segmentation is not that of an untrained decoder before its start: the schedule",
     "high": "a number is high: other photographs or masks than VOC's, other start weights, or another schedule",
 }
-"""Possible causes of a failure."""
+"""Kind of failure -> its possible causes."""
 
 
 @dataclass(frozen=True)
 class GateRow:
-    """A number of the base's log, the bounds of the gate, and ours; NaN where ours is undefined."""
+    """A number of the base's log, the bounds of the gate, and our number (NaN if undefined)."""
 
     step: int
     kind: str
@@ -57,25 +58,25 @@ class GateRow:
 
     @property
     def state(self) -> str:
-        """low, right or high; not a number is low."""
+        """Return low, right or high; NaN is low."""
         return "high" if self.measured > self.high else "right" if self.measured >= self.low else "low"
 
     def cells(self) -> tuple[str, ...]:
-        """Write the row as text."""
+        """Return the row as text."""
         ours = ABSENT if math.isnan(self.measured) else f"{self.measured:.1f}"
         bounds = f"{self.low:.1f} to {self.high:.1f}"
         return f"{self.step:,}", TITLES[self.kind], f"{self.published:.1f}", bounds, ours, self.state
 
 
 def rows(preset: str) -> tuple[list[GateRow], int]:
-    """Look up the rows of a preset's gate, nothing measured, and the steps of the base's whole run. Raises
+    """Return the rows of a preset's gate, with nothing measured, and the steps of the base's whole run. Raises
     UserError."""
     if preset not in LOGS:
         raise UserError(f"--gate compares with the base's log, which {preset} has none of; it is for {', '.join(LOGS)}")
     dataset, backbone = LOGS[preset]
     log = [r for r in published_rows("toco_logs") if (r["dataset"], r["backbone"]) == (dataset, backbone)]
     means = {int(r["step"]): r for r in log if r["class"] == "mIoU"}
-    constant = 100 / (len({r["class"] for r in log}) - 1)  # no single class everywhere reaches more
+    constant = 100 / (len({r["class"] for r in log}) - 1)  # one class everywhere reaches no more; mIoU is no class
     steps, made = sorted(means), []
     for step, after in zip(steps[:_EVALUATIONS], steps[1:], strict=False):
         for kind in TITLES:
@@ -87,7 +88,7 @@ def rows(preset: str) -> tuple[list[GateRow], int]:
 
 
 def verdict(judged: list[GateRow]) -> tuple[bool, list[str]]:
-    """Whether every number lies within its bounds, and what a failure can mean, by the last evaluation that fails."""
+    """Return whether every number lies within its bounds, and possible causes, from the last evaluation that fails."""
     failed = [row for row in judged if row.state != "right"]
     if not failed:
         return True, ["every number lies within its bounds: the same command without --gate goes on from here"]
@@ -105,7 +106,7 @@ def verdict(judged: list[GateRow]) -> tuple[bool, list[str]]:
 
 
 def bounds_table() -> Table:
-    """*step | mIoU of | base's log | bounds* of voc-toco, nothing measured."""
+    """Tabulate *step | mIoU of | base's log | bounds* of voc-toco, with nothing measured."""
     cells = tuple(row.cells()[:4] for row in rows("voc-toco")[0])
     note = f"Bounds: {SLACK:.0f} points to either side of the log, and what the log gains there in {_AHEAD} steps. A "
     note += "decoder that has not learnt yet must lie below 100 / 21, which one class everywhere can reach."
@@ -113,7 +114,7 @@ def bounds_table() -> Table:
 
 
 def verdict_table(judged: list[GateRow], passed: bool | None, causes: list[str], path: Path) -> Table:
-    """Make a table of the numbers beside the log's, the verdict and where the record lies."""
+    """Tabulate the numbers beside the log's; the title has the verdict, the note the record's path."""
     cells = tuple(row.cells() if passed is not None else (*row.cells()[:5], ABSENT) for row in judged)
     title = {None: "Gate: not judged", True: "Gate: passed", False: "Gate: FAILED"}[passed]
     return Table(title, _COLUMNS, cells, "\n".join([*causes, f"record: {path}"]))

@@ -23,7 +23,7 @@ def published_rows(name: str) -> list[dict[str, str]]:
 
 
 def published_number(path: str) -> str:
-    """Look up a number of data/published as its source prints it, "" where the source has none.
+    """Return a number of data/published as its source prints it, "" if the source has none.
 
     "segmentation/METHOD/COLUMN", or "toco_logs/DATASET/BACKBONE/COLUMN" for the end of a training log.
     Raises UserError if there is no such row or column.
@@ -41,7 +41,7 @@ def published_number(path: str) -> str:
 
 
 def single_stage(runs: Sequence[Record]) -> Table:
-    """Tabulate single-stage methods from image labels, as printed by their sources; takes no records."""
+    """Tabulate single-stage methods from image labels, as printed by their sources. Uses no records."""
     columns = ("method", "venue", "backbone", "voc_val", "voc_test", "coco_val", "source")
     chosen = [r for r in published_rows("segmentation") if (r["stages"], r["supervision"]) == ("1", "I")]
     chosen.sort(key=lambda row: float(row["voc_val"]))
@@ -56,7 +56,7 @@ def single_stage(runs: Sequence[Record]) -> Table:
 
 @dataclass(frozen=True)
 class _Row:
-    """One line that sets a measured number beside published ones; `paper` and `base` are paths of such numbers."""
+    """One line with a measured number beside published ones; `paper` and `base` are paths of `published_number`."""
 
     label: str
     dataset: str
@@ -65,17 +65,17 @@ class _Row:
     paper: str = ""
     base: str = ""
     split: str = ""
-    """Known split whose images the records must have; empty: any."""
+    """Benchmark split whose images the records must have; empty: any."""
     protocol: str = "training"
     """Evaluation that the records must come from."""
     missing: str = ""
     """Why it cannot be measured here; empty: it can, by a command."""
     sweep: str = ""
-    """The experiment that makes its runs, where no preset does."""
+    """The experiment that makes its runs, if no preset does."""
 
 
 def _final(dataset: str) -> tuple[_Row, ...]:
-    """List a benchmark's lines by the final protocol. The paper does not name its ViT; DeiT-B is the base's."""
+    """List a benchmark's lines by the final protocol. The paper does not name its ViT; the base has DeiT-B, too."""
     row = partial(_Row, dataset=dataset, key="segmentation.miou", split=f"{dataset}-val", protocol="final")
     paper, base, deit = (f"segmentation/{name}/{dataset}_val" for name in ("This paper", "ToCo (21k)", "ToCo"))
     return (
@@ -126,13 +126,13 @@ _HEADLINE = (
     (_animals(f"{ANIMALS}, 11 blocks", preset=_VARIANTS["base + both"], sweep=_SHALLOW), _VARIANTS["base"]),
     (_Row("mini (drawn)", "mini", "mini", "segmentation.miou_headline"), "mini-base"),
 )
-"""Lines of the first table, each with the variant of the base that it is held against."""
+"""Lines of the first table, each with the variant of the base that it is compared with."""
 
 
 def headline(runs: Sequence[Record]) -> Table:
     """Tabulate paper, published base, base, base + both and their difference, a line for each benchmark.
 
-    Base and base + both are of the same seeds on one processor; without such pairs neither has a number.
+    Base and base + both have the same seeds on one processor; without such pairs neither has a number.
     Raises UserError if a record of a row was not measured on that row's split.
     """
     rows: list[tuple[str, ...]] = []
@@ -159,9 +159,9 @@ def headline(runs: Sequence[Record]) -> Table:
 
 
 def beside_published(title: str, rows: Sequence[_Row], runs: Sequence[Record]) -> Table:
-    """Tabulate paper, published base, what was measured and the difference, a line for each row.
+    """Tabulate paper, published base, measured number and difference, a line for each row.
 
-    The difference is to the paper where it has a number, else to the base.
+    The difference is to the paper if it has a number, else to the base.
     Raises UserError if a record of a row was not measured on that row's split.
     """
     groups = [records.of_one_processor(_records(row, runs)) for row in rows]
@@ -181,7 +181,7 @@ def beside_published(title: str, rows: Sequence[_Row], runs: Sequence[Record]) -
 
 
 def _records(row: _Row, runs: Sequence[Record]) -> list[Record]:
-    """Select what a line is made of. Raises UserError for a record of another split than the line's."""
+    """Select the records of a line. Raises UserError for a record of a split other than the line's."""
     chosen = [] if row.missing else records.select(runs, row.dataset, row.preset, row.protocol)
     chosen = [record for record in chosen if records.has(record, row.key)]
     for record in chosen if row.split else ():
@@ -190,7 +190,7 @@ def _records(row: _Row, runs: Sequence[Record]) -> list[Record]:
 
 
 def _printed(row: _Row) -> list[str]:
-    """Collect the numbers of paper and base as their authors print them."""
+    """Return the numbers of paper and base that their authors print, with one digit; ABSENT if there is none."""
     printed = [published_number(path) if path else "" for path in (row.paper, row.base)]
     return [f"{float(number):.1f}" if number else ABSENT for number in printed]
 

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from wsss.report.records import Record
 
 _PHONE, _LONG = 3.7, 18
-"""Width of a figure on a phone, in inches; letters of a name there before it takes another line."""
+"""Width of a figure on a phone, in inches; letters in one line of a name there."""
 _LINEAR = 5
-"""Points on either side of zero up to which an axis stays linear."""
+"""Distance from zero, in points, up to which an axis stays linear."""
 _TICKS = (-100, -20, -5, -2, 0, 2, 5, 20, 100)
 
 
@@ -30,14 +30,14 @@ class Picture(Figure):
     records: Sequence[Record] = ()
 
     def png(self, dpi: int = 110) -> bytes:
-        """The figure as PNG."""
+        """Return the figure as PNG."""
         file = io.BytesIO()
         self.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
         return file.getvalue()
 
     def encoded(self) -> bytes:
-        """The figure as PNG, or as JPEG where that takes less than two thirds of the bytes, as it does with
-        photographs; lines and words stay sharp."""
+        """Return the figure as PNG, or as JPEG if that takes less than two thirds of the bytes, as with photographs.
+        Lines and words stay sharp."""
         png, file = self.png(), io.BytesIO()
         with PIL.Image.open(io.BytesIO(png)) as image:
             image.convert("RGB").save(file, "jpeg", quality=85, subsampling=0, optimize=True)
@@ -45,26 +45,27 @@ class Picture(Figure):
         return jpeg if 3 * len(jpeg) < 2 * len(png) else png
 
     def svg(self) -> str:
-        """The figure as an <svg> element with its alternative text: transparent, in the fonts of the page, what is
-        black or dark grey in the colour of its text, so that it suits a light and a dark theme."""
+        """Return the figure as an <svg> element with its alternative text. It is transparent and uses the page's fonts.
+        Black and dark grey become the colour of the page's text, so that it suits a light and a dark theme."""
         file = io.StringIO()
+        # A salt of its own: the same figure gets the same ids, and another one other ids.
         with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{self.alt} {self.get_figwidth()}"}):
             self.savefig(file, format="svg", transparent=True, metadata={"Date": None})
         text = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue().partition("<svg")[2], flags=re.DOTALL)
         text = re.sub(r'<g id="[^"]*"', "<g", text)  # two figures of a page may not share ids
-        text = re.sub(r"#([0-6][0-9a-f])\1\1\b", "currentColor", text)
+        text = re.sub(r"#([0-6][0-9a-f])\1\1\b", "currentColor", text)  # black, and grey up to #6f6f6f
         text = re.sub(r" font-family: [^;\"]*;?|<style.*?</style>", "", text, flags=re.DOTALL)
         start = f'class="wsss-figure" role="img" aria-label="{html.escape(self.alt)}"'
         return f'<svg {start} fill="currentColor" stroke-linejoin="round"{text}'
 
     def stacked(self) -> "Picture":
-        """This figure as narrow as a phone: its panels in one column, its legend below, long names in several lines."""
+        """Make this figure as narrow as a phone: panels in one column, legend below, long names in several lines."""
         places = sorted({axis.get_subplotspec().num1 for axis in self.axes})
         rows, column = self.axes[0].get_gridspec().nrows, self.add_gridspec(len(places), 1)
         height = self.get_figheight() * (1 if len(places) == rows else 0.9 * len(places) / rows)
         for axis in self.axes:
             place = places.index(axis.get_subplotspec().num1)
-            if len(places) > rows:  # what panels of a row had in common, each now has for itself
+            if len(places) > rows:  # panels of a row shared their tick labels
                 axis.tick_params(labelleft=True, labelbottom=True)
                 axis.set_subplotspec(column[place])
             axis.set_xlabel(_wrapped(axis.get_xlabel(), 2 * _LONG))
@@ -82,25 +83,25 @@ class Picture(Figure):
         return self
 
     def csv(self) -> str:
-        """The points of every line that has a name (its gid, else its label): panel, series, x, y."""
+        """Return, as CSV, the points of every line with a name (its gid, else its label): panel, series, x, y."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("panel", "series", "x", "y"))
         for axis in self.axes:
             for line in axis.get_lines():
                 series = line.get_gid() or str(line.get_label())
-                if not series.startswith("_"):  # matplotlib's own name of a line that has none
+                if not series.startswith("_"):  # matplotlib's name for a line without one
                     panel = ", ".join(filter(None, (axis.get_title(), axis.get_xlabel())))
                     writer.writerows((panel, series, f"{x:g}", f"{y:g}") for x, y in line.get_xydata())
         return file.getvalue()
 
     def legend_below(self, handles: Sequence[Artist], ncols: int = 3, labels: Sequence[str] | None = None) -> None:
-        """Name these lines and patches below all panels, by `labels` or else by their own."""
+        """Add a legend of these lines and patches below all panels, with `labels` or else their own."""
         labels = labels or [str(handle.get_label()) for handle in handles]
         self.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=8, frameon=False)
 
     def html(self) -> str:
-        """An <img> element that holds the picture and its alternative text."""
+        """Return an <img> element that holds the picture and its alternative text."""
         picture = self.encoded()
         source = f"data:image/{suffix(picture)};base64,{base64.b64encode(picture).decode()}"
         return f'<img class="wsss-figure" alt="{html.escape(self.alt)}" src="{source}">'
@@ -112,8 +113,8 @@ class Picture(Figure):
 
 
 def compress(panels: Sequence[Axes]) -> bool:
-    """Compress the x axis that panels share beyond _LINEAR on either side of zero, in grey, where something lies more
-    than twice as far; returns whether it does."""
+    """Compress the panels' common x axis beyond _LINEAR on either side of zero, and mark that part in grey. Do so only
+    if something lies more than twice as far; return whether it does."""
     low, high = panels[0].get_xlim()
     if max(-low, high) <= 2 * _LINEAR:
         return False
@@ -134,5 +135,5 @@ def _wrapped(name: str, width: int = _LONG) -> str:
 
 
 def suffix(picture: bytes) -> str:
-    """Whether an encoded picture is "png" or "jpeg"."""
+    """Return the kind of an encoded picture, "png" or "jpeg"."""
     return "png" if picture.startswith(b"\x89PNG") else "jpeg"

@@ -14,12 +14,12 @@ _DIRTY = "on a tree with uncommitted changes (commit, then run it again)"
 
 
 def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) -> list[Path]:
-    """Copy finished records of SOURCE to TARGET/data/results and executed notebooks to TARGET/book/runs.
+    """Copy finished records of SOURCE to TARGET/data/results and executed notebooks to TARGET/book/runs; return the new
+    files.
 
-    `only` are patterns of DATASET/VARIANT; empty: all. All or nothing: a record of an uncommitted tree, one on other
-    data than those it would stand beside, and a notebook that failed, or ran on such a tree, are refused with UserError
-    before anything is copied.
-    Returns the new files.
+    `only` are patterns of DATASET/VARIANT; empty: all. All or nothing: raises UserError before anything is copied if a
+    record comes from a tree with uncommitted changes, or has other data than the records it would stand beside. So it
+    does if a notebook failed, or ran on such a tree.
     """
     source, target = Path(source), Path(target)
     chosen = [
@@ -49,9 +49,9 @@ def publish(source: Path | str, target: Path | str, only: Sequence[str] = ()) ->
 
 
 def _data_faults(chosen: Sequence[records.Record], published: Sequence[records.Record]) -> list[str]:
-    """Write a sentence for each chosen record on other data than another of the same set and lists, chosen or
-    published: one table would show both. Records that say themselves that they are on other data than their runs are
-    apart."""
+    """Return a sentence for each chosen record whose data differ from those of another record, chosen or published, of
+    the same set and lists: one table would show both. Records with `other_data` are left out, since they say themselves
+    that their data are not those of their run."""
     replaced = set(map(records.file_name, chosen))
     firsts: dict[tuple[str, str, str], records.Record] = {}
     faults = []

@@ -40,13 +40,13 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 """Fields of every record, and their types."""
 
-# Fingerprints: which images, and which truth, a number was measured on.
+# Fingerprints: the images and the truth that a number was measured on.
 
 
 def fingerprint(ids: Sequence[str], mask_digests: Sequence[str]) -> dict[str, Any]:
-    """Number of images, sha256 of the sorted ids and of the sorted (id, mask digest) pairs.
+    """Return the number of images, and the sha256 of the sorted ids and of the sorted (id, mask digest) pairs.
 
-    `mask_digests` are hexadecimal, one an id (`mask_digest`). Raises UserError for a repeated id.
+    `mask_digests` are hexadecimal, one for each id (`mask_digest`). Raises UserError for a repeated id.
     """
     if len(set(ids)) != len(ids):
         raise UserError("an image id occurs twice in the evaluated list; drop the copy, since each image counts once")
@@ -56,22 +56,22 @@ def fingerprint(ids: Sequence[str], mask_digests: Sequence[str]) -> dict[str, An
 
 
 def ids_digest(ids: Iterable[str]) -> str:
-    """sha256 of the sorted ids, joined by line feeds."""
+    """Return the sha256 of the sorted ids, joined by line feeds."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
 def mask_digest(mask: np.ndarray) -> str:
-    """sha256 of a mask (h, w) of class indices at its own size: of the indices, not of the file's bytes."""
+    """Return the sha256 of a mask (h, w) at its own size: of its class indices, not of the file's bytes."""
     head = "x".join(map(str, mask.shape)).encode()
     return hashlib.sha256(head + np.ascontiguousarray(mask, np.uint8).tobytes()).hexdigest()
 
 
 def lines_digest(lines: Iterable[str]) -> str:
-    """sha256 of lines of text, each with its line feed."""
+    """Return the sha256 of lines of text, each with its line feed."""
     return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
-# Data: to which classes, image labels, masks and photographs a run belongs.
+# Data: the classes, image labels, masks and photographs that a run belongs to.
 
 DIGESTS = {
     "ids": "listed images",
@@ -80,13 +80,13 @@ DIGESTS = {
     "masks": "masks",
     "photographs": "photographs",
 }
-"""Digests that `data` of a record has for each list (`data.identity` makes them), and what they are of."""
+"""Digests of each list in `data` of a record (made by `data.identity`) -> what they are of."""
 Digests = Mapping[str, Mapping[str, str]]
-"""{"train": digests, "val": digests, "watched LIST": digests}; a digest that is not there is unknown."""
+"""{"train": digests, "val": digests, "watched LIST": digests}; a missing digest is unknown."""
 
 
 def data_of(record: Record) -> Digests:
-    """Find the data a record belongs to; of an older one what its fingerprint and its class names tell."""
+    """Return the data a record belongs to; for an older record, what its fingerprint and class names tell."""
     names, mark = record["results"].get("segmentation", {}).get("iou", {}), record["fingerprint"]
     classes = {"classes": lines_digest(list(names)[1:])} if names else {}
     data, val = record.get("data", {}), {"ids": mark["ids"], "masks": mark["masks"]} | classes
@@ -94,16 +94,17 @@ def data_of(record: Record) -> Digests:
 
 
 def check_data(data: Any, where: str) -> None:
-    """Raise UserError, naming `where`, if `data` are no digests by list."""
+    """Raise UserError, naming `where`, if `data` does not have digests by list."""
     whole = isinstance(data, Mapping) and {"train", "val"} <= data.keys()
     if not whole or not all(isinstance(of_list, Mapping) for of_list in data.values()):
         raise UserError(f"{where} holds no digests of train and val; move it away to go on without them")
 
 
 def differences(first: Digests, second: Digests) -> str:
-    """Say what is known to differ between two data: "the image labels of train, the masks of train and val".
+    """Return what is known to differ between two data: "the image labels of train, the masks of train and val".
 
-    Empty where nothing is known to differ. Lists of other images differ in everything; only ids and classes are named.
+    Empty if nothing is known to differ. Lists of different images differ in everything; for them only ids and classes
+    are named.
     """
     named: dict[str, list[str]] = {}
     for name in first.keys() & second.keys():
@@ -156,23 +157,23 @@ def _validate(record: Any, where: str) -> None:
 
 
 def load(path: Path | str) -> Record:
-    """Load the record at `path`, checked, its variant in today's words; raises UserError if it is none."""
+    """Load and check the record at `path`; its variant gets its current name. Raises UserError if it is no record."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"the record {path} cannot be read ({error}); evaluate the run again") from error
     _validate(record, str(path))
     results = record["results"]
-    whole = not record["config"].get("data", {}).get("headline")
+    whole = not record["config"].get("data", {}).get("headline")  # then the headline is the mean over all classes
     for kind, number in results.get("guesses", {}).items():
-        if not isinstance(number, Mapping):  # of an early record: the mean over all present classes
+        if not isinstance(number, Mapping):  # an early record: the mean over all present classes
             results["guesses"][kind] = {"miou": number} | ({"miou_headline": number} if whole else {})
     return record | {"variant": stored.current_variant(record["variant"]), "path": str(path)}
 
 
 def save(record: Record, path: Path | str) -> None:
-    """Write a record, whole or not at all; raises UserError before writing if it is not one, or if the masks that were
-    measured are not those that its data name."""
+    """Write a record, whole or not at all. Raises UserError before writing if it is no record, or if its measured masks
+    are not those of its data."""
     record = {key: value for key, value in record.items() if key != "path"}
     _validate(record, str(path))
     masks = record["fingerprint"]["masks"]
@@ -182,7 +183,7 @@ def save(record: Record, path: Path | str) -> None:
 
 
 def save_counts(path: Path | str, ids: Sequence[str], **counts: np.ndarray) -> None:
-    """Per-image counts beside a record: each (images, classes, 3) of TP, FP, FN, as SEED.npz."""
+    """Write per-image counts beside a record, as SEED.npz: each is (images, classes, 3) of TP, FP, FN."""
     with paths.atomic(Path(path)) as temporary, open(temporary, "wb") as file:
         arrays = {name: count.astype(np.int32) for name, count in counts.items()}
         np.savez_compressed(file, ids=np.array(ids, dtype=str), **arrays)
@@ -196,12 +197,12 @@ def load_counts(record: Record) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as opened, np.load(opened) as file:
             return {name: file[name] for name in file.files}
-    except Exception as error:  # numpy has half a dozen kinds for a file that is cut off or of another kind
+    except Exception as error:  # NumPy raises half a dozen kinds for a file that is cut off or no .npz
         raise UserError(f"the counts {path} cannot be read ({error}); evaluate the run again") from error
 
 
 def files(root: Path | str) -> list[Path]:
-    """List the files ROOT/DATASET/VARIANT/NAME.json, sorted, without what a system or an editor keeps beside them."""
+    """List the files ROOT/DATASET/VARIANT/NAME.json, sorted, without the hidden files of a system or an editor."""
     paths = sorted(Path(root).glob("*/*/*.json"))
     return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts)]
 
@@ -209,8 +210,8 @@ def files(root: Path | str) -> list[Path]:
 def find(*roots: Path | str) -> list[Record]:
     """Load all records ROOT/DATASET/VARIANT/SEED.json, and SEED.WORDS.json of other protocols, lists or weights.
 
-    The first root wins over the others: their records of the same run are left out. So are, with a note on stderr,
-    those of the same variant and protocol name that differ in protocol or data, since no mean may hold both.
+    An earlier root wins over a later one, whose records of the same run are left out. Records of the same variant and
+    protocol name that differ in protocol or data are left out, too, since no mean may hold both; a note says so.
     """
     kept: dict[tuple[str, str, int, str], Record] = {}
     firsts: dict[tuple[str, str, str], tuple[int, Record]] = {}
@@ -235,12 +236,12 @@ def published() -> list[Record]:
 
 
 def describe(record: Record) -> str:
-    """Name a record in messages: DATASET/VARIANT/SEED."""
+    """Return a record's name for messages: DATASET/VARIANT/SEED."""
     return f"{record['dataset']}/{record['variant']}/{record['seed']}"
 
 
 def file_name(record: Record) -> str:
-    """Name a record with the part of its file's name beside the seed: DATASET/VARIANT/SEED.voc-crf."""
+    """Return a record's name with the rest of its file's name: DATASET/VARIANT/SEED.voc-crf."""
     return describe(record) + _stem(record)
 
 
@@ -249,7 +250,7 @@ def _stem(record: Record) -> str:
 
 
 def images(record: Record) -> str:
-    """Number of images and split, "1,449 val"."""
+    """Return number of images and split, "1,449 val"."""
     return f"{record['images']:,} {record['split']}"
 
 
@@ -257,7 +258,7 @@ def images(record: Record) -> str:
 
 
 def value(record: Record, key: str) -> Any:
-    """Look up the result at a dotted key, e.g. "segmentation.miou"; raises KeyError with the whole key."""
+    """Return the result at a dotted key, e.g. "segmentation.miou". Raises KeyError with the whole key."""
     node: Any = record["results"]
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
@@ -267,7 +268,7 @@ def value(record: Record, key: str) -> Any:
 
 
 def has(record: Record, key: str) -> bool:
-    """Whether the record holds a result at a dotted key."""
+    """Return whether the record holds a result, not None, at a dotted key."""
     try:
         return value(record, key) is not None
     except KeyError:
@@ -275,9 +276,9 @@ def has(record: Record, key: str) -> bool:
 
 
 def select(records: Iterable[Record], dataset: str, variant: str, protocol: str = "training") -> list[Record]:
-    """Select the records of a variant and protocol: one a seed.
+    """Select the records of a variant and protocol, one for each seed.
 
-    Of the protocol of training only SEED.json counts: the run's validation list and its last weights.
+    For the protocol of training only SEED.json counts: the run's validation list and its last weights.
     """
     wanted = (dataset, variant, protocol)
     chosen = [r for r in records if (r["dataset"], r["variant"], r["protocol"].get("name")) == wanted]
@@ -287,11 +288,11 @@ def select(records: Iterable[Record], dataset: str, variant: str, protocol: str 
 
 
 def comparable(groups: Sequence[Sequence[Record]]) -> list[list[Record]]:
-    """Keep of each group the runs on one processor whose seeds all groups share; empty groups don't count.
+    """Keep in each group the runs of the seeds that all groups share, on one processor; empty groups are ignored.
 
-    The processor, with its number of threads, is the one with most such seeds. Where the groups share no seed, each
-    keeps the runs of its own best processor. Runs of one seed are alike to the last bit on one kind of machine only; on
-    two kinds they differ as two seeds do.
+    The processor, with its number of threads, is the one with most such seeds. If the groups share no seed, each keeps
+    the runs of its own best processor. Runs of one seed are equal to the last bit only on one kind of machine; on two
+    kinds they differ as two seeds do.
     """
     common = [{pairing_key(record) for record in group} for group in groups if group]
     kept = set.intersection(*common) if common else set()
@@ -303,9 +304,9 @@ def comparable(groups: Sequence[Sequence[Record]]) -> list[list[Record]]:
 
 
 def of_one_processor(records: Sequence[Record]) -> list[Record]:
-    """Keep the records of the processor and number of threads that most of them ran on; a tie goes to the lowest seed.
+    """Keep the records of the processor and number of threads with most records; a tie goes to the lowest seed.
 
-    Means over seeds are taken of such records only.
+    Means over seeds are taken over such records only.
     """
     groups: dict[Any, list[Record]] = {}
     for record in sorted(records, key=lambda record: record["seed"]):
@@ -314,21 +315,24 @@ def of_one_processor(records: Sequence[Record]) -> list[Record]:
 
 
 def pairing_key(record: Record) -> tuple[int, str, int | None, int]:
-    """Key for pairing runs: seed; processor and threads, since sums in another order come out otherwise; and the images
-    that a process computes at once, since losses count over these."""
+    """Return the key for pairing runs: (seed, device, threads, images that a process computes at once).
+
+    Device and threads set the order of sums, and so their rounding. Losses are taken over the images at once.
+    """
     optim = {"batch": 1, "accumulate": 1, **record["config"].get("optim", {})}
     at_once = optim["batch"] // (optim["accumulate"] * record.get("processes", 1))
     return record["seed"], record["device"], record.get("threads"), at_once
 
 
 def processors(records: Iterable[Record]) -> str:
-    """Which seeds ran on which processor: "seeds 0, 1 on a CPU with 1 thread, seed 3 on another"."""
+    """Return which seeds ran on which processor: "seeds 0, 1 on a CPU (1 thread); seed 3 on another"."""
     seeds: dict[tuple[str, int | None, int], set[int]] = {}
     of_sets: dict[str, set[int]] = {}
     for record in records:
         seed, *where = pairing_key(record)
         seeds.setdefault(tuple(where), set()).add(seed)
         of_sets.setdefault(record["dataset"], set()).add(where[-1])
+    # Images at once are named only if they differ within a data set.
     parts, several = [], any(len(at_once) > 1 for at_once in of_sets.values())
     for (device, threads, at_once), known in sorted(seeds.items(), key=lambda item: min(item[1])):
         used = [f"{threads} thread{'s' * (threads > 1)}"] if threads else []
@@ -339,7 +343,7 @@ def processors(records: Iterable[Record]) -> str:
 
 
 def one(records: Iterable[Record], variant: str, seed: int) -> Record:
-    """Find the only record of a variant and seed; UserError if there is none, or one in each of several data sets."""
+    """Return the only record of a variant and seed. Raises UserError if none or several data sets have it."""
     records = list(records)
     groups = [select(records, dataset, variant) for dataset in sorted({record["dataset"] for record in records})]
     matches = [record for group in groups for record in group if record["seed"] == seed]
@@ -355,7 +359,7 @@ def one(records: Iterable[Record], variant: str, seed: int) -> Record:
 
 
 def origin(runs: Iterable[Record]) -> str:
-    """Records (each once), variants, seeds, commits, time and devices in a sentence; empty for none."""
+    """Return a sentence with the records (each once), variants, seeds, commits, time and devices; empty for none."""
     unique = {record["path"]: record for record in runs}.values()
     shown = sorted(unique, key=lambda r: (r["dataset"], r["variant"], r["seed"], _stem(r)))
     if not shown:
@@ -378,7 +382,7 @@ def origin(runs: Iterable[Record]) -> str:
 
 
 def notebook_origin(stamp: Mapping[str, Any]) -> str:
-    """Notebook, date, commit, time and device of an executed notebook, from its stamp, in a sentence."""
+    """Return a sentence with name, seed, date, commit, time and device of an executed notebook, from its stamp."""
     return (
         f"From {stamp.get('notebook', 'a notebook')}, seed {stamp.get('parameters', {}).get('seed', '–')}; run "
         f"{stamp.get('date', 'without a date')} at commit {stamp.get('commit')} in {stamp.get('seconds', '–')} s on "

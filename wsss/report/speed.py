@@ -1,4 +1,4 @@
-"""Measured times as tables, from the files of data/results/bench, each a line that `wsss bench` printed. No torch."""
+"""Tables of measured times, from the files in data/results/bench: lines that `wsss bench` printed. No torch."""
 
 import json
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ _Bench = dict[str, Any]
 
 def read(folder: Path, kind: str = "step") -> list[_Bench]:
     """Read the lines of `wsss bench KIND`, in the order of the files' names. Raises UserError for a file that is no
-    line of any bench, and for one of this kind that is not whole."""
+    line of any bench, or that is of this kind and not whole."""
     benches = []
     for path in sorted(folder.glob("*.json")):
         try:
             bench = json.loads(path.read_text(encoding="utf-8"))
             if bench["bench"] == kind:
-                [table([bench]) for table in SPEED_TABLES[kind]]
+                [table([bench]) for table in SPEED_TABLES[kind]]  # a missing field raises an error here
                 benches.append(bench | {"file": path.stem})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
@@ -31,7 +31,7 @@ def read(folder: Path, kind: str = "step") -> list[_Bench]:
 
 
 def _name(bench: _Bench) -> str:
-    """Name what was measured: preset, backbone, crop, batch, type and options that are on."""
+    """Return the name of the measured step: preset, backbone, crop, batch, type and options that are on."""
     parts = [bench["preset"], bench["backbone"], f"crop {bench['crop']}", f"batch {bench['batch']}"]
     parts += [f"in {bench['accumulate']} parts"] * (bench.get("accumulate", 1) > 1)
     parts += [bench["dtype"], *(option.replace("_", " ") for option in _OPTIONS if bench.get(option))]
@@ -56,19 +56,19 @@ _MEASURES = {
 
 
 def _product_rate(bench: _Bench) -> float:
-    """TFLOP/s of the matrix product in the step's own type, which the utilisation is over."""
+    """Return the TFLOP/s of the matrix product in the step's own type; utilisation is the step's share of this rate."""
     return bench["tflop"] / bench["seconds"] / bench["utilisation"]
 
 
 def _steps_table(benches: Sequence[_Bench]) -> Table:
-    """Make a table, a row a step."""
+    """Tabulate steps, a row each."""
     rows = tuple((_name(bench), *(show(bench) for show in _MEASURES.values())) for bench in benches)
     note = "product: matrices of 4,096 in the step's own type, in the same process; the unit is its time in float32."
     return Table("Training steps, measured", ("step", *_MEASURES), rows, note)
 
 
 def _phases_table(benches: Sequence[_Bench]) -> Table:
-    """Make a table, a row a step, a column a phase, in units; phases in the order in which a step comes to them."""
+    """Tabulate steps by phases, in units: a row for each step, a column for each phase, in the order of a step."""
     phases = tuple(dict.fromkeys(phase for bench in benches for phase in bench["phases"]))
     rows = []
     for bench in benches:
@@ -95,7 +95,7 @@ _INFER = {
 
 
 def _infer_table(benches: Sequence[_Bench]) -> Table:
-    """Make a table, a row an evaluation."""
+    """Tabulate evaluations, a row each."""
 
     def label(bench: _Bench) -> str:
         size, note = f"{bench['width']}x{bench['height']}", f" ({bench['note']})" if bench.get("note") else ""
@@ -107,7 +107,7 @@ def _infer_table(benches: Sequence[_Bench]) -> Table:
 
 
 def _outside_table(benches: Sequence[_Bench]) -> Table:
-    """Make a table, a row an evaluation whose time outside the network was taken."""
+    """Tabulate the evaluations whose time outside the network was measured, a row each."""
     rows = []
     for bench in (bench for bench in benches if bench.get("outside")):
         merge, outside = f"merged below {bench['crf_merge']:g}" if bench.get("crf_merge") else "whole", bench["outside"]
@@ -119,7 +119,7 @@ def _outside_table(benches: Sequence[_Bench]) -> Table:
 
 
 def _merge_table(benches: Sequence[_Bench]) -> Table:
-    """Make a table, a row a number of classes and a probability below which classes are merged."""
+    """Tabulate merged CRFs: a row for each number of classes and each probability below which classes are merged."""
     rows, notes = [], []
     for bench in benches:
         for classes, measured in bench["classes"].items():
@@ -144,7 +144,7 @@ SPEED_TABLES = {
     "infer": (_infer_table, _outside_table),
     "merge": (_merge_table,),
 }
-"""Tables of each bench; the caption is the first one's."""
+"""Bench -> its tables; their caption is that of the first."""
 
 
 _WATERFALL = (
@@ -157,12 +157,12 @@ _WATERFALL = (
     ("patches as a linear layer; view 2 beside view 1", "voc-toco-bfloat16"),
     ("the same on a GPU", "voc-toco-bfloat16-gpu"),
 )
-"""Bars of the waterfall from top to bottom, and the records that they are made of."""
+"""Bars of the waterfall from top to bottom, each with its record."""
 
 
 def waterfall(folder: Path) -> Picture:
-    """Units of a step of the base, of ours after each group of changes, and of its operations alone; a bar without a
-    record says so."""
+    """Draw the units of a step: the base's, ours after each group of changes, and those of the operations alone. A bar
+    without a record says so."""
     files = {name: folder / f"{name}.json" for _, name in _WATERFALL}
     known = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
     picture, texts, before = Picture(figsize=(7.4, 4.2), layout="constrained"), [], None
@@ -179,7 +179,7 @@ def waterfall(folder: Path) -> Picture:
         axis.text(max(units, before or 0) + 1, row, f"{units:.1f}", va="center")
         texts.append(f"{label}: {units:.1f}")
         before = units
-    last = known[_WATERFALL[-2][1]]
+    last = known[_WATERFALL[-2][1]]  # on a CPU; the last bar is of a GPU
     floor = last["tflop"] / _product_rate(last) / last["gemm_seconds"]
     axis.axvline(floor, color=figures.BLACK, linestyle="--", linewidth=1)
     axis.set_yticks(range(len(_WATERFALL)), [label for label, _ in _WATERFALL])

@@ -1,6 +1,6 @@
 """Means, intervals and tests over seeds and images. No torch.
 
-First the arithmetic, then what it is applied to: records of one variant, pairs of runs.
+First the arithmetic, then its use for records of one variant and for pairs of runs.
 """
 
 import math
@@ -18,7 +18,7 @@ from wsss.report.records import Record
 from wsss.report.table import ABSENT
 
 _ROUNDING = 1e-9
-"""Differences below this come of floating point alone: records have four decimals."""
+"""Differences below this are rounding alone: records have four decimals."""
 
 
 _RARE = 0.05
@@ -52,21 +52,21 @@ class OverSeeds(NamedTuple):
     high: float
     """Bounds of the 95 % interval of the mean."""
     p: float
-    """Two-sided probability of a mean at least as far from none, if there were no difference."""
+    """Two-sided probability of a mean at least as far from zero, if there were no difference."""
     n: int
     """Number of seeds."""
 
 
 def _summary(numbers: Sequence[float]) -> Summary:
-    """Mean and sample deviation of at least one number."""
+    """Return mean and sample deviation of at least one number."""
     array = np.asarray(numbers, dtype=float)
     return Summary(array.mean().item(), array.std(ddof=1).item() if len(array) > 1 else math.nan, len(array))
 
 
 def prediction_interval(numbers: Sequence[float]) -> tuple[float, float]:
-    """Interval that holds one further draw with 95 %: mean -+ t sd sqrt(1 + 1/n), with Student's t of n - 1 degrees.
+    """Return the interval that holds one further draw with 95 %: mean -+ t sd sqrt(1 + 1/n).
 
-    For normal draws; at least two numbers.
+    t is Student's of n - 1 degrees. Draws must be normal, and there must be at least two numbers.
     """
     mean, sd, n = _summary(numbers)
     half = float(stdtrit(n - 1, 0.975)) * sd * math.sqrt(1 + 1 / n)
@@ -74,11 +74,10 @@ def prediction_interval(numbers: Sequence[float]) -> tuple[float, float]:
 
 
 def over_seeds(differences: Sequence[float]) -> OverSeeds:
-    """Student's t test of paired differences, one a seed, against none: mean -+ t sd / sqrt(n) holds the mean over all
-    seeds with 95 %.
+    """Test paired differences, one for each seed, against zero by Student's t.
 
-    For normal differences. Of one seed neither interval nor p is defined, of equal differences no p but that of none;
-    equal are those that lie within the rounding of what they are taken of.
+    mean -+ t sd / sqrt(n) holds the mean over all seeds with 95 %, for normal differences. For one seed neither
+    interval nor p is defined. For differences that are equal up to rounding there is no p, but 1 if all are zero.
     """
     mean, sd, n = _summary(differences)
     if n < 2:
@@ -91,8 +90,8 @@ def over_seeds(differences: Sequence[float]) -> OverSeeds:
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
-    """Correct the p of several tests as Holm did: with them in order, the k-th smallest of m is multiplied by
-    m - k + 1 and is at least the one before. Those that are not numbers stay so and are not counted among the m."""
+    """Return the p of several tests after Holm's correction: the k-th smallest of m is multiplied by m - k + 1, and is
+    at least the one before. NaN stays NaN and is not counted among the m."""
     known = sorted((p, place) for place, p in enumerate(probabilities) if not math.isnan(p))
     corrected, largest = list(probabilities), 0.0
     for rank, (p, place) in enumerate(known):
@@ -102,7 +101,7 @@ def holm(probabilities: Sequence[float]) -> list[float]:
 
 
 def bootstrap(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval of sum(numerators) / sum(denominators), images (first axis) redrawn."""
+    """Return the 95 % percentile interval of sum(numerators) / sum(denominators), images (first axis) redrawn."""
     weights = _redraws(len(numerators))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = (weights @ np.asarray(numerators, float)) / (weights @ np.asarray(denominators, float))
@@ -110,14 +109,14 @@ def bootstrap(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, 
 
 
 def miou(counts: np.ndarray) -> float:
-    """Mean IoU in percent of TP, FP, FN counts (..., classes, 3), over the classes present in the truth."""
+    """Return the mean IoU in percent of TP, FP, FN counts (..., classes, 3), over the classes present in the truth."""
     return float(_mean_iou(counts.reshape(-1, *counts.shape[-2:]).sum(0)[None])[0])
 
 
 def bootstrap_miou(counts: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval of the mean IoU (percent) of counts (images, classes, 3), images redrawn.
+    """Return the 95 % percentile interval of the mean IoU (percent) of counts (images, classes, 3), images redrawn.
 
-    Not numbers where a class is rare (`has_rare_class`).
+    NaN if a class is rare (`has_rare_class`).
     """
     if has_rare_class(counts):
         return math.nan, math.nan
@@ -125,23 +124,23 @@ def bootstrap_miou(counts: np.ndarray) -> tuple[float, float]:
 
 
 def has_rare_class(counts: np.ndarray) -> bool:
-    """Whether a class is in the truth of so few images that many bootstrap samples lack it. The means of such samples
-    are over fewer classes than the mean that the interval is for, and lie apart from it."""
-    share = (counts[..., 0] + counts[..., 2] > 0).mean(0)
+    """Return whether many bootstrap samples would lack a class, since the truth of too few images shows it. The mean of
+    such a sample is over fewer classes than the mean that the interval is for, and lies apart from it."""
+    share = (counts[..., 0] + counts[..., 2] > 0).mean(0)  # (1 - share)^n of all samples of n images lack the class
     return bool(((1 - share[share > 0]) ** len(counts) > _RARE).any())
 
 
 def paired(
     first: np.ndarray, second: np.ndarray, ids: tuple[Sequence[str], Sequence[str]], n: int = 2000, seed: int = 0
 ) -> Paired:
-    """Test the mean IoU of `first` less that of `second`, mean over runs.
+    """Test the mean IoU of `first` minus that of `second`, both averaged over runs.
 
-    Both are (runs, images, classes, 3) counts of the same images in the same order, run by run of the same seed.
+    Both are (runs, images, classes, 3) counts of the same images in the same order; the r-th runs have the same seed.
 
-    Interval: percentiles over `n` bootstrap samples, each of which draws the same images for all runs of both. p: the
-    results of every image are swapped with probability one half, in all runs at once, `n` times; (1 + differences at
-    least as large) / (1 + n). Swapping the arguments flips the signs and keeps p. Raises UserError if ids or truth
-    differ: the number of pixels of every class in every image must be the same.
+    Interval: percentiles over `n` bootstrap samples. Each sample draws the same images for all runs of both. p: `n`
+    times the results of every image are swapped with probability one half, in all runs at once; p is (1 + number of
+    differences at least as large) / (1 + n). Swapping the arguments flips the signs and keeps p. Raises UserError if
+    ids or truth differ: the number of pixels of every class in every image must be the same.
     """
     if list(ids[0]) != list(ids[1]) or first.shape != second.shape or first.shape[1] != len(ids[0]):
         raise UserError("the two results are of different images; evaluate both on the same list")
@@ -158,12 +157,13 @@ def paired(
     moved, sums = np.tensordot(swaps, second - first, axes=(1, 1)), (first.sum(1), second.sum(1))
     observed = float(difference(*sums))
     # A swap moves an image's counts from one sum to the other. The 1 counts the observed order as one of the draws.
+    # 1e-9: differences that are equal but for rounding count as at least as large.
     extreme = (np.abs(difference(sums[0] + moved, sums[1] - moved)) >= abs(observed) - 1e-9).sum()
     return Paired(observed, low, high, float((1 + extreme) / (1 + n)))
 
 
 def _mean_iou(sums: np.ndarray) -> np.ndarray:
-    """(*n, classes, 3) -> (*n) in percent; not a number where the truth has no class at all."""
+    """Return the mean IoU (*n) in percent of counts (*n, classes, 3); NaN where the truth has no class at all."""
     present = sums[..., 0] + sums[..., 2] > 0
     union = np.where(present, sums.sum(-1), 1)
     total, classes = (np.where(present, sums[..., 0], 0) / union).sum(-1), present.sum(-1)
@@ -171,14 +171,14 @@ def _mean_iou(sums: np.ndarray) -> np.ndarray:
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    """Take the middle 95 % of the defined ones; not numbers if there is none."""
+    """Return the bounds of the middle 95 % of the defined values; NaN if there is none."""
     defined = values[np.isfinite(values)]
     low, high = np.percentile(defined, (2.5, 97.5)) if len(defined) else (math.nan, math.nan)
     return float(low), float(high)
 
 
 def _redraws(images: int, n: int = 1000, seed: int = 0) -> np.ndarray:
-    """(n, images): how often each image is drawn in each of n samples with replacement."""
+    """Return (n, images): how often each image is drawn in each of n samples with replacement."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(images, np.full(images, 1 / images), size=n)
 
@@ -187,19 +187,19 @@ def _redraws(images: int, n: int = 1000, seed: int = 0) -> np.ndarray:
 
 
 def signed(points: float) -> str:
-    """Write a difference with its sign: one digit, or two where one would hide on which side of zero it lies."""
+    """Write a difference with its sign and one digit; with two if one would hide on which side of zero it lies."""
     digits = 2 if 0.005 <= abs(points) < 0.05 else 1
-    return f"{round(points, digits) + 0.0:+.{digits}f}"
+    return f"{round(points, digits) + 0.0:+.{digits}f}"  # -0.0 + 0.0 is 0.0
 
 
 def mean_text(summary: Summary) -> str:
-    """ "41.2 ± 0.9 (3 seeds)", or "41.2 (1 seed)"."""
+    """Write mean and deviation: "41.2 ± 0.9 (3 seeds)", or "41.2 (1 seed)"."""
     spread = "" if math.isnan(summary.sd) else f" ± {summary.sd:.1f}"
     return f"{summary.mean:.1f}{spread} ({summary.n} seed{'s' if summary.n > 1 else ''})"
 
 
 def interval_text(test: OverSeeds) -> str:
-    """Write the interval over seeds as text; ABSENT of one seed."""
+    """Write the interval over seeds; ABSENT for one seed."""
     return ABSENT if math.isnan(test.low) else f"{signed(test.low)} to {signed(test.high)}"
 
 
@@ -210,8 +210,8 @@ Pairs = tuple[tuple[Record, Record], ...]
 
 
 def headline_counts(record: Record, kind: str) -> tuple[list[str], np.ndarray] | None:
-    """Ids, and per-image counts (images, classes, 3) of the headline classes, of one kind of labels; None where there
-    are none beside the record."""
+    """Return the ids and per-image counts (images, classes, 3) of the headline classes, for one kind of labels; None if
+    the record has no such counts beside it."""
     counts = records.load_counts(record)
     if kind not in counts:
         return None
@@ -222,10 +222,10 @@ def headline_counts(record: Record, kind: str) -> tuple[list[str], np.ndarray] |
 
 
 def summarise(runs: Sequence[Record], key: str) -> Summary:
-    """Mean and sample deviation of one result over seeds.
+    """Return mean and sample deviation of one result over seeds.
 
-    Raises UserError if a seed occurs twice or the records differ in images, masks, protocol, settings, processor,
-    threads, images at once or, where both know it, in their start weights or any other of their data.
+    Raises UserError if a seed occurs twice, or the records differ in images, masks, protocol, settings, processor,
+    threads or images at once. If both name them, start weights and all other data must be the same, too.
     """
     if not runs:
         raise UserError(f"there is no record to take {key} from; run the preset first")
@@ -241,10 +241,10 @@ def summarise(runs: Sequence[Record], key: str) -> Summary:
 
 
 def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) -> Pairs:
-    """Pair the runs of equal `records.pairing_key` that have the headline mIoU of a kind, by seed.
+    """Pair the runs of equal `records.pairing_key` that have the headline mIoU of a kind, sorted by seed.
 
-    Raises UserError if they differ in images, masks, protocol (but for the squash of the base as released, D18) or,
-    where both know it, in any other of their data.
+    Raises UserError if they differ in images, masks or protocol. Only the squash of the base as released (D18) may
+    differ. If both name them, start weights and all other data must be the same, too.
     """
     firsts, seconds = ({records.pairing_key(record): record for record in group} for group in (first, second))
     keys = sorted(firsts.keys() & seconds.keys(), key=lambda key: (key[0], str(key)))
@@ -256,10 +256,10 @@ def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) ->
 
 
 def _changed_settings(first: Record, second: Record) -> list[str]:
-    """List the settings in which two records of one variant differ, those aside that make no other variant."""
+    """List the settings in which two records of one variant differ, without those that make no new variant."""
     before, after = (settings.paths(record["config"]) for record in (first, second))
     if all(before.get(path) == after.get(path) for path in (before.keys() | after.keys()) - set(NOT_IN_VARIANT)):
-        return []  # the usual case; otherwise one of them may be in the words of an earlier version
+        return []  # the usual case; otherwise one of them may use the names of an earlier version
     before, after = (settings.flatten(stored.from_dict(record["config"])) for record in (first, second))
     return [path for path in before if before[path] != after[path] and path not in NOT_IN_VARIANT]
 

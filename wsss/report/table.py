@@ -11,14 +11,14 @@ from wsss.report.records import Record
 ABSENT = "–"
 MISSING = "not run"
 UNPAIRED = "run, not paired"
-"""Cell of runs that have no partner of their seed on their processor."""
+"""Cell of runs without a partner of the same seed on the same processor."""
 NOT_MEASURED = "not measured"
 """Cell of a run that was made before the measure existed."""
 
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """Cells as text, with a title, a note that says what the numbers are, and the records that they are of."""
+    """Cells as text, with a title, a note that says what the numbers are, and the records that they come from."""
 
     title: str
     columns: tuple[str, ...]
@@ -27,11 +27,11 @@ class Table:
     records: Sequence[Record] = ()
 
     def measured(self) -> bool:
-        """Whether any cell beside the first column holds more than its absence."""
+        """Return whether any cell after the first column says more than that a number is missing."""
         return any(set(row[1:]) - {ABSENT, MISSING, UNPAIRED, NOT_MEASURED} for row in self.rows)
 
     def text(self) -> str:
-        """Aligned columns for a terminal."""
+        """Write aligned columns for a terminal."""
         lines = [self.columns, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         lines.insert(1, tuple("-" * width for width in widths))
@@ -61,7 +61,7 @@ class Table:
         return self.text()
 
     def csv(self) -> str:
-        """Header and rows."""
+        """Write header and rows as CSV."""
         file = io.StringIO()
         csv.writer(file, lineterminator="\n").writerows([self.columns, *self.rows])
         return file.getvalue()

@@ -26,7 +26,7 @@ from wsss.settings import flatten
 
 
 def _of_presets(runs: Iterable[Record]) -> Table:
-    """Every setting that makes a run another one, by the presets of all scales; takes no records."""
+    """Tabulate every setting that makes a new variant, for the presets of all scales. Uses no records."""
     scales = [name for name, known in DATASETS.items() if not known.smoke]
     flat = [flatten(PRESETS[name]) for name in scales]
     paths = (path for path in flat[0] if path not in NOT_IN_VARIANT)
@@ -40,7 +40,7 @@ def _written(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value) or ABSENT
 
 
-# Variants of our own beside each other.
+# Our own variants side by side.
 
 _QUANTITIES = (
     ("classification mAP", "classification.map_headline"),
@@ -87,9 +87,9 @@ _PRIMARY = {
 def _side_by_side(
     title: str, dataset: str, presets: Sequence[str], runs: Sequence[Record], yours: Sequence[Record] = ()
 ) -> Table:
-    """Tabulate presets in columns, over the seeds that all have, and in lines each quantity that any of them has.
+    """Tabulate presets in columns, over the seeds that all have; a line for each quantity that any of them has.
 
-    A further column for each preset that is among the reader's own runs, `yours`, which enter no other.
+    The reader's own runs, `yours`, get a further column for each preset among them, and enter no other.
     """
     groups = records.comparable([records.select(runs, dataset, preset) for preset in presets])
     measured_runs = sum(groups, [])
@@ -119,7 +119,7 @@ def _side_by_side(
 
 
 def of_run(record: Record) -> Table:
-    """Tabulate one run's numbers; the note says what they were measured on, with what and by whom."""
+    """Tabulate one run's numbers; the note has protocol, time, device, versions and commit."""
     rows = []
     for label, key in _QUANTITIES:
         if not records.has(record, key):
@@ -140,7 +140,7 @@ def of_run(record: Record) -> Table:
 
 
 def _listing(runs: Sequence[Record]) -> Table:
-    """Tabulate every record: what was run and evaluated how, its main numbers, and where they come from."""
+    """Tabulate every record: its name, its main numbers, and where they come from."""
     rows = []
     for record in runs:
         cells = (records.file_name(record), images(record), *_numbers(record, _LISTED))
@@ -169,12 +169,12 @@ _ASIDE = (
     *NOT_IN_VARIANT,
     *("data.name", "data.val_split", "optim.steps", "model.checkpoint", "model.classifier_scale"),
 )
-"""Settings that are not named among the changes: free ones, and those that have a column of their own."""
+"""Settings that are not named among the changes: free ones, and those with a column of their own."""
 
 
 def _of_tries(dataset: str, runs: Sequence[Record]) -> Table:
-    """Tabulate what was tried when the CPU presets were chosen: steps, results, start, what differs from today's
-    preset. The records of data/tries are never among the results; takes none."""
+    """Tabulate what was tried when the CPU presets were chosen: steps, results, start, changes from today's preset.
+    Uses no `runs`, but the records of data/tries, which are never among the results."""
     rows = []
     tries = [record for record in records.find(project_root() / "data" / "tries") if record["dataset"] == dataset]
     for record in sorted(tries, key=lambda record: (record["date"], record["variant"], record["seed"])):
@@ -198,7 +198,7 @@ def _of_tries(dataset: str, runs: Sequence[Record]) -> Table:
 
 
 REPORTED = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.dataset != "smoke"}
-"""Experiments that have a table; what smoke measures means nothing."""
+"""Experiments that have a table; the numbers of smoke tests mean nothing."""
 
 TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     "headline": headline,
@@ -222,8 +222,8 @@ TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
 
 
 def build(name: str, runs: Sequence[Record] | None = None, yours: Sequence[Record] = ()) -> Table:
-    """Make the table of that name, from `records` or else the published ones; one of presets side by side has the
-    reader's own runs in columns of their own. UserError for an unknown name."""
+    """Return the table of that name, made of `runs` (None: the published records). A table of presets side by side also
+    shows the reader's runs, `yours`, in columns of their own. Raises UserError for an unknown name."""
     if name not in TABLES:
         hint = did_you_mean(name, TABLES) or f"; there are {', '.join(TABLES)}"
         raise UserError(f"there is no table named {name}{hint}")
@@ -233,11 +233,12 @@ def build(name: str, runs: Sequence[Record] | None = None, yours: Sequence[Recor
 
 
 def number(text: str) -> tuple[str, str]:
-    """Look up a published number as text, and where it comes from.
+    """Return a published number as text, and where it comes from.
 
-    `text` is SOURCE#KEY[:FORMAT]: DATASET/VARIANT (mean over the seeds of one processor) or DATASET/VARIANT/SEED, and
-    a result or field of the record; `published#` and a number of the literature (`literature.published_number`);
-    `guesses#` and DATASET/KIND/MEASURE of data/results/guesses.json. Raises UserError or KeyError where there is none.
+    `text` is SOURCE#KEY[:FORMAT]. SOURCE is DATASET/VARIANT (mean over the seeds of one processor) or
+    DATASET/VARIANT/SEED, with a result or field of the record as KEY. Or it is `published`, with a number of the
+    literature (`literature.published_number`). Or it is `guesses`, with DATASET/KIND/MEASURE of
+    data/results/guesses.json. Raises UserError or KeyError if there is no such number.
     """
     reference, _, form = text.partition(":")
     source, _, key = reference.partition("#")

@@ -17,14 +17,14 @@ _KEYS = (
     ("classification mAP", "classification.map_headline"),
 )
 _SMOKE = frozenset(name for name, known in DATASETS.items() if known.smoke)
-"""Data sets of smoke tests: their runs show that a path works, and their numbers are no results."""
+"""Data sets of smoke tests: their runs show that the code works, and their numbers are no results."""
 
 
 def interval(peers: Sequence[tuple[Record, ...]], key: str) -> tuple[float, float] | None:
-    """Interval where one further run's result should fall, or a further pair's difference (see `table`).
+    """Return the interval where one further run's result should fall, or a further pair's difference (see `table`).
 
-    `peers` are published records, each in a tuple of its own, or pairs of them. None if all there is is a single one
-    without counts, or with classes of very few images.
+    `peers` are published records, each in a tuple of its own, or pairs of them. None if there is only one, and it has
+    no counts or has classes of very few images.
     """
     kind, single = key.partition(".")[0], None
     counts = [headline_counts(record, kind) for record in peers[0]]
@@ -46,18 +46,18 @@ def interval(peers: Sequence[tuple[Record, ...]], key: str) -> tuple[float, floa
 
 
 def _number(runs: tuple[Record, ...], key: str) -> float:
-    """Look up the result of one run, or that of the first of two less that of the second."""
+    """Return the result of one run, or of two runs the first result minus the second."""
     first, *others = (records.value(record, key) for record in runs)
     return first - sum(others)
 
 
 def judge(published: Sequence[Record], yours: Sequence[Record]) -> tuple[list[dict[str, Any]], bool]:
-    """Judge the reader's runs: a row for each run and quantity, then for each pair of a run and its base's.
+    """Judge the reader's runs; return a row for each run or pair and quantity, and whether all that counts agrees.
 
-    A run is paired with that of PRESET-base of the same seed and processor, unless their data differ. Also returns
-    whether all that is judged agrees; False if nothing could be compared. Runs of smoke tests have no row.
-    A row: what, published, yours, low, high, within (None: nothing published to compare with), counts (whether the
-    verdict takes it), and in other_data what of the data is known to differ. A run on other images is never within.
+    The second is False if nothing could be compared. A run is paired with that of PRESET-base of the same seed and
+    processor, unless their data differ. Runs of smoke tests have no row.
+    A row: what, published, yours, low, high, within (None: nothing published to compare with), counts (whether it
+    counts for the verdict), other_data (what is known to differ in the data). A run on other images is never within.
     """
     yours = [record for record in yours if record["dataset"] not in _SMOKE]
     known = {(record["variant"], records.pairing_key(record)): record for record in yours}
@@ -92,8 +92,8 @@ def _row(published: Sequence[Record], runs: tuple[Record, ...], label: str, key:
 
 
 def reach(published: Sequence[Record], dataset: str, variant: str) -> str:
-    """Say what the intervals of a variant can exclude: the other published variants of the data set that lie outside
-    them on every seed, by one number at least; and whether the base does."""
+    """Return what the intervals of a variant can exclude: the other published variants of the data set that lie outside
+    an interval on every seed, for at least one number. The text also says whether the base is excluded."""
     peers = [(record,) for record in records.select(published, dataset, variant)]
     keys = [key for _, key in _KEYS if peers and all(records.has(peer, key) for (peer,) in peers)]
     intervals = {key: interval(peers, key) for key in keys}
@@ -117,7 +117,7 @@ def reach(published: Sequence[Record], dataset: str, variant: str) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """*published | yours | interval | within the published interval?*"""
+    """Tabulate the rows of `judge`: *published | yours | interval | within the published interval?*"""
     lines = []
     for row in rows:
         write = "{:.1f}".format if row["counts"] else signed
