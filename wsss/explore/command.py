@@ -31,11 +31,11 @@ class Explore:
     output: Path = Path("explore.html")
     """The page; with a name that ends in .json, only the data that it shows."""
     limit: int = 8
-    """Pictures at most."""
+    """Number of pictures at most."""
     split: str = "val"
-    """List of a data set."""
+    """List of images, for a data set."""
     drop: bool = False
-    """Put the last model into the page, so that it takes further photographs by itself: about 20 MB more."""
+    """Put the last model into the page, so that further photographs can be dropped on it: about 20 MB more."""
     open: bool = True
     """Open the page in the browser."""
 
@@ -84,7 +84,7 @@ class Export:
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
     """The run's folder, OUTPUT/DATASET/VARIANT/SEED; none: the shipped model."""
     output: Path = Path("model.onnx")
-    """The graph."""
+    """File of the graph."""
     weights: Literal["last", "best"] = "last"
     """Which of the run's weights."""
 

@@ -23,14 +23,14 @@ from wsss.weights import header
 LIMIT = 64_000_000
 """Bytes of weights that a page may be asked to hold."""
 _MOST = 6
-"""Classes of one image that get a pseudo label, at most."""
+"""Number of classes of one image, at most, that get a pseudo label."""
 _OPSET = 18
 
 
 def write(seer: Seer, path: Path) -> Path:
-    """Write the graph to `path` and the weights in half precision beside it; returns the weights' path.
+    """Write the graph to `path` and the weights in half precision beside it; return the weights' path.
 
-    Weights that lie there already and are the same stay. Raises UserError for a network that is too large for a page.
+    If the same weights lie there already, they stay. Raises UserError for a network that is too large for a page.
     """
     half = seer.model.for_inference()
     size = 2 * sum(value.numel() for value in half.state_dict().values())
@@ -53,20 +53,21 @@ def _same(kept: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
 
 
 class _Seen(nn.Module):
-    """From pixels to what the explorer shows, by name."""
+    """The whole computation, from pixels to what the explorer shows."""
 
     def __init__(self, model: SegmentationModel, config: Config):
         super().__init__()
         self.model, self.config = model, config
 
     def forward(self, pixels: Float[Tensor, "1 3 q q"], label: Float[Tensor, "1 k"]) -> dict[str, Tensor]:
-        """Maps are normalised and of the pixels' size; `pseudo_label` holds 255 where it is unsure."""
+        """Return what the explorer shows, by name. Maps are normalised and have the pixels' size; `pseudo_label` holds
+        255 where it is unsure."""
         model, config = self.model, self.config
         image = model.normalise(pixels)
         output = model(image)
         probability = output.logits.sigmoid()
         label = torch.where(label.amax(1, keepdim=True) > 0, label, evaluate.probable_label(probability))
-        every = torch.arange(label.shape[1])
+        every = torch.arange(label.shape[1])  # not the present ones: a graph's shapes cannot depend on the label
         main, aux, *_ = method.multi_scale_cams(model, image, output, config, every)
         seen = {"probability": probability, "cam": main, "aux_cam": aux}
         seen |= {"tokens": output.tokens, "aux_tokens": output.aux_tokens}
@@ -80,7 +81,7 @@ class _Seen(nn.Module):
 
 
 def _graph(model: SegmentationModel, config: Config) -> Any:
-    """Trace the graph: an onnx.ModelProto whose weights are float32, by the names of the network's tensors."""
+    """Trace the network; return an onnx.ModelProto with float32 weights under the names of the network's tensors."""
     size, classes = config.augment.squashed, model.classifier.weight.shape[0]
     example = torch.zeros(1, 3, size, size), torch.zeros(1, classes)
     seen = _Seen(model, config).eval()
@@ -109,7 +110,7 @@ def _graph(model: SegmentationModel, config: Config) -> Any:
 
 @contextmanager
 def _exportable() -> Iterator[None]:
-    """Replace two functions that ONNX lacks: positions are resampled once, here; look-ups are gathered."""
+    """Replace two functions that ONNX lacks: position embeddings are resampled once, here; embedding bags gather."""
     positions: dict[tuple[int, ...], Tensor] = {}
     resample = networks.resample_abs_pos_embed
 
@@ -131,15 +132,15 @@ def _exportable() -> Iterator[None]:
 
 
 def _sort(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
-    """Sort truth values stably, which the exporter cannot; of equal ones TopK takes the first."""
+    """Sort booleans stably, which the exporter cannot. TopK can: of equal values it takes the first."""
     count = op.Constant(value_ints=[self.shape[dim]])
     values, places = op.TopK(op.Cast(self, to=TensorProto.INT32), count, axis=dim, largest=int(descending), sorted=1)
     return op.Cast(values, to=TensorProto.BOOL), places
 
 
 def _refer(graph: Any, weights: Path) -> Any:
-    """Let the graph refer to the weights in a safetensors file beside it, by place. All other tensors of more than a
-    thousand numbers become half precision; half precision is cast to float32 where it is used."""
+    """Let the graph refer to the weights by their places in the safetensors file beside it. All other tensors of more
+    than a thousand numbers become half precision. Half precision is cast to float32 where it is used."""
     kinds = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
     with open(weights, "rb") as file:
         kept, start = header(file)

@@ -1,7 +1,7 @@
 """What the explorer shows, as JSON, and the page around it. No torch.
 
-Maps are quantised to 8 bits and stay on their own grid, codes of tokens to 8 bits each, masks are runs: the browser
-enlarges, thresholds and compares them (wsss/explore/explorer.js).
+Maps stay on their own grid. Maps and the codes of tokens are quantised to 8 bits a number, masks are written as runs.
+The browser enlarges, thresholds and compares them (wsss/explore/explorer.js).
 """
 
 import base64
@@ -25,9 +25,9 @@ from wsss.report.figures import IGNORE, class_colours
 FOLDER = Path(__file__).parent
 SCRIPTS = ("explorer.js", "explorer_engine.js")
 LARGEST = 400
-"""Longer side of a picture in the explorer, in pixels; larger photographs are shown smaller."""
+"""Longer side of a picture in the explorer, in pixels; larger photographs are scaled down."""
 MOST = 4
-"""Classes that can be chosen in an image, at most, unless more are present."""
+"""Number of classes to choose from in an image, unless more are present or predicted."""
 _WITHOUT = (
     "This copy of the page holds no model, so it shows these photographs only. For photographs of your own: "
     "wsss explore FOLDER."
@@ -40,7 +40,7 @@ class LayerCam:
 
     name: str
     maps: Float[np.ndarray, "k p q"]
-    """Of several scales and mirror images, finer than the token grid."""
+    """Made of several scales and mirror images; finer than the token grid."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class View:
     """Rows and columns of patches."""
     layers: tuple[LayerCam, ...]
     codes: Mapping[str, Float[np.ndarray, "n d"]]
-    """Vectors of the patches by what they are: the tokens, their codes in each subspace."""
+    """Vectors of the patches, by kind: the tokens, and their codes in each subspace."""
     segmentation: UInt8[np.ndarray, "h w"] | None
     """The decoder's labels; None for a model whose decoder was not trained."""
     pseudo_label: UInt8[np.ndarray, "h w"] | None
@@ -73,7 +73,7 @@ class Scene:
     present: tuple[int, ...]
     """Classes in the image, by number."""
     known: bool
-    """Whether they are known; else they are the ones that the last model predicts."""
+    """Whether these classes are known; otherwise they are those that the last model predicts."""
     truth: UInt8[np.ndarray, "h w"] | None
     views: tuple[View, ...]
 
@@ -85,8 +85,8 @@ def payload(
     live: bool = False,
     model: Mapping[str, Any] | None = None,
 ) -> dict:
-    """Make the JSON that the component is mounted on. `classes` are the foreground's names, `model` describes a network
-    that the page runs by itself (`scene.page_model`). Raises UserError if empty."""
+    """Return the JSON that the explorer's page shows. `classes` are the names of the foreground classes; `model`
+    describes a network that the page runs by itself (`scene.page_model`). Raises UserError without image or model."""
     if not scenes or not all(scene.views for scene in scenes):
         raise UserError("there is nothing to explore: give at least one image and one model")
     names = ["background", *classes]
@@ -109,7 +109,7 @@ def payload(
 
 
 def image_entry(scene: Scene, names: Sequence[str]) -> dict[str, Any]:
-    """Make one image of the payload; `names` are those of all classes, background first."""
+    """Return one image of the payload; `names` are those of all classes, background first."""
     seen = ", ".join(names[label] for label in scene.present) or "nothing that the model knows"
     return {
         "name": scene.name,
@@ -124,8 +124,8 @@ def image_entry(scene: Scene, names: Sequence[str]) -> dict[str, Any]:
 
 
 def more(content: Mapping[str, Any], other: Mapping[str, Any], source: str) -> tuple[dict[str, Any], str]:
-    """Put what the models of `other` see in the images of `content` into a script beside the page, `source`: what the
-    page needs to know, and the script's part. Both are payloads. Raises UserError where images or classes differ."""
+    """Pack what the models of `other` see in the images of `content`, for a script `source` beside the page. Return a
+    description for the page, and the script's part. Both are payloads. Raises UserError if images or classes differ."""
     names = [[image["name"] for image in each["images"]] for each in (content, other)]
     if names[0] != names[1] or content["classes"] != other["classes"]:
         raise UserError("the two files show other images or classes; make both by wsss explore of the same folder")
@@ -160,17 +160,17 @@ def _view(view: View) -> dict[str, Any]:
 
 
 def quantised_maps(maps: Float[np.ndarray, "*k i j"]) -> UInt8[np.ndarray, "*k i j"]:
-    """Round values 0..1 to steps of 1/255."""
+    """Quantise values 0..1 in steps of 1/255."""
     return (np.clip(maps, 0, 1) * 255).round().astype(np.uint8)
 
 
 def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Divide each row by its norm; zeros stay."""
+    """Divide each row by its norm; rows of zeros stay."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def compact(rows: Float[np.ndarray, "n d"], error: float = 0.02) -> Float[np.ndarray, "n r"]:
-    """Turn rows into the fewest principal directions, eight at a time, that keep all cosines to `error`; norm 1."""
+    """Return rows of norm 1 in the fewest principal directions, a multiple of 8, that keep all cosines to `error`."""
     whole = unit(rows)
     left, sizes, _ = np.linalg.svd(whole, full_matrices=False)
     turned, cosines = left * sizes, whole @ whole.T
@@ -182,7 +182,7 @@ def compact(rows: Float[np.ndarray, "n d"], error: float = 0.02) -> Float[np.nda
 
 
 def quantised_codes(rows: Float[np.ndarray, "n d"]) -> Int8[np.ndarray, "n d"]:
-    """Scale each row so that its largest entry is 127: cosines stay, to a hundredth."""
+    """Quantise rows, each scaled so that its largest entry is 127. Cosines stay the same to a hundredth."""
     largest = np.abs(rows).max(1, keepdims=True)
     return (rows / np.where(largest > 0, largest, 1) * 127).round().astype(np.int8)
 
@@ -211,14 +211,14 @@ def _picture(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
 
 
 def element(content: Mapping[str, Any], compressed: bool = False) -> str:
-    """Make the HTML element that explorer.js mounts on; without the script it shows the first image and says so.
+    """Return the HTML element that explorer.js mounts on; without the script it shows the first image and says so.
 
-    It holds the payload as JSON, or compressed, a quarter smaller, where no other program reads the page.
+    It holds the payload as JSON. `compressed` makes it a quarter smaller, for pages that no other program reads.
     """
     count, first, kind = len(content["images"]), content["images"][0], "json"
     if compressed:
         text, kind = _compressed(content), "gzip"
-    else:
+    else:  # without "<", so that no text can end the <script>
         text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return (
         f"<div data-wsss-explorer><p>Here {count} photographs can be explored, by the script beside the page.</p>"
@@ -228,7 +228,7 @@ def element(content: Mapping[str, Any], compressed: bool = False) -> str:
 
 
 def page(content: Mapping[str, Any], title: str, paragraphs: Iterable[str] = (), parts: Iterable[str] = ()) -> str:
-    """Make a whole page in one file, without need of a network or server; `parts` are those of `engine.pack`."""
+    """Return a whole page in one file that needs no network or server; `parts` are those of `engine.pack`."""
     style, *scripts = ((FOLDER / name).read_text(encoding="utf-8") for name in ("explorer.css", *SCRIPTS[::-1]))
     above = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
     packed = "".join(f'<script type="text/plain" data-wsss-part="{i}">{part}</script>' for i, part in enumerate(parts))

@@ -18,9 +18,9 @@ from wsss.report.picture import Picture
 
 
 def comparison(scenes: Sequence[Scene]) -> Picture:
-    """Draw one column per image. Rows: the image, its truth if it is known, and for every model its CAM by layer
-    (several scales, the largest over the image's classes), the refined pseudo label and the prediction if its decoder
-    was trained. The scenes are of the same models."""
+    """Draw one column per image. Rows: the image, its truth if known, and for every model its CAM by layer (several
+    scales, the largest over the image's classes). If its decoder was trained, the refined pseudo label and the
+    prediction follow. All scenes must be of the same models."""
     columns = [_cells(scene, any(other.truth is not None for other in scenes)) for scene in scenes]
     titles = [title for title, _, _ in columns[0]]
     picture = Picture(figsize=(1.2 * len(scenes) + 1.8, 1.2 * len(titles)), layout="constrained")
@@ -59,9 +59,9 @@ def _cells(scene: Scene, with_truth: bool) -> list[_Cell]:
 
 
 def like_a_patch(scene: Scene, place: tuple[int, int] | None = None) -> Picture:
-    """Draw how alike all patches are to one, by the tokens and by the codes of each subspace, one row per model.
+    """Draw how similar all patches are to one, by the tokens and by the codes of each subspace, one row per model.
 
-    `place` is row and column of the patch; None: the patch of the object where the last model's CAM is largest.
+    `place` is row and column of the patch; None: the patch inside the object with the last model's largest CAM.
     """
     place = place or peak(scene)
     columns = max(len(view.codes) for view in scene.views) + 1
@@ -85,7 +85,7 @@ def like_a_patch(scene: Scene, place: tuple[int, int] | None = None) -> Picture:
 
 
 def peak(scene: Scene) -> tuple[int, int]:
-    """Find the patch where the last model's CAM of the image's first class is largest inside the object."""
+    """Return the patch inside the object where the last model's CAM of the image's first class is largest."""
     view, label = scene.views[-1], scene.present[0]
     if scene.truth is None or label not in view.shown:
         raise UserError(f"the truth of {scene.name} is not known; name the patch")
@@ -96,7 +96,7 @@ def peak(scene: Scene) -> tuple[int, int]:
 
 
 def likeness(rows: Float[np.ndarray, "n d"], index: int) -> Float[np.ndarray, " n"]:
-    """Compare one row with all by their cosine."""
+    """Return the cosine of one row with every row."""
     directions = unit(rows)
     return directions @ directions[index]
 
@@ -109,8 +109,8 @@ def _inside(scene: Scene, view: View, values: Float[np.ndarray, " n"]) -> str:
 
 
 def gram(scenes: Sequence[Scene]) -> Picture:
-    """Draw how the dimensions of the subspaces' codes correlate over the patches of all scenes: one panel per model
-    with subspaces, the first of it the same network before training if the scenes have one."""
+    """Draw how the dimensions of the subspaces' codes correlate over the patches of all scenes, one panel per model
+    with subspaces. The scenes may have the same network before training as their first model."""
     views = [view for view in scenes[0].views if _subspaces(view)]
     if not views or any(scene.truth is None for scene in scenes):
         raise UserError("there is no model with subspaces among these, or an image without truth")
@@ -138,7 +138,7 @@ def gram(scenes: Sequence[Scene]) -> Picture:
 
 
 def _subspaces(view: View) -> list[Float[np.ndarray, "n d"]]:
-    """Codes in each subspace; none of a model that trains one or none."""
+    """Return the codes in each subspace; none for a model that trains fewer than two subspaces."""
     return [rows for name, rows in view.codes.items() if name.startswith("subspace")]
 
 
@@ -154,8 +154,8 @@ def _correlation(scenes: Sequence[Scene], name: str) -> tuple[Float[np.ndarray, 
 
 
 def layers(scene: Scene) -> Picture:
-    """Draw the CAM of the aux and of the last layer, their difference, and the affinity of all pairs of patches by
-    each, one row per model. Patches of the object come first in the affinities."""
+    """Draw the CAMs of the aux and the last layer, their difference, and by each CAM the affinity of all pairs of
+    patches, one row per model. Patches of the object come first in the affinities."""
     picture, shares = Picture(figsize=(9, 1.75 * len(scene.views)), layout="constrained"), []
     for axes, view in zip(picture.subplots(len(scene.views), 6, squeeze=False), scene.views, strict=True):
         _image(axes[0], scene, view, None, view.name)
@@ -179,14 +179,14 @@ def layers(scene: Scene) -> Picture:
 
 
 def affinity(maps: Float[np.ndarray, "k i j"]) -> Float[np.ndarray, "n n"]:
-    """Cosine of [1 - max_k M ; M] at every pair of patches, as Module B takes it."""
+    """Return the cosine of [1 - max_k M ; M] at every pair of patches, as in Module B."""
     vectors = np.concatenate([1 - maps.max(0, keepdims=True), maps]).reshape(len(maps) + 1, -1)
     directions = unit(vectors.T)
     return directions @ directions.T
 
 
 def _on_grid(layer: LayerCam, view: View, label: int) -> Float[np.ndarray, "i j"]:
-    """The CAM of several scales in the middle of every patch."""
+    """Return the CAM of several scales at the middle of every patch."""
     maps = layer.maps[view.shown.index(label)]
     finer = maps.shape[0] // view.grid[0]
     return maps[finer // 2 :: finer, finer // 2 :: finer]

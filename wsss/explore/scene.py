@@ -21,12 +21,12 @@ from wsss.model import SegmentationModel
 from wsss.paths import UserError
 
 _FINER = 3
-"""The maps of several scales are kept at this many values per patch and side; odd, so that one lies in its middle."""
+"""Values per patch and side at which CAMs of several scales are kept; odd, so that one lies in the patch's middle."""
 
 
 @dataclass(frozen=True)
 class Seer:
-    """A trained model with its configuration and the words for it."""
+    """A trained model with its configuration and its description."""
 
     name: str
     about: str
@@ -49,11 +49,11 @@ class Example:
 
 @torch.inference_mode()
 def scene(photo: Example, seers: Sequence[Seer]) -> Scene:
-    """Look at a photograph with each of the models, which know the same classes.
+    """Return what each of the models sees in a photograph; all models know the same classes.
 
-    Where the image labels are not known, those that the *last* model predicts (above one half, else the most probable)
-    take their place for all of them. All models show the same classes, each by its own order: those in the image, those
-    that any of them predicts, and the most probable ones of the last.
+    If the image labels are unknown, the *last* model predicts them for all models (above one half, else the most
+    probable). All models show the same classes, each in its own order: those in the image, those that any model
+    predicts, and the most probable ones of the last model.
     """
     if not seers:
         raise UserError("there is nothing to explore: give at least one model")
@@ -66,7 +66,7 @@ def scene(photo: Example, seers: Sequence[Seer]) -> Scene:
     predicted = evaluate.probable_label(scores)
     label = photo.label if photo.label is not None else predicted[-1]
     shown = label + predicted.sum(0)
-    shown[(scores[-1] + label).topk(min(MOST, len(label))).indices] = 1.0
+    shown[(scores[-1] + label).topk(min(MOST, len(label))).indices] = 1.0  # + label: those in the image first
     views = tuple(
         _view(seer, image, output, label, shown > 0, size=small.size[::-1])
         for seer, image, output in zip(seers, pixels, outputs, strict=True)
@@ -76,7 +76,7 @@ def scene(photo: Example, seers: Sequence[Seer]) -> Scene:
 
 
 def shrunk(pictures: Sequence[Example], seers: Sequence[Seer]) -> str:
-    """Say at which sizes pictures are shown and seen; empty if all are shown as they are."""
+    """Return a text with the sizes at which pictures are shown and seen; empty if all are shown as they are."""
     largest = max(pictures, key=lambda photo: math.prod(photo.image.size))
     width, height = largest.image.size
     if max(width, height) <= LARGEST:
@@ -98,7 +98,7 @@ def _view(
     *,
     size: tuple[int, int],
 ) -> View:
-    """What one model sees; masks are of `size` (rows, columns)."""
+    """Return what one model sees; masks have `size` (rows, columns)."""
     model, config = seer.model, seer.config
     score = output.logits[0].sigmoid()
     order = (score + label).argsort(descending=True)  # those in the image first
@@ -182,7 +182,7 @@ def _pixels(photograph: Image.Image, seer: Seer) -> evaluate.Images:
 def refined(
     photo: Example, seer: Seer, present: Sequence[int], threshold: float, layer: int
 ) -> UInt8[np.ndarray, "h w"]:
-    """Label by the CAM with one background level, `threshold`, refined by the photograph's colours (PAR)."""
+    """Return labels of the CAM with one background level, `threshold`, refined by the photograph's colours (PAR)."""
     pixels = _pixels(photo.image, seer)
     image = seer.model.normalise(pixels)
     label = torch.zeros(1, seer.model.classifier.weight.shape[0])
@@ -197,7 +197,7 @@ def refined(
 
 @torch.inference_mode()
 def with_crf(photo: Example, seer: Seer) -> UInt8[np.ndarray, "h w"]:
-    """Segment, then apply a dense CRF with the final protocol's numbers."""
+    """Return the segmentation after a dense CRF with the final protocol's numbers."""
     logits = seer.model(seer.model.normalise(_pixels(photo.image, seer))).segmentation
     pixels = np.asarray(_small(photo))
     probability = F.interpolate(logits, pixels.shape[:2], mode="bilinear", align_corners=False)[0].softmax(0)

@@ -20,11 +20,11 @@ from wsss.report import experiments, records
 from wsss.report.records import Record
 
 SHIPPED = "data/weights/vit_tiny_voc_animals.json"
-"""Card of the model that is there without any training."""
+"""Card of the model that comes with the project, for use without any training."""
 
 
 def of_run(folder: Path, weights: str = "last") -> tuple[Seer, tuple[str, ...]]:
-    """Open the model of a finished run, and the names of its classes. Raises UserError."""
+    """Return the model of a finished run, and the names of its classes. Raises UserError."""
     opened = runs.open_run(folder, weights)
     return _seer(opened, opened.record())
 
@@ -37,8 +37,8 @@ def _seer(opened: runs.Opened, record: Record) -> tuple[Seer, tuple[str, ...]]:
 
 
 def of_runs(folders: Sequence[Path]) -> tuple[list[Seer], tuple[str, ...]]:
-    """Open the models of finished runs, and the names of the classes, which all of them know; without any run the
-    shipped model. Raises UserError."""
+    """Return the models of finished runs (without any run, the shipped model) and the names of their classes. Raises
+    UserError if these differ."""
     models = [of_run(Path(folder)) for folder in folders] or [shipped()]
     seers, classes = [seer for seer, _ in models], models[0][1]
     for seer, known in models:
@@ -54,13 +54,13 @@ def of_runs(folders: Sequence[Path]) -> tuple[list[Seer], tuple[str, ...]]:
 
 
 def before_training(seer: Seer) -> Seer:
-    """Build the same network with the weights that its run started from."""
+    """Return the same network with the weights that its run started from."""
     model = build(seer.config, seer.model.classifier.weight.shape[0]).eval()
     return Seer(f"{seer.name}, before training", "Start weights, heads drawn from the seed.", model, seer.config)
 
 
 def shipped() -> tuple[Seer, tuple[str, ...]]:
-    """Open the model in data/weights, trained on photographs of animals, and its classes. Raises UserError."""
+    """Return the model in data/weights, trained on photographs of animals, and its classes. Raises UserError."""
     path = project_root() / SHIPPED
     if not path.is_file():
         raise UserError(f"the shipped model's card {path} is not there; name a finished run by --run")
@@ -72,14 +72,14 @@ def shipped() -> tuple[Seer, tuple[str, ...]]:
 
 
 def _name(config: Config) -> str:
-    """What the experiments' tables call it, else its variant."""
+    """Return the name of a run in the experiments' tables, or else its variant."""
     known = experiments.EXPERIMENTS.get(f"{config.data.name}-components")
     labels = {row.variant: row.label for row in known.rows} if known else {}
     return labels.get(config.variant, config.variant)
 
 
 def _about(record: Record) -> str:
-    """Where a model comes from, in a sentence."""
+    """Return a sentence that says where a model comes from."""
     seconds = record["seconds"].get("train")
     teacher = f"student of {record['teacher']['run']}, " if "teacher" in record else ""
     return (
@@ -90,7 +90,7 @@ def _about(record: Record) -> str:
 
 
 def of_folder(path: Path, limit: int) -> list[Example]:
-    """Read the picture at `path`, or the first `limit` of a folder, by name. Raises UserError."""
+    """Read the picture at `path`, or the first `limit` pictures of a folder, sorted by name. Raises UserError."""
     if not path.exists():
         raise UserError(f"{path} does not exist; name a picture or a folder of pictures")
     files = photographs.of_folder(path, deep=False)[:limit] if path.is_dir() else [path]
@@ -102,8 +102,8 @@ def of_folder(path: Path, limit: int) -> list[Example]:
 
 
 def of_set(root: Path, split: str, classes: Sequence[str], count: int) -> list[Example]:
-    """Read `count` images of a data set's list, evenly spaced, with image labels and truth. Raises UserError where the
-    set has other classes than the model."""
+    """Read `count` images of a data set's list, evenly spaced, with image labels and truth. Raises UserError if the set
+    has other classes than the model."""
     listed = datasets.Split(root, split, masks=True)
     if tuple(listed.kit.classes) != tuple(classes):
         raise UserError(
@@ -122,7 +122,7 @@ _PUBLIC_DOMAIN = {"cat": "chelsea", "astronaut": "astronaut", "cameraman": "came
 
 
 def public_domain() -> list[Example]:
-    """Read photographs that come with scikit-image and may be shown anywhere; nobody has drawn their truth."""
+    """Read photographs that come with scikit-image and may be shown anywhere; they have no truth."""
     from skimage import data
 
     return [Example(name, Image.fromarray(getattr(data, known)())) for name, known in _PUBLIC_DOMAIN.items()]

@@ -19,40 +19,40 @@ _SCRIPT = (FOLDER / "explorer.js").read_text(encoding="utf-8")
 
 
 class Explorer(anywidget.AnyWidget):
-    """What models see in images. Every value below is set in the browser, and may be set from here."""
+    """A view of what models see in images. The browser sets every value below, and Python may set it, too."""
 
     _esm = f"{_SCRIPT}\nexport default {{ render: globalThis.WsssExplorer.render }};\n"
     _css = FOLDER / "explorer.css"
     payload = traitlets.Dict().tag(sync=True)
-    """What the page is built from, packed by `payload`."""
+    """Content of the page, made by `payload`."""
     image = traitlets.Int(0).tag(sync=True)
-    """Which image."""
+    """Index of the image."""
     variant = traitlets.Int(0).tag(sync=True)
-    """Which model."""
+    """Index of the model."""
     label = traitlets.Int(0).tag(sync=True)
-    """Class by number, background being 0."""
+    """Number of the class; 0 is the background."""
     layer = traitlets.Int(0).tag(sync=True)
-    """0 the last layer, 1 the aux layer."""
+    """0 for the last layer, 1 for the aux layer."""
     view = traitlets.Unicode("cam").tag(sync=True)
     """What is drawn over the picture."""
     beside = traitlets.Unicode("").tag(sync=True)
-    """What is drawn right of the line; empty: there is none."""
+    """What is drawn right of the line; empty: there is no line."""
     split = traitlets.Float(0.5).tag(sync=True)
-    """Place of the line, 0..1."""
+    """Position of the line, 0..1."""
     alike = traitlets.Int(0).tag(sync=True)
-    """Codes by which patches are compared."""
+    """Index of the codes by which patches are compared."""
     threshold = traitlets.Float(0.5).tag(sync=True)
     """Background threshold of the pseudo label, 0..1."""
     opacity = traitlets.Float(0.6).tag(sync=True)
     """Opacity of what is drawn over the picture, 0..1."""
     row = traitlets.Int(-1).tag(sync=True)
-    """Row of the chosen patch, -1 for none."""
+    """Row of the chosen patch; -1 for none."""
     column = traitlets.Int(-1).tag(sync=True)
-    """Column of the chosen patch, -1 for none."""
+    """Column of the chosen patch; -1 for none."""
     request = traitlets.Dict().tag(sync=True)
-    """What the browser asks of Python."""
+    """Last request of the browser to Python."""
     answer = traitlets.Dict().tag(sync=True)
-    """What Python last answered."""
+    """Last answer of Python."""
 
     def __init__(self, pictures: Sequence[Example], seers: Sequence[Seer], classes: Sequence[str]):
         self.pictures, self.seers = list(pictures), list(seers)
@@ -62,7 +62,7 @@ class Explorer(anywidget.AnyWidget):
         self.observe(self._answer, "request")
 
     def labels(self) -> np.ndarray:
-        """Return the label map that was computed last on demand (h, w), uint8. Raises UserError without any."""
+        """Return the last label map that was computed on demand, (h, w) uint8. Raises UserError if there is none."""
         if not self.answer.get("mask"):
             raise UserError("nothing was computed on demand yet; press one of the buttons below the pictures")
         values, counts = np.array(self.answer["mask"]).reshape(-1, 2).T
@@ -88,7 +88,7 @@ class Explorer(anywidget.AnyWidget):
             self.answer = answer | {"message": str(error), "number": request["number"]}
 
     def _add(self, name: str, file: bytes) -> None:
-        """Look at a photograph that was dropped on the explorer."""
+        """Add a photograph that was dropped on the explorer."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "photograph"
             path.write_bytes(file)
@@ -96,11 +96,11 @@ class Explorer(anywidget.AnyWidget):
         self.pictures.append(picture)
         self.scenes.append(scene(picture, self.seers))
         image = image_entry(self.scenes[-1], self.payload["classes"])
-        self.payload = self.payload | {"images": [*self.payload["images"], image]}
-        self.label, self.row, self.image = -1, -1, len(self.scenes) - 1
+        self.payload = self.payload | {"images": [*self.payload["images"], image]}  # a new dict: only that is synced
+        self.label, self.row, self.image = -1, -1, len(self.scenes) - 1  # -1: the browser chooses
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """The widget, and for pages without a kernel the element that explorer.js mounts on."""
+        """Return the widget and, for pages without a kernel, the element that explorer.js mounts on."""
         bundle = super()._repr_mimebundle_(**options)
         data, *more = bundle if isinstance(bundle, tuple) else (bundle,)
         if data is None:
