@@ -110,7 +110,7 @@ def _graph(model: SegmentationModel, config: Config) -> Any:
 
 @contextmanager
 def _exportable() -> Iterator[None]:
-    """Replace two functions that ONNX lacks: position embeddings are resampled once, here; embedding bags gather."""
+    """Replace two functions that ONNX lacks: positions are resampled once, in advance; embedding bags gather."""
     positions: dict[tuple[int, ...], Tensor] = {}
     resample = networks.resample_abs_pos_embed
 
@@ -154,7 +154,7 @@ def _refer(graph: Any, weights: Path) -> Any:
             place = {"location": weights.name, "offset": start + first, "length": end - first}
             for key, value in place.items():
                 tensor.external_data.add(key=key, value=str(value))
-        elif tensor.data_type == TensorProto.FLOAT and len(tensor.raw_data) > 4000:
+        elif tensor.data_type == TensorProto.FLOAT and len(tensor.raw_data) > 4000:  # bytes
             half = numpy_helper.to_array(tensor).astype("float16")
             tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
         if tensor.data_type == TensorProto.FLOAT16:

@@ -170,7 +170,7 @@ def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 
 def compact(rows: Float[np.ndarray, "n d"], error: float = 0.02) -> Float[np.ndarray, "n r"]:
-    """Return rows of norm 1 in the fewest principal directions, a multiple of 8, that keep all cosines to `error`."""
+    """Reduce rows to the fewest principal directions, a multiple of 8, that keep all cosines to `error`; norm 1."""
     whole = unit(rows)
     left, sizes, _ = np.linalg.svd(whole, full_matrices=False)
     turned, cosines = left * sizes, whole @ whole.T

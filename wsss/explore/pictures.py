@@ -148,7 +148,7 @@ def _correlation(scenes: Sequence[Scene], name: str) -> tuple[Float[np.ndarray, 
         view = next(view for view in scene.views if view.name == name)
         codes = np.concatenate(_subspaces(view), 1)
         labels = metrics.token_labels(scene.truth, view.grid)
-        for kind, value in metrics.code_sums(codes, labels, 255).items():
+        for kind, value in metrics.code_sums(codes, labels, 255).items():  # 255: any label but IGNORE is below
             sums[kind] = sums.get(kind, 0) + value
     return metrics.correlation(**sums), metrics.redundancy(**sums, subspaces=len(_subspaces(view)))
 
@@ -196,7 +196,7 @@ def _object_first(scene: Scene, view: View) -> UInt8[np.ndarray, " n"] | np.ndar
     if scene.truth is None:
         return np.arange(view.grid[0] * view.grid[1])
     labels = metrics.token_labels(scene.truth, view.grid).astype(int)
-    return np.argsort(np.where(np.isin(labels, scene.present), labels, 256), kind="stable")
+    return np.argsort(np.where(np.isin(labels, scene.present), labels, 256), kind="stable")  # 256: all others last
 
 
 def _image(axis: Axes, scene: Scene, view: View, place: tuple[int, int] | None, title: str) -> None:

@@ -38,8 +38,8 @@ def summary(record: Mapping[str, Any]) -> str:
 @dataclass(frozen=True)
 class Evaluate(Choice, Request):
     """Evaluate a run's weights and write a record. The protocol `training` is that of validation in training; `voc`
-    (native size) and `coco` (squashed) are the final ones, with CRF. The final ones also write index PNGs. The same
-    command again goes on with an interrupted evaluation."""
+    (native size) and `coco` (squashed) are the final ones, with CRF. The final ones also write index PNGs. To resume
+    an interrupted evaluation, run the same command again."""
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
     """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
@@ -82,8 +82,8 @@ class Evaluate(Choice, Request):
 class Predict:
     """Predict photographs with a run's model. DIR/segmentation, DIR/cam and DIR/pseudo_label get an index PNG of each
     photograph, with its size and VOC's palette; 255 marks where the pseudo label is unsure. DIR/scores.csv gets the
-    probability of every class. CAM and pseudo label need the classes of an image: a list has them, for other
-    photographs the model predicts them. The same command again goes on with an interrupted one."""
+    probability of every class. CAM and pseudo label need the classes of an image: a list of the data set has them, for
+    other photographs the model predicts them. To resume an interrupted prediction, run the same command again."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
@@ -124,8 +124,8 @@ class Score:
 @dataclass(frozen=True)
 class Submit(Request):
     """Predict VOC's test images by the protocol voc with CRF, check every PNG, and pack them for the PASCAL VOC
-    evaluation server: results/VOC2012/Segmentation/comp6_test_cls/ID.png in a .tar.gz. The same command again goes on
-    with an interrupted one."""
+    evaluation server: results/VOC2012/Segmentation/comp6_test_cls/ID.png in a .tar.gz. To resume an interrupted
+    prediction, run the same command again."""
 
     split: str = "test"
     """List of the images; the folder of the data set must hold their photographs."""

@@ -24,9 +24,9 @@ def dense_crf(
     `gaussian` is (sigma in pixels, weight), `bilateral` is (sigma in pixels, sigma in grey levels of 255, weight). The
     defaults are the base's. With no iterations the result is the clipped probability, normalised.
 
-    `merge`: the classes whose probability is below it at every pixel take part as one class. Their probabilities are
-    summed, and they share its marginal in proportion to them. The time of an iteration grows with the number of
-    classes, and few of 81 occur in an image. None: the whole CRF.
+    `merge`: the classes whose probability is below it at every pixel take part as one class. It has the sum of their
+    probabilities, and they share its marginal in proportion to these. The time of an iteration grows with the number
+    of classes, and few of 81 occur in an image. None: the whole CRF.
     Raises ValueError if image and probability do not fit or a sigma is not positive, UserError if a probability is
     not a finite number.
     """

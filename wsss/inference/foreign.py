@@ -1,4 +1,4 @@
-"""`wsss evaluate --checkpoint FILE`: make a run of weights trained elsewhere, such as the base's released ones."""
+"""`wsss evaluate --checkpoint FILE`: turn weights trained elsewhere, such as the base's released ones, into a run."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,7 +12,7 @@ from wsss.settings import override
 
 
 def adopt(file: Path, preset: str, output: Path, data_root: str = "") -> Path:
-    """Make the weights of `file` the run OUTPUT/DATASET/PRESET-foreign-DIGEST/0, and return its folder.
+    """Turn the weights of `file` into the run OUTPUT/DATASET/PRESET-foreign-DIGEST/0, and return its folder.
 
     `file` holds a whole model under the base's names. Every command that takes a RUN takes this folder. `preset` gives
     the network and the way of evaluation; every tensor must fit. The variant's name and "weights" in the records mark
@@ -27,7 +27,7 @@ def adopt(file: Path, preset: str, output: Path, data_root: str = "") -> Path:
         raise UserError(
             f"{file} holds no whole model, only a backbone perhaps; start a run from it by --model.checkpoint"
         )
-    model = build(config, len(tensors["decoder.conv8.weight"]) - 1)
+    model = build(config, len(tensors["decoder.conv8.weight"]) - 1)  # conv8 has an output for the background, too
     model.start = {"sha256": digest, "source": f"{file.name}, trained elsewhere", "foreign": True}
     parts = Counter(name.partition(".")[0] for name in tensors)
     note(f"{file}: took {', '.join(f'{count} tensors of {part}' for part, count in parts.items())}")

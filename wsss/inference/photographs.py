@@ -23,8 +23,8 @@ SUFFIXES = (*names.PHOTOGRAPHS, ".bmp", ".webp", ".tif", ".tiff")
 """Suffixes of photographs outside a data set, in lower case; files may have them in upper case, too."""
 _SCORES = "scores.csv"
 _LARGEST = 2048
-"""Longer side of label maps at most; those of larger photographs are computed at this size and enlarged. The network
-sees such photographs smaller still, and the logits of 81 classes at 12 megapixels would take 4 GB."""
+"""Longer side of computed label maps, at most; those of larger photographs are computed at this size and enlarged. The
+network sees such photographs smaller still, and the logits of 81 classes at 12 megapixels would take 4 GB."""
 _EVERY = 32
 """Number of batches from one writing of the scores to the next."""
 

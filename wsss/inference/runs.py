@@ -185,7 +185,7 @@ def run(
             seconds = round(time.monotonic() - started, 1)
             finished = [image for part in parts for image in part]
             final.save(shard, [image.counts for image in finished], seconds)
-            if shard.plain:  # its time is that of the record with the CRF
+            if shard.plain:  # its time is counted in the record with the CRF
                 without = replace(shard, protocol=replace(protocol, crf=None), folder=shard.plain)
                 final.save(without, [image.plain for image in finished], 0.0)
         distributed.barrier()

@@ -41,7 +41,7 @@ def score(predictions: Path, truth: Path, classes: int, ids: Path | None = None)
             raise UserError(f"{mine} holds {IGNORE}, which is no class; predict one of 0..{classes - 1} everywhere")
         total += metrics.confusion(mask, prediction, classes)
     scores = metrics.segmentation_scores(metrics.counts(total), [str(number) for number in range(classes)])
-    del scores["miou_headline"]
+    del scores["miou_headline"]  # numbered classes have no headline of their own
     if scores["miou"] is None:
         note(f"note: no mask of {truth} shows a class, so the mean IoU is undefined")
     return {**scores, "images": len(wanted)}

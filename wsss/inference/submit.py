@@ -16,7 +16,7 @@ from wsss.registry import VOC_CLASSES
 from wsss.report import records
 
 _MEMBERS = "results/VOC2012/Segmentation/comp6_test_cls"
-"""Folder in the archive: competition 6, segmentation trained on other data than VOC's own."""
+"""Folder in the archive: competition 6, segmentation with other training data than VOC's own."""
 
 
 def require_voc_test(images: Split) -> None:

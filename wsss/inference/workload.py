@@ -28,7 +28,7 @@ _LOGIT_MAPS = 6
 _CRF_PIXEL, _CRF_LOGIT = 200, 48
 """Bytes that a CRF takes for each pixel, and for each pixel and class."""
 _FEW = 8
-"""Classes that the time of a CRF with merged classes is estimated for; its memory is estimated for all classes."""
+"""Number of classes assumed for the time of a CRF that merges classes; its memory is estimated for all of them."""
 _LIMITS = (4096, 3072, 2048, 1536, 1024, 768, 512)
 """Longer sides to propose if a photograph is too large."""
 _COMMON = 1024
@@ -37,7 +37,7 @@ _COMMON = 1024
 
 @dataclass(frozen=True)
 class Plan:
-    """The photographs that are still to be predicted, and what decides the cost."""
+    """The photographs that are still to be predicted, and the settings that decide the cost."""
 
     names: Sequence[str]
     sizes: Sequence[Size]
@@ -204,7 +204,7 @@ def available() -> int:
 
 @torch.inference_mode()
 def _pass_seconds(shard: Shard) -> tuple[float, float]:
-    """Measure the seconds of a pass for each token and each pair of tokens (attention grows with their square)."""
+    """Measure the seconds of a pass for each token and, since attention grows with the square, for each pair."""
     spent, (few, many) = {}, (14, 28)
     for side in (few, few, many):  # the first one warms up
         image = torch.zeros(1, 3, side * shard.model.patch, side * shard.model.patch, device=shard.device)

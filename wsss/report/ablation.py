@@ -180,8 +180,8 @@ def _title(experiment: Experiment, runs: Sequence[Record]) -> str:
 
 
 def minutes(experiment: Experiment, variant: str, runs: Sequence[Record]) -> tuple[float | None, float | None]:
-    """Return the minutes of a run with its final evaluations (if these are timed), and of the latter alone; None if
-    nobody has timed one. These are means over records of the variant, or else of the other rows."""
+    """Return the minutes of a run with its final evaluations (if timed), and those of the final evaluations alone; None
+    if nobody has timed one. These are means over records of the variant, or else of the other rows."""
     variants = {row.variant for row in experiment.rows}
     known = [r for r in runs if r["dataset"] == experiment.dataset and r["variant"] in {variant, *variants}]
     chosen = [r for r in known if r["variant"] == variant] or known

@@ -1,4 +1,4 @@
-"""Costs of a run by arithmetic: encoder passes, floating point operations, tensors kept. No torch."""
+"""Costs of a run by arithmetic: encoder passes, floating point operations, parameters. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,7 +108,7 @@ class Run:
         return Run(override(self.config, same), repeated=True)
 
     def rate(self) -> float:
-        """Return the operations (10^12) per second and GPU in the base's published time, all other work included."""
+        """Return the base's operations (10^12) per second and GPU; its published time includes all other work."""
         return 1e3 * self.base().pflop() / base_time(self.config.data.name).gpu_seconds
 
     def hours(self) -> tuple[float, float]:
@@ -135,6 +135,7 @@ def tflop(parts: Sequence[Pass], vit: Vit, classes: int) -> float:
     for item in parts:
         patches = item.tokens(vit.patch)
         tokens = patches + _PREFIX
+        # A block has 12 width^2 weights, 2 operations each, and two products over pairs of tokens.
         encoder = vit.depth * (24 * tokens * vit.width**2 + 4 * tokens**2 * vit.width)
         embedding = 6 * patches * vit.patch**2 * vit.width
         decoder = 2 * patches * _decoder_size(vit, classes) * item.decoder

@@ -103,7 +103,7 @@ def causes(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     panels = picture.subplots(2, 3, sharey=True)
     for axis, (title, cause) in zip(panels.flat, _CAUSES, strict=True):
         known = [(label, run) for label, group in groups.items() for run in group if records.has(run, cause)]
-        sizes = Counter(records.pairing_key(run) for _, run in known)  # a run alone would lie at its own mean
+        sizes = Counter(records.pairing_key(run) for _, run in known)  # a run without others would lie at zero
         known = [(label, run) for label, run in known if sizes[records.pairing_key(run)] > 1]
         x, y = (_less_seed_means([run for _, run in known], key) for key in (cause, "cam.miou_headline"))
         for place, label in enumerate(groups):
@@ -183,7 +183,7 @@ def threshold_curves(experiment: Experiment, runs: Sequence[Record]) -> Picture:
         axis.set(xlabel="background threshold", title=title, xlim=(0, 1))
         axis.set_ylim(0, None)
     panels[0].set_ylabel("mIoU, %")
-    picture.legend_below(panels[0].get_lines()[::2])
+    picture.legend_below(panels[0].get_lines()[::2])  # every second line is a mark
     picture.alt = f"{experiment.title}: mIoU over the background threshold, both layers. {'; '.join(texts)}."
     picture.records = sum(groups.values(), [])
     return picture

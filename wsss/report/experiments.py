@@ -12,7 +12,7 @@ from wsss.protocols import Protocol
 from wsss.settings import flatten
 
 SEEDS = (0, 1, 2)
-"""Seeds of a row by default."""
+"""Default seeds of a row."""
 _FIVE = (0, 1, 2, 3, 4)
 
 
@@ -78,7 +78,7 @@ class Experiment:
     dataset: str
     rows: tuple[Row, ...]
     against: str
-    """Label of a row."""
+    """Label of that row."""
     finals: tuple[Final, ...] = ()
 
 
@@ -89,7 +89,7 @@ _FINALS: Mapping[str, tuple[Final, ...]] = {
     "voc": tuple(Final(protocols.get("voc", crf=crf)) for crf in (False, True)),
     "coco": tuple(Final(protocols.get("coco", crf=crf)) for crf in (False, True)),
 }
-"""Name of a scale, which is that of its preset -> its final evaluations."""
+"""Scale, by the name of its preset -> its final evaluations."""
 _FULL = "base + both"
 _COMPONENTS = {
     "plain classification": "-plain",

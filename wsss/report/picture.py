@@ -32,6 +32,7 @@ class Picture(Figure):
     def png(self, dpi: int = 110) -> bytes:
         """Return the figure as PNG."""
         file = io.BytesIO()
+        # Without matplotlib's version in it, the same figure gives the same bytes.
         self.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
         return file.getvalue()
 
@@ -59,7 +60,8 @@ class Picture(Figure):
         return f'<svg {start} fill="currentColor" stroke-linejoin="round"{text}'
 
     def stacked(self) -> "Picture":
-        """Make this figure as narrow as a phone: panels in one column, legend below, long names in several lines."""
+        """Make this figure as narrow as a phone: panels in one column, legend below, long names in several lines.
+        Returns the figure itself."""
         places = sorted({axis.get_subplotspec().num1 for axis in self.axes})
         rows, column = self.axes[0].get_gridspec().nrows, self.add_gridspec(len(places), 1)
         height = self.get_figheight() * (1 if len(places) == rows else 0.9 * len(places) / rows)

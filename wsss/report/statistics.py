@@ -18,7 +18,7 @@ from wsss.report.records import Record
 from wsss.report.table import ABSENT
 
 _ROUNDING = 1e-9
-"""Differences below this are rounding alone: records have four decimals."""
+"""Smaller differences are rounding alone: records have four decimals."""
 
 
 _RARE = 0.05
@@ -77,7 +77,7 @@ def over_seeds(differences: Sequence[float]) -> OverSeeds:
     """Test paired differences, one for each seed, against zero by Student's t.
 
     mean -+ t sd / sqrt(n) holds the mean over all seeds with 95 %, for normal differences. For one seed neither
-    interval nor p is defined. For differences that are equal up to rounding there is no p, but 1 if all are zero.
+    interval nor p is defined. Differences that are equal up to rounding have no p, unless they are zero: then p is 1.
     """
     mean, sd, n = _summary(differences)
     if n < 2:
@@ -124,8 +124,8 @@ def bootstrap_miou(counts: np.ndarray) -> tuple[float, float]:
 
 
 def has_rare_class(counts: np.ndarray) -> bool:
-    """Return whether many bootstrap samples would lack a class, since the truth of too few images shows it. The mean of
-    such a sample is over fewer classes than the mean that the interval is for, and lies apart from it."""
+    """Return whether a class is so rare in the truth that many bootstrap samples would lack it. The mean of such a
+    sample is over fewer classes than the mean that the interval is for, and so lies apart from it."""
     share = (counts[..., 0] + counts[..., 2] > 0).mean(0)  # (1 - share)^n of all samples of n images lack the class
     return bool(((1 - share[share > 0]) ** len(counts) > _RARE).any())
 
@@ -164,7 +164,7 @@ def paired(
 
 def _mean_iou(sums: np.ndarray) -> np.ndarray:
     """Return the mean IoU (*n) in percent of counts (*n, classes, 3); NaN where the truth has no class at all."""
-    present = sums[..., 0] + sums[..., 2] > 0
+    present = sums[..., 0] + sums[..., 2] > 0  # TP + FN: pixels of the truth
     union = np.where(present, sums.sum(-1), 1)
     total, classes = (np.where(present, sums[..., 0], 0) / union).sum(-1), present.sum(-1)
     return 100 * np.divide(total, classes, out=np.full(classes.shape, math.nan), where=classes > 0)

@@ -235,10 +235,13 @@ def build(name: str, runs: Sequence[Record] | None = None, yours: Sequence[Recor
 def number(text: str) -> tuple[str, str]:
     """Return a published number as text, and where it comes from.
 
-    `text` is SOURCE#KEY[:FORMAT]. SOURCE is DATASET/VARIANT (mean over the seeds of one processor) or
-    DATASET/VARIANT/SEED, with a result or field of the record as KEY. Or it is `published`, with a number of the
-    literature (`literature.published_number`). Or it is `guesses`, with DATASET/KIND/MEASURE of
-    data/results/guesses.json. Raises UserError or KeyError if there is no such number.
+    `text` is SOURCE#KEY[:FORMAT]. A SOURCE and its KEY are:
+
+    * DATASET/VARIANT (mean over the seeds of one processor) or DATASET/VARIANT/SEED: a result or field of the record
+    * published: a number of the literature (`literature.published_number`)
+    * guesses: DATASET/KIND/MEASURE of data/results/guesses.json
+
+    Raises UserError or KeyError if there is no such number.
     """
     reference, _, form = text.partition(":")
     source, _, key = reference.partition("#")
