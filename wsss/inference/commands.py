@@ -60,6 +60,7 @@ class Evaluate(Choice, Request):
         if bool(self.run) == any(elsewhere) or any(elsewhere) != all(elsewhere):
             raise UserError("wsss evaluate takes a RUN, or --checkpoint FILE with --preset and --output; see --help")
         of_final = ("scales", "flip", "crf", "crf_merge", "bfloat16", "longest", "save", "batch", "workers")
+        # The class has each field's default as an attribute.
         given = [name for name in of_final if getattr(self, name) != getattr(Evaluate, name)]
         training = self.protocol == "training"
         if training and given:

@@ -16,7 +16,7 @@ _COMBINE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, 
 
 
 def limit(photograph: Image.Image, longest: int | None) -> Image.Image:
-    """Shrink a photograph to at most `longest` pixels on its longer side (None: all), bilinearly with antialiasing."""
+    """Shrink a photograph bilinearly, with antialiasing, so that its longer side is at most `longest` (None: any)."""
     size = limited(photograph.size, longest)
     return photograph if size == photograph.size else photograph.resize(size, Image.Resampling.BILINEAR)
 

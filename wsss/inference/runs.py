@@ -40,6 +40,7 @@ class Opened:
         bare = settings.override(self.config, {"model.checkpoint": "", "model.pretrained": False})
         model = build(bare, classes).to(device)
         tensors = checkpoint.read(self.file)
+        # A file without a decoder passes here: `fill` says what it lacks.
         known = len(tensors.get("decoder.conv8.weight", range(classes + 1))) - 1
         if known != classes:
             raise UserError(f"{self.file} knows {known} classes, but the data set has {classes}; check its classes.txt")

@@ -127,7 +127,7 @@ class Plan:
         advice = f"--longest {fits.protocol.longest} fits" if fits else "free some memory"
         others = ", or ask for fewer --workers" if self.workers else ""
         taken, there, where = self.bytes(), free, "memory"
-        if taken <= free:
+        if taken <= free:  # so the accelerator is too small
             taken, there, where = self.network_bytes(), self.accelerator, "memory on the accelerator"
         raise UserError(
             f"photograph {self.names[number]} has {_pixels(self.sizes[number])}: predicting it takes about "
