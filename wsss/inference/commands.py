@@ -37,9 +37,9 @@ def summary(record: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Evaluate(Choice, Request):
-    """Evaluate a run's weights and write a record. The protocol `training` is that of validation in training; `voc`
-    (native size) and `coco` (squashed) are the final ones, with CRF. The final ones also write index PNGs. To resume
-    an interrupted evaluation, run the same command again."""
+    """Evaluate a run's weights and write a record. The protocol `training` is that of validation in training. The final
+    protocols, `voc` (native size) and `coco` (squashed), have a CRF and also write index PNGs. To resume an interrupted
+    evaluation, run the same command again."""
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
     """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
@@ -91,7 +91,7 @@ class Predict:
     photos: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PHOTOS|SPLIT")]
     """A photograph, a folder of photographs, or a list of the run's data set (train_aug, say)."""
     save: Path
-    """Folder to write to."""
+    """Folder to write to, DIR."""
     weights: str = "last"
     """last or best."""
     data_root: str = ""

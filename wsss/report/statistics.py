@@ -163,7 +163,7 @@ def paired(
 
 
 def _mean_iou(sums: np.ndarray) -> np.ndarray:
-    """Return the mean IoU (*n) in percent of counts (*n, classes, 3); NaN where the truth has no class at all."""
+    """Return the mean IoU (...) in percent of counts (..., classes, 3); NaN where the truth has no class at all."""
     present = sums[..., 0] + sums[..., 2] > 0  # TP + FN: pixels of the truth
     union = np.where(present, sums.sum(-1), 1)
     total, classes = (np.where(present, sums[..., 0], 0) / union).sum(-1), present.sum(-1)
