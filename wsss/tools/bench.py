@@ -1,7 +1,7 @@
-"""`wsss bench WHAT`: seconds, memory and use of the machine of one part at the paper's size, as one JSON line.
+"""`wsss bench WHAT`: measure one part at the paper's size: seconds, memory, use of the machine, as one JSON line.
 
-Every time is also given in units, the time of a float32 product of two 4096 x 4096 matrices in the same process, so
-that machines can be compared. Run it on an idle machine.
+Times are also given in units, so that machines can be compared. One unit is the time of a float32 product of two
+4096 x 4096 matrices in the same process. Run it on an idle machine.
 """
 
 import itertools
@@ -44,8 +44,8 @@ usage: wsss bench WHAT ...
 Prints one JSON line. `wsss bench WHAT --help` explains each."""
 
 _WARM_UP = 3
-"""Steps before the clock starts: until the third, a step still gets memory from the system page by page, which none of
-the thousands that follow in a training does."""
+"""Steps before the clock starts. The first three still get memory from the system page by page; the thousands that
+follow in a training do not."""
 
 
 # A training step.
@@ -53,7 +53,7 @@ the thousands that follow in a training does."""
 
 @dataclass(frozen=True)
 class Step(Bench):
-    """One training step on random images, all terms on: forward, losses, backward, optimizer."""
+    """One training step on random images with all terms on: forward, losses, backward, optimizer."""
 
     preset: str = "voc"
     """Preset whose terms and schedule are timed."""
@@ -66,7 +66,7 @@ class Step(Bench):
     accumulate: int = 1
     """Micro-batches that make up the step."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: under autocast, as in training where the device computes in it."""
+    """bfloat16 runs under autocast, as training does on a device that computes in bfloat16."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass."""
     compile: bool = False
@@ -74,7 +74,7 @@ class Step(Bench):
     fused_from: int | None = None
     """Fewest tokens for fused attention on a CPU; None: the preset's."""
     repeats: int = 5
-    """Steps that are timed, after three to warm up."""
+    """Timed steps, after three steps to warm up."""
 
     def config(self) -> Config:
         """Return the preset with these sizes. Raises UserError."""
@@ -97,10 +97,11 @@ class Step(Bench):
     def measure(self) -> dict[str, Any]:
         """Return seconds, units, tokens, operations, utilisation and memory of the trainer's own step.
 
-        `seconds` is the median of the timed steps, `spread` the fastest and the slowest of them. `phases` are those of
-        one more step, under PyTorch's profiler, which waits for the device after each; `busy` is the share of such a
-        step in which a GPU works, `host` the operations that take the host longest. `tflop` is counted by PyTorch.
-        `recompiled`: graphs that torch.compile made after the warm-up. Raises UserError.
+        `seconds` is the median of the timed steps, `spread` their fastest and slowest. `phases` come from one more step
+        under PyTorch's profiler, which waits for the device after each phase. `busy` and `host` come from a profiled
+        step without such waits: the share of it in which a GPU works, and the operations that take the host longest.
+        `tflop` is counted by PyTorch. `recompiled` is the number of graphs that torch.compile made after the warm-up.
+        Raises UserError.
         """
         if self.dtype == "bfloat16" and not distributed.computes_bfloat16(device()):
             raise UserError("this machine does not compute in bfloat16, nor would training; leave --dtype out")
@@ -117,6 +118,7 @@ class Step(Bench):
             peak = peak_memory_gb()
             phases, busy, host = _profiled(update)
             hook = machine.record_passes(net, passes)
+            # In eager mode, where the counter and the hook see every operation and every pass.
             with torch.compiler.set_stance("force_eager"), machine.counted_flops() as counter:
                 update()
             hook.remove()
@@ -155,29 +157,30 @@ _PHASES = {
     "backward": (torch.Tensor, "backward"),
     "optimizer": (torch.optim.AdamW, "step"),
 }
-"""Functions of a step that the profiler marks; the four below `forward` lie within it and are taken off its time."""
+"""Functions of a step that the profiler marks. The four of _INNER run within `forward`; their time is taken off it."""
 _INNER = ("cam passes", "local crops", "patch codes", "refinement")
 
 
 def _trainer(config: Config, scratch: Path) -> tuple[Callable[[], Any], SegmentationModel]:
-    """Make the step of a `train.Trainer` in the middle of its run, on random images, and its network."""
+    """Make a `train.Trainer` in the middle of its run; return a function that takes its step on random images, and its
+    network."""
     classes = DATASETS[config.data.name].classes
     split = datasets.Split(machine.draw(scratch / "set", 2, classes=classes), "val", masks=True)
     trainer = train.Trainer(config, split, split, scratch / "run", device())
-    trainer.step = config.optim.steps // 2
+    trainer.step = config.optim.steps // 2  # by then every term of the schedule has joined
     batch = machine.random_batch(config, classes, config.optim.batch // config.optim.accumulate)
     wrapped, batches = method.Forward(trainer.model, config), itertools.repeat(batch)
     return lambda: trainer._update(wrapped, batches), trainer.model
 
 
 def _graphs() -> int:
-    """Graphs that torch.compile has made so far."""
+    """Return the number of graphs that torch.compile has made so far."""
     counters = sys.modules.get("torch._dynamo.utils")
     return counters.counters["stats"]["unique_graphs"] if counters else 0
 
 
 def _profiled(update: Callable[[], Any]) -> tuple[dict[str, float], float | None, list[str]]:
-    """Seconds of a step by phases, the share of it in which a GPU works, the operations that take the host longest."""
+    """Profile two steps: seconds by phase, the share in which a GPU works, and what takes the host longest."""
 
     def marked(work: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
@@ -223,7 +226,7 @@ class Refine(Bench):
     """Calls that are timed, after one to warm up."""
 
     def measure(self) -> dict[str, Any]:
-        """Return the seconds of a call, which has no part in making its input."""
+        """Return the seconds of a call; making its input is not timed."""
         batch = self._batch()
         label, maps = torch.ones_like(batch.label), torch.rand(self.images, self.classes, self.size, self.size)
         maps = maps.to(device())
@@ -257,7 +260,7 @@ class Energy(Refine):
     """Classes with background."""
 
     def measure(self) -> dict[str, Any]:
-        """Return the seconds of a call, which has no part in making its input."""
+        """Return the seconds of a call; making its input is not timed."""
         batch = self._batch()
         valid = cam.box_mask(batch.box, (self.size, self.size))
         half = torch.randn(self.images, self.classes, self.size // 2, self.size // 2, device=device()).softmax(1)
@@ -266,10 +269,10 @@ class Energy(Refine):
 
 @dataclass(frozen=True)
 class Crf(Energy):
-    """Dense CRF, ten iterations, of `images` drawn photographs one after the other."""
+    """Dense CRF with ten iterations, `images` times on one drawn photograph."""
 
     def measure(self) -> dict[str, Any]:
-        """Return the seconds of a call, which has no part in making its input."""
+        """Return the seconds of a call; making its input is not timed."""
         random = np.random.default_rng(0)
         image = machine.photograph(random, (self.size, self.size))
         probability = random.dirichlet(np.ones(self.classes), (self.size, self.size)).transpose(2, 0, 1)

@@ -1,5 +1,7 @@
-"""`wsss bench infer`: a final evaluation of drawn photographs by the functions of `wsss evaluate --protocol voc`,
-beside the time that its operations and its CRF would take at best."""
+"""`wsss bench infer`: time a final evaluation of drawn photographs, beside the best possible time.
+
+It calls the functions of `wsss evaluate --protocol voc`. The best time is that of its operations and its CRF alone.
+"""
 
 import tempfile
 import threading
@@ -33,7 +35,7 @@ class Infer(Choice, Bench):
     """A final evaluation of drawn photographs: reading, network at all scales, CRF, PNGs, counts."""
 
     images: int = 20
-    """Photographs; one more is predicted before, to warm up."""
+    """Timed photographs; one more is evaluated before them to warm up."""
     width: int = 500
     """Width of a photograph in pixels."""
     height: int = 375
@@ -41,19 +43,20 @@ class Infer(Choice, Bench):
     backbone: str = "deit_base_patch16_224"
     """timm name of the ViT; its weights are random."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: under autocast."""
+    """bfloat16 runs under autocast."""
     batch: int = 1
     """Photographs that go through the network at once."""
     workers: int | None = None
-    """Processes for the CRF; None: one a core, or fewer where memory is small; 0: none beside this one, which hears a
-    stop only between two steps of a CRF."""
+    """Processes for the CRF. None: one per core, or fewer if memory is small. 0: the CRF runs in this process, which
+    can then be stopped only between two steps of a CRF."""
 
     def measure(self) -> dict[str, Any]:
         """Return images a second, seconds by phases, operations, memory, and the ratio to the best possible time.
 
-        `phases` add up to `seconds`; crf is the time that this process waits for CRF, PNGs and counts, most of which
-        are made beside it, and `crf_seconds` the time that the CRF takes of one core. `ratio`: seconds over (operations
-        at the rate of the matrix product in the same type + CRF seconds / cores). `outside`: see `_outside`.
+        `phases` add up to `seconds`. Their `crf` is the time that this process waits for CRF, PNGs and counts, most of
+        which other processes make. `crf_seconds` is the time of the CRF on one core. `best_seconds` is the time of the
+        operations at the rate of a matrix product in the same type, plus `crf_seconds` / cores; `ratio` is `seconds`
+        over it. `outside`: see `_outside`.
         """
         protocol = self.chosen()
         config = presets.get(
@@ -102,9 +105,11 @@ class Infer(Choice, Bench):
 def _evaluate(
     net: SegmentationModel, protocol: protocols.Protocol, settings: Infer, scratch: Path, spent: dict[str, float]
 ) -> tuple[float, float, Passes, int]:
-    """Draw the photographs, evaluate one to warm up, then the others. Returns their seconds, the core seconds of the
-    CRF, the passes of the encoder and the floating point operations, which are the first one's times their number;
-    `spent`: see `_clocks`."""
+    """Draw the photographs, evaluate one to warm up, then time the others.
+
+    Returns their seconds, the core seconds of the CRF, the passes of the encoder and the floating point operations.
+    Operations are counted on the first photograph and multiplied by the number of the others. `_clocks` fills `spent`.
+    """
     size, classes = (settings.width, settings.height), DATASETS[settings.protocol].classes
     images = Split(machine.draw(scratch / "set", settings.images + 1, size, classes), "val", True, labels=False)
     work = Shard(
@@ -122,11 +127,13 @@ def _evaluate(
 
 @contextmanager
 def _clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]:
-    """Add up seconds in the network, in `multi_scale.scores` and in all that makes jobs in `spent`, which gets the peak
-    memory of the workers in 10^9 bytes, too, where /proc tells it. Yields the passes of the encoder: images, patch
-    tokens, and whether a gradient is asked for."""
+    """Add up in `spent` the seconds of the network, of `multi_scale.scores` and of `Shard.jobs`.
+
+    `spent` also gets the peak memory of the workers in 10^9 bytes, where /proc tells it. Yields the passes of the
+    encoder: images, patch tokens, and whether a gradient is asked for.
+    """
     passes: Passes = []
-    since: list[float] = []
+    since: list[float] = []  # a stack, since these spans lie within one another
 
     def start(*_: Any) -> None:
         synchronise()
@@ -148,13 +155,13 @@ def _clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]
             start()
             job = next(source, None)
             stop("jobs")
-            if job is None:
+            if job is None:  # the workers still run; later their memory could not be read
                 spent["workers"] = (
                     sum(machine.resident_mb(child, peak=True) for child in machine.children(psutil.Process())) / 1e3
                 )
                 return
             yield job
-            del job  # who works on it holds it alone
+            del job  # only the worker that has it keeps it in memory
 
     hooks = [
         net.register_forward_pre_hook(start),
@@ -170,18 +177,18 @@ def _clocks(net: SegmentationModel, spent: dict[str, float]) -> Iterator[Passes]
 _PATCH = 16
 """Side of a patch in pixels."""
 _COMPETING = 10
-"""Classes, background among them, whose probability passes 0.05 somewhere in a photograph: as `wsss bench merge` counts
-them over 81 classes."""
+"""Classes, background included, whose probability passes 0.05 somewhere in a photograph: the number that `wsss bench
+merge` finds over 81 classes."""
 _OUTSIDE = 3
-"""Photographs at most whose time outside the network is taken."""
+"""Largest number of photographs on which the time outside the network is measured."""
 
 
 def _outside(protocol: protocols.Protocol, settings: Infer) -> dict[str, float]:
-    """CPU seconds of one core an image from the network's logits to PNG and counts: ours, and the base's way, which
-    writes the combined logits to disk (.npy) and makes softmax, whole CRF, PNG and counts in a second pass.
+    """Return CPU seconds of one core per image, from the network's logits to PNG and counts, for us and for the base.
 
-    `resizing` is part of both. The logits are drawn so that _COMPETING classes matter: with the random weights of the
-    bench's network all classes would be alike.
+    The base writes the combined logits to disk (.npy); a second pass makes softmax, whole CRF, PNG and counts.
+    `resizing` is part of both. The logits are drawn so that _COMPETING classes matter: the random weights of the
+    bench's network would make all classes alike.
     """
     random, count = np.random.default_rng(0), min(settings.images, _OUTSIDE)
     size, classes = (settings.width, settings.height), DATASETS[settings.protocol].classes + 1  # with background
@@ -193,7 +200,7 @@ def _outside(protocol: protocols.Protocol, settings: Infer) -> dict[str, float]:
         spent[name], clock[0] = spent[name] + now - clock[0], now
 
     def network(image: torch.Tensor) -> torch.Tensor:
-        """Smooth objects on the token grid; the time is not counted."""
+        """Return logits of smooth objects on the token grid; this time is not counted."""
         lap("resizing")
         rows, columns = image.shape[2] // _PATCH, image.shape[3] // _PATCH
         coarse = torch.from_numpy(random.normal(0, 4, (len(image), classes, 4, 5)) + level).float()

@@ -1,4 +1,4 @@
-"""`wsss bench memory`: what a final evaluation keeps in memory while it goes through its list."""
+"""`wsss bench memory`: measure the memory of a final evaluation while it goes through its list."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ from wsss.tools.machine import Bench
 
 @dataclass(frozen=True)
 class Memory(Bench):
-    """Evaluate a run by a final protocol in a process of its own, and look at its memory from time to time."""
+    """Evaluate a run by a final protocol in a separate process, and sample its memory."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder, OUTPUT/DATASET/VARIANT/SEED."""
@@ -35,13 +35,13 @@ class Memory(Bench):
     protocol: str = "voc"
     """voc or coco."""
     workers: int | None = None
-    """Processes for the CRF beside the evaluation's own; 0: none. None: one a core."""
+    """Processes for the CRF beside the evaluation's own; 0: none; None: one per core."""
     every: float = 5.0
-    """Seconds between two looks."""
+    """Seconds between two samples."""
 
     def measure(self) -> dict[str, Any]:
-        """Return the resident memory in 10^6 bytes of the evaluation's process and of all that it started, and the
-        number of images done, at each look."""
+        """Return, for each sample, the number of images done and the resident memory in 10^6 bytes: that of the
+        evaluation's process, and that of all processes it started. Raises UserError if the evaluation fails."""
         opened = runs.open_run(self.run, data_root=self.data_root)
         images = Split(sets.locate(opened.config.data), self.split, None, labels=False)
         protocol, samples = protocols.get(self.protocol), []

@@ -1,4 +1,4 @@
-"""`wsss bench merge`: the CRF with merged classes beside the whole CRF, on a network's outputs of photographs."""
+"""`wsss bench merge`: compare the CRF with merged classes with the whole CRF, on a network's outputs."""
 
 import time
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from wsss.tools.machine import Bench
 
 @dataclass(frozen=True)
 class Merge(Bench):
-    """Photographs of a list, evenly spaced, through a trained network by the protocol voc; then the whole CRF and the
-    merged one, over the network's classes and over more."""
+    """Compare the CRF with merged classes with the whole CRF: labels and time. Photographs, evenly spaced in a list, go
+    through a trained network by the protocol voc. Both CRFs then run over the network's classes, and over more."""
 
     data_root: Path
     """Folder of a data set in VOC format; its masks are not used."""
     split: str = "val"
     """List of its photographs."""
     images: int = 300
-    """Photographs at most."""
+    """Largest number of photographs."""
     run: Path | None = None
     """Folder of a finished run; None: the shipped model."""
     scales: tuple[float, ...] = ()
@@ -39,16 +39,19 @@ class Merge(Bench):
     flip: bool = True
     """Score the mirror image, too."""
     classes: int = 81
-    """Classes with background of the second comparison. What the network lacks is filled by its logits of the
-    foreground in the photographs that follow, so that these objects compete as well: more than a network of so many
-    classes would mix up."""
+    """Classes of the second comparison, with background. Classes that the network lacks get its foreground logits of
+    the next photographs in the list, so that their objects compete as well. A network of so many classes would confuse
+    fewer."""
     merge: tuple[float, ...] = (0.01, 0.05, 0.2)
     """Probabilities below which classes are merged."""
 
     def measure(self) -> dict[str, Any]:
-        """Return, by number of classes and by `merge`, the percentage of pixels whose label is that of the whole CRF,
-        over all images and in the worst one, and CPU seconds of one core an image, softmax and argmax included, of
-        both."""
+        """Return the agreement and the times of both CRFs, by number of classes and by `merge`.
+
+        Agreement is the percentage of pixels whose label is that of the whole CRF, over all images and in the worst
+        one. Times are CPU seconds of one core per image, with softmax and argmax. Raises UserError if the
+        photographs do not allow `classes`.
+        """
         process.keep_freed()  # as the workers of an evaluation do
         seer, _ = sources.of_run(self.run) if self.run else sources.shipped()
         images = Split(self.data_root, self.split, labels=False)
@@ -84,7 +87,7 @@ class Merge(Bench):
 
 
 def _widened(logits: list[Float[torch.Tensor, "c p q"]], number: int, classes: int) -> Float[np.ndarray, "k p q"]:
-    """Join the logits of a photograph, followed by the foreground's of the next ones until there are `classes`."""
+    """Append foreground logits of the next photographs to those of photograph `number` until there are `classes`."""
     first, step = logits[number], 1
     while len(first) < classes:
         other = logits[(number + step) % len(logits)][1:][None]
@@ -96,7 +99,8 @@ def _widened(logits: list[Float[torch.Tensor, "c p q"]], number: int, classes: i
 def _compare(
     photograph: UInt8[np.ndarray, "p q 3"], logits: Float[np.ndarray, "c p q"], merge: tuple[float, ...]
 ) -> dict[str, Any]:
-    """Seconds and labels of one image by the whole CRF (None) and by each of `merge`."""
+    """Run the whole CRF (key None) and each of `merge` on one image; return seconds, classes kept, and the pixels whose
+    label differs."""
     labels, seconds, kept = {}, {}, {}
     for least in (None, *merge):
         started = time.thread_time()

@@ -42,7 +42,8 @@ _MAPS = ("cam", "aux_cam", "segmentation", "codes")
 
 @dataclass(frozen=True)
 class Distil:
-    """Train a small student of a finished run on its photographs, without masks. Stopped, the same words go on."""
+    """Train a small student of a finished run on the run's photographs, without masks. After a stop, the same command
+    goes on."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The teacher's folder."""
@@ -79,6 +80,7 @@ class _Views(datasets.TrainingViews):
     def __getitem__(self, key: tuple[int, int]) -> tuple:
         index, seed = key
         width, height = pictures.upright_size(self.split.files[index])
+        # The same seed, and so the same draws as for the view below: both show the same crop.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             source = transforms.sources((height, width), self.config.augment, self.config.compat)
@@ -93,7 +95,7 @@ class _Lesson(Batch):
     shown: Bool[Tensor, "b i j"] | None = None
     """Tokens whose middle shows the photograph."""
     taught: dict[str, Float[Tensor, "b d i j"]] | None = None
-    """Each of the teacher's maps; without meaning where `shown` is False."""
+    """The teacher's maps by name; they mean nothing where `shown` is False."""
 
 
 def sampled(
@@ -105,7 +107,7 @@ def sampled(
     """
     height, width = size
     place = torch.stack([source % width, source // width], -1).clamp(min=0) + 0.5
-    covered = torch.tensor([taught.shape[2], taught.shape[1]]) * patch  # the rest, less than a patch, was not seen
+    covered = torch.tensor([taught.shape[2], taught.shape[1]]) * patch  # the remainder, less than a patch, is not seen
     grid = (2 * place / covered - 1)[None].to(taught.dtype)
     return F.grid_sample(taught[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
 
@@ -114,7 +116,7 @@ def sampled(
 def _teacher_maps(teacher: SegmentationModel, photograph: Tensor, label: Tensor) -> dict[str, Float[Tensor, "d p q"]]:
     """Compute the teacher's maps of a photograph (3, h, w).
 
-    Probabilities of the decoder are kept for the background and the classes of the image label alone.
+    The decoder's probabilities are kept only for background and the classes of the image label, and sum to 1 again.
     """
     maps = _token_maps(teacher, teacher(teacher.normalise(photograph)[None]))
     taught = {name: value[0] for name, value in zip(_MAPS, maps, strict=True)}
@@ -154,7 +156,7 @@ def _losses(model: SegmentationModel, lesson: _Lesson) -> dict[str, Float[Tensor
 
 
 class Student(train.Trainer):
-    """A run that learns the outputs of a finished one."""
+    """The trainer of a run that learns the outputs of a finished run."""
 
     def __init__(self, *arguments: Any, opened: Opened):
         if distributed.world_size() > 1:
@@ -178,7 +180,7 @@ class Student(train.Trainer):
             if not self._file(name).is_file():
                 pixels = torch.from_numpy(np.array(pictures.read_image(split.files[place]))).permute(2, 0, 1)
                 label = torch.from_numpy(split.labels[place])
-                with self._autocast():  # half of the time, and the maps are stored in half precision anyway
+                with self._autocast():  # halves the time; the maps are stored in half precision anyway
                     taught = _teacher_maps(teacher, pixels.to(self.device), label.to(self.device))
                 with atomic(self._file(name)) as scratch, open(scratch, "wb") as file:
                     np.savez(file, **{kind: value.half().cpu().numpy() for kind, value in taught.items()})

@@ -1,4 +1,4 @@
-"""`wsss train voc-toco --gate`: the first fifth of the base's run beside the base's own log, before days of GPUs."""
+"""`wsss train voc-toco --gate`: compare the first fifth of a run with the base's own log, before days on GPUs."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from wsss.report import gate, records
 
 class Gate(train.Trainer):
     """A run that stops at the last evaluation of the gate. Its folder is that of the whole run, which goes on from its
-    checkpoint; tables, figures and `publish` take no notice of its record, gate.json in that folder."""
+    checkpoint. Its record is gate.json in that folder; tables, figures and `publish` ignore it."""
 
     def __init__(self, config: Config, *parts: Any):
         self.rows, whole = gate.rows(config.name)
@@ -23,11 +23,11 @@ class Gate(train.Trainer):
         self.last = max(self.due.values())
 
     def is_due(self) -> bool:
-        """Whether the log has an evaluation at this step; no other is made."""
+        """Return whether the base's log has an evaluation at this step; only these steps are validated."""
         return self.step in self.due.values()
 
     def finish(self, data: records.Digests) -> dict[str, Any]:
-        """Judge what the log of the run says of these steps, and write it down. Raises UserError."""
+        """Judge the run's validations at these steps, and write gate.json. Raises UserError if one is missing."""
         distributed.barrier()  # until process 0 has written the last validation
         known = {row["step"]: row["validation"] for row in self.log.validations(self.last)}
         if missing := sorted(set(self.due.values()) - known.keys()):
@@ -64,7 +64,7 @@ class Gate(train.Trainer):
         return {"gate": gate.verdict_table(measured, passed, causes, path).text(), "passed": passed}
 
     def _unlike(self) -> str:
-        """Why the numbers are not to be compared with the log's; empty where they are."""
+        """Say why the numbers must not be compared with the base's log; empty if they may."""
         changed = sorted(presets.changes(self.config).keys() - gate.IRRELEVANT)
         if changed:
             return f"since the run has other settings than the base's ({', '.join(changed[:3])})"

@@ -1,6 +1,6 @@
-"""`make gpu`: what a GPU must show before days are spent on it, a line of JSON a part and a table at the end.
+"""`make gpu`: check a GPU before days are spent on it. It prints a line of JSON per part, and a table at the end.
 
-Without a GPU it says so and does nothing, unless `--toy True` is given: every part at toy size, on any device.
+Without a GPU it says so and does nothing more. With `--toy True` every part runs at toy size, on any device.
 """
 
 import json
@@ -40,16 +40,16 @@ _TOY = {
 }
 _NUMBERS = ("seconds", "peak_memory_gb", "utilisation", "busy", "host")
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
-"""Relative difference of a term or of the gradient's norm from the CPU in float32: rounding adds up over 12 blocks and
-the CAM is compared with thresholds, where one token more moves a term by far more than rounding does."""
+"""Largest relative difference of a term or of the gradient's norm from the CPU in float32. It is well above rounding:
+errors add up over 12 blocks, and the CAM is compared with thresholds, where one more token moves a term by much."""
 
 _LIMIT = 300.0
-"""Seconds that a run in a process of its own may take: one that hangs must not take the other parts along."""
+"""Seconds that a run in a separate process may take, so that one that hangs does not stop the other parts."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Run every part in turn. Exit code 1 if one misses its bound or fails; its line holds the error then."""
+    """Run every part in turn. Exit code 1 if a part misses its bound, or fails: then its line holds the error."""
 
     toy: bool = False
     """Toy size, on any device."""
@@ -73,7 +73,7 @@ class Check:
             started = time.perf_counter()
             try:
                 numbers = part(self)
-            except Exception as error:  # the parts after it are still worth their minutes
+            except Exception as error:  # the other parts still run
                 numbers = {"error": f"{type(error).__name__}: {error}", "ok": False}
             line = {"part": name, **numbers, "took": round(time.perf_counter() - started, 1), **stamp}
             print(json.dumps(line), flush=True)
@@ -83,8 +83,8 @@ class Check:
 
 
 def _parity(check: Check) -> dict[str, Any]:
-    """Largest relative difference of a term and of the gradient's norm between the device and the CPU, with the CPU's
-    crops and anchors on both."""
+    """Compare a step on the device with the CPU: the largest relative difference of a term or of the gradient's norm.
+    The CPU's crops and anchors are used on both."""
     config, drawn = check.config(**{"csa.direction": "both"}), {}
     batch = random_batch(config, 20, 2)
     crops, anchors = (_kept(drawn, work) for work in (contrast.choose_crops, subspace.choose_anchors))
@@ -96,7 +96,7 @@ def _parity(check: Check) -> dict[str, Any]:
 
 
 def _kept(drawn: dict[Any, Any], work: Callable[..., Any]) -> Callable[..., Any]:
-    """`work`, whose first result is given to every later caller, on the caller's device."""
+    """Wrap `work` so that every later call returns its first result, moved to the caller's device."""
 
     def call(first: torch.Tensor, *rest: Any, **switches: bool) -> Any:
         if work not in drawn:
@@ -108,7 +108,7 @@ def _kept(drawn: dict[Any, Any], work: Callable[..., Any]) -> Callable[..., Any]
 
 
 def _step(config: Config, batch: Batch, dtype: str) -> dict[str, float]:
-    """Terms of one step and the norm of its gradient, on the batch's device."""
+    """Return the terms of one step and the norm of its gradient, computed on the batch's device."""
     place = batch.image.device
     net, step = model.build(config, 20).to(place).train(), config.optim.steps // 2
     generator = torch.Generator(place).manual_seed(0)
@@ -121,8 +121,8 @@ def _step(config: Config, batch: Batch, dtype: str) -> dict[str, float]:
 
 
 def _steps(check: Check) -> dict[str, Any]:
-    """Seconds of a step, peak memory, use of the machine, the share of the time in which the GPU works and what takes
-    the host longest, by preset and type, as `wsss bench step` has them."""
+    """Measure steps as `wsss bench step` does, by preset and type: seconds, peak memory, use of the machine, the share
+    of time in which the GPU works, and what takes the host longest."""
     size = {"backbone": _TOY["model.backbone"], "crop": 64} if check.toy else {}
     rows: dict[str, Any] = {}
     kinds = (("voc", "bfloat16"), ("voc", "float32"), ("voc-toco", "bfloat16"))
@@ -133,7 +133,7 @@ def _steps(check: Check) -> dict[str, Any]:
 
 
 def _compiled(check: Check) -> dict[str, Any]:
-    """Seconds of a step whose blocks torch.compile has made, and how many graphs it made after the warm-up."""
+    """Time a step with compiled blocks, and count the graphs compiled after the warm-up, which must be none."""
     size = {"backbone": _TOY["model.backbone"], "crop": 64} if check.toy else {}
     bench = Step("voc", batch=2, repeats=check.repeats, compile=True, **size).measure()
     return {"seconds": bench["seconds"], "recompiled": bench["recompiled"], "ok": bench["recompiled"] == 0}
@@ -147,12 +147,12 @@ def _resumed(check: Check) -> dict[str, Any]:
         codes = [_code(arguments, until=saved), _code(arguments)]
         rows = [json.loads(line) for line in next(Path(scratch).glob("runs/*/*/0/log.jsonl")).read_text().splitlines()]
     last = [row for row in rows if "seconds" in row][-1]
-    return {"codes": codes, "seconds a step": last["seconds"] / last["step"], "ok": codes == [143, 0]}
+    return {"codes": codes, "seconds a step": last["seconds"] / last["step"], "ok": codes == [143, 0]}  # 143: SIGTERM
 
 
 def _ranks(check: Check) -> dict[str, Any]:
-    """Compare two processes that share the device by gloo with one that accumulates: how far the weights of the two are
-    apart after four steps, as a share of how far they have moved."""
+    """Compare two processes that share the device (by gloo) with one process that accumulates. `apart` is the distance
+    of their weights after four steps, as a share of the distance that the weights have moved."""
     same = ("--optim.steps", "4", "--optim.bfloat16", "False", "--optim.warmup", "0")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     weights, codes = [], []
@@ -172,14 +172,14 @@ def _ranks(check: Check) -> dict[str, Any]:
 
 
 def _code(arguments: list[str], until: Callable[[], Any] = lambda: False) -> int:
-    """Exit code of a command, which is asked to stop when `until` says so; an error's last line goes to stderr. Raises
-    TimeoutError where it takes more than _LIMIT seconds."""
+    """Run a command, ask it to stop once `until` holds, and return its exit code. An error's last line goes to stderr.
+    Raises TimeoutError if it takes more than _LIMIT seconds."""
     end = time.monotonic() + _LIMIT
     with tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=errors)
         while child.poll() is None and time.monotonic() < end and not until():
             time.sleep(0.05)
-        child.terminate()  # torchrun then ends its processes; to one that has ended this says nothing
+        child.terminate()  # torchrun then ends its processes; after the end this does nothing
         try:
             code = child.wait(60)
         except subprocess.TimeoutExpired:
@@ -194,7 +194,7 @@ def _code(arguments: list[str], until: Callable[[], Any] = lambda: False) -> int
 
 
 def _train(check: Check, scratch: Path, *more: str) -> list[str]:
-    """Words of a run of the preset on drawn photographs below `scratch`."""
+    """Return the words of a command that trains the preset on drawn photographs below `scratch`."""
     root = scratch / "set"
     if not root.exists():
         draw(root, check.images)
@@ -205,7 +205,7 @@ def _train(check: Check, scratch: Path, *more: str) -> list[str]:
 
 
 def _crf(check: Check) -> dict[str, Any]:
-    """Time a final evaluation beside its CRF workers, as `wsss bench infer` has it."""
+    """Time a final evaluation with its CRF workers, as `wsss bench infer` does."""
     size = {"backbone": _TOY["model.backbone"], "width": 64, "height": 48} if check.toy else {}
     bench = Infer(images=check.images, **size).measure()
     return {name: bench[name] for name in ("images_a_second", "phases", "crf_seconds", "ratio")} | {"ok": True}

@@ -27,7 +27,7 @@ from wsss.model import SegmentationModel
 GEMM = 4096
 """Side of the matrices whose product is the unit of time."""
 _GRAIN = 6.0
-"""Deviation of the grain in grey levels: with it the CRF takes the time that it takes for photographs."""
+"""Standard deviation of the grain in grey levels. With it the CRF takes as long as for real photographs."""
 
 Passes = list[tuple[int, int, bool]]
 """A row for each pass of the encoder: images, patch tokens of one, whether it has a gradient."""
@@ -45,18 +45,18 @@ class Bench:
 
 
 def device() -> torch.device:
-    """Return the accelerator if there is one."""
+    """Return the accelerator if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def synchronise() -> None:
-    """Wait until the accelerator is done with what it was given."""
+    """Wait until the accelerator has finished all work given to it."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def timed(work: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of `repeats` calls."""
+    """Return the median seconds of `repeats` calls."""
     times = []
     for _ in range(repeats):
         synchronise()
@@ -68,22 +68,22 @@ def timed(work: Callable[[], Any], repeats: int) -> float:
 
 
 def gemm_seconds(dtype: torch.dtype = torch.float32) -> float:
-    """Seconds of one product of two 4096 x 4096 matrices."""
+    """Return the seconds of one product of two 4096 x 4096 matrices."""
     left, right = torch.randn(2, GEMM, GEMM, device=device()).to(dtype)
     timed(lambda: left @ right, 1)
     return timed(lambda: left @ right, 5)
 
 
 def peak_memory_gb() -> float:
-    """Highest memory so far in 10^9 bytes: the accelerator's, else the process's."""
+    """Return the highest memory so far in 10^9 bytes: the accelerator's, else the process's."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes, Linux in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def resident_mb(process: psutil.Process, peak: bool = False) -> float:
-    """Resident memory of a process in 10^6 bytes, now or (Linux, `peak`) at most so far; 0 where it has ended."""
+    """Return the resident memory of a process in 10^6 bytes, now or (`peak`, Linux) at its highest; 0 after its end."""
     try:
         if not peak:
             return process.memory_info().rss / 1e6
@@ -103,8 +103,11 @@ def children(process: psutil.Process) -> list[psutil.Process]:
 
 @contextmanager
 def counted_flops() -> Iterator[flop_counter.FlopCounterMode]:
-    """PyTorch's counter of floating point operations, taught what it leaves out: fused attention on a CPU. A backward
-    pass of attention counts as two forward ones, fused or not: what the kernels compute again is not counted."""
+    """Yield PyTorch's counter of floating point operations, extended by fused attention on a CPU, which it leaves out.
+
+    A backward pass of attention counts as two forward passes, fused or not. What the kernels compute again is not
+    counted.
+    """
     aten = torch.ops.aten
 
     def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -117,13 +120,13 @@ def counted_flops() -> Iterator[flop_counter.FlopCounterMode]:
     for kind in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention"):
         formulas[getattr(aten, f"_scaled_dot_product_{kind}_backward")] = backward
     counter = flop_counter.FlopCounterMode(display=False, custom_mapping=formulas)
-    counter.mod_tracker = _Whole()  # its own tells modules apart by hooks, which fail at the teacher, under no_grad
+    counter.mod_tracker = _Whole()  # its own puts hooks on modules, which fail for the teacher, under no_grad
     with counter:
         yield counter
 
 
 class _Whole(nullcontext):
-    """Stand-in for PyTorch's tracker of modules: all is counted for the whole."""
+    """Stand-in for PyTorch's tracker of modules: everything is counted under one name."""
 
     parents = frozenset({"Global"})
 
@@ -139,12 +142,12 @@ def record_passes(net: SegmentationModel, passes: Passes) -> RemovableHandle:
 
 
 def random_batch(config: Config, classes: int, images: int) -> Batch:
-    """Smooth random images, two classes each, no padding."""
+    """Make a batch of smooth random images, two classes each, without padding."""
     side = config.augment.crop
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(3 * images, 3, side // 16, side // 16, generator=generator)
     views = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear").unflatten(0, (3, images))
-    views = (58 * views + 116).round().clamp(0, 255).byte()
+    views = (58 * views + 116).round().clamp(0, 255).byte()  # about the deviation and mean of ImageNet's pixels
     label = torch.zeros(images, classes)
     for row in range(images):
         label[row, [row % classes, (row + 1) % classes]] = 1
@@ -160,8 +163,8 @@ def photograph(random: np.random.Generator, size: tuple[int, int]) -> UInt8[np.n
 
 
 def draw(root: Path, images: int, size: tuple[int, int] = (500, 375), classes: int = 20) -> Path:
-    """Make a data set of random photographs of (width, height) pixels, with masks of three bands, in the layout of
-    VOC."""
+    """Write a data set in the VOC layout: random photographs of (width, height) pixels, and masks of three bands.
+    Returns `root`."""
     random, names = np.random.default_rng(0), [f"{number:06d}" for number in range(images)]
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)

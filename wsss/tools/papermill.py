@@ -1,9 +1,9 @@
-"""papermill for this project's notebooks: `papermill notebooks/NAME.ipynb` is a whole command. No torch.
+"""papermill for this project's notebooks: `papermill notebooks/NAME.ipynb` is a complete command. No torch.
 
 papermill loads this module, its entry point `papermill.engine`, before it reads the command line. `complete` adds what
-that line leaves out: an output, runs/notebooks/NAME.ipynb, and the engine below. papermill has no hook for an output,
-so `sys.argv` is changed, but in the command papermill alone and for notebooks of this project alone. Import papermill
-first; it loads this module.
+that line leaves out: the output runs/notebooks/NAME.ipynb, and the engine below. papermill has no hook for an output,
+so `sys.argv` is changed; but only in the command papermill, and only for notebooks of this project. Import papermill
+first: it loads this module.
 """
 
 import ast
@@ -28,7 +28,7 @@ _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def complete(arguments: Sequence[str]) -> list[str]:
-    """papermill's arguments with output and engine, if the first notebook among them is one of this project."""
+    """Return papermill's arguments, with output and engine added if the first notebook is one of this project."""
     paths = [argument for argument in arguments if argument.endswith(".ipynb") or argument == "-"]
     ours = bool(paths) and Path(paths[0]).is_file() and Path(paths[0]).resolve().is_relative_to(project_root())
     if not ours or _QUESTIONS & set(arguments):
@@ -45,7 +45,7 @@ def complete(arguments: Sequence[str]) -> list[str]:
 
 
 def defaults(notebook: Any) -> dict[str, Any]:
-    """Names and default values in the cell tagged `parameters`, in order; None where it is no literal."""
+    """Return names and default values of the cell tagged `parameters`, in order; None where it is no literal."""
     cell = next((c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])), None)
     values = {}
     for line in ast.parse(cell.source).body if cell else []:
@@ -58,10 +58,10 @@ def defaults(notebook: Any) -> dict[str, Any]:
 
 
 def settle(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters in the types of the notebook's defaults: "1e-3" (YAML's text) to 0.001, 1000.0 to 1000, 3 to "3".
+    """Convert parameters to the types of the notebook's defaults: "1e-3" (YAML's text) to 0.001, 3 to "3".
 
-    Raises click.ClickException for a name that is not known, of which papermill only warns, and for a value that
-    cannot be of the default's type.
+    A whole number may be given as 1000.0. Raises click.ClickException for an unknown name, where papermill only warns,
+    and for a value that cannot take the default's type.
     """
     settled = {}
     for name, value in given.items():
@@ -91,15 +91,15 @@ class Engine(NBClientEngine):
     def execute_notebook(
         cls, nb: Any, kernel_name: str, output_path: str | None = None, input_path: str = "", **options: Any
     ) -> Any:
-        """Run under a temporary name beside the output, which is replaced only by a run that came through.
+        """Run under a temporary name beside the output; replace the output only after a complete run.
 
-        A run that fails or is stopped leaves `NAME.failed.ipynb` beside it.
+        A run that fails or is stopped leaves `NAME.failed.ipynb` beside the output.
         """
         from papermill.execute import raise_for_execution_errors  # not at the top: papermill is importing this module
 
         began, start = time.monotonic(), _started_in()
         nb = _prepared(nb, start / input_path)
-        # The first quiets a warning about TCP on this machine, the second leaves out megabytes that pages cannot use.
+        # log_level quiets a warning about TCP on this machine; widget state is megabytes that pages cannot use.
         options |= {"extra_arguments": ["--IPKernelApp.log_level=40"], "store_widget_state": False}
         options |= {"input_path": input_path}
         if output_path is None:  # papermill writes to standard output, or nowhere
@@ -127,14 +127,14 @@ class Engine(NBClientEngine):
 
 
 def _started_in() -> Path:
-    """Folder that papermill was started in: its option --cwd has moved the process."""
-    start = papermill_io.get_handler("local").cwd(None)  # the only way to ask sets it, too
+    """Return the folder that papermill was started in; its option --cwd has moved the process since."""
+    start = papermill_io.get_handler("local").cwd(None)  # the only way to read it also sets it
     papermill_io.get_handler("local").cwd(start)
     return Path(start or ".").resolve()
 
 
 def _prepared(nb: Any, path: Path) -> Any:
-    """Return the notebook at `path` with its parameters checked and set, and a stamp that names no path of this
+    """Check and set the parameters of the notebook at `path`, and stamp it. The stamp names no path of this
     machine."""
     from papermill.parameterize import parameterize_notebook  # not at the top, as above
 
@@ -150,8 +150,8 @@ def _prepared(nb: Any, path: Path) -> Any:
 
 
 def _finished(nb: Any, began: float) -> Any:
-    """Return the notebook with its seconds, and of a widget with an element for pages without a kernel this element
-    alone."""
+    """Add the seconds to the notebook's stamp. Of a widget that has HTML for pages without a kernel, keep only the
+    HTML."""
     nb.metadata.wsss["seconds"] = round(time.monotonic() - began, 1)
     for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
         if "text/html" in output.get("data", {}):
@@ -159,6 +159,6 @@ def _finished(nb: Any, began: float) -> Any:
     return nb
 
 
-# While Python looks up `python -m papermill`, argv[0] is "-m"; the module's name stands before the rest of the line.
+# While Python looks up `python -m papermill`, argv[0] is "-m"; orig_argv has the module's name in its place.
 if Path(sys.orig_argv[-len(sys.argv)] if sys.argv[0] == "-m" else sys.argv[0]).stem == "papermill":
     sys.argv[1:] = complete(sys.argv[1:])

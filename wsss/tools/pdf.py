@@ -1,6 +1,6 @@
-"""`python -m wsss.tools.pdf`: the book as one PDF, its single page printed by Chromium. No torch, no TeX.
+"""`python -m wsss.tools.pdf`: print the book's single page to a PDF, by Chromium. No torch, no TeX.
 
-`make pdf` builds that page before and the site after it, so that the landing page gets its link.
+`make pdf` builds that page first. It builds the site last, so that the landing page links to the PDF.
 """
 
 import os
@@ -19,19 +19,19 @@ _PAGE = "_build/pdf/_build/singlehtml/index.html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _OPTIONS = (
     *("--headless", "--disable-gpu", "--no-pdf-header-footer"),
-    "--virtual-time-budget=600000",  # of the page's own time, in ms: printing waits for the equations, not the clock
-    "--disable-pdf-tagging",  # tags are a third of the file; the pages of the site are the form for screen readers
+    "--virtual-time-budget=600000",  # ms of the page's own clock: printing waits for equations, not for real time
+    "--disable-pdf-tagging",  # tags are a third of the file; screen readers have the pages of the site
 )
 
 
 def print_page(page: Path, target: Path, seconds: float = 3600.0) -> None:
-    """Print a page to target, whole or not at all. Raises UserError in the browser's last words where that fails."""
+    """Print a page to `target`, whole or not at all. Raises UserError with the browser's last words if that fails."""
     if not page.is_file():
         raise UserError(f"there is no page {page} to print; `make pdf` builds it")
     program = next((path for path in map(shutil.which, BROWSERS) if path), None)
     if program is None:
         raise UserError(f"there is no Chromium on the PATH ({', '.join(BROWSERS)}); install one to print the book")
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to run as root with it
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # with its sandbox, Chromium refuses to run as root
     with tempfile.TemporaryDirectory() as profile, atomic(target) as temporary:
         options = [*_OPTIONS, *sandbox, f"--user-data-dir={profile}", f"--print-to-pdf={temporary.resolve()}"]
         try:

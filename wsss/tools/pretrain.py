@@ -56,7 +56,7 @@ class Pretrain:
     minutes: Annotated[float, Bound(1e-3, 1e6)] = 30.0
     """Length of the run; the schedule follows the time, so any machine ends with a finished run."""
     images: Annotated[int, Bound(2, 1e8)] = 24_000
-    """Images drawn where the root is 'drawn'; a folder gives all it has."""
+    """Images to draw if the root is 'drawn'; of a folder, all are used."""
     held_out: Annotated[float, Bound(0, 0.9)] = 0.04
     """Share of the images kept for the final accuracy."""
     size: Annotated[int, Bound(1, 1e4)] = 64
@@ -91,7 +91,7 @@ class Pretrain:
 class _Pretrainer(nn.Module):
     """A ViT with two linear heads: on the class token, and on the maximum over the patch tokens as in the method.
 
-    A mean over the tokens, which wants the class in every token, learns far more slowly (card of the weights).
+    A mean over the tokens learns far more slowly (card of the weights), since it asks for the class in every token.
     """
 
     def __init__(self, config: Pretrain, classes: int):
@@ -100,7 +100,7 @@ class _Pretrainer(nn.Module):
         self.encoder.patch_drop = PatchDropout(config.drop, self.encoder.num_prefix_tokens)
         self.encoder.pos_embed.requires_grad_(True)
         for block in self.encoder.blocks:
-            block.attn.fused_attn = False  # slower for sequences as short as these
+            block.attn.fused_attn = False  # fused attention is slower for such short sequences
         self.class_head = nn.Linear(self.encoder.embed_dim, classes)
         self.patch_head = nn.Linear(self.encoder.embed_dim, classes)
 
@@ -111,10 +111,10 @@ class _Pretrainer(nn.Module):
 
 
 def _pretrain(config: Pretrain) -> dict[str, Any]:
-    """Pretrain, write the weights and their record; returns the record. Raises UserError."""
+    """Pretrain, write the weights and their record, and return the record. Raises UserError."""
     if config.output.exists():
         raise UserError(f"{config.output} exists; choose another --output, or move it away")
-    try:  # rather now than after the training
+    try:  # better to fail now than after the training
         config.output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {config.output}: {error.strerror}; choose another --output") from error
@@ -155,7 +155,7 @@ def _pretrain(config: Pretrain) -> dict[str, Any]:
 
 
 def _fit(model: _Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) -> Iterator[dict[str, float]]:
-    """Train for the given time; yield step, loss and rate of every 20th step and of the last."""
+    """Train for the given time; yield step, loss and rate at every 20th step and at the last."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     device = model.class_head.weight.device
     bfloat16 = distributed.computes_bfloat16(device)
@@ -172,7 +172,7 @@ def _fit(model: _Pretrainer, images: Tensor, labels: Tensor, config: Pretrain) -
             model.encoder.patch_drop.prob = config.drop if done < config.drop_until else 0.0
             chosen = torch.randint(len(images), (config.batch,))
             inputs = _prepare(augment(images[chosen]))
-            inputs = (inputs * torch.empty(config.batch, 1, 1, 1).uniform_(0.7, 1.3)).to(device)
+            inputs = (inputs * torch.empty(config.batch, 1, 1, 1).uniform_(0.7, 1.3)).to(device)  # random contrast
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 logits = model(inputs)
             truth = labels[chosen].to(device)

@@ -12,7 +12,7 @@ _PHOTOGRAPHS = ("cow", "cat", "sheep", "horses")
 
 
 def refreshed(text: str) -> str:
-    """Return `text` with its table, between _START and _END, made anew from the published records. Raises UserError."""
+    """Return `text` with the table between _START and _END rebuilt from the published records. Raises UserError."""
     before, start, rest = text.partition(_START)
     _, end, after = rest.partition(_END)
     if not start or not end:
@@ -22,7 +22,7 @@ def refreshed(text: str) -> str:
 
 @dataclass(frozen=True)
 class Readme:
-    """Write README.md's table from records, and its picture from the photographs that the two networks were shown."""
+    """Write README.md's table from records, and its picture from the photographs shown to the two networks."""
 
     def __call__(self) -> None:
         root = project_root()

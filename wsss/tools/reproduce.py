@@ -1,8 +1,8 @@
-"""`make reproduce`: from nothing to the reader's own book, and whether its numbers are the published ones. No torch.
+"""`make reproduce`: train, build the reader's own book, and compare its numbers with the published ones. No torch.
 
-A step is skipped if what it makes is there and newer than all that it reads; a finished run is never trained again
-(`wsss train` returns it), a begun one goes on. It writes to runs/, _build/ and data/mini alone: the published copies in
-book/runs and data/results stay as they are.
+A step is skipped if its output exists and is newer than all that it reads. A finished run is never trained again
+(`wsss train` returns it); an unfinished one goes on. Only runs/, _build/ and data/mini are written: the published
+copies in book/runs and data/results stay as they are.
 """
 
 import os
@@ -20,15 +20,15 @@ from wsss.presets import PRESETS
 from wsss.report import records, verdict
 
 _ENVIRONMENT = {"WSSS_RUNS": "runs", "TQDM_MININTERVAL": "15"}
-"""The book shows the reader's own runs; progress is a line now and then, since papermill passes on lines."""
+"""The book shows the reader's own runs. Progress is a line every 15 s, since papermill passes on whole lines."""
 _JUDGED = ("runs/mini/mini/0.json", "runs/mini/mini-base/0.json")
-"""Records that are compared always. mini-coco's is a smoke test's: its numbers say nothing."""
+"""Records that are always compared. mini-coco is not among them: it is a smoke test, and its numbers say nothing."""
 _PACKAGE = "wsss/**/*.py"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command, the file that it makes and patterns of those it reads; paths are relative to the project."""
+    """One command, the file that it makes, and patterns of the files it reads. Paths are relative to the project."""
 
     name: str
     command: tuple[str, ...]
@@ -36,12 +36,12 @@ class Stage:
     reads: tuple[str, ...] = ()
 
     def _is_done(self) -> bool:
-        """Whether what it makes is there and newer than all that it reads."""
+        """Return whether its output exists and is newer than all that it reads."""
         made, read = Path(self.makes), [file for pattern in self.reads for file in Path().glob(pattern)]
         return made.is_file() and all(file.stat().st_mtime <= made.stat().st_mtime for file in read if file.is_file())
 
     def run(self) -> None:
-        """Run the command, unless it is done. Raises UserError if it fails or leaves nothing behind."""
+        """Run the command unless its output is up to date. Raises UserError if it fails or makes no output."""
         if self._is_done():
             print(f"[{self.name}] {self.makes} is newer than what it is made of: skipped", flush=True)
             return
@@ -54,12 +54,12 @@ class Stage:
             )
         if not Path(self.makes).is_file():  # jupyter-book 2 builds nothing and exits 0
             raise UserError(f"{self.name} came to its end but left no {self.makes}")
-        os.utime(self.makes)  # Sphinx leaves a page alone that would be the same
+        os.utime(self.makes)  # Sphinx does not write a page again that would be the same
         print(f"[{self.name}] {time.monotonic() - started:.0f} s", flush=True)
 
 
 def steps() -> list[Stage]:
-    """List all that comes before the verdict, in order."""
+    """List the stages before the verdict, in order."""
 
     def train(preset: str) -> Stage:
         dataset = PRESETS[preset].data.name
@@ -89,8 +89,11 @@ def steps() -> list[Stage]:
 
 
 def judge(started: float) -> tuple[list[dict[str, Any]], bool]:
-    """Compare the runs made here with the published ones: base + both and the base that the steps train, and of others,
-    such as those of `wsss sweep`, whatever has a published variant. runs/verdict.json has the answer for the book."""
+    """Compare the runs made here with the published ones; return the rows, and whether they pass.
+
+    Compared are base + both and the base, which the stages train. Other runs, such as those of `wsss sweep`, are
+    compared if their variant is published. The answer goes to runs/verdict.json for the book.
+    """
     published, yours = records.published(), [records.load(path) for path in _JUDGED]
     known = {(record["dataset"], record["variant"]) for record in published}
     for dataset, variant in sorted(known):
@@ -100,7 +103,7 @@ def judge(started: float) -> tuple[list[dict[str, Any]], bool]:
     answer = {"rows": rows, "passed": passed, "reach": verdict.reach(published, "mini", "mini")}
     path = Path("runs/verdict.json")
     before = read_json(path) if path.is_file() else {}
-    if answer != {name: before.get(name) for name in answer}:  # else the book would be built anew for its date
+    if answer != {name: before.get(name) for name in answer}:  # else the new date alone would rebuild the book
         seconds = round(time.monotonic() - started, 1)
         write_json(path, answer | {"date": date.today().isoformat(), "seconds": seconds})
     commits = sorted({record["commit"] for record in yours})

@@ -1,4 +1,4 @@
-"""`python -m wsss.tools.ship RUN NAME`: a finished run's weights in half precision, with a card, to data/weights."""
+"""`python -m wsss.tools.ship RUN NAME`: write a run's weights to data/weights, in half precision, with a card."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -23,14 +23,15 @@ _NUMBERS = (
     *("pseudo_label.miou_headline", "segmentation.miou"),
 )
 _OUTLINED = ("cat", "cow", "dog", "horse", "sheep")
-"""Classes of which the card tells in how many images the largest object is outlined; all, if the set has none."""
+"""Classes that count in the card's share of images whose largest object is outlined; all, if the set has none of
+them."""
 
 
 @dataclass(frozen=True)
 class Ship:
     """Write a finished run's last weights in half precision, evaluate them, and write a card that says where they come
-    from. A run without a record or of an uncommitted tree, other data than the run's, and weights of more than 13 MB
-    are refused."""
+    from. It refuses a run without a record or from an uncommitted tree, data other than the run's, and weights of more
+    than 13 MB."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
@@ -50,6 +51,7 @@ class Ship:
             raise UserError(f"the weights of {records.describe(record)} take {size / 1e6:.0f} MB; a file may have 13")
         path = (self.output or project_root() / "data" / "weights") / f"{self.name}.safetensors"
         digest = checkpoint.write_weights(model, path, model.metadata())
+        # Read back, so that the half precision of the file is what is measured.
         model = replace(opened, file=path).model(len(split.kit.classes), torch.device("cpu"))
         counted = evaluate.tally(model, split, opened.config, torch.device("cpu"))
         measured = record | {"results": tally.scores(counted, split.kit.classes, opened.config.data.headline)}
@@ -75,7 +77,7 @@ class Ship:
 
 
 def _command(record: Record) -> str:
-    """Command that made a run."""
+    """Return the command that made a run."""
     config = stored.from_dict(record["config"])
     if "teacher" in record:
         start = f"--start {config.model.checkpoint} " * bool(config.model.checkpoint)
@@ -85,7 +87,7 @@ def _command(record: Record) -> str:
 
 
 def _checked(opened: runs.Opened) -> tuple[Record, datasets.Split]:
-    """Return the run's record and its validation images. Raises UserError where they are not what may be shipped."""
+    """Return the run's record and its validation images. Raises UserError if the run must not be shipped."""
     record = opened.record()
     if record["dirty"]:
         raise UserError(

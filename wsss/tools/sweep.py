@@ -1,4 +1,4 @@
-"""`wsss sweep`: the runs of an experiment, one after the other or side by side, and what is left of them. No torch."""
+"""`wsss sweep`: make the runs of an experiment, one by one or side by side, and list what is left. No torch."""
 
 import os
 import shlex
@@ -26,22 +26,22 @@ from wsss.report.records import Record
 from wsss.report.table import ABSENT, Table
 
 _PAUSE = 0.2
-"""Seconds between looks at what runs."""
+"""Seconds between two checks of the running processes."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Train and evaluate every run of an experiment that is not finished, seed by seed. Interrupted, the same words go
-    on. What is left is printed first, and written to OUTPUT/sweeps/TABLE.txt, a run a line, for other hosts or a SLURM
-    array."""
+    """Train and evaluate every unfinished run of an experiment, seed by seed. After an interruption, the same command
+    goes on. First it prints what is left, and writes it to OUTPUT/sweeps/TABLE.txt, one run per line, for other hosts
+    or a SLURM array."""
 
     table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
     """Name of the experiment, such as mini-components."""
     jobs: Annotated[int, tyro.conf.arg(aliases=["-j"])] = 1
-    """Runs side by side. Each gets its share of the cores that are not busy, or as many threads as the runs that are
-    finished had; OMP_NUM_THREADS says otherwise."""
+    """Runs side by side. Each gets its share of the idle cores, or as many threads as the finished runs had.
+    OMP_NUM_THREADS overrides both."""
     seeds: tuple[int, ...] | None = None
-    """Seeds of every row; None: those that the table asks of each."""
+    """Seeds of every row; None: those that the table sets for each row."""
     output: Path | None = None
     """Folder for runs; None: runs/ of the project."""
     data_root: str = ""
@@ -49,7 +49,7 @@ class Sweep:
     launcher: str = "wsss"
     """Command that starts a process in the list, such as torchrun --nproc_per_node 2 -m wsss."""
     published: bool = False
-    """Count runs as finished whose records are in data/results."""
+    """Count runs whose records are in data/results as finished."""
     only_list: bool = False
     """Print and write what is left, and run nothing."""
 
@@ -90,7 +90,7 @@ class PlannedRun:
     """Record -> the arguments of `wsss` that make it, in order."""
 
     def left(self) -> list[tuple[str, ...]]:
-        """List the commands whose records are not there."""
+        """List the commands whose records do not exist yet."""
         return [arguments for record, arguments in self.commands.items() if not record.is_file()]
 
     def line(self, launcher: str) -> str:
@@ -99,15 +99,17 @@ class PlannedRun:
 
     @property
     def log(self) -> Path:
-        """File of the processes' output."""
+        """File that takes the output of the run's processes."""
         return self.folder.with_suffix(".log")
 
 
 def threads_for(side_by_side: int, jobs: Sequence[PlannedRun], available: int, load: float) -> tuple[int, str]:
-    """Choose the threads of each run, and say why: OMP_NUM_THREADS; as many as most finished runs of the sweep had,
-    since sums in another order come out otherwise and such runs are not compared; or a share of the cores that `load`,
-    the system's mean over a minute, leaves free. Threads that share a core wait for one another: two busy processes of
-    two threads each on two cores took fifteen times as long a step as with one thread each.
+    """Choose the threads of each run, and say why.
+
+    OMP_NUM_THREADS comes first. Next is the number that most finished runs of the sweep had: another number changes the
+    order of sums and so the results, and such runs are not compared. Else it is a share of the cores that `load`, the
+    system's mean over a minute, leaves free. Threads that share a core wait for one another: on two cores, a step of
+    two busy processes took fifteen times as long with two threads each as with one.
     """
     if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
         return int(os.environ["OMP_NUM_THREADS"]), "OMP_NUM_THREADS says so"
@@ -122,8 +124,8 @@ def threads_for(side_by_side: int, jobs: Sequence[PlannedRun], available: int, l
 
 
 def plan(experiment: Experiment, sweep: Sweep) -> list[PlannedRun]:
-    """List the runs, all rows of the first seed first. With `published`, without those whose records are in
-    data/results."""
+    """List the runs: all rows of the first seed, then of the next. With `published`, commands whose records are in
+    data/results are left out."""
     known = {(r["dataset"], r["variant"], Path(r["path"]).name) for r in records.published()} if sweep.published else ()
     output, root = sweep.folder, ["--data.root", sweep.data_root] * bool(sweep.data_root)
     dataset, _ = _place(experiment, sweep)
@@ -135,7 +137,7 @@ def plan(experiment: Experiment, sweep: Sweep) -> list[PlannedRun]:
                 continue
             folder = output / dataset / row.variant / str(seed)
             commands = {folder.with_name(f"{seed}.json"): ("train", *row.arguments(seed), *root, *moved)}
-            # with CRF first, since that without comes along
+            # With CRF first: that evaluation also gives the results without CRF.
             finals = sorted(experiment.finals, key=lambda final: not final.protocol.crf)
             for final in finals if row.segments else ():
                 if final.seeds and seed not in final.seeds:
@@ -152,8 +154,8 @@ def plan(experiment: Experiment, sweep: Sweep) -> list[PlannedRun]:
 
 
 def _place(experiment: Experiment, sweep: Sweep) -> tuple[str, Path | None]:
-    """Find the data set's name in the paths of its runs, and its root if that is there: nothing is drawn. Raises
-    UserError where `sweep.data_root` is no root of a data set."""
+    """Return the data set's name in the paths of its runs, and its root, or None: nothing is drawn here. Raises
+    UserError if `sweep.data_root` is no root of a data set."""
     data = replace(experiment.rows[0].config.data, root=sweep.data_root)
     if DATASETS[data.name].drawn and not sweep.data_root:
         root = project_root() / "data" / data.name
@@ -168,8 +170,8 @@ def _place(experiment: Experiment, sweep: Sweep) -> tuple[str, Path | None]:
 
 
 def _require_same_data(experiment: Experiment, sweep: Sweep, jobs: Sequence[PlannedRun]) -> None:
-    """Raise UserError where runs, finished or begun, belong to other data than those that the sweep would use; where
-    either are not there or an older run does not tell, nothing is held against one another."""
+    """Raise UserError if runs, finished or begun, used other data than the sweep would use. Nothing is compared if
+    there are no such runs or no data, or if an older run does not name its data."""
     _, root = _place(experiment, sweep)
     begun = [(job, known) for job in jobs if (known := identity.of_run(job.folder)).get("train")]
     if not begun or root is None:
@@ -190,7 +192,7 @@ def _require_same_data(experiment: Experiment, sweep: Sweep, jobs: Sequence[Plan
 
 
 def overview(experiment: Experiment, jobs: Sequence[PlannedRun], known: Sequence[Record], side_by_side: int) -> Table:
-    """Make a table *run | seed | state | minutes*, and in its note what is left, by the measured minutes of records."""
+    """Make a table *run | seed | state | minutes*. Its note tells the time that is left, by the minutes in records."""
     rows: list[tuple[str, ...]] = []
     total, unknown, finals_unknown = 0.0, 0, False
     for job in jobs:
@@ -211,7 +213,7 @@ def overview(experiment: Experiment, jobs: Sequence[PlannedRun], known: Sequence
 
 
 class _Worker:
-    """A job's processes, one after the other, their output in its log."""
+    """A job's processes, one after the other; their output goes to its log."""
 
     def __init__(self, job: PlannedRun, threads: int):
         self.job, self.commands = job, iter(job.commands.items())
@@ -220,13 +222,13 @@ class _Worker:
         self.advance()
 
     def advance(self) -> bool:
-        """Start the next command; False if there is none."""
+        """Start the next command; return False if there is none."""
         arguments = next((arguments for record, arguments in self.commands if not record.is_file()), None)
         if arguments is None:
             return False
         self.job.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.job.log, "ab") as log:
-            # A session of its own: Ctrl-C reaches it once, through `stop`.
+            # A session of its own, so that Ctrl-C reaches it only once, through `stop`.
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "wsss", *arguments],
                 env=self.environment,
@@ -237,7 +239,7 @@ class _Worker:
         return True
 
     def done(self) -> bool:
-        """Whether the job came to its end, or failed; goes on with its next command."""
+        """Start the next command if one has ended; return whether the job is finished or failed."""
         code = self.process.poll()
         return code is not None and (code != 0 or not self.advance())
 
@@ -248,8 +250,8 @@ class _Worker:
 
 
 def work(jobs: Sequence[PlannedRun], side_by_side: int, threads: int) -> None:
-    """Run the jobs; one that fails does not hold up the others. Raises UserError at the end if any failed, and
-    Interrupted, once all have saved, when asked to stop."""
+    """Run the jobs; a failure does not stop the others. Raises UserError at the end if any failed. Raises Interrupted
+    after a stop signal, once all have saved."""
     waiting, running, failed = list(jobs), [], []
     with stop_signals() as stop, tqdm(total=len(jobs), desc="sweep", unit="run") as bar, ExitStack() as stack:
         while waiting or running:

@@ -1,7 +1,7 @@
-"""`wsss verify REFERENCE.npz`: the package against the predecessor's own numbers, case by case, under compat = TOCO.
+"""`wsss verify REFERENCE.npz`: compare the package, under compat = TOCO, with the predecessor's numbers, case by case.
 
 A file holds arrays named `case/in/...`, `case/out/...`, `case/grad/...` and, for the encoder, `encoder/weight/...`
-(tests/golden/README.md). Every size is read from them.
+(tests/golden/README.md). All sizes are read from these arrays.
 """
 
 import re
@@ -27,10 +27,10 @@ from wsss.settings import override
 
 _TOLERANCE = 1e-5
 _TOLERANCES = {"energy": 1e-3}
-"""max|a - b| / max|b|; the lattice of the energy sums in float32."""
+"""Bounds of max|a - b| / max|b|. The energy's is larger, since its lattice sums in float32."""
 _LABELS = ("evaluation_label", "training_label", "roi", "affinity", "label")
 LABEL_TOLERANCE = 1e-3
-"""Tolerance of label maps: share of places that differ."""
+"""Tolerance of label maps: the share of places that may differ."""
 _ROUNDING = 5e-7
 """The package's scores are rounded to four decimals of a percent; a small one may differ by that much."""
 LOW, HIGH, BACKGROUND = 0.25, 0.7, 0.5
@@ -40,13 +40,13 @@ _IMPLIED = {"ptc_all_ignored": {"out/affinity": IGNORE, "grad/tokens": 0}}
 
 @dataclass(frozen=True)
 class _Case:
-    """The arrays of one case, by their name behind it: in/cam, out/label, grad/tokens, weight/cls_token."""
+    """The arrays of one case, by the rest of their name: in/cam, out/label, grad/tokens, weight/cls_token."""
 
     name: str
     arrays: Mapping[str, np.ndarray]
 
     def array(self, name: str) -> np.ndarray:
-        """Read one array; UserError where the file lacks it or it holds something else than numbers."""
+        """Return one array. Raises UserError if the file lacks it or it does not hold numbers."""
         if name not in self.arrays:
             raise UserError(f"the file lacks {self.name}/{name}")
         if self.arrays[name].dtype.kind not in "biuf":
@@ -54,15 +54,15 @@ class _Case:
         return self.arrays[name]
 
     def real(self, name: str) -> Tensor:
-        """in/NAME in float32."""
+        """Return in/NAME in float32."""
         return torch.from_numpy(self.array(f"in/{name}").astype(np.float32))
 
     def whole(self, name: str) -> Tensor:
-        """in/NAME as whole numbers."""
+        """Return in/NAME as whole numbers."""
         return torch.from_numpy(self.array(f"in/{name}").astype(np.int64))
 
     def part(self, kind: str) -> dict[str, Tensor]:
-        """Read all arrays of `kind` (in, weight) in float32, by the rest of their name."""
+        """Return all arrays of `kind` (in, weight) in float32, by the rest of their name."""
         names = [name for name in self.arrays if name.startswith(f"{kind}/")]
         return {name.partition("/")[2]: torch.from_numpy(self.array(name).astype(np.float32)) for name in names}
 
@@ -92,7 +92,7 @@ def _patch_contrast(case: _Case) -> _Found:
 
 
 def _class_contrast(case: _Case) -> _Found:
-    """Rows are view-major, so the number of views is that of rows over images; the temperature is in the name."""
+    """Rows are view-major: there are rows / images views. The temperature is in the case's name."""
     student, flags = case.real("student").requires_grad_(), case.whole("flags")
     views = [x.unflatten(0, (-1, len(flags)))[:, :, None] for x in (student, case.real("teacher"))]
     temperature = float(case.name.removeprefix("ctc_T"))
@@ -157,7 +157,7 @@ def _crf(case: _Case) -> _Found:
 
 
 def _encoder(case: _Case) -> _Found:
-    """Depth, width, patch and size of the ViT follow from the weights; it has three heads, which they do not show."""
+    """The weights give depth, width, patch and size of the ViT, but not the number of heads, which is three."""
     images, weights = case.part("in"), case.part("weight")
     if not images:
         raise UserError(f"the file lacks {case.name}/in/NAME, an image")
@@ -203,7 +203,7 @@ _CASES: dict[str, Callable[[_Case], _Found]] = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """One output or gradient against the file's, or a sentence why there is no number."""
+    """The error of one output or gradient against the file's, or a sentence that says why there is none."""
 
     name: str
     error: float = np.nan
@@ -212,18 +212,18 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """Whether the error is within the tolerance; not a number is not."""
+        """Return whether the error is within the tolerance; NaN is not."""
         return not self.fault and self.error <= self.tolerance
 
     def cells(self) -> tuple[str, ...]:
-        """Write the row as text."""
+        """Return the row as text."""
         if self.fault:
             return self.name, ABSENT, ABSENT, self.fault
         return self.name, f"{self.error:.1e}", f"{self.tolerance:.0e}", "yes" if self.ok else "NO"
 
 
 def _read(path: Path) -> list[_Case]:
-    """Read the cases of a file, in its order. Raises UserError where it is missing, no npz, cut off or holds
+    """Read the cases of a file, in its order. Raises UserError if it is missing, no npz file, cut off, or holds
     pickles."""
     if not path.is_file():
         raise UserError(f"there is no file {path}; give the .npz file of reference numbers")
@@ -235,7 +235,7 @@ def _read(path: Path) -> list[_Case]:
             for name in stored.files:
                 case, _, rest = name.partition("/")
                 cases.setdefault(case, {})[rest] = np.asarray(stored[name])
-    except Exception as error:  # numpy, zipfile and zlib each have their own for what is broken or not allowed
+    except Exception as error:  # numpy, zipfile and zlib each raise their own for a broken file
         if "allow_pickle" in str(error):
             raise UserError(f"{path}: {name} is pickled, and what a file brings along is never run") from error
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it again") from error
@@ -245,8 +245,8 @@ def _read(path: Path) -> list[_Case]:
 
 
 def error(mine: Any, theirs: np.ndarray, labels: bool = False) -> float:
-    """max|a - b| / max|b|, or of label maps the share that differs; not a number where a value of either is not
-    finite or there is nothing to compare. Raises UserError where the shapes differ."""
+    """Return max|a - b| / max|b|, or for label maps the share of places that differ. It is NaN if a value of either is
+    not finite, or if there is nothing to compare. Raises UserError if the shapes differ."""
     mine, theirs = (np.asarray(x, np.float64) for x in (mine, theirs))
     if mine.size == theirs.size == 1:
         mine, theirs = mine.reshape(()), theirs.reshape(())
@@ -266,7 +266,7 @@ def _compare(case: _Case) -> list[Comparison]:
         return [Comparison(case.name, fault=f"unknown case{did_you_mean(case.name, _CASES)}")]
     try:
         outputs = _CASES[kind](case)
-    except Exception as error:  # whatever arrays that do not fit one another lead to: the other cases still count
+    except Exception as error:  # arrays that do not fit may raise anything; the other cases still count
         return [Comparison(case.name, fault=_sentence(error))]
     unknown = [name for name in case.arrays if name not in outputs and not name.startswith(("in/", "weight/"))]
     rows = [_row(case, name, value) for name, value in outputs.items()]
@@ -278,7 +278,7 @@ def _row(case: _Case, name: str, mine: Any) -> Comparison:
     labels, tolerance = name.partition("/")[2] in _LABELS, _TOLERANCES.get(case.name, _TOLERANCE)
     try:
         theirs = case.array(name) if name in case.arrays or name not in implied else np.full(mine.shape, implied[name])
-        if full == "metrics/out/iou":  # a class that is neither in truth nor prediction has none in either
+        if full == "metrics/out/iou":  # a class in neither truth nor prediction has no IoU here or there
             mine, theirs = (np.where(np.isnan(mine) & np.isnan(theirs), 0, x) for x in (mine, theirs))
         elif case.name == "metrics":
             tolerance = max(tolerance, _ROUNDING / float(np.abs(theirs).max() or 1.0))
@@ -294,8 +294,8 @@ def _sentence(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Verify:
-    """Compare the package, set as the predecessor (compat all on), with its reference numbers: a row for every output
-    and gradient; exit 1 if one of them differs, or a case is unknown or incomplete."""
+    """Compare the package, set like the predecessor (compat all on), with the predecessor's reference numbers: a row
+    for every output and gradient. Exit code 1 if one differs, or if a case is unknown or incomplete."""
 
     reference: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="REFERENCE.npz")]
     """Arrays case/in/..., case/out/..., case/grad/..., encoder/weight/...; see tests/golden/README.md."""
