@@ -3,20 +3,20 @@
     {result}`mini/mini#segmentation.miou`               mean over seeds, with deviation, from data/results
     {result}`mini/mini/0#images:,`                      one seed; any field of the record; a format after the colon
     {tested}`D5`                                        a badge with the names of the tests of deviation D5
-    {tested}`test_name`                                 the same of one test
+    {tested}`test_name`                                 the same for one test
     {result}`published#segmentation/ToCo/voc_val`       a number of the literature, from data/published
     ```{results-table} headline                         a table of wsss.report.tables; :commands: links its commands
     ```{results-figure} published_curves                a figure of wsss.report.figures
     ```{results-figure} cam_figures#2                   the third picture of an executed notebook
     ```{verdict}                                        the reader's own run beside the published one
-    ```{bench-table}                                    measured steps, or `infer`: evaluations
+    ```{bench-table}                                    measured steps; with `infer`, evaluations
     ```{cost-table} runs                                 estimates for the benchmarks (wsss.report.cost_tables)
-    {printed}`words`                                    a link to the PDF of the book, where there is one
+    {printed}`words`                                    a link to the PDF of the book, if there is one
 
-Below a table or figure of records the site offers its data as CSV. A page that shows any of these is read again at
-every build (Sphinx's `note_reread`), so that it is never older than its records. A missing number is a warning, which
-the strict build turns into a failure. With WSSS_RUNS set to a folder of runs, the pages of runs show that folder's
-notebooks, and `{verdict}` its verdict.
+The site offers the data of a table or figure of records as CSV. A page that shows any of these is read again at every
+build (Sphinx's `note_reread`), so that it is never older than its records. A missing number is a warning, which the
+strict build turns into a failure. If WSSS_RUNS names a folder of runs, the pages of runs show its notebooks, and
+`{verdict}` its verdict.
 """
 
 import base64
@@ -52,18 +52,18 @@ from wsss.tools.pdf import PDF  # noqa: E402
 log = logging.getLogger(__name__)
 MISSING = "n/a"
 RECORDS = "records"
-"""The page that lists all records; measured numbers lead to it."""
+"""The page that lists all records; measured numbers link to it."""
 FAULTS = (UserError, OSError, KeyError, IndexError, TypeError, ValueError)
-"""What is raised where a file, number, table or figure does not exist."""
+"""Errors that are raised if a file, number, table or figure does not exist."""
 
 
 def runs_folder() -> Path | None:
-    """The reader's own runs, where the book is built with them: WSSS_RUNS, a folder of the project."""
+    """Return the folder of the reader's own runs, $WSSS_RUNS in the project; None if the book is built without."""
     return project_root() / os.environ["WSSS_RUNS"] if os.environ.get("WSSS_RUNS") else None
 
 
 def notebook_path(name: str) -> Path:
-    """The executed notebook shown on the page runs/NAME: the reader's own in their own book."""
+    """Return the executed notebook that the page runs/NAME shows: the reader's own if there is one."""
     folder = runs_folder()
     path = folder / "notebooks" / f"{name}.ipynb" if folder else None
     return path if path and path.is_file() else project_root() / "book" / "runs" / f"{name}.ipynb"
@@ -73,7 +73,7 @@ def notebook_path(name: str) -> Path:
 
 
 def record_id(name: str) -> str:
-    """Where the table of records has the first one of DATASET/VARIANT/SEED's variant."""
+    """Return the id of the place in the table of records where the variant of DATASET/VARIANT/SEED begins."""
     return nodes.make_id("record-" + "/".join(map(stored.current_variant, name.split("/")[:2])))
 
 
@@ -124,7 +124,7 @@ class PrintedRole(SphinxRole):
 
 
 def table_node(table: Table, caption: Sequence[nodes.Node]) -> list[nodes.Node]:
-    """A captioned table and its note."""
+    """Return a captioned table and its note."""
     node = nodes.table("", nodes.title("", "", *caption), classes=["wsss-table"])
     group = nodes.tgroup(cols=len(table.columns))
     group += [nodes.colspec(colwidth=1) for _ in table.columns]
@@ -142,7 +142,7 @@ def _row(cells: Sequence[str]) -> nodes.row:
 
 
 def _cell(text: str) -> list[nodes.Node]:
-    """A command or a setting as code; else text that breaks between the parts that WHOLE finds, not within them."""
+    """Return a command or a setting as code. Other text may break between the parts that WHOLE finds, not in them."""
     if text.startswith(("wsss ", "torchrun ", "--")):
         return [nodes.literal(text, text)]
     parts = WHOLE.split(text)
@@ -153,18 +153,19 @@ def _cell(text: str) -> list[nodes.Node]:
 
 
 MACHINES = re.compile(r"\bProcessors: .*?\.(?= [A-Z]|$)")
-"""The sentence of a note that belongs behind the "i"."""
+"""The sentence of a note that is shown only behind the "i" below the table."""
 SHORT = len("40.0 (1 seed)")
+"""Cells of at most this many letters do not break."""
 WHOLE = re.compile(r"(\S+ ± \S+|\[[^]]+\]|\(\d+ seeds?\))")
 
 
 def _code(text: str) -> list[nodes.Node]:
-    """Text with `code` in it."""
+    """Turn the parts of a text in backticks into code."""
     return [nodes.literal(part, part) if i % 2 else nodes.Text(part) for i, part in enumerate(text.split("`"))]
 
 
 class Captioned(SphinxDirective):
-    """Base of the directives below: a caption, a name to refer to, and words in the place of exceptions."""
+    """Base of the directives below: a caption, a name for references, and a sentence in place of an exception."""
 
     required_arguments = 1
     option_spec = {"caption": directives.unchanged, "name": directives.unchanged, "alt": directives.unchanged}
@@ -181,21 +182,21 @@ class Captioned(SphinxDirective):
             return [nodes.paragraph("", f"{MISSING}: {error}")]
 
     def show(self, name: str) -> list[nodes.Node]:
-        """The nodes of what is called so; raises one of FAULTS."""
+        """Return the nodes of the thing with this name. Raises NotMeasured or one of FAULTS."""
         raise NotImplementedError
 
     def caption(self, otherwise: str) -> Sequence[nodes.Node]:
-        """Parsed :caption:, else the given words."""
+        """Return the parsed :caption:, or `otherwise` if there is none."""
         return self.state.inline_text(self.options.get("caption", otherwise), self.lineno)[0]
 
     def named(self, node: nodes.Element) -> nodes.Element:
-        """The node under the directive's name, for references."""
+        """Give the node the directive's name, for references, and return it."""
         self.set_source_info(node)
         self.add_name(node)
         return node
 
     def table(self, table: Table) -> list[nodes.Node]:
-        """A table, its note, and a line that says of which records it is made."""
+        """Return a table, its note, and a line that names the records it is made of."""
         machines = " ".join(MACHINES.findall(table.note))
         shown = dataclasses.replace(table, note=MACHINES.sub("", table.note).strip())
         node, *note = table_node(shown, self.caption(table.title))
@@ -204,7 +205,7 @@ class Captioned(SphinxDirective):
         return [self.named(node), *note, *self.origin_line(origin, name, table.csv())]
 
     def origin_line(self, text: str, name: str = "", data: str = "") -> list[nodes.Node]:
-        """The line below: where a table or figure comes from, and on the site its data as NAME.csv, where given."""
+        """Return the line below a table or figure: its origin, and on the site a link to its `data` as NAME.csv."""
         line = nodes.paragraph("", text, classes=["wsss-origin"])
         if data and self.env.app.builder.name == "html":  # the PDF has no files beside it
             link = nodes.inline("", "Data as CSV")
@@ -214,17 +215,17 @@ class Captioned(SphinxDirective):
         return [line] if line.children else []
 
     def made(self, name: str, content: bytes) -> str:
-        """Write what the page shows or offers to _build/figures; returns the file's path from the page."""
+        """Write a file that the page shows or offers to _build/figures; return its path relative to the page."""
         path = ROOT / "_build" / "figures" / re.sub(r"[^a-z0-9.]+", "-", name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.read_bytes() != content:  # else other pages that show it would be read again
+        if not path.is_file() or path.read_bytes() != content:  # else Sphinx reads other pages with it again
             path.write_bytes(content)
         return os.path.relpath(path, Path(self.env.doc2path(self.env.docname)).parent)
 
 
 class ResultsTable(Captioned):
-    """{results-table}: a table of `wsss.report.tables`, of published records. With :commands: PAGE its commands lead
-    to the page that says what they take."""
+    """{results-table}: a table of `wsss.report.tables`, from published records. With :commands: PAGE, its commands link
+    to PAGE, which says what they take."""
 
     option_spec = Captioned.option_spec | {"commands": directives.unchanged_required}
 
@@ -240,7 +241,7 @@ class ResultsTable(Captioned):
         return shown
 
     def _name_rows(self, table: nodes.table) -> None:
-        """Let numbers lead to the first record of their variant."""
+        """Give the first record of each variant an id, so that numbers can link to it."""
         named: set[str] = set()
         for row in table.findall(nodes.row):
             name = record_id(row[0].astext())
@@ -267,7 +268,7 @@ class ResultsTable(Captioned):
 
 
 def _measured(table: Table, name: str) -> Table:
-    """The rows of an experiment that hold a number, since its note names the others; the command where none does."""
+    """Keep the rows of an experiment that hold a number; the note names the others. If none does, show the command."""
     rows = tuple(row for row in table.rows if Table("", table.columns, (row,)).measured())
     if rows:
         return dataclasses.replace(table, rows=rows)
@@ -276,7 +277,7 @@ def _measured(table: Table, name: str) -> Table:
 
 
 class BenchTable(Captioned):
-    """{bench-table}: steps and their phases, or evaluations; a sentence where none was measured."""
+    """{bench-table}: steps and their phases, or evaluations; a sentence if none was measured."""
 
     required_arguments, optional_arguments = 0, 1
 
@@ -286,7 +287,7 @@ class BenchTable(Captioned):
         if not measured:
             raise NotMeasured(f"there is no record of `wsss bench {kind}`")
         first, *others = (make(measured) for make in speed.SPEED_TABLES[kind])
-        more = [table for table in others if table.rows]  # older records do not have what a later table shows
+        more = [table for table in others if table.rows]  # older records lack the numbers of later tables
         return [*self.table(first), *(n for table in more for n in table_node(table, [nodes.Text(f"{table.title}.")]))]
 
 
@@ -302,7 +303,7 @@ class CostTable(Captioned):
 
 
 class Verdict(Captioned):
-    """{verdict}: WSSS_RUNS/verdict.json as a table; words where there is none."""
+    """{verdict}: WSSS_RUNS/verdict.json as a table; a sentence if there is none."""
 
     required_arguments = 0
 
@@ -327,9 +328,10 @@ IMAGE = r'<img class="wsss-figure" alt="([^"]*)" src="data:image/(?:png|jpeg);ba
 
 
 class ResultsFigure(Captioned):
-    """{results-figure}: a picture of records, drawn in the page's own colours and fonts, once for a phone; or
-    NOTEBOOK#2, the third one of an executed notebook, with :strip: in two halves on a phone (:strip: 12 where titles
-    take the first 12 % of its width, :cut: 45 where its halves are not equal). With its alternative text."""
+    """{results-figure}: a figure of records, or NOTEBOOK#2, the third picture of an executed notebook; with alternative
+    text. A figure takes the page's own colours and fonts, and has a second form for a phone. With :strip:, a picture is
+    cut into two halves on a phone. :strip: 12 says that titles take the first 12 % of its width; :cut: 45 that the cut
+    lies at 45 %, not in the middle."""
 
     option_spec = Captioned.option_spec | {"strip": directives.percentage, "cut": directives.percentage}
 
@@ -360,7 +362,7 @@ class ResultsFigure(Captioned):
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx's entry point."""
-    app.add_config_value("wsss_runs", os.environ.get("WSSS_RUNS", ""), "env")  # another value: all pages are read again
+    app.add_config_value("wsss_runs", os.environ.get("WSSS_RUNS", ""), "env")  # a new value makes Sphinx read all pages
     app.add_role("result", ResultRole())
     app.add_role("tested", TestedRole())
     app.add_role("printed", PrintedRole())

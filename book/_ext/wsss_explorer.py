@@ -1,4 +1,4 @@
-"""The explorer in the book: its scripts, and a page whose reader's browser runs the network.
+"""The explorer in the book: its scripts, and a page that runs the network in the reader's browser.
 
 ```{explorer} data/photographs/explorer.json        what `wsss explore FOLDER --output X.json` wrote
 :model: data/weights/vit_tiny_voc_animals.onnx      the graph of the last model in it, its weights beside it
@@ -27,15 +27,15 @@ PARTS = "_static/explorer-model/"
 
 
 class ExplorerDirective(SphinxDirective):
-    """The explorer of the photographs in a JSON file, with the model where the runtime could be fetched."""
+    """{explorer}: the photographs of a JSON file in the explorer, with the model if its runtime could be fetched."""
 
     required_arguments = 1
     option_spec = {"model": directives.unchanged_required, "compare": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
-        """Raw HTML; elsewhere than in HTML the page shows nothing of it."""
+        """Return raw HTML; builders of other formats leave it out."""
         path, graph = ROOT / self.arguments[0], ROOT / self.options["model"]
-        self.env.note_reread()  # the parts are written here, and the folder may be new
+        self.env.note_reread()  # the parts are written here, perhaps to a new folder
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["model"]["weights"] != sha256(graph.with_suffix(".safetensors")):
             message = "%s is of other weights than %s; make it again by wsss explore"
@@ -52,7 +52,7 @@ class ExplorerDirective(SphinxDirective):
 
 
 def copy_scripts(app: Sphinx) -> None:
-    """Put the explorer's scripts and style, which are a part of the package, among the site's files."""
+    """Copy the explorer's scripts and style from the package to the site's files."""
     folder = Path(app.outdir) / "_static"
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES if app.builder.format == "html" else ():

@@ -1,4 +1,4 @@
-"""What the book adds to Sphinx for readers: the package's source, folded, drawings, and what an experiment found.
+"""What the book adds to Sphinx for readers: folded source of the package, drawings, and what experiments found.
 
     ```{source} alignment.structure_loss          functions, classes or constants of the package, without docstrings
     ```{drawing} pipeline                         a drawing of book/_static/drawings, inlined so that it takes the
@@ -7,14 +7,14 @@
     {difference}`mini-components/base + MSC/CAM`  paired difference to the experiment's row `against`, its interval and
                                                   verdict, by the rules of the page "What was found"
     {answer}`mini-components/base + MSC/CAM`      the verdict alone
-    {answer}`mini-subspaces`                      that of a whole experiment, short enough for a heading
-    {difference}`mini-components/base + MSC/CAM#under_activation`  the same of another measure, without a verdict
+    {answer}`mini-subspaces`                      the verdict on a whole experiment, short enough for a heading
+    {difference}`mini-components/base + MSC/CAM#under_activation`  the same for another measure, without a verdict
     {missed}`base + both`                         whether its CAMs miss less of the objects than the base's, in words
     ```{shown}                                    every difference whose verdict is "shown", of all experiments
     ```{model-card} data/weights/NAME.json              what a shipped model measured, from its card
 
-All of them are made when the book is built. What is missing is a warning, which the strict build turns into a failure;
-an experiment that was not run is said to be so.
+All of them are made when the book is built. Anything missing is a warning, which the strict build turns into a failure.
+For an experiment that was not run, the page says so.
 """
 
 import ast
@@ -42,13 +42,13 @@ from wsss.settings import flatten
 
 log = logging.getLogger(__name__)
 LEVEL = 0.05
-"""Of p after Holm's correction, below which a difference is shown."""
+"""Level of p, after Holm's correction: below it, a difference is shown."""
 SMALLEST = 1.0
 """Smallest difference of interest, in points."""
 SHORT = 2
-"""Differences that a heading names."""
+"""Number of differences that a heading names."""
 TAGS = re.compile(r"\((?:eqs?\. )?((?:[ABRE]\d*[a-z]?|\d+)(?:(?:, | and )(?:[ABRE]\d*[a-z]?|\d+))*)\)")
-"""The equations that the first line of a docstring names."""
+"""Equations that the first paragraph of a docstring names."""
 
 
 # Source.
@@ -81,7 +81,7 @@ class Source(SphinxDirective):
 
 
 def source_of(name: str) -> tuple[str, str, str]:
-    """File, source without docstrings, and equations of MODULE.OBJECT. Raises KeyError if there is none."""
+    """Return file, source without docstrings, and equations of MODULE.OBJECT. Raises KeyError if it does not exist."""
     *parts, last = ("wsss", *name.split("."))
     while parts and not ROOT.joinpath(*parts).with_suffix(".py").is_file():
         parts, last = parts[:-1], f"{parts[-1]}.{last}"
@@ -107,7 +107,7 @@ def source_of(name: str) -> tuple[str, str, str]:
 
 
 def _names(node: ast.stmt) -> set[str]:
-    """What a statement defines."""
+    """Return the names that a statement defines."""
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     return {getattr(node, "name", ""), *(getattr(target, "id", "") for target in targets)} - {""}
 
@@ -115,7 +115,7 @@ def _names(node: ast.stmt) -> set[str]:
 # Settings of the reconstruction.
 
 CHOSEN = {"msc": "Msc", "csa": "Csa", "class_contrast": "ClassContrast", "schedule": "Schedule"}
-"""Groups of settings that hold choices of ours -> their class in wsss/config.py."""
+"""Groups of settings that hold our own choices -> their class in wsss/config.py."""
 NOT_OURS = {"schedule.contrast_start", "schedule.segmentation_start", "schedule.final_cam_start"}
 
 
@@ -136,7 +136,7 @@ class PaperTable(Captioned):
 
 
 def described() -> dict[str, str]:
-    """Path of each setting of CHOSEN -> the first sentence of its documentation."""
+    """Return the path of each setting of CHOSEN -> its documentation."""
     tree = ast.parse((ROOT / "wsss" / "config.py").read_text(encoding="utf-8"))
     classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
     texts = {}
@@ -151,7 +151,7 @@ def described() -> dict[str, str]:
 
 
 class Drawing(Captioned):
-    """{drawing}: an SVG of book/_static/drawings, in the page itself, as a figure with a caption."""
+    """{drawing}: an SVG of book/_static/drawings, inlined in the page as a figure with a caption."""
 
     def show(self, name: str) -> list[nodes.Node]:
         folder = ROOT / "book" / "_static" / "drawings"
@@ -168,7 +168,7 @@ class Drawing(Captioned):
 
 
 def inlined(file: Path, name: str) -> str:
-    """The drawing as an element of a page: pictures within it, ids of its own, its description read aloud."""
+    """Return the drawing as an element of a page: pictures embedded, ids unique, its description for screen readers."""
     svg = re.sub(r"<\?xml.*?\?>|<!--.*?-->", "", file.read_text(encoding="utf-8"), flags=re.DOTALL).strip()
 
     def embedded(match: re.Match[str]) -> str:
@@ -187,21 +187,21 @@ def inlined(file: Path, name: str) -> str:
 
 @cache
 def compared(name: str) -> list[tuple[ablation.Difference, OverSeeds, float]]:
-    """The primary differences of an experiment, each with its test over seeds and its p after Holm's correction."""
+    """Return an experiment's primary differences, each with its test over seeds and its p after Holm's correction."""
     lines = [line for line in ablation.compared(experiments.get(name), records.published()) if line.primary]
     tests = [over_seeds(line.points) for line in lines]
     return list(zip(lines, tests, holm([test.p for test in tests]), strict=True))
 
 
 def judged(test: OverSeeds, p: float) -> str:
-    """A difference in the words of the rule that was fixed beforehand: shown, small, no effect or open."""
+    """Judge a difference by the rule that was fixed beforehand: shown, small, no effect or open."""
     if p < LEVEL:
         return "shown" if abs(test.mean) >= SMALLEST else "shown, but small"
     return "no effect" if test.low > -SMALLEST and test.high < SMALLEST else "open"
 
 
 def one_of(text: str) -> tuple[ablation.Difference, OverSeeds, float] | None:
-    """The difference EXPERIMENT/ROW/ENDPOINT; None if it was not run. Raises UserError for a row that is none."""
+    """Return the difference EXPERIMENT/ROW/ENDPOINT; None if it was not run. Raises UserError for an unknown row."""
     name, row, endpoint = text.split("/")
     experiment = experiments.get(name)
     labels = {known.label for known in experiment.rows}
@@ -211,7 +211,7 @@ def one_of(text: str) -> tuple[ablation.Difference, OverSeeds, float] | None:
 
 
 def without_pairs(text: str) -> str:
-    """Why there is no difference EXPERIMENT/ROW/ENDPOINT."""
+    """Say why there is no difference EXPERIMENT/ROW/ENDPOINT."""
     name, label, _ = text.split("/")
     experiment = experiments.get(name)
     variant = next(row.variant for row in experiment.rows if row.label == label)
@@ -219,7 +219,7 @@ def without_pairs(text: str) -> str:
 
 
 def difference(text: str) -> str:
-    """+0.5 [-0.4 to +1.4] (3 seeds, open); of another measure than mIoU, which is not tested, without the verdict."""
+    """Write a difference as +0.5 [-0.4 to +1.4] (3 seeds, open). Measures other than mIoU have no test, no verdict."""
     text, _, measure = text.partition("#")
     known = one_of(text)
     if known is None:
@@ -235,7 +235,7 @@ def difference(text: str) -> str:
 
 
 def further(line: ablation.Difference, measure: str) -> list[float]:
-    """How far apart the pairs of a difference lie in another measure of the same labels, where both have it."""
+    """Return the differences of the pairs in another measure of the same labels; pairs that lack it are left out."""
     key = f"{line.kind}.{measure}"
     known = [pair for pair in line.pairs if all(records.has(run, key) for run in pair)]
     return [records.value(first, key) - records.value(second, key) for first, second in known]
@@ -246,11 +246,11 @@ SETS = {
     "voc-animals-components": "photographs with 12 blocks",
     "voc-animals-11-blocks": "photographs with 11 blocks",
 }
-"""Experiments that have all modules at the scale of a CPU -> their images."""
+"""Experiments at the scale of a CPU that have all modules -> their images."""
 
 
 def missed(row: str) -> str:
-    """Whether CAMs of a row leave out less of the objects than the base's, by the rule of the verdicts over SETS."""
+    """Say on which of SETS the CAMs of a row miss less of the objects than the base's, by the rule of the verdicts."""
     known = {images: one_of(f"{name}/{row}/CAM") for name, images in SETS.items()}
     points = {images: further(line[0], "under_activation") for images, line in known.items() if line}
     tests = {images: over_seeds(numbers) for images, numbers in points.items() if numbers}
@@ -263,7 +263,7 @@ def missed(row: str) -> str:
 
 
 def answer(text: str) -> str:
-    """What one difference, or a whole experiment, says."""
+    """Write the verdict on one difference, or on a whole experiment."""
     if "/" in text:
         known = one_of(text)
         if known is None:
@@ -284,7 +284,7 @@ def answer(text: str) -> str:
 
 
 class Shown(Captioned):
-    """{shown}: the differences that are shown, a line each; a sentence where there is none."""
+    """{shown}: the differences that are shown, one per line; a sentence if there is none."""
 
     required_arguments = 0
 
@@ -317,11 +317,11 @@ MEASURES = {
     "named": "photographs whose most probable class is one of theirs",
     "outlined": "photographs whose largest animal is outlined (IoU of at least 0.5)",
 }
-"""What a reader of a card asks for -> its name."""
+"""Numbers of a card that the table shows -> their names."""
 
 
 class ModelCard(Captioned):
-    """{model-card}: the numbers of a shipped model on photographs that it did not learn from, from its card."""
+    """{model-card}: numbers of a shipped model, from its card, on photographs that it did not learn from."""
 
     def show(self, name: str) -> list[nodes.Node]:
         card = read_json(ROOT / name)
@@ -351,7 +351,7 @@ class Found(SphinxRole):
 def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx's entry point."""
     app.setup_extension("wsss_book")
-    app.connect("builder-inited", lambda app: compared.cache_clear())
+    app.connect("builder-inited", lambda app: compared.cache_clear())  # records may differ from the last build's
     app.add_directive("source", Source)
     app.add_directive("drawing", Drawing)
     app.add_directive("paper-table", PaperTable)

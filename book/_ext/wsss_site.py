@@ -27,7 +27,7 @@ def own_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def with_captions(notebook: dict[str, Any]) -> dict[str, Any]:
-    """The notebook with a caption for each table of pandas, which makes none."""
+    """Add a caption to each table of pandas in the notebook; pandas makes none."""
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
             shown = output.get("data", {})
@@ -65,7 +65,7 @@ def stamp_run(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def elsewhere(options: dict[str, Any]) -> list[nodes.Node]:
-    """What a notebook that is opened in Colab needs before its first cell; nothing while the project has no address."""
+    """Say what a notebook opened in Colab needs before its first cell. Empty while the project has no address."""
     address = options.get("repository_url")
     if not address:
         return []
@@ -79,8 +79,8 @@ PHONE_LINE = 30
 
 
 def mark_short(app: Sphinx, doctree: nodes.document) -> None:
-    """Mark code whose every word fits a phone's line, so that none is broken."""
-    if app.env.docname.startswith("api/"):  # made from the package's source, on which Sphinx knows no dependency
+    """Mark code whose words all fit on a phone's line, so that the style sheet does not break them."""
+    if app.env.docname.startswith("api/"):  # made from the package's source, which Sphinx does not watch
         app.env.note_reread()
     for literal in doctree.findall(nodes.literal):
         if all(len(word) <= PHONE_LINE for word in literal.astext().split()):
@@ -91,7 +91,7 @@ def mark_short(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def tidy_api(app: Sphinx) -> None:
-    """Document each object where it is defined only, and let |P| in a docstring be a size, not a substitution."""
+    """Document each object only where it is defined, and keep |P| in a docstring from being read as a substitution."""
     for item in app.env.autoapi_all_objects.values():
         item.docstring = item.docstring.replace("|", "\\|")
         item.children = [child for child in item.children if not child.imported]
@@ -101,7 +101,7 @@ def tidy_api(app: Sphinx) -> None:
 
 
 def set_address(app: Sphinx, config: Config) -> None:
-    """Buttons, badges and Colab links appear when repository.url in _config.yml is set; only then."""
+    """Show buttons, badges and Colab links only if repository.url in _config.yml is set."""
     options = config.html_theme_options
     if options.get("repository_url"):
         options.update(use_repository_button=True, use_issues_button=True)
@@ -115,8 +115,8 @@ def set_address(app: Sphinx, config: Config) -> None:
 
 
 def choose_scripts(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Leave out sphinx-thebe, which loads a script from another host and fails without one, and the explorer where the
-    page has none; MathJax once, not twice."""
+    """Leave out scripts that a page does not need: sphinx-thebe, which loads a script from another host and fails
+    without it; the explorer on pages without one; the second copy of MathJax."""
     unused = ("thebe",) if "data-wsss-explorer" in context.get("body", "") else ("thebe", "explorer")
     for kind in ("css_files", "script_files"):
         wanted = [asset for asset in context[kind] if not any(name in _text(asset) for name in unused)]
@@ -130,7 +130,7 @@ def _text(asset: Any) -> str:
 def quote_shapes(
     app: Sphinx, what: str, name: str, documented: Any, options: Any, arguments: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Put the shapes of arrays into quotes again. autoapi drops them; then Sphinx links nothing in it."""
+    """Put the shapes of arrays into quotes again. autoapi drops the quotes, without which Sphinx links nothing."""
 
     def quoted(match: re.Match[str]) -> str:
         return f"{match[1]}[{match[2]}, '{match[3].strip()}']" if match[3] else f"{match[1]}[{match[2]}]"
@@ -142,7 +142,7 @@ def quote_shapes(
 
 
 def plain_roles(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Leave out roles that Sphinx gives a bibliography: one is deprecated, and its list holds more than items."""
+    """Remove two roles that Sphinx gives a bibliography: one is deprecated, the other is a list of more than items."""
     if "body" in context:
         context["body"] = context["body"].replace(' role="doc-biblioentry"', "").replace(LIST_OF_CITATIONS, PLAIN_LIST)
 
@@ -164,7 +164,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", own_notebook)
     app.connect("doctree-read", stamp_run)
     app.connect("doctree-read", mark_short)
-    app.connect("html-page-context", choose_scripts, priority=900)
+    app.connect("html-page-context", choose_scripts, priority=900)  # after the others have added theirs
     app.connect("html-page-context", plain_roles)
     app.connect("build-finished", drop_source_maps)
     app.add_css_file("wsss.css")
