@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BOOK := _build/book-environment/bin
 STRICT := $(BOOK)/jupyter-book build book -W -n --keep-going
-# Two processes, each with files that follow one another, so that what a file's tests share is made once.
+# Two processes. Each runs whole files in turn, so that what the tests of a file share is made only once.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: help reproduce test slow check gpu smoke publish book strict pdf lint clean
@@ -58,7 +58,7 @@ strict: $(BOOK)/installed
 	$(STRICT)
 	test -f _build/html/index.html  # jupyter-book 2 builds nothing and exits 0
 
-# The site is built after the PDF, so that its landing page gets the link.
+# The site is built after the PDF, so that its landing page links to it.
 pdf: $(BOOK)/installed
 	$(BOOK)/jupyter-book build book -n --keep-going --builder singlehtml --path-output _build/pdf
 	$(BOOK)/python -m wsss.tools.pdf
@@ -72,7 +72,7 @@ clean:
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
-# Without compiling every file of every library: what is imported is compiled then.
+# --no-compile: Python compiles what it imports, at that time; pip would compile every file of every library.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	  || { echo "wsss needs Python 3.11 or 3.12: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
@@ -80,7 +80,7 @@ define install
 	$(BIN)/python -m pip install --no-compile -e "$(1)"
 endef
 
-# An installation that was interrupted leaves no mark behind and is taken up again. The tests' holds the other.
+# An interrupted installation leaves no mark, so that make runs it again. The tests' installation includes the other.
 $(VENV)/installed: pyproject.toml
 	$(call install,.)
 	touch $@
@@ -89,7 +89,7 @@ $(VENV)/installed-test: pyproject.toml
 	$(call install,.[test])
 	touch $(VENV)/installed $@
 
-# All that the book needs and no more; pip learnt of dependency groups in 25.1.
+# Only what the book needs. pip knows dependency groups since 25.1.
 $(BOOK)/installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(dir $(BOOK))
 	$(BOOK)/python -m pip install --quiet --upgrade "pip>=25.1"

@@ -30,7 +30,7 @@ COLOURS = ("color-contrast", "link-in-text-block")
 
 
 def missing(what: str) -> NoReturn:
-    """Skip in words; where the environment says that a browser must be there, fail."""
+    """Skip the test and say why; fail it if the environment says that a browser must be there."""
     if os.environ.get("WSSS_BROWSER") == "required":
         pytest.fail(f"{what}, although WSSS_BROWSER=required", pytrace=False)
     pytest.skip(what)
@@ -54,8 +54,8 @@ def launched() -> Iterator[Any]:
 
 @contextmanager
 def opened(browser: Any, address: str, width: int = 1280) -> Iterator[tuple[Any, list[str]]]:
-    """A loaded page, and the list of its faults so far: errors of scripts, failed requests, requests of other hosts
-    (which are not let through)."""
+    """A loaded page, and the list of its faults so far: errors of scripts, failed requests, requests to other hosts
+    (which are blocked)."""
     faults: list[str] = []
 
     def refuse(route: Any) -> None:
@@ -77,7 +77,7 @@ def opened(browser: Any, address: str, width: int = 1280) -> Iterator[tuple[Any,
 
 
 def axe(page: Any, colours_only: bool = False) -> list[str]:
-    """What axe-core finds against WCAG 2.1 A and AA, or by the rules that depend on the theme: a line an element."""
+    """Violations that axe-core finds, one line per element: of WCAG 2.1 A and AA, or only of the rules on colours."""
     from axe_playwright_python.base import AXE_SCRIPT
 
     if not page.evaluate("() => 'axe' in window"):
@@ -92,7 +92,7 @@ def axe(page: Any, colours_only: bool = False) -> list[str]:
 
 
 def set_theme(page: Any, theme: str) -> None:
-    """Switch to light or dark without the time that colours take to fade."""
+    """Switch to light or dark at once, without fading colours."""
     page.add_style_tag(content="*, *::before, *::after { transition: none !important }")
     page.evaluate("theme => Object.assign(document.documentElement.dataset, {theme, mode: theme})", theme)
 
@@ -113,7 +113,7 @@ def build_book(folder: Path) -> Path:
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Files, without a line in the terminal for each."""
+    """Serves files without printing a line for each request."""
 
     protocol_version = "HTTP/1.1"
 
@@ -123,7 +123,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of a server of the folder's files on this machine."""
+    """Serve the folder's files on this machine; yield the address."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -1,4 +1,4 @@
-"""Fixtures, and the rules every test runs under: shapes checked, no network, one thread a worker."""
+"""Fixtures, and the rules every test runs under: shapes checked, no network, one thread per worker."""
 
 import os
 import signal
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# Before anything imports torch, matplotlib or a hub client; child processes inherit it.
+# Set before anything imports torch, matplotlib or a hub client; child processes inherit it.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each slow one another down
-# Tests run on the CPU wherever they run: they compare bits and numbers that were made there.
+# Tests run on the CPU on every machine: they compare bits and numbers that were made on a CPU.
 os.environ |= {"MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's background jobs have it; children inherit it
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background jobs ignore it, and children inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
@@ -88,7 +88,7 @@ def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium. Of a module, not of all: its event loop would be in the way of other tests."""
+    """A headless Chromium, one per module: its event loop would disturb the tests of other modules."""
     from browser import launched
 
     with launched() as found:
@@ -107,7 +107,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network() -> Iterator[None]:
-    """No test needs the network: connections leave this machine's loopback by an error."""
+    """No test needs the network: a connection beyond this machine's loopback is an error."""
     patch = pytest.MonkeyPatch()
     connect, lookup = socket.socket.connect, socket.getaddrinfo
 
@@ -134,7 +134,7 @@ def _refuse_unless_loopback(host: Any) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
-    """Where the reference material is at hand, a comparison with it that is skipped is a failure."""
+    """Make a skipped comparison with the reference material a failure if the material is there."""
     report = yield
     if report.skipped and "WSSS_SHARED" in os.environ and "WSSS_SHARED" in str(report.longrepr):
         report.outcome, report.longrepr = "failed", f"skipped although WSSS_SHARED is set: {report.longrepr}"

@@ -1,7 +1,7 @@
 """Print the sha256 of the weights after 100 steps of three runs: `python tests/digests.py [NAME ...]`.
 
-One thread, float32, no network, minutes on one core. A change that should not change the bits of a run leaves the three
-digests as they are on one processor with one set of versions, which are printed as well; others round otherwise.
+One thread, float32, no network, minutes on one core. A change that must keep the bits of a run leaves the three digests
+as they are, on the same processor with the same versions, which are printed as well. Other machines round differently.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def digest(module: torch.nn.Module) -> str:
 
 
 def weights(name: str) -> str:
-    """The digest after 100 steps of a run in a folder that is gone afterwards."""
+    """Train a run of 100 steps in a temporary folder; return its digest."""
     preset, changes = RUNS[name]
     with tempfile.TemporaryDirectory() as folder:
         config = presets.get(preset, **SHARED, **changes, output=folder)

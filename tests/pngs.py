@@ -15,11 +15,11 @@ ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (
 def write_png(
     path: Path, pixels: np.ndarray, bits: int, kind: int = GREY, interlaced: bool = False, palette: bytes = b""
 ) -> Path:
-    """(h, w) or (h, w, channels) values of `bits` bits, stored as they are."""
+    """Write (h, w) or (h, w, channels) values of `bits` bits as they are."""
     height, width = pixels.shape[:2]
     passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
     parts = [pixels[row::down, column::right] for row, column, down, right in passes]
-    data = b"".join(b"\0" + _packed(line, bits) for part in parts if part.size for line in part)
+    data = b"".join(b"\0" + _packed(line, bits) for part in parts if part.size for line in part)  # 0: no filter
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, interlaced))]
     chunks += [(b"PLTE", palette)] if palette else []
     chunks += [(b"IDAT", zlib.compress(data)), (b"IEND", b"")]

@@ -17,7 +17,7 @@ def inside(box, row, column):
 
 
 def token_mask(box, patch, grid):
-    """(i, j): tokens all of whose pixels lie in the box."""
+    """(i, j): whether all pixels of a token lie in the box."""
     found = np.zeros(grid, bool)
     for i, j in np.ndindex(*grid):
         pixels = [(i * patch + a, j * patch + b) for a in range(patch) for b in range(patch)]
@@ -48,8 +48,8 @@ def cam_scores(tokens, weight, grid):
 
 
 def normalise(raw, valid=None):
-    """(x - min) / (max(x - min) + 1e-5) of the positive part, image by image and class by class; with `valid` over
-    valid places, others clipped to 0..1."""
+    """(x - min) / (max(x - min) + 1e-5) of the positive part, for each class of each image. With `valid`, min and max
+    are over valid places, and other places are clipped to 0..1."""
     out = np.zeros(raw.shape)
     for b, k in np.ndindex(*raw.shape[:2]):
         plane = np.maximum(raw[b, k], 0)
@@ -130,7 +130,7 @@ def patch_contrast(tokens, pairs):
 
 
 def class_contrast(student, teacher, flags, temperature, epsilon=0.0, extra=False):
-    """L_ctc; the predecessor's with epsilon 1e-4 and `extra`."""
+    """L_ctc; with epsilon 1e-4 and `extra`, the predecessor's form."""
     images, total = student.shape[1], 0.0
     for b in range(images):
         positive = [v for v in range(len(student)) if flags[b, v]]
@@ -169,7 +169,7 @@ def segmentation(logits, labels):
 
 
 def learning_rate(step, steps=20_000, warmup=1_500, rate=6e-5):
-    """Used by optimizer step `step`, counted from 0."""
+    """The rate of optimizer step `step`, counted from 0."""
     if step < warmup:
         return rate * (1 - (1 - step / warmup) * (1 - 1e-6))
     return rate * (1 - step / steps) ** 0.9

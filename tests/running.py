@@ -34,7 +34,7 @@ TINY = {
     "optim.batch": 2,
     "save_every": 0.5,
 }
-"""What makes smoke smaller still: a run of less than a second on an own set."""
+"""Settings that make smoke even smaller: a run on an own set takes less than a second."""
 
 
 def tiny(root: Path, output: Path, *more: str) -> list[str]:
@@ -44,7 +44,7 @@ def tiny(root: Path, output: Path, *more: str) -> list[str]:
 
 
 def run(*words: str) -> int:
-    """The command in process, on one thread."""
+    """Run the command in this process, on one thread; return its exit code."""
     with one_thread():
         return main([str(word) for word in words])
 
@@ -67,7 +67,7 @@ def command(*words: str, processes: int = 0) -> list[str]:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """One thread a process, this package wherever the working folder is, gloo by way of the machine's loopback."""
+    """One thread per process, this package whatever the working folder is, gloo over the machine's loopback."""
     package = str(Path(voc.__file__).parents[2])
     return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": package, **extra}
 
@@ -79,8 +79,8 @@ def process(*words: str, processes: int = 0, **extra: str) -> subprocess.Complet
 
 
 def stop_when(holds: Callable[[], object], words: list[str], number: int) -> tuple[int, str]:
-    """Start a command, send it a signal when something holds, and wait for its end; its exit code and stderr. SIGKILL
-    goes to all that torchrun started, too, which would outlive it."""
+    """Start a command, send it a signal once `holds()` is true, and return its exit code and stderr after its end.
+    SIGKILL also goes to all processes that torchrun started, which would outlive it."""
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(words, env=environment(), **streams) as child:
         below = []
@@ -101,7 +101,7 @@ def stop_when(holds: Callable[[], object], words: list[str], number: int) -> tup
 
 
 def sentence(err: str, alone: bool = False) -> str:
-    """The one sentence of an error on stderr; `alone`: it is the last line, and before it stand progress bars only."""
+    """Return the one error sentence on stderr. `alone`: it must be the last line, after nothing but progress bars."""
     lines = [line.strip() for line in re.split(r"[\r\n]", err) if line.strip()]
     errors = [f"wsss: error: {part}" for line in lines for part in line.split("wsss: error: ")[1:]]
     assert len(errors) == 1 and len(errors[0]) > 30 and "Traceback" not in err, err
@@ -123,7 +123,7 @@ def cut(path: Path | str, share: float = 0.5) -> None:
 
 
 class Hostile:
-    """Makes a folder where it is unpickled by a reader that runs what it reads."""
+    """Makes a folder when it is unpickled by a reader that runs what it reads."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -140,7 +140,7 @@ def folder(output: Path) -> Path:
 
 
 def redraw(place: Path, seed: int) -> None:
-    """Other position embeddings and decoders for the last and the best weights of a run."""
+    """Draw new position embeddings and decoders for the last and the best weights of a run."""
     generator = torch.Generator().manual_seed(seed)
     for path in sorted(place.glob("*.safetensors")):
         tensors = load_file(path)
@@ -224,8 +224,8 @@ def own_set(
     names: Sequence[str] = ("cup", "jug"),
     labels: Sequence[str] = (),
 ) -> Path:
-    """A data set in the VOC layout with its own classes.txt and labels from masks, or from a text that has `labels`;
-    train and val are the same images under two names."""
+    """Make a data set in the VOC layout with its own classes.txt. Its labels come from the masks, or from a text file
+    with `labels`. Both train and val have one image for each of `photos`."""
     random = np.random.default_rng(0)
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True)
@@ -255,7 +255,7 @@ def write_annotations(root: Path, labels: Mapping[str, Sequence[str]]) -> None:
 
 
 def paint(root: Path, pattern: str, value: int) -> None:
-    """One value in every pixel of the masks that match."""
+    """Write one value to every pixel of the masks that match `pattern`."""
     for path in (root / "SegmentationClass").glob(pattern):
         with Image.open(path) as mask:
             size = mask.size

@@ -77,7 +77,7 @@ def test_a_final_evaluation_fills_its_own_column():
 
 
 def test_a_column_of_other_seeds_is_said_to_be_no_comparison():
-    """One seed's final result lower than another's seed in training tells nothing about the protocol."""
+    """A final result of one seed and a training result of another seed tell nothing about the protocol."""
     final = {"name": "final-without-crf-s0.6+0.8+1"}
 
     def table(*seeds: int) -> str:
@@ -117,7 +117,7 @@ def test_the_test_over_images_is_a_footnote_that_says_what_it_cannot_tell(tmp_pa
 
 
 def test_holm_counts_the_primary_endpoints_of_the_table_alone():
-    """Of two rows with four primary endpoints the smallest p is taken four times; final evaluations have none."""
+    """Two rows have four primary endpoints: the smallest p is multiplied by four. Final evaluations add none."""
     noise = {"voc-animals-msc": (1.0, 1.1, 1.3), "voc-animals-csa": (-1.0, 2.0, 0.5), "voc-animals-base": (0, 0, 0)}
     final = {"name": "final-without-crf-s0.6+0.8+1"}
     chosen = []
@@ -134,7 +134,7 @@ def test_holm_counts_the_primary_endpoints_of_the_table_alone():
 
 
 def test_pairs_of_all_processors_have_a_mean_difference_and_a_mean_is_of_one():
-    """Three seeds on two processors, each of whose runs lie at a level of its own: differences go over all three."""
+    """Three seeds on two processors, with another level on each: differences are over all three seeds."""
     level = {0: 40.0, 3: 60.0, 4: 61.0}
     chosen = []
     for variant, gain in (("mini", 0.0), ("mini-msc", 1.0)):
@@ -168,7 +168,7 @@ def test_a_table_says_where_its_rows_share_no_seed(seed, device, alike):
 
 
 def test_the_base_as_released_is_compared_as_it_is_evaluated_and_the_note_says_so():
-    """Its twin of COCO squashes without antialiasing (D18), which its final protocol names."""
+    """Its COCO preset squashes without antialiasing (D18), and its final protocol says so."""
     coco, numbers = experiments.get("coco-components"), {"segmentation": {"miou_headline": 40.0}}
     protocol = {"name": "final", "kind": "coco"}
     squash = {"plain_squash": True}

@@ -21,7 +21,7 @@ def small_unit(monkeypatch):
 
 
 def test_step(capsys, refused, monkeypatch):
-    """It is the trainer's own step that is timed, by parts; in bfloat16, by micro-batches that keep little."""
+    """The trainer's own step is timed, by phases; here in bfloat16, with micro-batches and activation checkpointing."""
     steps, update = [], train.Trainer._update
     monkeypatch.setattr(train.Trainer, "_update", lambda *words: steps.append(words) or update(*words))
     monkeypatch.setattr(distributed, "computes_bfloat16", lambda device: True)
@@ -45,8 +45,8 @@ def test_step(capsys, refused, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch.compile asks for it
 def test_a_compiled_step_is_not_compiled_again_after_the_warm_up():
-    """Four sizes of image, with gradients and without, in the steps that are timed and in the one before them; by the
-    part of `make gpu`."""
+    """The steps see four sizes of image, with gradients and without; the warm-up has seen them all. This is the part of
+    `make gpu`."""
     found = gpu.PARTS["compiled"](gpu.Check(toy=True, repeats=1))
     assert found["ok"] and found["recompiled"] == 0 < bench._graphs()
 
@@ -59,8 +59,8 @@ def test_parts(capsys, kind):
 
 @pytest.mark.parametrize("fused_from", [0, 10**9], ids=["fused", "unfused"])
 def test_the_arithmetic_of_the_pages_is_what_torch_counts(fused_from):
-    """`costs` has encoder and decoder, whose sizes it knows without torch; PyTorch counts the classifiers, too, which
-    take little. Attention counts the same, fused or not."""
+    """`costs` counts encoder and decoder, whose sizes it knows without torch. PyTorch also counts the classifiers,
+    which take little. Attention counts the same, fused or not."""
     net = model.build(tiny(model__fused_from=fused_from, csa__weight=0), 4)
     image = torch.randn(2, 3, 64, 48)
     with machine.counted_flops() as counter:

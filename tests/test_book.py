@@ -82,7 +82,7 @@ FAULTS = {
     ".. cost-table:: nothing": "no table nothing",
     ".. bench-table:: infer": "infer.json is not a line of wsss bench infer",
 }
-"""What a page may ask for in vain, and what the strict build says to it."""
+"""What a page may ask for in vain, and what the strict build then says."""
 
 
 def test_what_is_missing_fails_the_strict_build_and_of_an_unchanged_page_again(project):

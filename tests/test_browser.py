@@ -44,8 +44,8 @@ def test_a_page(browser: Any, address: str, page: str, width: int) -> None:
 
 
 def seen(tab: Any, width: int, narrow: bool = True) -> list[str]:
-    """What is wrong with a page in the browser. axe takes seconds: on a phone it looks at a page of each kind only, in
-    the dark at one width."""
+    """Faults of a page in the browser. axe takes seconds, so that on a phone it checks only one page of each kind, and
+    the dark theme at only one width."""
     found = [*formulas(tab), *(axe(tab) if width == WIDTHS[0] or narrow else ())]
     if (room := tab.evaluate("document.documentElement.scrollWidth")) > width:
         found.append(f"{room} px wide: {widest(tab, width)}")
@@ -84,7 +84,7 @@ def test_a_page_from_a_file(browser: Any, book: Path, page: str) -> None:
 
 
 def formulas(tab: Any) -> list[str]:
-    """Formulas that MathJax has not drawn, or could not, and those that are cut off: what is too wide has to scroll."""
+    """Formulas that MathJax has not drawn, and formulas that are cut off: one that is too wide must scroll."""
     plain = tab.locator(".math:not(:has(mjx-container))").all_text_contents()
     wrong = tab.locator("mjx-merror, [data-mjx-error]").all_text_contents()
     raw = re.findall(r"\$\$.*|\\\(.*?\\\)", tab.locator("main, article").first.inner_text())
@@ -158,14 +158,14 @@ def test_markup(book: Path, page: str) -> None:
 
 
 MODEL = "_static/explorer-model"
-"""Is loaded when the reader gives a photograph."""
+"""Loaded only when the reader gives a photograph."""
 LARGER = {"runs/explore.html": 1.6e6}
 """Six images, seen by three models."""
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_small(book: Path, page: str) -> None:
-    """Itself with its pictures at most 1.5 MB; the scripts and styles that all pages share, once, 5 MB."""
+    """A page with its pictures takes at most 1.5 MB; the scripts and styles that all pages share, 5 MB."""
     tree, folder = markup(book / page), (book / page).parent
     pictures = {image["src"] for image in tree.find_all("img") if not image["src"].startswith("data:")}
     common = {script["src"] for script in tree.find_all("script", src=True)}

@@ -26,7 +26,7 @@ def random_maps(seed, images=2, classes=3, size=(5, 4)):
 @QUICK
 @given(boxes(20), boxes(17), st.sampled_from([2, 3, 8]))
 def test_token_mask_equals_the_slow_loop(rows, columns, patch):
-    """Sizes that the patch does not divide as well: 20 x 17 pixels."""
+    """Also for sizes that the patch does not divide: 20 x 17 pixels."""
     grid = (20 // patch, 17 // patch)
     mask = cam.token_mask(torch.tensor([[*rows, *columns]]), patch, grid)
     np.testing.assert_array_equal(mask[0].numpy(), reference.token_mask((*rows, *columns), patch, grid))

@@ -41,7 +41,7 @@ class Stage:
     makes: tuple[str, ...] = ()
     """Patterns of its outputs; without any, the result is what it prints."""
     grows: str = "(?!)"
-    """What may have changed after an error, each file whole: a log, checkpoints, predictions."""
+    """Files that may have changed after an error, each of them complete: a log, checkpoints, predictions."""
 
 
 SET = {
@@ -160,7 +160,7 @@ def truncated(path: Path, random: Random) -> None:
 
 
 def exchanged(path: Path, random: Random) -> None:
-    """With another file of its kind, or else a neighbour."""
+    """Exchange a file with another of its kind, or else with a neighbour."""
     kind, neighbours = Path().rglob(f"*{path.suffix}"), path.parent.iterdir()
     found = [[one for one in sorted(row) if one.is_file() and one != path] for row in (kind, neighbours)]
     other = random.choice(found[0] or found[1])
@@ -170,7 +170,7 @@ def exchanged(path: Path, random: Random) -> None:
 
 
 def replaced(path: Path, random: Random) -> None:
-    """By a copy of a file of another kind."""
+    """Replace a file by a copy of a file of another kind."""
     path.write_bytes(random.choice([one for one in sorted(ALIEN.iterdir()) if one.suffix != path.suffix]).read_bytes())
 
 
@@ -183,13 +183,13 @@ def renamed(path: Path, random: Random) -> None:
 
 
 def unreadable(path: Path, random: Random) -> None:
-    """A folder in its place, which no user can read as a file, not even root."""
+    """Put a folder in its place, which no user can read as a file, not even root."""
     path.unlink()
     path.mkdir()
 
 
 def dangling(path: Path, random: Random) -> None:
-    """A link to nothing, as of a disk that is not mounted."""
+    """Put a link to nothing in its place, as of a disk that is not mounted."""
     path.unlink()
     path.symlink_to("nowhere")
 
@@ -199,8 +199,8 @@ ALIEN = Path("../whole/alien")
 """Files of other kinds."""
 KINDS = [(stage, kind) for stage, row in STAGES.items() for kind in row.kinds]
 CASES = [(*both, [*FAULTS][(n + turn) % len(FAULTS)]) for n, both in enumerate(KINDS) for turn in (0, 2, 3)]
-"""Three faults for each kind of file of each stage, in turns: a kind meets the others in other stages. Photographs and
-masks meet all of them, and each stage meets five."""
+"""Three faults for each kind of file of each stage, in turn: a kind meets other faults in other stages. Photographs
+and masks meet all faults, and each stage meets at least five."""
 assert all({fault for _, kind, fault in CASES if kind == one} == set(FAULTS) for one in ("photograph", "mask"))
 assert all(len({fault for one, _, fault in CASES if one == stage}) >= 5 for stage in STAGES)
 GIVEN = {
@@ -210,7 +210,7 @@ GIVEN = {
     "labels": {"renamed", "dangling"},
     "last weights": {"exchanged"},
 }
-"""Faults that nothing gives away, so that the result is what the files now say: a picture of the same size in place of
+"""Faults that cannot be noticed, so that the result is what the files now say: a picture of the same size in place of
 another, an annotation or list exchanged with its like; a split, or a source of labels, that may be left out."""
 
 
@@ -235,7 +235,7 @@ LISTS = {
     "data/lists/animals/train_aug.txt": (0, 4, 5),
     "data/lists/animals/val.txt": (2, 3),
 }
-"""Which of PHOTOS a list names."""
+"""List -> the PHOTOS that it names."""
 
 
 def download_voc() -> None:

@@ -183,8 +183,8 @@ def test_what_only_a_crowd_shows_needs_no_label(own):
 
 
 def test_lists_of_voc(own):
-    """trainval is neither trained nor evaluated on; train_aug is; val_part is evaluated on; test needs no
-    masks and no labels."""
+    """trainval may hold images of val, since no run uses it. train_aug, which is trained on, may hold none of val or
+    val_part. The list test needs neither masks nor labels."""
     ids = {name: (own / f"{IDS}/{name}.txt").read_text() for name in ("train", "val")}
     (own / f"{IDS}/trainval.txt").write_text(ids["train"] + ids["val"])
     (own / f"{IDS}/val_part.txt").write_text("val_0\n")

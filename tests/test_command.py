@@ -24,7 +24,7 @@ PROMISED = "entropy"
 
 
 def written() -> list[str]:
-    """What follows `wsss train` wherever it is written with a preset, comments and what follows a comma left out."""
+    """All words that the PAGES write after `wsss train` and a preset, without comments and the rest of the sentence."""
     found: set[str] = set()
     for page in PAGES:
         lines = LINE.findall(page.read_text().replace("\\\n", " "))
@@ -33,7 +33,7 @@ def written() -> list[str]:
 
 
 def request(name: str, words: list[str]):
-    """What `wsss train NAME WORDS` is filled with."""
+    """The configuration that `wsss train NAME WORDS` makes."""
     return parse(COMMANDS["train"].commands[name], words, f"wsss train {name}")
 
 

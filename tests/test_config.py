@@ -54,7 +54,7 @@ NUMERIC = {path: kind for path, kind in kinds(Config).items() if re.search(r"\b(
 
 
 def test_every_numeric_setting_has_its_bound():
-    """A new field that is a number, numbers in a tuple or None needs one, however it is written."""
+    """A new field that is a number, a tuple of numbers, or either of them or None, needs a bound."""
     assert len(NUMERIC) > 50 and {"seed", "cam.scales", "model.width", "segmentation.levels"} <= set(NUMERIC)
     for path, kind in NUMERIC.items():
         assert bound_of(kind), f"{path} has no Bound; write Annotated[..., Bound(low, high)]"

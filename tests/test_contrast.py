@@ -126,7 +126,7 @@ def test_few_places_take_turns_where_the_device_may_not_be_asked(monkeypatch):
 
 
 def test_D4_padding_neither_drawn_nor_a_negative():
-    """An image shown in its left half, all of it sure foreground but a strip; the padding's code is 0."""
+    """The image fills the left half, all of it sure foreground but for a strip; the padding's code is 0."""
     codes = torch.zeros(1, 8, 16, dtype=torch.long)
     codes[:, :, :8], codes[:, :, 2:4] = 2, 1
     inside = cam.box_mask(torch.tensor([[0, 8, 0, 8]]), (8, 16))
@@ -143,7 +143,7 @@ def test_D4_padding_neither_drawn_nor_a_negative():
 
 
 def test_D4_a_photograph_smaller_than_half_a_crop_is_what_crops_show():
-    """2 x 3 pixels of sure foreground in the corner of an image of padding: no crop of 4 x 4 shows it by half."""
+    """The photograph is 2 x 3 pixels of sure foreground in a corner of padding: it fills half of no 4 x 4 crop."""
     codes, inside = torch.zeros(1, 8, 16, dtype=torch.long), torch.zeros(1, 8, 16, dtype=torch.bool)
     codes[:, :2, :3], inside[:, :2, :3] = 2, True
     corners, flags = contrast.choose_crops(codes, inside, 4, 5, torch.Generator().manual_seed(0))
@@ -151,7 +151,7 @@ def test_D4_a_photograph_smaller_than_half_a_crop_is_what_crops_show():
 
 
 def test_the_teacher_of_a_step_is_the_head_that_follows():
-    """At the start it is a copy of the student's, which would hide a confusion of the two."""
+    """The teacher's head starts as a copy of the student's, which would hide a confusion; so it is changed."""
     config = tiny()
     net, batch = model.build(config, 4), training_batch(config)
     with torch.no_grad():

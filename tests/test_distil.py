@@ -36,8 +36,8 @@ def teacher(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_token_gets_the_teachers_values_at_its_place():
-    """Maps that grow by one a pixel along both sides: a view's tokens get the row and column that they show, mirrored
-    or padded; bilinear interpolation between tokens is exact on them."""
+    """The maps grow by one per pixel along both sides, so that bilinear interpolation is exact: a view's tokens get the
+    row and column that they show, also where the view is mirrored or padded."""
     height, width, patch = 40, 48, 8
     rows, columns = np.mgrid[:height:patch, :width:patch] + (patch - 1) / 2
     taught = torch.tensor(np.stack([rows, columns]))

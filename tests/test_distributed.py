@@ -42,7 +42,7 @@ def test_two_processes_equal_one_that_accumulates(pair, own, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_without_the_contrast_head(own, tmp_path):
-    """Of a base without class contrast, whose other terms join at once, the head has no gradient in any step."""
+    """Without class contrast, and with all other terms from the start, the head has no gradient in any step."""
     zero = (
         "--class_contrast.weight",
         "--msc.patch_weight",
@@ -63,7 +63,7 @@ def assert_same_weights(*outputs: Path) -> None:
 
 
 def stopped(rank: int, processes: int, port: int, words: list[str]) -> None:
-    """One of several processes, the last of which is asked to stop in the second step."""
+    """Run one of several processes; the last of them is asked to stop in the second step."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     os.environ |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     update = train.Trainer._update
@@ -79,8 +79,8 @@ def stopped(rank: int, processes: int, port: int, words: list[str]) -> None:
 
 @pytest.mark.slow
 def test_two_processes_stop_together_and_go_on_as_two(own, tmp_path):
-    """Alone the rest of the run is refused; as two it ends as that of one process that accumulates. Contrast from the
-    first step on: no parameter is ever unused, which DDP is told."""
+    """One process may not go on with the run; two end with the weights of one process that accumulates. With contrast
+    from the first step on, no parameter is ever unused, and DDP is told so."""
     contrast = ("--schedule.contrast_start", "0")
     words = tiny(own, tmp_path / "two", *EXACT, *contrast)
     with socket.socket() as free:
@@ -117,7 +117,7 @@ def counts_of(output: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_all(tmp_path):
-    """Process 0 looks through the photographs; the other must not wait for ever, nor say the fault again."""
+    """Process 0 checks the photographs; the other one must not wait for ever, nor report the fault again."""
     root, broken = own_set(tmp_path / "own", PHOTOS, labels=["cup"] * 5), "train_3.jpg"
     (root / "JPEGImages" / broken).write_bytes(b"\xff\xd8\xff")
     done = process(*tiny(root, tmp_path / "out"), processes=2)
@@ -152,7 +152,7 @@ def machine(monkeypatch):
 
 
 def test_each_process_takes_its_gpu_before_it_joins_the_others(machine):
-    """Else what asks for "the" GPU, an object gather say, meets the first one in every process, and NCCL waits."""
+    """Else code that asks for "the" GPU, such as an object gather, gets the first one in every process: NCCL hangs."""
     both = "cpu:gloo,cuda:nccl"
     for rank in (0, 1):
         own = f"cuda:{rank}"
@@ -171,8 +171,8 @@ def test_more_processes_than_gpus_share_them_by_gloo(machine, capsys):
 @pytest.mark.parametrize(("device", "own"), [("cuda:1", [torch.device("cuda:1")]), ("cpu", None)])
 @pytest.mark.parametrize("start", [0, 0.1])
 def test_gradients_are_averaged_on_the_gpu_of_the_process(monkeypatch, device, own, start):
-    """Without `device_ids` DDP does not move its inputs; parameters without a gradient are looked for where the
-    schedule begins with classification alone."""
+    """Without `device_ids` DDP does not move its inputs. It looks for parameters without a gradient if the schedule
+    begins with classification alone."""
     asked: dict[str, object] = {}
 
     def wrap(module: torch.nn.Module, **options: object) -> None:

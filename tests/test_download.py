@@ -1,4 +1,4 @@
-"""Fetching archives from a server on this machine's loopback that behaves in every way but well."""
+"""Fetching archives from a server on this machine's loopback that misbehaves in many ways."""
 
 import hashlib
 import re
@@ -51,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def serve(self, start: int, body: bytes = BODY, end: int | None = None) -> None:
-        """The body as it should be, but that it stops at `end`."""
+        """Serve the right body, but stop at `end`."""
         if start >= len(body):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(body)}")
@@ -150,7 +150,7 @@ FAILS: dict[str, tuple[Callable[[Handler, int], None], str, bytes | None]] = {
 
 @pytest.mark.parametrize("how", FAILS)
 def test_a_server_that_fails(server, archive, tmp_path, how):
-    """What was received is kept, nothing stands under the final name, and only what may pass is tried again."""
+    """The bytes received are kept, no file has the final name, and only faults that may pass are tried again."""
     server.behaviour, says, kept = FAILS[how]
     part = tmp_path / "voc.tar.part"
     if how == "another range":

@@ -33,7 +33,7 @@ def smooth(height, width):
 
 
 def mixed(height, width, images=1):
-    """Random grey levels that change slowly, other in each image."""
+    """Random grey levels that change slowly, different in each image."""
     coarse = torch.rand(images, 3, 4, 4, generator=torch.manual_seed(3)) * 255
     return planes(F.interpolate(coarse, (height, width), mode="bilinear").round().permute(0, 2, 3, 1))
 
@@ -56,7 +56,7 @@ def test_half_probability_is_the_bilinear_half(size):
 
 
 def test_filter_lies_in_a_band_below_the_exact_gaussian_sum():
-    """Wider than high, positions that matter: axes swapped, a sigma not halved or colours not used fall out of it."""
+    """The image is wider than high: swapped axes, a sigma that is not halved or unused colours leave the band."""
     size, sigma_xy, sigma_rgb = (24, 44), 8.0, 15.0
     image, values = smooth(*size), probability(0, 1, 3, 12, 22)
     fast = filtered(image, values, whole(1, *size), (sigma_xy, sigma_rgb))[0].flatten(1)
@@ -119,7 +119,7 @@ def test_started_together_or_one_by_one_gives_the_same_bits():
 
 @pytest.mark.slow
 def test_a_process_filters_the_same_leaves_stops_to_its_parent_and_its_end_is_said(monkeypatch):
-    """What an accelerator has beside it: no wait for a process that has ended."""
+    """The filter has its own process beside an accelerator; nobody waits for it after it has ended."""
     case = mixed(64, 64), probability(0, 1, 3, 32, 32), whole(1, 64, 64)
     expected = filtered(*case)
     monkeypatch.setattr(host, "may_ask", lambda tensor: False)

@@ -41,10 +41,10 @@ def test_evaluating_again_gives_the_same_record(done):
 
 
 def test_best_weights_have_a_record_of_their_own(done):
-    """Best weights whose decoder says cup everywhere: those are what is measured."""
+    """The decoder of the best weights says cup everywhere; it is these weights that are measured."""
     before, file = (folder(done).with_suffix(".json")).read_bytes(), folder(done) / "best.safetensors"
     tensors = load_file(file)
-    tensors["decoder.conv8.weight"].zero_()[1] = 1  # on what comes from a ReLU
+    tensors["decoder.conv8.weight"].zero_()[1] = 1  # its inputs come from a ReLU: never negative
     save_file(tensors, file, metadata(file))
     assert run("evaluate", folder(done), "--weights", "best") == 0
     assert (folder(done).with_suffix(".json")).read_bytes() == before
@@ -176,7 +176,7 @@ def test_a_cam_at_the_threshold_is_background_and_the_sweep_takes_it_in(counted)
 
 @pytest.mark.parametrize("refinements", [0, 2])
 def test_the_pseudo_label_is_the_one_that_segmentation_learns_from(counted, refinements):
-    """Each image whole: with no refinement thresholds alone, which is how it differs from the refined one."""
+    """Each image is whole, without padding. With no refinement, the label comes from the thresholds alone."""
     config, split, model, _ = counted
     config = presets.get("smoke", **{"model.depth": 3, "segmentation.refinements": refinements})
     samples = [datasets.sample(split, place, 32) for place in range(3)]

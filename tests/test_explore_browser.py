@@ -89,7 +89,7 @@ def numbers(page):
 
 
 def enlarged(maps, size):
-    """Bilinear, as the browser does it, of what is kept."""
+    """Enlarge the stored maps bilinearly, as the browser does."""
     small = torch.from_numpy(kept.quantised_maps(maps) / 255)[None]
     return functional.interpolate(small, size, mode="bilinear", align_corners=False)[0].numpy()
 

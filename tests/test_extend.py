@@ -49,7 +49,7 @@ def commands() -> list[tuple[list[str], str]]:
 
 
 def change(text: str, diff: str) -> str:
-    """`text` with every hunk of the diff: the lines it takes away, and those around, are there exactly once."""
+    """Apply every hunk of the diff to `text`. The lines it removes, with those around, must be there exactly once."""
     for hunk in diff.split("@@\n"):
         lines = hunk.splitlines(keepends=True)
         old = "".join(line[1:] for line in lines if line[0] != "+").removesuffix("\n")
@@ -77,7 +77,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Python in the copy, whose package comes first."""
+    """Run Python in the copy, whose package comes first on the path."""
     environment = os.environ | {"PYTHONPATH": str(project)}
     return subprocess.run([sys.executable, *words], cwd=project, env=environment, capture_output=True, text=True)
 

@@ -101,7 +101,7 @@ SIGHT = {
     "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
     "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
 }
-"""What an eye makes of linear red, green and blue: Machado, Oliveira and Fernandes (2009), table 1, severity 1."""
+"""How an eye sees linear red, green and blue: Machado, Oliveira and Fernandes (2009), table 1, severity 1."""
 ANIMALS = (8, 10, 12, 13, 15, 17)
 """VOC's cat, cow, dog, horse, person, sheep."""
 

@@ -60,7 +60,7 @@ def test_a_preset_without_a_log_is_refused_before_anything_is_done(refused):
 
 
 def judged(preset: str = "voc-toco", **measured: float) -> list[gate.GateRow]:
-    """The published numbers themselves, but for those named KIND_STEP."""
+    """The published numbers themselves, except those named KIND_STEP."""
     return [
         gate.GateRow(**vars(row) | {"measured": measured.get(f"{row.kind}_{row.step}", row.published)})
         for row in gate.rows(preset)[0]

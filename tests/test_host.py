@@ -31,8 +31,8 @@ def masks(index: object) -> bool:
 
 
 class Waits(TorchFunctionMode):
-    """Counts, by name, what an accelerator would have to be waited for: here by calls, in `Below` by operations that
-    other calls make."""
+    """Counts, by name, what makes the host wait for an accelerator. This class counts calls; `Below` counts operations
+    that other calls make."""
 
     def __init__(self):
         super().__init__()
@@ -106,7 +106,7 @@ def test_a_planted_question_is_counted_once(name):
 
 @pytest.fixture
 def accelerator(monkeypatch):
-    """The CPU is one that may not be asked; the filter's process is a thread."""
+    """The CPU poses as a device that may not be asked; the filter's process is a thread."""
     monkeypatch.setattr(host, "may_ask", lambda tensor: False)
     threads = ThreadPoolExecutor(1)
     monkeypatch.setattr(energy, "_process", lambda: threads)
@@ -175,15 +175,15 @@ def test_a_batch_takes_along_what_a_gpu_is_not_to_be_asked(monkeypatch):
 
 
 def test_a_step_on_a_gpu_without_values_mixes_no_devices(monkeypatch):
-    """Forward and losses on tensors that have a GPU's device and a shape alone: any question, any size that follows
-    from values and any tensor left on the host is an error."""
+    """Forward and losses on tensors that have only a GPU's device and a shape. Any question, any size that follows from
+    values and any tensor left on the host is an error."""
     config = tiny(csa__direction="both")
     net, batch = model.build(config, 4), training_batch(config)
     draw, shuffle = Tensor.exponential_, torch.randperm  # a stand-in has no generator of its own
     monkeypatch.setattr(Tensor, "exponential_", lambda tensor, generator: draw(tensor))
     monkeypatch.setattr(torch, "randperm", lambda count, generator, device: shuffle(count, device=device))
     monkeypatch.setattr(energy, "start", lambda image, probability, valid, *_: lambda: torch.zeros_like(probability))
-    batch = batch.to(torch.device("cpu"))  # where its labels are asked
+    batch = batch.to(torch.device("cpu"))  # here its labels may be asked
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for part in net.modules():
             for name, value in {**part._parameters, **part._buffers}.items():

@@ -47,7 +47,7 @@ evaluate.write_record
 refine.segmentation_labels
 train.Trainer.__init__
 """
-"""Functions of more than five positional arguments: none may join them, and who no longer has them leaves the list."""
+"""Functions of more than five positional arguments. No other may join; one that no longer has so many must leave."""
 
 
 def module_name(file: Path) -> str:
@@ -69,7 +69,7 @@ def imported(file: Path) -> set[str]:
 
 
 def place(module: str) -> int:
-    """Where a module, or the sub-package it lies in, stands in ROWS, counted from the start."""
+    """Place of a module, or of its sub-package, in ROWS, counted from the start."""
     top, names = module.split(".")[0], " ".join(ROWS).split()
     assert names.count(top) == 1, (
         f"wsss/{module.replace('.', '/')}.py stands in no row of the house; give it one in ROWS"
@@ -137,8 +137,8 @@ def functions(file: Path) -> list[ast.FunctionDef]:
 
 
 def defined(file: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef, bool]]:
-    """Functions and classes of a file, those in classes and functions too, by their dotted names, and whether they are
-    public: neither they nor what they stand in are private or within a function."""
+    """Yield every function and class of a file, nested ones too: its dotted name, its node, and whether it is public.
+    Public: neither it nor anything around it is private, and it is in no function."""
 
     def below(node: ast.AST, name: str, public: bool) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef, bool]]:
         for child in ast.iter_child_nodes(node):

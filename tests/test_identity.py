@@ -185,7 +185,7 @@ def test_an_older_record_tells_classes_and_masks(own, tmp_path, refused):
 
 
 def test_an_evaluation_of_other_data_stands_apart(own, tmp_path, capsys):
-    """By training's protocol: its own record's name; by a final one its own PNGs too, where photographs differ."""
+    """It has a record name of its own; by a final protocol also PNGs of its own, if photographs differ."""
     place = folder(tmp_path / "out")
     assert run("evaluate", place, *FINAL) == 0
     before = hashes(tmp_path / "out")
@@ -269,7 +269,7 @@ def test_digests_are_kept_and_given_up_with_the_file(own, tmp_path, monkeypatch)
 
 
 def test_a_sweep_does_not_take_other_data_for_finished(own, tmp_path, capsys, refused):
-    """Its runs go by the folder's name of an own set; a list of commands names what is left."""
+    """Runs on an own set are named after its folder; the list of commands holds what is left."""
     words = ("sweep", "smoke-level", "--output", str(tmp_path / "out"), "--seeds", "0", "--only-list", "True")
     words += ("--data-root", str(own))
     assert run(*words) == 0
@@ -283,7 +283,7 @@ def test_a_sweep_does_not_take_other_data_for_finished(own, tmp_path, capsys, re
 
 
 def test_what_is_published_is_of_one_set_of_data(own, tmp_path):
-    """Beside what is published, and among themselves; what says itself that it is of other data stands apart."""
+    """New records must match the published ones and one another. One that says it is of other data stands apart."""
     path = folder(tmp_path / "out").with_suffix(".json")
     clean = read_json(path) | {"dirty": False}
     write_json(path, clean)

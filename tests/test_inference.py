@@ -17,7 +17,7 @@ from wsss.model import build
 from wsss.paths import UserError
 
 SIZES = [(40, 48), (31, 57), (13, 90)]
-"""Of whole patches; of none such; with a side that is smaller than one patch at no scale but 1.5."""
+"""Of whole patches; not of whole patches; with a side that is shorter than a patch up to scale 1."""
 PATCH = 16
 
 
@@ -40,7 +40,7 @@ def squashing(protocol: protocols.Protocol, size: int) -> protocols.Protocol:
 
 
 def slowly(model, photo: torch.Tensor, size: tuple[int, int], kind: str, scales, flip: bool) -> np.ndarray:
-    """The protocol's words as loops: one pass at a time, mirrored by hand, combined pixel by pixel in numpy."""
+    """The protocol as loops: one pass at a time, mirrored by hand, combined pixel by pixel in numpy."""
     by_scale = []
     for scale in scales:
         height, width = (max(PATCH, int(side * scale)) for side in photo.shape[2:])
@@ -161,7 +161,7 @@ def test_one_iteration_of_the_position_term_alone_lies_near_the_slow_loop():
 
 
 def test_a_noisy_map_on_two_colours_is_cleaned():
-    """A fifth of the pixels say the wrong class; afterwards none does. Without the colour term it would not do."""
+    """A fifth of the pixels have the wrong class; afterwards none has. Without colours, more than a tenth keep it."""
     image, bright = halves()
     said = bright ^ (np.random.RandomState(0).rand(*bright.shape) < 0.2)
     probability = np.where(np.stack([~said, said]), 0.7, 0.3).astype(np.float32)

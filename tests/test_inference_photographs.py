@@ -28,7 +28,7 @@ def made(trained, tmp_path_factory):
 
 @pytest.fixture
 def photos(own, tmp_path):
-    """Photographs of which nothing is known, one in a folder of its own, and what is none."""
+    """Photographs of which nothing is known, one of them in a subfolder, and a file that is no photograph."""
     place = tmp_path / "photos"
     (place / "more").mkdir(parents=True)
     shutil.copy(own / "JPEGImages/val_0.jpg", place / "a.jpg")

@@ -58,7 +58,7 @@ def test_D9_mean_over_classes_present_and_headline():
 @pytest.mark.parametrize("guess", [0, 1], ids=["background", "object"])
 @pytest.mark.parametrize("truth", [0, IGNORE], ids=["background", "ignored"])
 def test_without_foreground_in_the_truth_no_mean_is_defined(truth, guess):
-    """Whatever is predicted: what can only be the background's own score is no score of the method."""
+    """Whatever is predicted: a mean that can only be the score of the background is no score of the method."""
     mask, prediction = np.full((4, 5), truth, np.uint8), np.full((4, 5), guess, np.uint8)
     totals = metrics.counts(metrics.confusion(mask, prediction, 3))
     scores = metrics.segmentation_scores(totals, NAMES[:3])
@@ -90,7 +90,7 @@ def test_a_headline_without_truth_is_undefined_beside_a_mean_that_is_not():
 @QUICK
 @given(seeds(), st.integers(1, 4))
 def test_classification_scores_equal_the_slow_loops(seed, classes):
-    """One class as well, whose F1 is its own and not the mean with that of its complement."""
+    """Also for one class, whose F1 is its own and not the mean with that of its complement."""
     logits, label = noise(seed, 9, classes), (noise(seed + 1, 9, classes) > 0).astype(float)
     label[0] = 1
     scores = metrics.classification_scores(label, logits, NAMES[:classes])
@@ -213,7 +213,7 @@ def test_miou_intervals_hold_the_mean_of_their_classes():
 
 
 def eroded(mask, times):
-    """Each time a pixel stays if all nine around it are in the mask; beyond the edge there is none."""
+    """In each round a pixel stays if all nine around it are in the mask; nothing beyond the edge is."""
     for _ in range(times):
         kept = np.zeros_like(mask)
         for row, column in np.ndindex(*mask.shape):

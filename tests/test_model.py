@@ -79,7 +79,7 @@ def test_patches_as_a_linear_layer_are_the_convolution():
 
 
 def test_fused_and_plain_attention_agree():
-    """Which of the two is chosen by the number of tokens: 16 here."""
+    """The number of tokens, 16 here, decides which of the two is used."""
     nets = [network(model__fused_from=start) for start in (0, 16, 17)]
     with torch.no_grad():
         tokens = [net(image(32, 32)).tokens for net in nets]

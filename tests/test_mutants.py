@@ -61,7 +61,7 @@ def copy_package(folder: Path) -> Path:
 
 
 def test_a_mutant_changes_the_code_at_one_place_and_names_a_test():
-    """A change of a comment or of spaces would be none."""
+    """A change of only a comment or spaces would be no mutant."""
     for mutant in MUTANTS:
         before = (ROOT / "wsss" / f"{mutant['module']}.py").read_text()
         assert before.count(mutant["old"]) == 1, f"in {mutant['module']}: {mutant['old']!r}"

@@ -24,7 +24,7 @@ NFC, NFD = (unicodedata.normalize(form, "caf\u00e9 \u00fc") for form in ("NFC", 
 
 
 def named(root: Path, ids: Sequence[str], classes: Sequence[str] = ("cup", "jug")) -> Path:
-    """A set whose four photographs a list go by `ids`, those of val behind "v"."""
+    """A set with a photograph for each of `ids` in both lists; in val, "v" is put before the id."""
     own_set(root, [Photo(classes=(1 + number % len(classes),)) for number in range(len(ids))], classes)
     for split, before in (("train", ""), ("val", "v")):
         for number, name in enumerate(ids):
@@ -54,7 +54,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_id_is_the_whole_line_from_check_to_score(tmp_path, capsys, kind):
-    """Check, train, evaluate, score by a list and without; each photograph is its own."""
+    """Check, train, evaluate, score with a list and without: no photograph is taken for another."""
     root = named(tmp_path / "set", KINDS[kind])
     assert run("data", "check", root) == 0, capsys.readouterr().err
     assert "in no list" not in capsys.readouterr().out
@@ -92,7 +92,7 @@ def test_unicode_forms_are_one_name(tmp_path, capsys, disk, text):
 
 
 def test_what_may_follow_an_id(tmp_path):
-    """VOC's flags where all lines have one, comments; never another photograph."""
+    """VOC's flags, if all lines have one, and comments; but the line never means another photograph."""
     root = named(tmp_path / "set", ["photo", "cat (1)", "b", "img", "day 1"])
     assert listed(root, "photo 1\ncat (1) -1\nb  0\n") == ["photo", "cat (1)", "b"]
     assert listed(root, "# made by hand\nphoto # blurred\ncat (1) # http://x//y\nb") == ["photo", "cat (1)", "b"]

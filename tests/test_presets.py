@@ -32,12 +32,12 @@ MODULES = {
     "msc.decorrelation_weight": 0.0,
     "csa.weight": 0.0,
 }
-"""What the base is without, and as what."""
+"""Settings of the modules -> the value that leaves them out, as in the base."""
 SCALES = ("smoke", "mini", "voc-animals", "voc", "voc-deit", "coco", "coco-deit")
 
 
 def changed(one, other):
-    """Paths whose values differ, the name aside."""
+    """Paths whose values differ, except the name."""
     own, base = flatten(PRESETS[one]), flatten(PRESETS[other])
     return {path for path in own if own[path] != base[path]} - {"name"}
 

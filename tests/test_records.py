@@ -42,7 +42,7 @@ def notebook(source="x = 1", tags=(), outputs=(), **metadata):
 
 
 def is_stale(executed, source):
-    """Whether an executed notebook's cells, but papermill's parameters, no longer are those of its source."""
+    """Whether the cells of an executed notebook, except papermill's parameters, differ from those of its source."""
     cells = [
         [
             (c["cell_type"], "".join(c["source"]).strip())
@@ -85,7 +85,7 @@ def test_a_record_lacking_a_field_is_neither_written_nor_read(tmp_path, field):
 
 
 def test_find_leaves_out_what_must_not_be_averaged_with_the_first_root(tmp_path, capsys):
-    """Its own run again, another size or other images in a later root; another protocol's record is another matter."""
+    """Left out of a later root: the same run again, another size, other images. Another protocol's records are kept."""
     own = {"0.json": record(), "0.voc-crf.json": record(protocol={"name": "final"})}
     others = {
         "0.json": record(commit="two"),
@@ -126,7 +126,7 @@ def test_summary_refuses_what_does_not_belong_together(other, says):
 
 
 def test_runs_pair_on_one_processor_with_as_many_images_at_once():
-    """Losses count over the images of a process; the records of two by two are no peers of one by four."""
+    """Losses are over the images of one process: two processes of two images are no peers of one of four."""
     config = {"optim": {"batch": 4, "accumulate": 1}}
     ones = [record(seed=seed, config=config) for seed in range(2)]
     twos = [record(seed=seed, config=config, processes=2) for seed in range(2)]
@@ -149,7 +149,7 @@ def test_the_processor_with_most_seeds_is_taken_else_that_of_the_lowest():
 
 
 def test_guesses_of_old_records(tmp_path):
-    """A number is the mean over all present classes; over headline classes that differ it was not measured."""
+    """Their number is the mean over all present classes. With other headline classes, the headline was not measured."""
     for seed, headline in ((0, []), (1, ["cup"])):
         old = record(seed=seed, config={"data": {"headline": headline}})
         old["results"] |= {"guesses": {"background": 3.9, "centre": 16.8}}

@@ -52,7 +52,7 @@ def test_stopped_and_resumed_is_bit_equal(trained, own, tmp_path, monkeypatch, c
 
 
 def test_a_record_names_every_place_that_its_run_was_trained_on(own, tmp_path, monkeypatch, capsys):
-    """Bits differ between processors, so that a run of two has no partner on either; nor is a part of it clean."""
+    """Bits differ between processors: a run made on two has no partner on either. One dirty part makes it dirty."""
     stamp = evaluate.stamp()
     monkeypatch.setattr(evaluate, "stamp", lambda: stamp | {"device": "first", "commit": "aaa", "dirty": True})
     with monkeypatch.context() as patch:
@@ -97,7 +97,7 @@ def test_a_run_goes_on_with_as_many_processes_as_before(trained, own, tmp_path, 
 
 
 def test_an_unfinished_run_gives_no_numbers_under_its_name(trained, own, tmp_path, monkeypatch, refused):
-    """Else its record would count as that of the whole run, as earlier versions let it."""
+    """Else its record would count as that of the whole run, as in earlier versions."""
     with monkeypatch.context() as patch:
         ask_to_stop(patch, 2)
         assert run(*tiny(own, tmp_path)) == 143

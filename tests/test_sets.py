@@ -33,7 +33,7 @@ IDS = "ImageSets/Segmentation"
 
 
 def listed(root: Path, train: list[str], val: list[str], classes: str = "") -> Path:
-    """A root of which only the lists, and perhaps the class names, are there; train is train and train_aug."""
+    """A root with only its lists, and perhaps class names; `train` is both train and train_aug."""
     for name in ("JPEGImages", IDS):
         (root / name).mkdir(parents=True)
     for split, ids in (("train", train), ("train_aug", train), ("val", val)):
@@ -149,7 +149,7 @@ def test_a_new_data_set_is_one_row(roots, tmp_path, monkeypatch):
 
 
 def test_a_set_without_lists_and_names_is_its_own_presets_alone(tmp_path, monkeypatch):
-    """Two classes are no reason to take a stranger's set of two classes for it."""
+    """Another set that also has two classes is not taken for it."""
     monkeypatch.setitem(DATASETS, "kitchen", DataSet("Kitchen", 2, {"train": 2, "val": 1}))
     root = listed(tmp_path / "pets", ["a", "b"], ["c"], "cat\ndog\n")
     assert sets.root_of(data("voc", root)) == root and sets.name_of(data("voc", root), root) == "pets"

@@ -67,7 +67,7 @@ def test_the_interval_redraws_the_same_images_for_both():
 
 
 def test_several_runs_are_compared_by_their_mean():
-    """Runs that are copies give what one gives; others the mean of their differences, on redraws that they share."""
+    """Copies of a run give what one run gives. Other runs give the mean of their differences, on shared redraws."""
     one, other = results_of(1), results_of(2, 0.65)
     assert statistics.paired(one.repeat(3, 0), other.repeat(3, 0), BOTH) == pytest.approx(
         statistics.paired(one, other, BOTH)

@@ -122,7 +122,7 @@ def test_anchors_are_labelled_balanced_and_within_both_limits(labels, seed, per_
 
 
 def test_anchors_are_filled_up_where_the_device_may_not_be_asked(monkeypatch):
-    """The same ones, and others with the label IGNORE up to as many as there can be."""
+    """The same anchors, filled up with others of the label IGNORE to the largest possible number."""
     labels = tensor(np.random.RandomState(0).choice([0, 1, 2, IGNORE], size=(2, 12)))
     drawn = subspace.choose_anchors(labels, torch.Generator().manual_seed(3), 2, 20)
     monkeypatch.setattr(host, "may_ask", lambda labels: False)

@@ -26,7 +26,7 @@ def test_rows_differ(name):
 
 
 def test_the_words_of_a_row_make_it():
-    """What the command line makes of them is that row, in the same variant; of every choice of settings one."""
+    """The command line turns a row's words into its configuration; one row of every choice of settings is tried."""
     rows = {tuple(row.changes): row for experiment in EXPERIMENTS.values() for row in experiment.rows}
     for row in rows.values():
         preset, *settings = row.arguments(2)
@@ -62,7 +62,7 @@ def test_the_list_is_what_is_left_in_the_order_of_seeds(tmp_path, capsys):
 
 
 def test_rows_and_final_evaluations_have_seeds_of_their_own(tmp_path):
-    """Five of what is compared on photographs, three of the rest and of the final evaluations, or those named."""
+    """On photographs: five seeds of rows that are compared, three of the rest and of final evaluations, or --seeds."""
     experiment, words = experiments.get("voc-animals-components"), ["voc-animals-components", "--output", str(tmp_path)]
     jobs = sweep.plan(experiment, parse(sweep.Sweep, words, "sweep"))
     few = ("plain classification", "base as released")

@@ -224,7 +224,7 @@ TAGGED = {"model__backbone": "vit_tiny_patch16_224.augreg_in21k_ft_in1k"}
     ],
 )
 def test_who_decides_on_the_normalisation(tmp_path, metadata, changes, text):
-    """The file's metadata, else the setting, whose value tag is timm's configuration of a tag that is named."""
+    """The file's metadata, else the setting. Its value `tag` means timm's configuration of the named tag."""
     path = tmp_path / "w.safetensors"
     safetensors.torch.save_file(published(), path, metadata or None)
     net = built(path, **changes)
@@ -252,8 +252,8 @@ def test_the_presets_of_the_base_keep_imagenets():
 
 
 def test_a_run_keeps_its_normalisation_and_start_weights(own, tmp_path):
-    """In its files, its log and its records: of training, of the final protocol and of an evaluation later on, when the
-    start weights are gone; a run that goes on has them, too."""
+    """They are in its files, its log and its records: of training, of the final protocol, and of an evaluation later
+    on, when the start weights are gone."""
     path = tmp_path / "clip.safetensors"
     shape = {"patch_size": 8, "img_size": 64, "embed_dim": 48, "depth": 3, "num_heads": 4}
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=3, **shape)
@@ -274,8 +274,8 @@ def test_a_run_keeps_its_normalisation_and_start_weights(own, tmp_path):
 
 
 def test_a_run_is_not_continued_on_other_start_weights(own, tmp_path, capsys, refused):
-    """Neither a finished one nor one without its record, where the file of the same name holds others; one whose file
-    is gone is returned."""
+    """Neither a finished run nor one without its record goes on if the file of that name holds other weights. A run
+    whose file is gone is returned."""
     path, shape = tmp_path / "w.pth", {"patch_size": 8, "img_size": 64, "embed_dim": 48, "depth": 3, "num_heads": 4}
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=3, **shape)
     torch.save(vit.state_dict(), path)

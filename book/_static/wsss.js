@@ -1,5 +1,5 @@
-// What is wider than a phone scrolls sideways. A keyboard reaches what scrolls only if it can have the focus; the theme
-// sees to code, tables and output, not to figures and to formulas, which MathJax draws later.
+// What is wider than a phone scrolls sideways. A keyboard can scroll an element only if it can have the focus. The theme
+// sees to that for code, tables and output, but not for figures and for formulas, which MathJax draws later.
 (() => {
   const makeFocusable = () => {
     for (const element of document.querySelectorAll("mjx-container[display='true'], figure")) {
@@ -7,7 +7,7 @@
       else element.removeAttribute("tabindex");
     }
   };
-  // A formula that is wider than a phone shrinks, as far as it stays legible; what is left of it scrolls.
+  // A formula that is wider than a phone shrinks as far as it stays legible; if it is still too wide, it scrolls.
   const fit = () => {
     for (const formula of document.querySelectorAll("mjx-container[display='true']")) {
       formula.style.fontSize = "";
@@ -23,8 +23,8 @@
   });
 })();
 
-// On a phone a table of many columns becomes a list: one block a row, with the column's title beside each cell. The style
-// sheet does it; the titles come from here. Roles keep it a table for screen readers.
+// On a phone a table of many columns becomes a list: one block per row, with the column's title beside each cell. The
+// style sheet does that; this script adds the titles. Roles keep it a table for screen readers.
 document.addEventListener("DOMContentLoaded", () => {
   const roles = { thead: "rowgroup", tbody: "rowgroup", tr: "row", th: "columnheader", td: "cell" };
   for (const table of document.querySelectorAll("article table")) {
@@ -33,7 +33,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const many = titles.length > 3 || (titles.length === 3 && wide);
     if (!many || table.querySelector("[rowspan], [colspan]") || table.tHead.rows.length > 1) continue;
     table.classList.add("wsss-stack");
-    // A link in the caption would be a child that the role forbids; such a table keeps the one of its tag.
+    // The role "table" forbids a link in the caption; a table that has one keeps the role of its tag.
     if (!table.caption?.querySelector("a.reference")) table.setAttribute("role", "table");
     for (const [tag, role] of Object.entries(roles)) {
       for (const part of table.querySelectorAll(tag)) part.setAttribute("role", role);
@@ -45,7 +45,7 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 });
 
-// Runs, commits and processors behind a table, a figure or a notebook: for those who ask.
+// Fold the runs, commits and processors behind a table, a figure or a notebook, for readers who want them.
 document.addEventListener("DOMContentLoaded", () => {
   for (const line of document.querySelectorAll("p.wsss-origin, p.wsss-stamp")) {
     const texts = [...line.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim());
@@ -68,13 +68,13 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 });
 
-// A strip of panels is too small to read on a phone: there its two halves stand one above the other, each with the
-// titles of the rows, which take the first PERCENT of the width (class wsss-strip-PERCENT). The cut lies in the middle of
-// the rest, or at wsss-cut-PERCENT.
+// A strip of panels is too small to read on a phone. There its two halves stand one above the other, each with the titles
+// of the rows, which take the first PERCENT of the width (class wsss-strip-PERCENT). The cut lies in the middle of the
+// rest, or at wsss-cut-PERCENT.
 document.addEventListener("DOMContentLoaded", () => {
   const piece = (strip, first, stop) => {
     const box = document.createElement("div"), copy = Object.assign(document.createElement("img"), { src: strip.src, alt: "" });
-    box.style.flex = `${100 * (stop - first)} 0 0`; // flex factors below 1 in sum would leave room
+    box.style.flex = `${100 * (stop - first)} 0 0`; // flex factors that sum to less than 1 would leave room
     copy.style.width = `${100 / (stop - first)}%`;
     copy.style.marginLeft = `${(-100 * first) / (stop - first)}%`;
     box.append(copy);

@@ -1,7 +1,7 @@
-// The explorer: one component, three hosts. A page of the book and the page of `wsss explore` mount it on the JSON that
-// lies in them; a notebook mounts it as an anywidget, whose kernel reads the same values. A photograph of the reader's
-// own is looked at by the network in the page (explorer_engine.js), or in a notebook by the kernel. A classic script, so
-// that it works over file://.
+// The explorer: one component, three hosts. A page of the book and the page of `wsss explore` mount it on the JSON in the
+// page; a notebook mounts it as an anywidget, whose kernel reads the same values. A reader's own photograph goes through
+// the network in the page (explorer_engine.js), or in a notebook through that of the kernel. A classic script, not a
+// module, so that it works over file://.
 (() => {
 "use strict";
 
@@ -40,7 +40,7 @@ const SHELL = `
   </div>
   <p class="wx-status" role="status"></p>`;
 
-/** Steps of the tour: what is set, and what is told of it. */
+/** Steps of the tour: the values to set, and the text to show. */
 const TOUR = [
   [{ view: "photograph", beside: "" }, (x) => `1 of 5. The model was trained on photographs and the names of what they show; nobody outlined anything. Of this one it says ${x.name(x.at("label"))}, with probability ${x.score.toFixed(2)}.`],
   [{ view: "cam", beside: "", layer: 0 }, (x) => `2 of 5. Which patches speak for ${x.name(x.at("label"))}? Its class activation map answers: bright means yes. The map often finds a part, such as a head, and misses the rest.`],
@@ -54,7 +54,7 @@ const TOUR = [
 const unzipped = (zipped) => new Response(new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-/** The labels of a mask that is kept as runs: label, count, label, count, ... */
+/** The labels of a mask that is stored as runs: label, count, label, count, ... */
 function unpack(runs, length) {
   const mask = new Uint8Array(length);
   for (let i = 0, at = 0; i < runs.length; i += 2) mask.fill(runs[i], at, (at += runs[i + 1]));
@@ -86,7 +86,8 @@ function cosines(rows, d, index) {
   return Float32Array.from({ length: rows.length / d }, (_, j) => dot(index, j) / (norm * (Math.sqrt(dot(j, j)) || 1)));
 }
 
-/** Counts of one class in a label map; against the truth where it is known, its ignored pixels left out. */
+/** Percentages of one class in a label map: IoU, outside, missed, covered. All but the last are null without a truth, whose
+ * ignored pixels do not count. */
 function compare(map, truth, label) {
   let both = 0, extra = 0, missed = 0, covered = 0;
   for (let i = 0; i < map.length; i++) {
@@ -167,7 +168,7 @@ class Explorer {
     if (this.number === 0) document.addEventListener("paste", (event) => { if (files(event.clipboardData.files)) event.preventDefault(); });
   }
 
-  /** Whether a pointer moves the line; where patches are chosen, the slider below the picture does. */
+  /** Whether a pointer moves the line. While it chooses patches, only the slider below the picture moves the line. */
   get slides() { return this.at("beside") && this.at("view") !== "alike"; }
 
   /** Place of a pointer in the picture, 0..1 across and down. */
@@ -191,7 +192,7 @@ class Explorer {
     this.draw();
   }
 
-  /** Make the values fit one another, and show them in the controls. */
+  /** Make the values consistent, and show them in the controls. */
   settle() {
     this.settling = true;
     const inside = (name, count) => this.put(name, Math.min(Math.max(0, this.at(name)), count - 1));
@@ -224,7 +225,7 @@ class Explorer {
 
   select(key, options) { this.find(`select[data-key=${key}]`).replaceChildren(...options.map(([value, text]) => make("option", { value, textContent: text }))); }
 
-  /** Radio buttons; kept where they are the same, since a rebuilt one loses the focus. */
+  /** Make radio buttons. If the options are the same, keep the old ones: a rebuilt button loses the focus. */
   radios(selector, key, options) {
     const box = this.find(selector), mark = JSON.stringify(options);
     if (box.dataset.options === mark) return;
@@ -264,7 +265,7 @@ class Explorer {
     if (more) this.find("[data-do=more]").textContent = `Load ${more.names.join(" against ")} (${(more.bytes / 1e6).toFixed(1)} MB)`;
   }
 
-  /** Look at a photograph of the reader's own: in the page, or by the kernel. */
+  /** Run the network on a reader's own photograph: in the page, or in the kernel. */
   async take(file) {
     const name = file.name?.replace(/\.[^.]*$/, "") || "pasted", say = (text, share) => this.say(text, share);
     if (this.data.live) {
@@ -285,7 +286,7 @@ class Explorer {
     }
   }
 
-  /** Two further models on the photographs of the page, from a file of its own, which is loaded when the reader asks. */
+  /** Show two further models on the photographs of the page. Their file is loaded only when the reader asks. */
   async compare() {
     await this.more();
     if (this.data.more) return;
@@ -347,7 +348,7 @@ class Explorer {
     return shown.map((label, place) => [label, place]).filter(([label]) => wanted.includes(label));
   }
 
-  /** The largest CAM's class where it is above the threshold, else background. */
+  /** The class of the largest CAM where that is above the threshold, else background. */
   labels(variant, layer) {
     const rivals = this.rivals(variant).map(([label, place]) => [label, this.plane(variant, layer, place)]), threshold = this.at("threshold");
     return Uint8Array.from({ length: this.scene.size[0] * this.scene.size[1] }, (_, i) => {
@@ -376,7 +377,7 @@ class Explorer {
     return [["", "nothing"], ...layer, ...models, ...others];
   }
 
-  /** A label map by its key, of a model and layer; null for what is none. */
+  /** The label map with this key, of a model and layer; null if the key names none. */
   labelMap(key, variant, layer) {
     const seen = this.scene.variants[variant];
     if (key === "labels") return this.labels(variant, layer);
@@ -391,7 +392,7 @@ class Explorer {
     return [...codes.map(({ name }) => name), ...layers.map(({ name }) => `CAM, ${name}`)];
   }
 
-  /** By likeness `chosen` of the chosen model; another model that lacks it, a subspace, shows its tokens. */
+  /** Affinity to the chosen patch by likeness `chosen`. A model that lacks it (a subspace) uses its tokens instead. */
   alike(chosen, variant = this.at("variant")) {
     const seen = this.scene.variants[variant], number = Math.max(0, this.likenesses(variant).indexOf(this.likenesses()[chosen]));
     const [row, column] = ["row", "column"].map((key, i) => Math.floor(((this.at(key) + 0.5) * seen.grid[i]) / this.seen.grid[i]));
@@ -451,7 +452,7 @@ class Explorer {
   overlay(pixels, key, variant, layer, [first, stop], legend) {
     const { width, height, data } = pixels, opacity = this.at("opacity");
     const blend = (i, red, green, blue, share) => { data[4 * i] += (red - data[4 * i]) * share; data[4 * i + 1] += (green - data[4 * i + 1]) * share; data[4 * i + 2] += (blue - data[4 * i + 2]) * share; };
-    const heat = (i, value) => { // where there is little to see, the photograph shows through
+    const heat = (i, value) => { // where values are low, the photograph shows through
       const level = Math.min(1, Math.max(0, value)), at = 3 * Math.round(255 * level);
       blend(i, this.ramp[at], this.ramp[at + 1], this.ramp[at + 2], opacity * (0.35 + 0.65 * level));
     };
@@ -519,7 +520,7 @@ class Explorer {
     this.find("tbody").replaceChildren(...rows.map(([, title, map]) => make("tr", {}, make("th", { scope: "row", textContent: title }), ...compare(map, truth, label).slice(truth ? 0 : 3).map((value) => make("td", { textContent: value === null ? "–" : value.toFixed(1) })))));
   }
 
-  /** Go to a step of the tour; none beyond its ends. */
+  /** Go to a step of the tour; beyond its ends, close the tour. */
   step(number) {
     const panel = this.find(".wx-tour"), step = TOUR[number];
     panel.hidden = !step;

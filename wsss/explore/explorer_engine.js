@@ -1,12 +1,12 @@
-// The network in the reader's own browser: ONNX Runtime Web, its wasm, the graph and the weights come as scripts, or lie
-// in the page, so that this works over file:// as over http; one thread. Nothing is sent anywhere. A classic script.
+// The network in the reader's own browser, on one thread. ONNX Runtime Web, its wasm, the graph and the weights come as
+// scripts or lie in the page, so that it works over file:// and http. Nothing is sent anywhere. A classic script.
 (() => {
 "use strict";
 
 const parts = new Map();
 let ready = null;
 
-/** Called by every script of parts: bytes in base64. */
+/** Keep a part: each script of parts calls this with its bytes in base64. */
 const part = (name, text) => parts.set(String(name), text);
 
 const script = (values) => new Promise((done, fail) => {
@@ -15,7 +15,7 @@ const script = (values) => new Promise((done, fail) => {
   if (!values.src) done();
 });
 
-/** Bytes of a part: it lies in the page, or in a script beside it. */
+/** Bytes of a part, which lies in the page or in a script beside it. */
 async function load(name, address) {
   const inline = document.querySelector(`script[data-wsss-part="${name}"]`);
   if (!inline) await script({ src: address });
@@ -25,7 +25,7 @@ async function load(name, address) {
   return bytes;
 }
 
-/** Bytes of all parts of the model, one after the other; `say` hears how many have come. */
+/** Bytes of all parts of the model, one after the other; `say` is told the share that has come. */
 async function collect({ parts: count, source, bytes }, say) {
   const blob = new Uint8Array(bytes);
   for (let number = 0, at = 0; number < count; number++) {
@@ -33,14 +33,14 @@ async function collect({ parts: count, source, bytes }, say) {
     const more = await load(number, `${source}${number}.js`);
     blob.set(more, at);
     at += more.length;
-    await new Promise((next) => setTimeout(next)); // lets the bar be painted
+    await new Promise((next) => setTimeout(next)); // lets the browser paint the bar
   }
   return blob;
 }
 
 const unzipped = async (bytes) => new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
 
-/** The session; loaded once a page. */
+/** The runtime's session; `ready` keeps it, so that a page loads it once. */
 async function session(engine, say) {
   const blob = await collect(engine, say);
   say("Starting the model …", 1);
@@ -53,8 +53,8 @@ async function session(engine, say) {
   return ort.InferenceSession.create(files.graph, { executionProviders: ["wasm"], logSeverityLevel: 3, externalData: [{ path: engine.weights, data: files.weights }] });
 }
 
-/** For each of `to` places along a side: the first of the `from` pixels that count, and their weights in 22 bits, as
- * Pillow's bilinear filter has them. */
+/** For each of `to` places along a side: the first of the `from` pixels that count, and the pixels' weights in 22 bits, as
+ * in Pillow's bilinear filter. */
 function filter(from, to) {
   const scale = from / to, stretch = Math.max(scale, 1);
   return Array.from({ length: to }, (_, i) => {
@@ -76,8 +76,8 @@ function pass(values, lines, from, to, inner) {
   return out;
 }
 
-/** A photograph (RGBA) squashed to a square as Pillow 13 does it, to the bit: planes of red, green, blue in 0..255. Pillow
- * rounds between its two passes, and takes the vertical one first where the height shrinks by more than twice as much. */
+/** A photograph (RGBA) squashed to a square, equal to Pillow 13 to the bit: planes of red, green, blue in 0..255. Pillow
+ * rounds between its two passes. It takes the vertical pass first if the height shrinks by more than twice as much. */
 function squashed({ data, width, height }, size) {
   const across = (values, rows) => pass(values, rows, width, size, 4), down = (values, columns) => pass(values, 1, height, size, columns * 4);
   const isTall = height > size && height - size > 2 * (width - size);
@@ -85,14 +85,14 @@ function squashed({ data, width, height }, size) {
   return Float32Array.from({ length: 3 * size * size }, (_, i) => square[4 * (i % (size * size)) + Math.floor(i / (size * size))]);
 }
 
-/** The same without a filter, as the base has it (Deviations D18). */
+/** The same without a filter, as in the base (Deviations D18). */
 function plainly({ data, width, height }, size, resized) {
   const planes = new Float32Array(3 * size * size);
   for (let c = 0; c < 3; c++) planes.set(resized(Float32Array.from({ length: width * height }, (_, i) => data[4 * i + c]), 0, [height, width], [size, size]), c * size * size);
   return planes;
 }
 
-/** Size at which a picture is shown: at most `largest` on the longer side. */
+/** Size at which a picture is shown, (height, width): at most `largest` on the longer side. */
 const shown = ({ width, height }, largest) => [height, width].map((side) => Math.max(1, Math.floor(side * Math.min(1, largest / Math.max(width, height)) + 0.5)));
 
 /** Pixels of a file, upright, without a change of colours by its profile. */
@@ -103,7 +103,7 @@ async function read(file) {
   return [canvas, context.getImageData(0, 0, bitmap.width, bitmap.height)];
 }
 
-/** What the network sees in a file: an image of the explorer's payload, with maps as numbers. */
+/** Run the network on a file; return an image as in the explorer's payload, with maps as numbers. */
 async function look({ engine, classes, model }, file, name, resized, say) {
   const [canvas, pixels] = await read(file).catch(() => { throw new Error("it is no picture that this browser can read"); });
   ready ||= session(engine, say);
