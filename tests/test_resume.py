@@ -80,7 +80,7 @@ def test_a_loader_process_leaves_a_stop_to_its_parent(own):
 
 
 def test_a_run_goes_on_with_as_many_processes_as_before(trained, own, tmp_path, monkeypatch, refused):
-    """Losses count over a process's images. Of a run whose training is over, only the evaluation is left."""
+    """Losses depend on which images a process has. A run whose training is over has only its evaluation left."""
     with monkeypatch.context() as patch:
         ask_to_stop(patch, 2)
         assert run(*tiny(own, tmp_path)) == 143

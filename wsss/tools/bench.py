@@ -62,7 +62,7 @@ class Step(Bench):
     crop: int = 448
     """Side of the crop in pixels."""
     batch: int = 2
-    """Images a step."""
+    """Images per step."""
     accumulate: int = 1
     """Micro-batches that make up the step."""
     dtype: Literal["float32", "bfloat16"] = "float32"

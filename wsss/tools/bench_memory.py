@@ -64,6 +64,7 @@ class Memory(Bench):
             seconds = time.monotonic() - started
         if evaluation.returncode:
             raise UserError("the evaluation failed, see above")
+        # The last sample may have met processes that were ending.
         done, evaluator, others = (list(column) for column in zip(*(samples[:-1] or samples), strict=True))
         return {
             "bench": "memory",

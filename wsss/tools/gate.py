@@ -48,6 +48,7 @@ class Gate(train.Trainer):
             "seed": self.config.seed,
             "passed": passed,
             "verdict": causes,
+            # JSON has no NaN.
             "numbers": [vars(r) | {"measured": None if math.isnan(r.measured) else r.measured} for r in measured],
             "step": self.last,
             "config": configuration.to_dict(self.config),

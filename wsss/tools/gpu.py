@@ -61,7 +61,7 @@ class Check:
     """Photographs of the drawn set, and of the evaluation with CRF."""
 
     def config(self, **changes: Any) -> Config:
-        """Configure the paper's preset with random weights."""
+        """Return the paper's preset with random weights."""
         return presets.get("voc", **{"model.pretrained": False, **(_TOY if self.toy else {}), **changes})
 
     def __call__(self) -> int:

@@ -62,7 +62,7 @@ class Pretrain:
     size: Annotated[int, Bound(1, 1e4)] = 64
     """Side of the training images in pixels."""
     batch: Annotated[int, Bound(1, 1e6)] = 128
-    """Images a step."""
+    """Images per step."""
     lr: Annotated[float, Bound(0, 10)] = 1.5e-3
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Bound(0, 1000)] = 0.05

@@ -217,7 +217,7 @@ class _Worker:
 
     def __init__(self, job: PlannedRun, threads: int):
         self.job, self.commands = job, iter(job.commands.items())
-        self.environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+        self.environment = {"OMP_NUM_THREADS": str(threads)} | os.environ  # a number set by the user wins
         self.process: subprocess.Popen | None = None
         self.advance()
 
