@@ -11,15 +11,15 @@ from torch import Tensor
 
 
 def present_classes(label: Float[Tensor, "b k"]) -> Int[Tensor, " p"]:
-    """Numbers of the classes that any image has, ascending; the first class where no image has one."""
-    present = label.any(0)  # CAMs of the others are zero, and never computed
+    """Return the numbers of the classes that any image has, ascending; the first class if no image has one."""
+    present = label.any(0)  # CAMs of the others stay zero and are never computed
     present[0] |= not present.any()
     return present.nonzero()[:, 0]
 
 
 @dataclass
 class Batch:
-    """Training views of b photographs, as pixels: the model normalises them. Shapes are in the annotations."""
+    """Training views of b photographs, as pixels; the model normalises them. Shapes are in the annotations."""
 
     ids: list[str]
     """Names of the photographs, for messages and records."""
@@ -32,13 +32,13 @@ class Batch:
     view: UInt8[Tensor, "b 3 h w"] | None
     """View 2: a random resized crop of the unscaled photograph; None where class token contrast is off."""
     local: UInt8[Tensor, "b 3 h w"] | None
-    """The crop of view 1 with other colours, from which the local crops are cut; None with view 2."""
+    """Source of the local crops: the crop of view 1 with other colours. None where view 2 is None."""
     mask: UInt8[Tensor, "b h w"] | None = None
     """The true mask of view 1, 255 in its padding; only in a fully supervised run."""
 
     @cached_property
     def present(self) -> Int[Tensor, " p"]:
-        """Classes of the batch, see `present_classes`."""
+        """Numbers of the classes of the batch, see `present_classes`."""
         return present_classes(self.label)
 
     @cached_property
@@ -47,7 +47,7 @@ class Batch:
         return int((self.label > 0).sum(1).max())
 
     def pin_memory(self) -> "Batch":
-        """Pin all tensors; `DataLoader` calls this so that a GPU can copy them while the host goes on."""
+        """Pin all tensors, so that a GPU can copy them while the host goes on. `DataLoader` calls this."""
         return self._each(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "Batch":
@@ -55,9 +55,9 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        # `present` and `most` are computed here, on the host: on a GPU they would have to be waited for.
+        # Compute `present` and `most` now, while the batch is on the host; later the host would wait for a GPU.
         known = {**vars(self), "present": self.present, "most": self.most}
-        other = copy.copy(self)  # its cached properties live in __dict__ beside the fields
+        other = copy.copy(self)  # cached properties live in __dict__ beside the fields, so update() sets both
         vars(other).update({name: change(x) if isinstance(x, Tensor) else x for name, x in known.items()})
         return other
 
@@ -85,18 +85,19 @@ class Encoded:
 
 @dataclass
 class Output(Encoded):
-    """Outputs of the network, with gradient. The model makes the fields down to `segmentation`; `method.forward` adds
-    the others where a term needs them. Layers come in the order last, aux, extra.
+    """Outputs of the network, with gradient. Layers come in the order last, aux, extra.
+
+    The model makes the fields down to `segmentation`; `method.forward` adds the others if a term needs them.
     """
 
     grid: tuple[int, int]
     """Rows and columns of the token grid, rows * columns = n."""
     logits: Float[Tensor, "b k"]
-    """Classifier on the channel-wise maximum of the patch tokens."""
+    """Logits of the classifier on the channel-wise maximum of the patch tokens."""
     aux_logits: Float[Tensor, "b k"]
-    """The same on the aux tokens."""
+    """The same for the aux tokens."""
     extra_logits: tuple[Float[Tensor, "b k"], ...] = ()
-    """The same on each of the extra tokens."""
+    """The same for each of the extra tokens."""
     segmentation: Float[Tensor, "b c i j"] | None = None
     """Decoder logits on the token grid, background first; None in a pass without the decoder."""
     log_probability: Float[Tensor, "b c h w"] | None = None
@@ -108,14 +109,14 @@ class Output(Encoded):
     student: Float[Tensor, "v b s e"] | None = None
     """Embeddings of the class tokens of view 1, view 2 and the local crops (v = 2 + crops); None when off."""
     projection: Float[Tensor, "s e m"] | None = None
-    """Projections of the subspaces, rows of norm 1; None when their orthogonality is no term."""
+    """Projections of the subspaces, rows of norm 1; None unless their orthogonality is a term."""
     anchor_embeddings: Float[Tensor, "a s e"] | None = None
     """Embeddings of the anchors' tokens in the subspaces; None when off."""
 
 
 @dataclass
 class Targets:
-    """Targets of the losses, without gradient. All but `label` is None or empty in a step of classification alone."""
+    """Targets of the losses, without gradient. In a step of classification alone only `label` is set."""
 
     label: Float[Tensor, "b k"]
     """Image-level labels."""
@@ -128,12 +129,12 @@ class Targets:
     token_labels: Int[Tensor, "b i j"] | None = None
     """Labels of tokens made of the aux CAM, IGNORE outside the photograph."""
     pseudo_label: Int[Tensor, "b h w"] | None = None
-    """Labels of pixels that segmentation learns from, IGNORE where unsure."""
+    """Labels of pixels for the segmentation loss, IGNORE where unsure."""
     teacher: Float[Tensor, "2 b s e"] | None = None
     """Teacher embeddings of the class tokens of the two global views; None when off."""
     flags: Int[Tensor, "b v"] | None = None
-    """1 where a view shows foreground (both global views, local crops by the aux CAM), else 0; None when off."""
+    """1 if a view shows foreground, else 0: always 1 for global views, by the aux CAM for crops. None when off."""
     anchors: Int[Tensor, "a 3"] | None = None
     """Image, token (counted along the rows) and label of the anchors; None when off."""
     filtered: Callable[[], Float[Tensor, "b c p q"]] | None = None
-    """Waits for `Output.probability` filtered by the dense kernel (K S'); None when the energy is off."""
+    """A call that waits for K S', `Output.probability` filtered by the dense kernel; None when the energy is off."""

@@ -21,15 +21,15 @@ from wsss.weights import fill, header, metadata, read, start_file
 
 
 def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> str:
-    """Write all tensors of `module` to a safetensors file, atomically, with `metadata`; returns its sha256."""
-    # By way of bytes: the library's own writer has other errors for a full disk, and hides the file from other users.
+    """Write all tensors of `module` with `metadata` to a safetensors file, atomically; return its sha256."""
+    # Through bytes: the library's own writer raises other errors on a full disk, and makes the file private.
     tensors = {key: value.contiguous() for key, value in module.state_dict().items()}
     data = to_bytes(tensors, dict(metadata or {}) or None)
-    if metadata:  # the library's order changes from process to process, and the same weights are to be the same bytes
+    if metadata:  # sorted: the library's order changes from process to process; equal weights must give equal bytes
         entries, stop = header(io.BytesIO(data))
         entries["__metadata__"] = dict(sorted(metadata.items()))
         text = json.dumps(entries, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # the format wants the data to begin at a multiple of 8 bytes
+        text += b" " * (-len(text) % 8)  # the format requires the data to begin at a multiple of 8 bytes
         data = len(text).to_bytes(8, "little") + text + data[stop:]
     with atomic(path) as temporary:
         temporary.write_bytes(data)
@@ -37,10 +37,10 @@ def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | N
 
 
 def save(run: Path, step: int, module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Keep weights and state of `step` in `run`; the pair before is removed only when both files are there."""
+    """Save weights and state of `step` in `run`; the earlier pair is removed only when both files are there."""
     digest = write_weights(module, weights_file(run, step), module.metadata())
     buffer = io.BytesIO()
-    torch.save({**state, "weights": digest}, buffer)
+    torch.save({**state, "weights": digest}, buffer)  # the digest ties the two files together, see `load`
     with atomic(run / f"step-{step:08d}.pt") as temporary:
         temporary.write_bytes(buffer.getvalue())
     for file in run.glob("step-*"):
@@ -49,15 +49,18 @@ def save(run: Path, step: int, module: nn.Module, state: Mapping[str, Any]) -> N
 
 
 def latest(run: Path) -> int | None:
-    """Find the last step whose weights and state are both there."""
+    """Return the last step whose weights and state are both there; None if there is none."""
     named = [re.fullmatch(r"step-(\d+)(\.safetensors|\.pt)", file.name) for file in run.glob("step-*")]
     steps = {kind: {int(name[1]) for name in named if name and name[2] == kind} for kind in (".safetensors", ".pt")}
     return max(steps[".safetensors"] & steps[".pt"], default=None)
 
 
 def load(run: Path, step: int, module: nn.Module) -> dict[str, Any]:
-    """Fill `module` with the weights of `step` and return the state. Raises UserError where a file is cut off or holds
-    more than tensors and plain values, and where the two files were not saved together."""
+    """Fill `module` with the weights of `step` and return the training state.
+
+    Raises UserError if a file is cut off or holds more than tensors and plain values, or if the two files were not
+    saved together.
+    """
     weights, path = weights_file(run, step), run / f"step-{step:08d}.pt"
     fill(module, read(weights), str(weights))
     module.adopt(metadata(weights))
@@ -77,8 +80,7 @@ def load(run: Path, step: int, module: nn.Module) -> dict[str, Any]:
 
 
 def require_same_start(run: Path, config: Config, record: Mapping[str, Any] | None) -> None:
-    """Raise UserError where `run`, begun or finished, started from other weights than the file of that name holds
-    today."""
+    """Raise UserError if the file of start weights has changed since `run` began; the run may be finished."""
     step, path = latest(run), start_file(config.model)
     kept = metadata(weights_file(run, step)) if step is not None else {}
     known = ((record or {}).get("weights") or json.loads(kept.get("start", "{}"))).get("sha256")
@@ -100,7 +102,7 @@ def configuration(run: Path) -> Config:
 
 
 def weights_file(run: Path, step: int) -> Path:
-    """Path at which `save` keeps the weights of `step`."""
+    """Return the path at which `save` keeps the weights of `step`."""
     return run / f"step-{step:08d}.safetensors"
 
 
@@ -111,8 +113,9 @@ class Log:
     path: Path
 
     def lines(self, last: int) -> list[str]:
-        """Read the whole lines of the steps from 1 to `last`. Raises UserError."""
+        """Read the complete lines of the steps from 1 to `last`. Raises UserError."""
         try:
+            # A killed run may leave half a line at the end, without a line break.
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             return [line for line in lines if line.endswith("\n") and 0 < json.loads(line)["step"] <= last]
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -123,12 +126,12 @@ class Log:
         return [row for row in map(json.loads, self.lines(last)) if "validation" in row]
 
     def begin(self, first: dict[str, Any], last: int) -> None:
-        """Keep what is whole of the steps up to `last`, after a first row of step 0."""
+        """Write the row `first`, of step 0, before the complete lines of steps up to `last`; drop all other lines."""
         lines = self.lines(last) if self.path.exists() else []
         with atomic(self.path) as temporary:
             temporary.write_text("".join([json.dumps({"step": 0, **first}) + "\n", *lines]), encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add a row."""
+        """Append a row."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -1,4 +1,4 @@
-"""Token contrast of the base: patch tokens (L_ptc) and class tokens (L_ctc), with the choice of local crops."""
+"""Token contrast of the base: patch tokens (L_ptc), class tokens (L_ctc), and the choice of local crops."""
 
 import torch
 import torch.nn.functional as F
@@ -11,25 +11,26 @@ from wsss.config import IGNORE
 
 
 def affinity_labels(labels: Int[Tensor, "b i j"]) -> Int[Tensor, "b n n"]:
-    """Pair targets (eq. 6): 1 same label (background too), 0 different, IGNORE if either is ignored or i = j."""
+    """Return pair targets (eq. 6): 1 same label (background too), 0 different, IGNORE if either is ignored or i = j."""
     flat = labels.flatten(1)
     pairs = (flat[:, :, None] == flat[:, None, :]).long()
     ignored = flat == IGNORE
-    # A token is no pair with itself: its cosine is 1 whatever it learns.
+    # A token with itself is no pair: that cosine is always 1.
     itself = torch.eye(flat.shape[1], dtype=torch.bool, device=flat.device)
     return pairs.masked_fill(ignored[:, :, None] | ignored[:, None, :] | itself, IGNORE)
 
 
 def patch_contrast_loss(tokens: Float[Tensor, "b n d"], affinity: Int[Tensor, "b n n"]) -> Float[Tensor, ""]:
-    """Patch token contrast L_ptc (eq. 7): 0.5 (1 - sum_pos c / (n_pos + 1)) + 0.5 sum_neg c / (n_neg + 1).
+    """Return the patch contrast L_ptc (eq. 7): 0.5 (1 - sum_pos c / (n_pos + 1)) + 0.5 sum_neg c / (n_neg + 1).
 
-    c = |cos(F_i, F_j)|. The counts are those of the local batch; all pairs ignored gives 0.5 and a zero gradient.
+    c = |cos(F_i, F_j)|. Pairs are counted over the local batch. If all are ignored, the loss is 0.5 with a zero
+    gradient.
     """
     unit = F.normalize(upcast(tokens), dim=2)
     with torch.autocast(tokens.device.type, enabled=False):  # it would round the cosines to bfloat16
         cosine = (unit @ unit.mT).abs()  # tokens of opposite directions count as alike, as in the base
     positive, negative = affinity == 1, affinity == 0
-    # + 1, the base's, keeps a batch without such pairs from dividing by 0; it also shrinks small groups a little.
+    # + 1, as in the base, avoids a division by 0 where there are no such pairs. It also shrinks small means a little.
     same = (cosine * positive).sum() / (positive.sum() + 1)
     different = (cosine * negative).sum() / (negative.sum() + 1)
     return 0.5 * (1 - same) + 0.5 * different
@@ -44,14 +45,15 @@ def class_contrast_loss(
     raw_exponentials: bool = False,
     extra_term: bool = False,
 ) -> Float[Tensor, ""]:
-    """Class token contrast L_ctc (eq. 8): InfoNCE from the teacher's global views to the student's views.
+    """Return the class token contrast L_ctc (eq. 8): InfoNCE from the teacher's global views to the student's views.
 
-    Positives are views of flag 1 (the same view too), negatives those of flag 0, of the same image. Image i:
-    1 / (2 (|P| + eps)) sum over teacher views and positives of -log(e_j / (e_j + N + eps)), e = exp(q.s / T),
-    N the sum of e over negatives; mean over images. eps is 1e-4 with `raw_exponentials` (Deviations D7), else 0;
-    `extra_term` adds -log(1 / (1 + N + eps)) for each image and teacher view (D6). An image always has positives.
+    For one image, P are its views of flag 1 (the same view too) and the negatives its views of flag 0. P is never
+    empty. The image's loss is 1 / (2 (|P| + eps)) times the sum over teacher views q and positives j of
+    -log(e_j / (e_j + N + eps)). Here e = exp(q.s / T), and N is the sum of e over the negatives. The result is the mean
+    over images. eps is 0, or 1e-4 with `raw_exponentials` (Deviations D7). `extra_term` adds -log(1 / (1 + N + eps))
+    for each image and teacher view (D6).
     """
-    with torch.autocast(student.device.type, enabled=False):
+    with torch.autocast(student.device.type, enabled=False):  # it would round the products to bfloat16
         similarity = torch.einsum("tbp,vbp->tbv", upcast(teacher.detach()), upcast(student)) / temperature
     positive = flags.bool()[None]
     epsilon = 1e-4 if raw_exponentials else 0.0
@@ -80,17 +82,17 @@ def choose_crops(
     *,
     padding_in_crops: bool = False,
 ) -> tuple[Int[Tensor, "b m 2"], Int[Tensor, "b m"]]:
-    """Top left corners and flags of `count` local crops of `size` pixels an image.
+    """Draw `count` local crops of `size` pixels per image; return their top left corners and flags.
 
-    `certainty` is that of `cam.foreground_certainty`. Centres are drawn without replacement where it is <= 1, half a
-    crop away from the border; where there are too few such places, from anywhere inside that margin; and where a
-    photograph is too small for that, from the crops that show most of it, with replacement. The flag is 0 (negative)
-    if the crop's mean certainty is <= 0.2, else 1; sure foreground counts double in that mean (Deviations D14). Crops
-    that are mostly padding are not drawn and the mean leaves padding out, unless `padding_in_crops` (D4).
+    `certainty` comes from `cam.foreground_certainty`. Centres are drawn without replacement where it is <= 1, half a
+    crop away from the border. If there are too few such places, they are drawn anywhere inside that margin. If the
+    photograph is too small for that, the crops that show most of it are drawn from, with replacement. A flag is 0
+    (negative) if the crop's mean certainty is <= 0.2, else 1. Sure foreground counts double in that mean (Deviations
+    D14). Crops that are mostly padding are not drawn, and the mean leaves padding out, unless `padding_in_crops` (D4).
     """
     height, width = (side - size + 1 for side in certainty.shape[1:])
     half = size // 2
-    # All maps below are indexed by a crop's top left corner; its centre lies half a crop further.
+    # All maps below are indexed by a crop's top left corner; its centre lies half a crop further down and right.
     uncertain = certainty[:, half : half + height, half : half + width] <= 1
     counted = torch.ones_like(valid) if padding_in_crops else valid
     pixels = window_sums(counted.long(), size)
@@ -104,8 +106,8 @@ def choose_crops(
 
 
 def window_sums(values: Int[Tensor, "b h w"], size: int) -> Int[Tensor, "b i j"]:
-    """Sums over every window of `size` pixels a side."""
-    # Differences of running sums: pooling would add up each window anew, 9,216 pixels at the paper's size.
+    """Return the sum over every window of `size` pixels a side."""
+    # Differences of running sums: pooling would add each window's pixels anew, 96 x 96 at the paper's size.
     sums = F.pad(values.cumsum(1).cumsum(2), (1, 0, 1, 0))
     strips = sums[:, size:] - sums[:, :-size]
     return strips[:, :, size:] - strips[:, :, :-size]
@@ -114,7 +116,7 @@ def window_sums(values: Int[Tensor, "b h w"], size: int) -> Int[Tensor, "b i j"]
 def _draw(choices: tuple[Bool[Tensor, "h w"], ...], count: int, generator: Generator) -> Int[Tensor, " m"]:
     """Draw `count` different places of the first choice that has as many; else from the last one, with replacement.
 
-    Where there are fewer than `count`, an accelerator repeats them in order: to draw it would have to be waited for.
+    With fewer than `count` places an accelerator repeats them in turn, because the host would have to wait to draw.
     """
     *others, places = (choice.flatten() for choice in choices)
     for choice in reversed(others):
@@ -122,16 +124,16 @@ def _draw(choices: tuple[Bool[Tensor, "h w"], ...], count: int, generator: Gener
     weights, number = places.float(), places.sum()
     if host.may_ask(places) and number < count:
         return torch.multinomial(weights, count, True, generator=generator)
-    # The largest of weight / Exp(1) is a draw by weight, and the next ones are draws without replacement. This is how
-    # torch.multinomial does it, which first waits for the device to check its weights.
+    # The `count` largest of weight / Exp(1) are a draw by weight, without replacement. torch.multinomial does the same,
+    # but first waits for the device to check the weights.
     order = (weights / torch.empty_like(weights).exponential_(generator=generator)).topk(count).indices
     return order[torch.arange(count, device=order.device) % number]
 
 
 def cut(image: UInt8[Tensor, "b 3 h w"], corners: Int[Tensor, "b m 2"], size: int) -> UInt8[Tensor, "m b 3 q q"]:
-    """Square crops at the given top left corners, crop-major."""
+    """Cut square crops at the given top left corners; the crop's number is the first axis, the image's the second."""
     side = torch.arange(size, device=image.device)
     top, left = corners.transpose(0, 1)[..., None, None, None].unbind(2)  # m b 1 1 1
     images, colours = (torch.arange(count, device=image.device) for count in image.shape[:2])
-    # One look-up: the indices broadcast to (m, b, 3, q, q).
+    # One look-up for all crops: the indices broadcast to (m, b, 3, q, q).
     return image[images[:, None, None, None], colours[:, None, None], top + side[:, None], left + side]

@@ -1,4 +1,4 @@
-"""Processes of a run: rank, sums over all, barriers. One process when not started by torchrun."""
+"""Processes of a run: rank, sums over all, barriers. A run that torchrun did not start has one process."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,18 +17,18 @@ _T = TypeVar("T")
 
 @contextmanager
 def group() -> Iterator[torch.device]:
-    """Join torchrun's processes, if there are any; yields this process's device.
+    """Join torchrun's processes, if there are any; yield this process's device.
 
-    Gradients travel by NCCL, and flags and objects by gloo, which needs no GPU. Where a machine has fewer GPUs than
-    processes, they share them, and all travels by gloo: NCCL takes a GPU for one process alone.
+    Gradients travel by NCCL, flags and objects by gloo, which needs no GPU. If a machine has fewer GPUs than processes,
+    they share GPUs and everything travels by gloo, because NCCL allows only one process on a GPU.
     """
     local, here = int(os.environ.get("LOCAL_RANK", 0)), local_world_size()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = torch.device("cuda", local % gpus) if gpus else torch.device("cpu")
     started = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
-    # Records compare devices, so that float32 is float32 on all of them.
+    # No TF32: records compare devices, so float32 has to mean float32 on all of them.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    if gpus:  # first of all: what asks for "the" GPU, pinned memory say, would take the first in every process
+    if gpus:  # early: code that asks for "the" GPU, such as pinned memory, would take the first one in every process
         torch.cuda.set_device(device)
     if started and 0 < gpus < here:
         note(f"{here} processes share {gpus} GPU{'s' * (gpus > 1)}, by gloo, which is slow; start one process a GPU")
@@ -44,7 +44,7 @@ def group() -> Iterator[torch.device]:
 
 @cache  # asked for every micro-batch
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware."""
+    """Return whether the device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = Path("/proc/cpuinfo")
@@ -52,31 +52,31 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def rank() -> int:
-    """Number of this process."""
+    """Return the number of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def local_world_size() -> int:
-    """Number of processes on this machine."""
+    """Return the number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def all_reduce_sum(*numbers: int) -> list[int]:
-    """Sum each number over all processes. The sums travel between hosts by gloo: no GPU is waited for."""
+    """Sum each number over all processes. The sums travel between hosts by gloo, so nobody waits for a GPU."""
     if world_size() == 1:
         return list(numbers)
-    total = torch.tensor(numbers)  # on the host
+    total = torch.tensor(numbers)  # on the host, so gloo carries it
     dist.all_reduce(total)
     return total.tolist()
 
 
 def all_gather(value: object) -> list[object]:
-    """Return `value` of every process, in order of rank, to every process."""
+    """Collect the `value` of every process, in order of rank; every process gets the list."""
     if world_size() == 1:
         return [value]
     values: list[object] = [None] * world_size()
@@ -90,8 +90,11 @@ def barrier() -> None:
 
 
 def from_main(work: Callable[[], _T]) -> _T:
-    """Return `work()` of process 0 to all: what takes long is done once. Its UserError ends all, so that none waits
-    for a process that has ended; the others raise it as Echo, which prints nothing."""
+    """Return process 0's `work()` in every process, so that long work is done once.
+
+    Its UserError ends all processes, so that none waits for one that has ended. The others raise it as Echo, which
+    prints nothing.
+    """
     try:
         answer = work() if not rank() else None
     except UserError as error:
@@ -103,7 +106,7 @@ def from_main(work: Callable[[], _T]) -> _T:
 
 
 def main_first(work: Callable[[], _T]) -> _T:
-    """Return `work()`, run in process 0 and then in all others: what it makes on disk is made once."""
+    """Return `work()`, run in process 0 first and then in all others, so that files on disk are made once."""
     if rank():
         barrier()
     value = work()

@@ -13,13 +13,13 @@ from wsss.weights import start_file
 
 
 class _Patches(PatchEmbed):
-    """timm's patch embedding, computed as a linear layer on patches, which do not overlap.
+    """timm's patch embedding, computed as a linear layer; that is possible because patches do not overlap.
 
-    The result is that of timm's convolution. On a CPU the gradient takes a quarter of the time.
+    The result equals that of timm's convolution. On a CPU the gradient takes a quarter of the time.
     """
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b i j d"]:
-        """Embeddings of the patches."""
+        """Return the embeddings of the patches."""
         rows, columns = self.patch_size
         # (b, 3, i p, j q) to (b, i, j, 3 p q): the order in which the convolution's kernel lies in memory.
         pixels = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5).flatten(3)
@@ -27,17 +27,17 @@ class _Patches(PatchEmbed):
 
 
 def build_encoder(config: Model) -> nn.Module:
-    """Build the timm ViT of a configuration, position embeddings frozen.
+    """Build the timm ViT of a configuration, with frozen position embeddings.
 
-    Raises UserError for a name timm does not know, an architecture that is not a plain ViT with a class token, and
-    weights that cannot be had.
+    Raises UserError if timm does not know the name, if the architecture is not a plain ViT with a class token, or if
+    its weights cannot be fetched.
     """
-    fetched = config.pretrained and not config.checkpoint and not start_file(config)  # a file holds every tensor
+    fetched = config.pretrained and not config.checkpoint and not start_file(config)  # a file brings every tensor
     shape = {
         "patch_size": config.patch_size,
         "img_size": config.image_size,
         "embed_dim": config.width,
-        "depth": None if fetched else config.depth,  # timm needs a place for every tensor that it fetches; cut below
+        "depth": None if fetched else config.depth,  # timm needs a place for every block that it fetches; cut below
         "num_heads": config.heads,
     }
     try:
@@ -66,11 +66,11 @@ def build_encoder(config: Model) -> nn.Module:
 
 
 def _reason(backbone: str, fetched: bool, error: Exception) -> str:
-    """Why timm did not build a backbone, and what to do."""
+    """Explain why timm did not build a backbone, and what to do."""
     advice = "give --model.backbone another timm name, or --model.* its shape"
     if not timm.list_models(backbone.split(".")[0]):
         return f"timm knows no such architecture; {advice}"
-    if fetched and not isinstance(error, TypeError):  # a TypeError is of a shape that the architecture does not take
+    if fetched and not isinstance(error, TypeError):  # a TypeError: the architecture does not take this shape
         hub = getattr(timm.get_pretrained_cfg(backbone), "hf_hub_id", None)
         return (
             f"its weights could not be fetched ({type(error).__name__}); without a network, fetch model.safetensors of "
@@ -81,8 +81,10 @@ def _reason(backbone: str, fetched: bool, error: Exception) -> str:
 
 
 def _is_plain(vit: nn.Module) -> bool:
-    """Whether `SegmentationModel.encode` computes what timm's own forward does: one class token, at most registers
-    beside it, learnt positions, blocks one after the other."""
+    """Return whether `SegmentationModel.encode` computes what timm's own forward does.
+
+    It does for a ViT with one class token, at most registers beside it, learnt positions and blocks in a row.
+    """
     if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
         return False
     blocks_alike = len(vit.blocks) > AUX and all(type(block) is Block for block in vit.blocks)

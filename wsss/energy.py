@@ -1,6 +1,6 @@
 """The dense energy loss L_reg and its bilateral filter, which needs no compiled extension beside pydensecrf.
 
-Everything here lives at half the image's size, rounded down: S is halved bilinearly; image, labels and valid pixels are
+Everything here has half the image's size, rounded down. S is halved bilinearly; image, labels and valid pixels are
 halved by taking every second pixel.
 """
 
@@ -25,12 +25,14 @@ from wsss.process import leave_stop_to_parent, obey_parent
 
 _THREAD = ThreadPoolExecutor(1, "energy")
 _Copies = Callable[[], tuple[Tensor, ...]]
-"""Waits for pixels, values and lattice of a batch to be on the host."""
+"""A call that waits until a batch's pixels, values and lattice are on the host, and returns them."""
 
 
 def half_probability(log_probability: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c p q"]:
-    """Probabilities S, halved bilinearly, which is the mean of 2 x 2 pixels. Differentiable; the last row or
-    column of an odd size is dropped."""
+    """Return the probabilities S, halved bilinearly: the mean of 2 x 2 pixels.
+
+    Differentiable. The last row or column of an odd size is dropped.
+    """
     return F.avg_pool2d(log_probability.exp(), 2)
 
 
@@ -41,12 +43,12 @@ def start(
     sigmas: tuple[float, float] = (100.0, 15.0),
     across_box: bool = False,
 ) -> Callable[[], Float32[Tensor, "b c p q"]]:
-    """Begin `filtered` in a worker thread; the call that is returned waits for its result, on S's device.
+    """Begin `filtered` in a worker thread; return a call that waits for the result, on S's device.
 
-    pydensecrf holds the interpreter's lock while it works (about 20 ms an image), so the images follow one another
-    and a second thread would gain nothing. On a CPU what overlaps is work outside the lock: one long operation, a
-    backward pass. Beside an accelerator, whose host has to hand out work all the time, the thread has a process do it.
-    An error of the worker is raised by the call. Raises ValueError where a sigma is not positive.
+    pydensecrf holds the interpreter's lock while it works (about 20 ms an image). So images are filtered one after
+    another, and a second thread would gain nothing. On a CPU only work outside the lock overlaps: one long
+    operation, a backward pass. The host of an accelerator has to hand out work all the time, so there the thread lets
+    another process filter. The returned call raises the worker's errors. Raises ValueError if a sigma is not positive.
     """
     if min(sigmas) <= 0:
         raise ValueError(f"the energy's sigmas must be positive, not {sigmas[0]} and {sigmas[1]}")
@@ -55,7 +57,7 @@ def start(
     inside = probability.detach().float() * half_valid[:, None]
     lattice = torch.ones_like(half_valid) if across_box else half_valid
     work = _filter_batch if host.may_ask(inside) else _filter_apart
-    # The reach in pixels halves with the image; that in colours does not.
+    # The reach in pixels halves with the image; the reach in colours does not.
     future = _THREAD.submit(work, host.fetch(pixels, inside, lattice), sigmas[0] / 2, sigmas[1])
     return lambda: future.result().to(inside.device, non_blocking=True)
 
@@ -67,13 +69,13 @@ def filtered(
     sigmas: tuple[float, float] = (100.0, 15.0),
     across_box: bool = False,
 ) -> Float32[Tensor, "b c p q"]:
-    """K S' of every image and class (E1): S' = S where pixels are valid and 0 elsewhere.
+    """Return K S' of every image and class (E1): S' = S where pixels are valid and 0 elsewhere.
 
     K is the permutohedral lattice's Gaussian of position (`sigmas[0]` full-size pixels) and colour (`sigmas[1]` of
-    255), not normalised. No gradient. The lattice (Adams et al. 2010) is the base's, bit for bit: .4 to .65 of the
-    exact Gaussian sum where colours are smooth, symmetric to .3 %. It is built of the valid pixels; with `across_box`
-    of all, so that what padding shows changes K a little, as in the base (Deviations D17). K S' is 0 outside the
-    lattice.
+    255), not normalised. No gradient. The lattice (Adams et al. 2010) is the base's, bit for bit. It gives .4 to .65 of
+    the exact Gaussian sum where colours are smooth, and is symmetric to .3 %. It is built of the valid pixels. With
+    `across_box` it is built of all, so padding changes K a little, as in the base (Deviations D17). K S' is 0 outside
+    the lattice.
     """
     return start(image, probability, valid, sigmas, across_box)()
 
@@ -85,16 +87,16 @@ def energy_loss(
     valid: Bool[Tensor, "b h w"],
     weight: float = 1e-7,
 ) -> Float[Tensor, ""]:
-    """Dense energy L_reg (E2, E3): -weight / B times the sum of gate * S' * K S', with `filtered` = K S'.
+    """Return the dense energy L_reg (E2, E3): -weight / B times the sum of gate * S' * K S', with `filtered` = K S'.
 
-    The gate is max(0, 1 - max_k S_k), and 1 where the label is IGNORE; it is 0 outside the photograph.
-    Gate and K S' are held in the gradient, which is -2 weight / B * gate * K S': S enters twice, K taken as symmetric.
+    The gate is max(0, 1 - max_k S_k), but 1 where the label is IGNORE and 0 outside the photograph. Gate and K S'
+    are constants. S enters twice and K is taken as symmetric, so the gradient is -2 weight / B * gate * K S'.
     """
-    # The base's gate: sure pixels are left alone, unlabelled ones always count.
+    # The base's gate: sure pixels are left alone, pixels without a label always count.
     doubt = (1 - probability.detach().amax(1)).clamp(min=0)
     gate = torch.where(_half(labels) == IGNORE, 1.0, doubt) * _half(valid)
     total = (gate[:, None] * filtered.detach() * upcast(probability)).sum()
-    # Its value is `total` and its gradient twice that of `total`, since S enters on both sides of K.
+    # The value of `total` with twice its gradient, because S enters on both sides of K.
     return -weight / len(labels) * (2 * total - total.detach())
 
 
@@ -110,9 +112,9 @@ def _filter_batch(copies: _Copies, sigma_xy: float, sigma_rgb: float) -> Float32
 
 def _filter_apart(copies: _Copies, sigma_xy: float, sigma_rgb: float) -> Float32[Tensor, "b c p q"]:
     """Filter a batch in another process."""
-    # Tensors cross by PyTorch's shared memory; arrays would be pickled through a pipe.
+    # Tensors travel in PyTorch's shared memory; arrays would be pickled through a pipe.
     tensors = copies()
-    pinned = tensors[0].is_pinned()  # asked before the tensors move to shared memory
+    pinned = tensors[0].is_pinned()  # ask now, before the tensors move to shared memory
     try:
         result = _process().submit(_filter_tensors, *tensors, sigma_xy, sigma_rgb).result()
     except BrokenProcessPool as error:
@@ -122,12 +124,12 @@ def _filter_apart(copies: _Copies, sigma_xy: float, sigma_rgb: float) -> Float32
 
 @cache
 def _process() -> ProcessPoolExecutor:
-    """Start the one process; a fork would copy the locks of whatever threads there are."""
+    """Return the filter's one process, started at the first call; a fork would copy the locks of running threads."""
     return ProcessPoolExecutor(1, get_context("spawn"), _begin)
 
 
 def _begin() -> None:
-    """Set up the filter's process: its parent needs it for the last step, even after a stop."""
+    """Set up the filter's process. It ignores a stop, because its parent still needs it for the last step."""
     obey_parent()
     leave_stop_to_parent()
 
@@ -139,7 +141,7 @@ def _filter_tensors(
     sigma_xy: float,
     sigma_rgb: float,
 ) -> Float32[Tensor, "b c p q"]:
-    """Filter every image over the rectangle of its lattice."""
+    """Filter every image within the rectangle that its lattice spans."""
     out = torch.zeros_like(values)
     arrays = (out.numpy(), pixels.numpy(), values.numpy(), lattice.numpy())
     for place, image, value, used in zip(*arrays, strict=True):
@@ -153,9 +155,11 @@ def _filter_tensors(
 def _bilateral(
     image: UInt8[np.ndarray, "p q 3"], values: Float32[np.ndarray, "c p q"], sigma_xy: float, sigma_rgb: float
 ) -> Float32[np.ndarray, "c p q"]:
-    """The lattice inside pydensecrf, reached by one mean-field step: with Potts weight -1, no unary energy and no
-    normalisation the step leaves the filtered values in its second scratch matrix, before any exponential. That
-    matrix is made by us because only a matrix made from an array can be read back."""
+    """Filter one image with the lattice inside pydensecrf, which is reached by one mean-field step.
+
+    With Potts weight -1, no unary energy and no normalisation, the step leaves the filtered values in its second
+    scratch matrix, before any exponential. We make that matrix from an array, because only then can it be read back.
+    """
     classes, height, width = values.shape
     field = densecrf.DenseCRF2D(width, height, classes)
     kind = {"kernel": densecrf.KernelType.DIAG_KERNEL, "normalization": densecrf.NormalizationType.NO_NORMALIZATION}

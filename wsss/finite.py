@@ -1,4 +1,4 @@
-"""Losses and weights that are not finite stop a run before they reach the weights that are kept."""
+"""Checks that stop a run at losses or weights that are not finite, before a checkpoint keeps them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,21 +11,23 @@ from wsss import distributed, host
 from wsss.paths import UserError
 
 Pending = tuple[list[str], Callable[[], dict[str, float]]]
-"""Ids of a micro-batch, and what waits for the values of its terms."""
+"""Ids of a micro-batch, and a call that waits for the values of its terms."""
 
 
 def values(terms: Mapping[str, Tensor]) -> Callable[[], dict[str, float]]:
-    """Begin to copy all terms at once; the call that is returned waits for them, but not for a backward pass that has
-    begun meanwhile."""
+    """Begin to copy all terms at once; return a call that waits for their values.
+
+    The call does not wait for a backward pass that has begun in the meantime.
+    """
     names, copies = list(terms), host.fetch(torch.stack([*terms.values()]))
     return lambda: dict(zip(names, copies()[0].tolist(), strict=True))
 
 
 def means(pending: Sequence[Pending], undefined: bool, step: int, folder: Path) -> tuple[dict[str, float | None], bool]:
-    """Average every term over a step's micro-batches, None where it was never defined; and tell whether the
-    segmentation loss was not in any process, which `undefined` allows (compat D5).
+    """Average every term over a step's micro-batches; also return whether the segmentation loss was undefined anywhere.
 
-    UserError with step, term and image ids where any process has another loss that is not finite.
+    A term's mean is None if it was never defined. `undefined` allows NaN in the segmentation loss of any process
+    (compat D5). Raises UserError with step, term and image ids if any process has another loss that is not finite.
     """
     rows, broken, without = [(ids, wait()) for ids, wait in pending], [], False
     for ids, row in rows:
@@ -45,7 +47,7 @@ def means(pending: Sequence[Pending], undefined: bool, step: int, folder: Path) 
 
 
 def require_weights(model: nn.Module, step: int, folder: Path) -> None:
-    """Raise UserError where the last update broke the weights, before they take the place of good ones."""
+    """Raise UserError if the last update broke the weights, before they take the place of good ones."""
     broken = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
     if broken:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What is looked at before a run begins: its image sizes, and what its folder holds."""
+"""Checks before a run begins: its image sizes, and what its folder holds."""
 
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from wsss.report import records
 def require_sizes(config: Config, patch: int) -> None:
     """Check every image size of a run against the patch of its network.
 
-    UserError where an image is smaller than one patch, or the crop is no whole number of patches. Local crops that are
-    no whole number of patches get a warning on stderr: only their class token is used.
+    Raises UserError if an image is smaller than one patch, or if the crop is not a whole number of patches. For local
+    crops the latter is only a warning on stderr, because only their class token is used.
     """
     augment, least = config.augment, min(1.0, *config.cam.scales)
     sides = {"augment.crop": augment.crop * least, "augment.evaluation_size": augment.squashed * least}
@@ -37,9 +37,10 @@ def require_sizes(config: Config, patch: int) -> None:
 
 
 def finished(folder: Path, config: Config, resume: bool, root: Path, data: records.Digests) -> dict[str, Any] | None:
-    """Return the record of a finished run; UserError where the folder holds another configuration or other data.
+    """Return the record of a finished run, or None.
 
-    A folder with neither record nor checkpoint is used as if it were empty.
+    Raises UserError if the folder holds another configuration or other data. A folder with neither record nor
+    checkpoint is used as if it were empty.
     """
     path = folder.with_suffix(".json")
     if not (path.is_file() or checkpoint.latest(folder)):
@@ -58,7 +59,7 @@ def finished(folder: Path, config: Config, resume: bool, root: Path, data: recor
     run = ("training", config.variant, config.seed)
     if record and (record["protocol"].get("name"), record["variant"], record["seed"]) != run:
         raise UserError(f"{path} is the record of another run; move it away, and the same words evaluate this run anew")
-    # Of a run that has stopped before its end a record is an older version's.
+    # A record beside a checkpoint from before the last step is an older version's; the run goes on instead.
     return record if checkpoint.latest(folder) in (None, config.optim.steps) else None
 
 

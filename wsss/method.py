@@ -13,7 +13,7 @@ from wsss.model import SegmentationModel
 
 
 class Forward(nn.Module):
-    """Wrap `forward` as a module, which DistributedDataParallel asks for."""
+    """`forward` as a module, because DistributedDataParallel wraps nothing else."""
 
     def __init__(self, model: SegmentationModel, config: Config):
         super().__init__()
@@ -27,22 +27,22 @@ class Forward(nn.Module):
 def forward(
     model: SegmentationModel, batch: Batch, config: Config, step: int, generator: Generator
 ) -> tuple[Output, Targets]:
-    """Run every pass of a step and make its targets, in the order of Algorithm 1.
+    """Run every encoder pass of a step and make its targets, in the order of Algorithm 1.
 
-    Nothing is computed twice: view 2 runs in the batch of view 1, and the unflipped CAM pass of scale 1 and the
-    student's view 1 are the main pass (Deviations D8). While only classification has a weight, view 1 is all.
+    No pass runs twice (Deviations D8): the main pass also serves as the unflipped CAM pass of scale 1 and as the
+    student's view 1. View 2 runs in the same batch. While only classification has a weight, only view 1 is encoded.
     """
     needs = frozenset() if schedule.classification_only(step, config) else config.needs
     image = model.normalise(batch.image)
     view = model.normalise(batch.view) if "views" in needs else None
-    # The main pass, with gradient: tokens, logits and the decoder. View 2 adds its class token alone.
+    # The main pass, with gradient: tokens, logits and the decoder. Of view 2 only the class token is kept.
     output = model(image, segment="cam" in needs, view=view)
     if not needs:
         return output, Targets(batch.label)
 
     compat, size, grid = config.compat, (image.shape[2], image.shape[3]), output.grid
     valid = cam.box_mask(batch.box, size)
-    if compat.box_in_pixels:  # the base lays the box in pixels on the token grid (D1)
+    if compat.box_in_pixels:  # the base's fault: it lays the box on the token grid without dividing by the patch (D1)
         token_valid = cam.box_mask(batch.box, grid)
     else:
         token_valid = cam.token_mask(batch.box, model.patch, grid)
@@ -51,15 +51,15 @@ def forward(
     if "filter" in needs:
         output.probability = energy.half_probability(output.log_probability)
         sigmas = (config.energy.sigma_xy, config.energy.sigma_rgb)
-        # A thread filters beside everything that follows; `losses` waits for it last.
+        # A thread filters while the rest of the step goes on; `losses` waits for it last.
         targets.filtered = energy.start(batch.image, output.probability, valid, sigmas, compat.energy_across_box)
 
-    # CAMs of the very weights that learn from them in this step, without gradient.
-    seen = None if compat.padding_in_cam else valid
+    # No teacher network: the CAMs come from the weights that learn from them in this step, without gradient.
+    seen = None if compat.padding_in_cam else valid  # the base's range includes padding (D15)
     targets.cams = multi_scale_cams(model, image, output, config, batch.present, valid=seen)
     targets.token_labels = token_labels(targets, grid, config)
-    # From the first contrast on every part runs, though a module that joins later has the weight 0 until then: one
-    # graph for most of the run, and its terms in the log from the beginning.
+    # Every part runs now, even for a term that joins later and still has weight 0. So the graph stays the same for most
+    # of the run, and the log has these terms from the beginning.
     if "students" in needs:
         output.student_cams = student_cams(model, output, token_valid, config)
     if "views" in needs:
@@ -70,7 +70,7 @@ def forward(
     if "anchors" in needs:
         targets.anchors, output.anchor_embeddings = embed_anchors(model, output, targets, config, generator)
 
-    if batch.mask is not None:  # full supervision: the ceiling, no result of this task
+    if batch.mask is not None:  # full supervision: an upper bound, not a result of this task
         targets.pseudo_label = batch.mask.long()
     else:
         source = targets.cams[1 if schedule.uses_aux_labels(step, config) else 0]
@@ -88,16 +88,16 @@ def multi_scale_cams(
     *,
     valid: Bool[Tensor, "b h w"] | None = None,
 ) -> tuple[Float[Tensor, "b k h w"], ...]:
-    """Multi-scale CAM of every layer in 0..1: sum over scales of the larger of image and mirror image, then
-    `cam.to_unit_range` over the `valid` pixels (None: all).
+    """Return the multi-scale CAM of every layer, in 0..1 and without gradient.
 
-    `output` is the pass on `image` itself and serves as the unflipped pass of scale 1. Only the classes numbered in
-    `present` are computed; the others stay zero.
+    At each scale the larger score of image and mirror image counts. Scores are summed over scales, then scaled by
+    `cam.to_unit_range` over the `valid` pixels (None: all). `output` is the pass on `image` itself; it serves as the
+    unflipped pass of scale 1. Only the classes numbered in `present` are computed; the others stay zero.
     """
     size = (image.shape[2], image.shape[3])
     sums = [image.new_zeros(len(image), len(present), *size) for _ in model.classifiers()]
     for scale in config.cam.scales:
-        if scale == 1:  # the plain image has been seen: it is the main pass
+        if scale == 1:  # the main pass has already seen the plain image (D8)
             mirrored = model(image.flip(-1), segment=False)
             pairs = zip(_layer_scores(model, output, present), _layer_scores(model, mirrored, present), strict=True)
         else:
@@ -114,15 +114,15 @@ def multi_scale_cams(
 def _layer_scores(
     model: SegmentationModel, output: Output, classes: Int[Tensor, " p"]
 ) -> list[Float[Tensor, "b p i j"]]:
-    """Raw CAM of every layer on the token grid, for the given classes."""
-    # The rows are taken before the product: of 20 classes a batch has two or three.
+    """Return the raw CAM of every layer on the token grid, for the given classes."""
+    # Select rows before the product: a batch shows two or three of 20 classes.
     pairs = zip(output.layers, model.class_weights(), strict=True)
     return [cam.class_scores(tokens, weight[classes], output.grid) for tokens, weight in pairs]
 
 
 def token_labels(targets: Targets, grid: tuple[int, int], config: Config) -> Int[Tensor, "b i j"]:
-    """Label the tokens: the aux CAM, bilinear to the token grid, thresholded; IGNORE outside the photograph."""
-    # The aux CAM and not the last one: the tokens of the last layer, which these labels teach, become too alike.
+    """Label tokens by the aux CAM, resized bilinearly to the token grid and thresholded; IGNORE outside V."""
+    # Not the last layer's CAM: its tokens, which learn from these labels, become too alike.
     small = F.interpolate(targets.cams[1], grid, mode="bilinear", align_corners=False)
     return cam.training_labels(small, targets.label, targets.token_valid, config.cam.low, config.cam.high)
 
@@ -130,7 +130,7 @@ def token_labels(targets: Targets, grid: tuple[int, int], config: Config) -> Int
 def student_cams(
     model: SegmentationModel, output: Output, token_valid: Bool[Tensor, "b i j"], config: Config
 ) -> tuple[Float[Tensor, "b k i j"], ...]:
-    """Compute the student CAM of every layer from the main pass, with gradient."""
+    """Return the student CAM of every layer, from the main pass and with gradient."""
     csa, pairs = config.csa, zip(output.layers, model.class_weights(), strict=True)
     return tuple(
         alignment.student_cam(
@@ -143,13 +143,13 @@ def student_cams(
 def local_crops(
     batch: Batch, targets: Targets, config: Config, generator: Generator
 ) -> tuple[UInt8[Tensor, "m b 3 q q"], Int[Tensor, "b v"]]:
-    """Draw local crops where the aux CAM is unsure; flags of all views, 1 where a view shows foreground."""
+    """Draw local crops where the aux CAM is low or unsure; also flag all views, 1 if a view shows foreground."""
     size, count = config.augment.local_size, config.augment.local_crops
     certainty = cam.foreground_certainty(targets.cams[1], batch.label, config.cam.low, config.cam.high)
     corners, flags = contrast.choose_crops(
         certainty, targets.valid, size, count, generator, padding_in_crops=config.compat.padding_in_crops
     )
-    # Views 1 and 2 show most of the photograph, so they count as foreground without a look.
+    # Views 1 and 2 show most of the photograph, so they count as foreground without a check.
     both_global_views = torch.ones_like(flags[:, :1]).expand(-1, 2)
     return contrast.cut(batch.local, corners, size), torch.cat([both_global_views, flags], 1)
 
@@ -157,9 +157,8 @@ def local_crops(
 def embed_views(
     model: SegmentationModel, output: Output, crops: UInt8[Tensor, "m b 3 q q"]
 ) -> tuple[Float[Tensor, "v b s e"], Float[Tensor, "2 b s e"]]:
-    """Embed class tokens: by the student head those of both global views and the crops, by the teacher head those of
-    the global views."""
-    # The encoder is shared; the teacher differs by its head, a moving average of the student's.
+    """Embed class tokens: the student head takes both global views and the crops, the teacher head the global views."""
+    # The encoder is shared; only the head has a teacher, a moving average of the student's head.
     local = model.encode(model.normalise(crops.flatten(0, 1))).class_token.unflatten(0, (len(crops), -1))
     views = torch.cat([output.class_token[None], output.view_token[None], local])
     with torch.no_grad():
@@ -174,7 +173,7 @@ def embed_anchors(
     labels, msc = targets.token_labels.flatten(1), config.msc
     anchors = subspace.choose_anchors(labels, generator, msc.anchors_per_class, msc.anchors)
     images, tokens, _ = anchors.unbind(1)
-    # The head sees the anchors alone, a part of the tokens.
+    # The head runs on the anchors only, not on all tokens.
     return anchors, model.proj_head(output.tokens[images, tokens])
 
 
@@ -187,10 +186,11 @@ def pseudo_label(
     *,
     most: int | None = None,
 ) -> Int[Tensor, "b h w"]:
-    """Pseudo label: pixels labelled by a CAM in 0..1, refined by the colours of `image` (0..255) unless that is off.
+    """Return pseudo labels: pixels labelled by a CAM in 0..1, refined by the colours of `image` (0..255).
 
-    `box` is the photograph in a padded image, whose edge the refinement continues; None: there is no padding. `most` is
-    the largest number of classes of one image; None: it is read from `label`, for which a GPU waits.
+    `segmentation.refinements` 0 leaves the refinement out. `box` is the photograph within a padded image; None: there
+    is no padding. `most` is the largest number of classes of one image; None: it is read from `label`, and the host
+    waits for a GPU.
     """
     low, high = config.segmentation.levels or (config.cam.low, config.cam.high)
     size = (maps.shape[2], maps.shape[3])
@@ -211,10 +211,10 @@ def pseudo_label(
 
 
 def losses(output: Output, targets: Targets, config: Config) -> dict[str, Float[Tensor, ""]]:
-    """Compute every term of the objective, unweighted: the output against its targets.
+    """Compute every term of the objective, unweighted, from the output and its targets.
 
-    Pure: it reads no parameter, device or rank. Counts are over the given (local) batch. A term is computed where what
-    it needs was computed; what weighs 0 is logged, too, unless it costs something to compute.
+    A pure function: it reads no parameter, device or rank. Counts are over the given (local) batch. A term is computed
+    if `forward` made its inputs. So a term of weight 0 is logged too, unless it needs extra computation.
     """
     terms = {
         "classification": classification_loss(output.logits, targets.label),
@@ -241,7 +241,7 @@ def losses(output: Output, targets: Targets, config: Config) -> dict[str, Float[
 
 
 def subspace_terms(output: Output, targets: Targets, config: Config) -> dict[str, Float[Tensor, ""]]:
-    """Terms of Module A: class tokens (A1; L_ctc with one subspace), patch tokens (A2), decoupling (A3a, A3b)."""
+    """Compute Module A's terms: class tokens (A1; one subspace: L_ctc), patch tokens (A2), decoupling (A3a, A3b)."""
     terms: dict[str, Float[Tensor, ""]] = {}
     if output.student is not None:
         terms["class_contrast"] = subspace.subspace_contrast_loss(
@@ -273,11 +273,14 @@ def subspace_terms(output: Output, targets: Targets, config: Config) -> dict[str
 
 
 def alignment_terms(output: Output, targets: Targets, config: Config) -> dict[str, Float[Tensor, ""]]:
-    """Terms of Module B, means over the aligned layers (B7): in `_last` the last layer learns from the earlier one, in
-    `_aux` the earlier one learns from the last. `schedule.term_weights` weighs the two."""
+    """Compute Module B's terms, each a mean over the aligned layers (B7).
+
+    In `_last` the last layer learns from the earlier one, in `_aux` the earlier one learns from the last.
+    `schedule.term_weights` weighs the two.
+    """
     csa = config.csa
     teachers = [alignment.teacher_cam(maps, output.grid, csa.sampling) for maps in targets.cams]
-    # Layer 0 is the last one and 1 the aux layer, which has a CAM whether it is aligned or not.
+    # Index 0 is the last layer and 1 the aux layer, which has a CAM even when it is not aligned.
     aligned = range(1 if AUX in csa.layers else 2, len(teachers))
     terms: dict[str, Float[Tensor, ""]] = {}
     for learner, pairs in (("last", [(0, layer) for layer in aligned]), ("aux", [(layer, 0) for layer in aligned])):
@@ -303,25 +306,27 @@ def alignment_terms(output: Output, targets: Targets, config: Config) -> dict[st
 
 
 def classification_loss(logits: Float[Tensor, "b k"], label: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
-    """Multilabel soft margin loss L_cls (eq. 1): mean over images and classes of the logistic loss."""
+    """Return the multilabel soft margin loss L_cls (eq. 1): the logistic loss, averaged over images and classes."""
     return F.multilabel_soft_margin_loss(upcast(logits), label)
 
 
 def log_probability(logits: Float[Tensor, "b c i j"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
-    """Logarithm of the softmax of the logits, which are resized bilinearly to `size` before. Differentiable; float32
-    for half types, under autocast too."""
+    """Resize the logits bilinearly to `size` and return their log-softmax over the classes.
+
+    Differentiable. Half types give float32, under autocast too.
+    """
     return F.interpolate(upcast(logits), size, mode="bilinear", align_corners=False).log_softmax(1)
 
 
 def segmentation_loss(
     log_probability: Float[Tensor, "b c h w"], labels: Int[Tensor, "b h w"], undefined: bool = False
 ) -> Float[Tensor, ""]:
-    """Cross-entropy L_seg (eq. 9): half the mean over background pixels plus half the mean over foreground pixels.
+    """Return the cross-entropy L_seg (eq. 9): half the mean over background pixels plus half that over foreground.
 
-    A group without a pixel in the local batch counts 0. With `undefined` the loss is then not a number, as in the base
-    (Deviations D5), but its gradient is 0: only this term leaves the batch out, and the weights stay finite.
+    A group without a pixel in the local batch counts 0. With `undefined` the loss is NaN in that case, as in the base
+    (Deviations D5). Its gradient is still 0, so only this term leaves the batch out, and the weights stay finite.
     """
-    # Halves of equal weight, or the background, most of every photograph, would decide alone.
+    # Two halves, because background fills most of a photograph and would dominate a plain mean.
     entropy = F.nll_loss(log_probability, labels, ignore_index=IGNORE, reduction="none")
     background = labels == 0
     foreground = (labels != 0) & (labels != IGNORE)
@@ -329,14 +334,15 @@ def segmentation_loss(
     sums = torch.stack([(entropy * background).sum(), (entropy * foreground).sum()])
     means = sums / counts.clamp(min=1)
     loss = 0.5 * (means[0] + means[1])
-    # where() picks a constant, so the gradient is 0 and not NaN.
+    # where() puts a constant in the loss's place, so the gradient is 0 and not NaN.
     return torch.where((counts == 0).any(), torch.nan, loss) if undefined else loss
 
 
 def objective(terms: dict[str, Float[Tensor, ""]], weights: dict[str, float]) -> Float[Tensor, ""]:
-    """Weighted sum of the terms (eq. 10). Terms of weight 0 stay in it: their gradients are zero and not absent.
+    """Return the weighted sum of the terms (eq. 10).
 
-    Raises ValueError for a term without a weight, and for a weight above 0 without its term.
+    Terms of weight 0 stay in the sum, so their gradients are zero, not absent (`complete_gradients` says why). Raises
+    ValueError for a term without a weight, and for a weight above 0 without its term.
     """
     weighted = {name for name, weight in weights.items() if weight}
     if strays := sorted((terms.keys() - weights.keys()) | (weighted - terms.keys())):
@@ -347,10 +353,10 @@ def objective(terms: dict[str, Float[Tensor, ""]], weights: dict[str, float]) ->
 def complete_gradients(model: SegmentationModel, config: Config) -> None:
     """Fill missing gradients with zeros, so that AdamW counts every step for every parameter, as in the base.
 
-    A step of classification alone leaves most heads without a gradient. AdamW's counters have to run there too: a
-    decoder that joins late takes larger first steps, since its bias correction is already spent.
+    A step of classification alone leaves most heads without a gradient, but AdamW must count their steps too. A decoder
+    that joins late then takes larger first steps, because its bias correction is already spent.
     """
-    # Without any other term than classification the heads never learn, and need no counters.
+    # In a run of classification alone the other heads never learn and need no counters.
     for parameter in model.parameters() if config.needs else ():
         if parameter.requires_grad and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

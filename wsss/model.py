@@ -35,7 +35,7 @@ class Decoder(nn.Module):
         self.conv8 = nn.Conv2d(hidden, classes, 1, bias=False)
 
     def forward(self, features: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c i j"]:
-        """Logits of every class, background first, on the token grid."""
+        """Return the logits of every class, background first, on the token grid."""
         return self.conv8(self.conv7(self.conv6(features).relu()).relu())
 
 
@@ -51,15 +51,15 @@ class _UnitNormLinear(nn.Module):
             nn.init.orthogonal_(self.weight_v)
 
     def rows(self) -> Float[Tensor, "p d"]:
-        """Matrix of the layer, rows of norm 1."""
+        """Return the matrix of the layer, rows of norm 1."""
         return self.weight_g * F.normalize(self.weight_v, dim=1)
 
 
 class ContrastHead(nn.Module):
-    """A three-layer MLP to a normalised bottleneck shared by all subspaces, then one projection a subspace.
+    """A three-layer MLP to a normalised bottleneck, shared by all subspaces, then one projection for each of them.
 
-    The base (L_ctc) is one subspace whose projections are not normalised; normalised subspaces start orthogonal unless
-    `msc.orthogonal_start` is off.
+    The base (L_ctc) has one subspace and does not normalise its embeddings. Normalised subspaces start orthogonal
+    unless `msc.orthogonal_start` is off.
     """
 
     def __init__(self, width: int, contrast: ClassContrast, msc: Msc):
@@ -81,16 +81,16 @@ class ContrastHead(nn.Module):
         )
 
     def projection(self) -> Float[Tensor, "s e m"]:
-        """Projections P of all subspaces, rows of norm 1."""
+        """Return the projections P of all subspaces, rows of norm 1."""
         return self.last_layer.rows().unflatten(0, (self.subspaces, -1))
 
     def forward(self, token: Float[Tensor, "*n d"]) -> Float[Tensor, "*n s e"]:
-        """Embeddings of tokens in every subspace."""
+        """Return the embeddings of tokens in every subspace."""
         return subspace.project(F.normalize(self.mlp(token), dim=-1), self.projection(), self.normalise)
 
 
 class SegmentationModel(nn.Module):
-    """Encoder and heads. `forward` gives an `Output`; `classes` counts the foreground classes."""
+    """Encoder and heads. `forward` returns an `Output`; `classes` counts the foreground classes."""
 
     def __init__(self, config: Config, classes: int):
         super().__init__()
@@ -110,25 +110,25 @@ class SegmentationModel(nn.Module):
         with torch.no_grad():
             for head in self.classifiers():
                 head.weight.mul_(config.model.classifier_scale)
-        # Not among the saved tensors: the metadata of a file of weights name them, so that older files still fit.
+        # Saved in the metadata of a weights file and not as tensors, so that older files still fit.
         self.register_buffer("mean", torch.empty(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.empty(3, 1, 1), persistent=False)
         self.set_normalisation(IMAGENET)
         self.start: dict[str, Any] = {"sha256": None, "source": "random"}
 
     def set_normalisation(self, normalisation: Normalisation) -> None:
-        """Set mean and deviation that `normalise` uses."""
+        """Set the mean and the deviation that `normalise` uses."""
         self.normalisation = normalisation
         self.mean.copy_(torch.tensor(normalisation.mean)[:, None, None])
         self.deviation.copy_(torch.tensor(normalisation.deviation)[:, None, None])
 
     def metadata(self) -> dict[str, str]:
-        """Metadata for a file of these weights: normalisation and start weights."""
+        """Return the metadata for a file of these weights: normalisation and start weights."""
         source = self.normalisation.source
         return {"normalisation": self.normalisation.text(), "normalised": source, "start": json.dumps(self.start)}
 
     def adopt(self, metadata: Mapping[str, str]) -> None:
-        """Take normalisation and start weights from the metadata of a file; without one, as in older files, ImageNet's.
+        """Take normalisation and start weights from a file's metadata; older files name none and get ImageNet's.
         Raises UserError."""
         named = "normalisation" in metadata
         source = metadata.get("normalised", "the file of the weights") if named else _OLDER
@@ -136,20 +136,19 @@ class SegmentationModel(nn.Module):
         self.start = json.loads(metadata.get("start", _UNKNOWN))
 
     def origin(self) -> dict[str, Any]:
-        """Normalisation and start weights for a record."""
+        """Return normalisation and start weights for a record."""
         return {"normalisation": self.normalisation.record(), "weights": self.start}
 
     def normalise(self, pixels: UInt8[Tensor, "*b 3 h w"] | Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 3 h w"]:
-        """Normalise pixels in 0..255 for the encoder; no other place normalises images."""
+        """Normalise pixels in 0..255 for the encoder; images are normalised nowhere else."""
         return (pixels / 255 - self.mean) / self.deviation
 
     def encode(self, image: Float[Tensor, "b 3 h w"], view: Float[Tensor, "b 3 h w"] | None = None) -> Encoded:
-        """Run the encoder once. Rows and columns of pixels beyond a whole number of patches are dropped. `view`: images
-        of the same size that run in the same batch and of which only the class token is kept.
+        """Run the encoder once; rows and columns of pixels beyond a whole number of patches are dropped.
 
-        These lines do what timm's `forward_intermediates` does, and three things for which it has no argument:
-        positions without antialiasing (D13), the kind of attention by the number of tokens, and activation
-        checkpointing block by block.
+        `view` holds images of the same size. They run in the same batch, and only their class tokens are kept. The code
+        does what timm's `forward_intermediates` does, and three things that the latter has no argument for: positions
+        without antialiasing (D13), attention chosen by the number of tokens, and activation checkpointing by block.
         """
         count, images = len(image), image if view is None else torch.cat([image, view])
         (rows, columns), vit, kept = self.grid(images), self.encoder, {}  # kept: block -> its patch tokens
@@ -160,19 +159,20 @@ class SegmentationModel(nn.Module):
             x = self._run(block, x)
             if number in wanted:
                 kept[number] = x[:count, vit.num_prefix_tokens :]
-        x = vit.norm(x)  # the tokens of the blocks before the last stay without it, as in the base
+        x = vit.norm(x)  # tokens of earlier blocks are kept without this norm, as in the base
         aux, *extra = (kept[number] for number in wanted)
         tokens, view_token = x[:count, vit.num_prefix_tokens :], None if view is None else x[count:, 0]
         return Encoded(tokens, aux, tuple(extra), x[:count, 0], view_token)
 
     def _run(self, block: nn.Module, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b m d"]:
         """Run a block with the kind of attention that is faster for this number of tokens."""
+        # Measured (page Speed): in half precision with gradients, fused attention needs twice as many tokens to pay.
         halved = torch.is_grad_enabled() and torch.is_autocast_enabled(x.device.type)
         patches = x.shape[1] - self.encoder.num_prefix_tokens
         fused = x.is_cuda or patches >= self.fused_from * (2 if halved else 1)
 
         def run(x: Tensor) -> Tensor:
-            # Set here and not outside: activation checkpointing runs this again and must get the same kind.
+            # Set inside run(), because activation checkpointing calls it again and must get the same kind.
             block.attn.fused_attn = fused
             return block(x)
 
@@ -185,14 +185,16 @@ class SegmentationModel(nn.Module):
         return [self.classifier, self.aux_classifier, *self.extra_classifiers]
 
     def class_weights(self) -> list[Float[Tensor, "k d"]]:
-        """List the matrices W of the layers' classifiers, in that order."""
+        """List the matrices W of all classifiers, in the same order."""
         return [head.weight.flatten(1) for head in self.classifiers()]
 
     def _with_positions(self, x: Float[Tensor, "b i j d"]) -> Float[Tensor, "b m d"]:
-        """Prefix tokens and patch tokens with their position embeddings, resampled bicubically to the grid; with
-        antialiasing unless `plain_positions` (Deviations D13)."""
+        """Return prefix tokens and patch tokens plus their position embeddings, resampled bicubically to the grid.
+
+        With antialiasing unless `plain_positions` (Deviations D13).
+        """
         vit = self.encoder
-        kept = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        kept = 0 if vit.no_embed_class else vit.num_prefix_tokens  # some ViTs give prefix tokens no position
         positions = resample_abs_pos_embed(
             vit.pos_embed,
             new_size=list(x.shape[1:3]),
@@ -206,7 +208,7 @@ class SegmentationModel(nn.Module):
         return torch.cat([*prefix, x.flatten(1, 2)], 1) + positions
 
     def grid(self, image: Float[Tensor, "b 3 h w"]) -> tuple[int, int]:
-        """Rows and columns of whole patches; UserError where there are none."""
+        """Return the rows and columns of whole patches. Raises UserError if there are none."""
         rows, columns = image.shape[2] // self.patch, image.shape[3] // self.patch
         if not rows * columns:
             size = f"{image.shape[2]}x{image.shape[3]}"
@@ -221,7 +223,7 @@ class SegmentationModel(nn.Module):
         """Run the network once. `segment=False` leaves the decoder out; `view`: see `encode`."""
         encoded, grid = self.encode(image, view), self.grid(image)
         pairs = zip(encoded.layers, self.class_weights(), strict=True)
-        # The maximum over tokens comes before the classifier: each channel may take it at another token.
+        # The maximum over tokens comes before the classifier, so each channel may take it from another token.
         logits = [F.linear(tokens.amax(1), weight) for tokens, weight in pairs]
         return Output(
             **vars(encoded),
@@ -233,8 +235,7 @@ class SegmentationModel(nn.Module):
         )
 
     def for_inference(self) -> "SegmentationModel":
-        """Copy the network in half precision, without the moving average of the contrast head, which serves training
-        alone."""
+        """Return a copy in half precision, without the contrast head's moving average, which only training needs."""
         half = copy.deepcopy(self).half()
         del half.proj_head_t
         return half
@@ -246,17 +247,17 @@ class SegmentationModel(nn.Module):
             slow.lerp_(fast, 1 - momentum)
 
     def trunk_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that learn at the backbone's rate."""
+        """Iterate over the parameters that learn at the backbone's rate."""
         return (p for p in self.encoder.parameters() if p.requires_grad)
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that learn at the heads' rate."""
+        """Iterate over the parameters that learn at the heads' rate."""
         heads = (*self.classifiers(), self.proj_head)
         return (p for head in heads for p in head.parameters() if p.requires_grad)
 
 
 def _aligned_blocks(config: Config, blocks: int) -> tuple[int, ...]:
-    """Numbers of the further aligned blocks, counted from 1, beside the last and the aux block.
+    """Return the numbers, counted from 1, of the aligned blocks beside the last and the aux block.
 
     Raises UserError for a layer before the first block.
     """
@@ -268,10 +269,10 @@ def _aligned_blocks(config: Config, blocks: int) -> tuple[int, ...]:
 
 
 def build(config: Config, classes: int) -> SegmentationModel:
-    """Build the model of a configuration with its start weights; all others are drawn from its seed.
+    """Build the model of a configuration with its start weights; all other weights are drawn from its seed.
 
-    `model.checkpoint` holds either a backbone (timm's names) or a whole model, the base's too; it must fit exactly, but
-    for what `weights.backbone_tensors` leaves out. Raises UserError.
+    `model.checkpoint` holds either a backbone (timm's names) or a whole model, the base's too. It must fit exactly,
+    apart from what `weights.backbone_tensors` leaves out. Raises UserError.
     """
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(config.seed)
@@ -282,7 +283,7 @@ def build(config: Config, classes: int) -> SegmentationModel:
 
 
 def _start(model: SegmentationModel, config: ModelConfig) -> None:
-    """Fill in the start weights, unless timm has done so, and note their normalisation and source."""
+    """Load the start weights, unless timm has done so, and note their normalisation and source."""
     file = start_file(config)
     if config.checkpoint and not file:
         raise UserError(f"the checkpoint {config.checkpoint} does not exist; check --model.checkpoint")
@@ -301,7 +302,7 @@ def _start(model: SegmentationModel, config: ModelConfig) -> None:
 
 
 def describe(config: ModelConfig) -> str:
-    """Backbone tag, changes of shape and start weights, for records."""
+    """Describe backbone tag, changes of shape and start weights, for records."""
     changes = [
         f"{name} {getattr(config, name)}"
         for name in ("patch_size", "image_size", "width", "depth", "heads")

@@ -1,4 +1,4 @@
-"""Mean and deviation by which images are normalised. They belong to a network's weights."""
+"""Mean and standard deviation by which images are normalised. They belong to a network's weights."""
 
 import re
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class Normalisation:
     source: str = ""
 
     def text(self) -> str:
-        """Write it as `parse` reads it: a name, or six numbers."""
+        """Return it as a text that `parse` reads: a name, or six numbers."""
         names = [name for name, known in _NAMED.items() if (known.mean, known.deviation) == (self.mean, self.deviation)]
         return names[0] if names else "; ".join(" ".join(map(str, x)) for x in (self.mean, self.deviation))
 
@@ -43,7 +43,7 @@ IMAGENET = _NAMED["imagenet"]
 def parse(text: str, source: str) -> Normalisation:
     """Read a normalisation: imagenet, clip, half, or six numbers, the three of the mean first.
 
-    Raises UserError, which names the source; also for numbers of pixels in 0..255.
+    Raises UserError, which names the source. Numbers for pixels in 0..255 are an error too.
     """
     known = _NAMED.get(text.strip().lower())
     if known:
@@ -63,9 +63,9 @@ def parse(text: str, source: str) -> Normalisation:
 def start_normalisation(model: Model, named: str | None, whole: bool) -> Normalisation:
     """Choose the normalisation of the start weights: `named`, the one in their file, else `model.normalisation`.
 
-    Its value tag stands for the numbers of timm's configuration if the tag's weights were fetched, or are on disk and
-    the backbone names the tag; otherwise for ImageNet's. A `whole` model without a name is one of the base or of an
-    older version, which have ImageNet's. Raises UserError.
+    The setting `tag` means timm's numbers for the backbone if weights of its tag are used: fetched, or on disk while
+    the backbone names the tag. Otherwise it means ImageNet's. A `whole` model whose file names none is the base's or of
+    an older version, and gets ImageNet's. Raises UserError.
     """
     if named is not None:
         return parse(named, f"the metadata of {model.checkpoint or model.backbone}")

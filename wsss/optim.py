@@ -10,11 +10,11 @@ _START = 1e-6
 
 
 def rate_factor(step: int, config: Optim) -> float:
-    """Factor on the learning rate used by optimizer step `step`, counted from 0 (eq. 11).
+    """Return the factor on the learning rate of optimizer step `step`, counted from 0 (eq. 11).
 
-    Linear warm-up from 1e-6 over the first `warmup` of the run, then (1 - step / steps) ** power counted from 0, so
-    that the rate drops where the warm-up ends, as in the base. With `restart` the same happens twice: over the steps
-    before it, and over those after it times `restart_factor`.
+    It rises linearly from 1e-6 over the first `warmup` of the run. Then it is (1 - step / steps) ** power, which counts
+    from step 0, so the rate drops where the warm-up ends, as in the base. With `restart` this happens twice: over the
+    steps before the restart, and, times `restart_factor`, over those after it.
     """
     start, steps, scale = round(config.restart * config.steps), config.steps, 1.0
     if start and step < start:
@@ -34,7 +34,7 @@ def build(
     decoder: Iterable[torch.nn.Parameter],
     config: Optim,
 ) -> torch.optim.AdamW:
-    """AdamW over three groups: the backbone, heads and decoder at `head_factor` and `decoder_factor` times its rate."""
+    """Build AdamW: heads and decoder learn at `head_factor` and `decoder_factor` times the backbone's rate."""
     parts = ((trunk, 1.0), (heads, config.head_factor), (decoder, config.decoder_factor))
     groups = [{"params": list(part), "factor": factor} for part, factor in parts]
     decay = config.weight_decay
@@ -42,8 +42,11 @@ def build(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, step: int, config: Optim) -> float:
-    """Set the rates of `step`; returns the backbone's. At a restart the moments are forgotten: those of the terms
-    before would make the first steps of new, larger ones many times too large."""
+    """Set the learning rates of `step` and return the backbone's.
+
+    A restart clears AdamW's moments: those of the terms before it would make the first steps of new, larger terms many
+    times too large.
+    """
     if config.restart and step == round(config.restart * config.steps):
         optimizer.state.clear()  # AdamW's moments and step counters
     rate = config.lr * rate_factor(step, config)

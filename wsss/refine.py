@@ -1,5 +1,5 @@
-"""Pixel-adaptive refinement (PAR) of masks by the colours around each pixel, and the segmentation pseudo label made
-with it. From the description of the base (ToCo, Ru et al., CVPR 2023)."""
+"""Pixel-adaptive refinement (PAR) of masks by the colours around each pixel, and the pseudo labels of segmentation made
+with it. Written from the description of the base (ToCo, Ru et al., CVPR 2023)."""
 
 from functools import cache
 
@@ -14,20 +14,20 @@ from wsss.config import IGNORE
 _DILATIONS = (1, 2, 4, 8, 12, 24)
 """Distances in pixels of the rings of eight neighbours."""
 _WIDTH = 0.3
-"""Width of the colour and of the distance kernel, in deviations over the neighbours."""
+"""Width of the colour kernel and of the distance kernel, in standard deviations over the neighbours."""
 _DISTANCE_WEIGHT = 0.01
-"""Weight of the distance kernel beside the colour kernel's 1."""
+"""Weight of the distance kernel; the colour kernel has weight 1."""
 _EPSILON = 1e-8
-"""Added to a deviation before the division (R1)."""
+"""Added to a standard deviation before the division by it (R1)."""
 
 
 def _offsets(dilations: tuple[int, ...]) -> list[tuple[int, int]]:
-    """List the neighbours, eight at each dilation, as rows down and columns right."""
+    """List the offsets (rows down, columns right) of the neighbours, eight at each dilation."""
     ring = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
     return [(d * down, d * right) for d in dilations for down, right in ring]
 
 
-@cache  # copied to a device once, since each copy of a list is waited for
+@cache  # copied to a device once only, because the host waits for each copy of a list
 def _around(dilations: tuple[int, ...], device: torch.device) -> Int[Tensor, "n 2"]:
     return torch.tensor(_offsets(dilations), device=device)
 
@@ -35,7 +35,7 @@ def _around(dilations: tuple[int, ...], device: torch.device) -> Int[Tensor, "n 
 def _clamped(
     box: Int[Tensor, "b 4"], size: tuple[int, int], margin: int = 0
 ) -> tuple[Int[Tensor, "b i"], Int[Tensor, "b j"]]:
-    """Map the rows -margin ... h + margin - 1, and the columns alike, to the nearest one inside the box."""
+    """Map each of the rows -margin ... h + margin - 1 to the nearest row inside the box; the columns likewise."""
     sides = []
     for length, start, stop in zip(size, (box[:, 0], box[:, 2]), (box[:, 1], box[:, 3]), strict=True):
         places = torch.arange(-margin, length + margin, device=box.device)
@@ -46,7 +46,7 @@ def _clamped(
 
 
 def repeat_edge(x: Float[Tensor, "b c h w"], box: Int[Tensor, "b 4"], margin: int = 0) -> Float[Tensor, "b c i j"]:
-    """Replace everything outside the box by the nearest value inside it, and enlarge by `margin` on each side."""
+    """Replace all values outside the box by the nearest one inside, and enlarge the image by `margin` on each side."""
     rows, columns = _clamped(box, (x.shape[2], x.shape[3]), margin)
     each = zip(x, rows, columns, strict=True)
     return torch.stack([image.index_select(1, row).index_select(2, column) for image, row, column in each])
@@ -55,11 +55,11 @@ def repeat_edge(x: Float[Tensor, "b c h w"], box: Int[Tensor, "b 4"], margin: in
 def neighbour_weights(
     image: Float[Tensor, "b 3 h w"], box: Int[Tensor, "b 4"], dilations: tuple[int, ...] = _DILATIONS
 ) -> Float[Tensor, "b h w n"]:
-    """Weights of the n = 8 x dilations neighbours of a pixel (R1, R2); they sum to 1.01.
+    """Return the weights of the n = 8 x dilations neighbours of every pixel (R1, R2); they sum to 1.01.
 
-    Softmax over the neighbours of -(|dI| / (sd + 1e-8) / 0.3)^2, averaged over the three colours, sd the unbiased
-    deviation of the neighbours' values; plus 0.01 x softmax of -(distance / sd / 0.3)^2. Neighbours beyond the box
-    are the nearest pixels inside it.
+    Both parts are a softmax over the neighbours: the colour part of -(|dI| / (sd + 1e-8) / 0.3)^2, averaged over the
+    three colours; the distance part, times 0.01, of -(distance / sd / 0.3)^2. Each sd is the unbiased deviation over
+    the neighbours. Neighbours beyond the box are the nearest pixels inside it.
     """
     around, (height, width) = _offsets(dilations), image.shape[2:]
     margin = max(dilations)
@@ -70,7 +70,7 @@ def neighbour_weights(
         return padded[:, :, top : top + height, left : left + width]
 
     views = [shifted(*offset) for offset in around]
-    # Two passes: a sum of squares would lose the deviation of a nearly even neighbourhood to rounding.
+    # The mean first: a running sum of squares would lose the deviation of a nearly even neighbourhood to rounding.
     mean = sum(views) / len(views)
     deviation = (sum((view - mean).square_() for view in views) / (len(views) - 1)).sqrt()
     scale = 1 / ((deviation + _EPSILON) * _WIDTH)
@@ -78,14 +78,14 @@ def neighbour_weights(
     colour = torch.stack([((view - centre) * scale).square_().mean(1).neg_() for view in views], 1).softmax(1)
     distance = _around(dilations, image.device).to(image.dtype).norm(dim=1)
     nearness = torch.softmax(-(distance / distance.std() / _WIDTH).square(), 0)
-    # Plane by plane until here, which is faster; the look-ups want the weights of a pixel side by side.
+    # Planes are faster up to here, but the look-ups of `refine` need the weights of a pixel side by side.
     return colour.add_(nearness[:, None, None], alpha=_DISTANCE_WEIGHT).movedim(1, 3).contiguous()
 
 
 def neighbours(
     box: Int[Tensor, "b 4"], size: tuple[int, int], dilations: tuple[int, ...] = _DILATIONS
 ) -> Int[Tensor, "m n"]:
-    """Number the n neighbours of every pixel of the batch, where pixels count row by row and image by image."""
+    """Return the numbers of every pixel's n neighbours; the batch's pixels count row by row, image by image."""
     margin = max(dilations)
     rows, columns = (x.int() for x in _clamped(box, size, margin))
     around = _around(dilations, box.device) + margin
@@ -103,22 +103,22 @@ def refine(
     iterations: int = 10,
     dilations: tuple[int, ...] = _DILATIONS,
 ) -> Float[Tensor, "b c h w"]:
-    """Pixel-adaptive refinement (R3): `iterations` times, every mask becomes the weighted sum of its neighbours.
+    """Refine masks by the image (R3): `iterations` times, every pixel becomes the weighted sum of its neighbours.
 
-    The weights sum to 1.01. `image` in 0..255. Masks of another size are resized to it bilinearly with aligned corners
-    first. `box` (top, bottom, left, right in pixels of `image`; half open) is the photograph: neighbours beyond it are
-    the nearest pixels inside, and so is the result outside it. Without a box neighbours beyond the image's border are
-    the nearest pixels inside, and padding within the image takes part, as in the base (Deviations D16). Outside
-    autocast; no gradient.
+    The weights sum to 1.01. `image` is in 0..255. Masks of another size are first resized to the image's, bilinearly
+    with aligned corners. `box` (top, bottom, left, right in pixels of `image`; half open) is the photograph: neighbours
+    beyond it are the nearest pixels inside, and the result outside it repeats the nearest result inside. Without a box,
+    the image's border takes its place, and padding takes part, as in the base (Deviations D16). Runs outside autocast,
+    without gradient.
     """
     batch, size = len(image), (image.shape[2], image.shape[3])
     with torch.autocast(image.device.type, enabled=False):
         image = upcast(image)
         masks = masks.to(image.dtype)
-        masks = F.interpolate(masks, size, mode="bilinear", align_corners=True)  # aligned here alone, as in the base
+        masks = F.interpolate(masks, size, mode="bilinear", align_corners=True)  # aligned only here, as in the base
         edges = whole_box(batch, size, image.device) if box is None else box
         if iterations > 0:
-            # Weighted look-ups of whole pixels: nothing of the size of 48 masks is ever made.
+            # embedding_bag looks up whole pixels and sums them, so no tensor of the size of 48 masks is made.
             weights = neighbour_weights(image, edges, dilations).flatten(0, 2)
             index = neighbours(edges, size, dilations)
             values = masks.movedim(1, 3).flatten(0, 2)
@@ -141,14 +141,14 @@ def segmentation_labels(
     iterations: int = 10,
     most: int | None = None,
 ) -> Int[Tensor, "b h w"]:
-    """Refined pseudo label (R4, R5): class + 1, 0 background, IGNORE where unsure and outside the box.
+    """Return refined pseudo labels (R4, R5): class + 1, 0 background, IGNORE where unsure and outside the box.
 
-    `image` in 0..255, `cam` in 0..1. At half the size, softmax over a constant background
-    and the CAMs of the image's own classes, refined, resized back, arg max; once with background `high`, once with
-    `low`. The label is the first result's class; background where both say background; else IGNORE. The base refines
-    across the box's edge, as `across_box` does (Deviations D16); otherwise nothing outside the box has any influence.
-    `iterations` 0 leaves the refinement out. `most` is the largest number of classes of one image; None: it is read
-    from `label`. Outside autocast; no gradient.
+    `image` is in 0..255, `cam` in 0..1. Scores are a softmax over a constant background and the CAMs of the image's own
+    classes. They are refined at half the size and resized back, and the largest wins: once with background `high`, once
+    with `low`. The label is the first result's class; background where both say background; else IGNORE. `across_box`
+    refines across the box's edge, as the base does (Deviations D16); otherwise nothing outside the box has any
+    influence. `iterations` 0 leaves the refinement out. `most` is the largest number of classes of one image; None: it
+    is read from `label`. Runs outside autocast, without gradient.
     """
     height, width = image.shape[2:]
     half = (max(1, height // 2), max(1, width // 2))
@@ -158,13 +158,13 @@ def segmentation_labels(
         if not across_box:
             planes, pixels = repeat_edge(planes, box), repeat_edge(pixels, box)
         planes, pixels = (F.interpolate(x, half, mode="bilinear", align_corners=False) for x in (planes, pixels))
-        # An image with fewer classes than another has empty slots: -inf gives them no mass.
+        # An image with fewer classes than another has empty slots; -inf gives them probability 0.
         planes = planes.masked_fill((classes == 0)[:, :, None, None], -torch.inf)
         levels = [F.pad(planes, (0, 0, 0, 0, 1, 0), value=level).softmax(1) for level in (high, low)]
         smaller = None if across_box else _shrunk(box, (height, width), half)
         refined = refine(pixels, torch.cat(levels, 1), smaller, iterations)
         refined = F.interpolate(refined.contiguous(), (height, width), mode="bilinear", align_corners=False)
-    # `strict` had the high background to beat, so it is surely foreground where it wins.
+    # `strict` had to beat the high background, so a pixel where it wins is surely foreground.
     (strict, slot), (loose, _) = (x[:, 1:].max(1) for x in refined.chunk(2, 1))
     strict_background, loose_background = (x[:, 0] for x in refined.chunk(2, 1))
     winner = classes.gather(1, slot.flatten(1)).view_as(slot)
@@ -176,8 +176,8 @@ def segmentation_labels(
 def _present_planes(
     cam: Float[Tensor, "b k h w"], label: Float[Tensor, "b k"], most: int | None
 ) -> tuple[Float[Tensor, "b s h w"], Int[Tensor, "b s"]]:
-    """CAMs of the classes that each image has and their numbers + 1; 0 where an image has fewer than another."""
-    # Sorting by presence, stable, brings the present classes to the front in their order.
+    """Return the CAMs of each image's own classes and their numbers + 1; 0 where an image has fewer than another."""
+    # A stable sort by presence brings the present classes to the front and keeps their order.
     present, classes = (label > 0).sort(dim=1, descending=True, stable=True)
     slots = max(1, int(present.sum(1).max()) if most is None else most)
     present, classes = present[:, :slots], classes[:, :slots]
@@ -186,7 +186,7 @@ def _present_planes(
 
 
 def _shrunk(box: Int[Tensor, "b 4"], size: tuple[int, int], half: tuple[int, int]) -> Int[Tensor, "b 4"]:
-    """Shrink the box to half the size: every pixel there that shows a part of it."""
+    """Return the box at half the size: every pixel there that shows a part of it."""
     top, bottom, left, right = box.unbind(1)
     starts = [x * small // large for x, small, large in zip((top, left), half, size, strict=True)]
     # -(-a // b) rounds up.

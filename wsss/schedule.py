@@ -1,13 +1,13 @@
-"""Weight of every term at every step, from the table `TERMS` of wsss.config. No torch."""
+"""Weight of every term at every step, from the table `TERMS` of wsss.config. Imports no torch."""
 
 from wsss.config import TERMS, Config
 
 
 def direction_weights(progress: float, direction: str, crossing: float, ramp: float = 0.1) -> tuple[float, float]:
-    """Weights 1 - u and u of the two directions of alignment (B6): the last layer learns from the aux layer, and the
-    aux layer from the last.
+    """Return the weights 1 - u and u of the two directions of alignment (B6).
 
-    `progress` is step / steps. `scheduled` goes from (1, 0) to (0, 1), linear over `ramp` of the run centred at
+    With the first, the last layer learns from the aux layer; with the second, the aux layer learns from the last.
+    `progress` is step / steps. `scheduled` goes linearly from (1, 0) to (0, 1) over `ramp` of the run, centred at
     `crossing`, where the last layer's CAM overtakes the aux layer's. `crossing` 0 means that the last layer's CAM leads
     from the start: (0, 1) throughout. The three other directions are constant.
     """
@@ -25,7 +25,7 @@ def direction_weights(progress: float, direction: str, crossing: float, ramp: fl
 
 
 def term_weights(step: int, config: Config) -> dict[str, float]:
-    """Weight of every term of `TERMS` at `step`, counted from 0: the factors lambda of the objective (eq. 10)."""
+    """Return the weight of every term at `step`, counted from 0: the factors lambda of the objective (eq. 10)."""
     csa = config.csa
     to_last, to_aux = direction_weights(step / config.optim.steps, csa.direction, csa.crossing, csa.ramp)
     shares = {"last": to_last, "aux": to_aux}
@@ -36,12 +36,12 @@ def term_weights(step: int, config: Config) -> dict[str, float]:
 
 
 def classification_only(step: int, config: Config) -> bool:
-    """Whether only classification has a weight at `step`: its main pass is then the whole step."""
+    """Return whether only classification has a weight at `step`; its main pass is then the whole step."""
     return not any(weight and TERMS[name].needs for name, weight in term_weights(step, config).items())
 
 
 def classification_steps(config: Config) -> int:
-    """Number of first steps in which only classification has a weight."""
+    """Count the steps at the start of a run in which only classification has a weight."""
     starts = [term.start_of(config) for term in TERMS.values() if term.needs and term.weight(config)]
     if not starts:
         return config.optim.steps
@@ -50,7 +50,7 @@ def classification_steps(config: Config) -> int:
 
 
 def uses_aux_labels(step: int, config: Config) -> bool:
-    """Whether segmentation still learns from the aux CAM at `step` (the second phase of COCO)."""
+    """Return whether segmentation still learns from the aux CAM at `step` (the second phase of COCO)."""
     return not _has_joined(config.schedule.final_cam_start, step, config)
 
 

@@ -14,18 +14,19 @@ from wsss.config import IGNORE
 from wsss.contrast import class_contrast_loss
 
 _EPSILON = 1e-5
-"""Added to a deviation before the division (A3b)."""
+"""Added to a standard deviation before the division by it (A3b)."""
 
 
 def project(
     bottleneck: Float[Tensor, "*n m"], projection: Float[Tensor, "s d m"], normalise: bool
 ) -> Float[Tensor, "*n s d"]:
-    """Embeddings z_k = P_k g in each of s subspaces (A), divided by their norm with `normalise`.
+    """Return the embeddings z_k = P_k g in each of s subspaces (A), divided by their norm with `normalise`.
 
-    `bottleneck` g is the trunk's output of norm 1, `projection` has unit rows. It is a layer, so it runs in autocast's
-    type as the base's last layer does (s = 1 without `normalise` is that layer, bit by bit); norms are in float32.
+    `bottleneck` g is the trunk's output of norm 1; the rows of `projection` have norm 1. The product runs in autocast's
+    type, as the base's last layer does; the norms are in float32. With s = 1 and without `normalise` the result is that
+    layer's, bit by bit.
     """
-    # One product for all subspaces: their rows lie one below the other.
+    # One product for all subspaces, whose rows are stacked.
     z = F.linear(bottleneck, projection.flatten(0, 1)).unflatten(-1, projection.shape[:2])
     return F.normalize(upcast(z), dim=-1) if normalise else z
 
@@ -39,10 +40,10 @@ def subspace_contrast_loss(
     raw_exponentials: bool = False,
     extra_term: bool = False,
 ) -> Float[Tensor, ""]:
-    """Class token contrast in subspaces (A1): the base's L_ctc in every subspace, mean over subspaces.
+    """Return the class token contrast in subspaces (A1): the base's L_ctc in every subspace, averaged over subspaces.
 
-    Subspaces are folded into images, whose mean is the mean over both; s = 1 is L_ctc. The teacher gets no gradient.
-    The switches are those of `class_contrast_loss` (Deviations D6, D7).
+    Every subspace of an image counts as an image of its own, so L_ctc's mean runs over both; s = 1 is L_ctc. The
+    teacher gets no gradient. The switches are those of `class_contrast_loss` (Deviations D6, D7).
     """
     # In the order of flatten(1, 2): all subspaces of the first image, then those of the next.
     folded = flags.repeat_interleave(student.shape[2], 0)
@@ -59,21 +60,21 @@ def subspace_contrast_loss(
 def choose_anchors(
     labels: Int[Tensor, "b n"], generator: Generator, per_class: int = 64, total: int = 512
 ) -> Int[Tensor, "a 3"]:
-    """Class-balanced sample of labelled tokens: rows (image, token, label), ascending; none gives shape (0, 3).
+    """Draw a class-balanced sample of labelled tokens: rows (image, token, label), ascending; none gives shape (0, 3).
 
-    `labels` are 0 (background), class + 1 or IGNORE. A group is one label of one image and gives at most `per_class`
-    tokens. Where that is more than `total` over the batch, every group has one and the same smaller quota: groups give
+    `labels` are 0 (background), class + 1 or IGNORE. The tokens of one label in one image form a group, which gives at
+    most `per_class` of them. If that is more than `total` over the batch, all groups share one smaller quota. They give
     in rounds, one random token each, until `total` are drawn, so groups that could give more differ by at most one.
-    Drawn from `generator` on the device of both; a batch takes as many random numbers as it has tokens, so what is
-    drawn later does not depend on the labels. On an accelerator, which would have to be waited for to count them, the
-    rows are always min(total, tokens); those of missing anchors have the label IGNORE, which the losses leave out.
+    `labels` and `generator` are on one device. A batch takes as many random numbers as it has tokens, so later draws do
+    not depend on the labels. On an accelerator the host would have to wait for a count. There the rows are always
+    min(total, tokens); missing anchors have the label IGNORE, which the losses leave out.
     """
     flat, width = labels.flatten(), labels.shape[1]
     shuffle = torch.randperm(len(flat), generator=generator, device=flat.device)
     image = torch.arange(len(flat), device=flat.device) // width
-    # The round in which a token is drawn: how many of its group (image and label) come before it after the shuffle.
+    # The round in which a token is drawn: how many of its group (image and label) come before it in the shuffle.
     turn = _occurrence((image * (IGNORE + 1) + flat)[shuffle])
-    turn = turn.masked_fill((flat[shuffle] == IGNORE) | (turn >= per_class), len(flat))  # after all others
+    turn = turn.masked_fill((flat[shuffle] == IGNORE) | (turn >= per_class), len(flat))  # sorts behind all others
     in_rounds = turn.argsort(stable=True)[:total]  # stable: within a round in the order of the shuffle
     chosen, order = shuffle[in_rounds].sort()
     drawn = (turn[in_rounds] < len(flat))[order]
@@ -82,9 +83,10 @@ def choose_anchors(
 
 
 def _occurrence(groups: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Count the earlier entries with the same number: 5 5 3 5 -> 0 1 0 2."""
+    """Count for each entry the earlier entries with the same number: 5 5 3 5 -> 0 1 0 2."""
     ordered, order = groups.sort(stable=True)
-    # Place in the sorted list minus the place where its group begins, carried along by the running maximum.
+    # An entry's place in the sorted list, minus the place where its group begins; cummax carries the latter along.
+    # roll compares the first entry with the last one, but its place is 0 either way.
     place = torch.arange(len(order), device=order.device)
     first = place.masked_fill(ordered == ordered.roll(1), 0).cummax(0).values
     return torch.empty_like(order).scatter(0, order, place - first)
@@ -99,19 +101,19 @@ def patch_subspace_loss(
     across_images: bool = True,
     across_backgrounds: bool = False,
 ) -> Float[Tensor, ""]:
-    """Supervised contrast of patch tokens (A2), mean over the local batch, then over subspaces.
+    """Return the supervised contrast of patch tokens (A2), averaged over the local batch, then over subspaces.
 
-    l_i = -1/|P(i)| sum_{p in P(i)} log [ exp(z_i.z_p / T) / sum_{a in P(i) u N(i)} exp(z_i.z_a / T) ]. P(i): other
-    anchors of its label, across images too, but for background only within its image, since two photographs'
-    backgrounds need not look alike; N(i): anchors of other labels; other images' backgrounds are neither for
-    background. Without `across_images` the same holds of every class, with `across_backgrounds` background is one label
-    among others. Anchors without positives are left out of the mean; if none is left, 0 with a zero gradient; those of
-    label IGNORE take no part at all. `z` is normalised; logsumexp in float32, outside autocast.
+    l_i = -1/|P(i)| sum_{p in P(i)} log [ exp(z_i.z_p / T) / sum_{a in P(i) u N(i)} exp(z_i.z_a / T) ]. Positives P(i)
+    are the other anchors of its label, in other images too. Negatives N(i) are the anchors of other labels. Two
+    photographs' backgrounds need not look alike, so backgrounds of different images are neither to each other. Without
+    `across_images` the same holds for every class. With `across_backgrounds` background is one label among others.
+    Anchors without positives are left out of the mean; if none is left, the loss is 0 with a zero gradient. Anchors of
+    label IGNORE take no part at all. `z` is normalised. Runs in float32, outside autocast.
     """
     positive, negative = _relations(labels, images, across_images, across_backgrounds)
     count = positive.sum(1)
     kept = count > 0
-    # A row that is left out still runs through logsumexp, and a row without entries would make its gradient NaN.
+    # Rows left out of the mean still run through logsumexp, whose gradient is NaN for a row without entries.
     entries = positive | negative | ~kept[:, None]
     with torch.autocast(z.device.type, enabled=False):
         unit = upcast(z).movedim(1, 0)
@@ -124,7 +126,7 @@ def patch_subspace_loss(
 def _relations(
     labels: Int[Tensor, " a"], images: Int[Tensor, " a"], across_images: bool, across_backgrounds: bool
 ) -> tuple[Bool[Tensor, "a a"], Bool[Tensor, "a a"]]:
-    """Positives P and negatives N of every anchor, as rows."""
+    """Return the positives P and the negatives N of every anchor; row i is anchor i."""
     same = labels[:, None] == labels
     across = torch.where(labels == 0, across_backgrounds, across_images)
     comparable = across | (images[:, None] == images)
@@ -134,10 +136,10 @@ def _relations(
 
 
 def orthogonality_loss(projection: Float[Tensor, "s d m"]) -> Float[Tensor, ""]:
-    """Orthogonality of the subspaces (A3a): L_orth = mean_{k != l} ||P_k P_l^T||_F^2 / d.
+    """Return the orthogonality penalty of the subspaces (A3a): L_orth = mean_{k != l} ||P_k P_l^T||_F^2 / d.
 
-    0 if they are orthogonal, 1 if all have the same orthonormal basis. A single subspace gives 0 with a zero gradient.
-    Outside autocast.
+    It is 0 if they are orthogonal, 1 if all have the same orthonormal basis. A single subspace gives 0 with a zero
+    gradient. Runs outside autocast.
     """
     rows = upcast(projection).flatten(0, 1)
     with torch.autocast(rows.device.type, enabled=False):
@@ -147,29 +149,29 @@ def orthogonality_loss(projection: Float[Tensor, "s d m"]) -> Float[Tensor, ""]:
 def decorrelation_loss(
     z: Float[Tensor, "a s d"], labels: Int[Tensor, " a"], by_label: bool = True
 ) -> Float[Tensor, ""]:
-    """Decorrelation of embeddings (A3b): L_dec = mean_{k != l} mean_ab (C^kl_ab)^2, C^kl = z_k^T z_l / n.
+    """Return the decorrelation penalty (A3b): L_dec = mean_{k != l} mean_ab (C^kl_ab)^2, C^kl = z_k^T z_l / n.
 
-    n counts the anchors. Each z is first centred by the mean of the anchors of its label in the whole local batch:
-    classes alone correlate raw subspaces, so a raw penalty would fight the contrast. (Without `by_label` it is centred
-    by the mean of all anchors.) Then it is divided, dimension by dimension, by its (population) deviation over all
-    anchors + 1e-5, so that C is a correlation. Gradients run through mean and deviation. Anchors of label IGNORE take
-    no part. A single subspace or no anchors: 0 with a zero gradient. Outside autocast.
+    n counts the anchors. Each z is first centred by the mean of its label's anchors in the whole local batch. Without
+    that, classes alone would correlate the subspaces, and the penalty would fight the contrast. (Without `by_label` the
+    mean is that of all anchors.) Then each dimension is divided by its population deviation over all anchors + 1e-5,
+    which makes C a correlation. Gradients run through mean and deviation. Anchors of label IGNORE take no part. A
+    single subspace or no anchors give 0 with a zero gradient. Runs outside autocast.
     """
     with torch.autocast(z.device.type, enabled=False):
         embeddings = upcast(z).flatten(1)
         used = labels != IGNORE
-        groups = labels if by_label else labels * ~used  # else all used anchors get label 0 and form one group
+        groups = labels if by_label else labels * ~used  # else all used anchors get label 0: one group
         same = (groups[:, None] == groups).to(embeddings.dtype)
         centred = (embeddings - same @ embeddings / same.sum(1, keepdim=True)) * used[:, None]
-        count = used.sum().clamp(min=1).double()  # a scalar tensor divides as a Python number does, without a wait
-        # The norm, unlike a square root, has a zero gradient where a dimension does not vary.
+        count = used.sum().clamp(min=1).double()  # a scalar tensor acts like a Python number, without a wait
+        # Where a dimension does not vary, the gradient of vector_norm is 0; that of a square root would be NaN.
         scaled = centred / (torch.linalg.vector_norm(centred, dim=0) / count.sqrt() + _EPSILON)
         return _mean_between(scaled.mT @ scaled / count, z.shape[1]) / z.shape[2] ** 2
 
 
 def _mean_between(gram: Float[Tensor, "q q"], subspaces: int) -> Float[Tensor, ""]:
-    """Mean over ordered pairs of different subspaces of the squared Frobenius norm of their block."""
+    """Return the squared Frobenius norm of a block, averaged over ordered pairs of different subspaces."""
     width = len(gram) // subspaces
     blocks = gram.square().reshape(subspaces, width, subspaces, width).sum((1, 3))
     different = ~torch.eye(subspaces, dtype=torch.bool, device=gram.device)
-    return (blocks * different).sum() / max(subspaces * (subspaces - 1), 1)
+    return (blocks * different).sum() / max(subspaces * (subspaces - 1), 1)  # a single subspace has no pair

@@ -1,4 +1,4 @@
-"""The training loop: one run from a configuration to its record. It knows nothing of the method but its seam."""
+"""The training loop: one run from a configuration to its record. It knows the method by a few functions only."""
 
 import shutil
 import time
@@ -38,13 +38,14 @@ from wsss.report import records
 
 
 def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] | None = None) -> dict[str, Any]:
-    """Train and evaluate one run; return its record. `trainer` takes the place of Trainer (gate, distillation).
+    """Train and evaluate one run; return its record.
 
     A finished run of the same configuration returns its record at once; an interrupted one goes on where it stopped.
-    `resume=False` starts again and refuses to overwrite what is there. Raises UserError.
+    `resume=False` starts anew, and refuses to overwrite what is there. `trainer` takes the place of `Trainer` (gate,
+    distillation). Raises UserError.
     """
     with distributed.group() as device:
-        root = distributed.main_first(lambda: sets.root_of(config.data))  # one process draws a set, the others wait
+        root = distributed.main_first(lambda: sets.root_of(config.data))  # process 0 draws a set, the others wait
         supervised = config.data.supervision == "masks"
         train_split = Split(root, config.data.train_split, masks=supervised)
         val_split, *watched = (Split(root, name, masks=True) for name in (config.data.val_split, *config.data.watch))
@@ -52,7 +53,7 @@ def run(config: Config, resume: bool = True, trainer: Callable[..., "Trainer"] |
         data = distributed.from_main(lambda: _digests(train_split, val_split, watched))
         folder = run_folder(config, root)
         done = guards.finished(folder, config, resume, root, data)
-        distributed.barrier()  # a finished run is found by all processes or by none
+        distributed.barrier()  # before anything is written: all processes find a finished run, or none does
         if done:
             return done
         datasets.require_labels(train_split, val_split)
@@ -68,7 +69,7 @@ def _digests(train: Split, val: Split, watched: Sequence[Split]) -> records.Dige
 
 
 def run_folder(config: Config, root: Path) -> Path:
-    """OUTPUT/DATASET/VARIANT/SEED; the record is the same path with .json."""
+    """Return the folder OUTPUT/DATASET/VARIANT/SEED; the record has the same path with .json."""
     output = Path(config.output) if config.output else project_root() / "runs"
     return output / sets.name_of(config.data, root) / config.variant / str(config.seed)
 
@@ -88,7 +89,7 @@ class Trainer:
         self.config, self.train_split, self.val_split, self.watched = config, train, val, watched
         self.folder, self.device, self.step, self.best, self.seconds = folder, device, 0, -1.0, 0.0
         self.last = config.optim.steps
-        """Step after which `fit` ends; the schedule's length where nothing stops it before."""
+        """Step after which `fit` ends: the schedule's length, unless a caller sets an earlier one."""
         self.undefined, self.log = 0, checkpoint.Log(folder / "log.jsonl")
         self.origin: dict[str, Any] = {}  # further fields of the record
         self.model = self.build(len(train.kit.classes)).to(device)
@@ -96,7 +97,7 @@ class Trainer:
         self.optimizer = optim.build(*parts, config.optim)
         self.main, self.stamp = distributed.rank() == 0, evaluate.stamp()
         self.places: list[dict[str, Any]] = []  # where the run was trained, in order
-        datasets.micro_batches(config)  # refuses a batch that cannot be shared, before anything is written
+        datasets.micro_batches(config)  # refuses a batch that the processes cannot share, before anything is written
         guards.require_sizes(config, self.model.patch)
         step = checkpoint.latest(folder)
         if step is not None:
@@ -113,15 +114,18 @@ class Trainer:
         return build(self.config, classes)
 
     def fit(self) -> None:
-        """Train to the last step; SIGTERM and Ctrl-C save and raise Interrupted. Raises UserError at a loss that is
-        not finite, before the optimizer sees its gradient."""
+        """Train to the last step.
+
+        SIGTERM and Ctrl-C save and raise Interrupted. Raises UserError at a loss that is not finite, before the
+        optimizer sees its gradient.
+        """
         config, total = self.config.optim, self.last
         process.keep_freed()
         wrapped = method.Forward(self.model, self.config)
         if distributed.world_size() > 1:
-            # Steps of classification alone leave parameters unused, and so does a run without contrast of tokens the
-            # contrast head: DDP then has to look for them. No static_graph: DDP does not see into an `Output`, and
-            # would leave the first step's gradients to each process.
+            # Steps of classification alone leave parameters unused, and so do runs that never train the contrast head.
+            # DDP then has to search for them. static_graph would not do: DDP does not see into an `Output`, so each
+            # process would keep its own gradients in the first step.
             wrapped = DistributedDataParallel(
                 wrapped,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
@@ -130,7 +134,7 @@ class Trainer:
             )
         batches = self.batches()
         save_every = max(1, round(self.config.save_every * config.steps))
-        self._validate_if_due()  # where the run stopped between saving and validating
+        self._validate_if_due()  # a resumed run may have stopped between saving and validating
         shown = {"desc": f"train {self.config.variant}", "unit": "step", "disable": not self.main}
         with stop_signals() as stop, tqdm(total=total, initial=self.step, **shown) as bar:
             while self.step < total:
@@ -140,9 +144,9 @@ class Trainer:
                 self.step += 1
                 self.seconds += time.monotonic() - started
                 self._log(terms, bar)
-                (stopping,) = distributed.all_reduce_sum(stop.is_set())  # a signal may reach one process alone
+                (stopping,) = distributed.all_reduce_sum(stop.is_set())  # a signal may reach one process only
                 if stopping or self.step % save_every == 0 or self.step == total:
-                    self._save()  # before the validation, whose failure then costs no step
+                    self._save()  # before the validation, so that a failure there costs no step
                 if not stopping or self.step == total:
                     self._validate_if_due()
                 if stopping and self.step < total:
@@ -151,16 +155,15 @@ class Trainer:
                     )
 
     def batches(self) -> Iterator[Batch]:
-        """Yield this process's micro-batches from the present step on."""
+        """Yield this process's micro-batches from the current step on."""
         return datasets.training_batches(self.train_split, self.config, self.step)
 
     def weights(self, step: int) -> dict[str, float]:
-        """Weigh every term at a step."""
+        """Return the weight of every term at a step."""
         return schedule.term_weights(step, self.config)
 
     def _update(self, wrapped: nn.Module, batches: Iterator[Batch]) -> dict[str, float | None]:
-        """Make one optimizer step over the process's micro-batches; returns the mean of every term, None where it was
-        never defined."""
+        """Make one optimizer step over the process's micro-batches; return every term's mean, None if never defined."""
         config, pending = self.config, []
         self.model.train()
         self.model.update_teacher(config.class_contrast.momentum)  # before the forward pass, as in the base
@@ -169,7 +172,7 @@ class Trainer:
         for part in range(config.optim.accumulate):
             batch = next(batches).to(self.device)
             place = part * distributed.world_size() + distributed.rank()
-            # By seed, step and place: two processes draw what one that accumulates twice draws.
+            # Derived from seed, step and place: two processes draw what one process with two micro-batches draws.
             seed = datasets.derive_seed(config.seed, datasets.STEP, self.step, place)
             generator = torch.Generator(self.device).manual_seed(seed)
             last = part == config.optim.accumulate - 1
@@ -179,29 +182,36 @@ class Trainer:
                     output, targets = wrapped(batch, self.step, generator)
                     terms = method.losses(output, targets, config)
                     loss = method.objective(terms, table) / config.optim.accumulate
-                pending.append((batch.ids, finite.values(terms)))
-                loss.backward()  # out of autocast, in the types that the forward pass had
-        means = self._means(pending)
+                pending.append((batch.ids, finite.values(terms)))  # copied while the backward pass runs
+                loss.backward()  # outside autocast, in the types that the forward pass had
+        means = self._means(pending)  # raises before the optimizer sees gradients that are not finite
         method.complete_gradients(self.model, config)
         self.optimizer.step()
         return means
 
     def _means(self, pending: Sequence[finite.Pending]) -> dict[str, float | None]:
-        """Average the step's terms; UserError where one is not finite. Counts steps whose segmentation is undefined."""
+        """Average the step's terms; count steps whose segmentation loss is undefined.
+
+        Raises UserError if another term is not finite.
+        """
         undefined = self.config.compat.undefined_segmentation
         means, without = finite.means(pending, undefined, self.step, self.folder)
         self.undefined += without
         return means
 
     def _autocast(self) -> torch.autocast:
-        """Run layers in bfloat16 where the device does. Tokens, CAMs, labels and losses stay float32: `cam.upcast` and
-        blocks without autocast see to that. Validation is in float32."""
+        """Return the context in which layers run in bfloat16, if the device computes in it.
+
+        Tokens, CAMs, labels and losses stay float32: `cam.upcast` and blocks without autocast see to that. Validation
+        is in float32.
+        """
         enabled = self.config.optim.bfloat16 and distributed.computes_bfloat16(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _log(self, terms: dict[str, float | None], bar: tqdm) -> None:
         bar.update()
         if self.main and (self.step % self.config.log_every == 0 or self.step == self.config.optim.steps):
+            # `step` counts done steps, weights count from 0. Group 0 is the backbone.
             table, rate = self.weights(self.step - 1), self.optimizer.param_groups[0]["lr"]
             bar.set_postfix(cls=f"{terms['classification']:.3f}")
             row = {"step": self.step, "lr": rate, "seconds": round(self.seconds, 3), **terms, "weights": table}
@@ -210,28 +220,30 @@ class Trainer:
     def _start_log(self) -> None:
         """Begin the log with a row on the sources of labels and weights; remove what a killed run was writing."""
         kit = self.train_split.kit
-        for scratch in self.folder.glob(".*.*"):
+        for scratch in self.folder.glob(".*.*"):  # folders of `paths.atomic`
             shutil.rmtree(scratch, ignore_errors=True)
         sources = {"labels": kit.label_source, "masks": kit.mask_source, "classes": len(kit.classes)}
         splits = {split.name: len(split) for split in (self.train_split, self.val_split)}
         self.log.begin({"data": {**sources, **splits}, "start": self.model.origin()}, self.step)
 
     def _left_out(self) -> dict[str, int]:
-        """With compat D5, the number of steps so far whose segmentation loss was undefined."""
+        """Return, with compat D5 only, the number of steps so far whose segmentation loss was undefined."""
         return {"undefined_segmentation": self.undefined} if self.config.compat.undefined_segmentation else {}
 
     def is_due(self) -> bool:
-        """Whether a validation follows this step. After the last step, without watched lists, the record takes its
-        place."""
+        """Return whether a validation follows this step.
+
+        After the last step the record takes its place, unless there are watched lists.
+        """
         total, every = self.config.optim.steps, max(1, round(self.config.validate_every * self.config.optim.steps))
         return self.step > 0 and self.step % every == 0 and (self.step < total or bool(self.watched))
 
     def _validate_if_due(self) -> None:
-        """Validate where it is due and the log does not have it yet; the best so far is the log's."""
+        """Validate if it is due and not yet in the log; take the best result so far from the log."""
         if not self.is_due():
             return
         done = self.log.validations(self.step)
-        distributed.barrier()  # until all processes have read
+        distributed.barrier()  # until all processes have read, since process 0 may write next
         self.best = max([self.best, *(row["validation"]["segmentation"] or -1.0 for row in done)])
         if all(row["step"] < self.step for row in done):
             self._validate()
@@ -246,8 +258,11 @@ class Trainer:
             self.log.write(row)
 
     def _measure(self, split: Split) -> dict[str, Any]:
-        """Measure a list for the log: mean IoU by kind, of CAMs also at their best threshold, mAP, agreement of the
-        layers and pixel AUC of their CAMs, redundancy of the subspaces."""
+        """Measure a list for the log.
+
+        Mean IoU by kind (of CAMs also at their best threshold), mAP, agreement of the layers and pixel AUC of their
+        CAMs, redundancy of the subspaces.
+        """
         counted = evaluate.tally(self.model, split, self.config, self.device)
         results = tally.scores(counted, split.kit.classes, self.config.data.headline)
         row = {kind: results[kind]["miou_headline"] for kind in tally.KINDS}
@@ -287,8 +302,10 @@ class Trainer:
         self.undefined, self.places = state.get("undefined", 0), state.get("places", [])
 
     def finish(self, data: records.Digests) -> dict[str, Any]:
-        """Evaluate the last weights and write the record, with its data and what the validations found; they are the
-        best where no validation found better ones."""
+        """Evaluate the last weights and write the record, with its data and the results of the validations.
+
+        The last weights are also kept as the best, unless a validation found better ones.
+        """
         path, seconds = self.folder.with_suffix(".json"), {"train": round(self.seconds, 1)}
         origin = self.stamp | provenance.made_on(self.places) | {"seconds": seconds}
         origin |= {"data": data, **self._left_out(), **self.origin}

@@ -1,4 +1,4 @@
-"""Training views of a photograph: image in, uint8 pixels out. Randomness comes from torch's generator at the call."""
+"""Training views of a photograph: image in, uint8 pixels out. All draws come from torch's default generator."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from wsss.config import IGNORE, Augment, Compat
 
 _Box = tuple[int, int, int, int]
 _PADDING = {"RGB": 0, "L": IGNORE, "I": -1}
-"""By the mode of an image: of photographs, masks and numbers of pixels."""
+"""Value of padding by the mode of an image: photographs, masks, numbers of pixels."""
 
 
 def resize_square(
@@ -21,7 +21,8 @@ def resize_square(
 ) -> UInt8[Tensor, "3 q q"] | Float[Tensor, "3 q q"]:
     """Resize the whole photograph bilinearly to a square, for evaluation: with antialiasing, to whole grey levels.
 
-    `plain` without either, as the base resizes the normalised image (Deviations D18); to normalise later is the same.
+    `plain` does neither, as the base does, which resizes the normalised image (Deviations D18). Normalising afterwards
+    gives the same.
     """
     if not plain:
         return tv.pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
@@ -32,12 +33,12 @@ def resize_square(
 def views(
     photograph: Image.Image, augment: Augment, compat: Compat, contrast: bool = True
 ) -> tuple[UInt8[Tensor, "3 h w"], _Box, UInt8[Tensor, "3 h w"] | None, UInt8[Tensor, "3 h w"] | None]:
-    """View 1, its box (top, bottom, left, right), view 2 and the source of local crops.
+    """Return view 1, its box (top, bottom, left, right), view 2 and the source of local crops.
 
-    Without `contrast` the last two, which serve class token contrast alone, are None; view 1 is the same either way.
+    Only class token contrast needs the last two; without `contrast` they are None. View 1 is the same either way.
     """
     crop, main, box = _first(photograph, augment, compat)
-    source = _flip(crop) if compat.local_flip else main  # D3: the source of crops may be mirrored against the CAM
+    source = _flip(crop) if compat.local_flip else main  # D3: its own flip may mirror it against the CAM
     first = blur(_colour(main, augment), augment.blur, 1.0)
     if not contrast:
         return tv.pil_to_tensor(first), box, None, None
@@ -50,15 +51,19 @@ def views(
 
 
 def mask_view(mask: UInt8[np.ndarray, "h w"], augment: Augment, compat: Compat) -> UInt8[Tensor, "q q"]:
-    """Make the true mask of view 1, 255 in its padding: called with the generator as `views` found it, it draws the
-    same."""
+    """Return the true mask of view 1, 255 in its padding.
+
+    Call it with the generator in the state that `views` started from, so that it makes the same draws.
+    """
     _, main, _ = _first(Image.fromarray(mask), augment, compat)
     return tv.pil_to_tensor(main)[0]
 
 
 def sources(size: tuple[int, int], augment: Augment, compat: Compat) -> Int[Tensor, "q q"]:
-    """Number, for every pixel of view 1, the pixel of a photograph of `size` (height, width) that it shows, row by row;
-    -1 in the padding. Called with the generator as `views` found it, it draws the same."""
+    """Return for every pixel of view 1 the number of the photograph's pixel that it shows; -1 in the padding.
+
+    `size` is the photograph's (height, width); its pixels count row by row. For the generator see `mask_view`.
+    """
     height, width = size
     pixels = Image.fromarray(np.arange(height * width, dtype=np.int32).reshape(height, width))
     _, main, _ = _first(pixels, augment, compat)
@@ -66,15 +71,20 @@ def sources(size: tuple[int, int], augment: Augment, compat: Compat) -> Int[Tens
 
 
 def _first(image: Image.Image, augment: Augment, compat: Compat) -> tuple[Image.Image, Image.Image, _Box]:
-    """Make the crop, view 1 before its colours change (the base flips it once more), and the box, of a photograph; or
-    of a mask or of pixel numbers, which are resized to the nearest."""
+    """Return a photograph's crop, its view 1 before colours change (the base flips it once more, D2), and its box.
+
+    Masks and numbers of pixels are possible too; they are resized to the nearest pixel.
+    """
     crop, box = random_crop(_flip(_random_scale(image, augment.scale)), augment.crop)
     return crop, _flip(crop) if compat.second_flip else crop, box
 
 
 def random_crop(image: Image.Image, size: int) -> tuple[Image.Image, _Box]:
-    """Cut a square crop at a random place; a side shorter than `size` is padded, the image at a random offset in it:
-    photographs with black, masks with 255, other numbers with -1. The box is where the crop shows the image."""
+    """Cut a square crop at a random place; return it and its box, where it shows the image.
+
+    A side shorter than `size` is padded, the image at a random offset: photographs with black, masks with 255, numbers
+    of pixels with -1.
+    """
     top, bottom, source_top = _place(image.height, size)
     left, right, source_left = _place(image.width, size)
     canvas = Image.new(image.mode, (size, size), _PADDING[image.mode])
@@ -89,14 +99,14 @@ def _flip(image: Image.Image) -> Image.Image:
 
 
 def blur(image: Image.Image, radius: tuple[float, float], probability: float) -> Image.Image:
-    """Gaussian blur with a radius drawn from the range, with the given probability."""
+    """Blur the image with the given probability, by a Gaussian whose radius is drawn from the range `radius`."""
     if not _chance(probability):
         return image
     return image.filter(ImageFilter.GaussianBlur(_uniform(*radius)))
 
 
 def _chance(probability: float) -> bool:
-    """True with the given probability."""
+    """Return True with the given probability."""
     return bool(torch.rand(()) < probability)
 
 
@@ -106,8 +116,8 @@ def _uniform(low: float, high: float) -> float:
 
 
 def _place(length: int, size: int) -> tuple[int, int, int]:
-    """Start and end in the crop, and start in the image, along one side."""
-    # One draw whether the image is longer or shorter than the crop.
+    """Draw the place of an image along one side: its start and end in the crop, and the crop's start in the image."""
+    # One draw, whether the image is longer or shorter than the crop.
     offset = int(torch.randint(abs(length - size) + 1, ()))
     return (0, size, offset) if length >= size else (offset, offset + length, 0)
 
@@ -119,7 +129,10 @@ def _random_scale(image: Image.Image, scale: tuple[float, float]) -> Image.Image
 
 
 def _colour(image: Image.Image, augment: Augment) -> Image.Image:
-    """Jitter (.4, .4, .2) and of the hue with probability .8, grey with probability .2, by the set strengths."""
+    """Jitter colours (.4, .4, .2, and the set hue) with probability .8; turn grey with probability .2.
+
+    `augment.colour` is a factor on these three strengths and on the chance of grey.
+    """
     if _chance(0.8):
         image = v2.ColorJitter(*(augment.colour * x for x in (0.4, 0.4, 0.2)), augment.hue)(image)
     return v2.RandomGrayscale(0.2 * augment.colour)(image)

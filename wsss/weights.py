@@ -1,4 +1,4 @@
-"""Read files of weights as they are published, whatever their kind, and bring them to timm's names.
+"""Read published files of weights, whatever their kind, and bring their tensors to timm's names.
 
 The first bytes tell the kind. No code that a file holds is ever run.
 """
@@ -60,7 +60,7 @@ def read(path: Path) -> dict[str, Tensor]:
         start = file.read(20)
     if start.startswith(b"version https://git-"):
         raise UserError(f"{path} is a pointer of Git LFS and not the weights; fetch them by git lfs pull")
-    # A safetensors file begins with eight bytes of a length, which may be any, and then its header's brace.
+    # A safetensors file begins with a length of eight bytes, which may look like anything, then its header's brace.
     torch_saves = start.startswith((b"PK\x03\x04", b"\x80")) or path.suffix != ".safetensors"
     tensors = _read_pickle(path) if torch_saves and start[8:9] != b"{" else _read_safetensors(path)
     for wrapper in ("module.", "_orig_mod."):
@@ -81,7 +81,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def header(file: BufferedIOBase) -> tuple[dict[str, Any], int]:
-    """Read the entries of a safetensors file by name, and where its data begin."""
+    """Return the header of a safetensors file, its entries by name, and the place where the data begin."""
     length = int.from_bytes(file.read(8), "little")
     return json.loads(file.read(length)), 8 + length
 
@@ -99,15 +99,15 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     """Read what torch.save wrote: a dict of tensors by name, or one that holds such a dict under one of _CONTAINERS."""
     try:
-        # An open file: given a path, torch would go by its suffix. A Namespace is what training scripts keep as `args`.
+        # Pass an open file: torch would judge a path by its suffix. Training scripts keep a Namespace as `args`.
         with (
             open(path, "rb") as file,
             warnings.catch_warnings(),
             torch.serialization.safe_globals([argparse.Namespace]),
         ):
-            warnings.simplefilter("ignore")  # of a pickle that torch did not write; the error says more
+            warnings.simplefilter("ignore")  # torch warns of a pickle that it did not write; the error says more
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has a dozen kinds for a file that is cut off
+    except Exception as error:  # torch raises a dozen kinds of error for a file that is cut off
         if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
                 f"{path} holds {refused[1]} beside its tensors, and what a file brings along is never run; save its "
@@ -133,12 +133,12 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def is_whole(tensors: Mapping[str, Tensor]) -> bool:
-    """Tell a whole model from a backbone."""
+    """Return whether the tensors are a whole model and not a backbone alone."""
     return any(part in name for name in tensors for part in _OURS)
 
 
 def is_int8(tensors: Mapping[str, Tensor]) -> bool:
-    """Tell whether the weights once were int8: no row of the blocks' matrices has more than 255 values."""
+    """Return whether the weights once were int8: no row of the blocks' matrices has more than 255 values."""
     matrices = [value for name, value in tensors.items() if "blocks." in name and value.ndim == 2]
     return bool(matrices) and all(len(row.unique()) < 256 <= len(row) for value in matrices for row in value[:4])
 
@@ -193,7 +193,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
     """Load `tensors` into `module` and convert them to its types. UserError lists the keys that do not fit.
 
     A position grid of another size does not fit either: sizes are part of the model. A file may leave out the moving
-    average of the contrast head, which only training needs; it is then that of the start, the head itself.
+    average of the contrast head, which only training needs. It is then a copy of the head, as at the start of training.
     """
     if not any(key.startswith("proj_head_t.") for key in tensors):
         heads = {key: value for key, value in tensors.items() if key.startswith("proj_head.")}
@@ -214,9 +214,9 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
 
 
 def _advice(tensors: Mapping[str, Tensor], keys: list[str]) -> str:
-    """Say what to do about keys that do not fit; where only sizes differ, which settings fit."""
+    """Say what to do about keys that do not fit; if only sizes differ, say which settings fit."""
     if all(key.endswith("pos_embed") for key in keys):
-        count = tensors[keys[0]].shape[1] - 1
+        count = tensors[keys[0]].shape[1] - 1  # without the class token's
         side, patch = math.isqrt(count), next((v.shape[-1] for k, v in tensors.items() if k.endswith(_STEM)), 0)
         if patch and side**2 == count:
             return f"its positions are those of {side} x {side} patches: give --model.image-size {side * patch}"
