@@ -44,7 +44,7 @@ class Batch:
     @cached_property
     def most(self) -> int:
         """Largest number of classes of one image."""
-        return int((self.label > 0).sum(1).max())
+        return int((self.label > 0).sum(1).max())  # asked on the host, see `_each`
 
     def pin_memory(self) -> "Batch":
         """Pin all tensors, so that a GPU can copy them while the host goes on. `DataLoader` calls this."""

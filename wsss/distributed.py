@@ -25,7 +25,7 @@ def group() -> Iterator[torch.device]:
     local, here = int(os.environ.get("LOCAL_RANK", 0)), local_world_size()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = torch.device("cuda", local % gpus) if gpus else torch.device("cpu")
-    started = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
+    started = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()  # a caller's group stays
     # No TF32: records compare devices, so float32 has to mean float32 on all of them.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if gpus:  # early: code that asks for "the" GPU, such as pinned memory, would take the first one in every process

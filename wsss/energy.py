@@ -23,7 +23,7 @@ from wsss.config import IGNORE
 from wsss.paths import UserError
 from wsss.process import leave_stop_to_parent, obey_parent
 
-_THREAD = ThreadPoolExecutor(1, "energy")
+_THREAD = ThreadPoolExecutor(1, "energy")  # one thread only: `start` says why
 _Copies = Callable[[], tuple[Tensor, ...]]
 """A call that waits until a batch's pixels, values and lattice are on the host, and returns them."""
 
@@ -146,7 +146,7 @@ def _filter_tensors(
     arrays = (out.numpy(), pixels.numpy(), values.numpy(), lattice.numpy())
     for place, image, value, used in zip(*arrays, strict=True):
         rows, columns = (np.flatnonzero(used.any(axis)) for axis in (1, 0))
-        if rows.size:
+        if rows.size:  # without a valid pixel the result stays 0
             part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             place[:, *part] = _bilateral(image[part], value[:, *part], sigma_xy, sigma_rgb)
     return out
@@ -163,7 +163,7 @@ def _bilateral(
     classes, height, width = values.shape
     field = densecrf.DenseCRF2D(width, height, classes)
     kind = {"kernel": densecrf.KernelType.DIAG_KERNEL, "normalization": densecrf.NormalizationType.NO_NORMALIZATION}
-    field.addPairwiseBilateral(sigma_xy, sigma_rgb, np.ascontiguousarray(image), -1.0, **kind)
+    field.addPairwiseBilateral(sigma_xy, sigma_rgb, np.ascontiguousarray(image), -1.0, **kind)  # -1: Potts weight
     flat = np.ascontiguousarray(values.reshape(classes, -1))
     out = eigen.matrixXf(np.zeros_like(flat))
     field.stepInference(eigen.matrixXf(flat), eigen.MatrixXf(), out)

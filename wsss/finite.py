@@ -36,7 +36,7 @@ def means(pending: Sequence[Pending], undefined: bool, step: int, folder: Path) 
             without = True
         elif wrong:
             broken.append(f"{' and '.join(wrong)} on the images {', '.join(ids)}")
-    number, without = distributed.all_reduce_sum(len(broken), without)
+    number, without = distributed.all_reduce_sum(len(broken), without)  # all processes raise, or none does
     if number:
         raise UserError(
             f"the loss is not finite at step {step}: {(broken or ['a term of another process'])[0]}; the last good "

@@ -64,6 +64,7 @@ def finished(folder: Path, config: Config, resume: bool, root: Path, data: recor
 
 
 def _comparable(config: Config) -> dict[str, Any]:
+    # Folders, loader processes and intervals may change when a run goes on. The seed may not.
     return {
         path: value
         for path, value in settings.flatten(config).items()

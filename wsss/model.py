@@ -46,7 +46,7 @@ class _UnitNormLinear(nn.Module):
         super().__init__()
         # The base's layer is weight-normalised with g fixed at 1; its tensors keep their names, so its files load.
         self.weight_g = nn.Parameter(torch.ones(outputs, 1), requires_grad=False)
-        self.weight_v = nn.Parameter(nn.Linear(width, outputs, bias=False).weight.detach())
+        self.weight_v = nn.Parameter(nn.Linear(width, outputs, bias=False).weight.detach())  # nn.Linear's start
         if orthogonal:
             nn.init.orthogonal_(self.weight_v)
 

@@ -7,6 +7,7 @@ import torch
 from wsss.config import Optim
 
 _START = 1e-6
+"""Factor on the rate at the first step of the warm-up."""
 
 
 def rate_factor(step: int, config: Optim) -> float:

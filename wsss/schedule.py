@@ -17,7 +17,7 @@ def direction_weights(progress: float, direction: str, crossing: float, ramp: fl
         later = constant[direction]
     elif crossing == 0:
         later = 1.0
-    elif ramp == 0:
+    elif ramp == 0:  # a step; the line below would divide by 0
         later = float(progress >= crossing)
     else:
         later = min(max((progress - crossing) / ramp + 0.5, 0.0), 1.0)

@@ -41,7 +41,7 @@ def views(
     source = _flip(crop) if compat.local_flip else main  # D3: its own flip may mirror it against the CAM
     first = blur(_colour(main, augment), augment.blur, 1.0)
     if not contrast:
-        return tv.pil_to_tensor(first), box, None, None
+        return tv.pil_to_tensor(first), box, None, None  # the draws below come later, so view 1 does not depend on them
     local = blur(_colour(source, augment), augment.blur, 0.5)
     second = v2.RandomResizedCrop(
         augment.crop, augment.view_scale, interpolation=tv.InterpolationMode.BICUBIC, antialias=True
@@ -125,6 +125,7 @@ def _place(length: int, size: int) -> tuple[int, int, int]:
 def _random_scale(image: Image.Image, scale: tuple[float, float]) -> Image.Image:
     factor = _uniform(*scale)
     size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
+    # Only colours may be averaged, not the labels of a mask or numbers of pixels.
     return image.resize(size, Image.Resampling.BILINEAR if image.mode == "RGB" else Image.Resampling.NEAREST)
 
 

@@ -140,6 +140,7 @@ def is_whole(tensors: Mapping[str, Tensor]) -> bool:
 def is_int8(tensors: Mapping[str, Tensor]) -> bool:
     """Return whether the weights once were int8: no row of the blocks' matrices has more than 255 values."""
     matrices = [value for name, value in tensors.items() if "blocks." in name and value.ndim == 2]
+    # Four rows of each matrix suffice. A row of fewer than 256 values proves nothing.
     return bool(matrices) and all(len(row.unique()) < 256 <= len(row) for value in matrices for row in value[:4])
 
 
