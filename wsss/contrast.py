@@ -86,7 +86,7 @@ def choose_crops(
 
     `certainty` comes from `cam.foreground_certainty`. Centres are drawn without replacement where it is <= 1, half a
     crop away from the border. If there are too few such places, they are drawn anywhere inside that margin. If the
-    photograph is too small for that, the crops that show most of it are drawn from, with replacement. A flag is 0
+    photograph is too small for that, crops are drawn with replacement from those that show most of it. A flag is 0
     (negative) if the crop's mean certainty is <= 0.2, else 1. Sure foreground counts double in that mean (Deviations
     D14). Crops that are mostly padding are not drawn, and the mean leaves padding out, unless `padding_in_crops` (D4).
     """

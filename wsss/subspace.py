@@ -105,10 +105,10 @@ def patch_subspace_loss(
 
     l_i = -1/|P(i)| sum_{p in P(i)} log [ exp(z_i.z_p / T) / sum_{a in P(i) u N(i)} exp(z_i.z_a / T) ]. Positives P(i)
     are the other anchors of its label, in other images too. Negatives N(i) are the anchors of other labels. Two
-    photographs' backgrounds need not look alike, so backgrounds of different images are neither to each other. Without
+    photographs' backgrounds need not look alike, so they are neither positives nor negatives of each other. Without
     `across_images` the same holds for every class. With `across_backgrounds` background is one label among others.
     Anchors without positives are left out of the mean; if none is left, the loss is 0 with a zero gradient. Anchors of
-    label IGNORE take no part at all. `z` is normalised. Runs in float32, outside autocast.
+    label IGNORE take no part at all. `z` is normalised. logsumexp runs in float32, outside autocast.
     """
     positive, negative = _relations(labels, images, across_images, across_backgrounds)
     count = positive.sum(1)

@@ -1,4 +1,4 @@
-"""The training loop: one run from a configuration to its record. It knows the method by a few functions only."""
+"""The training loop: one run from a configuration to its record. It uses only a few functions of the method."""
 
 import shutil
 import time
