@@ -13,7 +13,7 @@ from skimage.color import rgb2lab
 from test_records import record
 
 from wsss.paths import UserError
-from wsss.report import figures
+from wsss.report import figures, speed
 from wsss.report import picture as forms
 
 KINDS = ("cam", "aux_cam", "segmentation")
@@ -131,3 +131,11 @@ def test_on_a_phone_panels_stand_in_one_column_and_long_names_take_more_lines():
     bars.stacked()
     assert axis.get_yticklabels()[1].get_text() == "base + both,\nwithout patch\ncontrast"
     assert [text.get_text() for text in bars.legends[0].get_texts()] == ["a line"]
+
+
+def test_a_waterfall_says_which_bars_were_not_measured(tmp_path):
+    bench = {"units": 14.5, "dtype": "float32"}
+    (tmp_path / "base-float32.json").write_text(json.dumps(bench))
+    picture = speed.waterfall(tmp_path)
+    assert "the base's step, float32: 14.5;" in picture.alt
+    assert picture.alt.count("not measured") == 7

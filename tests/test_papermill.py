@@ -136,6 +136,7 @@ def test_values_take_the_type_of_the_default(name: str, value: object, settled: 
     ("name", "value", "message"),
     [
         ("seed", "many", "takes a whole number, not 'many'"),
+        ("seed", True, "takes a whole number, not True"),
         ("lr", "fast", "takes a number"),
         ("fast", "perhaps", "takes true or false"),
         ("zzz", 1, "there are: preset, seed, lr, fast, other"),

@@ -179,13 +179,12 @@ def waterfall(folder: Path) -> Picture:
         axis.text(max(units, before or 0) + 1, row, f"{units:.1f}", va="center")
         texts.append(f"{label}: {units:.1f}")
         before = units
-    last = known[_WATERFALL[-2][1]]  # on a CPU; the last bar is of a GPU
-    floor = last["tflop"] / _product_rate(last) / last["gemm_seconds"]
-    axis.axvline(floor, color=figures.BLACK, linestyle="--", linewidth=1)
+    picture.alt = f"Units of a training step, bar by bar: {'; '.join(texts)}."
+    if last := known.get(_WATERFALL[-2][1]):  # on a CPU; the last bar is of a GPU
+        floor = last["tflop"] / _product_rate(last) / last["gemm_seconds"]
+        axis.axvline(floor, color=figures.BLACK, linestyle="--", linewidth=1)
+        picture.alt += f" The operations alone, in bfloat16: {floor:.1f}."
     axis.set_yticks(range(len(_WATERFALL)), [label for label, _ in _WATERFALL])
     axis.set(xlabel="units: products of two 4,096 x 4,096 matrices in float32", ylim=(len(_WATERFALL) - 0.5, -0.5))
     axis.margins(x=0.15)
-    picture.alt = (
-        f"Units of a training step, bar by bar: {'; '.join(texts)}. The operations alone, in bfloat16: {floor:.1f}."
-    )
     return picture

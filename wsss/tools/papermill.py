@@ -71,6 +71,8 @@ def settle(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]
             raise click.ClickException(f"this notebook has no parameter {name!r}; {hint}")
         kind = type(known[name])
         try:
+            if isinstance(value, bool) and kind in (int, float):  # a bool is an int to Python
+                raise ValueError
             if kind not in _TYPES or isinstance(value, kind):
                 settled[name] = value
             elif kind is bool:
