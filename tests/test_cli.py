@@ -55,7 +55,7 @@ FULL = "wsss: error: runs/x: No space left on device; what was there is untouche
     ("fault", "code", "sentence"),
     [
         (KeyboardInterrupt(), 130, "wsss: stopped"),
-        (Interrupted("go on with the same words"), 143, "wsss: go on with the same words"),
+        (Interrupted("go on with the same command"), 143, "wsss: go on with the same command"),
         (OSError(28, "No space left on device", "runs/x"), 1, FULL),
         (UserError("one\n  two\nthree"), 1, "wsss: error: one two three"),
         (Echo("another process has said it"), 1, ""),

@@ -25,7 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("made")
     own_set(base / "data", labels=("cup", "jug", "cup jug", ""))
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(base)  # relative words, so that a copy is a run of the same words
+        patch.chdir(base)  # relative words, so that a copy is a run of the same command
         assert run(*tiny(Path("data"), Path("out"))) == 0
         ask_to_stop(patch, 2)
         assert run(*train_words()) == 143

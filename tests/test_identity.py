@@ -94,7 +94,7 @@ SAME = {
 
 
 def unfinished(output: Path) -> None:
-    """Take the record of a run away: the same words go on with it."""
+    """Take the record of a run away: the same command goes on with it."""
     folder(output).with_suffix(".json").unlink()
 
 

@@ -97,7 +97,7 @@ def test_a_stopped_prediction_of_photographs_goes_on(made, photos, tmp_path, mon
     save = tmp_path / "out"
     monkeypatch.setattr(photographs, "_predict", stopping)
     assert run(*words, save) == 143
-    assert "the same words go on from there" in capsys.readouterr().err
+    assert "the same command goes on from there" in capsys.readouterr().err
     assert set(scores(save)) == {"a"} and not (save / "cam/more/b.png").exists() and not list(save.rglob(".*"))
     monkeypatch.setattr(photographs, "_predict", real)
     times = {kind: (save / f"{kind}/a.png").stat().st_mtime_ns for kind in KINDS}

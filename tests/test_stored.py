@@ -39,7 +39,7 @@ SINCE: dict[str, set[str]] = {}
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: "/".join(path.parts[-3:]))
 def test_a_published_record_is_its_preset_of_today_with_the_changes_of_its_name(path):
-    """A setting added since has the value today that the old run used; else the same words would make another run."""
+    """A setting added since has the value today that the old run used; else the same command would make another run."""
     record = records.load(path)
     name, *changes = record["variant"].split("+")
     used = flatten(from_dict(record["config"]))

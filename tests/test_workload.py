@@ -200,7 +200,7 @@ def test_a_stop_is_heard_between_two_passes(made, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(model.SegmentationModel, "forward", forward)
     assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 143
     assert [shape for shape in passes if shape[0] == 2] == [(2, 3, 40, 48)], "neither of the larger scales was begun"
-    assert "the same words go on from there" in capsys.readouterr().err
+    assert "the same command goes on from there" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "png").iterdir()} == {"protocol.json"}
 
 
@@ -235,7 +235,7 @@ def test_a_stop_in_the_middle_of_a_camera_picture_is_obeyed_in_seconds(camera, t
             rest = started.communicate(timeout=120)[1]
         finally:
             started.kill()
-    assert started.returncode == 143 and "the same words go on from there" in rest
+    assert started.returncode == 143 and "the same command goes on from there" in rest
     assert {path.name for path in place.iterdir()} == {"protocol.json"}
 
 

@@ -21,7 +21,7 @@ from wsss.paths import UserError, is_first, project_root
 _USAGE = """\
 usage: wsss COMMAND ...
 
-  train PRESET             train and evaluate one run; the same words again resume it
+  train PRESET             train and evaluate one run; the same command resumes it
   evaluate RUN             evaluate a run's weights and write a record: in training's way, or by a final protocol
   predict RUN PHOTOS       write segmentation, CAM and pseudo labels of photographs or of a list as index PNGs
   sweep TABLE              train and evaluate every run of an experiment that is not finished

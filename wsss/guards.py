@@ -58,7 +58,9 @@ def finished(folder: Path, config: Config, resume: bool, root: Path, data: recor
     checkpoint.require_same_start(folder, config, record)
     run = ("training", config.variant, config.seed)
     if record and (record["protocol"].get("name"), record["variant"], record["seed"]) != run:
-        raise UserError(f"{path} is the record of another run; move it away, and the same words evaluate this run anew")
+        raise UserError(
+            f"{path} is the record of another run; move it away, and the same command evaluates this run anew"
+        )
     # A record beside a checkpoint from before the last step is an older version's; the run goes on instead.
     return record if checkpoint.latest(folder) in (None, config.optim.steps) else None
 

@@ -79,7 +79,7 @@ class PrepareCoco:
         try:
             return str(prepare(annotations, images, self.output, self.workers, lists))
         except (KeyboardInterrupt, SystemExit):
-            note(f"what is finished stays in {self.output}.partial; the same words go on from it")
+            note(f"what is finished stays in {self.output}.partial; the same command goes on from it")
             raise
 
 
@@ -157,7 +157,7 @@ def prepare(
                 deque(done, maxlen=0)
             except UserError as error:
                 raise UserError(
-                    f"{error}; what is finished stays in {scratch}, the same words go on from it"
+                    f"{error}; what is finished stays in {scratch}, the same command goes on from it"
                 ) from error
         voc.write_texts(scratch, _texts(classes, [photo for rows in photos.values() for photo in rows]), written)
     return root

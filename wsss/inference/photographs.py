@@ -80,7 +80,7 @@ def run(folder: Path, photos: str, save: Path, weights: str = "last", data_root:
                     _write_scores(save / _SCORES, rows)
         _write_scores(save / _SCORES, rows)
     if stop.is_set():
-        raise Interrupted(f"stopped; what is in {save} is whole, and the same words go on from there")
+        raise Interrupted(f"stopped; what is in {save} is whole, and the same command goes on from there")
     source = f"the image labels of the list {photos}" if listed else "the classes that the model predicts"
     return (
         f"{len(photographs)} photographs: {', '.join(kinds)} and {_SCORES} in {save}\n"

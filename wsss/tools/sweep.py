@@ -265,8 +265,8 @@ def work(jobs: Sequence[PlannedRun], side_by_side: int, threads: int) -> None:
                 failed += [worker.job] * bool(worker.process.returncode)
                 bar.update()
             if stop.is_set():
-                raise Interrupted(f"stopped; {bar.n} of {len(jobs)} runs came to their end, the same words go on")
+                raise Interrupted(f"stopped; {bar.n} of {len(jobs)} runs came to their end, the same command goes on")
             time.sleep(_PAUSE)
     if failed:
         named = "; ".join(f"{job.label}, seed {job.seed} (see {job.log})" for job in failed)
-        raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {named}; mend it, and the same words go on")
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {named}; mend it, and the same command goes on")
