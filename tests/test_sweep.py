@@ -150,7 +150,7 @@ def test_threads_follow_the_load_or_the_runs_that_are_there(tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_a_sweep_stops_saves_and_goes_on(tmp_path, capsys):
-    """SIGTERM in the midst of training ends every process; the same command finishes all, and a third time do nothing."""
+    """SIGTERM while training ends every process; the same command finishes all; a third call does nothing."""
     words = ("sweep", "smoke-level", "--seeds", "0", "-j", "2", "--output", str(tmp_path))
     log = tmp_path / "smoke" / experiments.get("smoke-level").rows[0].variant / "0" / "log.jsonl"
     begun = lambda: log.is_file() and log.read_text().count("\n") > 2  # noqa: E731
