@@ -86,8 +86,8 @@ def test_a_column_of_other_seeds_is_said_to_be_no_comparison():
         chosen += [record("voc-animals", "voc-animals-base", seed, results=numbers, protocol=final) for seed in seeds]
         return ablation.numbers("x", experiments.EXPERIMENTS["voc-animals-components"], chosen).note
 
-    assert "final, no CRF: seed 1 on" in table(1) and "not to be compared" in table(1)
-    assert "not to be compared" not in table(0, 1)
+    assert "final, no CRF: only seed 1 on" in table(1) and "Do not compare it" in table(1)
+    assert "Do not compare it" not in table(0, 1)
 
 
 def test_a_difference_is_over_the_seeds_that_both_have(tmp_path):
@@ -103,7 +103,7 @@ def test_a_difference_is_over_the_seeds_that_both_have(tmp_path):
     shown = ("2", f"{np.mean(each):+.1f}", f"{low:+.1f} to {high:+.1f}", f"{p:.3f}")
     assert line(table, "no alignment", "CAM") == line(table, "no alignment", "segmentation") == shown
     assert line(table, "intensity alone") == (ABSENT, "not run", ABSENT, ABSENT, ABSENT)
-    assert table.columns == ("less base + both", "mIoU of", "seeds", "mean difference", "95 % interval", "p (Holm)")
+    assert table.columns == ("minus base + both", "mIoU of", "seeds", "mean difference", "95 % interval", "p (Holm)")
     assert "seeds 1, 2 on CPU" in table.note
 
 
@@ -111,9 +111,9 @@ def test_the_test_over_images_is_a_footnote_that_says_what_it_cannot_tell(tmp_pa
     chosen = [put(tmp_path, name, 0, right)[0] for name, right in (("mini-msc", 0.7), ("mini", 0.8))]
     table = ablation.differences(NAME, MINI, chosen)
     assert line(table, "no alignment", "CAM")[2:] == (ABSENT, ABSENT), "one seed has no interval"
-    footnote = table.note.partition("Footnote, p over images")[2]
+    footnote = table.note.partition("Footnote: p over images")[2]
     assert "no alignment, CAM < 0.001" in footnote
-    assert "of other seeds, and so of the method, it tells nothing" in footnote
+    assert "It says nothing about other seeds, and so about the method" in footnote
 
 
 def test_holm_counts_the_primary_endpoints_of_the_table_alone():

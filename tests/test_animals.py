@@ -74,7 +74,7 @@ def test_the_command_wants_the_whole_of_voc(official, tmp_path, capsys):
 @pytest.mark.parametrize("missing", ["JPEGImages", "SegmentationClassAug", "Annotations"])
 def test_what_is_missing_is_named(official, tmp_path, missing):
     shutil.rmtree(official / missing)
-    with pytest.raises(UserError, match=f"{missing}.* make them by wsss data prepare voc"):
+    with pytest.raises(UserError, match=f"{missing}.* make them with wsss data prepare voc"):
         prepare.prepare_animals(tmp_path / "animals", official, tmp_path / "ids")
 
 

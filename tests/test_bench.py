@@ -39,7 +39,7 @@ def test_step(capsys, refused, monkeypatch):
     assert found["utilisation"] > 0 and found["peak_memory_gb"] > 0.1 and len(found["host"]) == 5
     assert {"commit", "dirty", "device", "versions", "date"} <= set(found)
     monkeypatch.setattr(distributed, "computes_bfloat16", lambda device: False)
-    assert "does not compute in bfloat16" in refused(*STEP, *more)
+    assert "cannot compute in bfloat16" in refused(*STEP, *more)
 
 
 @pytest.mark.slow

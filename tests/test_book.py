@@ -172,10 +172,12 @@ def test_your_run_is_shown_in_your_book_only(project):
         project / "runs" / "verdict.json",
         {"rows": [row | {"low": 38.0, "high": 42.0, "within": True}], "passed": True, "reach": "They exclude nothing."},
     )
-    assert "Nothing was run yet" in build(project, ".. verdict::")[2]
+    assert "nothing has been run yet" in build(project, ".. verdict::")[2]
     page = build(project, WSSS_RUNS="runs")[2]
     assert (
-        "mini, seed 0: CAM mIoU" in page and "All judged numbers lie within" in page and "They exclude nothing." in page
+        "mini, seed 0: CAM mIoU" in page
+        and "All judged numbers lie within the interval" in page
+        and "They exclude nothing." in page
     )
 
 

@@ -111,14 +111,17 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "empty list": (lambda r: (r / IDS / "test.txt").write_text("\n"), "the list .*test.txt is empty"),
     "id twice in a list": (lambda r: (r / IDS / "test.txt").write_text("val_1\nval_1\n"), "names val_1 more than once"),
-    "list of zeros": (lambda r: (r / IDS / "test.txt").write_bytes(bytes(9)), r"names '.x00.*', which is no image id"),
+    "list of zeros": (
+        lambda r: (r / IDS / "test.txt").write_bytes(bytes(9)),
+        r"names '.x00.*', which is not an image id",
+    ),
     "trained and evaluated on": (
         lambda r: append(r / f"{IDS}/train.txt", "val_1"),
         "1 images of the list val are also trained on, first val_1",
     ),
     "same photograph": (
         lambda r: shutil.copy(r / JPEG, r / "JPEGImages/val_1.jpg"),
-        "image train_1, which is trained on, and image val_1, which is evaluated on, are the same photograph",
+        "the training image train_1 and the evaluated image val_1 are the same photograph",
     ),
 }
 

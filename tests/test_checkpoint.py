@@ -112,7 +112,7 @@ def test_subspaces_do_not_fit_and_the_settings_that_do_are_named(tmp_path):
     torch.save(predecessors(), path)
     words = (
         r"does not fit the model: 4 of another shape \(proj_head.last_layer.weight_g \(12, 1\) for \(8, 1\), .*"
-        r"--msc.subspaces times --msc.dimension must be 12; for weights of the base take a preset that ends in -toco, "
+        r"--msc.subspaces times --msc.dimension must be 12; for weights of the base use a preset that ends in -toco, "
         r"or --msc.subspaces 1 --msc.dimension 12 --msc.normalise False"
     )
     with pytest.raises(UserError, match=words):

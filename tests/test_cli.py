@@ -48,7 +48,7 @@ def test_help_explains_every_argument(words, capsys, monkeypatch):
         assert part in printed, f"{part} is not in the help of {words}"
 
 
-FULL = "wsss: error: runs/x: No space left on device; what was there is untouched"
+FULL = "wsss: error: runs/x: No space left on device; existing files are unchanged"
 
 
 @pytest.mark.parametrize(

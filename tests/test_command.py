@@ -100,13 +100,13 @@ REFUSED = {
     "--model.depth=0": "model.depth is 0, but must lie between 3 and 100000 or be None, which is automatic",
     "--msc.level class": "there is no setting named msc.level",
     "--optim.step 5": "there is no setting named optim.step; did you mean optim.steps?",
-    "5": "5 is no setting; settings are written --NAME VALUE",
+    "5": "5 is not a setting; write settings as --NAME VALUE",
     "--optim.steps many": "Error parsing --optim.steps: invalid literal for int() with base 10: 'many'",
     "--optim.steps": "Missing value for argument '--optim.steps'",
     "--augment.scale 0.7": "Missing value for argument '--augment.scale'",
     "--csa.direction up": "invalid choice 'up' for argument '--csa.direction'",
     "--compat.second_flip perhaps": "invalid choice 'perhaps' for argument '--compat.second-flip'",
-    "--name voc": "--name is the preset's; give --variant a name of your own for the run",
+    "--name voc": "--name is the preset's and cannot change; name your run with --variant",
     "--cam.scales ''": "cam.scales is empty",
 }
 

@@ -141,7 +141,7 @@ FAILS: dict[str, tuple[Callable[[Handler, int], None], str, bytes | None]] = {
         f"sent a file with the md5 .*, not {MD5}; it was deleted",
         None,
     ),
-    "another range": (lambda handler, start: handler.serve(start + 1), "another range than was asked for", BODY[:1000]),
+    "another range": (lambda handler, start: handler.serve(start + 1), "range that was not asked for", BODY[:1000]),
     "hangs": (hang, "the server is silent", BODY[:300_000]),
     "404": (lambda handler, start: handler.send_error(404), "the server answers 404 ", None),
     "503": (lambda handler, start: handler.send_error(503), "the server answers 503 ", None),
@@ -191,10 +191,12 @@ def test_a_disk_that_is_small_or_fills(server, archive, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         real = shutil.disk_usage(tmp_path)
         patch.setattr(shutil, "disk_usage", lambda _: real._replace(free=1000))
-        with pytest.raises(UserError, match="600,000 bytes are to come, but the disk has 1,000 left"):
+        with pytest.raises(UserError, match="600,000 bytes are missing, but the disk has 1,000 free"):
             fetch(archive, tmp_path, **HASTE)
     monkeypatch.setattr(archives, "_receive", full)
-    with pytest.raises(UserError, match="cannot write .*voc.tar: No space left on device; the same command continues"):
+    with pytest.raises(
+        UserError, match="cannot write .*voc.tar: No space left on device; run the command again to continue"
+    ):
         fetch(archive, tmp_path, **HASTE)
     assert len(server.asked) == 2, "another attempt would not help"
     (tmp_path / "file").write_text("")
@@ -217,5 +219,5 @@ def test_the_command_fetches_what_is_not_named(server, tmp_path, monkeypatch, re
     words = ["data", "prepare", "voc", tmp_path / "out", "--download", tmp_path / "downloads"]
     assert f"not {'0' * 32}; it was deleted" in refused(*words)
     assert (tmp_path / "downloads/voc.tar").read_bytes() == BODY
-    assert "voc.tar is no tar archive" in refused(*words, "--sbd", tmp_path)
+    assert "voc.tar is not a tar archive" in refused(*words, "--sbd", tmp_path)
     assert len(server.asked) == 2 and not (tmp_path / "out").exists()

@@ -200,7 +200,7 @@ def test_pictures_that_need_truth_say_so(all_seen, looked):
     with pytest.raises(UserError, match="name the patch"):
         pictures.like_a_patch(unknown)
     assert "row 1, column 2" in pictures.like_a_patch(unknown, (0, 1)).alt
-    with pytest.raises(UserError, match="no model with subspaces"):
+    with pytest.raises(UserError, match="none of these models has subspaces"):
         pictures.gram([dataclasses.replace(looked[3][0], views=looked[3][0].views[1:])])
 
 
@@ -250,7 +250,7 @@ def test_a_camera_picture_is_shown_smaller_and_that_is_said_before(models, tmp_p
     assert run(*words) == 0
     said = capsys.readouterr().err.splitlines()[0]
     assert "the largest picture, camera, has 6000 x 4000 pixels" in said
-    assert "scaled down to 400 at most" in said and "the models see them at 32 x 32" in said
+    assert "scaled down to 400 at most" in said and "the models see pictures at 32 x 32" in said
     page = (tmp_path / "page.html").read_text()
     assert '"size":[267,400]' in page and len(page) < 500_000
     Image.new("RGB", (400, 300)).save(tmp_path / "small.png")
@@ -303,7 +303,7 @@ def test_without_a_run_the_shipped_model_is_taken(monkeypatch):
     seer, classes = sources.shipped()
     assert {"cat", "dog"} <= set(classes) and not seer.model.training
     monkeypatch.setattr(sources, "SHIPPED", "data/weights/nothing.json")
-    with pytest.raises(UserError, match="name a finished run by --run"):
+    with pytest.raises(UserError, match="name a finished run with --run"):
         sources.shipped()
 
 

@@ -299,7 +299,7 @@ def test_two_further_models_come_when_they_are_asked_for(browser, made, tmp_path
 def test_models_of_other_images_are_not_put_beside(made):
     content = kept.payload(made[1], ("cup", "jug"))
     for other in (kept.payload(made[1][:2], ("cup", "jug")), kept.payload(made[1], ("cup", "pot"))):
-        with pytest.raises(UserError, match="other images or classes"):
+        with pytest.raises(UserError, match="different images or classes"):
             kept.more(content, other, "more.js")
 
 
@@ -426,7 +426,7 @@ def test_what_is_no_picture_is_said(browser, taking, tmp_path):
         page.wait_for_selector(".wsss-explorer[data-ready]")
         page.locator("input[type=file]").set_input_files(tmp_path / "broken.png")
         page.wait_for_function(
-            "document.querySelector('.wx-engine').textContent.includes('no picture that this browser')"
+            "document.querySelector('.wx-engine').textContent.includes('this browser cannot read it')"
         )
 
 

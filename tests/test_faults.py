@@ -118,14 +118,14 @@ def test_words(fault, place, capsys):
 
 COMMANDS: dict[str, tuple[list[str], str]] = {
     "unknown preset": (["train", "smok"], "no preset named smok; did you mean smoke"),
-    "data set that is not there": (["train", "voc"], "the voc data set was not found.*give --data.root"),
+    "data set that is not there": (["train", "voc"], "the voc data set was not found.*set --data.root"),
     "evaluate a folder without run": (["evaluate", "{place}/data"], "cannot read .*config.json"),
     "evaluate on no data set": (["evaluate", "{run}", "--data-root", "{place}/x"], "holds no JPEGImages folder"),
     "data without a known word": (["data", "chek"], "did you mean check"),
     "check of nothing": (["data", "check", "{place}/out"], "holds no JPEGImages folder"),
     "mini set over something else": (["data", "mini", "--root", "{place}/data"], "exists and is not this"),
     "score of nothing": (["score", "{place}/x", "{place}/y", "--num-classes", "3"], "holds no PNG"),
-    "pretrain on nothing": (["pretrain", "{place}/x"], "is no folder of at least two class folders"),
+    "pretrain on nothing": (["pretrain", "{place}/x"], "does not hold two or more class folders"),
     "pretrain for no time": (["pretrain", "drawn", "--minutes", "0"], "minutes is 0, but must lie between"),
 }
 
@@ -156,16 +156,16 @@ def test_a_run_whose_weights_were_spoilt(place, capsys):
 def test_a_hostile_training_state_is_not_run(place, capsys):
     state = place / "out/data/tiny/1/step-00000002.pt"
     torch.save({"optimizer": Hostile(place / "hacked")}, state)
-    assert_refused(train_words(), "is no training state of wsss", place, capsys)
+    assert_refused(train_words(), "is not a training state of wsss", place, capsys)
     state.write_bytes(pickle.dumps(Hostile(place / "hacked")))
-    assert_refused(train_words(), "is no training state of wsss", place, capsys)
+    assert_refused(train_words(), "is not a training state of wsss", place, capsys)
     assert not (place / "hacked").exists()
 
 
 @pytest.mark.parametrize("state", [[1, 2], {"optimizer": {}, "best": 1.0, "seconds": 1.0}], ids=str)
 def test_a_training_state_of_something_else(state, place, capsys):
     torch.save(state, place / "out/data/tiny/1/step-00000002.pt")
-    assert_refused(train_words(), "is no training state of wsss|other images", place, capsys)
+    assert_refused(train_words(), "is not a training state of wsss|other images", place, capsys)
 
 
 @pytest.mark.parametrize("text", ["[]", '{"optim": {"speed": 3}}', '{"seed": "x"}'])

@@ -39,9 +39,9 @@ def test_a_run_stands_before_the_published_curves(run):
         assert all(line.get_xdata()[-1] == 100 and 0 < line.get_xdata()[0] <= 10 for line in behind)
     assert behind[0].get_label() == "base: VOC, ViT-B (published)"
     assert behind[0].get_ydata()[-1] == pytest.approx(69.2, abs=0.1), "as the base's log ends"
-    assert "CAM 10.0 at 25 %, 40.0 at 100 %" in picture.alt and "not comparable in level" in picture.alt
+    assert "CAM 10.0 at 25 %, 40.0 at 100 %" in picture.alt and "compare shapes, not levels" in picture.alt
     (legend,) = picture.legends
-    assert "levels do not" in legend.get_title().get_text()
+    assert "compare shapes, not levels" in legend.get_title().get_text()
     assert picture.png().startswith(b"\x89PNG")
 
 

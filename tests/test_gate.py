@@ -40,7 +40,7 @@ def test_a_gate_stops_judges_nothing_unlike_and_the_whole_run_goes_on(tmp_path, 
     assert run("evaluate", folder(output)) == 1, "no number under the name of the whole run"
     assert run(*words(root, output)) == 0 and run(*words(root, tmp_path / "whole")) == 0
     assert_same_run(output, tmp_path / "whole")
-    assert "before which a gate comes" in refused(*words(root, output, "--gate"))
+    assert "too late for a gate" in refused(*words(root, output, "--gate"))
 
 
 @pytest.mark.parametrize(("high", "code"), [(100.0, 0), (-1.0, 1)])
@@ -56,7 +56,7 @@ def test_the_exit_code_is_the_verdict(tmp_path, monkeypatch, capsys, high, code)
 
 
 def test_a_preset_without_a_log_is_refused_before_anything_is_done(refused):
-    assert "mini has none of; it is for voc-toco, voc-deit-toco" in refused("train", "mini", "--gate")
+    assert "mini has none; use it with voc-toco, voc-deit-toco" in refused("train", "mini", "--gate")
 
 
 def judged(preset: str = "voc-toco", **measured: float) -> list[gate.GateRow]:
@@ -80,12 +80,12 @@ def test_bounds_are_those_of_the_published_log():
 @pytest.mark.parametrize(
     ("measured", "cause"),
     [
-        ({}, "goes on from here"),
+        ({}, "without --gate to continue"),
         ({"cam_4000": 30.0, "aux_cam_4000": 40.0, "segmentation_4000": 9.0}, "both CAMs are low: start weights"),
         ({"cam_4000": 30.0}, "the aux CAM is right and the last CAM low"),
         ({"aux_cam_4000": 30.0}, "the last CAM is right and the aux CAM low"),
         ({"segmentation_4000": math.nan}, "the CAMs are right and segmentation low: pixel labels"),
-        ({"segmentation_2000": 20.0}, "not that of an untrained decoder"),
+        ({"segmentation_2000": 20.0}, "better than an untrained decoder"),
         ({"aux_cam_2000": 40.0}, "only the first evaluation fails: the warm-up"),
         ({"cam_4000": 80.0}, "a number is high"),
     ],

@@ -108,7 +108,7 @@ def test_another_set_under_the_same_name_is_another_run(differ, finished, own, t
     CHANGES[differ](own)
     moved = shutil.copytree(own, tmp_path / "other/own")
     for root in (own, moved):
-        says = f"on other data than those of {root}: {differ} differ; choose another --output"
+        says = f"used other data than {root}: {differ} differ; choose another --output"
         assert says in refused(*tiny(root, tmp_path / "out"))
     assert hashes(tmp_path / "out") == before
 
@@ -163,7 +163,7 @@ def test_an_older_run_is_unknown_and_goes_on_with_a_note(finished, own, tmp_path
     save_again(own, "train_0")
     capsys.readouterr()
     assert run(*tiny(own, tmp_path / "out")) == 0
-    assert "was made before runs kept digests" in capsys.readouterr().err
+    assert "is too old to hold digests" in capsys.readouterr().err
     known = records.data_of(record(tmp_path / "out"))
     assert known["train"] == {} and not (place / "data.json").exists()
     assert ("photographs" in known["val"]) == (not finished)
@@ -178,7 +178,7 @@ def test_an_older_record_tells_classes_and_masks(own, tmp_path, refused):
     assert "the masks of val differ" in refused(*tiny(own, tmp_path / "out"))
     rename(own)
     for words in ((), FINAL):
-        assert "has other classes than" in refused("evaluate", place, *words)
+        assert "or their order, differ from those" in refused("evaluate", place, *words)
     for text in ("[]", '{"train": 3, "val": {}}'):
         (place / "data.json").write_text(text)
         assert "data.json" in refused(*tiny(own, tmp_path / "out"))
@@ -291,10 +291,10 @@ def test_what_is_published_is_of_one_set_of_data(own, tmp_path):
     other = json.loads(json.dumps(clean)) | {"seed": 1}
     other["data"]["train"]["labels"] = "another"
     write_json(path.with_name("1.json"), other)
-    with pytest.raises(UserError, match=r"nothing was published: own/tiny/1 is .* \(the image labels of train differ"):
+    with pytest.raises(UserError, match=r"nothing was published: own/tiny/1 used .* \(the image labels of train differ"):
         publish.publish(tmp_path / "out", tmp_path / "target")
     path.unlink()
-    with pytest.raises(UserError, match="own/tiny/1 is on other data than own/tiny/0"):
+    with pytest.raises(UserError, match="own/tiny/1 used other data than own/tiny/0"):
         publish.publish(tmp_path / "out", tmp_path / "target")
     write_json(path.with_name("1.json"), other | {"other_data": "the image labels of train"})
     assert publish.publish(tmp_path / "out", tmp_path / "target")
@@ -305,7 +305,7 @@ def test_weights_are_not_shipped_with_numbers_on_other_data(own, tmp_path):
     path = place.with_suffix(".json")
     write_json(path, read_json(path) | {"dirty": False})
     repaint(own, "val_0")
-    with pytest.raises(UserError, match="holds other data than those of .*: the masks of val differ"):
+    with pytest.raises(UserError, match="holds other data than .* used: the masks of val differ"):
         ship.Ship(place, "x", output=tmp_path)()
     assert not (tmp_path / "x.safetensors").exists()
 

@@ -112,11 +112,11 @@ def test_files_and_records_are_called_after_what_departs(changes, stem, name):
     ("options", "says"),
     [
         ({"kind": "vox"}, "no final protocol named vox; did you mean voc?"),
-        ({"kind": "voc", "scales": (1.0, -1.0)}, "--scales must be different numbers above 0, up to 8; -1 is none"),
-        ({"kind": "voc", "scales": (0.0,)}, "0 is none"),
-        ({"kind": "voc", "scales": (float("nan"),)}, "nan is none"),
-        ({"kind": "voc", "scales": (12.5,)}, "12.5 is none"),
-        ({"kind": "coco", "scales": (1.0, 1.0)}, "one of them is there twice"),
+        ({"kind": "voc", "scales": (1.0, -1.0)}, "--scales must be different numbers above 0, up to 8; -1 is not"),
+        ({"kind": "voc", "scales": (0.0,)}, "0 is not allowed"),
+        ({"kind": "voc", "scales": (float("nan"),)}, "nan is not allowed"),
+        ({"kind": "voc", "scales": (12.5,)}, "12.5 is not allowed"),
+        ({"kind": "coco", "scales": (1.0, 1.0)}, "one is given twice"),
     ],
 )
 def test_refuses(options, says):

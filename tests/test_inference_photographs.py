@@ -97,7 +97,7 @@ def test_a_stopped_prediction_of_photographs_goes_on(made, photos, tmp_path, mon
     save = tmp_path / "out"
     monkeypatch.setattr(photographs, "_predict", stopping)
     assert run(*words, save) == 143
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "run the command again to continue" in capsys.readouterr().err
     assert set(scores(save)) == {"a"} and not (save / "cam/more/b.png").exists() and not list(save.rglob(".*"))
     monkeypatch.setattr(photographs, "_predict", real)
     times = {kind: (save / f"{kind}/a.png").stat().st_mtime_ns for kind in KINDS}
@@ -115,7 +115,7 @@ def test_a_stopped_prediction_of_photographs_goes_on(made, photos, tmp_path, mon
 
 def test_refusals(made, photos, tmp_path, refused):
     words, save = ("predict", made), ("--save", tmp_path / "out")
-    assert "neither a file or folder nor a list of" in refused(*words, "nowhere", *save)
+    assert "is not a file, a folder or a list of" in refused(*words, "nowhere", *save)
     (tmp_path / "empty").mkdir()
     assert "holds no photograph" in refused(*words, tmp_path / "empty", *save)
     assert "lies in the folder of photographs" in refused(*words, photos, "--save", photos / "out")
@@ -123,7 +123,7 @@ def test_refusals(made, photos, tmp_path, refused):
     assert "would both give a.png" in refused(*words, photos, *save)
     (photos / "a.png").unlink()
     assert run(*words, photos, *save) == 0
-    assert "made otherwise (protocol.json differs in labels)" in refused(*words, "val", *save)
+    assert "by another protocol (protocol.json differs in labels)" in refused(*words, "val", *save)
     (photos / "c.jpg").write_text("none")
     assert "c.jpg cannot be decoded" in refused(*words, photos, *save)
     assert set(scores(tmp_path / "out")) == {"a", "more/b"}

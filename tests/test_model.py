@@ -152,9 +152,9 @@ def test_an_aligned_layer_beyond_the_aux_has_its_own_classifier():
         ({"model__backbone": "vit_huge_patch3"}, "timm knows no such architecture"),
         (
             {"model__backbone": "resnet18", "model__width": None},
-            "backbone resnet18: timm does not build it as a plain ViT",
+            "backbone resnet18: timm cannot build it as a plain ViT",
         ),
-        ({"model__heads": 5}, "timm does not build it as a plain ViT of this shape"),
+        ({"model__heads": 5}, "timm cannot build it as a plain ViT of this shape"),
         ({"model__backbone": "deit_tiny_distilled_patch16_224"}, "not a plain ViT with a class token"),
         ({"model__backbone": "vit_small_patch16_18x2_224"}, "not a plain ViT with a class token"),
         ({"model__depth": 2}, "model.depth is 2, but must lie between 3 and"),

@@ -101,7 +101,7 @@ def test_what_may_follow_an_id(tmp_path):
             listed(root, text)
     assert listed(root, "missing\n") == ["missing"], "of an id without a blank the photograph is missed later"
     for line in ("../b", "a/../b", "/etc/b", ".b", "a/.b", "a//b", "b/", "x" * 201, "a\0b"):
-        with pytest.raises(UserError, match="which is no image id"):
+        with pytest.raises(UserError, match="which is not an image id"):
             listed(root, line)
 
 
@@ -148,9 +148,9 @@ def test_the_background_is_no_class(tmp_path, refused):
         classes = ["cup", "jug"]
         classes.insert(number % 2, name)
         (root / "classes.txt").write_text("\n".join(classes))
-        with pytest.raises(UserError, match=re.escape(f"classes.txt names {name!r}, which is no class")):
+        with pytest.raises(UserError, match=re.escape(f"classes.txt names {name!r}, which is not a class")):
             voc.open_devkit(root)
-    assert "which is no class; take that line out" in refused(*tiny(root, tmp_path / "out"))
+    assert "which is not a class; remove that line" in refused(*tiny(root, tmp_path / "out"))
 
 
 ALIKE = "classes.txt must name 1 to 254 different classes"

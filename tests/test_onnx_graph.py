@@ -81,7 +81,7 @@ def test_the_shipped_graph_computes_what_the_shipped_model_does(name):
 def test_what_cannot_be_exported_is_said(made, tmp_path, monkeypatch, capsys):
     _, place, _ = made
     assert run("export", place, "--output", tmp_path / "model.pt") == 1
-    assert "ends in .onnx" in capsys.readouterr().err
+    assert "must end in .onnx" in capsys.readouterr().err
     monkeypatch.setattr(onnx_graph, "LIMIT", 1000)
     assert run("export", place, "--output", tmp_path / "model.onnx") == 1
     assert "a page may hold" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -177,7 +177,7 @@ def test_photograph_and_mask_lie_alike_wherever_they_are_read(turned, tmp_path):
 def test_a_mask_that_fits_the_picture_as_stored_is_named(turned, tmp_path, refused):
     path = turned / "SegmentationClass/val_1.png"
     pictures.write_mask(path, np.ascontiguousarray(np.asarray(Image.open(path)).T))
-    says = "is 24x40 and fits .*val_1.jpg only as that is stored, but its EXIF orientation .6. turns it to 40x24"
+    says = "is 24x40 and fits .*val_1.jpg as stored, but the photograph's EXIF orientation .6. turns it to 40x24"
     assert re.search(f"val_1.png {says}", refused(*tiny(turned, tmp_path / "out")))
     assert [bool(re.search(says, fault)) for fault in check.check(turned)[1]] == [True]
 

@@ -214,8 +214,8 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(source, tmp_path, m
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("mine.txt", "mine", "out.partial exists and is no unfinished set"),
-        (coco._CARD, '{"version": 0}', "out.partial is an unfinished set of other annotations"),
+        ("mine.txt", "mine", "out.partial exists, but is not an unfinished set"),
+        (coco._CARD, '{"version": 0}', "out.partial is an unfinished set from other annotations"),
     ],
 )
 def test_an_unfinished_set_of_something_else_is_not_gone_on_with(source, tmp_path, name, text, says):
@@ -274,8 +274,8 @@ def turn(path: Path) -> None:
 TRAIN, PHOTO = "annotations/instances_train2014.json", "train2014/COCO_train2014_000000000002.jpg"
 LONG = compressed(np.ones(SIZE, bool))
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no json": (lambda s: [p.unlink() for p in (s / "annotations").iterdir()], "there is no instances_train"),
-    "json of nests": (lambda s: (s / TRAIN).write_text("[" * 100_000), "is not whole JSON"),
+    "no json": (lambda s: [p.unlink() for p in (s / "annotations").iterdir()], "neither instances_train"),
+    "json of nests": (lambda s: (s / TRAIN).write_text("[" * 100_000), "is not complete JSON"),
     "json without a key": (edit(lambda t: t.pop("categories")), "has no list 'categories'"),
     "captions": (edit(lambda t: t["annotations"][0].pop("segmentation")), "1 lacks the key 'segm"),
     "no category": (edit(lambda t: t["categories"].clear()), "1 to 254 different categories"),
@@ -285,11 +285,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing": (edit(lambda t: t["annotations"].clear()), "no image of the split train has an object"),
     "path": (edit(lambda t: t["images"][0].update(file_name="../x.jpg")), "not the plain name of"),
     "blank": (edit(lambda t: t["images"][0].update(file_name=" a.jpg")), "begins with a dot or a blank"),
-    "vast": (edit(lambda t: t["images"][0].update(height=60000, width=60000)), "cannot be of height"),
-    "area that is none": (edit(lambda t: t["annotations"][0].update(area=float("nan"))), "an area of nan"),
-    "odd polygon": (shape([[1, 1, 9, 1, 9, 9, 1]]), "annotation number 1 is malformed: a polygon of 7 numbers"),
-    "undefined polygon": (shape([[1, 1, float("nan"), 1, 9, 9]]), "a polygon far outside"),
-    "other size": (shape(LONG | {"size": [40, 30]}), r"run lengths of size \(40, 30\) in an image of \(30, 40\)"),
+    "vast": (edit(lambda t: t["images"][0].update(height=60000, width=60000)), "cannot have the height"),
+    "area that is none": (edit(lambda t: t["annotations"][0].update(area=float("nan"))), "its area is nan"),
+    "odd polygon": (shape([[1, 1, 9, 1, 9, 9, 1]]), "annotation number 1 is malformed: a polygon has 7 numbers"),
+    "undefined polygon": (shape([[1, 1, float("nan"), 1, 9, 9]]), "a polygon lies far outside"),
+    "other size": (shape(LONG | {"size": [40, 30]}), r"size \(40, 30\), but the image has \(30, 40\)"),
     "cut run lengths": (shape(LONG | {"counts": ""}), "do not add up to 30 x 40"),
     "odd characters": (shape(LONG | {"counts": "~é"}), "annotation number 1 is malformed"),
     "no photograph": (lambda s: (s / PHOTO).unlink(), "1 of the 4 images with objects are not in .*first COCO_train"),
@@ -300,7 +300,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "background": (
         edit(lambda t: t["categories"][0].update(name="__Background__")),
-        "names '__Background__', which is no class; take that category and its annotations out",
+        "names '__Background__', which is not a class; remove that category and its annotations",
     ),
     "names alike": (edit(lambda t: t["categories"][1].update(name="DOG")), "are alike"),
     "one in two": (
@@ -359,10 +359,10 @@ def test_years_and_splits(source):
     assert list(coco.annotation_files([folder / "instances_val2014.json"], None, True)[1]) == ["val"]
     with pytest.raises(UserError, match="instances_train2014.json is not in .*--partial"):
         coco.annotation_files([folder / "instances_val2014.json"], None, False)
-    with pytest.raises(UserError, match="no instances_train2017.json nor instances_val2017.json in"):
+    with pytest.raises(UserError, match="neither instances_train2017.json nor instances_val2017.json in"):
         coco.annotation_files([folder], 2017, False)
     shutil.copy(folder / "instances_val2014.json", folder / "instances_val2017.json")
-    with pytest.raises(UserError, match="2014 and of 2017; choose by --year"):
+    with pytest.raises(UserError, match="2014 and of 2017; choose one with --year"):
         coco.annotation_files([folder], None, True)
     assert list(coco.annotation_files([folder], 2017, True)[1]) == ["val"]
 
@@ -380,7 +380,7 @@ def test_whole_sets_are_held_against_the_published_lists():
     coco.require_whole(ids)
     part = [instances.number_of(name) for name in read_lines(root / "val_part.txt")]
     assert sorted(val) == val and val[: coco.COUNTS["val_part"]] == part
-    with pytest.raises(UserError, match="2 images of val2014 are not the published ones"):
+    with pytest.raises(UserError, match="2 image ids of val2014 differ from the published list"):
         coco.require_whole({"train": ids["train"], "val": [*val[1:], "9" * 12]})
     assert not set(ids["train"]) & set(val)
 

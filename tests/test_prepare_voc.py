@@ -166,7 +166,7 @@ def test_lists_are_held_against_the_published_ones(place, refused):
     lists = {split: read_lines(folder / f"{split}.txt") for split in DATASETS["voc"].splits}
     preparation.check_lists(lists)
     lists["val"][7] = "2000_000000"
-    with pytest.raises(UserError, match="list val is not the published one: 2 ids .* first 2000_000000"):
+    with pytest.raises(UserError, match="list val differs from the published one: 2 ids .* first 2000_000000"):
         preparation.check_lists(lists)
 
 
@@ -178,7 +178,7 @@ def test_published_lists_are_the_shared_ones(shared):
 def test_other_labels_are_noted(place, monkeypatch, capsys):
     monkeypatch.setattr(preparation, "check_lists", lambda _: None)
     assert prepare(*FOLDERS) == 0
-    assert "note: image labels of 4 images are not those of image_labels.txt" in capsys.readouterr().out
+    assert "note: image labels of 4 images differ from image_labels.txt" in capsys.readouterr().out
 
 
 def add(archive: str, name: str, **fields: object) -> None:
@@ -197,7 +197,7 @@ ARCHIVES: dict[str, tuple[Callable[[], object], str]] = {
     "photograph": (lambda: (cut(LOW_JPG), pack(Path())), f"error: voc.tar/JPEGImages/{LOW}.jpg cannot be decoded"),
     "no end": (
         lambda: Path("voc.tar").write_bytes(Path("voc.tar").read_bytes().rstrip(b"\0")),
-        "voc.tar is no tar archive or is cut short",
+        "voc.tar is not a tar archive or is cut short",
     ),
     "the other archive": (lambda: shutil.copy("voc.tar", "sbd.tgz"), "sbd.tgz holds no cls, so it is not"),
     "leaves the folder": (
@@ -249,7 +249,7 @@ def bomb_png(size: tuple[int, int]) -> bytes:
 
 
 FILES: dict[str, tuple[Callable[[], object], str]] = {
-    "mat of something else": (lambda: savemat(LOW_MAT, {"GTinst": 1}), "holds no GTcls.Segmentation .*KeyError"),
+    "mat of something else": (lambda: savemat(LOW_MAT, {"GTinst": 1}), "no readable GTcls.Segmentation .*KeyError"),
     "mat of text": (lambda: savemat(LOW_MAT, {"GTcls": {"Segmentation": "cat"}}), "holds <U3 of shape"),
     "mat of another size": (lambda: sbd_mat(Path(LOW_MAT), filled((20, 24), 8)), "is 20x24, but its image is 24x24"),
     "mat of class 21": (lambda: sbd_mat(Path(LOW_MAT), filled((24, 24), 21)), "holds the value 21"),
@@ -262,7 +262,10 @@ FILES: dict[str, tuple[Callable[[], object], str]] = {
         "declares a DOCTYPE a",
     ),
     "list twice": (lambda: Path(f"{DEV}/{IDS}/val.txt").write_text(f"{VAL}\n{VAL}"), "names an image twice"),
-    "list of paths": (lambda: Path(f"{DEV}/{IDS}/val.txt").write_text("../../x"), r"names '../../x', which is no id"),
+    "list of paths": (
+        lambda: Path(f"{DEV}/{IDS}/val.txt").write_text("../../x"),
+        r"names '../../x', which is not an id",
+    ),
     "empty folder": (lambda: shutil.rmtree(SBD_CLS), "holds no folder cls"),
     "two sets": (lambda: shutil.copytree(DEV, "VOCdevkit/VOC2007"), "holds more than one set"),
 }

@@ -68,7 +68,7 @@ def test_too_little_to_learn_from(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "a/0.png")
-    with pytest.raises(UserError, match="is no folder of at least two class folders"):
+    with pytest.raises(UserError, match="does not hold two or more class folders"):
         pretrain.folders(tmp_path, 16)
 
 

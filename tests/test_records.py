@@ -101,7 +101,7 @@ def test_find_leaves_out_what_must_not_be_averaged_with_the_first_root(tmp_path,
     kinds = ("training", "final")
     assert [(r["seed"], r["protocol"]["name"]) for r in found] == [(seed, kind) for seed in (0, 3) for kind in kinds]
     assert found[0]["commit"] != "two"
-    said = r"note: 2 records are left out.* first differ \S*1\.json .*\(the protocol\)"
+    said = r"note: 2 records are left out.* they differ, first \S*1\.json .*\(the protocol\)"
     assert re.search(said, capsys.readouterr().err)
     assert len(records.find(tmp_path / "two")) == 5, "within a root nothing is left out"
 

@@ -58,7 +58,7 @@ def test_stopped_it_says_how_to_go_on(folder, monkeypatch, capsys):
 
     monkeypatch.setattr(Stage, "run", stop)
     assert command.main("reproduce", reproduce.Reproduce, []) == 130
-    assert "`make reproduce` goes on" in capsys.readouterr().err
+    assert "run `make reproduce` to continue" in capsys.readouterr().err
 
 
 def test_photographs_are_reproduced_where_they_and_their_weights_are(tmp_path, monkeypatch, capsys):
@@ -113,7 +113,7 @@ def test_runs_of_a_sweep_are_judged_where_their_variant_is_published(folder, mon
     assert not passed and judged == {
         "mini, seed 0: segmentation mIoU": True,
         "mini-base, seed 0: segmentation mIoU": None,
-        "mini less mini-base, seed 0: segmentation mIoU": None,
+        "mini minus mini-base, seed 0: segmentation mIoU": None,
         "mini-csa, seed 4: segmentation mIoU": True,
         "mini-csa, seed 5: segmentation mIoU": False,
     }

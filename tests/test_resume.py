@@ -60,7 +60,7 @@ def test_a_record_names_every_place_that_its_run_was_trained_on(own, tmp_path, m
         assert run(*tiny(own, tmp_path)) == 143
     monkeypatch.setattr(evaluate, "stamp", lambda: stamp | {"device": "second", "commit": "bbb", "dirty": False})
     assert run(*tiny(own, tmp_path)) == 0
-    assert "was trained on first with 1 thread, commit aaa, and goes on on second" in capsys.readouterr().err
+    assert "was trained on first with 1 thread, commit aaa and continues on second" in capsys.readouterr().err
     made = record(tmp_path)
     assert [made[name] for name in ("device", "commit", "threads")] == ["first, then second", "aaa, then bbb", 1]
     assert made["dirty"]

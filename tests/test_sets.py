@@ -72,7 +72,7 @@ def test_a_preset_refuses_the_root_of_another_benchmark(roots, preset, holds):
         assert sets.root_of(config) == root and sets.name_of(config, root) == preset
         return
     variable = DATASETS[preset].variable
-    advice = f"`wsss data prepare {DATASETS[preset].lists}` and give its folder by --data.root or {variable}"
+    advice = f"`wsss data prepare {DATASETS[preset].lists}` and set --data.root or {variable} to its folder"
     with pytest.raises(UserError, match=re.escape(advice)) as caught:
         sets.root_of(config)
     assert f"{root} holds {title(holds)}" in str(caught.value)
@@ -129,7 +129,7 @@ def test_each_set_has_its_variable(name, variable, roots, tmp_path, monkeypatch)
     with pytest.raises(UserError, match=f"holds no JPEGImages folder.*point {variable} at"):
         sets.root_of(config)
     monkeypatch.setenv(variable, str(tmp_path / "gone"))
-    with pytest.raises(UserError, match=f"the {name} data set was not found.*--data.root or set {variable} to"):
+    with pytest.raises(UserError, match=f"the {name} data set was not found.*set --data.root or {variable} to"):
         sets.root_of(config)
     monkeypatch.setenv(variable, str(roots[name]))
     assert sets.locate(config) == roots[name]
@@ -154,7 +154,7 @@ def test_a_set_without_lists_and_names_is_its_own_presets_alone(tmp_path, monkey
     root = listed(tmp_path / "pets", ["a", "b"], ["c"], "cat\ndog\n")
     assert sets.root_of(data("voc", root)) == root and sets.name_of(data("voc", root), root) == "pets"
     assert sets.name_of(Data("kitchen", str(root)), root) == "kitchen"
-    with pytest.raises(UserError, match="give --data.root to the folder that holds JPEGImages$"):
+    with pytest.raises(UserError, match="set --data.root to the folder that holds JPEGImages$"):
         sets.locate(Data("kitchen"))
 
 
@@ -247,7 +247,7 @@ def test_a_class_of_val_that_train_lacks_is_named_and_a_class_of_neither_undefin
     assert "no image of the list train shows cup, which val shows" in capsys.readouterr().err
     assert record(tmp_path / "out")["results"]["segmentation"]["iou"]["mug"] is None
     summary, faults = check.check(root)
-    assert faults == ["no training image shows cup, which images to evaluate on show"]
+    assert faults == ["no training image shows cup, but evaluated images do"]
     assert "note: 1 classes are in no image, first mug" in summary
 
 

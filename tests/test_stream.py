@@ -251,7 +251,7 @@ def test_pictures_by_other_settings_or_other_code_are_refused(done, refused, mon
     assert run(*words) == 0
     before = pictures(done / "mine")
     said = refused(*words, "--flip", "False", "--scales", 1)
-    assert "holds predictions made otherwise (protocol.json differs in scales, flip)" in said
+    assert "holds predictions by another protocol (protocol.json differs in scales, flip)" in said
     assert "differs in weights" in refused(*words, "--weights", "best")
     with monkeypatch.context() as context:
         context.setattr(provenance, "_git_state", lambda: ("0123456", False))
@@ -297,11 +297,11 @@ def test_an_error_of_a_worker_is_raised(tmp_path):
         (("--protocol", "voc", "--split", "nowhere"), "nowhere.txt does not exist"),
         (("--protocol", "voc", "--batch", "0"), "--batch must be at least 1"),
         (("--protocol", "voc", "--workers", "-1"), "--workers at least 0"),
-        (("--flip", "False"), "--flip is of the protocols voc and coco"),
+        (("--flip", "False"), "--flip belongs to the protocols voc and coco"),
         (("--protocol", "voc", "--crf-merge", "2"), "--crf-merge is 2;"),
         (("--protocol", "voc", "--crf-merge", "0.4", "--crf", "False"), "but --crf is False"),
-        (("--scales", "1", "2"), "--scales is of the protocols voc and coco"),
-        (("--longest", "60"), "--longest is of the protocols voc and coco"),
+        (("--scales", "1", "2"), "--scales belongs to the protocols voc and coco"),
+        (("--longest", "60"), "--longest belongs to the protocols voc and coco"),
         (("--protocol", "voc", "--longest", "-5"), "--longest is -5; it is a number of pixels above 0"),
     ],
 )

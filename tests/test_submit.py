@@ -128,7 +128,7 @@ FAULTS = {
         lambda p: Image.fromarray(np.zeros((40, 48), np.uint8)).save(p / f"{IDS[0]}.png"),
         "does not have VOC's palette",
     ),
-    "one more": (draw("x", (4, 4)), "x.png is of no image in the list"),
+    "one more": (draw("x", (4, 4)), "x.png belongs to no image of the list"),
 }
 
 

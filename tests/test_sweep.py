@@ -143,9 +143,9 @@ def test_threads_follow_the_load_or_the_runs_that_are_there(tmp_path, monkeypatc
     assert sweep.threads_for(2, [], 16, 3.8)[0] == 6
     records.save(record(dataset="smoke", variant="smoke") | {"threads": 3}, tmp_path / "smoke/smoke/0.json")
     jobs = sweep.plan(experiments.get("smoke-level"), asked(tmp_path))
-    assert sweep.threads_for(1, jobs, 2, 0.0) == (3, "as the runs that are finished had")
+    assert sweep.threads_for(1, jobs, 2, 0.0) == (3, "as in the finished runs")
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert sweep.threads_for(2, [], 2, 0.0) == (4, "OMP_NUM_THREADS says so")
+    assert sweep.threads_for(2, [], 2, 0.0) == (4, "set by OMP_NUM_THREADS")
 
 
 @pytest.mark.slow

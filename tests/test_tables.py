@@ -34,7 +34,7 @@ def test_experiments_that_nobody_ran_are_named_and_printed_when_asked_for(tmp_pa
     assert cli.main(["tables", "--records", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "mini: components" in said and "mini: components (mini, 2 images of val), differences" in said
-    assert "mini: number of subspaces" not in said and "nobody has run: " in said and "mini-subspaces, " in said
+    assert "mini: number of subspaces" not in said and "not run yet: " in said and "mini-subspaces, " in said
     assert "smoke:" not in said and "smoke-" not in said
     assert cli.main(["tables", "mini-subspaces", "--records", str(tmp_path)]) == 0
     said = capsys.readouterr().out
@@ -131,7 +131,7 @@ def test_own_runs_have_a_column_of_their_own_and_replace_nothing():
     assert [row[:-1] for row in after.rows] == list(before.rows)
     assert next(row for row in after.rows if row[0] == "segmentation mIoU")[-1] == "50.0 (1 seed)"
     other = tables.build("mini", chosen, [with_results(seg(50.0), ids=("a", "c"))])
-    assert other.columns == before.columns and "left out: your mini" in other.note
+    assert other.columns == before.columns and "published: your mini" in other.note
 
 
 def test_the_table_of_a_run_says_what_it_was_measured_on():

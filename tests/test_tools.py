@@ -164,4 +164,4 @@ def test_a_run_of_an_uncommitted_tree_and_a_large_one_are_refused(made, tmp_path
     monkeypatch.setattr(ship, "_LIMIT", 1000)
     assert command.main("ship", ship.Ship, [str(clean(made)), "few", "--output", str(tmp_path)]) == 1
     said = capsys.readouterr().err
-    assert "uncommitted changes" in said and "a file may have 13" in said and not list(tmp_path.iterdir())
+    assert "uncommitted changes" in said and "the limit is 13" in said and not list(tmp_path.iterdir())

@@ -182,7 +182,7 @@ def test_crops_are_whole_numbers_of_patches(own, tmp_path, capsys, refused):
     """A patch of 14 pixels and local crops of 96 see 84 of them, which is said; crops with labels are refused."""
     changes = ("--augment.crop", "48", "--augment.local_size", "20")
     assert run(*tiny(own, tmp_path, *changes)) == 0
-    assert "augment.local_size is 20, no multiple of the patch of 8 pixels, so that 4" in capsys.readouterr().err
+    assert "augment.local_size is 20, not a multiple of the patch of 8 pixels, so the last 4" in capsys.readouterr().err
     assert "choose 40 or 48 for --augment.crop" in refused(*tiny(own, tmp_path / "other", "--augment.crop", "45"))
 
 

@@ -33,7 +33,7 @@ def test_verdict_shows_a_paired_difference_that_does_not_count():
             f"{name}, seed 0: segmentation mIoU" for name in ("mini-base", "mini")
         ]
         assert passed and difference["within"] is within and not difference["counts"]
-        assert difference["what"] == "mini less mini-base, seed 0: segmentation mIoU"
+        assert difference["what"] == "mini minus mini-base, seed 0: segmentation mIoU"
         assert difference["published"] == "+0.1 to +0.5 (3 seeds)" and difference["yours"] == pytest.approx(gain)
     shown = verdict.table(rows).rows[-1]
     assert shown[3:] == (f"{0.3 - half:+.1f} to {0.3 + half:+.1f}", "no, does not count")

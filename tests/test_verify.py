@@ -73,7 +73,7 @@ def test_what_differs_is_named(tmp_path, capsys, name, how):
         assert " differ: metrics\n" in printed
     else:
         assert f" differ: {name}\n" in printed
-        assert ("of shape" in printed) == (how == "another shape")
+        assert ("has the shape" in printed) == (how == "another shape")
 
 
 def test_a_label_map_may_differ_in_one_of_a_thousand():
@@ -127,11 +127,11 @@ WHOLE = GOLDEN.read_bytes()
     ("content", "says"),
     [
         (None, "there is no file"),
-        (b"no archive", "is no npz file"),
-        (pickle.dumps({"ptc/in/label": 1}), "is no npz file"),
-        (WHOLE[:-200], "is no npz file, or one that is cut off"),
+        (b"no archive", "is not an npz file"),
+        (pickle.dumps({"ptc/in/label": 1}), "is not an npz file"),
+        (WHOLE[:-200], "is not an npz file, or is cut off"),
         (WHOLE[:1000] + bytes([WHOLE[1000] ^ 255]) + WHOLE[1001:], "cannot be read"),
-        (OBJECTS.getvalue(), "seg/in/logits is pickled, and what a file brings along is never run"),
+        (OBJECTS.getvalue(), "seg/in/logits is pickled, and code in a file is never run"),
     ],
     ids=["missing", "text", "pickle", "cut off", "a byte", "objects"],
 )

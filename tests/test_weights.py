@@ -108,14 +108,14 @@ def test_containers_and_prefixes(tmp_path, capsys, kind):
     assert holds(built(path), tensors)
     if kind == "DINO":
         said = capsys.readouterr().err
-        assert "weights.pth: teacher is taken, not student" in said and "left out backbone.head.bias" in said
+        assert "weights.pth: teacher is used, not student" in said and "left out backbone.head.bias" in said
         assert "head.last_layer.weight_v" in said
 
 
 FAULTS = {
     "a distilled one": (
         lambda t: {**t, "dist_token": torch.zeros(1, 1, WIDTH), "pos_embed": torch.zeros(1, 18, WIDTH)},
-        "dist_token stands beside the class token, which a plain ViT has not",
+        "a dist_token beside the class token, which a plain ViT lacks",
     ),
     "another width": (
         lambda t: {**t, "cls_token": torch.zeros(1, 1, 48)},
@@ -123,11 +123,11 @@ FAULTS = {
     ),
     "two networks": (
         lambda t: {**prefixed("first.", t), **prefixed("second.", t)},
-        r"several networks \(first., second.\); save the one to start from alone",
+        r"several networks \(first., second.\); save only the one to start from",
     ),
     "no ViT": (
         lambda t: {"conv1.weight": torch.zeros(2)},
-        "no patch_embed.proj.weight, so it is no ViT in timm's names",
+        "no patch_embed.proj.weight, so it is not a ViT in timm's names",
     ),
     "another grid": (
         lambda t: {**t, "pos_embed": torch.zeros(1, 1 + 36, WIDTH)},
@@ -149,7 +149,7 @@ def test_fewer_blocks_than_the_file_has(tmp_path, capsys):
     tensors, path = published(depth=5), tmp_path / "deep.pth"
     torch.save(tensors, path)
     assert holds(built(path), tensors)
-    assert "its first 3 of 5 blocks and the last norm are taken" in capsys.readouterr().err
+    assert "its first 3 of 5 blocks and the last norm are used" in capsys.readouterr().err
     with pytest.raises(UserError, match="24 missing .*blocks.5"):
         built(path, model__depth=7)
 
@@ -286,9 +286,9 @@ def test_a_run_is_not_continued_on_other_start_weights(own, tmp_path, capsys, re
     vit.norm.bias.data += 1
     torch.save(vit.state_dict(), path)
     capsys.readouterr()
-    assert f"started from other weights than {path} holds today" in refused(*words)
+    assert f"the weights in {path} are not those that the run in" in refused(*words)
     record.unlink()
-    assert "other weights" in refused(*words)
+    assert "are not those that the run in" in refused(*words)
     record.write_bytes(kept)
     path.unlink()
     assert run(*words) == 0

@@ -64,7 +64,7 @@ def test_size_tokens_time_and_memory_are_said_before_anything_is_predicted(made,
     assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 0
     largest = "val_1, has 300 x 200 pixels (2,072 tokens at scale 1.5)"  # 450 x 300 pixels are 56 x 37 patches of 8
     assert f"3 photographs, the largest, {largest}; about a minute" in seen[0]
-    assert " MB of memory, by small passes timed on this machine" in seen[0] and "--longest" not in seen[0]
+    assert " MB of memory, estimated from small passes on this machine" in seen[0] and "--longest" not in seen[0]
     (tmp_path / "png/val_1.png").unlink()
     assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 0
     assert "1 photograph, the largest, val_1" in seen[-1], "what is there already costs nothing"
@@ -200,7 +200,7 @@ def test_a_stop_is_heard_between_two_passes(made, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(model.SegmentationModel, "forward", forward)
     assert run("evaluate", made, "--protocol", "voc", "--workers", 0, "--save", tmp_path / "png") == 143
     assert [shape for shape in passes if shape[0] == 2] == [(2, 3, 40, 48)], "neither of the larger scales was begun"
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "run the command again to continue" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "png").iterdir()} == {"protocol.json"}
 
 
@@ -235,7 +235,7 @@ def test_a_stop_in_the_middle_of_a_camera_picture_is_obeyed_in_seconds(camera, t
             rest = started.communicate(timeout=120)[1]
         finally:
             started.kill()
-    assert started.returncode == 143 and "the same command goes on from there" in rest
+    assert started.returncode == 143 and "run the command again to continue" in rest
     assert {path.name for path in place.iterdir()} == {"protocol.json"}
 
 

@@ -69,10 +69,10 @@ def load(run: Path, step: int, module: nn.Module) -> dict[str, Any]:
     except Exception as error:
         kind = type(error).__name__
         raise UserError(
-            f"{path} is cut off or is no training state of wsss ({kind}); delete it to start this run again"
+            f"{path} is cut off or is not a training state of wsss ({kind}); delete it to start this run again"
         ) from error
     if not isinstance(state, dict):
-        raise UserError(f"{path} is no training state of wsss; delete it to start this run again")
+        raise UserError(f"{path} is not a training state of wsss; delete it to start this run again")
     digest = sha256(weights)
     if state.pop("weights", digest) != digest:  # states of earlier versions do not name their weights
         raise UserError(f"{weights} and {path} were not saved together; delete them to start this run again")
@@ -86,8 +86,8 @@ def require_same_start(run: Path, config: Config, record: Mapping[str, Any] | No
     known = ((record or {}).get("weights") or json.loads(kept.get("start", "{}"))).get("sha256")
     if known and path and sha256(path) != known:
         raise UserError(
-            f"{run} holds a run that started from other weights than {path} holds today; choose another --output, or "
-            "put back the file"
+            f"the weights in {path} are not those that the run in {run} started from; choose another --output, or "
+            "restore the file"
         )
 
 
@@ -119,7 +119,7 @@ class Log:
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             return [line for line in lines if line.endswith("\n") and 0 < json.loads(line)["step"] <= last]
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{self.path} is no log of training ({error}); move it away to go on without it") from error
+            raise UserError(f"{self.path} is not a training log ({error}); move it away to go on without it") from error
 
     def validations(self, last: int) -> list[dict[str, Any]]:
         """Read the validations up to step `last`. Raises UserError."""

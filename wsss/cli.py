@@ -22,16 +22,16 @@ _USAGE = """\
 usage: wsss COMMAND ...
 
   train PRESET             train and evaluate one run; the same command resumes it
-  evaluate RUN             evaluate a run's weights and write a record: in training's way, or by a final protocol
+  evaluate RUN             evaluate a run's weights as in training or by a final protocol, and write a record
   predict RUN PHOTOS       write segmentation, CAM and pseudo labels of photographs or of a list as index PNGs
-  sweep TABLE              train and evaluate every run of an experiment that is not finished
-  explore IMAGES           what a model sees in pictures, as one page to explore in a browser
-  export RUN               the network as an ONNX graph, for the explorer's page or any other program
+  sweep TABLE              train and evaluate all unfinished runs of an experiment
+  explore IMAGES           write one page that shows in a browser what a model sees in pictures
+  export RUN               write the network as an ONNX graph, for the explorer's page or any other program
   score PREDICTIONS TRUTH  compare two folders of index PNGs; prints one JSON line
-  data WHAT                draw the mini set, prepare VOC or COCO, look through a data set: see wsss data --help
+  data WHAT                draw the mini set, prepare VOC or COCO, check a data set: see wsss data --help
   pretrain ROOT            pretrain a small ViT on a folder of class folders, or on drawn images
   submit RUN               predict the VOC test images and pack them for the PASCAL VOC evaluation server
-  tables                   paper, published base and measured numbers, from records
+  tables                   print numbers of the paper, of the published base and of records
   bench WHAT               time a training step, a part of it or an evaluation: see wsss bench --help
   verify REFERENCE.npz     compare the package with the base's reference numbers, case by case
   publish                  copy finished runs of a clean commit to data/results and book/runs
@@ -41,12 +41,12 @@ usage: wsss COMMAND ...
 _TRAIN_USAGE = """\
 usage: wsss train PRESET [--seed N] [--output DIR] [--data.root ROOT] [--no-resume] [--gate] [--SETTING VALUE ...]
 
-Train and evaluate one run. It goes to OUTPUT/DATASET/VARIANT/SEED, its record to the same path with .json. The same
-words again resume an interrupted run and return a finished one, on the same data alone (classes, image labels, masks,
-photographs; wherever they lie); --no-resume refuses to touch what is there. --gate stops a run of voc-toco after a
-fifth of its steps and holds it against the base's published log: exit code 0 if it passes.
+Train and evaluate one run. It is written to OUTPUT/DATASET/VARIANT/SEED, its record to the same path with .json. The
+same command again resumes an interrupted run and returns a finished one. The data must be the same (classes, image
+labels, masks, photographs), but may have moved. --no-resume refuses to touch an existing run. --gate stops a run of
+voc-toco after a fifth of its steps and compares it with the base's published log: exit code 0 if it passes.
 `wsss train PRESET --help` lists every setting with its value in that preset: None is automatic, a weight of 0 leaves
-its term out, several values of one setting stand apart or are joined by commas.
+its term out; several values of one setting are separated by blanks or commas.
 
 presets: """
 
@@ -71,7 +71,7 @@ class _Train(Config):
     def config(self) -> Config:
         """Return the run's configuration with its variant. Raises UserError."""
         if self.name != self.preset:
-            raise UserError("--name is the preset's; give --variant a name of your own for the run")
+            raise UserError("--name is the preset's and cannot change; name your run with --variant")
         return presets.named(Config(**{row.name: getattr(self, row.name) for row in dataclasses.fields(Config)}))
 
     def __call__(self) -> int | str:
@@ -87,7 +87,7 @@ class _Train(Config):
         if not self.gate:
             return commands.summary(record)
         if "gate" not in record:
-            raise UserError(f"{record['path']} is the record of the whole run, before which a gate comes; see its log")
+            raise UserError(f"{record['path']} is the record of a finished run, too late for a gate; see its log")
         if is_first():
             print(record["gate"])
         return int(not record["passed"])
@@ -122,8 +122,8 @@ class _Tables:
         shown = [table for name, table in built.items() if name.removesuffix("-differences") not in idle]
         texts = [getattr(table, self.format)() for table in shown]
         if idle and self.format == "text":
-            does = "`wsss sweep NAME` does, `wsss tables NAME` shows what it would fill"
-            texts.append(f"nobody has run: {', '.join(idle)}; {does}")
+            does = "`wsss sweep NAME` runs one, `wsss tables NAME` shows its empty table"
+            texts.append(f"not run yet: {', '.join(idle)}; {does}")
         return "\n".join(texts)
 
 

@@ -51,7 +51,7 @@ def main(command: str, target: Any, arguments: Sequence[str] | None = None) -> i
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # here and below 128 + the number of the signal, as shells report it
     except OSError as error:
-        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}; what was there is untouched")
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}; existing files are unchanged")
     except Interrupted as stopped:
         print(f"wsss: {stopped}", file=sys.stderr)
         return 143
@@ -115,7 +115,7 @@ def parse(target: Any, arguments: Sequence[str], command: str) -> Any:
             raise
         raise UserError(f"{_sentence(printed.getvalue())}; see {command} --help") from None
     if rest and not rest[0].startswith("-"):
-        raise UserError(f"{rest[0]} is no setting; settings are written --NAME VALUE")
+        raise UserError(f"{rest[0]} is not a setting; write settings as --NAME VALUE")
     if rest:
         settings.require_known(rest[0].lstrip("-").partition("=")[0].replace("-", "_"), kinds)
     return value

@@ -402,7 +402,7 @@ def _check_sizes(config: Config) -> None:
         raise UserError(f"cam.low ({cam.low}) must be below cam.high ({cam.high}); change one of them")
     if levels and levels[0] == levels[1]:
         raise UserError(
-            f"segmentation.levels is {levels}, but low must be below high; change --segmentation.levels, None takes "
+            f"segmentation.levels is {levels}, but low must be below high; change --segmentation.levels; None takes "
             "cam.low and cam.high"
         )
     decoupled = any(TERMS[name].weight(config) for name in ("orthogonality", "decorrelation"))

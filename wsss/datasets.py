@@ -71,8 +71,8 @@ def require_labels(train: Split, val: Split) -> None:
     missing = [name for name, here in zip(train.kit.classes, val.labels.any(0) & ~learnt, strict=True) if here]
     if missing:
         note(
-            f"warning: no image of the list {train.name} shows {', '.join(missing)}, which {val.name} shows: what is "
-            "not learnt scores near 0"
+            f"warning: no image of the list {train.name} shows {', '.join(missing)}, which {val.name} shows: classes "
+            "that are not learnt score near 0"
         )
 
 

@@ -31,7 +31,7 @@ def group() -> Iterator[torch.device]:
     if gpus:  # early: code that asks for "the" GPU, such as pinned memory, would take the first one in every process
         torch.cuda.set_device(device)
     if started and 0 < gpus < here:
-        note(f"{here} processes share {gpus} GPU{'s' * (gpus > 1)}, by gloo, which is slow; start one process a GPU")
+        note(f"{here} processes share {gpus} GPU{'s' * (gpus > 1)} by gloo, which is slow; start one process per GPU")
     if started:
         alone = gpus >= here
         dist.init_process_group("cpu:gloo,cuda:nccl" if alone else "gloo", device_id=device if alone else None)

@@ -56,7 +56,7 @@ def build_encoder(config: Model) -> nn.Module:
     if not _is_plain(vit):
         raise UserError(
             f"backbone {config.backbone} is not a plain ViT with a class token, learnt positions and at least 3 blocks "
-            "one after the other; choose another --model.backbone"
+            "in sequence; choose another --model.backbone"
         )
     vit.pos_embed.requires_grad_(False)  # frozen, as in the base
     if config.compile:
@@ -67,17 +67,17 @@ def build_encoder(config: Model) -> nn.Module:
 
 def _reason(backbone: str, fetched: bool, error: Exception) -> str:
     """Explain why timm did not build a backbone, and what to do."""
-    advice = "give --model.backbone another timm name, or --model.* its shape"
+    advice = "set --model.backbone to another timm name, or set its shape with --model.*"
     if not timm.list_models(backbone.split(".")[0]):
         return f"timm knows no such architecture; {advice}"
     if fetched and not isinstance(error, TypeError):  # a TypeError: the architecture does not take this shape
         hub = getattr(timm.get_pretrained_cfg(backbone), "hf_hub_id", None)
         return (
             f"its weights could not be fetched ({type(error).__name__}); without a network, fetch model.safetensors of "
-            f"https://huggingface.co/{hub} on another machine, call it {backbone}.safetensors and name its folder by "
-            "the environment variable WSSS_WEIGHTS"
+            f"https://huggingface.co/{hub} on another machine, call it {backbone}.safetensors and set the "
+            "environment variable WSSS_WEIGHTS to its folder"
         )
-    return f"timm does not build it as a plain ViT of this shape ({error}); {advice}"
+    return f"timm cannot build it as a plain ViT of this shape ({error}); {advice}"
 
 
 def _is_plain(vit: nn.Module) -> bool:

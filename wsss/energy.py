@@ -118,7 +118,7 @@ def _filter_apart(copies: _Copies, sigma_xy: float, sigma_rgb: float) -> Float32
     try:
         result = _process().submit(_filter_tensors, *tensors, sigma_xy, sigma_rgb).result()
     except BrokenProcessPool as error:
-        raise UserError("the process of the energy's filter was killed, for want of memory perhaps") from error
+        raise UserError("the process of the energy's filter was killed, perhaps because memory ran out") from error
     return result.pin_memory() if pinned else result
 
 

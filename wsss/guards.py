@@ -28,8 +28,8 @@ def require_sizes(config: Config, patch: int) -> None:
         if rest := settings.get(config, path) % patch:
             size = settings.get(config, path)
             sentence = (
-                f"{path} is {size}, no multiple of the patch of {patch} pixels, so that {rest} are dropped from every "
-                f"crop; choose {size - rest} or {size - rest + patch} for --{path}"
+                f"{path} is {size}, not a multiple of the patch of {patch} pixels, so the last {rest} rows and columns "
+                f"of every crop are dropped; choose {size - rest} or {size - rest + patch} for --{path}"
             )
             if path == "augment.crop":
                 raise UserError(sentence)
@@ -59,7 +59,7 @@ def finished(folder: Path, config: Config, resume: bool, root: Path, data: recor
     run = ("training", config.variant, config.seed)
     if record and (record["protocol"].get("name"), record["variant"], record["seed"]) != run:
         raise UserError(
-            f"{path} is the record of another run; move it away, and the same command evaluates this run anew"
+            f"{path} is the record of another run; move it away, then run the command again to evaluate this run"
         )
     # A record beside a checkpoint from before the last step is an older version's; the run goes on instead.
     return record if checkpoint.latest(folder) in (None, config.optim.steps) else None

@@ -54,8 +54,8 @@ def parse(text: str, source: str) -> Normalisation:
         numbers = []
     if len(numbers) != 6 or not all(0 <= number <= 1 for number in numbers) or min(numbers[3:]) == 0:
         raise UserError(
-            f"{source} gives the normalisation {text[:60]!r}; it must be {', '.join(_NAMED)} or six numbers, three of "
-            "the mean and three of the deviation of pixels in 0..1, the latter above 0"
+            f"{source} gives the normalisation {text[:60]!r}; it must be {', '.join(_NAMED)} or six numbers for "
+            "pixels in 0..1: three means, then three deviations above 0"
         )
     return Normalisation(tuple(numbers[:3]), tuple(numbers[3:]), source)
 

@@ -72,7 +72,7 @@ def atomic(path: Path) -> Iterator[Path]:
         yield scratch / path.name
         os.replace(scratch / path.name, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; what was there is untouched") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}; existing files are unchanged") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

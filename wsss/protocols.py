@@ -117,14 +117,14 @@ def get(
     chosen = tuple(float(scale) for scale in scales) or usual.scales
     wrong = [scale for scale in chosen if not (math.isfinite(scale) and 0 < scale <= _LARGEST)]
     if wrong or len(set(chosen)) < len(chosen):
-        fault = f"{wrong[0]:g} is none" if wrong else "one of them is there twice"
+        fault = f"{wrong[0]:g} is not allowed" if wrong else "one is given twice"
         raise UserError(f"--scales must be different numbers above 0, up to {_LARGEST:g}; {fault}")
     if merge is not None and (crf is False or not 0 < merge < 1):
         fault = "--crf is False" if crf is False else f"--crf-merge is {merge:g}"
         raise UserError(f"--crf-merge is a probability between 0 and 1 for the CRF, but {fault}; leave it out")
     if longest is not None and longest < 1:
         raise UserError(
-            f"--longest is {longest}; it is a number of pixels above 0, or None for the photographs' own size"
+            f"--longest is {longest}; it must be a number of pixels above 0, or None for the photographs' own size"
         )
     return dataclasses.replace(
         usual,

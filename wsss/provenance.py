@@ -45,7 +45,7 @@ def arrive(places: Sequence[Place], stamp: Mapping[str, Any], threads: int, run:
         return list(places)
     if places:
         was, now = (f"{_named(place)}, commit {place['commit']}" for place in (places[-1], here))
-        note(f"note: {run} was trained on {was}, and goes on on {now}; its record names both")
+        note(f"note: {run} was trained on {was} and continues on {now}; its record names both")
     return [*places, here]
 
 

@@ -26,7 +26,7 @@ def from_dict(tree: Any) -> Config:
     Settings of an earlier version are translated.
     """
     if not isinstance(tree, Mapping):
-        raise UserError("the configuration is no mapping of settings; train the run again")
+        raise UserError("the configuration is not a mapping of settings; train the run again")
     flat = paths(tree) | {"variant": current_variant(str(tree.get("variant", "")))}
     flat |= {path: None for path, number in _AUTOMATIC.items() if flat.get(path) == number}
     for path in ("msc.level", "msc.decoupling"):

@@ -151,7 +151,8 @@ class Trainer:
                     self._validate_if_due()
                 if stopping and self.step < total:
                     raise Interrupted(
-                        f"stopped at step {self.step} of {total}; saved in {self.folder}, start again to go on"
+                        f"stopped at step {self.step} of {total}, saved in {self.folder}; run the command again to "
+                        "continue"
                     )
 
     def batches(self) -> Iterator[Batch]:
@@ -294,8 +295,8 @@ class Trainer:
         before, now = state.get("processes", distributed.world_size()), distributed.world_size()
         if before != now and step < self.config.optim.steps:
             raise UserError(
-                f"{self.folder} was trained by {before} process{'es' * (before > 1)}, not {now}, and losses count over "
-                f"a process's images; go on with {before}, or choose another --output"
+                f"{self.folder} was trained by {before} process{'es' * (before > 1)}, not {now}, and each process "
+                f"computes losses over its own images; continue with {before}, or choose another --output"
             )
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best, self.seconds = step, state["best"], state["seconds"]

@@ -59,7 +59,7 @@ def read(path: Path) -> dict[str, Tensor]:
     with open(path, "rb") as file:
         start = file.read(20)
     if start.startswith(b"version https://git-"):
-        raise UserError(f"{path} is a pointer of Git LFS and not the weights; fetch them by git lfs pull")
+        raise UserError(f"{path} is a pointer of Git LFS and not the weights; fetch them with git lfs pull")
     # A safetensors file begins with a length of eight bytes, which may look like anything, then its header's brace.
     torch_saves = start.startswith((b"PK\x03\x04", b"\x80")) or path.suffix != ".safetensors"
     tensors = _read_pickle(path) if torch_saves and start[8:9] != b"{" else _read_safetensors(path)
@@ -92,7 +92,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}); it may be cut off: copy it again") from error
     if not tensors:
-        raise UserError(f"{path} holds no tensors by name; give --model.checkpoint a state_dict")
+        raise UserError(f"{path} holds no named tensors; give --model.checkpoint a state_dict")
     return tensors
 
 
@@ -110,8 +110,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises a dozen kinds of error for a file that is cut off
         if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
-                f"{path} holds {refused[1]} beside its tensors, and what a file brings along is never run; save its "
-                "tensors alone, as torch.save(model.state_dict(), PATH) does"
+                f"{path} holds {refused[1]} beside its tensors, and code in a file is never run; save only its "
+                "tensors, with torch.save(model.state_dict(), PATH)"
             ) from error
         raise UserError(
             f"{path} cannot be read as weights of torch.save or safetensors ({type(error).__name__}); it is cut off or "
@@ -122,13 +122,13 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         if not there:
             break
         if len(there) > 1:
-            note(f"{path}: {there[0]} is taken, not {' or '.join(there[1:])}")
+            note(f"{path}: {there[0]} is used, not {' or '.join(there[1:])}")
         content = content[there[0]]
     if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{path} holds no tensors by name; give --model.checkpoint a state_dict")
+        raise UserError(f"{path} holds no named tensors; give --model.checkpoint a state_dict")
     others = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if others:
-        raise UserError(f"{path} holds more than tensors by name, first {others[0]}; save its state_dict alone")
+        raise UserError(f"{path} holds more than named tensors, first {others[0]}; save only its state_dict")
     return dict(content)
 
 
@@ -156,10 +156,10 @@ def backbone_tensors(tensors: Mapping[str, Tensor], encoder: nn.Module, config: 
     teachers = [prefix for prefix in prefixes if "teacher" in prefix]
     prefixes = teachers if len(teachers) == 1 else prefixes
     if not prefixes:
-        raise UserError(f"{name} holds no {_STEM}, so it is no ViT in timm's names; its first tensor is {min(tensors)}")
+        raise UserError(f"{name} holds no {_STEM}, so it is not a ViT in timm's names; first tensor: {min(tensors)}")
     if len(prefixes) > 1:
         listed = ", ".join(prefix or "one without a prefix" for prefix in prefixes)
-        raise UserError(f"{name} holds several networks ({listed}); save the one to start from alone")
+        raise UserError(f"{name} holds several networks ({listed}); save only the one to start from")
     kept = {key.removeprefix(prefixes[0]): value for key, value in tensors.items() if key.startswith(prefixes[0])}
     left = [key for key in tensors if not key.startswith(prefixes[0])]
     known, depth = encoder.state_dict(), len(encoder.blocks)
@@ -170,7 +170,7 @@ def backbone_tensors(tensors: Mapping[str, Tensor], encoder: nn.Module, config: 
     if left or extra:
         note(f"{name}: left out {_listed([*left, *(prefixes[0] + key for key in extra)])}")
     if cut:
-        note(f"{name}: its first {depth} of {blocks} blocks and the last norm are taken")
+        note(f"{name}: its first {depth} of {blocks} blocks and the last norm are used")
     return {key: value for key, value in kept.items() if key not in cut and key not in extra}
 
 
@@ -222,19 +222,19 @@ def _advice(tensors: Mapping[str, Tensor], keys: list[str]) -> str:
         if patch and side**2 == count:
             return f"its positions are those of {side} x {side} patches: give --model.image-size {side * patch}"
     if any(key.endswith(("reg_token", "register_tokens")) for key in keys):
-        return "they differ in register tokens; give --model.backbone a name of timm that fits, such as ..._reg4_..."
+        return "they differ in register tokens; set --model.backbone to a timm name that fits, such as ..._reg4_..."
     if any(key.endswith("dist_token") for key in keys):
-        return "dist_token stands beside the class token, which a plain ViT has not; take weights without it"
+        return "it has a dist_token beside the class token, which a plain ViT lacks; use weights without it"
     if width := next((tensors[key].shape[-1] for key in keys if key.endswith("cls_token") and key in tensors), 0):
         return f"its width is {width}: give --model.width {width} and the --model.heads of its card"
     if all(re.search(r"(classifier|decoder\.conv8)\.weight$", key) and key in tensors for key in keys):
-        return "it was trained for another number of classes; start from a backbone alone, or take a set of its classes"
+        return "it was trained for another number of classes; start from only a backbone, or use data of its classes"
     rows = tensors.get("proj_head.last_layer.weight_v")
     if rows is None or not rows.ndim or not all(re.match(r"proj_head(_t)?\.last_layer\.", key) for key in keys):
         return "check --model.* against its card"
     width = len(rows)
     return (
         f"its contrast head projects to {width} dimensions, so --msc.subspaces times --msc.dimension must be {width}; "
-        "for weights of the base take a preset that ends in -toco, or --msc.subspaces 1 --msc.dimension "
+        "for weights of the base use a preset that ends in -toco, or --msc.subspaces 1 --msc.dimension "
         f"{width} --msc.normalise False"
     )

@@ -261,7 +261,7 @@ class ResultsTable(Captioned):
     def _lead(self, table: nodes.table, page: str) -> None:
         """Make every command of the table a link to the page."""
         if page not in self.env.found_docs:
-            raise UserError(f"there is no page {page} for the commands of this table to lead to")
+            raise UserError(f"there is no page {page} for the commands of this table to link to")
         uri = self.env.app.builder.get_relative_uri(self.env.docname, page)
         for command in list(table.findall(nodes.literal)):
             command.replace_self(nodes.reference("", "", command.deepcopy(), internal=True, refuri=uri))
@@ -310,12 +310,10 @@ class Verdict(Captioned):
     def show(self, name: str) -> list[nodes.Node]:
         folder = runs_folder()
         if folder is None or not (folder / "verdict.json").is_file():
-            text = "Nothing was run yet, or this is the published book: there is no run of yours to show."
+            text = "There is no run of yours to show: nothing has been run yet, or this is the published book."
             return [nodes.note("", nodes.paragraph("", text))]
         answer = read_json(folder / "verdict.json")
-        outcome = (
-            "All judged numbers lie within." if answer["passed"] else "Not all judged numbers lie within the interval."
-        )
+        outcome = ("All" if answer["passed"] else "Not all") + " judged numbers lie within the interval."
         date = f" Run on {answer['date']}." if "date" in answer else ""
         text = f"{outcome} {answer.get('reach', '')}".strip() + date
         table = verdict.table(answer["rows"])

@@ -38,7 +38,7 @@ class ExplorerDirective(SphinxDirective):
         self.env.note_reread()  # the parts are written here, perhaps to a new folder
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["model"]["weights"] != sha256(graph.with_suffix(".safetensors")):
-            message = "%s is of other weights than %s; make it again by wsss explore"
+            message = "%s was made with other weights than %s; make it again with wsss explore"
             log.warning(message, path.name, graph.name, location=self.get_location(), type="wsss", subtype="result")
         source, scripts = "../" * self.env.docname.count("/") + PARTS, {}
         if packed := engine.pack(graph):

@@ -70,7 +70,7 @@ def elsewhere(options: dict[str, Any]) -> list[nodes.Node]:
     if not address:
         return []
     cell = f"!git clone {address} companion\n%cd companion\n%pip install -q -e ."
-    words = "Opened in Colab (the rocket above), the notebook needs the project; run this in a cell of its own first:"
+    words = "In Colab (the rocket above), the notebook needs the project. Run this first, in a separate cell:"
     return [nodes.paragraph("", words), nodes.literal_block(cell, cell, language="text")]
 
 

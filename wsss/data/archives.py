@@ -90,8 +90,8 @@ def fetch(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts: in
                 furthest = max(furthest, _size(part))
                 if failures >= attempts:
                     raise UserError(
-                        f"{archive.url} could not be fetched: {error}; {_size(part):,} bytes are kept in {part}, the "
-                        "same command continues"
+                        f"{archive.url} could not be fetched: {error}; {_size(part):,} bytes are kept in {part}; "
+                        "run the command again to continue"
                     ) from error
                 time.sleep(pause * 2 ** (failures - 1))
         if digest := _other_md5(archive, part):
@@ -99,7 +99,9 @@ def fetch(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts: in
             raise UserError(f"{archive.url} sent a file with the md5 {digest}, not {archive.md5}; it was deleted")
         os.replace(part, target)
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}; the same command continues") from error
+        raise UserError(
+            f"cannot write {target}: {error.strerror or error}; run the command again to continue"
+        ) from error
     if not archive.md5:
         print(f"{target}: no checksum is known, so only its length was verified")
     return target
@@ -143,7 +145,7 @@ def _attempt(archive: Archive, part: Path, timeout: float) -> None:
         if response.status == 206:
             span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
             if not span or int(span[1]) != start:
-                raise _Failed("the server sends another range than was asked for")
+                raise _Failed("the server sent a range that was not asked for")
             total = None if span[2] == "*" else int(span[2])
         else:
             start = 0  # the server ignores Range and sends the whole file
@@ -157,7 +159,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, start: int, total: 
     # A part that is overwritten gives its own bytes back.
     free = shutil.disk_usage(part.parent).free + (_size(part) if not start else 0)
     if total is not None and total - start > free:
-        raise UserError(f"cannot write {part}: {total - start:,} bytes are to come, but the disk has {free:,} left")
+        raise UserError(f"cannot write {part}: {total - start:,} bytes are missing, but the disk has {free:,} free")
     with (
         part.open("r+b" if start else "wb") as file,
         tqdm(
@@ -288,4 +290,4 @@ def _wanted_files(path: Path, kind: _Kind, scratch: Path) -> Iterator[tuple[str,
             while tar.fileobj.read(1 << 20):
                 pass
     except _DAMAGED as error:
-        raise UserError(f"{path} is no tar archive or is cut short ({error}); download it again") from error
+        raise UserError(f"{path} is not a tar archive or is cut short ({error}); download it again") from error

@@ -21,7 +21,7 @@ _MOST = 100
 _PAYS = 1000
 """From this many images on, several processes are worth their start."""
 _PALETTE = bytes(pictures.VOC_PALETTE)
-_TWINS = "images have two photographs: .jpg and Unicode's composed form count"
+_TWINS = "images have two photographs, of which .jpg and Unicode's composed form are used"
 
 
 @dataclass
@@ -210,7 +210,7 @@ def _both(images: Sequence[_Image], trained: Collection[str], evaluated: dict[st
         if image.digest:
             alike[image.digest].append(image.name)
     return faults + [
-        f"image {name}, which is trained on, and image {other}, which is evaluated on, are the same photograph"
+        f"the training image {name} and the evaluated image {other} are the same photograph"
         for group in alike.values()
         for name in group
         for other in group
@@ -226,7 +226,7 @@ def _degenerate(kit: voc.Devkit, train: Sequence[_Image], val: Sequence[_Image])
     def white(images: Sequence[_Image]) -> str:
         """Return advice if masks hold nothing but 0 and 255, else nothing."""
         values = {value for image in images for value in image.pixels or ()}
-        advice = f"all that is not background is {IGNORE}, which is ignored; write a class's number"
+        advice = f"all pixels that are not background are {IGNORE}, which is ignored; write class numbers"
         return f": {advice}, 1 for {kit.classes[0]}" if IGNORE in values <= {0, IGNORE} else ""
 
     faults = []
@@ -234,10 +234,10 @@ def _degenerate(kit: voc.Devkit, train: Sequence[_Image], val: Sequence[_Image])
         if not labels:
             faults.append(f"no training image has a label, so there is nothing to learn{white(train)}")
         elif missing := measured - labels:
-            faults.append(f"no training image shows {_in_order(kit, missing)}, which images to evaluate on show")
+            faults.append(f"no training image shows {_in_order(kit, missing)}, but evaluated images do")
     masks = [image.pixels for image in val if image.pixels is not None]
     if masks and not any(0 < value < IGNORE for pixels in masks for value in pixels):
-        faults.append(f"no mask to evaluate on shows a class, so every mean IoU is undefined{white(val)}")
+        faults.append(f"no mask of an evaluated image shows a class, so every mean IoU is undefined{white(val)}")
     return faults
 
 

@@ -65,7 +65,7 @@ class PrepareCoco:
         """Prepare the set and return its folder. Raises UserError."""
         if (self.workers or 0) < 0:
             raise UserError(
-                f"--workers is {self.workers}; give a number of processes, 0 for none, or None for one a core"
+                f"--workers is {self.workers}; give a number of processes, 0 for none, or None for one per core"
             )
         year, annotations = annotation_files(self.annotations, self.year, self.partial)
         folders = {split: self.images / f"{split}{year}" for split in annotations}
@@ -79,7 +79,7 @@ class PrepareCoco:
         try:
             return str(prepare(annotations, images, self.output, self.workers, lists))
         except (KeyboardInterrupt, SystemExit):
-            note(f"what is finished stays in {self.output}.partial; the same command goes on from it")
+            note(f"finished files are kept in {self.output}.partial; run the command again to continue")
             raise
 
 
@@ -92,9 +92,11 @@ def annotation_files(paths: Sequence[Path], year: int | None, partial: bool) -> 
     given = " ".join(map(str, paths))
     if not years:
         kind = year or "(2014 or 2017)"
-        raise UserError(f"there is no instances_train{kind}.json nor instances_val{kind}.json in {given or 'nothing'}")
+        raise UserError(
+            f"neither instances_train{kind}.json nor instances_val{kind}.json is in {given or '--annotations'}"
+        )
     if len(years) > 1:
-        raise UserError(f"{given} holds annotations of 2014 and of 2017; choose by --year")
+        raise UserError(f"{given} holds annotations of 2014 and of 2017; choose one with --year")
     chosen = years.pop()
     by_split = {match[1]: file for match, file in sorted(named, key=str) if int(match[2]) == chosen}
     for split in ("train", "val"):
@@ -118,7 +120,7 @@ def require_whole(ids: _Ids) -> None:
         published = {number_of(name) for name in names.read_lines(path)} if path.is_file() else set(ids[split])
         if differ := published ^ set(ids[split]):
             raise UserError(
-                f"{len(differ)} images of {split}2014 are not the published ones in {path}, first {min(differ)}; "
+                f"{len(differ)} image ids of {split}2014 differ from the published list {path}, first {min(differ)}; "
                 "download the annotations again, or give --partial"
             )
 
@@ -157,7 +159,7 @@ def prepare(
                 deque(done, maxlen=0)
             except UserError as error:
                 raise UserError(
-                    f"{error}; what is finished stays in {scratch}, the same command goes on from it"
+                    f"{error}; finished files are kept in {scratch}, run the command again to continue"
                 ) from error
         voc.write_texts(scratch, _texts(classes, [photo for rows in photos.values() for photo in rows]), written)
     return root
@@ -186,7 +188,7 @@ def _read(annotations: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str, l
             raise UserError(f"no image of the split {split} has an object; check {path}")
     if len(set(classes.values())) > 1:
         raise UserError(
-            f"the categories of {' and '.join(map(str, annotations.values()))} differ; give files of one set"
+            f"the categories of {' and '.join(map(str, annotations.values()))} differ; give files of one data set"
         )
     name, times = Counter(photo.name for rows in photos.values() for photo in rows).most_common(1)[0]
     if times > 1:
@@ -199,12 +201,12 @@ def _require_photographs(folder: Path, photos: Sequence[Photo]) -> None:
     try:
         there = {names.composed(entry.name) for entry in os.scandir(folder)}
     except OSError as error:
-        raise UserError(f"the image folder {folder} cannot be read ({error.strerror}); give it by --images") from None
+        raise UserError(f"the image folder {folder} cannot be read ({error.strerror}); name it with --images") from None
     missing = [photo.file for photo in photos if names.composed(photo.file) not in there]
     if missing:
         raise UserError(
             f"{len(missing)} of the {len(photos)} images with objects are not in {folder}, first {missing[0]}; unpack "
-            "the whole archive there or give its folder by --images"
+            "the whole archive there or name its folder with --images"
         )
 
 
@@ -220,10 +222,10 @@ def _growing(root: Path, card: Mapping[str, Any]) -> Iterator[Path]:
         if (scratch / _CARD).exists():
             if read_json(scratch / _CARD) != card:
                 raise UserError(
-                    f"{scratch} is an unfinished set of other annotations; remove it or name another folder"
+                    f"{scratch} is an unfinished set from other annotations; remove it or name another folder"
                 )
         elif any(scratch.iterdir()):
-            raise UserError(f"{scratch} exists and is no unfinished set; remove it or name another folder")
+            raise UserError(f"{scratch} exists, but is not an unfinished set; remove it or name another folder")
         else:
             write_json(scratch / _CARD, card)
         for folder in (_DRAFTS, "JPEGImages", "SegmentationClass", voc.LISTS):
@@ -254,13 +256,13 @@ def _write_photo(root: Path, images: Path, classes: int, photo: Photo) -> None:
             image.load()
             turn = pictures.orientation(image)
     except pictures.UNDECODABLE as error:
-        raise UserError(f"{source} is no image ({error}); unpack its archive again") from None
+        raise UserError(f"{source} is not an image ({error}); unpack its archive again") from None
     upright = stored[::-1] if turn in pictures.SIDEWAYS else stored
     if upright != size:
         turned = f" upright, by its EXIF orientation ({turn})" if stored == size else ""
-        advice = "unpack its archive again, and do not resize"
+        advice = "unpack its archive again, and do not resize photographs"
         if turned:
-            advice = "annotate it upright, or take the orientation out"
+            advice = "annotate it upright, or remove the orientation"
         raise UserError(
             f"{source} is {upright[0]}x{upright[1]}{turned}, but its annotations are for {size[0]}x{size[1]}; {advice}"
         )

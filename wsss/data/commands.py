@@ -17,7 +17,7 @@ usage: wsss data WHAT ...
   prepare voc OUTPUT      VOC 2012 with the masks of SBD, from the official archives; --download DIR fetches them
   prepare animals OUTPUT  VOC 2012 animals, 320 px, from a prepared VOC
   prepare coco OUTPUT     COCO in the layout of VOC, from its json files and photographs
-  check ROOT              look through a VOC-format data set
+  check ROOT              check a VOC-format data set for faults
 
 `wsss data WHAT --help` explains each."""
 _PREPARE_USAGE = """\
@@ -25,7 +25,7 @@ usage: wsss data prepare voc OUTPUT (--voc PATH --sbd PATH | --download DIR) [--
        wsss data prepare animals OUTPUT --root ROOT
        wsss data prepare coco OUTPUT ...
 
-Each builds OUTPUT whole or not at all, and leaves a set that it made there before as it is.
+Each builds OUTPUT whole or not at all. A set that it has made there before stays unchanged.
 `wsss data prepare voc --help` and so on explain each."""
 
 

@@ -76,13 +76,13 @@ def require_same(folder: Path, data: Digests, root: Path) -> None:
     known = of_run(folder)
     if differ := records.differences(known, data) or records.differences(record, data):
         raise UserError(
-            f"{folder} holds a run on other data than those of {root}: {differ} differ; choose another --output, or "
+            f"the run in {folder} used other data than {root}: {differ} differ; choose another --output, or "
             "point --data.root at the data of that run"
         )
     if not known.get("train"):
         note(
-            f"note: {folder} was made before runs kept digests of their data: whether its training images and labels "
-            f"are those of {root} is unknown"
+            f"note: {folder} is too old to hold digests of its data, so it may have been trained on other images and "
+            f"labels than those of {root}"
         )
 
 
@@ -143,8 +143,8 @@ def evaluated(folder: Path, config: Data, listed: tuple[Path, str], measured: _L
     classes = {row["classes"] for row in known.values() if "classes" in row}
     if classes - {measured["classes"]}:
         raise UserError(
-            f"{root} has other classes than {folder} was trained for, or has them in another order; choose a set whose "
-            "classes.txt names the same"
+            f"the classes of {root}, or their order, differ from those that {folder} was trained for; choose a data "
+            "set with the same classes.txt"
         )
     return Evaluated(measured, known.get("train", {}), records.differences(kept, lists))
 

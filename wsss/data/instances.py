@@ -69,20 +69,20 @@ def read(path: Path) -> tuple[tuple[str, ...], list[Photo]]:
             f"the annotations {path} cannot be read ({error.strerror}); name the file or its folder"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not whole JSON ({error}); download or export it again") from None
+        raise UserError(f"{path} is not complete JSON ({error}); download or export it again") from None
     for key in ("categories", "images", "annotations"):
         if not isinstance(tree, dict) or not isinstance(tree.get(key), list):
-            raise UserError(f"{path} has no list {key!r}, so it is no COCO instances file; give instances_*.json")
+            raise UserError(f"{path} has no list {key!r}, so it is not a COCO instances file; give instances_*.json")
     categories = sorted(_each(path, "category", tree["categories"], _category))
     classes = tuple(name for _, name in categories)
     numbers = {key: number for number, (key, _) in enumerate(categories, 1)}
     if not classes or len(set(classes)) < len(classes) or len(numbers) < len(classes) or len(classes) >= IGNORE:
-        raise UserError(f"{path} must have 1 to 254 different categories; give it as it was downloaded or exported")
+        raise UserError(f"{path} must have 1 to 254 different categories; give the file as downloaded or exported")
     names.check_classes(classes, str(path), "that category and its annotations")
     photos: dict[int, Photo] = dict(_each(path, "image", tree["images"], _photo))
     ids = {photo.name for photo in photos.values()}
     if not len(ids) == len(photos) == len(tree["images"]):
-        raise UserError(f"{path} lists an image more than once; give it as it was downloaded or exported")
+        raise UserError(f"{path} lists an image more than once; give the file as downloaded or exported")
     for key, thing in _each(path, "annotation", tree["annotations"], partial(_thing, numbers=numbers, photos=photos)):
         photos[key].things.append(thing)
     return classes, sorted(photos.values(), key=lambda photo: photo.name)
@@ -93,7 +93,7 @@ def _each(path: Path, kind: str, rows: list[Any], convert: Callable[[Any], Any])
     for place, row in enumerate(rows, 1):
         try:
             if not isinstance(row, dict):
-                raise ValueError("it is no object")
+                raise ValueError("it is not a JSON object")
             yield convert(row)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             wrong = f"lacks the key {error}" if isinstance(error, KeyError) else f"is malformed: {error}"
@@ -103,7 +103,7 @@ def _each(path: Path, kind: str, rows: list[Any], convert: Callable[[Any], Any])
 def _category(row: dict[str, Any]) -> tuple[int, str]:
     name = row["name"]
     if not isinstance(name, str) or not name.strip():
-        raise ValueError("its name is no text")
+        raise ValueError("its name is not text")
     return int(row["id"]), "_".join(names.composed(name).split())
 
 
@@ -112,10 +112,10 @@ def _photo(row: dict[str, Any]) -> tuple[int, Photo]:
     if not isinstance(file, str) or Path(file).name != file or Path(file).suffix.lower() not in names.PHOTOGRAPHS:
         raise ValueError(f"{file!r} is not the plain name of a JPEG or PNG file")
     if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > (Image.MAX_IMAGE_PIXELS or 1e8):
-        raise ValueError(f"a photograph cannot be of height and width {size}")
+        raise ValueError(f"a photograph cannot have the height and width {size}")
     stem = names.composed(Path(file).stem)
     if not names.can_be_id(stem) or [stem.strip()] != stem.splitlines():
-        raise ValueError(f"{file!r} is no name for an image: it begins with a dot or a blank, or holds odd letters")
+        raise ValueError(f"{file!r} cannot name an image: it begins with a dot or a blank, or has unprintable letters")
     return row["id"], Photo(number_of(stem), file, size)
 
 
@@ -127,7 +127,7 @@ def _thing(row: dict[str, Any], numbers: dict[int, int], photos: dict[int, Photo
         raise ValueError(f"category {category} is not defined")
     area = float(row["area"])
     if not np.isfinite(area):
-        raise ValueError(f"an area of {area}")
+        raise ValueError(f"its area is {area}")
     if not isinstance(shape, list | dict):
         raise ValueError("its segmentation is neither polygons nor run lengths")
     outline = _polygons(shape, photos[key].size) if isinstance(shape, list) else _runs(shape, photos[key].size)
@@ -143,9 +143,9 @@ def _polygons(rows: Sequence[Any], size: tuple[int, int]) -> list[np.ndarray]:
     reach = max(size)
     for polygon in polygons:
         if polygon.ndim != 1 or polygon.size % 2:
-            raise ValueError(f"a polygon of {polygon.size} numbers, not pairs of x and y")
+            raise ValueError(f"a polygon has {polygon.size} numbers, not pairs of x and y")
         if not ((polygon >= -reach) & (polygon <= 2 * reach)).all():
-            raise ValueError("a polygon far outside of its image")
+            raise ValueError("a polygon lies far outside its image")
     return [polygon for polygon in polygons if polygon.size >= 6]
 
 
@@ -155,11 +155,11 @@ def _runs(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     If they did not fill the image, pycocotools would read beyond its memory.
     """
     if tuple(shape["size"]) != size:
-        raise ValueError(f"run lengths of size {tuple(shape['size'])} in an image of {size}")
+        raise ValueError(f"its run lengths have the size {tuple(shape['size'])}, but the image has {size}")
     counts = shape["counts"]
     runs = np.asarray(_decompress(counts) if isinstance(counts, str) else counts)
     if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any() or runs.sum() != size[0] * size[1]:
-        raise ValueError(f"run lengths that do not add up to {size[0]} x {size[1]} pixels")
+        raise ValueError(f"its run lengths do not add up to {size[0]} x {size[1]} pixels")
     return runs
 
 
@@ -174,7 +174,7 @@ def _decompress(text: str) -> list[int]:
     for code in text.encode("ascii"):
         bits = code - 48
         if not 0 <= bits < 64:
-            raise ValueError("run lengths with a character that has no meaning")
+            raise ValueError("its run lengths hold an invalid character")
         value |= (bits & 31) << shift
         shift += 5
         if not bits & 32:

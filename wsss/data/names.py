@@ -103,7 +103,7 @@ def read_ids(path: Path, folder: Path, suffixes: Sequence[str] = PHOTOGRAPHS) ->
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
         twice = next(name for name in ids if name in seen or seen.add(name))
-        raise UserError(f"the list {path} names {twice} more than once; leave one line of it")
+        raise UserError(f"the list {path} names {twice} more than once; keep one line of it")
     return ids
 
 
@@ -119,12 +119,12 @@ def _id(path: Path, line: str, flagged: bool, place: tuple[Path, Sequence[str]])
         return ""
     if not can_be_id(line):
         raise UserError(
-            f"the list {path} names {line[:20]!r}, which is no image id; put one on each line, a path below "
-            f"{place[0].name} without suffix and without parts that begin with a dot"
+            f"the list {path} names {line[:20]!r}, which is not an image id; put one on each line: a path below "
+            f"{place[0].name}, without suffix, of parts that do not begin with a dot"
         )
     raise UserError(
-        f"the list {path} names {line!r}, but {place[0]} holds no such file; an id with blanks is the whole line, the "
-        "file's name without suffix"
+        f"the list {path} names {line!r}, but {place[0]} holds no such file; an id with blanks must fill its "
+        "line: the file's name without suffix"
     )
 
 
@@ -167,8 +167,8 @@ def read_classes(path: Path) -> tuple[str, ...]:
     if numbers != places and sorted(numbers) in (places, [place - 1 for place in places]):
         wrong = next(place for place in places if numbers[place - 1] != place)
         raise UserError(
-            f"{path} numbers its classes, but their order decides: {classes[wrong - 1]!r} is the class of the value "
-            f"{wrong}; put the names in the order of the masks' values, from 1, and take the numbers out"
+            f"{path} numbers its classes, but only their order counts: {classes[wrong - 1]!r} is the class of the "
+            f"value {wrong}; order the names by their values in the masks, from 1, and remove the numbers"
         )
     return classes
 
@@ -191,8 +191,8 @@ def check_classes(classes: Sequence[str], where: str, entry: str) -> tuple[str, 
     background = next(filter(_is_background, classes), "")
     if background:
         raise UserError(
-            f"{where} names {background!r}, which is no class; take {entry} out, since the values 0 (background) and "
-            f"{IGNORE} (ignored) need no names, and see that the class of the value 1 comes first"
+            f"{where} names {background!r}, which is not a class; remove {entry}, since the values 0 (background) and "
+            f"{IGNORE} (ignored) need no names, and put the class of the value 1 first"
         )
     plain = {_plain(name): name for name in classes}
     if not classes or len(plain) < len(classes) or len(classes) >= IGNORE:

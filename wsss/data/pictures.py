@@ -185,7 +185,7 @@ def read_index(path: Path) -> tuple[UInt8[np.ndarray, "h w"], Integer[np.ndarray
             "convert its colours to class numbers"
         )
     if turn != 1:
-        raise UserError(f"the mask {path} has an EXIF orientation, so it is not clear how it lies; save it without")
+        raise UserError(f"the mask {path} has an EXIF orientation, so it is unclear which side is up; save it without")
     array = array // _SCALED.get(stored, 1) if stored in _SCALED else array
     if array.max(initial=0) > IGNORE:
         raise UserError(f"the mask {path} holds the value {array.max()}; class numbers end at 254, and 255 is ignored")
@@ -203,9 +203,8 @@ def size_fault(path: Path, mask: UInt8[np.ndarray, "h w"], size: tuple[int, int]
             turn = orientation(image)
     if turn in SIDEWAYS:
         return (
-            f"the mask {path} is {width}x{height} and fits {photograph} only as that is stored, but its EXIF "
-            f"orientation ({turn}) turns it to {size[0]}x{size[1]}; turn the mask, too, or take the orientation out of "
-            "the photograph"
+            f"the mask {path} is {width}x{height} and fits {photograph} as stored, but the photograph's EXIF "
+            f"orientation ({turn}) turns it to {size[0]}x{size[1]}; turn the mask, too, or remove the orientation"
         )
     return f"the mask {path} is {width}x{height}, but its image is {size[0]}x{size[1]}; replace it"
 

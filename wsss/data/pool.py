@@ -46,7 +46,7 @@ def stream(
         while waiting:
             yield from waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise UserError("a worker process was killed, for want of memory perhaps; ask for fewer --workers") from error
+        raise UserError("a worker process was killed, perhaps because memory ran out; use fewer --workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -110,13 +110,13 @@ def prepare_animals(output: Path, root: Path, ids: Path | None = None) -> str:
         return _summary(output, "voc-animals", ids is not None, splits)
     for name in ("JPEGImages", _AUG):
         if not (root / name).is_dir():
-            raise UserError(f"{root} holds no JPEGImages and {_AUG}; make them by wsss data prepare voc")
+            raise UserError(f"{root} must hold JPEGImages and {_AUG}; make them with wsss data prepare voc")
     folder = ids or project_root() / "data" / "lists" / "animals"
     lists = {split: _read_list(folder / f"{split}.txt") for split in splits}
     names = sorted({name for members in lists.values() for name in members})
     kit = voc.open_devkit(root)
     if kit.label_source == "masks":
-        raise UserError(f"{root} holds neither Annotations nor {voc.LABEL_FILE}; make them by wsss data prepare voc")
+        raise UserError(f"{root} holds neither Annotations nor {voc.LABEL_FILE}; make them with wsss data prepare voc")
     with atomic(output) as scratch:
         for name in ("JPEGImages", _AUG, voc.LISTS):
             (scratch / name).mkdir(parents=True)
@@ -149,7 +149,7 @@ def check_lists(lists: _Lists) -> None:
             )
         if published.is_dir() and (other := set(ids) ^ set(read_lines(published / f"{split}.txt"))):
             raise UserError(
-                f"the list {split} is not the published one: {len(other)} ids are in one of the two only, first "
+                f"the list {split} differs from the published one: {len(other)} ids are in only one of them, first "
                 f"{min(other)}; give the official archives, or --partial"
             )
 
@@ -174,7 +174,7 @@ def _read_list(path: Path) -> list[str]:
     ids = [re.sub(r"\s+-?[01]$", "", line) for line in read_lines(path)]  # lines in the list of a class end in a flag
     odd = next((name for name in ids if not re.fullmatch(r"[\w-]+", name)), None)
     if odd is not None or not ids or len(set(ids)) < len(ids):
-        fault = f"names {odd[:20]!r}, which is no id" if odd else "names an image twice" if ids else "is empty"
+        fault = f"names {odd[:20]!r}, which is not an id" if odd else "names an image twice" if ids else "is empty"
         raise UserError(f"the list {path} {fault}; download it again")
     return ids
 
@@ -210,7 +210,7 @@ def _build(root: Path, folders: Mapping[str, Path], partial: bool) -> list[str]:
     published = project_root() / "data" / "lists" / "voc" / voc.LABEL_FILE
     other = sorted(set(rows) - set(read_lines(published))) if published.is_file() and not partial else []
     return [
-        f"note: image labels of {len(other)} images are not those of {published.name}, first {row.split()[0]}"
+        f"note: image labels of {len(other)} images differ from {published.name}, first {row.split()[0]}"
         for row in other[:1]
     ]
 
@@ -238,7 +238,7 @@ def _read_sbd(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
         with path.open("rb") as file:
             mask = np.asarray(loadmat(file)["GTcls"][0]["Segmentation"][0])
     except Exception as error:  # whatever scipy's parser stumbles over in a broken file
-        fault = f"holds no GTcls.Segmentation that can be read ({type(error).__name__}: {error})"
+        fault = f"holds no readable GTcls.Segmentation ({type(error).__name__}: {error})"
         raise UserError(f"{path} {fault}; download SBD again") from error
     if mask.ndim != 2 or mask.dtype.kind not in "iu" or ((mask < 0) | (mask > IGNORE)).any():
         raise UserError(f"{path} holds {mask.dtype} of shape {mask.shape}, not a mask; download SBD again")

@@ -21,8 +21,8 @@ def root_of(config: Data) -> Path:
     if known and known.lists and held and held[0] != config.name:
         other = held[0]
         raise UserError(
-            f"{root} holds {title(other)}, as its lists say, but the preset trains on {known.title}: make that by "
-            f"`wsss data prepare {known.lists}` and give its folder by --data.root or {known.variable}, or take a "
+            f"by its lists, {root} holds {title(other)}, but the preset trains on {known.title}: make that with "
+            f"`wsss data prepare {known.lists}` and set --data.root or {known.variable} to its folder, or use a "
             f"preset of {other}"
         )
     return root
@@ -40,16 +40,16 @@ def locate(config: Data) -> Path:
     given = "" if config.root else os.environ.get(variable, "")
     root = Path(config.root or given or default)
     if not config.root and not root.is_dir():
-        ways = f"give --data.root or set {variable}" if variable else "give --data.root"
-        made = f", or make it by `wsss data prepare {known.lists}`" if known and known.lists else ""
+        ways = f"set --data.root or {variable}" if variable else "set --data.root"
+        made = f", or make it with `wsss data prepare {known.lists}`" if known and known.lists else ""
         raise UserError(
-            f"the {config.name} data set was not found: {root} is no folder; {ways} to the folder that holds "
+            f"the {config.name} data set was not found: {root} is not a folder; {ways} to the folder that holds "
             f"JPEGImages{made}"
         )
     if not (root / "JPEGImages").is_dir():
         source = variable if given else "--data.root"
         raise UserError(
-            f"{root} holds no JPEGImages folder, so it is no VOC-format root; point {source} at the folder that does"
+            f"{root} holds no JPEGImages folder, so it is not a VOC-format root; point {source} at the folder that does"
         )
     return root
 

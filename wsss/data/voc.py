@@ -41,7 +41,7 @@ class Devkit:
 def open_devkit(root: Path, need_labels: bool = True) -> Devkit:
     """Return the data set at `root`; classes.txt there replaces VOC's classes. Raises UserError."""
     if not (root / "JPEGImages").is_dir():
-        raise UserError(f"{root} holds no JPEGImages folder, so it is no VOC-format root; name the folder that does")
+        raise UserError(f"{root} holds no JPEGImages folder, so it is not a VOC-format root; name the folder that does")
     classes = read_classes(root)
     masks = next((name for name in _MASK_FOLDERS if (root / name).is_dir()), "")
     xml = any(names.files(root / "Annotations", ANNOTATIONS))
@@ -96,8 +96,8 @@ def read_ids(root: Path, split: str) -> list[str]:
     if not path.is_file():
         known = ", ".join(list_names(root)) or "none"
         raise UserError(
-            f"the list {path} does not exist (there: {known}); choose by --data.train_split and --data.val_split, or "
-            "by --split"
+            f"the list {path} does not exist (lists there: {known}); choose one with --data.train_split and "
+            "--data.val_split, or with --split"
         )
     return names.read_ids(path, root / "JPEGImages")
 
@@ -132,7 +132,7 @@ def read_labels(kit: Devkit, ids: Sequence[str]) -> np.ndarray:
     index = {name: number for number, name in enumerate(kit.classes)}
     table, twice = text_labels(kit) if kit.label_source == "text" else ({}, "")
     if twice:
-        raise UserError(f"{twice}; leave one line of each")
+        raise UserError(f"{twice}; keep one line of each")
     labels = np.zeros((len(ids), len(kit.classes)), np.float32)
     for row, name in enumerate(ids):
         if kit.label_source == "masks":
@@ -161,7 +161,7 @@ def parse_labels(kit: Devkit, name: str, text: str) -> list[str]:
 
 
 def _wrong_label(kit: Devkit, source: Path, name: str, fault: str) -> UserError:
-    advice = "" if (kit.root / "classes.txt").exists() else "; a set of other classes than VOC's needs its classes.txt"
+    advice = "" if (kit.root / "classes.txt").exists() else "; a set of other classes than VOC's needs a classes.txt"
     return UserError(f"{source} gives image {name} {fault}{advice}")
 
 

@@ -90,7 +90,7 @@ class Export:
 
     def __call__(self) -> str:
         if self.output.suffix != ".onnx":
-            raise UserError(f"--output is {self.output}; the graph's name ends in .onnx")
+            raise UserError(f"--output is {self.output}; the graph's name must end in .onnx")
         from wsss.explore import onnx_graph, sources
 
         seer, _ = sources.of_run(self.run, self.weights) if self.run else sources.shipped()

@@ -33,9 +33,7 @@ def runtime() -> dict[str, bytes] | None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsss"
     package = cache / f"onnxruntime-web-{_VERSION}.tgz"
     if not package.is_file() and not _fetch(package):
-        note(
-            f"note: pages get no model: npm could not fetch onnxruntime-web {_VERSION}; with a network and npm they do"
-        )
+        note(f"note: pages hold no model: npm could not fetch onnxruntime-web {_VERSION}; they need npm and a network")
         return None
     if sha256(package) != _DIGEST:
         raise UserError(

@@ -25,9 +25,9 @@ const SHELL = `
       <p class="wx-legend"></p>
     </div>
     <div class="wx-panel">
-      <fieldset data-of="label"><legend>What the model names</legend><div class="wx-classes"></div></fieldset>
+      <fieldset data-of="label"><legend>Classes that the model names</legend><div class="wx-classes"></div></fieldset>
       <fieldset><legend>Show</legend><div class="wx-chips" data-of="view"></div></fieldset>
-      <fieldset data-of="alike"><legend>Alike by</legend><div class="wx-chips"></div><p>Point at a patch, or use the arrow keys on the picture.</p></fieldset>
+      <fieldset data-of="alike"><legend>Similarity by</legend><div class="wx-chips"></div><p>Point at a patch, or use the arrow keys on the picture.</p></fieldset>
       <label data-of="layer">Layer<select data-key="layer"></select></label>
       <label class="wx-range" data-of="threshold">Threshold <output></output><input data-key="threshold" type="range" min="0" max="1" step="0.01"></label>
       <label>Compare with<select data-key="beside"></select></label>
@@ -42,11 +42,11 @@ const SHELL = `
 
 /** Steps of the tour: the values to set, and the text to show. */
 const TOUR = [
-  [{ view: "photograph", beside: "" }, (x) => `1 of 5. The model was trained on photographs and the names of what they show; nobody outlined anything. Of this one it says ${x.name(x.at("label"))}, with probability ${x.score.toFixed(2)}.`],
-  [{ view: "cam", beside: "", layer: 0 }, (x) => `2 of 5. Which patches speak for ${x.name(x.at("label"))}? Its class activation map answers: bright means yes. The map often finds a part, such as a head, and misses the rest.`],
-  [{ view: "pseudo_label", beside: "" }, () => "3 of 5. Thresholds turn the map into labels of pixels, and the colours of the photograph sharpen them. Grey pixels stay undecided. From this pseudo label the decoder learns."],
-  [{ view: "cam", beside: "segmentation", split: 0.5 }, () => "4 of 5. Left of the line you see the map, right of it what the decoder makes of the photograph. Move the line."],
-  [{ view: "alike", beside: "" }, () => "5 of 5. Inside the network every patch is a vector. Bright patches have a vector much like that of the outlined patch. Point at another one, or press the arrow keys on the picture; then choose a subspace."],
+  [{ view: "photograph", beside: "" }, (x) => `1 of 5. The model was trained on photographs and the names of what they show; nobody outlined anything. For this one it names ${x.name(x.at("label"))}, with probability ${x.score.toFixed(2)}.`],
+  [{ view: "cam", beside: "", layer: 0 }, (x) => `2 of 5. Which patches are evidence for ${x.name(x.at("label"))}? Its class activation map shows them bright. The map often finds a part, such as a head, and misses the rest.`],
+  [{ view: "pseudo_label", beside: "" }, () => "3 of 5. Thresholds turn the map into labels of pixels, and the colours of the photograph sharpen them. Grey pixels stay undecided. The decoder learns from this pseudo label."],
+  [{ view: "cam", beside: "segmentation", split: 0.5 }, () => "4 of 5. Left of the line is the map, right of it the decoder's segmentation of the photograph. Move the line."],
+  [{ view: "alike", beside: "" }, () => "5 of 5. Inside the network every patch is a vector. Bright patches have vectors similar to that of the outlined patch. Point at another one, or press the arrow keys on the picture; then choose a subspace."],
 ];
 
 // ---- numbers
@@ -282,7 +282,7 @@ class Explorer {
       this.choose({ image: this.data.images.length - 1 });
     } catch (error) {
       console.warn(error);
-      say(`This photograph could not be looked at: ${error.message}`);
+      say(`This photograph could not be processed: ${error.message}`);
     }
   }
 
@@ -514,7 +514,7 @@ class Explorer {
     const truth = this.scene.truth && this.mask(this.scene.truth), label = this.at("label"), variant = this.at("variant");
     const titles = truth ? ["IoU, %", "outside the object, % of the map", "missed, % of the object", "covers, % of the image"] : ["covers, % of the image"];
     const rows = this.views().map(([key, title]) => [key, title, key === "truth" ? null : this.labelMap(key, variant, this.at("layer"))]).filter(([, , map]) => map);
-    this.find("caption").textContent = `Pixels labelled ${this.name(label)}${truth ? "" : "; nobody has outlined them, so nothing is compared"}`;
+    this.find("caption").textContent = `Pixels labelled ${this.name(label)}${truth ? "" : "; there is no truth to compare with"}`;
     const cell = (text) => make("th", { scope: "col", textContent: text });
     this.find("thead").replaceChildren(make("tr", {}, cell("label map"), ...titles.map(cell)));
     this.find("tbody").replaceChildren(...rows.map(([, title, map]) => make("tr", {}, make("th", { scope: "row", textContent: title }), ...compare(map, truth, label).slice(truth ? 0 : 3).map((value) => make("td", { textContent: value === null ? "–" : value.toFixed(1) })))));
@@ -554,7 +554,7 @@ class Explorer {
     this.linked = `#explorer?${query}`;
     location.hash = this.linked;
     navigator.clipboard?.writeText(location.href).catch(() => {});
-    this.say(this.scene.own ? "The address holds this view, but not your photograph, which stays with you." : "The address of the page is a link to this view now.");
+    this.say(this.scene.own ? "The address holds this view, but not your photograph, which stays with you." : "The address of the page now links to this view.");
   }
 
   async follow() {

@@ -105,7 +105,7 @@ async function read(file) {
 
 /** Run the network on a file; return an image as in the explorer's payload, with maps as numbers. */
 async function look({ engine, classes, model }, file, name, resized, say) {
-  const [canvas, pixels] = await read(file).catch(() => { throw new Error("it is no picture that this browser can read"); });
+  const [canvas, pixels] = await read(file).catch(() => { throw new Error("this browser cannot read it as a picture"); });
   ready ||= session(engine, say);
   const network = await ready.catch((error) => { ready = null; throw error; });
   say(`Looking at ${name} …`);

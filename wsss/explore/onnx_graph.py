@@ -36,8 +36,8 @@ def write(seer: Seer, path: Path) -> Path:
     size = 2 * sum(value.numel() for value in half.state_dict().values())
     if size > LIMIT:
         raise UserError(
-            f"the network's weights take {size / 1e6:.0f} MB in half precision, and a page may hold "
-            f"{LIMIT / 1e6:.0f}; `wsss explore IMAGES --run RUN` shows what it sees without it"
+            f"the network's weights take {size / 1e6:.0f} MB in half precision, but a page may hold "
+            f"{LIMIT / 1e6:.0f}; `wsss explore IMAGES --run RUN` makes a page without them"
         )
     graph = _graph(seer.model, seer.config)
     weights = path.with_suffix(".safetensors")

@@ -128,7 +128,7 @@ def more(content: Mapping[str, Any], other: Mapping[str, Any], source: str) -> t
     description for the page, and the script's part. Both are payloads. Raises UserError if images or classes differ."""
     names = [[image["name"] for image in each["images"]] for each in (content, other)]
     if names[0] != names[1] or content["classes"] != other["classes"]:
-        raise UserError("the two files show other images or classes; make both by wsss explore of the same folder")
+        raise UserError("the two files show different images or classes; make both with wsss explore from one folder")
     views = [[view | {"present": image["present"]} for view in image["variants"]] for image in other["images"]]
     part = _compressed(views)
     return {"source": source, "names": [view["name"] for view in views[0]], "bytes": len(part)}, part
@@ -221,7 +221,7 @@ def element(content: Mapping[str, Any], compressed: bool = False) -> str:
     else:  # without "<", so that no text can end the <script>
         text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return (
-        f"<div data-wsss-explorer><p>Here {count} photographs can be explored, by the script beside the page.</p>"
+        f"<div data-wsss-explorer><p>The script beside this page lets you explore {count} photographs here.</p>"
         f'<img class="wsss-figure" alt="{html.escape(first["alt"])}" src="{first["picture"]}">'
         f'<script type="application/{kind}">{text}</script></div>'
     )

@@ -88,7 +88,7 @@ def peak(scene: Scene) -> tuple[int, int]:
     """Return the patch inside the object where the last model's CAM of the image's first class is largest."""
     view, label = scene.views[-1], scene.present[0]
     if scene.truth is None or label not in view.shown:
-        raise UserError(f"the truth of {scene.name} is not known; name the patch")
+        raise UserError(f"{scene.name} has no truth; name the patch")
     values = _on_grid(view.layers[0], view, label).ravel()
     inside = metrics.token_labels(scene.truth, view.grid) == label
     best = int(np.where(inside, values, -1.0).argmax())
@@ -113,7 +113,7 @@ def gram(scenes: Sequence[Scene]) -> Picture:
     with subspaces. The scenes may have the same network before training as their first model."""
     views = [view for view in scenes[0].views if _subspaces(view)]
     if not views or any(scene.truth is None for scene in scenes):
-        raise UserError("there is no model with subspaces among these, or an image without truth")
+        raise UserError("none of these models has subspaces, or an image has no truth")
     picture, shares = Picture(figsize=(4.2 * len(views), 4.1), layout="constrained"), []
     for axis, view in zip(picture.subplots(1, len(views), squeeze=False)[0], views, strict=True):
         values, redundancy = _correlation(scenes, view.name)
@@ -131,8 +131,8 @@ def gram(scenes: Sequence[Scene]) -> Picture:
         axis.set(xlabel="subspace", ylabel="subspace")
         shares.append(f"{view.name} {redundancy:.1f} %")
     picture.alt = (
-        f"Absolute correlation of every dimension of the codes with every other over the patches of {len(scenes)} "
-        f"images, centred by label, blocks of subspaces divided by lines. Redundancy: {'; '.join(shares)}."
+        f"Absolute correlations of all dimensions of the codes over the patches of {len(scenes)} images, centred by "
+        f"label; lines divide the subspaces. Redundancy: {'; '.join(shares)}."
     )
     return picture
 

@@ -84,8 +84,8 @@ def shrunk(pictures: Sequence[Example], seers: Sequence[Seer]) -> str:
     sides = sorted({seer.config.augment.squashed for seer in seers})
     seen = " and ".join(f"{side} x {side}" for side in sides)
     return (
-        f"explore: the largest picture, {largest.name}, has {width} x {height} pixels; the page shows pictures "
-        f"scaled down to {LARGEST} at most on the longer side, and the models see them at {seen}"
+        f"explore: the largest picture, {largest.name}, has {width} x {height} pixels; the page scales the "
+        f"longer side down to {LARGEST}, and the models see pictures at {seen}"
     )
 
 

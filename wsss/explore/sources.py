@@ -49,7 +49,7 @@ def of_runs(folders: Sequence[Path]) -> tuple[list[Seer], tuple[str, ...]]:
         seers = [replace(seer, name=f"{seer.name} ({number})") for number, seer in enumerate(seers, 1)]
     for folder in folders[1:]:
         if differ := records.differences(identity.of_run(Path(folders[0])), identity.of_run(Path(folder))):
-            note(f"note: {folder} is of other data than {folders[0]}: {differ} differ")
+            note(f"note: {folder} used other data than {folders[0]}: {differ} differ")
     return seers, classes
 
 
@@ -63,7 +63,7 @@ def shipped() -> tuple[Seer, tuple[str, ...]]:
     """Return the model in data/weights, trained on photographs of animals, and its classes. Raises UserError."""
     path = project_root() / SHIPPED
     if not path.is_file():
-        raise UserError(f"the shipped model's card {path} is not there; name a finished run by --run")
+        raise UserError(f"the shipped model's card {path} is not there; name a finished run with --run")
     card = read_json(path)
     record = records.load(project_root() / card["record"])
     config = stored.from_dict(record["config"])
@@ -96,7 +96,7 @@ def of_folder(path: Path, limit: int) -> list[Example]:
     files = photographs.of_folder(path, deep=False)[:limit] if path.is_dir() else [path]
     if not files:
         raise UserError(
-            f"{path} holds no picture ({', '.join(photographs.SUFFIXES)}); name a picture or a folder that does"
+            f"{path} holds no picture ({', '.join(photographs.SUFFIXES)}); name a picture or a folder of pictures"
         )
     return [Example(file.stem, read_image(file)) for file in files]
 

@@ -65,7 +65,7 @@ class Evaluate(Choice, Request):
         training = self.protocol == "training"
         if training and given:
             flag = given[0].replace("_", "-")
-            raise UserError(f"--{flag} is of the protocols voc and coco; add --protocol voc or --protocol coco")
+            raise UserError(f"--{flag} belongs to the protocols voc and coco; add --protocol voc or --protocol coco")
         protocol = None if training else self.chosen(self.longest)
         from wsss.inference import runs
 
@@ -139,7 +139,7 @@ class Submit(Request):
     def __call__(self) -> str:
         if self.longest and not self.partial:
             raise UserError(
-                "--longest departs from the protocol of VOC's test; leave it out, or add --partial to try it out"
+                "--longest changes the protocol of VOC's test; leave it out, or add --partial to try it out"
             )
         from wsss.inference import runs, submit
 

@@ -25,7 +25,7 @@ def adopt(file: Path, preset: str, output: Path, data_root: str = "") -> Path:
     tensors, digest = weights.read(file), sha256(file)
     if not weights.is_whole(tensors) or "decoder.conv8.weight" not in tensors:
         raise UserError(
-            f"{file} holds no whole model, only a backbone perhaps; start a run from it by --model.checkpoint"
+            f"{file} holds no whole model, perhaps only a backbone; start a run from it with --model.checkpoint"
         )
     model = build(config, len(tensors["decoder.conv8.weight"]) - 1)  # conv8 has an output for the background, too
     model.start = {"sha256": digest, "source": f"{file.name}, trained elsewhere", "foreign": True}

@@ -80,7 +80,7 @@ def run(folder: Path, photos: str, save: Path, weights: str = "last", data_root:
                     _write_scores(save / _SCORES, rows)
         _write_scores(save / _SCORES, rows)
     if stop.is_set():
-        raise Interrupted(f"stopped; what is in {save} is whole, and the same command goes on from there")
+        raise Interrupted(f"stopped; all files in {save} are complete; run the command again to continue")
     source = f"the image labels of the list {photos}" if listed else "the classes that the model predicts"
     return (
         f"{len(photographs)} photographs: {', '.join(kinds)} and {_SCORES} in {save}\n"
@@ -107,7 +107,7 @@ def _photographs(photos: str, save: Path, config: Config, classes: tuple[str, ..
         return [_Photograph(name, file, None) for name, file in files.items()]
     root = sets.locate(config.data)
     if not (root / f"ImageSets/Segmentation/{photos}.txt").is_file():
-        raise UserError(f"{photos} is neither a file or folder nor a list of {root}; check its name")
+        raise UserError(f"{photos} is not a file, a folder or a list of {root}; check its name")
     split = Split(root, photos)
     if split.kit.classes != classes:
         raise UserError(f"{root} has other classes than the run was trained for; check its classes.txt")

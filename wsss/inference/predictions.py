@@ -118,7 +118,7 @@ def fault(path: Path, size: tuple[int, int], classes: int, gaps: bool = False) -
         return sentence
     if palette.ravel().tolist()[: 3 * classes] != pictures.VOC_PALETTE[: 3 * classes]:
         return f"{path} does not have VOC's palette"
-    return f"{path} holds {IGNORE}, which is no class" if not gaps and (label == IGNORE).any() else ""
+    return f"{path} holds {IGNORE}, which is not a class" if not gaps and (label == IGNORE).any() else ""
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -138,12 +138,12 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
             either = [name for name in {**plain, **old} if name != "digest"]
             changed = ", ".join(name for name in either if old.get(name) != plain.get(name)) or "digest"
             raise UserError(
-                f"{folder} holds predictions made otherwise ({_PROTOCOL} differs in {changed}); delete that folder or "
-                "choose another by --save"
+                f"{folder} holds predictions by another protocol ({_PROTOCOL} differs in {changed}); delete that "
+                "folder or choose another with --save"
             )
     elif names.files(folder, names.MASKS):
         raise UserError(
-            f"{folder} holds PNGs, but no {_PROTOCOL} that says by what they were made; choose another by --save"
+            f"{folder} holds PNGs, but no {_PROTOCOL} that says how they were made; choose another with --save"
         )
     else:
         write_json(known, {"digest": digest, **plain})

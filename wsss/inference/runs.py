@@ -56,7 +56,7 @@ class Opened:
         """Read the run's own record. Raises UserError."""
         path = self.path()
         if not path.is_file():
-            raise UserError(f"{self.folder} is not finished: there is no {path}; the same `wsss train` goes on with it")
+            raise UserError(f"{self.folder} is not finished: there is no {path}; run its `wsss train` again")
         return records.load(path)
 
     def origin(self) -> dict[str, Any]:
@@ -76,18 +76,18 @@ def open_run(folder: Path, weights: str = "last", data_root: str = "") -> Opened
     folder = folder.resolve() if folder.name in ("", "..") else folder  # its record is named after it
     config = checkpoint.configuration(folder)
     if folder.name.isdecimal() and int(folder.name) != config.seed:
-        raise UserError(f"{folder}/config.json is that of seed {config.seed}; put back the one of this run")
+        raise UserError(f"{folder}/config.json belongs to seed {config.seed}; restore the one of this run")
     config = settings.override(config, {"data.root": data_root} if data_root else {})
     step = checkpoint.latest(folder)
     file = folder / "best.safetensors" if weights == "best" else checkpoint.weights_file(folder, step or 0)
     if weights not in ("last", "best") or step is None or not file.is_file():
         raise UserError(
-            f"{folder} has no {weights} weights; --weights is last or best, and the run must have been trained"
+            f"{folder} has no {weights} weights; --weights must be last or best, and the run must be trained"
         )
     if step < config.optim.steps:
         raise UserError(
-            f"{folder} is not finished: it has stopped after {step:,} of {config.optim.steps:,} steps; the same `wsss "
-            "train` goes on with it"
+            f"{folder} is not finished: it has stopped after {step:,} of {config.optim.steps:,} steps; run its "
+            "`wsss train` again to continue"
         )
     return Opened(folder, config, file, step)
 

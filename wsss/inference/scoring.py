@@ -29,16 +29,16 @@ def score(predictions: Path, truth: Path, classes: int, ids: Path | None = None)
         file, mine = (names.find(folder, name, names.MASKS) for folder in (truth, predictions))
         if file is None:
             raise UserError(
-                f"{ids} lists {name}, but {truth}/{name}.png does not exist; give its mask, or another list"
+                f"{ids} lists {name}, but {truth}/{name}.png does not exist; add its mask, or give another list"
             )
         if mine is None:
             raise UserError(
-                f"{predictions}/{name}.png does not exist, but {file} does; predict it, too, or name a list by --ids"
+                f"{predictions}/{name}.png does not exist, but {file} does; predict it, too, or name a list with --ids"
             )
         mask = read_mask(file, None, classes - 1)
         prediction = read_mask(mine, mask.shape[::-1], classes - 1)
         if ((prediction == IGNORE) & (mask != IGNORE)).any():
-            raise UserError(f"{mine} holds {IGNORE}, which is no class; predict one of 0..{classes - 1} everywhere")
+            raise UserError(f"{mine} holds {IGNORE}, which is not a class; predict one of 0..{classes - 1} everywhere")
         total += metrics.confusion(mask, prediction, classes)
     scores = metrics.segmentation_scores(metrics.counts(total), [str(number) for number in range(classes)])
     del scores["miou_headline"]  # numbered classes have no headline of their own

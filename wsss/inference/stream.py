@@ -123,7 +123,7 @@ def finish(shard: Shard, workers: int) -> list[Finished]:
     `process.GRACE` seconds, such as one large photograph, is given up. Only whole PNGs are on disk.
     """
     process.keep_freed()
-    stopped = f"stopped; the PNGs in {shard.folder} are whole, and the same command goes on from there"
+    stopped = f"stopped; the PNGs in {shard.folder} are complete; run the command again to continue"
 
     def leave() -> str:
         for child in multiprocessing.active_children():  # in the CRF's C code they cannot react to SIGTERM

@@ -24,13 +24,13 @@ def require_voc_test(images: Split) -> None:
     known = records.split_ids("voc-test")
     others = sorted(set(known) ^ set(images.ids))
     if others:
-        where = "is not in the list" if others[0] in set(known) else "is none of them"
+        where = "is not in the list" if others[0] in set(known) else "is not one of them"
         raise UserError(
             f"VOC's test has {len(known):,} images, but {images.kit.root} lists {len(images.ids):,} in {images.name}, "
-            f"and {others[0]} {where}; --partial packs it all the same"
+            f"and {others[0]} {where}; --partial packs them anyway"
         )
     if images.kit.classes != VOC_CLASSES:
-        raise UserError(f"{images.kit.root} has other classes than VOC; the server knows VOC's alone")
+        raise UserError(f"{images.kit.root} has other classes than VOC; the server knows only VOC's")
 
 
 def _validate(folder: Path, images: Split) -> None:
@@ -40,7 +40,7 @@ def _validate(folder: Path, images: Split) -> None:
     for name, file in zip(images.ids, tqdm(images.files, desc="check", unit="image", leave=False), strict=True):
         faults.append(predictions.fault(folder / f"{name}.png", read_image(file).size, classes))
     there = names.files(folder, names.MASKS)
-    faults += [f"{path} is of no image in the list" for name, path in there.items() if name not in set(images.ids)]
+    faults += [f"{path} belongs to no image of the list" for name, path in there.items() if name not in set(images.ids)]
     faults = [fault for fault in faults if fault]
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""

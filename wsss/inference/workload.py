@@ -125,13 +125,13 @@ class Plan:
         )
         fits = next((other for other in smaller if other._fits(free)), None)
         advice = f"--longest {fits.protocol.longest} fits" if fits else "free some memory"
-        others = ", or ask for fewer --workers" if self.workers else ""
+        others = ", or use fewer --workers" if self.workers else ""
         taken, there, where = self.bytes(), free, "memory"
         if taken <= free:  # so the accelerator is too small
             taken, there, where = self.network_bytes(), self.accelerator, "memory on the accelerator"
         raise UserError(
             f"photograph {self.names[number]} has {_pixels(self.sizes[number])}: predicting it takes about "
-            f"{_bytes(taken)} of {where}, and {_bytes(there)} are free; {advice}{others}"
+            f"{_bytes(taken)} of {where}, but {_bytes(there)} are free; {advice}{others}"
         )
 
     def _fits(self, free: int) -> bool:
@@ -150,8 +150,8 @@ class Plan:
         return (
             f"predict {split}: {count:,} photograph{'s' * (count > 1)}, the largest, {self.names[number]}, has "
             f"{_pixels(self.sizes[number])}{scaled} ({self.tokens(seen, scale):,} tokens at scale {scale:g}); "
-            f"about {_duration(expected)} and {_bytes(self.bytes())} of memory, by small passes timed on this machine"
-            f"{limit}"
+            f"about {_duration(expected)} and {_bytes(self.bytes())} of memory, estimated from small passes on this "
+            f"machine{limit}"
         )
 
     def seconds(self, shard: Shard) -> float:

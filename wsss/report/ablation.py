@@ -37,7 +37,7 @@ _QUANTITIES = (
     ("segmentation", "segmentation.miou_headline"),
 )
 """Columns from a run's own record, made by the protocol of evaluation in training: title and result."""
-UNLIKE = " No seed is common to all on one processor, so that each shows its own seeds: they are not to be compared."
+UNLIKE = " No seed is common to all on one processor, so each shows its own seeds; do not compare them."
 BRACKETS = "In brackets: 95 % bootstrap interval over images, from the lowest to the highest bound of the seeds."
 
 
@@ -52,7 +52,7 @@ def numbers(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
     for protocol in groups:
         chosen = [records.select(runs, experiment.dataset, row.variant, protocol) for row in experiment.rows]
         if len({record["fingerprint"]["masks"] for record in sum(chosen, [])}) > 1:
-            raise UserError(f"the records of {experiment.title} are not all of the same images; evaluate them anew")
+            raise UserError(f"the records of {experiment.title} are not all of the same images; evaluate them again")
     rows: list[tuple[str, ...]] = []
     idle: list[str] = []
     for place, row in enumerate(experiment.rows):
@@ -77,8 +77,8 @@ def numbers(name: str, experiment: Experiment, runs: Sequence[Record]) -> Table:
         trained, evaluated = (sum(groups[protocol], []) for protocol in (_TRAINING, final.name))
         if not share_draws((trained, evaluated)):
             of = records.processors(evaluated)
-            note += f" {final.label}: {of} alone, so not to be compared with the columns of other seeds."
-    note += f" Best threshold: of the sweep on these masks. {BRACKETS}"
+            note += f" {final.label}: only {of}. Do not compare it with columns of other seeds."
+    note += f" Best threshold: the best of a sweep on these masks. {BRACKETS}"
     prior = [r for r in runs if r["dataset"] == experiment.dataset and records.has(r, "auc.centre")]
     if prior:
         note += f" Pixel AUC of a centre prior on these images: {records.value(prior[0], 'auc.centre'):.1f}."
@@ -148,21 +148,21 @@ def differences(name: str, experiment: Experiment, runs: Sequence[Record]) -> Ta
     rows += [(label, ABSENT, cell, ABSENT, ABSENT, ABSENT) for label, cell in known.items()]
     shown = [record for line in lines for pair in line.pairs for record in pair]
     note = (
-        "Points of percent of headline mIoU, without CRF where the line does not say so. Mean of the differences "
-        "within pairs: one seed, one kind of processor, one number of threads. Interval: Student's t over seeds. p: "
-        "t test over seeds of segmentation and CAM, corrected by Holm for all tests of this table."
+        "Percentage points of headline mIoU, without CRF unless the line names it. Mean difference over pairs of "
+        "runs with the same seed, kind of processor and number of threads. Interval: Student's t over seeds. p: t test "
+        "over seeds for segmentation and CAM, Holm-corrected over all tests of this table."
     )
     note += f" Processors: {records.processors(shown)}." if shown else ""
     plain = {record["variant"] for record in shown if record["config"].get("compat", {}).get("plain_squash")}
     note += f" Evaluated on photographs squashed without antialiasing (D18): {', '.join(sorted(plain))}." * bool(plain)
     over_images = [(line, p) for line in lines if (p := _over_images(line)) is not None]
     if over_images:
-        note += " Footnote, p over images, the results of each swapped at random in all seeds at once: "
+        note += " Footnote: p over images, from random swaps of each image's two results in all seeds at once: "
         note += "; ".join(f"{line.row}, {line.endpoint} {_probability(p)}" for line, p in over_images)
-        note += ". It tells whether these very runs differ on images like these; of other seeds, "
-        note += "and so of the method, it tells nothing, and it is corrected for no number of tests."
-    note += f" To run what is not: `wsss sweep {name}`." if idle else ""
-    titles = (f"less {experiment.against}", "mIoU of", "seeds", "mean difference", "95 % interval", "p (Holm)")
+        note += ". It says whether these runs differ on images like these. It says nothing about other "
+        note += "seeds, and so about the method, and it is not corrected for multiple tests."
+    note += f" To run the missing rows: `wsss sweep {name}`." if idle else ""
+    titles = (f"minus {experiment.against}", "mIoU of", "seeds", "mean difference", "95 % interval", "p (Holm)")
     return Table(f"{_title(experiment, runs)}, differences", titles, tuple(rows), note, shown)
 
 
@@ -246,5 +246,5 @@ def _over_images(line: Difference) -> float | None:
     ids = [names for pair in counts for names, _ in pair]
     if any(other != ids[0] for other in ids):
         where = records.describe(line.pairs[0][0])
-        raise UserError(f"counts beside {where} are of different images; evaluate them anew")
+        raise UserError(f"counts beside {where} are of different images; evaluate them again")
     return paired(*sides, (ids[0], ids[0])).p

@@ -30,8 +30,8 @@ def _base_table(benches: Sequence[_Bench]) -> Table:
     names = columns[0].keys()
     rows = tuple((name, *(column[name] for column in columns), _DERIVED[name]) for name in names)
     titles = ("ToCo's run", *(dataset.upper() for dataset in BENCHMARKS), "where from")
-    note = "Seconds and rate are quotients: loading of data, refinement, energy and validations lie within the time."
-    return Table("The base's runs, and what follows from the time that its authors state", titles, rows, note)
+    note = "Seconds and rate follow from the time, which includes loading of data, refinement, energy and validations."
+    return Table("The base's runs, with costs computed from the time that its authors state", titles, rows, note)
 
 
 def _base_column(dataset: str) -> dict[str, str]:
@@ -56,7 +56,7 @@ _DERIVED = {
     "time": "stated: the same file",
     "GPU hours": "GPUs x time",
     "steps x images": "the base's schedule, as in the preset",
-    "tokens forward / backward, an image and step": "counted, equal passes as often as the base computes them (D8)",
+    "tokens forward / backward, an image and step": "counted; equal passes as often as the base computes them (D8)",
     "TFLOP an image and step": "counted for these tokens, every term in every step",
     "PFLOP in all": "steps x images x TFLOP an image and step",
     "GPU seconds an image and step": "GPU hours / (steps x images)",
@@ -87,11 +87,11 @@ def _runs_table(benches: Sequence[_Bench]) -> Table:
     gpus = ", ".join(f"{t.gpus} {t.gpu} for {d.upper()}" for d in BENCHMARKS for t in [costs.base_time(d)])
     same = "; ".join(f"{names[0]}: {', '.join(names[1:])}" for names in groups.values() if names[1:])
     commands = (f"{name.upper()} by `{_launcher(name)} train PRESET --seed 0`" for name in BENCHMARKS)
-    note = f"{', '.join(commands)}. The same holds beside {same}. "
-    note += f"An estimate for the base's GPUs ({gpus}), measured by nobody: from the base's stated hours x the share "
-    note += "of its PFLOP, if time goes with operations, to its stated hours as they are, if nothing is gained. GPU "
-    note += "hours = GPUs x hours; on one such GPU they are the hours. PFLOP in all = steps x TFLOP a step, where "
-    note += "steps of classification alone take the main pass only. bfloat16, the default here, is not reckoned with."
+    note = f"{', '.join(commands)}. A line also holds for presets of equal cost: {same}. "
+    note += f"Hours are estimated for the base's GPUs ({gpus}); nobody measured them. Lower bound: the base's stated "
+    note += "hours x the share of its PFLOP, if time grows with operations. Upper bound: the stated hours, if nothing "
+    note += "is gained. GPU hours = GPUs x hours, the time on one such GPU. PFLOP in all = steps x TFLOP a step; steps "
+    note += "of classification alone need only the main pass. bfloat16, the default here, is not taken into account."
     return Table("Runs of the benchmarks, estimated", columns, rows, note)
 
 
@@ -110,9 +110,9 @@ def _ablations_table(benches: Sequence[_Bench]) -> Table:
             hours = (f"{low:,.0f} to {high:,.0f}", f"{gpus * low:,.0f} to {gpus * high:,.0f}")
             rows.append((title, command, str(len(runs)), str(len(runs) * len(SEEDS)), *hours))
     columns = ("experiment", "command", "rows", "runs", "hours, estimate", "GPU hours")
-    note = f"Runs = rows x {len(SEEDS)} seeds. Hours: the runs one after the other on the base's GPUs, sums of the "
-    note += "bounds of every run as in the table of runs; rows without class token contrast or without any CAM have "
-    note += "fewer passes. Final evaluations come on top. A run that stands in several experiments is made once."
+    note = f"Runs = rows x {len(SEEDS)} seeds. Hours: all runs one after the other on the base's GPUs; the bounds "
+    note += "are sums over the runs, as in the table of runs. Rows without class token contrast or without any CAM "
+    note += "need fewer passes. Final evaluations are not included. A run of several experiments is made only once."
     return Table("Experiments of the benchmarks, estimated", columns, tuple(rows), note)
 
 
@@ -134,12 +134,11 @@ def _evaluation_table(benches: Sequence[_Bench]) -> Table:
     columns = ("evaluation", "images", "TFLOP an image", "PFLOP", "minutes on one GPU, estimate")
     columns += ("CRF, core seconds an image", "CRF, core hours")
     rates = ", ".join(f"{name.upper()} {costs.Run(PRESETS[name]).rate():.1f} TFLOP/s" for name in BENCHMARKS)
-    note = f"Minutes: PFLOP at the rate that the base reached in training, a GPU ({rates}); nobody measured it. "
+    note = f"Minutes: PFLOP / the rate per GPU that the base reached in training ({rates}); nobody measured them. "
     if measured:
         size = f"{measured['width']} x {measured['height']}"
         note += f"CRF: measured on {measured['images']} drawn photographs of {size} with the 21 classes of VOC, on a "
-        note += "CPU, where it runs on any machine; core hours = images x core seconds, to be divided by the number of "
-        note += "cores."
+        note += "CPU, where it always runs; core hours = images x core seconds. Divide them by the number of cores."
     return Table("Evaluations, estimated", columns, tuple(rows), note)
 
 
@@ -170,9 +169,9 @@ def _memory_table(benches: Sequence[_Bench]) -> Table:
             rows.append((*cells, f"{4 * (whole + 3 * trained) / 1e9:.1f}", f"{bench['peak_memory_gb']:.1f}"))
     columns = ("step", "images of a micro-batch", "micro-batches", "type", "kept for the backward pass")
     columns += ("weights, gradients, AdamW: GB", "peak, measured: GB")
-    note = "Peak: of the whole process, on a CPU, by `wsss bench step`. Weights, gradients and AdamW's two moments: "
-    note += "4 bytes x (parameters + 3 x trained parameters). What a GPU takes is not known: its kernels and its "
-    note += "allocator differ."
+    note = "Peak: the whole process, on a CPU, by `wsss bench step`. Weights, gradients and AdamW's two moments: "
+    note += "4 bytes x (parameters + 3 x trained parameters). The memory on a GPU is not known: its kernels and "
+    note += "its allocator differ."
     return Table("Memory of a process in training", columns, tuple(rows), note)
 
 
@@ -184,9 +183,9 @@ def _disk_table(benches: Sequence[_Bench]) -> Table:
         weights, state = 4 * whole / 1e9, 8 * trained / 1e9
         rows.append((dataset, f"{weights:.2f}", f"{state:.2f}", f"{2 * weights + state:.1f}", f"{weights + state:.1f}"))
     columns = ("run of", "weights, GB", "optimizer, GB", "folder, GB", "more while a checkpoint is written, GB")
-    note = "4 bytes a parameter, 8 a trained one for the optimizer. Folder = last weights + best weights + optimizer; "
-    note += "a checkpoint is removed when the next one is whole. Predictions are index PNGs, no logits (D11); their "
-    note += "size is not known."
+    note = "Weights: 4 bytes a parameter; optimizer: 8 a trained parameter. Folder = last weights + best weights + "
+    note += "optimizer; a checkpoint is removed when the next one is complete. Predictions are index PNGs, not logits "
+    note += "(D11); their size is not known."
     return Table("Disk space of a run, by arithmetic", columns, tuple(rows), note)
 
 

@@ -60,7 +60,7 @@ class Run:
         model = self.config.model
         name = model.backbone.partition(".")[0]
         if name not in VITS or model.width or model.depth or model.patch_size:
-            raise UserError(f"the size of {model.backbone}, changed or not, is not known to costs; add it to VITS")
+            raise UserError(f"the size of {model.backbone} with these settings is not known; add it to VITS")
         return VITS[name]
 
     def passes(self) -> list[Pass]:

@@ -123,8 +123,8 @@ def causes(experiment: Experiment, runs: Sequence[Record]) -> Picture:
     for axis in panels[:, 0]:
         axis.set_ylabel("CAM mIoU, %", fontsize=9)
     picture.legend_below(panels[0, 0].get_lines())
-    picture.suptitle("every value less its mean over the runs of its seed", fontsize=9)
-    picture.alt = f"{experiment.title}: CAM mIoU of every run over six causes, a panel each, less the means of seeds. "
+    picture.suptitle("every value minus the mean over the runs of its seed", fontsize=9)
+    picture.alt = f"{experiment.title}: CAM mIoU of every run over six causes, a panel each, minus the means of seeds. "
     picture.alt += f"Correlations: {'; '.join(texts) or 'too few runs to correlate'}."
     picture.records = sum(groups.values(), [])
     return picture
@@ -228,7 +228,7 @@ def _measured(experiment: Experiment, runs: Sequence[Record], key: str) -> dict[
         raise NotMeasured(f"no run of {experiment.title} is on record; `wsss sweep` makes them")
     if not ablation.share_draws(of_rows):  # means over different seeds or processors are not comparable
         raise NotMeasured(
-            f"the rows of {experiment.title} share no seed on one processor; `wsss sweep` makes the others"
+            f"the rows of {experiment.title} share no seed on one processor; `wsss sweep` makes the missing runs"
         )
     return {label: group for label, group in groups.items() if group}
 

@@ -263,11 +263,11 @@ def curves_beside_base(record: Record) -> Picture:
         ncols=2,
         fontsize=8,
         frameon=False,
-        title="other data sets than this run's: shapes compare, levels do not",
+        title="other data sets than this run's: compare shapes, not levels",
         title_fontsize=8,
     )
-    picture.alt = f"Validation mIoU over the progress of {run}, three panels: {'; '.join(parts)}. Behind, in grey, the "
-    picture.alt += "published logs of ToCo on VOC and COCO, other data sets, which are not comparable in level."
+    picture.alt = f"Validation mIoU over the progress of {run}, three panels: {'; '.join(parts)}. In grey, the "
+    picture.alt += "published logs of ToCo on VOC and COCO, other data sets: compare shapes, not levels."
     return picture
 
 

@@ -33,13 +33,13 @@ IRRELEVANT = {
 _COLUMNS = ("step of 20,000", "mIoU of", "base's log", "bounds", "this run", "verdict")
 CAUSES = {
     "low: cam aux_cam": "both CAMs are low: start weights, normalisation of images, image labels or learning rate; "
-    "segmentation learns from them and says nothing beside",
+    "segmentation learns from them and tells nothing more",
     "low: cam": "the aux CAM is right and the last CAM low: patch and class token contrast, which act on the last "
     "block's tokens, the thresholds that make their labels, or the crops",
     "low: aux_cam": "the last CAM is right and the aux CAM low: the aux classifier or its block (two before the last)",
     "low: segmentation": "the CAMs are right and segmentation low: pixel labels (thresholds, refinement by PAR), the "
     "energy and its dense CRF filter, or the decoder and its rate",
-    "early": "segmentation is not that of an untrained decoder before its start: the schedule",
+    "early": "segmentation is better than an untrained decoder before its start: the schedule",
     "high": "a number is high: other photographs or masks than VOC's, other start weights, or another schedule",
 }
 """Kind of failure -> its possible causes."""
@@ -72,7 +72,7 @@ def rows(preset: str) -> tuple[list[GateRow], int]:
     """Return the rows of a preset's gate, with nothing measured, and the steps of the base's whole run. Raises
     UserError."""
     if preset not in LOGS:
-        raise UserError(f"--gate compares with the base's log, which {preset} has none of; it is for {', '.join(LOGS)}")
+        raise UserError(f"--gate compares with the base's log, but {preset} has none; use it with {', '.join(LOGS)}")
     dataset, backbone = LOGS[preset]
     log = [r for r in published_rows("toco_logs") if (r["dataset"], r["backbone"]) == (dataset, backbone)]
     means = {int(r["step"]): r for r in log if r["class"] == "mIoU"}
@@ -91,7 +91,7 @@ def verdict(judged: list[GateRow]) -> tuple[bool, list[str]]:
     """Return whether every number lies within its bounds, and possible causes, from the last evaluation that fails."""
     failed = [row for row in judged if row.state != "right"]
     if not failed:
-        return True, ["every number lies within its bounds: the same command without --gate goes on from here"]
+        return True, ["every number lies within its bounds: run the command again without --gate to continue"]
     at_last = [row for row in failed if row.step == failed[-1].step]
     low = {row.kind for row in at_last if row.state == "low"}
     causes = [CAUSES["early"]] * any(row.low == 0 and row.state == "high" for row in failed)
@@ -101,15 +101,15 @@ def verdict(judged: list[GateRow]) -> tuple[bool, list[str]]:
         causes += [CAUSES[f"low: {kind}"] for kind in TITLES if kind in low]
     causes += [CAUSES["high"]] * any(row.low > 0 and row.state == "high" for row in failed)
     if failed[-1].step < judged[-1].step:
-        causes.append("only the first evaluation fails: the warm-up, or a seed that learns early or late; try another")
+        causes.append("only the first evaluation fails: the warm-up, or a seed that learns early or late (try another)")
     return False, causes
 
 
 def bounds_table() -> Table:
     """Tabulate *step | mIoU of | base's log | bounds* of voc-toco, with nothing measured."""
     cells = tuple(row.cells()[:4] for row in rows("voc-toco")[0])
-    note = f"Bounds: {SLACK:.0f} points to either side of the log, and what the log gains there in {_AHEAD} steps. A "
-    note += "decoder that has not learnt yet must lie below 100 / 21, which one class everywhere can reach."
+    note = f"Bounds: {SLACK:.0f} points to either side of the log, plus the log's gain there in {_AHEAD} steps. A "
+    note += "decoder that has not learnt yet must stay below 100 / 21, the most that one class everywhere can reach."
     return Table("The gate of voc-toco", _COLUMNS[:4], cells, note)
 
 

@@ -17,7 +17,7 @@ def published_rows(name: str) -> list[dict[str, str]]:
     """Read all rows of data/published/NAME.csv."""
     path = project_root() / "data" / "published" / f"{name}.csv"
     if not path.is_file():
-        raise UserError(f"there is no table of published numbers {path}; its folder lists those there are")
+        raise UserError(f"there is no table of published numbers {path}; see its folder for the others")
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -142,7 +142,7 @@ def headline(runs: Sequence[Record]) -> Table:
         pairs = paired_runs(*sides, row.key.partition(".")[0])
         shown += [record for pair in pairs for record in pair]
         both_runs = "" if row.sweep else f"wsss train {base} --seed 0; "
-        command = row.missing or both_runs + _command(row) + " of both" * (row.protocol == "final")
+        command = row.missing or both_runs + _command(row) + " for both" * (row.protocol == "final")
         cells = [UNPAIRED if side else MISSING for side in reversed(sides)] + [ABSENT, ABSENT]
         if pairs:
             both, bases = records.comparable([list(side) for side in zip(*pairs, strict=True)])
@@ -176,7 +176,7 @@ def beside_published(title: str, rows: Sequence[_Row], runs: Sequence[Record]) -
         lines.append((row.label, *printed, *cells))
     columns = ("mIoU in percent", "paper", "published base", "measured", "images", "difference", "to run it")
     note = "Measured: mean ± sample standard deviation over seeds of one processor. "
-    note += "Difference: to the paper, else to the base."
+    note += "Difference: to the paper, or to the base if the paper has no number."
     return Table(title, columns, tuple(lines), note, sum(groups, []))
 
 

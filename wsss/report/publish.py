@@ -61,19 +61,19 @@ def _data_faults(chosen: Sequence[records.Record], published: Sequence[records.R
         lists = record["dataset"], record["config"].get("data", {}).get("train_split", ""), record["split"]
         first = firsts.setdefault(lists, record)
         if differ := records.differences(records.data_of(first), records.data_of(record)):
-            pair = f"{records.describe(record)} is on other data than {records.describe(first)}"
+            pair = f"{records.describe(record)} used other data than {records.describe(first)}"
             faults.append(f"{pair} ({differ} differ: publish runs on one set of data)")
     return faults
 
 
 def _notebook_fault(path: Path) -> str:
     if path.name.endswith((".failed.ipynb", ".running.ipynb")):
-        return f"{path.name} did not come to its end (run it again)"
+        return f"{path.name} did not finish (run it again)"
     notebook = json.loads(path.read_text(encoding="utf-8"))
     outputs = [out for cell in notebook["cells"] for out in cell.get("outputs", [])]
     meta = notebook["metadata"]
     if meta.get("papermill", {}).get("exception") or any(out["output_type"] == "error" for out in outputs):
-        return f"{path.name} failed (mend it, then run it again)"
+        return f"{path.name} failed (fix it, then run it again)"
     if meta.get("wsss", {}).get("dirty"):
         return f"{path.name} was run {_DIRTY}"
     return ""

@@ -97,7 +97,7 @@ def check_data(data: Any, where: str) -> None:
     """Raise UserError, naming `where`, if `data` does not have digests by list."""
     whole = isinstance(data, Mapping) and {"train", "val"} <= data.keys()
     if not whole or not all(isinstance(of_list, Mapping) for of_list in data.values()):
-        raise UserError(f"{where} holds no digests of train and val; move it away to go on without them")
+        raise UserError(f"{where} holds no digests of train and val; move it away to continue without them")
 
 
 def differences(first: Digests, second: Digests) -> str:
@@ -124,7 +124,7 @@ def split_ids(name: str) -> list[str]:
         for split in DATASETS[dataset].splits
     }
     if name not in lists:
-        raise UserError(f"there is no list of ids for the split {name}; known are {', '.join(sorted(lists))}")
+        raise UserError(f"there is no list of ids for the split {name}; there are {', '.join(sorted(lists))}")
     return (paths.project_root() / "data" / "lists" / lists[name]).read_text().split()
 
 
@@ -146,12 +146,12 @@ def require_split(record: Record, name: str) -> None:
 def _validate(record: Any, where: str) -> None:
     """Raise UserError, naming `where`, if a field is missing or of another type."""
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise UserError(f"{where} is not a record of schema {SCHEMA}; write it anew with `wsss evaluate`")
+        raise UserError(f"{where} is not a record of schema {SCHEMA}; write it again with `wsss evaluate`")
     for name, kind in FIELDS.items():
         if not isinstance(record.get(name), kind):
-            raise UserError(f"the record {where} lacks the field {name!r}; write it anew with `wsss evaluate`")
+            raise UserError(f"the record {where} lacks the field {name!r}; write it again with `wsss evaluate`")
     if not {"images", "ids", "masks"} <= set(record["fingerprint"]):
-        raise UserError(f"the fingerprint of {where} is not whole; write it anew with `wsss evaluate`")
+        raise UserError(f"the fingerprint of {where} is incomplete; write it again with `wsss evaluate`")
     if "data" in record:
         check_data(record["data"], f"the field data of {where}")
 
@@ -178,7 +178,7 @@ def save(record: Record, path: Path | str) -> None:
     _validate(record, str(path))
     masks = record["fingerprint"]["masks"]
     if data_of(record)["val"].get("masks", masks) != masks:
-        raise UserError(f"masks of {record['split']} changed while {path} was measured; evaluate the run anew")
+        raise UserError(f"masks of {record['split']} changed while {path} was measured; evaluate the run again")
     paths.write_json(Path(path), record)
 
 
@@ -226,7 +226,7 @@ def find(*roots: Path | str) -> list[Record]:
                 kept.setdefault((record["dataset"], record["variant"], record["seed"], path.stem), record)
             left += [f"{path} and {known['path']} ({differ})"] * bool(differ)
     if left:
-        paths.note(f"note: {len(left)} records are left out of tables; first differ {left[0]}")
+        paths.note(f"note: {len(left)} records are left out of tables because they differ, first {left[0]}")
     return [kept[key] for key in sorted(kept)]
 
 

@@ -63,7 +63,7 @@ def _product_rate(bench: _Bench) -> float:
 def _steps_table(benches: Sequence[_Bench]) -> Table:
     """Tabulate steps, a row each."""
     rows = tuple((_name(bench), *(show(bench) for show in _MEASURES.values())) for bench in benches)
-    note = "product: matrices of 4,096 in the step's own type, in the same process; the unit is its time in float32."
+    note = "product: of two 4,096 x 4,096 matrices, in the step's type and process; one unit is its time in float32."
     return Table("Training steps, measured", ("step", *_MEASURES), rows, note)
 
 
@@ -74,7 +74,7 @@ def _phases_table(benches: Sequence[_Bench]) -> Table:
     for bench in benches:
         units = {phase: f"{seconds / bench['gemm_seconds']:.2f}" for phase, seconds in bench["phases"].items()}
         rows.append((_name(bench), *(units.get(phase, ABSENT) for phase in phases)))
-    note = "A wait for the energy's filter counts for the main pass, in newer rows for the other losses."
+    note = "Waiting for the energy's filter counts as main pass; in newer rows, as other losses."
     return Table("The same steps by phases, in units", ("step", *phases), tuple(rows), note)
 
 
@@ -135,7 +135,7 @@ def _merge_table(benches: Sequence[_Bench]) -> Table:
         )
     columns = ("classes", "merged below", "pixels of equal label, %", "in the worst photograph, %", "classes kept")
     columns += ("whole CRF, core s", "merged, core s", "ratio")
-    note = "Classes with background; beyond those of the model they are its logits of the photographs that follow. "
+    note = "Classes include background. Those beyond the model's own take its logits of the photographs that follow. "
     return Table("Dense CRF with merged classes beside the whole one", columns, tuple(rows), note + " ".join(notes))
 
 

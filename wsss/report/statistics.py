@@ -146,7 +146,7 @@ def paired(
         raise UserError("the two results are of different images; evaluate both on the same list")
     first, second = first.astype(float), second.astype(float)
     if (first[..., 0] + first[..., 2] != second[..., 0] + second[..., 2]).any():
-        raise UserError("the two results are of the same images with different masks; evaluate both anew")
+        raise UserError("the two results are of the same images with different masks; evaluate both again")
 
     def difference(minuend: np.ndarray, subtrahend: np.ndarray) -> np.ndarray:
         return np.asarray((_mean_iou(minuend) - _mean_iou(subtrahend)).mean(-1))
@@ -234,7 +234,7 @@ def summarise(runs: Sequence[Record], key: str) -> Summary:
     if changed := sorted({path for run in runs[1:] for path in _changed_settings(runs[0], run)}):
         raise UserError(f"the seeds of {where} differ in settings ({', '.join(changed[:3])}); do not average them")
     if len({records.pairing_key(record)[1:] for record in runs}) > 1:
-        raise UserError(f"the seeds of {where} ran on several processors; take a mean over one of them")
+        raise UserError(f"the seeds of {where} ran on several processors; average only those of one")
     if len({record["seed"] for record in runs}) != len(runs):
         raise UserError(f"a seed occurs twice among the records of {where}; keep one of them")
     return _summary([records.value(record, key) for record in runs])
@@ -251,7 +251,7 @@ def paired_runs(first: Sequence[Record], second: Sequence[Record], kind: str) ->
     pairs = [(firsts[key], seconds[key]) for key in keys]
     pairs = [pair for pair in pairs if all(records.has(record, f"{kind}.miou_headline") for record in pair)]
     shown = [record | {"protocol": {**record["protocol"], "plain_squash": False}} for pair in pairs for record in pair]
-    _require_alike(shown, "train both on one set of data, and evaluate them alike")
+    _require_alike(shown, "train both on the same data, and evaluate them in the same way")
     return tuple(pairs)
 
 

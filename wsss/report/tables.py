@@ -95,7 +95,7 @@ def _side_by_side(
     measured_runs = sum(groups, [])
     marks = {record["fingerprint"]["masks"] for record in measured_runs}
     if len(marks) > 1:
-        raise UserError(f"the records of {dataset} were not all measured on the same images; evaluate them anew")
+        raise UserError(f"the records of {dataset} were not all measured on the same images; evaluate them again")
     reader = {preset: records.of_one_processor(records.select(yours, dataset, preset)) for preset in presets}
     left = [preset for preset in presets if marks and {r["fingerprint"]["masks"] for r in reader[preset]} - marks]
     reader = {preset: group for preset, group in reader.items() if group and preset not in left}
@@ -103,8 +103,9 @@ def _side_by_side(
     lines = {key: (label, *(ablation.cell(group, key) for group in shown)) for label, key in _QUANTITIES}
     kept = [line for key, line in lines.items() if key in _PRIMARY or set(line[1:]) - {ABSENT, MISSING, NOT_MEASURED}]
     note = (
-        "Percent, mIoU and mAP of the headline classes where the line does not say otherwise; mean ± sample standard "
-        "deviation over the seeds that all columns have on one processor. Best threshold: of the sweep on these masks. "
+        "Percent; mIoU and mAP of the headline classes unless the line says otherwise. Mean ± sample standard "
+        "deviation over the seeds that all columns have on one processor. Best threshold: the best of a sweep on these "
+        "masks. "
     )
     where = records.processors(measured_runs)
     note += f"Processors: {where}. {ablation.BRACKETS}" if where else ablation.BRACKETS
@@ -112,7 +113,7 @@ def _side_by_side(
     idle = [f"`wsss train {preset} --seed 0`" for preset, group in zip(presets, groups, strict=True) if not group]
     note += f" Not run: {', '.join(idle)}." if idle else ""
     note += f" Your runs: {records.processors(sum(reader.values(), []))}." if reader else ""
-    note += f" On other images than the published ones, and left out: your {', '.join(left)}." if left else ""
+    note += f" Left out, since measured on other images than the published: your {', '.join(left)}." if left else ""
     heads = ("", *presets, *(f"your {preset}" for preset in reader))
     title += f": {images(measured_runs[0])} images" if measured_runs else ""
     return Table(title, heads, tuple(kept), note, sum(shown, []))
@@ -149,10 +150,10 @@ def _listing(runs: Sequence[Record]) -> Table:
     columns = ("record", "images", "CAM", "segmentation", "seconds", "commit", "date", "device")
     note = (
         "mIoU in percent, headline classes. Seconds: training and evaluation. Each is a file data/results/RECORD.json, "
-        "with protocol, configuration, versions and a fingerprint of the images. DATASET/PRESET/SEED was made by "
-        "`wsss train PRESET --seed SEED`, what its configuration changes in PRESET given as options; a final "
-        "evaluation by `wsss evaluate runs/DATASET/PRESET/SEED --protocol voc` with its scales and CRF. "
-        "Runs of mini-coco are smoke tests of COCO's path; their numbers are no results."
+        "with protocol, configuration, versions and a fingerprint of the images. `wsss train PRESET --seed SEED` made "
+        "DATASET/PRESET/SEED, with options for the settings that differ from PRESET. `wsss evaluate "
+        "runs/DATASET/PRESET/SEED --protocol voc` made a final evaluation, with its scales and CRF. "
+        "Runs of mini-coco are smoke tests of the code for COCO; their numbers are not results."
     )
     return Table("Published records", columns, tuple(rows), note, runs)
 

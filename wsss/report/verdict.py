@@ -76,7 +76,7 @@ def _row(published: Sequence[Record], runs: tuple[Record, ...], label: str, key:
     peers: Sequence[tuple[Record, ...]] = [(record,) for record in groups[0] if records.has(record, key)]
     if pair:
         peers = paired_runs(*groups, key.partition(".")[0])
-    title = " less ".join(record["variant"] for record in runs)
+    title = " minus ".join(record["variant"] for record in runs)
     row = {"what": f"{title}, seed {first['seed']}: {label}", "yours": _number(runs, key), "counts": not pair}
     row |= {"published": ABSENT, "low": None, "high": None, "within": None, "other_data": ""}
     if peers and not pair:
@@ -112,7 +112,7 @@ def reach(published: Sequence[Record], dataset: str, variant: str) -> str:
         f"These intervals can exclude a broken run: one without its decoder or with a broken CAM. Of the {len(others)} "
         f"other published variants of {dataset} they exclude {', '.join(outside) or 'none'}; the other "
         f"{len(others) - len(outside)}{f', {base} among them,' * alike} could pass as well"
-        f"{': they cannot tell the modules from the base' * alike}."
+        f"{': the intervals cannot tell the modules from the base' * alike}."
     )
 
 
@@ -129,11 +129,11 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
         lines.append((row["what"], row["published"], write(row["yours"]), limits, answer))
     columns = ("", "published", "yours", "interval", "within the published interval?")
     note = (
-        "Published: lowest and highest of the seeds. The interval holds one further seed with 95 %: mean ± t sd "
-        "sqrt(1 + 1/n) over the n published seeds (Student's t, n - 1 degrees of freedom). It is never narrower than "
-        "the 95 % bootstrap interval over images of the first published seed, which is the interval where only one "
-        "seed is published; that one promises nothing about another seed or processor. Classification has no "
-        "bootstrap. A difference is that of two runs of one seed on one processor; it is shown and does not count for "
-        "the verdict, since few pairs, all of one processor, bound it."
+        "Published: lowest and highest of the seeds. The interval holds one more seed with 95 % probability: "
+        "mean ± t sd sqrt(1 + 1/n) over the n published seeds (Student's t, n - 1 degrees of freedom). It is never "
+        "narrower than the 95 % bootstrap interval over images of the first published seed. If only one seed is "
+        "published, it is that bootstrap interval, which says nothing about another seed or processor. Classification "
+        "has no bootstrap. A difference is between two runs of one seed on one processor. It is shown, but does not "
+        "count for the verdict, since its interval comes from few pairs, all of one processor."
     )
     return Table("Your run beside the published one", columns, tuple(lines), note)

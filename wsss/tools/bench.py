@@ -34,11 +34,11 @@ _USAGE = """\
 usage: wsss bench WHAT ...
 
   step     one training step of a preset, by phases
-  infer    a final evaluation of photographs, by phases, beside the best that could be had
+  infer    a final evaluation of photographs, by phases, beside the best possible time
   refine   pixel-adaptive refinement of a batch
   energy   the dense energy's filter of a batch
   crf      dense CRF of one photograph
-  merge    CRF with merged classes beside the whole CRF, on photographs: equality and times
+  merge    CRF with merged classes against the whole CRF, on photographs: equality and times
   memory   resident memory of a run's final evaluation, over its images
 
 Prints one JSON line. `wsss bench WHAT --help` explains each."""
@@ -104,7 +104,7 @@ class Step(Bench):
         Raises UserError.
         """
         if self.dtype == "bfloat16" and not distributed.computes_bfloat16(device()):
-            raise UserError("this machine does not compute in bfloat16, nor would training; leave --dtype out")
+            raise UserError("this machine cannot compute in bfloat16, so training does not; leave --dtype out")
         process.keep_freed()
         passes: Passes = []
         with tempfile.TemporaryDirectory() as scratch:

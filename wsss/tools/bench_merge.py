@@ -67,7 +67,7 @@ class Merge(Bench):
         known = len(logits[0])
         if self.classes < known or len(places) * (known - 1) < self.classes - 1:
             most = len(places) * (known - 1) + 1
-            raise UserError(f"--classes is {self.classes}; {len(places)} photographs allow {known} to {most}")
+            raise UserError(f"--classes is {self.classes}; {len(places)} photographs allow {known} to {most} classes")
         rows: dict[int, list[dict[str, Any]]] = {known: [], self.classes: []}
         for number in tqdm(range(len(places)), desc="crf", unit="image"):
             for classes, compared in rows.items():

@@ -61,7 +61,7 @@ class Distil:
     def __call__(self) -> str:
         opened = runs.open_run(self.run, data_root=self.data_root)
         if opened.config.data.supervision == "masks":
-            raise UserError(f"{opened.folder} has learnt from masks; a student of it would be fully supervised, too")
+            raise UserError(f"{opened.folder} has learnt from masks, so its student would be fully supervised, too")
         same = {"data": opened.config.data, "msc": opened.config.msc}
         changes = {f"{part}.{name}": value for part, group in same.items() for name, value in vars(group).items()}
         changes |= {"seed": self.seed, "output": self.output, "model.checkpoint": self.start}

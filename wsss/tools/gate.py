@@ -32,8 +32,8 @@ class Gate(train.Trainer):
         known = {row["step"]: row["validation"] for row in self.log.validations(self.last)}
         if missing := sorted(set(self.due.values()) - known.keys()):
             raise UserError(
-                f"{self.folder} went on beyond step {self.last} without a validation at step {missing[0]}; start anew"
-                " with another --output"
+                f"{self.folder} is trained beyond step {self.last} without a validation at step {missing[0]}; start "
+                "again with another --output"
             )
         measured = [
             gate.GateRow(**vars(row) | {"measured": math.nan if value is None else value})

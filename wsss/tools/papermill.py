@@ -119,7 +119,7 @@ class Engine(NBClientEngine):
             if not isinstance(error, PapermillExecutionError):
                 raise
             reason = error.evalue if error.ename == "UserError" else f"{error}"
-            kept = f" {output.name} of an earlier run is as it was." if output.exists() else ""
+            kept = f" {output.name} of an earlier run is unchanged." if output.exists() else ""
             raise click.ClickException(
                 f"{reason}\n{input_path} stopped in cell {error.exec_count}; what ran is kept as {failed.name}.{kept}"
             ) from error

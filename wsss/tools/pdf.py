@@ -41,8 +41,8 @@ def print_page(page: Path, target: Path, seconds: float = 3600.0) -> None:
         except subprocess.TimeoutExpired as error:
             raise UserError(f"printing {page} took more than {seconds:.0f} s and was stopped; try again") from error
         if done.returncode or not temporary.is_file() or not temporary.read_bytes().startswith(b"%PDF"):
-            reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise UserError(f"the browser printed no PDF of {page} ({reason}); mend that, then run `make pdf` again")
+            reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+            raise UserError(f"the browser printed no PDF of {page} ({reason}); fix that, then run `make pdf` again")
 
 
 @dataclass(frozen=True)

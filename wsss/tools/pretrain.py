@@ -228,7 +228,7 @@ def folders(root: Path, size: int) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor
     files = [(file, number) for number, name in enumerate(classes) for file in photographs.of_folder(root / name)]
     if len(classes) < 2 or len(files) < 2:
         raise UserError(
-            f"{root} is no folder of at least two class folders with photographs; give such a folder or '{_DRAWN}'"
+            f"{root} does not hold two or more class folders with photographs; give such a folder or '{_DRAWN}'"
         )
     images = np.empty((len(files), size, size, 3), np.uint8)
     for row, (file, _) in enumerate(tqdm(files, desc="read", unit="image")):

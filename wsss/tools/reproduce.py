@@ -43,17 +43,17 @@ class Stage:
     def run(self) -> None:
         """Run the command unless its output is up to date. Raises UserError if it fails or makes no output."""
         if self._is_done():
-            print(f"[{self.name}] {self.makes} is newer than what it is made of: skipped", flush=True)
+            print(f"[{self.name}] {self.makes} is newer than its sources: skipped", flush=True)
             return
         print(f"[{self.name}] {' '.join((Path(self.command[0]).name, *self.command[1:]))}", flush=True)
         started = time.monotonic()
         if subprocess.run(self.command, env=os.environ | _ENVIRONMENT).returncode:
             raise UserError(
-                f"{self.name} failed (see above); mend it, and `make reproduce` goes on from there; a run of an "
-                "earlier version that is in the way can be moved out of runs/"
+                f"{self.name} failed (see above); fix it, then run `make reproduce` to continue; if a run of an "
+                "earlier version is in the way, move it out of runs/"
             )
         if not Path(self.makes).is_file():  # jupyter-book 2 builds nothing and exits 0
-            raise UserError(f"{self.name} came to its end but left no {self.makes}")
+            raise UserError(f"{self.name} finished, but did not write {self.makes}")
         os.utime(self.makes)  # Sphinx does not write a page again that would be the same
         print(f"[{self.name}] {time.monotonic() - started:.0f} s", flush=True)
 
@@ -75,7 +75,7 @@ def steps() -> list[Stage]:
     root, folder = (os.environ.get(name, "") for name in ("WSSS_ANIMALS_ROOT", "WSSS_WEIGHTS"))
     weights = Path(folder) / f"{PRESETS['voc-animals'].model.backbone}.safetensors"
     if not root or not folder or not weights.is_file():
-        print(f"photographs are left out: WSSS_ANIMALS_ROOT must name them, and WSSS_WEIGHTS hold {weights.name}")
+        print(f"photographs are left out: WSSS_ANIMALS_ROOT must be their folder, WSSS_WEIGHTS that of {weights.name}")
         photographs = []
     return [
         Stage("mini set", (sys.executable, "-m", "wsss", "data", "mini"), "data/mini/mini.json"),
@@ -108,7 +108,7 @@ def judge(started: float) -> tuple[list[dict[str, Any]], bool]:
         write_json(path, answer | {"date": date.today().isoformat(), "seconds": seconds})
     commits = sorted({record["commit"] for record in yours})
     if len(commits) > 1:
-        print(f"runs of commits {', '.join(commits)} are compared; a run that is moved away is trained by today's code")
+        print(f"runs of commits {', '.join(commits)} are compared; move a run away to train it with today's code")
     return rows, passed
 
 
@@ -129,9 +129,9 @@ class Reproduce:
             rows, passed = judge(started)
             Stage("book", (builder, "build", "book"), index, (*pages, "runs/verdict.json")).run()
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("stopped; `make reproduce` goes on from there") from None
+            raise KeyboardInterrupt("stopped; run `make reproduce` to continue") from None
         print(f"\n{verdict.table(rows).text()}")
-        print(f"{verdict.reach(records.published(), 'mini', 'mini')} mini-coco is a smoke test: it came to its end.\n")
+        print(f"{verdict.reach(records.published(), 'mini', 'mini')} mini-coco is a smoke test: it finished.\n")
         print(f"your book: {Path(index).resolve().as_uri()}")
         outside = [row["what"] for row in rows if row["counts"] and row["within"] is False]
         if passed:

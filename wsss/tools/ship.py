@@ -48,7 +48,7 @@ class Ship:
         model = opened.model(len(split.kit.classes), torch.device("cpu")).for_inference()
         size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
         if size > _LIMIT:
-            raise UserError(f"the weights of {records.describe(record)} take {size / 1e6:.0f} MB; a file may have 13")
+            raise UserError(f"the weights of {records.describe(record)} take {size / 1e6:.0f} MB; the limit is 13")
         path = (self.output or project_root() / "data" / "weights") / f"{self.name}.safetensors"
         digest = checkpoint.write_weights(model, path, model.metadata())
         # Read back, so that the half precision of the file is what is measured.
@@ -98,7 +98,7 @@ def _checked(opened: runs.Opened) -> tuple[Record, datasets.Split]:
     digests = identity.digests(split)
     data = identity.evaluated(opened.folder, opened.config.data, (root, split.name), digests, opened.path())
     if data.differ:
-        raise UserError(f"{root} holds other data than those of {opened.folder}: {data.differ} differ; see --data-root")
+        raise UserError(f"{root} holds other data than {opened.folder} used: {data.differ} differ; see --data-root")
     return record, split
 
 

@@ -55,7 +55,7 @@ class Sweep:
 
     def __call__(self) -> None:
         if self.jobs < 1 or self.seeds == ():
-            raise UserError("--jobs must be at least 1, and --seeds name at least one seed")
+            raise UserError("--jobs must be at least 1, and --seeds must name at least one seed")
         experiment = experiments.get(self.table)
         jobs = plan(experiment, self)
         _require_same_data(experiment, self, jobs)
@@ -112,11 +112,11 @@ def threads_for(side_by_side: int, jobs: Sequence[PlannedRun], available: int, l
     two busy processes took fifteen times as long with two threads each as with one.
     """
     if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
-        return int(os.environ["OMP_NUM_THREADS"]), "OMP_NUM_THREADS says so"
+        return int(os.environ["OMP_NUM_THREADS"]), "set by OMP_NUM_THREADS"
     finished = [path for job in jobs for path in job.commands if path.is_file()]
     known = Counter(threads for path in finished if (threads := records.load(path).get("threads")))
     if known:
-        return known.most_common(1)[0][0], "as the runs that are finished had"
+        return known.most_common(1)[0][0], "as in the finished runs"
     busy = min(available, round(load))
     why = f"{side_by_side} side by side on {available} cores, of which {busy} are busy with other work"
     crowded = side_by_side > max(1, available - busy)
@@ -186,8 +186,8 @@ def _require_same_data(experiment: Experiment, sweep: Sweep, jobs: Sequence[Plan
             faults.append(f"{job.folder} ({differ} differ)")
     if faults:
         raise UserError(
-            f"{len(faults)} of the {len(jobs)} runs are there, but on other data than those of {root}, first "
-            f"{faults[0]}; choose another --output, or give the data of these runs by --data-root"
+            f"{len(faults)} of the {len(jobs)} runs exist, but used other data than {root}, first {faults[0]}; "
+            "choose another --output, or name the data of these runs with --data-root"
         )
 
 
@@ -265,8 +265,8 @@ def work(jobs: Sequence[PlannedRun], side_by_side: int, threads: int) -> None:
                 failed += [worker.job] * bool(worker.process.returncode)
                 bar.update()
             if stop.is_set():
-                raise Interrupted(f"stopped; {bar.n} of {len(jobs)} runs came to their end, the same command goes on")
+                raise Interrupted(f"stopped; {bar.n} of {len(jobs)} runs have ended; run the command again to continue")
             time.sleep(_PAUSE)
     if failed:
         named = "; ".join(f"{job.label}, seed {job.seed} (see {job.log})" for job in failed)
-        raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {named}; mend it, and the same command goes on")
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {named}; fix it, then run the command again")

@@ -228,7 +228,7 @@ def _read(path: Path) -> list[_Case]:
     if not path.is_file():
         raise UserError(f"there is no file {path}; give the .npz file of reference numbers")
     if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is no npz file, or one that is cut off")
+        raise UserError(f"{path} is not an npz file, or is cut off")
     cases: dict[str, dict[str, np.ndarray]] = {}
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -237,7 +237,7 @@ def _read(path: Path) -> list[_Case]:
                 cases.setdefault(case, {})[rest] = np.asarray(stored[name])
     except Exception as error:  # numpy, zipfile and zlib each raise their own for a broken file
         if "allow_pickle" in str(error):
-            raise UserError(f"{path}: {name} is pickled, and what a file brings along is never run") from error
+            raise UserError(f"{path}: {name} is pickled, and code in a file is never run") from error
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it again") from error
     if not cases:
         raise UserError(f"{path} holds no case")
@@ -251,7 +251,7 @@ def error(mine: Any, theirs: np.ndarray, labels: bool = False) -> float:
     if mine.size == theirs.size == 1:
         mine, theirs = mine.reshape(()), theirs.reshape(())
     if mine.shape != theirs.shape:
-        raise UserError(f"is of shape {mine.shape}, in the file {theirs.shape}")
+        raise UserError(f"has the shape {mine.shape}, but {theirs.shape} in the file")
     if not mine.size or not np.isfinite(mine).all() or not np.isfinite(theirs).all():
         return np.nan
     if labels:

@@ -138,7 +138,7 @@ def _arrange(random: RandomState, sprites: list[Sprite], size: int) -> tuple[lis
                 break
         else:
             return corners, shown
-    raise UserError(f"no room for an object on {size} pixels; LENGTH or PART_SCALE in wsss.data is too large")
+    raise UserError(f"no room for an object on {size} pixels; _LENGTH or _PART_SCALE in wsss.data.drawn is too large")
 
 
 def _corner(random: RandomState, sprite: Sprite, size: int) -> tuple[int, int]:
