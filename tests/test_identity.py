@@ -291,7 +291,7 @@ def test_what_is_published_is_of_one_set_of_data(own, tmp_path):
     other = json.loads(json.dumps(clean)) | {"seed": 1}
     other["data"]["train"]["labels"] = "another"
     write_json(path.with_name("1.json"), other)
-    with pytest.raises(UserError, match=r"nothing was published: own/tiny/1 used .* \(the image labels of train differ"):
+    with pytest.raises(UserError, match=r"own/tiny/1 used .* \(the image labels of train differ"):
         publish.publish(tmp_path / "out", tmp_path / "target")
     path.unlink()
     with pytest.raises(UserError, match="own/tiny/1 used other data than own/tiny/0"):
