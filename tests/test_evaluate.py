@@ -220,7 +220,7 @@ def test_score_equals_the_numbers_by_hand(tmp_path, capsys):
 FAULTS = {
     "missing": (lambda p: (p / "a.png").unlink(), "a.png does not exist, but"),
     "size": (lambda p: write_mask(p / "a.png", PREDICTION.T), "is 3x4, but its image is 4x3"),
-    "ignored": (lambda p: write_mask(p / "a.png", np.full_like(TRUTH, 255)), "holds 255, which is no class"),
+    "ignored": (lambda p: write_mask(p / "a.png", np.full_like(TRUTH, 255)), "holds 255, which is not a class"),
 }
 
 

@@ -250,7 +250,7 @@ def test_a_camera_picture_is_shown_smaller_and_that_is_said_before(models, tmp_p
     assert run(*words) == 0
     said = capsys.readouterr().err.splitlines()[0]
     assert "the largest picture, camera, has 6000 x 4000 pixels" in said
-    assert "scaled down to 400 at most" in said and "the models see pictures at 32 x 32" in said
+    assert "scales the longer side down to 400" in said and "the models see pictures at 32 x 32" in said
     page = (tmp_path / "page.html").read_text()
     assert '"size":[267,400]' in page and len(page) < 500_000
     Image.new("RGB", (400, 300)).save(tmp_path / "small.png")

@@ -359,7 +359,7 @@ def test_years_and_splits(source):
     assert list(coco.annotation_files([folder / "instances_val2014.json"], None, True)[1]) == ["val"]
     with pytest.raises(UserError, match="instances_train2014.json is not in .*--partial"):
         coco.annotation_files([folder / "instances_val2014.json"], None, False)
-    with pytest.raises(UserError, match="neither instances_train2017.json nor instances_val2017.json in"):
+    with pytest.raises(UserError, match="neither instances_train2017.json nor instances_val2017.json is in"):
         coco.annotation_files([folder], 2017, False)
     shutil.copy(folder / "instances_val2014.json", folder / "instances_val2017.json")
     with pytest.raises(UserError, match="2014 and of 2017; choose one with --year"):

@@ -302,7 +302,7 @@ def test_an_error_of_a_worker_is_raised(tmp_path):
         (("--protocol", "voc", "--crf-merge", "0.4", "--crf", "False"), "but --crf is False"),
         (("--scales", "1", "2"), "--scales belongs to the protocols voc and coco"),
         (("--longest", "60"), "--longest belongs to the protocols voc and coco"),
-        (("--protocol", "voc", "--longest", "-5"), "--longest is -5; it is a number of pixels above 0"),
+        (("--protocol", "voc", "--longest", "-5"), "--longest is -5; it must be a number of pixels above 0"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(done, refused, words, says):

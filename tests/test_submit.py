@@ -109,7 +109,7 @@ def test_the_whole_test_list_is_asked_for(images):
     with pytest.raises(UserError, match=f"lists 1,455 in test, and {ids[0]} is not in the list"):
         submit.require_voc_test(images)
     images.ids = [*ids, "2007_000001"]
-    with pytest.raises(UserError, match="2007_000001 is none of them"):
+    with pytest.raises(UserError, match="2007_000001 is not one of them"):
         submit.require_voc_test(images)
     images.ids, images.kit = ids, replace(images.kit, classes=("cup",))
     with pytest.raises(UserError, match="other classes than VOC"):

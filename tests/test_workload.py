@@ -148,7 +148,7 @@ def test_the_memory_of_an_accelerator_counts_for_the_network_alone():
     host = replace(plan((500, 375), (8000, 6000)), workers=1)
     beside = replace(host, accelerator=4 * 10**9)
     assert beside.bytes() == beside.crf_bytes() < host.bytes()
-    with pytest.raises(workload.UserError, match=r"on the accelerator, and 4\.0 GB are free; --longest \d+ fits"):
+    with pytest.raises(workload.UserError, match=r"on the accelerator, but 4\.0 GB are free; --longest \d+ fits"):
         beside.refuse(10**12)
     replace(host, accelerator=10**12).refuse(10**12)
 
