@@ -155,7 +155,7 @@ def test_a_sweep_stops_saves_and_goes_on(tmp_path, capsys):
     log = tmp_path / "smoke" / experiments.get("smoke-level").rows[0].variant / "0" / "log.jsonl"
     begun = lambda: log.is_file() and log.read_text().count("\n") > 2  # noqa: E731
     code, said = stop_when(begun, command(*words), signal.SIGTERM)
-    assert code == 143 and "the same command goes on" in said
+    assert code == 143 and "run the command again to continue" in said
     assert not alive(tmp_path), "no process outlives the sweep"
     done = process(*words)
     assert done.returncode == 0, done.stderr
